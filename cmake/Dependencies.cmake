@@ -1,0 +1,16 @@
+# Every dependency is a Debian 12 package (scripts/setup.sh installs them). A pinned download is no second
+# way here on purpose: a build must not depend on a host that may be unreachable.
+find_package(fmt 9 REQUIRED)
+find_package(Eigen3 3.4 REQUIRED NO_MODULE)
+find_package(nlohmann_json 3.11 REQUIRED)
+find_package(CLI11 2.1 REQUIRED)
+find_package(OpenMP REQUIRED COMPONENTS CXX)
+find_package(ZLIB REQUIRED)
+find_package(PkgConfig REQUIRED)
+pkg_check_modules(minizip REQUIRED IMPORTED_TARGET minizip)
+if(MOESCOPE_TESTS)
+  find_package(GTest 1.12 REQUIRED)
+endif()
+if(MOESCOPE_BENCHMARKS)
+  find_package(benchmark 1.7 REQUIRED)
+endif()

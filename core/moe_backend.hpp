@@ -1,0 +1,89 @@
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/layer_inputs.hpp"
+#include "core/routing.hpp"
+#include "core/schedule.hpp"
+#include "core/stage.hpp"
+
+namespace moescope {
+
+/// State of the last-level cache before a timed run. kCold: a buffer larger than the cache is written first.
+enum class L2State : std::uint8_t { kCold, kWarm };
+std::string_view to_string(L2State state);
+
+/// Time of one stage in one run. CUDA: event pairs; CPU: steady_clock.
+struct StageTime {
+  Stage stage;
+  double time_s;
+};
+
+/// Peak memory a stage needs beside weights, inputs, output and the routing itself; accounted by the owner.
+struct StageMemory {
+  Stage stage;
+  std::int64_t workspace_bytes;
+};
+
+/// What a run saw of the machine; unavailable readings are negative.
+struct ClockSample {
+  double sm_clock_hz = -1;
+  double sm_clock_max_hz = -1;
+  double temperature_c = -1;
+};
+
+/// A layer that is loaded, scheduled by `options` and can be run again and again (safe to replay: what a run
+/// accumulates into, it clears). Holds references into the LayerInputs it was prepared from.
+class LayerExecution {
+ public:
+  virtual ~LayerExecution() = default;
+  /// Runs all stages in order and blocks until they are done. The last entry is Stage::kLayer.
+  virtual std::vector<StageTime> run(L2State l2) = 0;
+  /// Output of the last run, [L, d] in shape.dtype.
+  virtual HostTensor output() = 0;
+  /// Routing of the last run (computed by the router, or the fixed one).
+  virtual Routing routing() = 0;
+  virtual std::vector<StageMemory> memory() const = 0;
+  virtual ClockSample clocks() const { return {}; }
+  /// The schedule that ran (kAuto resolved) and whether its output is bit-identical from run to run.
+  virtual ScheduleKind schedule_kind() const = 0;
+  virtual bool deterministic() const = 0;
+};
+
+/// One implementation of the whole layer. Each stage can be called alone on host data, so that a test can inject
+/// the previous stage's output of another backend. All tensors are in host memory here.
+class MoeBackend {
+ public:
+  virtual ~MoeBackend() = default;
+  /// "cpu" or "cuda", as in rows.
+  virtual std::string_view name() const = 0;
+  /// Human-readable device, e.g. "NVIDIA H100 80GB HBM3" or the CPU's model name.
+  virtual std::string device() const = 0;
+  /// False with a reason in `why` when this backend cannot run `kind` (e.g. sparse_library on the CPU).
+  virtual bool supports(ScheduleKind kind, std::string& why) const = 0;
+
+  /// Eq. 9: logits [L,Nr], [L,Nc] fp32, bias added.
+  virtual RouterLogits router_project(const LayerInputs& inputs) = 0;
+  /// Eqs. 10-11: log-softmax, exact top K of the sums, gates. Throws InvalidArgument on NaN or infinite logits.
+  virtual Routing router_select(const LayerShape& shape, const RouterLogits& logits) = 0;
+  /// The schedule as this backend builds it (on the device where it is built there).
+  virtual Schedule schedule(const Routing& routing, const ScheduleOptions& options) = 0;
+  /// p = gate * sigma(x . w_in[e]) per pair, fp32, in CSR order [M].
+  virtual std::vector<float> expert_scores(const LayerInputs& inputs, const Routing& routing, const Schedule& schedule) = 0;
+  /// y = sum p * w_out[e], [L,d] fp32 before rounding to storage.
+  virtual HostTensor expert_combine(const LayerInputs& inputs, const Routing& routing, const Schedule& schedule,
+                                    std::span<const float> scores) = 0;
+  /// Scores and combine together, as the schedule's own kernel does it; [L,d] fp32 before rounding to storage.
+  virtual HostTensor experts(const LayerInputs& inputs, const Routing& routing, const Schedule& schedule) = 0;
+  /// [L,d] fp32 before rounding to storage.
+  virtual HostTensor shared_mlp(const LayerInputs& inputs) = 0;
+
+  /// Loads the layer and builds what its runs need. Throws OutOfMemory before allocating.
+  virtual std::unique_ptr<LayerExecution> prepare(const LayerInputs& inputs, const ScheduleOptions& options) = 0;
+};
+
+}  // namespace moescope

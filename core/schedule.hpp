@@ -1,0 +1,100 @@
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "core/routing.hpp"
+
+namespace moescope {
+
+/// Schedules of the expert stage (DESIGN section 4).
+enum class ScheduleKind : std::uint8_t {
+  kTokenCentric,
+  kExpertCentric,
+  kStaircase,
+  kDenseMasked,
+  kSparseLibrary,
+  kAuto,
+};
+
+std::string_view to_string(ScheduleKind kind);
+/// Throws InvalidArgument("schedule", ...).
+ScheduleKind parse_schedule_kind(std::string_view text);
+
+/// How a schedule is built; part of every row's identity.
+struct ScheduleOptions {
+  ScheduleKind kind = ScheduleKind::kStaircase;
+  std::int64_t group_size = 64;   ///< [B] expert_centric: active experts per group; also for explicit lists
+  bool deterministic = true;      ///< bit-repeatable combine where the backend offers a faster one without
+};
+
+/// What a work item's experts are.
+enum class WorkItemKind : std::uint8_t {
+  kToken,      ///< one token, its own experts
+  kGroup,      ///< an explicit list of experts, all tokens that use one of them
+  kRowStrip,   ///< one grid row: grid_cols experts with consecutive ids
+  kColStrip,   ///< one grid column: grid_rows experts, ids spaced by grid_cols
+  kAllExperts  ///< every expert for every token; unselected gates are zero
+};
+
+/// One unit of work: a set of tokens against a set of experts. Ranges index the arrays of Schedule.
+struct WorkItem {
+  WorkItemKind kind = WorkItemKind::kToken;
+  std::int32_t strip = -1;        ///< row or column index of a strip, else -1
+  std::int64_t expert_begin = 0;  ///< kGroup: range of Schedule::experts; else empty
+  std::int64_t expert_end = 0;
+  std::int64_t token_begin = 0;   ///< range of Schedule::tokens: the item's distinct tokens, ascending
+  std::int64_t token_end = 0;
+};
+
+/// The order of work of the expert stage, as data. Every pair of the routing belongs to exactly one item.
+/// Pair p of Routing is named by its CSR index. Ordering: items in execution order; within an item tokens
+/// ascending; within an item's token pairs ascending (hence expert id ascending).
+struct Schedule {
+  ScheduleKind kind = ScheduleKind::kTokenCentric;
+  ScheduleOptions options;
+  std::vector<WorkItem> items;
+  std::vector<std::int32_t> experts;       ///< expert lists of kGroup items
+  std::vector<std::int32_t> tokens;        ///< [T] token lists of the items
+  std::vector<std::int64_t> pair_offsets;  ///< [T+1]: pairs of tokens[t] in its item: sorted_pair_ids[pair_offsets[t]..)
+  std::vector<std::int64_t> sorted_pair_ids;  ///< [M] CSR indices in order of execution
+
+  /// Bytes of the arrays above.
+  std::int64_t bytes() const;
+};
+
+/// The experts of an item as ids: strips are arithmetic sequences, groups are lists, tokens have none (empty).
+std::vector<std::int32_t> item_experts(const Schedule& schedule, const WorkItem& item, const Routing& routing);
+
+/// One item per token, pairs in CSR order (PEER-style; the paper's "w/o ECS").
+Schedule build_token_centric(const Routing& routing, const ScheduleOptions& options);
+/// Paper section 2.3: active experts by id, groups of B contiguous active experts (the last may be short), tasks
+/// sorted by (group, token), one item per group with the group's distinct tokens.
+Schedule build_expert_centric(const Routing& routing, const ScheduleOptions& options);
+/// Strip cover: each token's set is covered by whole grid rows and columns, at most 2 sqrt(K) of them when the set
+/// is a staircase. Row strips first, then column strips, each ascending. A token whose smallest cover is larger
+/// than 2 sqrt(K) (routing without a staircase) goes to explicit groups of `group_size` experts instead.
+Schedule build_staircase(const Routing& routing, const ScheduleOptions& options);
+/// All experts for all tokens, one item.
+Schedule build_dense_masked(const Routing& routing, const ScheduleOptions& options);
+/// Dispatch on options.kind; kSparseLibrary uses the routing's own CSR (as token_centric). kAuto must be resolved by
+/// choose_schedule() (auto_schedule.hpp) first and throws InternalError here.
+Schedule build_schedule(const Routing& routing, const ScheduleOptions& options);
+
+/// Checks every invariant against the routing it was built from and throws InternalError with the first violation:
+/// each pair once and in an item whose experts contain it, offsets monotone, tokens ascending and distinct, groups
+/// full but the last, strips in range.
+void validate(const Schedule& schedule, const Routing& routing);
+
+/// A minimal strip cover of one token's pairs: which rows are taken whole; the rest is taken by columns.
+struct StripCover {
+  std::vector<std::int32_t> rows;  ///< ascending
+  std::vector<std::int32_t> cols;  ///< ascending
+  std::int64_t strips() const { return static_cast<std::int64_t>(rows.size() + cols.size()); }
+};
+/// min over k of (#rows with more than k selected columns) + (#columns still needed), ties to the smaller k
+/// (fewer column strips). `expert_ids` ascending and distinct. For a staircase the result is <= 2 sqrt(K).
+StripCover minimal_strip_cover(std::span<const std::int32_t> expert_ids, std::int64_t grid_rows, std::int64_t grid_cols);
+
+}  // namespace moescope

@@ -1,0 +1,55 @@
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+#include "core/layer_inputs.hpp"
+#include "core/schedule.hpp"
+#include "core/stage.hpp"
+
+namespace moescope {
+
+/// Memory level a term counts.
+/// kHbm: compulsory - each distinct byte a stage needs moves once (an infinitely large cache).
+/// kL2: requested - every work item loads what it needs, nothing is kept from item to item.
+enum class MemoryLevel : std::uint8_t { kHbm, kL2 };
+enum class Access : std::uint8_t { kRead, kWrite };
+
+std::string_view to_string(MemoryLevel level);
+std::string_view to_string(Access access);
+
+/// One term of the analytic traffic, so that a report can print the sum's parts.
+struct TrafficTerm {
+  Stage stage;
+  MemoryLevel level;
+  Access access;
+  std::int64_t bytes;
+  std::string_view what;  ///< e.g. "W rows of active experts"
+};
+
+/// Floating-point operations of a stage (a multiply-add counts 2). Useful: what the mathematics needs;
+/// executed: what the schedule computes, masked-out products included.
+struct FlopCount {
+  Stage stage;
+  std::int64_t useful_flop;
+  std::int64_t executed_flop;
+};
+
+struct AnalyticCost {
+  std::vector<TrafficTerm> traffic;
+  std::vector<FlopCount> flop;
+
+  std::int64_t bytes(Stage stage, MemoryLevel level, Access access) const;
+  std::int64_t bytes(Stage stage, MemoryLevel level) const;
+  std::int64_t useful_flop(Stage stage) const;
+  std::int64_t executed_flop(Stage stage) const;
+};
+
+/// All stages of one layer under one schedule. Stage::kLayer sums the others.
+AnalyticCost analytic_cost(const LayerShape& shape, const Routing& routing, const Schedule& schedule);
+
+/// Floor of the expert stage in bytes: the active rows of W and V read once, X read once, Y written once.
+std::int64_t expert_floor_bytes(const LayerShape& shape, const Routing& routing);
+
+}  // namespace moescope
