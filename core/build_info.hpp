@@ -7,7 +7,7 @@ namespace moescope {
 /// What this binary was built from. Regenerated at every build.
 struct BuildInfo {
   std::string_view version;
-  std::string_view git_revision;   ///< full hash, or "unknown"
+  std::string_view git_revision;  ///< full hash, or "unknown"
   bool git_dirty;
   std::string_view build_type;
   std::string_view sanitize;

@@ -22,7 +22,9 @@ struct Bf16 {
 };
 static_assert(sizeof(Bf16) == 2);
 
-constexpr float to_float(Bf16 value) { return std::bit_cast<float>(static_cast<std::uint32_t>(value.bits) << 16); }
+constexpr float to_float(Bf16 value) {
+  return std::bit_cast<float>(static_cast<std::uint32_t>(value.bits) << 16);
+}
 constexpr float to_float(float value) { return value; }
 
 /// Round to nearest, ties to even; NaN stays NaN (quiet), overflow becomes infinity.
@@ -35,6 +37,8 @@ constexpr Bf16 to_bf16(float value) {
 }
 
 /// The value that storage in `dtype` keeps of `value`.
-constexpr float round_to(Dtype dtype, float value) { return dtype == Dtype::kF32 ? value : to_float(to_bf16(value)); }
+constexpr float round_to(Dtype dtype, float value) {
+  return dtype == Dtype::kF32 ? value : to_float(to_bf16(value));
+}
 
 }  // namespace moescope

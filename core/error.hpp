@@ -12,14 +12,14 @@ namespace moescope {
 /// Process exit codes of `moescope`; documented in README. Only main() turns an error into one.
 enum class ExitCode : int {
   kOk = 0,
-  kCheckFailed = 1,       ///< a comparison ran and did not hold (check, golden, validate)
-  kUsage = 2,             ///< the command line does not parse
-  kInvalidArgument = 3,   ///< a field has a value that cannot work; nothing was written
-  kBadFile = 4,           ///< an input file is missing, truncated or lies about its contents
-  kNoDevice = 5,          ///< a GPU was asked for and there is none that can be used
-  kOutOfMemory = 6,       ///< the configuration does not fit; the message says need and have
-  kDeviceError = 7,       ///< a CUDA library call failed
-  kInternal = 70,         ///< a bug in moescope: an invariant of its own did not hold
+  kCheckFailed = 1,      ///< a comparison ran and did not hold (check, golden, validate)
+  kUsage = 2,            ///< the command line does not parse
+  kInvalidArgument = 3,  ///< a field has a value that cannot work; nothing was written
+  kBadFile = 4,          ///< an input file is missing, truncated or lies about its contents
+  kNoDevice = 5,         ///< a GPU was asked for and there is none that can be used
+  kOutOfMemory = 6,      ///< the configuration does not fit; the message says need and have
+  kDeviceError = 7,      ///< a CUDA library call failed
+  kInternal = 70,        ///< a bug in moescope: an invariant of its own did not hold
 };
 
 /// Base of every error moescope throws. `what()` is one line meant for the user.
@@ -50,15 +50,17 @@ class FileError : public Error {
 /// No usable GPU, or no CUDA backend in this build.
 class NoDevice : public Error {
  public:
-  explicit NoDevice(std::string_view why) : Error(ExitCode::kNoDevice, fmt::format("no usable GPU: {}", why)) {}
+  explicit NoDevice(std::string_view why)
+      : Error(ExitCode::kNoDevice, fmt::format("no usable GPU: {}", why)) {}
 };
 
 /// A configuration does not fit; thrown before anything is allocated.
 class OutOfMemory : public Error {
  public:
   OutOfMemory(std::string_view where, std::uint64_t need_bytes, std::uint64_t have_bytes)
-      : Error(ExitCode::kOutOfMemory, fmt::format("{} needs {} bytes ({:.2f} GiB), {} bytes ({:.2f} GiB) are available",
-                                                  where, need_bytes, gib(need_bytes), have_bytes, gib(have_bytes))) {}
+      : Error(ExitCode::kOutOfMemory,
+              fmt::format("{} needs {} bytes ({:.2f} GiB), {} bytes ({:.2f} GiB) are available", where,
+                          need_bytes, gib(need_bytes), have_bytes, gib(have_bytes))) {}
 
  private:
   static double gib(std::uint64_t bytes) { return static_cast<double>(bytes) / (1024.0 * 1024.0 * 1024.0); }

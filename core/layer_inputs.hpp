@@ -34,7 +34,8 @@ struct ExpertWeights {
   std::optional<SharedMlpWeights> shared;
 };
 
-/// One layer with its input batch: what every backend consumes. Tensors are in shape.dtype, rounded once, here.
+/// One layer with its input batch: what every backend consumes. Tensors are in shape.dtype, rounded once,
+/// here.
 struct LayerInputs {
   LayerShape shape;
   HostTensor hidden_states;  ///< X [L, d]

@@ -43,12 +43,13 @@ struct LayerShape {
 
 /// A named shape with its origin.
 struct Preset {
-  std::string_view name;     ///< as on the command line, e.g. "table-a-1024-512"
-  std::string_view source;   ///< where its numbers come from, e.g. "paper Table A"
+  std::string_view name;    ///< as on the command line, e.g. "table-a-1024-512"
+  std::string_view source;  ///< where its numbers come from, e.g. "paper Table A"
   LayerShape shape;
 };
 
-/// OmniMoE presets: paper Table A (both sweeps), Table B widths, the trained snapshots' shapes, and small ones.
+/// OmniMoE presets: paper Table A (both sweeps), Table B widths, the trained snapshots' shapes, and small
+/// ones.
 std::span<const Preset> presets();
 /// Throws InvalidArgument("preset", ...) listing the known names.
 const Preset& find_preset(std::string_view name);

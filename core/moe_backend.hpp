@@ -54,8 +54,8 @@ class LayerExecution {
   virtual bool deterministic() const = 0;
 };
 
-/// One implementation of the whole layer. Each stage can be called alone on host data, so that a test can inject
-/// the previous stage's output of another backend. All tensors are in host memory here.
+/// One implementation of the whole layer. Each stage can be called alone on host data, so that a test can
+/// inject the previous stage's output of another backend. All tensors are in host memory here.
 class MoeBackend {
  public:
   virtual ~MoeBackend() = default;
@@ -68,22 +68,26 @@ class MoeBackend {
 
   /// Eq. 9: logits [L,Nr], [L,Nc] fp32, bias added.
   virtual RouterLogits router_project(const LayerInputs& inputs) = 0;
-  /// Eqs. 10-11: log-softmax, exact top K of the sums, gates. Throws InvalidArgument on NaN or infinite logits.
+  /// Eqs. 10-11: log-softmax, exact top K of the sums, gates. Throws InvalidArgument on NaN or infinite
+  /// logits.
   virtual Routing router_select(const LayerShape& shape, const RouterLogits& logits) = 0;
   /// The schedule as this backend builds it (on the device where it is built there).
   virtual Schedule schedule(const Routing& routing, const ScheduleOptions& options) = 0;
   /// p = gate * sigma(x . w_in[e]) per pair, fp32, in CSR order [M].
-  virtual std::vector<float> expert_scores(const LayerInputs& inputs, const Routing& routing, const Schedule& schedule) = 0;
+  virtual std::vector<float> expert_scores(const LayerInputs& inputs, const Routing& routing,
+                                           const Schedule& schedule) = 0;
   /// y = sum p * w_out[e], [L,d] fp32 before rounding to storage.
-  virtual HostTensor expert_combine(const LayerInputs& inputs, const Routing& routing, const Schedule& schedule,
-                                    std::span<const float> scores) = 0;
-  /// Scores and combine together, as the schedule's own kernel does it; [L,d] fp32 before rounding to storage.
+  virtual HostTensor expert_combine(const LayerInputs& inputs, const Routing& routing,
+                                    const Schedule& schedule, std::span<const float> scores) = 0;
+  /// Scores and combine together, as the schedule's own kernel does it; [L,d] fp32 before rounding to
+  /// storage.
   virtual HostTensor experts(const LayerInputs& inputs, const Routing& routing, const Schedule& schedule) = 0;
   /// [L,d] fp32 before rounding to storage.
   virtual HostTensor shared_mlp(const LayerInputs& inputs) = 0;
 
   /// Loads the layer and builds what its runs need. Throws OutOfMemory before allocating.
-  virtual std::unique_ptr<LayerExecution> prepare(const LayerInputs& inputs, const ScheduleOptions& options) = 0;
+  virtual std::unique_ptr<LayerExecution> prepare(const LayerInputs& inputs,
+                                                  const ScheduleOptions& options) = 0;
 };
 
 }  // namespace moescope

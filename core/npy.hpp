@@ -13,8 +13,8 @@ namespace moescope {
 /// Fortran order is converted. Throws FileError; no input crashes it (fuzzed).
 FileArray parse_npy(std::span<const std::byte> file, std::string_view path);
 
-/// .npy gives one array named "" ; .npz gives its members without ".npy" (stored or deflated; minizip reads the
-/// container). Throws FileError.
+/// .npy gives one array named "" ; .npz gives its members without ".npy" (stored or deflated; minizip reads
+/// the container). Throws FileError.
 ArrayFile read_npy_or_npz(const std::filesystem::path& file);
 /// The same from memory; for fuzzing and tests.
 ArrayFile parse_npz(std::span<const std::byte> file, std::string_view path);

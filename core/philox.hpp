@@ -5,8 +5,8 @@
 
 namespace moescope {
 
-/// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC11): a counter-based generator.
-/// block(counter) depends on (key, counter) alone, so results do not depend on threads or order.
+/// Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC11): a counter-based
+/// generator. block(counter) depends on (key, counter) alone, so results do not depend on threads or order.
 class Philox {
  public:
   /// `stream` separates uses of one seed (weights, tokens, noise).
@@ -28,7 +28,8 @@ class Philox {
   }
 
   /// The ten rounds on a raw counter and key; public for the known-answer test.
-  static constexpr std::array<std::uint32_t, 4> bijection(std::array<std::uint32_t, 4> c, std::array<std::uint32_t, 2> k) {
+  static constexpr std::array<std::uint32_t, 4> bijection(std::array<std::uint32_t, 4> c,
+                                                          std::array<std::uint32_t, 2> k) {
     for (int round = 0; round < 10; ++round) {
       const std::uint64_t p0 = static_cast<std::uint64_t>(0xD2511F53U) * c[0];
       const std::uint64_t p1 = static_cast<std::uint64_t>(0xCD9E8D57U) * c[2];

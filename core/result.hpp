@@ -22,17 +22,17 @@ std::string_view to_string(Status status);
 
 /// What one run saw and was built from; the first line of rows.jsonl, and run.json beside rows.csv.
 struct RunHeader {
-  std::string run_id;                           ///< UTC start time and a short hash of the command line
+  std::string run_id;  ///< UTC start time and a short hash of the command line
   std::string command_line;
   std::string git_revision;
   bool git_dirty = true;
   std::string version;
-  std::string build;                            ///< build type, compiler, -march, sanitizers
+  std::string build;  ///< build type, compiler, -march, sanitizers
   std::string device;
-  std::string driver;                           ///< "unavailable: <reason>" without a GPU
-  std::map<std::string, std::string> libraries; ///< name -> version
-  std::map<std::string, double> machine;        ///< numbers with units in keys, e.g. cpu_threads, sm_clock_max_hz
-  std::string started_utc;                      ///< ISO 8601
+  std::string driver;                            ///< "unavailable: <reason>" without a GPU
+  std::map<std::string, std::string> libraries;  ///< name -> version
+  std::map<std::string, double> machine;  ///< numbers with units in keys, e.g. cpu_threads, sm_clock_max_hz
+  std::string started_utc;                ///< ISO 8601
 };
 
 /// Fills in everything that does not depend on a device.
@@ -54,13 +54,13 @@ struct ResultRow {
   std::uint64_t seed = 0;
   std::string l2_state;
   Source source = Source::kMeasured;
-  std::string metric;            ///< unit stands in the name: time_s, hbm_read_bytes, relative_error
-  std::optional<double> value;   ///< null unless status is ok
+  std::string metric;           ///< unit stands in the name: time_s, hbm_read_bytes, relative_error
+  std::optional<double> value;  ///< null unless status is ok
   std::string unit;
   std::int64_t samples = 1;
   std::optional<double> spread;  ///< (max - min) / median of the samples, as a fraction
   Status status = Status::kOk;
-  std::string reason;            ///< required unless status is ok
+  std::string reason;  ///< required unless status is ok
 
   /// The fields that come from the shape.
   void set_shape(const LayerShape& shape);
@@ -69,8 +69,8 @@ struct ResultRow {
 };
 
 /// Writes `<dir>/rows.jsonl` (header line, then rows), `<dir>/rows.csv` and `<dir>/run.json`.
-/// Rows are flushed as they come; an interrupted run leaves whole lines only. Throws FileError when a file cannot
-/// be written.
+/// Rows are flushed as they come; an interrupted run leaves whole lines only. Throws FileError when a file
+/// cannot be written.
 class ResultWriter {
  public:
   ResultWriter(std::filesystem::path directory, RunHeader header);

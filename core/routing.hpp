@@ -9,7 +9,8 @@
 
 namespace moescope {
 
-/// Row and column logits s_r, s_c of paper eq. 9, bias added, before log-softmax: [L,Nr] and [L,Nc] fp32 row-major.
+/// Row and column logits s_r, s_c of paper eq. 9, bias added, before log-softmax: [L,Nr] and [L,Nc] fp32
+/// row-major.
 struct RouterLogits {
   HostTensor row;
   HostTensor col;
@@ -30,7 +31,8 @@ struct Routing {
   std::span<const std::int32_t> ids_of(std::int64_t token) const;
   std::span<const float> gates_of(std::int64_t token) const;
 
-  /// Throws InvalidArgument naming field, coordinate and value: offsets, id range, order, repeats, gates finite.
+  /// Throws InvalidArgument naming field, coordinate and value: offsets, id range, order, repeats, gates
+  /// finite.
   void validate() const;
 };
 

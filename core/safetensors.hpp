@@ -15,13 +15,13 @@ namespace moescope {
 
 /// A named array as a file holds it: little-endian bytes, row-major.
 struct FileArray {
-  std::string dtype;                 ///< "f32", "f64", "bf16", "f16", "i32", "i64", "u8", ...
+  std::string dtype;  ///< "f32", "f64", "bf16", "f16", "i32", "i64", "u8", ...
   std::vector<std::int64_t> shape;
   std::vector<std::byte> bytes;
 
   std::int64_t size() const;
-  /// Values as fp32 or rounded to bf16, folded to [rows, cols] (all but the last dimension are rows; 0-d and 1-d give
-  /// one row). Accepts f16, bf16, f32, f64. Throws FileError naming `path` and `name` for others.
+  /// Values as fp32 or rounded to bf16, folded to [rows, cols] (all but the last dimension are rows; 0-d and
+  /// 1-d give one row). Accepts f16, bf16, f32, f64. Throws FileError naming `path` and `name` for others.
   HostTensor to_tensor(Dtype dtype, std::string_view path, std::string_view name) const;
   std::vector<float> to_floats(std::string_view path, std::string_view name) const;
   /// Integers of any width; throws FileError for floating types or values past int64.
@@ -38,10 +38,10 @@ struct ArrayFile {
   bool has(const std::string& name) const { return arrays.contains(name); }
 };
 
-/// Parses safetensors bytes (https://github.com/huggingface/safetensors, section "Format"). Refuses with FileError:
-/// header length past the end or over 100 MB, JSON that is not an object, unknown dtype, shape overflow, offsets
-/// that overlap, leave holes, run past the end or do not match dtype x shape.
-/// `path` is for messages only. No input crashes it (fuzzed).
+/// Parses safetensors bytes (https://github.com/huggingface/safetensors, section "Format"). Refuses with
+/// FileError: header length past the end or over 100 MB, JSON that is not an object, unknown dtype, shape
+/// overflow, offsets that overlap, leave holes, run past the end or do not match dtype x shape. `path` is for
+/// messages only. No input crashes it (fuzzed).
 ArrayFile parse_safetensors(std::span<const std::byte> file, std::string_view path);
 ArrayFile read_safetensors(const std::filesystem::path& file);
 

@@ -25,8 +25,8 @@ ScheduleKind parse_schedule_kind(std::string_view text);
 /// How a schedule is built; part of every row's identity.
 struct ScheduleOptions {
   ScheduleKind kind = ScheduleKind::kStaircase;
-  std::int64_t group_size = 64;   ///< [B] expert_centric: active experts per group; also for explicit lists
-  bool deterministic = true;      ///< bit-repeatable combine where the backend offers a faster one without
+  std::int64_t group_size = 64;  ///< [B] expert_centric: active experts per group; also for explicit lists
+  bool deterministic = true;     ///< bit-repeatable combine where the backend offers a faster one without
 };
 
 /// What a work item's experts are.
@@ -44,7 +44,7 @@ struct WorkItem {
   std::int32_t strip = -1;        ///< row or column index of a strip, else -1
   std::int64_t expert_begin = 0;  ///< kGroup: range of Schedule::experts; else empty
   std::int64_t expert_end = 0;
-  std::int64_t token_begin = 0;   ///< range of Schedule::tokens: the item's distinct tokens, ascending
+  std::int64_t token_begin = 0;  ///< range of Schedule::tokens: the item's distinct tokens, ascending
   std::int64_t token_end = 0;
 };
 
@@ -55,36 +55,40 @@ struct Schedule {
   ScheduleKind kind = ScheduleKind::kTokenCentric;
   ScheduleOptions options;
   std::vector<WorkItem> items;
-  std::vector<std::int32_t> experts;       ///< expert lists of kGroup items
-  std::vector<std::int32_t> tokens;        ///< [T] token lists of the items
-  std::vector<std::int64_t> pair_offsets;  ///< [T+1]: pairs of tokens[t] in its item: sorted_pair_ids[pair_offsets[t]..)
+  std::vector<std::int32_t> experts;  ///< expert lists of kGroup items
+  std::vector<std::int32_t> tokens;   ///< [T] token lists of the items
+  std::vector<std::int64_t>
+      pair_offsets;  ///< [T+1]: pairs of tokens[t] in its item: sorted_pair_ids[pair_offsets[t]..)
   std::vector<std::int64_t> sorted_pair_ids;  ///< [M] CSR indices in order of execution
 
   /// Bytes of the arrays above.
   std::int64_t bytes() const;
 };
 
-/// The experts of an item as ids: strips are arithmetic sequences, groups are lists, tokens have none (empty).
-std::vector<std::int32_t> item_experts(const Schedule& schedule, const WorkItem& item, const Routing& routing);
+/// The experts of an item as ids: strips are arithmetic sequences, groups are lists, tokens have none
+/// (empty).
+std::vector<std::int32_t> item_experts(const Schedule& schedule, const WorkItem& item,
+                                       const Routing& routing);
 
 /// One item per token, pairs in CSR order (PEER-style; the paper's "w/o ECS").
 Schedule build_token_centric(const Routing& routing, const ScheduleOptions& options);
-/// Paper section 2.3: active experts by id, groups of B contiguous active experts (the last may be short), tasks
-/// sorted by (group, token), one item per group with the group's distinct tokens.
+/// Paper section 2.3: active experts by id, groups of B contiguous active experts (the last may be short),
+/// tasks sorted by (group, token), one item per group with the group's distinct tokens.
 Schedule build_expert_centric(const Routing& routing, const ScheduleOptions& options);
-/// Strip cover: each token's set is covered by whole grid rows and columns, at most 2 sqrt(K) of them when the set
-/// is a staircase. Row strips first, then column strips, each ascending. A token whose smallest cover is larger
-/// than 2 sqrt(K) (routing without a staircase) goes to explicit groups of `group_size` experts instead.
+/// Strip cover: each token's set is covered by whole grid rows and columns, at most 2 sqrt(K) of them when
+/// the set is a staircase. Row strips first, then column strips, each ascending. A token whose smallest cover
+/// is larger than 2 sqrt(K) (routing without a staircase) goes to explicit groups of `group_size` experts
+/// instead.
 Schedule build_staircase(const Routing& routing, const ScheduleOptions& options);
 /// All experts for all tokens, one item.
 Schedule build_dense_masked(const Routing& routing, const ScheduleOptions& options);
-/// Dispatch on options.kind; kSparseLibrary uses the routing's own CSR (as token_centric). kAuto must be resolved by
-/// choose_schedule() (auto_schedule.hpp) first and throws InternalError here.
+/// Dispatch on options.kind; kSparseLibrary uses the routing's own CSR (as token_centric). kAuto must be
+/// resolved by choose_schedule() (auto_schedule.hpp) first and throws InternalError here.
 Schedule build_schedule(const Routing& routing, const ScheduleOptions& options);
 
-/// Checks every invariant against the routing it was built from and throws InternalError with the first violation:
-/// each pair once and in an item whose experts contain it, offsets monotone, tokens ascending and distinct, groups
-/// full but the last, strips in range.
+/// Checks every invariant against the routing it was built from and throws InternalError with the first
+/// violation: each pair once and in an item whose experts contain it, offsets monotone, tokens ascending and
+/// distinct, groups full but the last, strips in range.
 void validate(const Schedule& schedule, const Routing& routing);
 
 /// A minimal strip cover of one token's pairs: which rows are taken whole; the rest is taken by columns.
@@ -95,6 +99,7 @@ struct StripCover {
 };
 /// min over k of (#rows with more than k selected columns) + (#columns still needed), ties to the smaller k
 /// (fewer column strips). `expert_ids` ascending and distinct. For a staircase the result is <= 2 sqrt(K).
-StripCover minimal_strip_cover(std::span<const std::int32_t> expert_ids, std::int64_t grid_rows, std::int64_t grid_cols);
+StripCover minimal_strip_cover(std::span<const std::int32_t> expert_ids, std::int64_t grid_rows,
+                               std::int64_t grid_cols);
 
 }  // namespace moescope

@@ -15,22 +15,31 @@ enum class Stage : std::uint8_t {
   kExpertCombine,
   kExperts,  ///< expert_scores and expert_combine fused into one kernel
   kSharedMlp,
-  kLayer,    ///< all of them, from the first kernel to the last
+  kLayer,  ///< all of them, from the first kernel to the last
 };
 
-inline constexpr std::array kStages = {Stage::kRouterProject, Stage::kRouterSelect,  Stage::kSchedule, Stage::kExpertScores,
-                                       Stage::kExpertCombine, Stage::kExperts,       Stage::kSharedMlp, Stage::kLayer};
+inline constexpr std::array kStages = {Stage::kRouterProject, Stage::kRouterSelect,  Stage::kSchedule,
+                                       Stage::kExpertScores,  Stage::kExpertCombine, Stage::kExperts,
+                                       Stage::kSharedMlp,     Stage::kLayer};
 
 constexpr std::string_view to_string(Stage stage) {
   switch (stage) {
-    case Stage::kRouterProject: return "router_project";
-    case Stage::kRouterSelect: return "router_select";
-    case Stage::kSchedule: return "schedule";
-    case Stage::kExpertScores: return "expert_scores";
-    case Stage::kExpertCombine: return "expert_combine";
-    case Stage::kExperts: return "experts";
-    case Stage::kSharedMlp: return "shared_mlp";
-    case Stage::kLayer: return "layer";
+    case Stage::kRouterProject:
+      return "router_project";
+    case Stage::kRouterSelect:
+      return "router_select";
+    case Stage::kSchedule:
+      return "schedule";
+    case Stage::kExpertScores:
+      return "expert_scores";
+    case Stage::kExpertCombine:
+      return "expert_combine";
+    case Stage::kExperts:
+      return "experts";
+    case Stage::kSharedMlp:
+      return "shared_mlp";
+    case Stage::kLayer:
+      return "layer";
   }
   return "?";
 }

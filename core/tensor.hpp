@@ -10,7 +10,8 @@
 
 namespace moescope {
 
-/// Non-owning row-major matrix in host memory: `rows` x `cols`, contiguous. T is float, Bf16, or const of these.
+/// Non-owning row-major matrix in host memory: `rows` x `cols`, contiguous. T is float, Bf16, or const of
+/// these.
 template <class T>
 struct MatrixView {
   T* data = nullptr;

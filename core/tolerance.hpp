@@ -8,21 +8,22 @@
 
 namespace moescope {
 
-/// Largest relative Frobenius error that a correct implementation may show against the fp64 oracle (DESIGN section 9).
-/// Derivation in tolerance.cpp: rounding of the output and of the tensor-core operand P to `dtype`, plus
-/// accumulation over `reduction_length` terms in fp32; never above the floor on quality (4e-3 bf16, 1e-5 fp32).
+/// Largest relative Frobenius error that a correct implementation may show against the fp64 oracle (DESIGN
+/// section 9). Derivation in tolerance.cpp: rounding of the output and of the tensor-core operand P to
+/// `dtype`, plus accumulation over `reduction_length` terms in fp32; never above the floor on quality (4e-3
+/// bf16, 1e-5 fp32).
 double relative_error_tolerance(Dtype dtype, std::int64_t reduction_length);
 
 /// Comparison of an output with a reference of the same extents.
 struct ErrorReport {
-  double relative_error = 0;       ///< ||out - ref||_F / ||ref||_F; NaN anywhere gives infinity
+  double relative_error = 0;  ///< ||out - ref||_F / ||ref||_F; NaN anywhere gives infinity
   double max_absolute_error = 0;
   double mean_absolute_error = 0;
-  std::int64_t worst_row = -1;     ///< coordinate of the largest absolute error, or of the first NaN
+  std::int64_t worst_row = -1;  ///< coordinate of the largest absolute error, or of the first NaN
   std::int64_t worst_col = -1;
   double worst_out = 0;
   double worst_ref = 0;
-  double reference_rms = 0;        ///< sqrt(mean ref^2): a reference near zero is no test data
+  double reference_rms = 0;  ///< sqrt(mean ref^2): a reference near zero is no test data
   /// "relative error 1.2e-3 (max 3.1e-2 at [5,17]: 0.51 against 0.54; mean 1e-4)"
   std::string describe() const;
 };

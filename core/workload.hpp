@@ -12,7 +12,16 @@ namespace moescope {
 
 /// Where tokens and routing come from (DESIGN section 6). Parsed from "family:arg,arg"; prints back the same.
 struct WorkloadSpec {
-  enum class Family : std::uint8_t { kGaussian, kZipf, kHot, kClustered, kDrift, kUniform, kSnapshot, kTrace };
+  enum class Family : std::uint8_t {
+    kGaussian,
+    kZipf,
+    kHot,
+    kClustered,
+    kDrift,
+    kUniform,
+    kSnapshot,
+    kTrace
+  };
   Family family = Family::kGaussian;
   std::vector<double> parameters;  ///< numeric arguments, defaults filled in
   std::string path;                ///< kSnapshot, kTrace
@@ -36,9 +45,9 @@ std::shared_ptr<const ExpertWeights> make_expert_weights(const LayerShape& shape
 LayerInputs make_workload(const WorkloadSpec& spec, const LayerShape& shape, std::uint64_t seed,
                           std::shared_ptr<const ExpertWeights> experts = nullptr);
 
-/// Shape as the workload's file dictates it: `requested` fields equal to 0 are taken from the file, others must fit
-/// (num_tokens and top_k may be smaller than what is recorded; K of a trace may not differ). Synthetic families
-/// return `requested` unchanged.
+/// Shape as the workload's file dictates it: `requested` fields equal to 0 are taken from the file, others
+/// must fit (num_tokens and top_k may be smaller than what is recorded; K of a trace may not differ).
+/// Synthetic families return `requested` unchanged.
 LayerShape complete_shape(const WorkloadSpec& spec, const LayerShape& requested);
 
 }  // namespace moescope

@@ -1,0 +1,122 @@
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "core/layer_shape.hpp"
+#include "core/schedule.hpp"
+
+/// Arguments and launchers of every stage's kernels. Includable from plain C++.
+/// Conventions, the same for all: pointers are device memory; matrices are row-major and contiguous; T-typed
+/// data
+/// (`void*`) is bf16 or fp32 as `shape.dtype` says; a launcher validates, opens an NVTX range with the
+/// stage's name, launches on `stream` without synchronising, and checks the launch. No launcher allocates or
+/// reads device memory on the host, so a layer can be captured in a CUDA graph. Every launcher may be run
+/// again on the same arguments (what it accumulates into, it clears). Workspace sizes come from the
+/// *_workspace_bytes functions.
+namespace moescope::cuda {
+
+/// The batch's routing on the device: every token has exactly shape.top_k pairs, so the CSR offsets are token
+/// * K.
+struct DeviceRouting {
+  std::int32_t* expert_ids = nullptr;  ///< [L*K], ascending and distinct within a token
+  float* gates = nullptr;              ///< [L*K]
+};
+
+/// Weights as the kernels read them.
+struct DeviceWeights {
+  const void* router = nullptr;          ///< [Nr+Nc, d]: row weights, then column weights
+  const float* router_bias = nullptr;    ///< [Nr+Nc]; zeros when the router has no bias
+  const void* w_in = nullptr;            ///< [N, d]
+  const void* w_out = nullptr;           ///< [N, d]
+  const void* shared_gate_up = nullptr;  ///< [2h, d]: gate rows, then up rows; null without shared MLP
+  const void* shared_down = nullptr;     ///< [d, h]
+};
+
+/// Device form of core's Schedule for the schedules that group pairs (expert_centric, staircase). Capacities
+/// are upper bounds known on the host; actual counts are on the device (`counts`), so that nothing is read
+/// back. Item i covers entries [item_entry_offsets[i], item_entry_offsets[i+1]); entry e is one distinct
+/// token of its item with pairs sorted_pair_ids[entry_pair_offsets[e] .. entry_pair_offsets[e+1]). The order
+/// equals core's Schedule. Item index space: expert_centric: group g. staircase: row strip r in [0,Nr),
+/// column strip Nr + c, explicit group Nr + Nc + g; strips without tokens are empty ranges.
+struct DeviceSchedule {
+  std::int64_t max_items = 0;
+  std::int64_t max_entries = 0;
+  std::int64_t* item_entry_offsets = nullptr;  ///< [max_items + 1]
+  std::int32_t* entry_tokens = nullptr;        ///< [max_entries]
+  std::int64_t* entry_pair_offsets = nullptr;  ///< [max_entries + 1]
+  std::int32_t* sorted_pair_ids = nullptr;     ///< [L*K], L*K < 2^31 is required of these schedules
+  std::int32_t* group_experts = nullptr;       ///< [min(N, L*K)] active experts in id order, B to a group
+  std::int32_t* pair_slots = nullptr;  ///< [L*K] of sorted pair q: index of its expert within the item
+  std::int64_t* counts = nullptr;      ///< [4]: items, entries, active experts in groups, tiles
+};
+
+/// Capacity of a schedule's arrays and its build workspace; pure arithmetic on the shape, no device needed.
+struct ScheduleCapacity {
+  std::int64_t max_items = 0;
+  std::int64_t max_entries = 0;
+  std::int64_t max_group_experts = 0;
+  std::int64_t array_bytes = 0;      ///< all arrays of DeviceSchedule
+  std::int64_t workspace_bytes = 0;  ///< scratch while it is built
+};
+
+// router_project.cu: logits [L, Nr+Nc] fp32 = X @ router^T + bias (paper eq. 9), cuBLASLt.
+class CublasLt;  ///< handle, algorithm choice and workspace; cublas_lt.hpp
+void launch_router_project(CublasLt& blas, const LayerShape& shape, const void* hidden_states,
+                           const DeviceWeights& weights, float* logits, cudaStream_t stream);
+
+// router_select.cu: exact top K of log_softmax(row)[i] + log_softmax(col)[j], ties to the lower id; gates;
+// sorted by id. A NaN or infinite logit sets *bad_logit (device int64, initialised to -1 by the launcher) to
+// its flat index.
+std::int64_t router_select_workspace_bytes(const LayerShape& shape);
+void launch_router_select(const LayerShape& shape, const float* logits, DeviceRouting routing,
+                          std::int64_t* bad_logit, void* workspace, cudaStream_t stream);
+
+// schedule.cu: strip cover or groups, then stable sort of the pairs by item.
+ScheduleCapacity schedule_capacity(const LayerShape& shape, const ScheduleOptions& options);
+void launch_schedule(const LayerShape& shape, const ScheduleOptions& options, DeviceRouting routing,
+                     DeviceSchedule schedule, void* workspace, cudaStream_t stream);
+
+// experts_token_centric.cu: fused, y [L,d] fp32. Deterministic.
+void launch_experts_token_centric(const LayerShape& shape, const void* hidden_states,
+                                  const DeviceWeights& weights, DeviceRouting routing, float* y,
+                                  cudaStream_t stream);
+
+// experts_tiles.cu: expert_centric and staircase on tensor cores. Fused: y is cleared and added to with fp32
+// atomics.
+void launch_experts_tiles(const LayerShape& shape, const ScheduleOptions& options, const void* hidden_states,
+                          const DeviceWeights& weights, DeviceRouting routing, DeviceSchedule schedule,
+                          float* y, cudaStream_t stream);
+
+// expert_scores.cu: p[pair] = gate * sigma(x . w_in[expert]) fp32 in CSR order. From tiles (expert_centric,
+// staircase) or token by token. Deterministic.
+void launch_expert_scores_tiles(const LayerShape& shape, const ScheduleOptions& options,
+                                const void* hidden_states, const DeviceWeights& weights,
+                                DeviceRouting routing, DeviceSchedule schedule, float* scores,
+                                cudaStream_t stream);
+void launch_expert_scores(const LayerShape& shape, const void* hidden_states, const DeviceWeights& weights,
+                          DeviceRouting routing, float* scores, cudaStream_t stream);
+
+// expert_combine.cu: y [L,d] fp32 = sum over a token's pairs of p * w_out. Token by token; deterministic.
+void launch_expert_combine(const LayerShape& shape, const DeviceWeights& weights, DeviceRouting routing,
+                           const float* scores, float* y, cudaStream_t stream);
+
+// experts_dense_masked.cu: cuBLASLt products over chunks of experts; deterministic.
+std::int64_t dense_masked_workspace_bytes(const LayerShape& shape);
+void launch_experts_dense_masked(CublasLt& blas, const LayerShape& shape, const void* hidden_states,
+                                 const DeviceWeights& weights, DeviceRouting routing, void* workspace,
+                                 float* y, cudaStream_t stream);
+
+// experts_sparse_library.cu: cuSPARSE SDDMM, activation, SpMM.
+class SparseLibrary;  ///< handles and descriptors for one shape; sparse_library.hpp
+
+// shared_mlp.cu: y [L,d] += (act(x gate^T) * (x up^T)) down^T, cuBLASLt; h rounded to storage before `down`.
+std::int64_t shared_mlp_workspace_bytes(const LayerShape& shape);
+void launch_shared_mlp(CublasLt& blas, const LayerShape& shape, const void* hidden_states,
+                       const DeviceWeights& weights, void* workspace, float* y, cudaStream_t stream);
+
+// round_output.cu: storage-typed output = round(y); belongs to the layer's last stage. fp32: a copy.
+void launch_round_output(const LayerShape& shape, const float* y, void* output, cudaStream_t stream);
+
+}  // namespace moescope::cuda
