@@ -1,0 +1,90 @@
+#include "core/layer_shape.hpp"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <utility>
+
+#include "core/error.hpp"
+
+namespace moescope {
+namespace {
+
+// Ids, extents and grid products must fit std::int32_t, element counts a signed 64-bit byte offset (x 4
+// bytes).
+constexpr std::int64_t kExtentLimit = std::int64_t{1} << 31;
+constexpr std::int64_t kElementLimit = std::int64_t{1} << 62;
+
+void require(bool holds, std::string_view field, std::int64_t value, std::string_view requirement) {
+  if (!holds) {
+    throw InvalidArgument(field, fmt::to_string(value), requirement);
+  }
+}
+
+/// Both factors are below 2^31, so the product cannot overflow.
+void require_elements(std::int64_t a, std::int64_t b, std::string_view field) {
+  require(a * b < kElementLimit, field, a * b, "must be below 2^62");
+}
+
+}  // namespace
+
+std::string_view to_string(Activation activation) {
+  switch (activation) {
+    case Activation::kSilu:
+      return "silu";
+    case Activation::kGelu:
+      return "gelu";
+    case Activation::kRelu:
+      return "relu";
+  }
+  return "?";
+}
+
+std::string_view to_string(GateMode mode) { return mode == GateMode::kSoftmax ? "softmax" : "probability"; }
+
+Activation parse_activation(std::string_view text) {
+  for (const auto activation : {Activation::kSilu, Activation::kGelu, Activation::kRelu}) {
+    if (text == to_string(activation)) {
+      return activation;
+    }
+  }
+  throw InvalidArgument("activation", text, "must be silu, gelu or relu");
+}
+
+GateMode parse_gate_mode(std::string_view text) {
+  for (const auto mode : {GateMode::kSoftmax, GateMode::kProbability}) {
+    if (text == to_string(mode)) {
+      return mode;
+    }
+  }
+  throw InvalidArgument("gate_mode", text, "must be softmax or probability");
+}
+
+void LayerShape::validate() const {
+  const std::array<std::pair<std::string_view, std::int64_t>, 5> extents = {{{"num_tokens", num_tokens},
+                                                                             {"hidden_size", hidden_size},
+                                                                             {"grid_rows", grid_rows},
+                                                                             {"grid_cols", grid_cols},
+                                                                             {"top_k", top_k}}};
+  for (const auto& [field, value] : extents) {
+    require(value >= 1, field, value, "must be at least 1");
+    require(value < kExtentLimit, field, value, "must be below 2^31");
+  }
+  require(shared_size >= 0, "shared_size", shared_size, "must not be negative (0 = no shared MLP)");
+  require(shared_size < kExtentLimit, "shared_size", shared_size, "must be below 2^31");
+  require(num_experts() < kExtentLimit, "num_experts", num_experts(),
+          fmt::format("grid_rows * grid_cols = {} * {} must be below 2^31", grid_rows, grid_cols));
+  require(top_k <= num_experts(), "top_k", top_k,
+          fmt::format("must not exceed num_experts = {} ({} x {})", num_experts(), grid_rows, grid_cols));
+  require_elements(num_tokens, top_k, "num_pairs");
+  require_elements(num_experts(), hidden_size, "num_experts * hidden_size");
+  require_elements(num_tokens, hidden_size, "num_tokens * hidden_size");
+}
+
+std::string LayerShape::label() const {
+  const std::string experts =
+      grid_rows == grid_cols ? fmt::to_string(num_experts()) : fmt::format("{}x{}", grid_rows, grid_cols);
+  return fmt::format("L{}_d{}_N{}_K{}", num_tokens, hidden_size, experts, top_k);
+}
+
+}  // namespace moescope
