@@ -22,9 +22,10 @@ class Philox {
     const auto b = block(index);
     return (static_cast<std::uint64_t>(b[1]) << 32) | b[0];
   }
-  /// Uniform in (0, 1): (k + 1/2) 2^-53, never 0 or 1.
+  /// Uniform in (0, 1): (k + 1/2) 2^-52, exact in a double and so never 0 or 1 (with 2^-53 the largest k
+  /// would round).
   constexpr double uniform(std::uint64_t index) const {
-    return (static_cast<double>(bits(index) >> 11) + 0.5) * 0x1.0p-53;
+    return (static_cast<double>(bits(index) >> 12) + 0.5) * 0x1.0p-52;
   }
 
   /// The ten rounds on a raw counter and key; public for the known-answer test.
