@@ -12,7 +12,11 @@ if(MOESCOPE_CUDA)
     endif()
     enable_language(CUDA)
     find_package(CUDAToolkit REQUIRED)
-    # CMake 3.25 knows no -std=c++20 spelling problem with nvcc 13; 20 is supported there.
+    # CMake 3.25 knows no C++20 flag for nvcc, although nvcc 12 and later take it.
+    if(NOT CMAKE_CUDA20_STANDARD_COMPILE_OPTION)
+      set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+      set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+    endif()
     set(CMAKE_CUDA_STANDARD 20)
     set(CMAKE_CUDA_STANDARD_REQUIRED ON)
     set(MOESCOPE_HAVE_CUDA ON)
