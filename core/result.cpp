@@ -1,0 +1,281 @@
+#include "core/result.hpp"
+
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+#include <sys/sysinfo.h>
+
+#include <array>
+#include <chrono>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <thread>
+#include <utility>
+
+#include "core/build_info.hpp"
+#include "core/error.hpp"
+#include "core/result_fields.hpp"
+
+namespace moescope {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+std::string command_line_of(int argc, const char* const* argv) {
+  std::string line;
+  for (int i = 0; i < argc; ++i) {
+    const std::string_view argument = argv[i];
+    const bool quote =
+        argument.empty() || argument.find_first_of(" \t\n'\"\\$*?;&|<>()") != std::string_view::npos;
+    line += i == 0 ? "" : " ";
+    if (!quote) {
+      line += argument;
+      continue;
+    }
+    line += '\'';
+    for (const char c : argument) {
+      line += c == '\'' ? std::string("'\\''") : std::string(1, c);
+    }
+    line += '\'';
+  }
+  return line;
+}
+
+/// FNV-1a (Fowler, Noll, Vo), folded to 32 bits: it only tells runs of one second apart.
+std::uint32_t short_hash(std::string_view text) {
+  std::uint64_t hash = 0xcbf29ce484222325ULL;
+  for (const char c : text) {
+    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
+  }
+  return static_cast<std::uint32_t>(hash ^ (hash >> 32));
+}
+
+std::string cpu_model_name() {
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  for (std::string line; std::getline(cpuinfo, line);) {
+    if (line.starts_with("model name")) {
+      const auto value = line.find_first_not_of(" \t", line.find(':') + 1);
+      return value == std::string::npos ? line : line.substr(value);
+    }
+  }
+  return "unknown CPU";
+}
+
+std::string csv_cell(std::string_view text) {
+  if (text.find_first_of(",\"\r\n") == std::string_view::npos) {
+    return std::string(text);
+  }
+  std::string cell = "\"";
+  for (const char c : text) {
+    cell += c == '"' ? std::string("\"\"") : std::string(1, c);
+  }
+  return cell + '"';
+}
+std::string csv_cell(std::optional<double> value) {
+  return value ? fmt::format("{}", *value) : std::string();
+}
+std::string csv_cell(std::int64_t value) { return fmt::format("{}", value); }
+std::string csv_cell(std::uint64_t value) { return fmt::format("{}", value); }
+std::string csv_cell(Source value) { return std::string(to_string(value)); }
+std::string csv_cell(Status value) { return std::string(to_string(value)); }
+
+template <class T>
+Json json_value(const T& value) {
+  if constexpr (std::is_same_v<T, std::optional<double>>) {
+    return value ? Json(*value) : Json(nullptr);
+  } else if constexpr (std::is_enum_v<T>) {
+    return std::string(to_string(value));
+  } else {
+    return value;
+  }
+}
+
+/// Text from outside (paths, reasons) may not be UTF-8; JSON must be.
+std::string dump(const Json& json, int indent = -1) {
+  return json.dump(indent, ' ', false, Json::error_handler_t::replace);
+}
+
+Json header_line(const RunHeader& header) {
+  Json fields;
+  detail::for_each_header_field(header, [&](const char* key, const auto& value) { fields[key] = value; });
+  Json line;
+  line["schema_version"] = kResultSchemaVersion;
+  line["run_id"] = header.run_id;
+  line["header"] = std::move(fields);
+  return line;
+}
+
+std::string csv_header() {
+  std::string line = "schema_version,run_id";
+  const ResultRow row;
+  detail::for_each_row_field(row, [&](const char* key, const auto&) { line += fmt::format(",{}", key); });
+  return line;
+}
+
+/// One line in one write, then flushed, so that an interrupted run leaves whole lines only.
+void write_line(std::ofstream& stream, const std::filesystem::path& file, std::string line) {
+  line += '\n';
+  stream.write(line.data(), static_cast<std::streamsize>(line.size())).flush();
+  if (!stream) {
+    throw FileError(file.string(), "", "cannot be written");
+  }
+}
+
+std::ofstream create(const std::filesystem::path& file) {
+  // Results of an earlier run are somebody's data.
+  if (std::filesystem::exists(file)) {
+    throw FileError(file.string(), "", "exists already; name another output directory");
+  }
+  std::ofstream stream(file, std::ios::binary);
+  if (!stream) {
+    throw FileError(file.string(), "", "cannot be created");
+  }
+  return stream;
+}
+
+void require_text(std::string_view field, const std::string& value) {
+  if (value.empty()) {
+    throw InvalidArgument(field, "\"\"", "a row needs it; use \"none\" where it does not apply");
+  }
+}
+
+}  // namespace
+
+std::string_view to_string(Source source) {
+  switch (source) {
+    case Source::kAnalytic:
+      return "analytic";
+    case Source::kModelled:
+      return "modelled";
+    case Source::kMeasured:
+      return "measured";
+  }
+  return "?";
+}
+
+std::string_view to_string(Status status) {
+  switch (status) {
+    case Status::kOk:
+      return "ok";
+    case Status::kSkipped:
+      return "skipped";
+    case Status::kUnavailable:
+      return "unavailable";
+    case Status::kFailed:
+      return "failed";
+  }
+  return "?";
+}
+
+RunHeader make_run_header(int argc, const char* const* argv) {
+  const auto now = std::chrono::time_point_cast<std::chrono::seconds>(std::chrono::system_clock::now());
+  const auto& info = build_info();
+  RunHeader header;
+  header.command_line = command_line_of(argc, argv);
+  header.run_id = fmt::format("{:%Y%m%dT%H%M%SZ}-{:08x}", fmt::gmtime(now), short_hash(header.command_line));
+  header.git_revision = info.git_revision;
+  header.git_dirty = info.git_dirty;
+  header.version = info.version;
+  header.build = fmt::format("{}, {}, -march={}{}{}", info.build_type, info.compiler, info.arch,
+                             info.sanitize.empty() ? "" : ", sanitizers ", info.sanitize);
+  header.device = cpu_model_name();
+  header.driver = "unavailable: no GPU in this run";
+  header.libraries["fmt"] =
+      fmt::format("{}.{}.{}", FMT_VERSION / 10000, FMT_VERSION / 100 % 100, FMT_VERSION % 100);
+  header.libraries["nlohmann_json"] = fmt::format("{}.{}.{}", NLOHMANN_JSON_VERSION_MAJOR,
+                                                  NLOHMANN_JSON_VERSION_MINOR, NLOHMANN_JSON_VERSION_PATCH);
+  header.libraries["compiler"] = info.compiler;
+  if (!info.cuda_compiler.empty()) {
+    header.libraries["cuda_compiler"] = info.cuda_compiler;
+  }
+  header.machine["cpu_threads"] = std::thread::hardware_concurrency();
+  struct sysinfo memory {};
+  if (sysinfo(&memory) == 0) {
+    header.machine["memory_bytes"] = static_cast<double>(memory.totalram) * memory.mem_unit;
+  }
+  header.started_utc = fmt::format("{:%Y-%m-%dT%H:%M:%SZ}", fmt::gmtime(now));
+  return header;
+}
+
+void ResultRow::set_shape(const LayerShape& shape) {
+  num_tokens = shape.num_tokens;
+  hidden_size = shape.hidden_size;
+  grid_rows = shape.grid_rows;
+  grid_cols = shape.grid_cols;
+  top_k = shape.top_k;
+  dtype = to_string(shape.dtype);
+}
+
+void ResultRow::validate() const {
+  require_text("system", system);
+  require_text("schedule", schedule);
+  require_text("stage", stage);
+  require_text("backend", backend);
+  require_text("dtype", dtype);
+  require_text("workload", workload);
+  require_text("l2_state", l2_state);
+  require_text("metric", metric);
+  require_text("unit", unit);
+  if (status == Status::kOk) {
+    if (!value || !std::isfinite(*value)) {
+      throw InvalidArgument("value", value ? fmt::format("{}", *value) : "null",
+                            fmt::format("a row of {} with status ok needs a finite one", metric));
+    }
+    if (samples < 1) {
+      throw InvalidArgument("samples", fmt::format("{}", samples),
+                            "a row with status ok rests on at least one");
+    }
+  } else {
+    if (value) {
+      throw InvalidArgument(
+          "value", fmt::format("{}", *value),
+          fmt::format("a row of {} with status {} must not have one", metric, to_string(status)));
+    }
+    if (reason.empty()) {
+      throw InvalidArgument("reason", "\"\"", fmt::format("status {} needs one", to_string(status)));
+    }
+  }
+  if (spread && (!std::isfinite(*spread) || *spread < 0)) {
+    throw InvalidArgument("spread", fmt::format("{}", *spread), "must be a finite fraction >= 0");
+  }
+}
+
+ResultWriter::ResultWriter(std::filesystem::path directory, RunHeader header)
+    : directory_(std::move(directory)), header_(std::move(header)) {
+  std::error_code error;
+  std::filesystem::create_directories(directory_, error);
+  if (error) {
+    throw FileError(directory_.string(), "", fmt::format("cannot be created: {}", error.message()));
+  }
+  auto run = create(directory_ / "run.json");
+  jsonl_ = create(directory_ / "rows.jsonl");
+  csv_ = create(directory_ / "rows.csv");
+  const Json line = header_line(header_);
+  write_line(run, directory_ / "run.json", dump(line, 2));
+  write_line(jsonl_, directory_ / "rows.jsonl", dump(line));
+  write_line(csv_, directory_ / "rows.csv", csv_header());
+}
+
+void ResultWriter::write(const ResultRow& row) {
+  row.validate();
+  Json json;
+  json["schema_version"] = kResultSchemaVersion;
+  json["run_id"] = header_.run_id;
+  std::string csv = fmt::format("{},{}", kResultSchemaVersion, csv_cell(std::string_view(header_.run_id)));
+  detail::for_each_row_field(row, [&](const char* key, const auto& value) {
+    json[key] = json_value(value);
+    csv += ',';
+    csv += csv_cell(value);
+  });
+  write_line(jsonl_, directory_ / "rows.jsonl", dump(json));
+  write_line(csv_, directory_ / "rows.csv", std::move(csv));
+  rows_.push_back(row);
+}
+
+std::string_view result_schema_json() {
+  static constexpr std::string_view kSchema =
+#include "result_schema.inc"
+      ;
+  return kSchema;
+}
+
+}  // namespace moescope

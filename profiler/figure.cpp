@@ -1,0 +1,182 @@
+#include "profiler/figure.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <cmath>
+#include <cstring>
+#include <fstream>
+
+#include "core/error.hpp"
+
+namespace moescope {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A gnuplot string in double quotes; control characters would end the line.
+std::string quoted(const std::string& text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') {
+      out += '\\';
+    }
+    out += static_cast<unsigned char>(c) < 0x20 ? ' ' : c;
+  }
+  return out + '"';
+}
+
+bool drawable(const FigurePanel& panel, double x, double y) {
+  return std::isfinite(x) && std::isfinite(y) && (!panel.log_y || y > 0);
+}
+
+bool drawable(const FigurePanel& panel, const FigureSeries& series) {
+  for (std::size_t i = 0; i < series.x.size(); ++i) {
+    if (drawable(panel, series.x[i], series.y[i])) {
+      return true;
+    }
+  }
+  return false;
+}
+
+void append_panel(std::string& out, const FigurePanel& panel, int panel_index) {
+  out += fmt::format("set title {}\nset xlabel {}\nset ylabel {}\n", quoted(panel.title),
+                     quoted(panel.x_label), quoted(panel.y_label));
+  out += panel.log_y ? "set autoscale y\nset logscale y\n" : "unset logscale\nset yrange [0:*]\n";
+  std::string plots;
+  for (std::size_t s = 0; s < panel.series.size(); ++s) {
+    const FigureSeries& series = panel.series[s];
+    if (series.x.size() != series.y.size() ||
+        (!series.tags.empty() && series.tags.size() != series.x.size())) {
+      throw InternalError(fmt::format("figure series \"{}\" has {} x, {} y, {} tags", series.label,
+                                      series.x.size(), series.y.size(), series.tags.size()));
+    }
+    if (!drawable(panel, series)) {
+      continue;
+    }
+    const std::string block = fmt::format("$panel{}_series{}", panel_index, s);
+    out += block + " << END_OF_DATA\n";
+    for (std::size_t i = 0; i < series.x.size(); ++i) {
+      if (drawable(panel, series.x[i], series.y[i])) {
+        out += fmt::format("{} {} {}\n", series.x[i], series.y[i],
+                           quoted(series.tags.empty() ? "" : series.tags[i]));
+      }
+    }
+    out += "END_OF_DATA\n";
+    // Line style by position, so that a series looks the same in every panel.
+    plots +=
+        fmt::format("{}{} using 1:2 with {} linestyle {} title {}", plots.empty() ? "plot " : ", \\\n     ",
+                    block, series.line ? "linespoints" : "points", s % 8 + 1, quoted(series.label));
+    if (!series.tags.empty()) {
+      plots += fmt::format(", \\\n     {} using 1:2:3 with labels offset character 0,0.8 notitle", block);
+    }
+  }
+  if (!plots.empty()) {
+    out += plots + '\n';
+  }
+}
+
+/// First line that gnuplot wrote about its failure.
+std::string first_line(const fs::path& file) {
+  std::ifstream stream(file);
+  for (std::string line; std::getline(stream, line);) {
+    if (line.find_first_not_of(" \t^") != std::string::npos) {
+      return line;
+    }
+  }
+  return "no message";
+}
+
+/// Exit status of `program script` run in `directory`, its output in `log`; 127 when there is no such
+/// program.
+int run_in(const fs::path& directory, const std::string& program, const std::string& script,
+           const fs::path& log) {
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_addopen(&actions, STDIN_FILENO, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, log.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0644);
+  posix_spawn_file_actions_adddup2(&actions, STDOUT_FILENO, STDERR_FILENO);
+  posix_spawn_file_actions_addchdir_np(&actions, directory.c_str());
+  std::string program_argument = program;
+  std::string script_argument = script;
+  std::array<char*, 3> arguments = {program_argument.data(), script_argument.data(), nullptr};
+  pid_t child = 0;
+  const int error = posix_spawnp(&child, program.c_str(), &actions, nullptr, arguments.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  if (error != 0) {
+    return 127;
+  }
+  int status = 0;
+  while (waitpid(child, &status, 0) < 0 && errno == EINTR) {
+  }
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 126;
+}
+
+}  // namespace
+
+std::string figure_script(const Figure& figure, const std::string& name) {
+  const auto columns = std::max<std::size_t>(1, figure.panels.size());
+  std::string out = fmt::format(
+      "set terminal svg size {},480 noenhanced font \"sans,12\" background \"white\"\nset output {}\n"
+      "set encoding utf8\nset grid\nset key top left\nset pointsize 0.7\n",
+      560 * columns, quoted(name + ".svg"));
+  // Colours of Okabe and Ito (2008), told apart by colour-blind readers too.
+  static constexpr std::array<std::string_view, 8> kColours = {"#0072B2", "#D55E00", "#009E73", "#CC79A7",
+                                                               "#E69F00", "#56B4E9", "#F0E442", "#000000"};
+  for (std::size_t i = 0; i < kColours.size(); ++i) {
+    out += fmt::format("set style line {} linecolor rgb \"{}\" linewidth 2 pointtype {}\n", i + 1,
+                       kColours[i], 2 * (i % 4) + 5);
+  }
+  out += fmt::format("set multiplot layout 1,{} title {}\n", columns, quoted(figure.title));
+  for (std::size_t p = 0; p < figure.panels.size(); ++p) {
+    append_panel(out, figure.panels[p], static_cast<int>(p));
+  }
+  return out + "unset multiplot\n";
+}
+
+FigureResult draw_figure(const Figure& figure, const fs::path& directory, const std::string& name,
+                         const std::string& gnuplot) {
+  FigureResult result;
+  result.script = directory / (name + ".gp");
+  result.image = directory / (name + ".svg");
+  {
+    std::ofstream stream(result.script, std::ios::binary);
+    stream << figure_script(figure, name) << std::flush;
+    if (!stream) {
+      throw FileError(result.script.string(), "", "cannot be written");
+    }
+  }
+  for (const auto& panel : figure.panels) {
+    bool any = false;
+    for (const auto& series : panel.series) {
+      any = any || drawable(panel, series);
+    }
+    if (!any) {
+      result.reason = fmt::format("panel \"{}\" has no point to draw", panel.title);
+      return result;
+    }
+  }
+  std::error_code ignored;
+  fs::remove(result.image, ignored);
+  const fs::path log = fs::absolute(directory / (name + ".gp.log"));
+  const int status = run_in(directory, gnuplot, name + ".gp", log);
+  const std::string message = first_line(log);
+  fs::remove(log, ignored);
+  if (status == 127) {
+    result.reason = fmt::format(
+        "{} is not installed; after `apt-get install gnuplot-nox`, `gnuplot {}.gp` draws it", gnuplot, name);
+  } else if (status != 0 || !fs::exists(result.image)) {
+    fs::remove(result.image, ignored);
+    result.reason = fmt::format("gnuplot failed with status {}: {}", status, message);
+  } else {
+    result.status = Status::kOk;
+  }
+  return result;
+}
+
+}  // namespace moescope

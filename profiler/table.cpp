@@ -1,0 +1,106 @@
+#include "profiler/table.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "core/error.hpp"
+
+namespace moescope {
+namespace {
+
+/// Characters of a UTF-8 text: bytes that do not continue one.
+std::size_t width_of(const std::string& text) {
+  return static_cast<std::size_t>(
+      std::ranges::count_if(text, [](char c) { return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U; }));
+}
+
+std::string padded(const std::string& text, std::size_t width, Align align) {
+  const std::string space(width - width_of(text), ' ');
+  return align == Align::kLeft ? text + space : space + text;
+}
+
+std::string escaped(const std::string& text) {
+  std::string out;
+  for (const char c : text) {
+    out += c == '|' ? std::string("\\|") : std::string(1, c);
+  }
+  return out;
+}
+
+}  // namespace
+
+Table::Table(std::vector<TableColumn> columns) : columns_(std::move(columns)) {}
+
+void Table::add_row(std::vector<std::string> cells) {
+  if (cells.size() != columns_.size()) {
+    throw InternalError(fmt::format("table row has {} cells for {} columns", cells.size(), columns_.size()));
+  }
+  rows_.push_back(std::move(cells));
+}
+
+void Table::add_rule() {
+  if (!rows_.empty() && !rows_.back().empty()) {
+    rows_.emplace_back();
+  }
+}
+
+std::int64_t Table::num_rows() const {
+  return std::ranges::count_if(rows_, [](const auto& row) { return !row.empty(); });
+}
+
+std::string Table::text() const {
+  std::vector<std::size_t> widths;
+  for (std::size_t c = 0; c < columns_.size(); ++c) {
+    widths.push_back(width_of(columns_[c].title));
+    for (const auto& row : rows_) {
+      widths[c] = std::max(widths[c], row.empty() ? 0 : width_of(row[c]));
+    }
+  }
+  std::string out;
+  const auto line = [&](const auto& cell) {
+    std::string text;
+    for (std::size_t c = 0; c < columns_.size(); ++c) {
+      text += (c == 0 ? "" : "  ") + padded(cell(c), widths[c], columns_[c].align);
+    }
+    text.erase(text.find_last_not_of(' ') + 1);
+    out += text + '\n';
+  };
+  const auto rule = [&] { line([&](std::size_t c) { return std::string(widths[c], '-'); }); };
+  line([&](std::size_t c) { return columns_[c].title; });
+  rule();
+  for (std::size_t r = 0; r < rows_.size(); ++r) {
+    if (!rows_[r].empty()) {
+      line([&](std::size_t c) { return rows_[r][c]; });
+    } else if (r + 1 < rows_.size()) {
+      rule();
+    }
+  }
+  return out;
+}
+
+std::string Table::markdown() const {
+  std::string out = "|";
+  for (const auto& column : columns_) {
+    out += fmt::format(" {} |", escaped(column.title));
+  }
+  out += "\n|";
+  for (const auto& column : columns_) {
+    out += column.align == Align::kLeft ? " --- |" : " ---: |";
+  }
+  out += '\n';
+  for (const auto& row : rows_) {
+    if (row.empty()) {
+      continue;
+    }
+    out += '|';
+    for (const auto& cell : row) {
+      out += fmt::format(" {} |", escaped(cell));
+    }
+    out += '\n';
+  }
+  return out;
+}
+
+}  // namespace moescope

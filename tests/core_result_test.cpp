@@ -1,0 +1,307 @@
+#include "core/result.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <functional>
+#include <limits>
+#include <nlohmann/json.hpp>
+
+#include "core/error.hpp"
+#include "core/stage.hpp"
+#include "tests/support/json_schema.hpp"
+#include "tests/support/temporary_directory.hpp"
+
+namespace moescope {
+namespace {
+
+using nlohmann::json;
+using test::JsonSchema;
+using test::read_text;
+using test::TemporaryDirectory;
+using test::write_text;
+
+ResultRow make_row() {
+  ResultRow row;
+  row.schedule = "staircase";
+  row.stage = "experts";
+  row.backend = "cpu";
+  row.set_shape(LayerShape{.num_tokens = 7, .hidden_size = 96, .grid_rows = 48, .grid_cols = 16, .top_k = 5});
+  row.workload = "trace:a,b \"c\".npy";
+  row.seed = std::numeric_limits<std::uint64_t>::max();
+  row.l2_state = "cold";
+  row.metric = "time_s";
+  row.value = 0.1;
+  row.unit = "s";
+  row.samples = 11;
+  row.spread = 1.0 / 3.0;
+  return row;
+}
+
+ResultRow make_skipped_row() {
+  ResultRow row = make_row();
+  row.value.reset();
+  row.spread.reset();
+  row.samples = 0;
+  row.status = Status::kSkipped;
+  row.reason = "no \"such\" schedule,\nhere";
+  return row;
+}
+
+RunHeader make_header(const std::string& id = "run") {
+  const char* argv[] = {"moescope", "run", "--workload", "trace:my file.npy"};
+  RunHeader header = make_run_header(4, argv);
+  header.run_id = id;
+  return header;
+}
+
+std::string message_of(const std::function<void()>& act) {
+  try {
+    act();
+  } catch (const Error& error) {
+    return error.what();
+  }
+  return "no error";
+}
+
+TEST(ResultRow, RefusesWhatWouldMislead) {
+  const auto message = [](const std::function<void(ResultRow&)>& spoil) {
+    ResultRow row = make_row();
+    spoil(row);
+    return message_of([&] { row.validate(); });
+  };
+  EXPECT_EQ(message([](ResultRow&) {}), "no error");
+  EXPECT_EQ(message([](ResultRow& row) { row.value.reset(); }),
+            "value = null: a row of time_s with status ok needs a finite one");
+  EXPECT_EQ(message([](ResultRow& row) { row.value = std::numeric_limits<double>::quiet_NaN(); }),
+            "value = nan: a row of time_s with status ok needs a finite one");
+  EXPECT_EQ(message([](ResultRow& row) { row.status = Status::kFailed; }),
+            "value = 0.1: a row of time_s with status failed must not have one");
+  EXPECT_EQ(message([](ResultRow& row) {
+              row.status = Status::kUnavailable;
+              row.value.reset();
+            }),
+            "reason = \"\": status unavailable needs one");
+  EXPECT_EQ(message([](ResultRow& row) { row.samples = 0; }),
+            "samples = 0: a row with status ok rests on at least one");
+  EXPECT_EQ(message([](ResultRow& row) { row.spread = -1; }), "spread = -1: must be a finite fraction >= 0");
+  for (const auto& field :
+       {&ResultRow::system, &ResultRow::schedule, &ResultRow::stage, &ResultRow::backend, &ResultRow::dtype,
+        &ResultRow::workload, &ResultRow::l2_state, &ResultRow::metric, &ResultRow::unit}) {
+    EXPECT_NE(message([&](ResultRow& row) { (row.*field).clear(); }).find("a row needs it"),
+              std::string::npos);
+  }
+}
+
+TEST(ResultWriter, WritesWhatTheReaderGivesBack) {
+  const TemporaryDirectory directory;
+  const RunHeader header = make_header();
+  {
+    ResultWriter writer(directory.path() / "deep" / "er", header);
+    writer.write(make_row());
+    writer.write(make_skipped_row());
+    EXPECT_EQ(writer.rows().size(), 2U);
+  }
+  const auto runs = read_rows(directory.path() / "deep" / "er" / "rows.jsonl");
+  ASSERT_EQ(runs.size(), 1U);
+  EXPECT_EQ(runs[0].header.run_id, "run");
+  EXPECT_EQ(runs[0].header.command_line, "moescope run --workload 'trace:my file.npy'");
+  EXPECT_EQ(runs[0].header.libraries, header.libraries);
+  EXPECT_EQ(runs[0].header.machine, header.machine);
+  EXPECT_EQ(runs[0].header.git_dirty, header.git_dirty);
+  EXPECT_EQ(runs[0].header.device, header.device);
+  ASSERT_EQ(runs[0].rows.size(), 2U);
+  const ResultRow& row = runs[0].rows[0];
+  EXPECT_EQ(row.workload, make_row().workload);
+  EXPECT_EQ(row.seed, make_row().seed);
+  EXPECT_EQ(row.value, make_row().value);
+  EXPECT_EQ(row.spread, make_row().spread);
+  EXPECT_EQ(row.grid_rows, 48);
+  EXPECT_EQ(row.grid_cols, 16);
+  EXPECT_EQ(row.dtype, "bf16");
+  EXPECT_EQ(row.status, Status::kOk);
+  EXPECT_EQ(runs[0].rows[1].value, std::nullopt);
+  EXPECT_EQ(runs[0].rows[1].reason, make_skipped_row().reason);
+}
+
+TEST(ResultWriter, WritesRowsThatTheSchemaAccepts) {
+  const TemporaryDirectory directory;
+  {
+    ResultWriter writer(directory.path(), make_header());
+    writer.write(make_row());
+    writer.write(make_skipped_row());
+  }
+  const JsonSchema schema(json::parse(result_schema_json()));
+  std::istringstream lines(read_text(directory.path() / "rows.jsonl"));
+  int count = 0;
+  for (std::string line; std::getline(lines, line); ++count) {
+    EXPECT_EQ(schema.violation(json::parse(line)), "");
+  }
+  EXPECT_EQ(count, 3);
+  EXPECT_EQ(schema.violation(json::parse(read_text(directory.path() / "run.json"))), "");
+}
+
+TEST(ResultSchema, RefusesRowsThatAreNotOurs) {
+  const TemporaryDirectory directory;
+  {
+    ResultWriter writer(directory.path(), make_header());
+    writer.write(make_row());
+  }
+  std::istringstream lines(read_text(directory.path() / "rows.jsonl"));
+  std::string line;
+  std::getline(lines, line);
+  std::getline(lines, line);
+  const json good = json::parse(line);
+  const JsonSchema schema(json::parse(result_schema_json()));
+  EXPECT_EQ(schema.violation(good), "");
+  for (const auto& [key, value] : good.items()) {
+    json bad = good;
+    bad.erase(key);
+    EXPECT_NE(schema.violation(bad), "") << "without " << key;
+    bad = good;
+    bad[key] = json::array();
+    EXPECT_NE(schema.violation(bad), "") << "with a list for " << key;
+  }
+  for (const auto& patch :
+       {R"({"status": "fine"})", R"({"source": "guessed"})", R"({"value": null})", R"({"extra": 1})",
+        R"({"schema_version": 2})", R"({"status": "failed", "value": null})", R"({"samples": 0})"}) {
+    json bad = good;
+    bad.merge_patch(json::parse(patch));
+    if (std::string_view(patch).find("null") != std::string_view::npos) {
+      bad["value"] = nullptr;  // merge_patch deletes what is null
+    }
+    EXPECT_NE(schema.violation(bad), "") << patch;
+  }
+}
+
+TEST(ResultSchema, ListsEveryStageAndEveryEnumerator) {
+  const json row = json::parse(result_schema_json())["$defs"]["row"]["properties"];
+  json stages = json::array();
+  for (const Stage stage : kStages) {
+    stages.push_back(std::string(to_string(stage)));
+  }
+  EXPECT_EQ(row["stage"]["enum"], stages);
+  EXPECT_EQ(row["source"]["enum"], json::array({to_string(Source::kAnalytic), to_string(Source::kModelled),
+                                                to_string(Source::kMeasured)}));
+  EXPECT_EQ(row["status"]["enum"],
+            json::array({to_string(Status::kOk), to_string(Status::kSkipped), to_string(Status::kUnavailable),
+                         to_string(Status::kFailed)}));
+  EXPECT_EQ(row["schema_version"]["const"], kResultSchemaVersion);
+}
+
+TEST(ResultSchema, IsThePublishedFile) {
+  EXPECT_EQ(result_schema_json(), read_text(std::string(MOESCOPE_SOURCE_DIR) + "/core/result.schema.json"));
+}
+
+TEST(ResultWriter, WritesCsvWithTheSchemasColumns) {
+  const TemporaryDirectory directory;
+  {
+    ResultWriter writer(directory.path(), make_header());
+    writer.write(make_row());
+    writer.write(make_skipped_row());
+  }
+  std::string columns;
+  for (const json& key : json::parse(result_schema_json())["$defs"]["row"]["required"]) {
+    columns += (columns.empty() ? "" : ",") + key.get<std::string>();
+  }
+  const std::string csv = read_text(directory.path() / "rows.csv");
+  EXPECT_EQ(csv.substr(0, csv.find('\n')), columns);
+  EXPECT_NE(csv.find("1,run,omnimoe,staircase,experts,cpu,7,96,48,16,5,bf16,\"trace:a,b \"\"c\"\".npy\","
+                     "18446744073709551615,cold,measured,time_s,0.1,s,11,0.3333333333333333,ok,\n"),
+            std::string::npos)
+      << csv;
+  EXPECT_NE(csv.find("measured,time_s,,s,0,,skipped,\"no \"\"such\"\" schedule,\nhere\"\n"),
+            std::string::npos)
+      << csv;
+}
+
+TEST(ResultWriter, KeepsTheResultsOfAnEarlierRun) {
+  const TemporaryDirectory directory;
+  { ResultWriter(directory.path(), make_header()).write(make_row()); }
+  const std::string before = read_text(directory.path() / "rows.jsonl");
+  EXPECT_EQ(message_of([&] { ResultWriter(directory.path(), make_header("other")); }),
+            (directory.path() / "run.json").string() + ": exists already; name another output directory");
+  EXPECT_EQ(read_text(directory.path() / "rows.jsonl"), before);
+}
+
+TEST(ResultWriter, NamesADirectoryThatCannotBe) {
+  const TemporaryDirectory directory;
+  write_text(directory.path() / "file", "");
+  const auto message = message_of([&] { ResultWriter(directory.path() / "file" / "sub", make_header()); });
+  EXPECT_NE(message.find("file/sub: cannot be created"), std::string::npos) << message;
+}
+
+TEST(ResultWriter, RefusesABadRowBeforeWritingIt) {
+  const TemporaryDirectory directory;
+  ResultWriter writer(directory.path(), make_header());
+  ResultRow row = make_row();
+  row.unit.clear();
+  EXPECT_THROW(writer.write(row), InvalidArgument);
+  EXPECT_TRUE(read_rows(directory.path() / "rows.jsonl")[0].rows.empty());
+}
+
+TEST(ReadRows, ReadsSeveralRunsOneAfterAnother) {
+  const TemporaryDirectory directory;
+  std::string all;
+  for (const char* id : {"first", "second"}) {
+    ResultWriter(directory.path() / id, make_header(id)).write(make_row());
+    all += read_text(directory.path() / id / "rows.jsonl");
+  }
+  write_text(directory.path() / "all.jsonl", all);
+  const auto runs = read_rows(directory.path() / "all.jsonl");
+  ASSERT_EQ(runs.size(), 2U);
+  EXPECT_EQ(runs[1].header.run_id, "second");
+  EXPECT_EQ(runs[1].rows.size(), 1U);
+}
+
+TEST(ReadRows, NamesLineAndFieldOfWhatIsWrong) {
+  const TemporaryDirectory directory;
+  { ResultWriter(directory.path(), make_header()).write(make_row()); }
+  const std::string good = read_text(directory.path() / "rows.jsonl");
+  const auto file = directory.path() / "bad.jsonl";
+  const auto message_for = [&](const std::string& text) {
+    write_text(file, text);
+    const std::string message = message_of([&] { read_rows(file); });
+    return message.substr(std::min(message.size(), file.string().size() + 2));
+  };
+  const auto replaced = [&](const std::string& from, const std::string& to) {
+    std::string text = good;
+    const auto at = text.rfind(from);
+    EXPECT_NE(at, std::string::npos) << from;
+    return text.replace(at, from.size(), to);
+  };
+  EXPECT_EQ(message_for(""), "holds no run");
+  EXPECT_EQ(message_for(good.substr(0, good.size() - 20)), "line 2: is not a whole JSON object");
+  EXPECT_EQ(message_for(good.substr(good.find('\n') + 1)),
+            "line 1: run_id: run has no header line before it");
+  EXPECT_EQ(message_for(replaced("\"L\":7", "\"L\":\"7\"")),
+            "line 2: L: \"7\" is not the number that belongs here");
+  EXPECT_EQ(message_for(replaced("\"L\":7", "\"L\":7.5")),
+            "line 2: L: 7.5 is not the number that belongs here");
+  EXPECT_EQ(message_for(replaced("\"L\":7", "\"L\":18446744073709551615")),
+            "line 2: L: 18446744073709551615 is not the number that belongs here");
+  EXPECT_EQ(message_for(replaced("\"L\":7,", "")), "line 2: L: missing");
+  EXPECT_EQ(message_for(replaced("\"measured\"", "\"dreamt\"")),
+            "line 2: source: \"dreamt\" is not a known value");
+  EXPECT_EQ(message_for(replaced("\"ok\"", "\"failed\"")),
+            "line 2: value = 0.1: a row of time_s with status failed must not have one");
+  EXPECT_EQ(message_for(replaced("\"schema_version\":1", "\"schema_version\":9")),
+            "line 2: schema_version: 9 was written by another version; this one reads 1");
+  EXPECT_NE(message_of([&] { read_rows(directory.path() / "absent"); }).find("absent: cannot be opened"),
+            std::string::npos);
+  EXPECT_NE(message_of([&] { read_rows(directory.path()); }).find("cannot be opened"), std::string::npos);
+}
+
+TEST(RunHeader, SaysWhatTheRunWasBuiltFrom) {
+  const RunHeader header = make_header();
+  EXPECT_FALSE(header.git_revision.empty());
+  EXPECT_FALSE(header.device.empty());
+  EXPECT_TRUE(header.driver.starts_with("unavailable: "));
+  EXPECT_TRUE(header.libraries.contains("fmt"));
+  EXPECT_TRUE(header.libraries.contains("nlohmann_json"));
+  EXPECT_GE(header.machine.at("cpu_threads"), 1);
+  EXPECT_EQ(header.started_utc.size(), std::string("2026-01-01T00:00:00Z").size());
+}
+
+}  // namespace
+}  // namespace moescope

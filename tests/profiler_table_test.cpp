@@ -1,0 +1,71 @@
+#include "profiler/table.hpp"
+
+#include <gtest/gtest.h>
+
+#include "core/error.hpp"
+#include "profiler/format.hpp"
+
+namespace moescope {
+namespace {
+
+Table make_table() {
+  Table table({{"schedule", Align::kLeft}, {"time"}});
+  table.add_row({"staircase", "1 ms"});
+  table.add_rule();
+  table.add_rule();
+  table.add_row({"a|b", "12.3 ms"});
+  return table;
+}
+
+TEST(Table, AlignsColumnsAsPlainText) {
+  EXPECT_EQ(make_table().text(),
+            "schedule      time\n"
+            "---------  -------\n"
+            "staircase     1 ms\n"
+            "---------  -------\n"
+            "a|b        12.3 ms\n");
+}
+
+TEST(Table, WritesMarkdown) {
+  EXPECT_EQ(make_table().markdown(),
+            "| schedule | time |\n"
+            "| --- | ---: |\n"
+            "| staircase | 1 ms |\n"
+            "| a\\|b | 12.3 ms |\n");
+}
+
+TEST(Table, CountsCharactersNotBytes) {
+  Table table({{"x"}});
+  table.add_row({"µs"});
+  table.add_row({"abc"});
+  EXPECT_EQ(table.text(), "  x\n---\n µs\nabc\n");
+  EXPECT_EQ(table.num_rows(), 2);
+}
+
+TEST(Table, RefusesARowOfAnotherLength) { EXPECT_THROW(make_table().add_row({"alone"}), InternalError); }
+
+TEST(Table, ShowsItsHeadWithoutRows) {
+  Table table({{"a"}, {"b"}});
+  table.add_rule();
+  EXPECT_EQ(table.text(), "a  b\n-  -\n");
+  EXPECT_EQ(table.num_rows(), 0);
+}
+
+TEST(Format, KeepsThreeDigits) {
+  EXPECT_EQ(format_bytes(0), "0 B");
+  EXPECT_EQ(format_bytes(512), "512 B");
+  EXPECT_EQ(format_bytes(1024), "1.00 KiB");
+  EXPECT_EQ(format_bytes(1024 * 1024 - 1), "1.00 MiB") << "not 1024 KiB";
+  EXPECT_EQ(format_bytes(12.5 * 1024 * 1024 * 1024), "12.5 GiB");
+  EXPECT_EQ(format_seconds(0.00123), "1.23 ms");
+  EXPECT_EQ(format_seconds(45.6), "45.6 s");
+  EXPECT_EQ(format_seconds(0.4567), "457 ms");
+  EXPECT_EQ(format_seconds(2e-10), "0.20 ns");
+  EXPECT_EQ(format_engineering(1.2e10, "flop"), "12.0 Gflop");
+  EXPECT_EQ(format_engineering(999.9, "flop"), "1.00 kflop");
+  EXPECT_EQ(format_engineering(7, ""), "7 ");
+  EXPECT_EQ(format_percent(0.0123), "1.2 %");
+}
+
+}  // namespace
+}  // namespace moescope
