@@ -201,8 +201,10 @@ TEST(ResultWriter, WritesCsvWithTheSchemasColumns) {
     writer.write(make_skipped_row());
   }
   std::string columns;
-  for (const json& key : json::parse(result_schema_json())["$defs"]["row"]["required"]) {
-    columns += (columns.empty() ? "" : ",") + key.get<std::string>();
+  const json required = json::parse(result_schema_json())["$defs"]["row"]["required"];
+  for (const json& key : required) {
+    columns += columns.empty() ? std::string_view() : std::string_view(",");
+    columns += key.get<std::string>();
   }
   const std::string csv = read_text(directory.path() / "rows.csv");
   EXPECT_EQ(csv.substr(0, csv.find('\n')), columns);
