@@ -1,8 +1,9 @@
 #include "core/schedule.hpp"
 
+#include <omp.h>
+
 #include <algorithm>
 #include <array>
-#include <numeric>
 #include <string>
 
 #include "core/error.hpp"
@@ -109,15 +110,17 @@ Schedule build_schedule(const Routing& routing, const ScheduleOptions& options) 
   throw InternalError("build_schedule was asked for 'auto', which choose_schedule resolves first");
 }
 
-std::vector<std::int64_t> balanced_token_ranges(const Routing& routing, std::int64_t chunks) {
-  std::vector<std::int64_t> first_token(static_cast<std::size_t>(chunks + 1), routing.num_tokens);
+std::vector<std::int64_t> balanced_token_ranges(const Routing& routing, std::int64_t min_pairs) {
+  const std::int64_t ranges =
+      std::clamp<std::int64_t>(routing.num_pairs() / min_pairs, 1, omp_get_max_threads());
+  std::vector<std::int64_t> first_token(static_cast<std::size_t>(ranges + 1), 0);
   const auto offsets_end = routing.token_offsets.begin() + routing.num_tokens;
-  for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
-    const std::int64_t pair = routing.num_pairs() * chunk / chunks;
-    first_token[chunk] =
+  for (std::int64_t range = 1; range < ranges; ++range) {
+    const std::int64_t pair = routing.num_pairs() / ranges * range;
+    first_token[range] =
         std::lower_bound(routing.token_offsets.begin(), offsets_end, pair) - routing.token_offsets.begin();
   }
-  first_token[0] = 0;
+  first_token.back() = routing.num_tokens;
   return first_token;
 }
 

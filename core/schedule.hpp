@@ -49,6 +49,8 @@ struct WorkItem {
   std::int64_t expert_end = 0;
   std::int64_t token_begin = 0;  ///< range of Schedule::tokens: the item's distinct tokens, ascending
   std::int64_t token_end = 0;
+
+  friend bool operator==(const WorkItem&, const WorkItem&) = default;
 };
 
 /// The order of work of the expert stage, as data. Every pair of the routing belongs to exactly one item.

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <omp.h>
-
 #include <algorithm>
 #include <cstdint>
 #include <vector>
@@ -26,8 +24,13 @@ struct ExpertGroups {
 /// Throws InvalidArgument("group_size", ...) unless group_size >= 1.
 ExpertGroups make_expert_groups(std::vector<std::int32_t> group_of, std::int64_t group_size);
 
-/// First tokens of `chunks` consecutive token ranges with about equally many pairs, and L: [chunks + 1].
-std::vector<std::int64_t> balanced_token_ranges(const Routing& routing, std::int64_t chunks);
+/// Cuts the batch into consecutive token ranges with about equally many pairs, one per thread as long as each
+/// has at least `min_pairs`: first tokens of the ranges, then L.
+std::vector<std::int64_t> balanced_token_ranges(const Routing& routing, std::int64_t min_pairs);
+
+/// Pairs that pay for waking a thread: an estimate, some 5 us against a few ns per pair.
+/// elsewhere).
+inline constexpr std::int64_t kMinPairsPerThread = 1024;
 
 /// Stable counting sort of all pairs by bucket: fills schedule.tokens, pair_offsets and sorted_pair_ids so
 /// that tokens ascend within a bucket and pairs ascend within a token. `assign(token, emit)` calls
@@ -44,12 +47,12 @@ std::vector<std::int64_t> sort_pairs_by_bucket(const Routing& routing, std::int6
     std::int64_t last_token = -1;
   };
   // A chunk costs one cursor per bucket: with many buckets, more chunks than this would outgrow the pairs.
-  const std::int64_t affordable = routing.num_pairs() / (4 * std::max<std::int64_t>(num_buckets, 1));
-  const std::int64_t chunks = std::clamp<std::int64_t>(affordable, 1, omp_get_max_threads());
-  const std::vector<std::int64_t> first_token = balanced_token_ranges(routing, chunks);
+  const std::int64_t min_pairs = std::max(kMinPairsPerThread, 4 * num_buckets);
+  const std::vector<std::int64_t> first_token = balanced_token_ranges(routing, min_pairs);
+  const std::int64_t chunks = std::ssize(first_token) - 1;
   std::vector<Cursor> cursors(static_cast<std::size_t>(chunks * num_buckets));
 
-#pragma omp parallel for schedule(static, 1)
+#pragma omp parallel for schedule(static, 1) if (chunks > 1)
   for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
     Cursor* const mine = cursors.data() + chunk * num_buckets;
     for (std::int64_t token = first_token[chunk]; token < first_token[chunk + 1]; ++token) {
@@ -79,7 +82,7 @@ std::vector<std::int64_t> sort_pairs_by_bucket(const Routing& routing, std::int6
   schedule.pair_offsets.resize(static_cast<std::size_t>(next.slot + 1));
   schedule.sorted_pair_ids.resize(static_cast<std::size_t>(next.pair));
   schedule.pair_offsets.back() = next.pair;
-#pragma omp parallel for schedule(static, 1)
+#pragma omp parallel for schedule(static, 1) if (chunks > 1)
   for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
     Cursor* const mine = cursors.data() + chunk * num_buckets;
     for (std::int64_t token = first_token[chunk]; token < first_token[chunk + 1]; ++token) {

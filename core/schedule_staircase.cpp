@@ -91,12 +91,12 @@ std::vector<std::int64_t> find_thresholds(const Routing& routing) {
   for (std::int64_t token = 0; token < routing.num_tokens; ++token) {
     max_top_k = std::max(max_top_k, routing.token_offsets[token + 1] - routing.token_offsets[token]);
   }
-  const std::int64_t chunks = omp_get_max_threads();
-  const std::vector<std::int64_t> first_token = balanced_token_ranges(routing, chunks);
+  const std::vector<std::int64_t> first_token = balanced_token_ranges(routing, kMinPairsPerThread);
+  const std::int64_t chunks = std::ssize(first_token) - 1;
   std::vector<CoverFinder> finders(static_cast<std::size_t>(chunks),
                                    CoverFinder(routing.grid_cols, max_top_k));
   std::vector<std::int64_t> thresholds(static_cast<std::size_t>(routing.num_tokens));
-#pragma omp parallel for schedule(static, 1)
+#pragma omp parallel for schedule(static, 1) if (chunks > 1)
   for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
     for (std::int64_t token = first_token[chunk]; token < first_token[chunk + 1]; ++token) {
       const std::span<const std::int32_t> ids = routing.ids_of(token);
