@@ -8,6 +8,8 @@
 #include <optional>
 #include <string>
 
+#include "core/error.hpp"
+
 namespace moescope {
 namespace {
 
@@ -50,6 +52,12 @@ std::uint64_t available_host_memory_bytes() {
     available = std::min(available, *limit > held ? *limit - held : 0);
   }
   return available;
+}
+
+void require_host_memory(std::string_view where, std::uint64_t need_bytes) {
+  if (const auto have = available_host_memory_bytes(); need_bytes > have) {
+    throw OutOfMemory(where, need_bytes, have);
+  }
 }
 
 }  // namespace moescope

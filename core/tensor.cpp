@@ -21,9 +21,7 @@ std::byte* allocate(std::int64_t bytes) {
   }
   const auto need = static_cast<std::uint64_t>(bytes);
   if (bytes >= kAskFirstBytes) {
-    if (const auto have = available_host_memory_bytes(); need > have) {
-      throw OutOfMemory("host tensor", need, have);
-    }
+    require_host_memory("host tensor", need);
   }
   auto* memory = static_cast<std::byte*>(::operator new[](need, kAlignment, std::nothrow));
   if (memory == nullptr) {
