@@ -1,253 +1,27 @@
 #include "core/workload.hpp"
 
-#include <fmt/format.h>
-#include <fmt/ranges.h>
+#include <utility>
 
-#include <array>
-#include <charconv>
-#include <cmath>
-#include <span>
-
-#include "core/deterministic_math.hpp"
-#include "core/error.hpp"
 #include "core/workload_sources.hpp"
 
 namespace moescope {
 namespace {
 
-using Family = WorkloadSpec::Family;
-
-/// Bounds keep logits finite in fp32 and bf16; they lie far outside what is useful.
-struct Parameter {
-  std::string_view name;
-  double default_value;
-  double min;
-  double max;
-  bool integer = false;
-  bool optional = false;  ///< may be left out behind the others; printed only when it is not the default
-};
-
-struct FamilyInfo {
-  Family family;
-  std::string_view name;
-  std::span<const Parameter> parameters;
-  bool takes_path;
-  std::string_view meaning;
-};
-
-constexpr std::array kGaussian = {Parameter{"STD", 1, 0, 1e4}};
-constexpr std::array kZipf = {Parameter{"S", 1, 0, 100}};
-constexpr std::array kHot = {Parameter{"FRACTION", 0.5, 0, 1}, Parameter{"COUNT", 4, 1, 0x1p31, true},
-                             Parameter{"BOOST", 8, 0, 1e4, false, true}};
-constexpr std::array kClustered = {Parameter{"C", 16, 1, 0x1p31, true}, Parameter{"RHO", 0.9, 0, 1}};
-constexpr std::array kDrift = {Parameter{"S", 1, 0, 100}, Parameter{"STEP", 0, 0, 1e9}};
-
-constexpr std::array kFamilies = {
-    FamilyInfo{Family::kGaussian, "gaussian", kGaussian, false,
-               "row and column logits ~ N(0, STD^2): X ~ N(0, 1), router ~ N(0, STD^2 / d)"},
-    FamilyInfo{Family::kZipf, "zipf", kZipf, false,
-               "gaussian:1 plus a bias -S ln(rank) on each grid row and column, ranks in random order"},
-    FamilyInfo{
-        Family::kHot, "hot", kHot, false,
-        "FRACTION of the tokens get BOOST (default 8) added to the logits of the same COUNT rows and COUNT "
-        "columns; else gaussian:1. hot:1,1: all tokens on the same strips"},
-    FamilyInfo{
-        Family::kClustered, "clustered", kClustered, false,
-        "each token belongs to one of C clusters; logits of two tokens of a cluster correlate by RHO, else "
-        "gaussian:1"},
-    FamilyInfo{
-        Family::kDrift, "drift", kDrift, false,
-        "zipf:S whose popularity has moved STEP batches (fractions allowed) on: ranks glide along a ring of "
-        "rows and of columns. STEP 0 is zipf:S; after 8 the popular half is the unpopular one, 16 is the "
-        "period. Tokens stay the same"},
-    FamilyInfo{Family::kUniform,
-               "uniform",
-               {},
-               false,
-               "every token draws K distinct experts of all N with equal chance: no grid structure, no "
-               "router; gates "
-               "from N(0, 1) scores"},
-    FamilyInfo{Family::kSnapshot,
-               "snapshot",
-               {},
-               true,
-               "a trained layer in safetensors: hidden states and router, with or without expert weights"},
-    FamilyInfo{
-        Family::kTrace,
-        "trace",
-        {},
-        true,
-        "recorded routing (expert_ids [L,K], optional gates) in .npy, .npz or safetensors; random tokens and "
-        "weights"},
-};
-
-std::string grammar(const FamilyInfo& info) {
-  if (info.takes_path) {
-    return fmt::format("{}:FILE", info.name);
-  }
-  std::string text{info.name};
-  for (std::size_t i = 0; i < info.parameters.size(); ++i) {
-    const auto& parameter = info.parameters[i];
-    text += fmt::format("{}{}{}{}", parameter.optional ? "[" : "", i == 0 ? ":" : ",", parameter.name,
-                        parameter.optional ? "]" : "");
-  }
-  return text;
-}
-
-[[noreturn]] void refuse(std::string_view text, const FamilyInfo& info, std::string_view requirement) {
-  throw InvalidArgument("workload", text, fmt::format("{}; expected {}", requirement, grammar(info)));
-}
-
-const FamilyInfo& find_family(std::string_view name, std::string_view text) {
-  std::vector<std::string> known;
-  for (const auto& info : kFamilies) {
-    if (info.name == name) {
-      return info;
-    }
-    known.push_back(grammar(info));
-  }
-  throw InvalidArgument("workload", text,
-                        fmt::format("unknown family '{}'; expected one of {}", name, fmt::join(known, " ")));
-}
-
-std::vector<std::string_view> split(std::string_view text, char separator) {
-  std::vector<std::string_view> parts;
-  while (true) {
-    const auto at = text.find(separator);
-    parts.push_back(text.substr(0, at));
-    if (at == std::string_view::npos) {
-      return parts;
-    }
-    text.remove_prefix(at + 1);
-  }
-}
-
-double parse_parameter(std::string_view word, const Parameter& parameter, const FamilyInfo& info,
-                       std::string_view text) {
-  if (word.empty()) {
-    refuse(text, info, fmt::format("{} is missing", parameter.name));
-  }
-  double value = 0;
-  const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), value);
-  if (error != std::errc{} || end != word.data() + word.size() || !std::isfinite(value)) {
-    refuse(text, info, fmt::format("{} = '{}' is not a finite number", parameter.name, word));
-  }
-  if (value < parameter.min || value > parameter.max) {
-    refuse(text, info,
-           fmt::format("{} = {} must be in [{}, {}]", parameter.name, value, parameter.min, parameter.max));
-  }
-  if (parameter.integer && value != std::floor(value)) {
-    refuse(text, info, fmt::format("{} = {} must be a whole number", parameter.name, value));
-  }
-  return value + 0.0;  // -0 becomes 0, so that it prints the same
-}
-
-std::vector<double> parse_parameters(std::string_view arguments, const FamilyInfo& info,
-                                     std::string_view text) {
-  const auto words = split(arguments, ',');
-  if (words.size() > info.parameters.size()) {
-    refuse(text, info, fmt::format("{} arguments are too many", words.size()));
-  }
-  std::vector<double> values;
-  for (std::size_t i = 0; i < info.parameters.size(); ++i) {
-    const auto& parameter = info.parameters[i];
-    if (i >= words.size() && parameter.optional) {
-      values.push_back(parameter.default_value);
-    } else {
-      values.push_back(parse_parameter(i < words.size() ? words[i] : "", parameter, info, text));
-    }
-  }
-  return values;
-}
-
-/// "family:arg,arg" in shortest decimals; an optional argument only when it is not the default.
-std::string canonical_text(const FamilyInfo& info, const std::vector<double>& values) {
-  std::string text{info.name};
-  for (std::size_t i = 0; i < values.size(); ++i) {
-    if (!info.parameters[i].optional || values[i] != info.parameters[i].default_value) {
-      text += fmt::format("{}{}", i == 0 ? ':' : ',', values[i]);
-    }
-  }
-  return text;
-}
-
-bool is_file(const WorkloadSpec& spec) {
-  return spec.family == Family::kSnapshot || spec.family == Family::kTrace;
-}
-
-HostTensor make_weight(const LayerShape& shape, std::int64_t rows, std::int64_t cols, std::uint64_t seed,
-                       RandomStream stream) {
-  HostTensor tensor(shape.dtype, rows, cols);
-  fill_normal(tensor, 1 / std::sqrt(static_cast<double>(shape.hidden_size)), seed, stream);
-  return tensor;
+bool comes_from_file(const WorkloadSpec& spec) {
+  return spec.family == WorkloadSpec::Family::kSnapshot || spec.family == WorkloadSpec::Family::kTrace;
 }
 
 }  // namespace
 
-WorkloadSpec WorkloadSpec::parse(std::string_view text) {
-  const auto colon = text.find(':');
-  const bool has_arguments = colon != std::string_view::npos;
-  const auto& info = find_family(text.substr(0, colon), text);
-  const auto arguments = has_arguments ? text.substr(colon + 1) : std::string_view{};
-
-  WorkloadSpec spec;
-  spec.family = info.family;
-  if (info.takes_path) {
-    if (arguments.empty()) {
-      refuse(text, info, "FILE is missing");
-    }
-    spec.path = arguments;
-    spec.text = text;
-    return spec;
-  }
-  if (has_arguments) {
-    spec.parameters = parse_parameters(arguments, info, text);
-  } else {
-    for (const auto& parameter : info.parameters) {
-      spec.parameters.push_back(parameter.default_value);
-    }
-  }
-  spec.text = canonical_text(info, spec.parameters);
-  return spec;
-}
-
-std::string workload_help() {
-  std::string help;
-  for (const auto& info : kFamilies) {
-    std::string defaults;
-    for (const auto& parameter : info.parameters) {
-      defaults += fmt::format("{}{}", defaults.empty() ? " Default " : ",", parameter.default_value);
-    }
-    help +=
-        fmt::format("{:<28}{}.{}{}\n", grammar(info), info.meaning, defaults, defaults.empty() ? "" : ".");
-  }
-  return help;
-}
-
-std::shared_ptr<const ExpertWeights> make_expert_weights(const LayerShape& shape, std::uint64_t seed) {
-  shape.validate();
-  const auto d = shape.hidden_size;
-  auto experts = std::make_shared<ExpertWeights>();
-  experts->w_in = make_weight(shape, shape.num_experts(), d, seed, RandomStream::kExpertIn);
-  experts->w_out = make_weight(shape, shape.num_experts(), d, seed, RandomStream::kExpertOut);
-  if (shape.shared_size > 0) {
-    experts->shared =
-        SharedMlpWeights{make_weight(shape, shape.shared_size, d, seed, RandomStream::kSharedGate),
-                         make_weight(shape, shape.shared_size, d, seed, RandomStream::kSharedUp),
-                         make_weight(shape, d, shape.shared_size, seed, RandomStream::kSharedDown)};
-  }
-  return experts;
-}
-
 LayerShape complete_shape(const WorkloadSpec& spec, const LayerShape& requested) {
-  return is_file(spec) ? detail::complete_file_shape(spec, requested) : requested;
+  return comes_from_file(spec) ? detail::complete_file_shape(spec, requested) : requested;
 }
 
 LayerInputs make_workload(const WorkloadSpec& spec, const LayerShape& shape, std::uint64_t seed,
                           std::shared_ptr<const ExpertWeights> experts) {
-  auto inputs = is_file(spec)
-                    ? detail::make_from_file(spec, complete_shape(spec, shape), seed, std::move(experts))
-                    : detail::make_synthetic(spec, shape, seed, std::move(experts));
+  const auto complete = complete_shape(spec, shape);
+  auto inputs = comes_from_file(spec) ? detail::make_from_file(spec, complete, seed, std::move(experts))
+                                      : detail::make_synthetic(spec, complete, seed, std::move(experts));
   inputs.validate();
   return inputs;
 }
