@@ -39,17 +39,21 @@ struct DeviceWeights {
 /// back. Item i covers entries [item_entry_offsets[i], item_entry_offsets[i+1]); entry e is one distinct
 /// token of its item with pairs sorted_pair_ids[entry_pair_offsets[e] .. entry_pair_offsets[e+1]). The order
 /// equals core's Schedule. Item index space: expert_centric: group g. staircase: row strip r in [0,Nr),
-/// column strip Nr + c, explicit group Nr + Nc + g; strips without tokens are empty ranges.
+/// column strip Nr + c, explicit group Nr + Nc + g; strips without tokens are empty ranges. The position of a
+/// pair's expert within its item follows from its id (strips) or from a search in group_experts (groups).
+/// Pair ids and entry offsets are 32-bit: L*K < 2^31 is required of these schedules.
 struct DeviceSchedule {
   std::int64_t max_items = 0;
   std::int64_t max_entries = 0;
   std::int64_t* item_entry_offsets = nullptr;  ///< [max_items + 1]
+  std::int64_t* item_tile_offsets =
+      nullptr;  ///< [max_items + 1]: tiles of kTileEntries entries (core/tile_config.hpp) before item i
   std::int32_t* entry_tokens = nullptr;        ///< [max_entries]
-  std::int64_t* entry_pair_offsets = nullptr;  ///< [max_entries + 1]
-  std::int32_t* sorted_pair_ids = nullptr;     ///< [L*K], L*K < 2^31 is required of these schedules
-  std::int32_t* group_experts = nullptr;       ///< [min(N, L*K)] active experts in id order, B to a group
-  std::int32_t* pair_slots = nullptr;  ///< [L*K] of sorted pair q: index of its expert within the item
-  std::int64_t* counts = nullptr;      ///< [4]: items, entries, active experts in groups, tiles
+  std::int32_t* entry_pair_offsets = nullptr;  ///< [max_entries + 1]
+  std::int32_t* sorted_pair_ids = nullptr;     ///< [L*K]
+  std::int32_t* group_experts = nullptr;       ///< [max_group_experts] experts in id order, B to a group
+  std::int64_t* counts =
+      nullptr;  ///< [4]: items, entries, experts in groups, next tile (scratch of the tile kernels)
 };
 
 /// Capacity of a schedule's arrays and its build workspace; pure arithmetic on the shape, no device needed.
@@ -73,7 +77,9 @@ std::int64_t router_select_workspace_bytes(const LayerShape& shape);
 void launch_router_select(const LayerShape& shape, const float* logits, DeviceRouting routing,
                           std::int64_t* bad_logit, void* workspace, cudaStream_t stream);
 
-// schedule.cu: strip cover or groups, then stable sort of the pairs by item.
+// schedule.cu: strip cover or groups, then stable sort of the pairs by item. The owner of the arrays and
+// their download are in schedule_buffers.hpp. Throws InvalidArgument when L*K >= 2^31 or group_size < 1,
+// InternalError for a schedule that is not grouped. Deterministic.
 ScheduleCapacity schedule_capacity(const LayerShape& shape, const ScheduleOptions& options);
 void launch_schedule(const LayerShape& shape, const ScheduleOptions& options, DeviceRouting routing,
                      DeviceSchedule schedule, void* workspace, cudaStream_t stream);
