@@ -26,6 +26,7 @@ constexpr std::string_view kSuffix = ".npy";
 struct MemoryStream {
   std::span<const std::byte> bytes;
   std::size_t at = 0;
+  bool past_end = false;  ///< the last read came up short
 };
 
 voidpf open_stream(voidpf opaque, const void* /*name*/, int /*mode*/) { return opaque; }
@@ -37,6 +38,7 @@ uLong read_stream(voidpf /*opaque*/, voidpf stream, void* to, uLong size) {
     std::memcpy(to, memory.bytes.data() + memory.at, count);
   }
   memory.at += count;
+  memory.past_end = count < size;
   return static_cast<uLong>(count);
 }
 
@@ -57,7 +59,11 @@ long seek_stream(voidpf /*opaque*/, voidpf stream, ZPOS64_T offset, int origin) 
 }
 
 int close_stream(voidpf /*opaque*/, voidpf /*stream*/) { return 0; }
-int error_stream(voidpf /*opaque*/, voidpf /*stream*/) { return 0; }
+
+/// Without this minizip takes the end of the file for zeros: its UNZ_EOF and UNZ_OK are both 0.
+int error_stream(voidpf /*opaque*/, voidpf stream) {
+  return static_cast<MemoryStream*>(stream)->past_end ? 1 : 0;
+}
 
 struct CloseArchive {
   void operator()(void* archive) const noexcept { unzClose(archive); }
@@ -108,7 +114,7 @@ std::vector<Member> read_directory(unzFile archive, std::uint64_t file_bytes, st
   unz_global_info64 global{};
   unzGetGlobalInfo64(archive, &global);
   if (global.number_entry == 0) {
-    return members;
+    throw FileError(path, "zip directory", "holds no members");
   }
   std::uint64_t packed_bytes = 0;
   std::uint64_t unpacked_bytes = 0;
