@@ -144,7 +144,8 @@ std::vector<double> parse_parameters(std::string_view arguments, const FamilyInf
                                      std::string_view text) {
   const auto words = split(arguments, ',');
   if (words.size() > info.parameters.size()) {
-    refuse(text, info, fmt::format("{} arguments are too many", words.size()));
+    refuse(text, info,
+           fmt::format("takes at most {} arguments, {} given", info.parameters.size(), words.size()));
   }
   std::vector<double> values;
   for (std::size_t i = 0; i < info.parameters.size(); ++i) {
