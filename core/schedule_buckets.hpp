@@ -29,7 +29,6 @@ ExpertGroups make_expert_groups(std::vector<std::int32_t> group_of, std::int64_t
 std::vector<std::int64_t> balanced_token_ranges(const Routing& routing, std::int64_t min_pairs);
 
 /// Pairs that pay for waking a thread: an estimate, some 5 us against a few ns per pair.
-/// elsewhere).
 inline constexpr std::int64_t kMinPairsPerThread = 1024;
 
 /// Stable counting sort of all pairs by bucket: fills schedule.tokens, pair_offsets and sorted_pair_ids so

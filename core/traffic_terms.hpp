@@ -1,0 +1,63 @@
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <string_view>
+
+#include "core/traffic.hpp"
+
+// Conventions of every term below:
+// - Rows of W, V, X and the output are in the storage dtype; logits, gates, pair scores and accumulators are
+// fp32.
+// - kHbm: what is made and used up inside one stage (accumulators, the group's P) stays in the infinite
+// cache.
+//   What passes from one stage to the next is written by the first and read by the second.
+// - kL2: a work item loads its own rows once; the dense products (router, shared MLP) are one item each.
+// - FLOP: a multiply-add is 2. Exponentials, sigma, comparisons and the gate's product are not counted: they
+// are
+//   O(1) per pair beside O(d).
+
+namespace moescope {
+
+inline constexpr std::int64_t kFp32Bytes = 4;
+inline constexpr std::int64_t kIdBytes = 4;      ///< expert ids
+inline constexpr std::int64_t kOffsetBytes = 8;  ///< CSR offsets
+
+/// Product of extents; throws InvalidArgument at 2^57, so that sums of a few terms stay inside 63 bits.
+std::int64_t checked_product(std::initializer_list<std::int64_t> factors);
+
+/// E_active: experts with at least one pair.
+std::int64_t count_active_experts(const Routing& routing);
+
+/// Collects the terms of one layer and knows the sizes they are made of.
+class TermWriter {
+ public:
+  TermWriter(const LayerShape& shape, const Routing& routing);
+
+  void hbm(Stage stage, Access access, std::int64_t bytes, std::string_view what) {
+    cost.traffic.push_back({stage, MemoryLevel::kHbm, access, bytes, what});
+  }
+  void l2(Stage stage, Access access, std::int64_t bytes, std::string_view what) {
+    cost.traffic.push_back({stage, MemoryLevel::kL2, access, bytes, what});
+  }
+  void both(Stage stage, Access access, std::int64_t bytes, std::string_view what) {
+    hbm(stage, access, bytes, what);
+    l2(stage, access, bytes, what);
+  }
+  void flop(Stage stage, std::int64_t useful, std::int64_t executed) {
+    cost.flop.push_back({stage, useful, executed});
+  }
+
+  AnalyticCost cost;
+  std::int64_t row_bytes;      ///< one row of W, V, X or Y in storage dtype
+  std::int64_t x_bytes;        ///< [L, d] in storage dtype: X or Y
+  std::int64_t offsets_bytes;  ///< token_offsets [L + 1]
+  std::int64_t ids_bytes;      ///< expert_ids [M]
+  std::int64_t gates_bytes;    ///< gates, or any fp32 per pair [M]
+};
+
+/// Terms of the expert stage under the schedule (traffic_experts.cpp).
+void add_expert_terms(TermWriter& terms, const LayerShape& shape, const Routing& routing,
+                      const Schedule& schedule);
+
+}  // namespace moescope
