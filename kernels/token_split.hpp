@@ -1,0 +1,63 @@
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+
+namespace moescope::cuda {
+
+/// How the token-by-token kernels (token_pairs.cuh) share work. A *worker* is `team` warps that together hold
+/// one row of W or V, each a slice of it; the pairs of a token are dealt to `splits()` workers in turn
+/// (worker s takes pairs s, s + splits, ...), which sit in one block, or in the blocks of one cluster.
+/// Depends on the shape alone, so the order of every sum does too.
+struct TokenSplit {
+  static constexpr std::int64_t kWarpsPerBlock = 8;
+  /// 16-byte loads per lane and row: 4 x 32 lanes x 16 B = 2 KiB, d = 1024 in bf16.
+  static constexpr std::int64_t kMaxChunks = 4;
+  static constexpr std::int64_t kBytesPerChunk = 32 * 16;
+  /// Portable limit of thread block clusters (CUDA programming guide).
+  static constexpr std::int64_t kMaxClusterBlocks = 8;
+  /// Warps to fill an H100: 132 multiprocessors x 16 warps of 128 registers.
+  static constexpr std::int64_t kWarpsToFill = 132 * 16;
+  /// A worker with fewer pairs than this is mostly start-up (guess; two loads in flight need two pairs).
+  static constexpr std::int64_t kMinPairsPerWorker = 2;
+
+  std::int64_t chunks = 1;          ///< 16-byte loads per lane and row: 1, 2 or 4
+  std::int64_t team = 1;            ///< warps per worker: 1, 2, 4 or 8
+  std::int64_t block_splits = 1;    ///< workers of one token in a block
+  std::int64_t cluster_blocks = 1;  ///< blocks of one token; above 1 only when a block has one token
+  std::int64_t num_blocks = 0;
+
+  constexpr std::int64_t workers_per_block() const { return kWarpsPerBlock / team; }
+  constexpr std::int64_t tokens_per_block() const { return workers_per_block() / block_splits; }
+  constexpr std::int64_t splits() const { return block_splits * cluster_blocks; }
+  /// fp32 partial sums of a block's workers; none when each worker owns its token.
+  constexpr std::int64_t shared_bytes(std::int64_t hidden_size) const {
+    return splits() == 1 ? 0 : workers_per_block() * hidden_size * 4;
+  }
+
+  /// Longest row the kernels take.
+  static constexpr std::int64_t max_row_bytes() { return kWarpsPerBlock * kMaxChunks * kBytesPerChunk; }
+
+  /// `row_bytes` = d * element size, at most max_row_bytes(); `clusters` = the device has them.
+  static constexpr TokenSplit choose(std::int64_t num_tokens, std::int64_t top_k, std::int64_t row_bytes,
+                                     bool clusters) {
+    TokenSplit split;
+    const auto row_chunks = static_cast<std::uint64_t>((row_bytes + kBytesPerChunk - 1) / kBytesPerChunk);
+    split.chunks = std::min<std::int64_t>(static_cast<std::int64_t>(std::bit_ceil(row_chunks)), kMaxChunks);
+    split.team = static_cast<std::int64_t>(std::bit_ceil(
+        (row_chunks + static_cast<std::uint64_t>(kMaxChunks) - 1) / static_cast<std::uint64_t>(kMaxChunks)));
+    const std::int64_t to_fill = std::max<std::int64_t>(kWarpsToFill / (split.team * num_tokens), 1);
+    const std::int64_t by_pairs = std::max<std::int64_t>(top_k / kMinPairsPerWorker, 1);
+    const std::int64_t limit = split.workers_per_block() * (clusters ? kMaxClusterBlocks : 1);
+    const auto wanted = static_cast<std::uint64_t>(std::min({to_fill, by_pairs, limit}));
+    const auto splits = static_cast<std::int64_t>(std::bit_floor(wanted));
+    split.block_splits = std::min(splits, split.workers_per_block());
+    split.cluster_blocks = splits / split.block_splits;
+    const std::int64_t tokens = split.tokens_per_block();
+    split.num_blocks = (num_tokens + tokens - 1) / tokens * split.cluster_blocks;
+    return split;
+  }
+};
+
+}  // namespace moescope::cuda
