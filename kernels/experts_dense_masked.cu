@@ -1,0 +1,171 @@
+// experts, schedule dense_masked: y = (G o sigma(X W^T)) V with G [L,N] the gates, zero where an expert is
+// not selected: what three lines of PyTorch do, as two cuBLASLt products. Experts are taken in chunks, so
+// that S and P [L, chunk] stay bounded; both live in one buffer in storage dtype. Between the products, S is
+// read at the selected entries only and overwritten by P. Deterministic: one algorithm per product, chunks in
+// order.
+#include <cuda_bf16.h>
+
+#include <algorithm>
+#include <string>
+
+#include "core/error.hpp"
+#include "kernels/activation.cuh"
+#include "kernels/cublas_lt.hpp"
+#include "kernels/cuda_raii.hpp"
+#include "kernels/launch.hpp"
+#include "kernels/nvtx.hpp"
+
+namespace moescope::cuda {
+namespace {
+
+constexpr std::int64_t kMaxWorkspaceBytes = std::int64_t{256} << 20;
+/// Chunk widths are multiples of this, so that products end on whole tiles (cuBLASLt's widest is 256
+/// columns).
+constexpr std::int64_t kChunkGranularity = 256;
+constexpr int kThreads = 256;
+/// One block writes this much of one row of P, from shared memory: eight blocks fit a multiprocessor.
+constexpr int kSegmentBytes = 16 * 1024;
+
+struct ChunkPlan {
+  std::int64_t experts;  ///< columns of S and P; also their leading dimension
+  std::int64_t bytes;
+};
+
+/// Chunks of equal size, as few as the workspace limit allows.
+ChunkPlan plan_chunks(const LayerShape& shape) {
+  const auto round_up = [](std::int64_t value) {
+    return (value + kChunkGranularity - 1) / kChunkGranularity * kChunkGranularity;
+  };
+  const std::int64_t column_bytes = shape.num_tokens * dtype_bytes(shape.dtype);
+  const std::int64_t num_experts = shape.num_experts();
+  const std::int64_t most =
+      std::max(kMaxWorkspaceBytes / column_bytes / kChunkGranularity, std::int64_t{1}) * kChunkGranularity;
+  const std::int64_t chunks = (num_experts + most - 1) / most;
+  const std::int64_t experts = round_up((num_experts + chunks - 1) / chunks);
+  return {experts, experts * column_bytes};
+}
+
+__device__ __forceinline__ float as_float(float value) { return value; }
+__device__ __forceinline__ float as_float(__nv_bfloat16 value) { return __bfloat162float(value); }
+__device__ __forceinline__ void store(float& to, float value) { to = value; }
+__device__ __forceinline__ void store(__nv_bfloat16& to, float value) { to = __float2bfloat16_rn(value); }
+
+/// First k with ids[k] >= bound, by a whole warp: 32 probes a step.
+__device__ std::int64_t warp_lower_bound(const std::int32_t* ids, std::int64_t count, std::int64_t bound) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  std::int64_t begin = 0;
+  std::int64_t end = count;  // the answer lies in [begin, end]
+  while (begin < end) {
+    const std::int64_t step = (end - begin + 31) / 32;
+    const std::int64_t probe = begin + lane * step;
+    const bool below = probe < end && ids[probe] < bound;
+    const int lanes_below = __popc(__ballot_sync(0xffffffffU, below));
+    if (lanes_below == 0) {
+      return begin;
+    }
+    const std::int64_t next_end = min(end, begin + lanes_below * step);
+    begin += (lanes_below - 1) * step + 1;
+    end = next_end;
+  }
+  return begin;
+}
+
+/// S [L, leading] -> P in place: gate * sigma(S) where the routing selects, zero elsewhere. Columns count
+/// experts from first_expert on; width of them exist. One block per token and segment of columns.
+template <class T>
+__global__ void __launch_bounds__(kThreads)
+    mask_kernel(T* s, std::int64_t leading, std::int64_t first_expert, std::int64_t width, unsigned segments,
+                std::int64_t top_k, const std::int32_t* expert_ids, const float* gates,
+                Activation activation) {
+  constexpr int kColumns = kSegmentBytes / static_cast<int>(sizeof(T));
+  __shared__ __align__(16) T row[kColumns];
+  __shared__ std::int64_t range[2];
+  const std::int64_t token = blockIdx.x / segments;
+  const std::int64_t first_column = static_cast<std::int64_t>(blockIdx.x % segments) * kColumns;
+  const std::int64_t columns = min(static_cast<std::int64_t>(kColumns), width - first_column);
+  const std::int64_t expert_base = first_expert + first_column;
+  const std::int32_t* ids = expert_ids + token * top_k;
+  const int thread = static_cast<int>(threadIdx.x);
+
+  const int warp = thread / 32;
+  if (warp < 2) {
+    const std::int64_t found = warp_lower_bound(ids, top_k, expert_base + warp * columns);
+    if (thread % 32 == 0) {
+      range[warp] = found;
+    }
+  }
+  constexpr int kPerStore = 16 / static_cast<int>(sizeof(T));
+  const int stores = static_cast<int>((columns + kPerStore - 1) / kPerStore);
+  for (int i = thread; i < stores; i += kThreads) {
+    reinterpret_cast<uint4*>(row)[i] = uint4{0, 0, 0, 0};
+  }
+  __syncthreads();
+  T* global_row = s + token * leading + first_column;
+  for (std::int64_t k = range[0] + thread; k < range[1]; k += kThreads) {
+    const auto column = static_cast<int>(ids[k] - expert_base);
+    store(row[column], gates[token * top_k + k] * activate(activation, as_float(global_row[column])));
+  }
+  __syncthreads();
+  // leading is a multiple of 16 bytes, so the last store may run past `columns` but not past the row.
+  for (int i = thread; i < stores; i += kThreads) {
+    reinterpret_cast<uint4*>(global_row)[i] = reinterpret_cast<const uint4*>(row)[i];
+  }
+}
+
+template <class T>
+void launch_mask(const LayerShape& shape, DeviceRouting routing, T* s, std::int64_t leading,
+                 std::int64_t first_expert, std::int64_t width, cudaStream_t stream) {
+  constexpr std::int64_t kColumns = kSegmentBytes / static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t segments = (width + kColumns - 1) / kColumns;
+  mask_kernel<T><<<static_cast<unsigned>(shape.num_tokens * segments), kThreads, 0, stream>>>(
+      s, leading, first_expert, width, static_cast<unsigned>(segments), shape.top_k, routing.expert_ids,
+      routing.gates, shape.activation);
+  MOESCOPE_CUDA_CHECK(cudaGetLastError());
+}
+
+}  // namespace
+
+std::int64_t dense_masked_workspace_bytes(const LayerShape& shape) { return plan_chunks(shape).bytes; }
+
+void launch_experts_dense_masked(CublasLt& blas, const LayerShape& shape, const void* hidden_states,
+                                 const DeviceWeights& weights, DeviceRouting routing, void* workspace,
+                                 float* y, cudaStream_t stream) {
+  const StageRange range(Stage::kExperts);
+  const ChunkPlan plan = plan_chunks(shape);
+  const std::int64_t row_bytes = shape.hidden_size * dtype_bytes(shape.dtype);
+  Gemm scores;
+  scores.m = shape.num_tokens;
+  scores.k = shape.hidden_size;
+  scores.transpose_b = true;
+  scores.in = shape.dtype;
+  scores.out = shape.dtype;
+  scores.a = hidden_states;
+  scores.d = workspace;
+  scores.ldd = plan.experts;
+  Gemm combine;
+  combine.m = shape.num_tokens;
+  combine.n = shape.hidden_size;
+  combine.transpose_b = false;
+  combine.in = shape.dtype;
+  combine.out = Dtype::kF32;
+  combine.a = workspace;
+  combine.lda = plan.experts;
+  combine.d = y;
+  for (std::int64_t first = 0; first < shape.num_experts(); first += plan.experts) {
+    const std::int64_t width = std::min(plan.experts, shape.num_experts() - first);
+    scores.n = width;
+    scores.b = static_cast<const std::byte*>(weights.w_in) + first * row_bytes;
+    blas.run(scores, stream);
+    if (shape.dtype == Dtype::kBF16) {
+      launch_mask(shape, routing, static_cast<__nv_bfloat16*>(workspace), plan.experts, first, width, stream);
+    } else {
+      launch_mask(shape, routing, static_cast<float*>(workspace), plan.experts, first, width, stream);
+    }
+    combine.k = width;
+    combine.b = static_cast<const std::byte*>(weights.w_out) + first * row_bytes;
+    combine.beta = first == 0 ? 0.0F : 1.0F;
+    blas.run(combine, stream);
+  }
+}
+
+}  // namespace moescope::cuda
