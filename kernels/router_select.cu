@@ -1,0 +1,471 @@
+// Stage router_select (paper eqs. 10-11): per token the exact top K of S[i,j] = p_r[i] + p_c[j] (p:
+// log-softmax of the logits; the fp32 sum is the score), ties to the lower expert id, emitted in id order
+// with gates.
+//
+// Never the N scores. For one row, the number of columns with S >= t is a binary search in the sorted
+// columns, because the fp32 sum is monotone in p_c. Their total over the rows is monotone in t, so a
+// bisection over the floats, mapped to integers that order alike, ends after at most 32 probes: either with a
+// t that exactly K scores reach, or with the K-th score itself, at which ties are resolved by id. Each probe
+// narrows every row's own search range, so all of them together cost little more than one full binary search.
+// One block per token; its scratch lies in shared memory, or in global memory for grids too large for that.
+#include <cfloat>
+
+#include <algorithm>
+#include <bit>
+#include <string>
+
+#include "kernels/cuda_raii.hpp"
+#include "kernels/launch.hpp"
+#include "kernels/nvtx.hpp"
+
+namespace moescope::cuda {
+namespace {
+
+constexpr int kWarp = 32;
+constexpr unsigned kAllLanes = 0xffffffffU;
+/// Scratch that fits the shared memory of every supported GPU (99 KiB per block on sm_86 and sm_89, more on
+/// others: CUDA programming guide, technical specifications per compute capability).
+constexpr std::int64_t kMaxSharedBytes = std::int64_t{96} << 10;
+constexpr std::int64_t kDefaultSharedBytes = std::int64_t{48} << 10;
+/// Columns are sorted padded to a power of two, indexed by int.
+constexpr std::int64_t kMaxCols = std::int64_t{1} << 24;
+/// Blocks in flight when the scratch is global: two per multiprocessor of an H100.
+constexpr std::int64_t kGlobalBlocks = 264;
+
+struct SelectArguments {
+  std::int64_t num_tokens;
+  int rows;
+  int cols;
+  int sort_length;  ///< columns padded to a power of two
+  int top_k;
+  bool softmax;  ///< gates: softmax over the selected, else exp(S)
+  const float* logits;
+  std::int32_t* expert_ids;
+  float* gates;
+  unsigned long long* bad_logit;
+  float* scratch;  ///< global scratch, or null: shared
+  std::int64_t scratch_floats;
+};
+
+std::int64_t scratch_floats(const LayerShape& shape) {
+  const auto sort_length =
+      static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(shape.grid_cols)));
+  return 4 * shape.grid_rows + shape.grid_cols + sort_length;
+}
+bool scratch_is_shared(const LayerShape& shape) {
+  return scratch_floats(shape) * static_cast<std::int64_t>(sizeof(float)) <= kMaxSharedBytes;
+}
+
+/// Order-preserving map of floats to integers: a < b as floats implies key(a) < key(b).
+__device__ __forceinline__ unsigned to_key(float value) {
+  const unsigned bits = __float_as_uint(value);
+  return (bits & 0x80000000U) != 0 ? ~bits : bits | 0x80000000U;
+}
+__device__ __forceinline__ float from_key(unsigned key) {
+  return __uint_as_float((key & 0x80000000U) != 0 ? key & 0x7fffffffU : ~key);
+}
+
+/// Block-wide operations in a fixed order, so that sums are bit-repeatable. A block of one warp needs no
+/// barrier.
+template <int kThreads>
+struct Block {
+  static constexpr int kWarps = kThreads / kWarp;
+
+  static __device__ __forceinline__ void sync() {
+    if constexpr (kWarps > 1) {
+      __syncthreads();
+    } else {
+      __syncwarp();
+    }
+  }
+
+  template <class T, class Op>
+  static __device__ T reduce(T value, Op op) {
+#pragma unroll
+    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+      value = op(value, __shfl_xor_sync(kAllLanes, value, offset));
+    }
+    if constexpr (kWarps > 1) {
+      __shared__ T partial[kWarps];
+      __syncthreads();  // the previous reduction has been read
+      if (threadIdx.x % kWarp == 0) {
+        partial[threadIdx.x / kWarp] = value;
+      }
+      __syncthreads();
+      value = partial[0];
+#pragma unroll
+      for (int w = 1; w < kWarps; ++w) {
+        value = op(value, partial[w]);
+      }
+    }
+    return value;
+  }
+
+  template <class T>
+  static __device__ T sum(T value) {
+    return reduce(value, [](T a, T b) { return a + b; });
+  }
+
+  /// Inclusive prefix sum over the block's threads; `total` is that of the last one.
+  template <class T>
+  static __device__ T inclusive_scan(T value, T& total) {
+    const int lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll
+    for (int offset = 1; offset < kWarp; offset *= 2) {
+      const T below = __shfl_up_sync(kAllLanes, value, offset);
+      value = lane >= offset ? value + below : value;
+    }
+    total = __shfl_sync(kAllLanes, value, kWarp - 1);
+    if constexpr (kWarps > 1) {
+      __shared__ T partial[kWarps];
+      __syncthreads();
+      const int warp = static_cast<int>(threadIdx.x) / kWarp;
+      if (lane == kWarp - 1) {
+        partial[warp] = value;
+      }
+      __syncthreads();
+      T before = 0;
+      total = 0;
+#pragma unroll
+      for (int w = 0; w < kWarps; ++w) {
+        before = w < warp ? before + partial[w] : before;
+        total += partial[w];
+      }
+      value += before;
+    }
+    return value;
+  }
+
+  /// data[0, count) becomes its prefix sum; exclusive or inclusive.
+  template <bool kExclusive, class T>
+  static __device__ void scan_array(T* data, int count) {
+    T carry = 0;
+    for (int first = 0; first < count; first += kThreads) {
+      const int i = first + static_cast<int>(threadIdx.x);
+      const T value = i < count ? data[i] : T{0};
+      T total;
+      const T inclusive = inclusive_scan(value, total);
+      if (i < count) {
+        data[i] = carry + (kExclusive ? inclusive - value : inclusive);
+      }
+      carry += total;
+    }
+    sync();
+  }
+};
+
+/// Loads one side's logits and turns them into log-softmax p = (s - max) - ln sum exp(s - max); returns max
+/// p. `finite` is cleared, and the flat index of the first bad logit noted, when one is NaN or infinite.
+template <int kThreads>
+__device__ float log_softmax(const float* logits, int count, float* p, std::int64_t flat_index,
+                             unsigned long long* bad_logit, bool& finite) {
+  using B = Block<kThreads>;
+  float largest = -FLT_MAX;
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
+    const float s = logits[i];
+    p[i] = s;
+    if (!isfinite(s)) {
+      finite = false;
+      atomicMin(bad_logit, static_cast<unsigned long long>(flat_index + i));
+    }
+    largest = fmaxf(largest, s);
+  }
+  largest = B::reduce(largest, [](float a, float b) { return fmaxf(a, b); });
+  float exponentials = 0;
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
+    exponentials += expf(p[i] - largest);
+  }
+  const float log_sum = logf(B::sum(exponentials));
+  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
+    p[i] = (p[i] - largest) - log_sum;
+  }
+  return 0.0F - log_sum;  // what the loop computes for the largest
+}
+
+/// Bitonic sort, descending; length is a power of two.
+template <int kThreads>
+__device__ void sort_descending(float* data, int length) {
+  for (int size = 2; size <= length; size *= 2) {
+    for (int stride = size / 2; stride > 0; stride /= 2) {
+      for (int pair = static_cast<int>(threadIdx.x); pair < length / 2; pair += kThreads) {
+        const int i = 2 * pair - (pair & (stride - 1));
+        const float a = data[i];
+        const float b = data[i + stride];
+        if ((a < b) == ((i & size) == 0)) {
+          data[i] = b;
+          data[i + stride] = a;
+        }
+      }
+      Block<kThreads>::sync();
+    }
+  }
+}
+
+/// Which scores are selected: all S >= sure, and of those in [tie, sure) the lowest ids until there are K.
+struct Threshold {
+  float sure;
+  float tie;  ///< == sure when there are no ties to resolve
+};
+
+/// Finds the threshold. On return sure_count[i] is the number of columns of row i with S >= sure and
+/// offsets[i] the number selected (ties resolved). The three count arrays have `rows` entries each; a thread
+/// touches only its own rows until the scans.
+template <int kThreads>
+__device__ Threshold find_threshold(const SelectArguments& args, const float* row_p, const float* sorted_cols,
+                                    float row_max, int*& sure_count, int*& offsets, int* spare) {
+  using B = Block<kThreads>;
+  const auto count = [&](float t, const int* at_least, const int* at_most, int* out) {
+    unsigned total = 0;
+    for (int i = static_cast<int>(threadIdx.x); i < args.rows; i += kThreads) {
+      int low = at_least[i];
+      int high = at_most[i];
+      while (low < high) {
+        const int middle = (low + high) / 2;
+        if (row_p[i] + sorted_cols[middle] >= t) {
+          low = middle + 1;
+        } else {
+          high = middle;
+        }
+      }
+      out[i] = low;
+      total += static_cast<unsigned>(low);
+    }
+    return B::sum(total);
+  };
+
+  const auto top_k = static_cast<unsigned>(args.top_k);
+  int* above = sure_count;  // counts at `high`: fewer than K in total
+  int* reach = offsets;     // counts at `low`: at least K
+  int* probe = spare;
+  float row_min = FLT_MAX;
+  for (int i = static_cast<int>(threadIdx.x); i < args.rows; i += kThreads) {
+    above[i] = 0;
+    reach[i] = args.cols;
+    row_min = fminf(row_min, row_p[i]);
+  }
+  row_min = B::reduce(row_min, [](float a, float b) { return fminf(a, b); });
+
+  // The best row alone has K scores down to its K-th column, so the K-th best of all is no lower.
+  unsigned low = to_key(args.top_k <= args.cols ? row_max + sorted_cols[args.top_k - 1]
+                                                : row_min + sorted_cols[args.cols - 1]);
+  unsigned high = to_key(row_max + sorted_cols[0]) + 1;
+  unsigned middle = low;
+  for (;;) {
+    const unsigned total = count(from_key(middle), above, reach, probe);
+    if (total == top_k) {
+      sure_count = probe;
+      offsets = reach;
+      for (int i = static_cast<int>(threadIdx.x); i < args.rows; i += kThreads) {
+        offsets[i] = probe[i];
+      }
+      B::sync();
+      return {from_key(middle), from_key(middle)};
+    }
+    if (total > top_k) {
+      low = middle;
+      int* const old = reach;
+      reach = probe;
+      probe = old;
+    } else {
+      high = middle;
+      int* const old = above;
+      above = probe;
+      probe = old;
+    }
+    if (high - low <= 1) {
+      break;
+    }
+    middle = low + (high - low) / 2;
+  }
+
+  // `low` is the K-th score; more scores reach it than are needed, fewer exceed it.
+  unsigned sure_total = 0;
+  for (int i = static_cast<int>(threadIdx.x); i < args.rows; i += kThreads) {
+    probe[i] = reach[i] - above[i];
+    sure_total += static_cast<unsigned>(above[i]);
+  }
+  const int needed = args.top_k - static_cast<int>(B::sum(sure_total));
+  B::sync();
+  B::template scan_array<true>(probe, args.rows);
+  for (int i = static_cast<int>(threadIdx.x); i < args.rows; i += kThreads) {
+    reach[i] = above[i] + min(max(needed - probe[i], 0), reach[i] - above[i]);
+  }
+  B::sync();
+  sure_count = above;
+  offsets = reach;
+  return {from_key(high), from_key(low)};
+}
+
+/// Writes the pairs of one token in id order. Warps take rows; lanes take columns among the candidates.
+template <int kThreads>
+__device__ void emit(const SelectArguments& args, std::int64_t token, Threshold threshold, const float* row_p,
+                     const float* col_p, const int* candidates, int num_candidates, const int* sure_count,
+                     const int* offsets, float reference, float scale) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const unsigned lower_lanes = (1U << lane) - 1;
+  std::int32_t* const ids = args.expert_ids + token * args.top_k;
+  float* const gates = args.gates + token * args.top_k;
+  for (int i = static_cast<int>(threadIdx.x) / kWarp; i < args.rows; i += Block<kThreads>::kWarps) {
+    const int begin = offsets[i];
+    const int end = i + 1 < args.rows ? offsets[i + 1] : args.top_k;
+    const int ties_wanted = end - begin - sure_count[i];
+    int ties_seen = 0;
+    int next = begin;
+    for (int first = 0; next < end && first < num_candidates; first += kWarp) {
+      const int c = first + lane;
+      const int j = c < num_candidates ? candidates[c] : 0;
+      const float score = c < num_candidates ? row_p[i] + col_p[j] : -INFINITY;
+      bool take = c < num_candidates && score >= threshold.sure;
+      if (ties_wanted > 0) {
+        const bool tie = c < num_candidates && !take && score >= threshold.tie;
+        const unsigned ties = __ballot_sync(kAllLanes, tie);
+        take = take || (tie && ties_seen + __popc(ties & lower_lanes) < ties_wanted);
+        ties_seen += __popc(ties);
+      }
+      const unsigned taken = __ballot_sync(kAllLanes, take);
+      if (take) {
+        const int at = next + __popc(taken & lower_lanes);
+        ids[at] = i * args.cols + j;
+        gates[at] = expf(score - reference) * scale;
+      }
+      next += __popc(taken);
+    }
+  }
+}
+
+template <int kThreads, bool kSharedScratch>
+__global__ void __launch_bounds__(kThreads) router_select(SelectArguments args) {
+  using B = Block<kThreads>;
+  extern __shared__ float shared_scratch[];
+  float* const scratch =
+      kSharedScratch ? shared_scratch : args.scratch + std::int64_t{blockIdx.x} * args.scratch_floats;
+  float* const row_p = scratch;
+  float* const col_p = row_p + args.rows;
+  float* const sorted = col_p + args.cols;  // then the prefix sums of its exponentials, then the candidates
+  int* const counts = reinterpret_cast<int*>(sorted + args.sort_length);
+
+  for (std::int64_t token = blockIdx.x; token < args.num_tokens; token += gridDim.x) {
+    B::sync();  // the previous token is done with the scratch
+    const std::int64_t flat = token * (std::int64_t{args.rows} + args.cols);
+    bool finite = true;
+    const float row_max =
+        log_softmax<kThreads>(args.logits + flat, args.rows, row_p, flat, args.bad_logit, finite);
+    const float col_max = log_softmax<kThreads>(args.logits + flat + args.rows, args.cols, col_p,
+                                                flat + args.rows, args.bad_logit, finite);
+    if (B::sum(finite ? 0 : 1) > 0) {
+      // Later kernels of the layer still run before the host sees the flag: give them a valid routing.
+      for (int k = static_cast<int>(threadIdx.x); k < args.top_k; k += kThreads) {
+        args.expert_ids[token * args.top_k + k] = k;
+        args.gates[token * args.top_k + k] = 0;
+      }
+      continue;
+    }
+    B::sync();
+    for (int j = static_cast<int>(threadIdx.x); j < args.sort_length; j += kThreads) {
+      sorted[j] = j < args.cols ? col_p[j] : -INFINITY;
+    }
+    B::sync();
+    sort_descending<kThreads>(sorted, args.sort_length);
+
+    int* sure_count = counts;
+    int* offsets = counts + args.rows;
+    const Threshold threshold =
+        find_threshold<kThreads>(args, row_p, sorted, row_max, sure_count, offsets, counts + 2 * args.rows);
+
+    // Gates. Softmax: sum over rows of exp(p_r[i]) times the prefix sum of exp(p_c) over its selected
+    // columns. All exponents are relative to the largest score, which is always selected.
+    float reference = 0;
+    float scale = 1;
+    if (args.softmax) {
+      for (int j = static_cast<int>(threadIdx.x); j < args.cols; j += kThreads) {
+        sorted[j] = expf(sorted[j] - col_max);
+      }
+      B::sync();
+      B::template scan_array<false>(sorted, args.cols);
+      float sum = 0;
+      for (int i = static_cast<int>(threadIdx.x); i < args.rows; i += kThreads) {
+        const int selected = offsets[i];
+        sum += selected > 0 ? expf(row_p[i] - row_max) * sorted[selected - 1] : 0.0F;
+      }
+      reference = row_max + col_max;
+      scale = 1 / B::sum(sum);
+    }
+    B::sync();
+    B::template scan_array<true>(offsets, args.rows);
+
+    // Columns that the best row does not take, no row takes.
+    int* const candidates = reinterpret_cast<int*>(sorted);
+    int num_candidates = 0;
+    for (int first = 0; first < args.cols; first += kThreads) {
+      const int j = first + static_cast<int>(threadIdx.x);
+      const bool candidate = j < args.cols && row_max + col_p[j] >= threshold.tie;
+      int total;
+      const int rank = B::inclusive_scan(candidate ? 1 : 0, total);
+      if (candidate) {
+        candidates[num_candidates + rank - 1] = j;
+      }
+      num_candidates += total;
+    }
+    B::sync();
+    emit<kThreads>(args, token, threshold, row_p, col_p, candidates, num_candidates, sure_count, offsets,
+                   reference, scale);
+  }
+}
+
+template <int kThreads>
+void launch(const SelectArguments& args, cudaStream_t stream) {
+  if (args.scratch != nullptr) {
+    const auto blocks = static_cast<unsigned>(std::min(args.num_tokens, kGlobalBlocks));
+    router_select<kThreads, false><<<blocks, kThreads, 0, stream>>>(args);
+  } else {
+    const std::int64_t bytes = args.scratch_floats * static_cast<std::int64_t>(sizeof(float));
+    if (bytes > kDefaultSharedBytes) {
+      MOESCOPE_CUDA_CHECK(cudaFuncSetAttribute(router_select<kThreads, true>,
+                                               cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                               static_cast<int>(bytes)));
+    }
+    const auto blocks = static_cast<unsigned>(std::min(args.num_tokens, std::int64_t{1} << 30));
+    router_select<kThreads, true><<<blocks, kThreads, static_cast<std::size_t>(bytes), stream>>>(args);
+  }
+  MOESCOPE_CUDA_CHECK(cudaGetLastError());
+}
+
+}  // namespace
+
+std::int64_t router_select_workspace_bytes(const LayerShape& shape) {
+  return scratch_is_shared(shape) ? 0
+                                  : std::min(shape.num_tokens, kGlobalBlocks) * scratch_floats(shape) *
+                                        static_cast<std::int64_t>(sizeof(float));
+}
+
+void launch_router_select(const LayerShape& shape, const float* logits, DeviceRouting routing,
+                          std::int64_t* bad_logit, void* workspace, cudaStream_t stream) {
+  const StageRange range(Stage::kRouterSelect);
+  MOESCOPE_CUDA_CHECK(
+      cudaMemsetAsync(bad_logit, 0xff, sizeof *bad_logit, stream));  // -1; as unsigned the largest
+  SelectArguments args{};
+  args.num_tokens = shape.num_tokens;
+  args.rows = static_cast<int>(shape.grid_rows);
+  args.cols = static_cast<int>(shape.grid_cols);
+  args.sort_length = static_cast<int>(std::bit_ceil(static_cast<unsigned>(args.cols)));
+  args.top_k = static_cast<int>(shape.top_k);
+  args.softmax = shape.gate_mode == GateMode::kSoftmax;
+  args.logits = logits;
+  args.expert_ids = routing.expert_ids;
+  args.gates = routing.gates;
+  args.bad_logit = reinterpret_cast<unsigned long long*>(bad_logit);
+  args.scratch = scratch_is_shared(shape) ? nullptr : static_cast<float*>(workspace);
+  args.scratch_floats = scratch_floats(shape);
+  // Few tokens, large grids or large K: more threads per token; many tokens: more tokens per multiprocessor.
+  constexpr std::int64_t kManyTokens = 2048;
+  constexpr std::int64_t kFewTokens = 264;
+  if (shape.num_tokens >= kManyTokens && args.sort_length <= 1024) {
+    launch<64>(args, stream);
+  } else if (shape.num_tokens > kFewTokens && args.sort_length <= 1024) {
+    launch<128>(args, stream);
+  } else {
+    launch<512>(args, stream);
+  }
+}
+
+}  // namespace moescope::cuda
