@@ -154,14 +154,14 @@ struct Block {
   }
 };
 
-/// Loads one side's logits and turns them into log-softmax p = (s - max) - ln sum exp(s - max); returns max
-/// p. `finite` is cleared, and the flat index of the first bad logit noted, when one is NaN or infinite.
-template <int kThreads>
+/// One warp turns one side's logits into log-softmax p = (s - max) - ln sum exp(s - max); returns max p. The
+/// sum's order (lane l takes l, l+32, ...; then halves) is the reference's, whatever kThreads is. `finite` is
+/// cleared, and the flat index of the first bad logit noted, when one is NaN or infinite.
 __device__ float log_softmax(const float* logits, int count, float* p, std::int64_t flat_index,
                              unsigned long long* bad_logit, bool& finite) {
-  using B = Block<kThreads>;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
   float largest = -FLT_MAX;
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
+  for (int i = lane; i < count; i += kWarp) {
     const float s = logits[i];
     p[i] = s;
     if (!isfinite(s)) {
@@ -170,13 +170,20 @@ __device__ float log_softmax(const float* logits, int count, float* p, std::int6
     }
     largest = fmaxf(largest, s);
   }
-  largest = B::reduce(largest, [](float a, float b) { return fmaxf(a, b); });
-  float exponentials = 0;
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
-    exponentials += expf(p[i] - largest);
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+    largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, offset));
   }
-  const float log_sum = logf(B::sum(exponentials));
-  for (int i = static_cast<int>(threadIdx.x); i < count; i += kThreads) {
+  float sum = 0;
+  for (int i = lane; i < count; i += kWarp) {
+    sum += expf(p[i] - largest);
+  }
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+    sum += __shfl_xor_sync(kAllLanes, sum, offset);
+  }
+  const float log_sum = logf(sum);
+  for (int i = lane; i < count; i += kWarp) {
     p[i] = (p[i] - largest) - log_sum;
   }
   return 0.0F - log_sum;  // what the loop computes for the largest
@@ -337,6 +344,7 @@ template <int kThreads, bool kSharedScratch>
 __global__ void __launch_bounds__(kThreads) router_select(SelectArguments args) {
   using B = Block<kThreads>;
   extern __shared__ float shared_scratch[];
+  __shared__ float best[2];  // largest p_r and p_c
   float* const scratch =
       kSharedScratch ? shared_scratch : args.scratch + std::int64_t{blockIdx.x} * args.scratch_floats;
   float* const row_p = scratch;
@@ -348,10 +356,17 @@ __global__ void __launch_bounds__(kThreads) router_select(SelectArguments args) 
     B::sync();  // the previous token is done with the scratch
     const std::int64_t flat = token * (std::int64_t{args.rows} + args.cols);
     bool finite = true;
-    const float row_max =
-        log_softmax<kThreads>(args.logits + flat, args.rows, row_p, flat, args.bad_logit, finite);
-    const float col_max = log_softmax<kThreads>(args.logits + flat + args.rows, args.cols, col_p,
-                                                flat + args.rows, args.bad_logit, finite);
+    const int warp = static_cast<int>(threadIdx.x) / kWarp;
+    if (warp == 0) {
+      best[0] = log_softmax(args.logits + flat, args.rows, row_p, flat, args.bad_logit, finite);
+    }
+    if (warp == (B::kWarps > 1 ? 1 : 0)) {
+      best[1] = log_softmax(args.logits + flat + args.rows, args.cols, col_p, flat + args.rows, args.bad_logit,
+                            finite);
+    }
+    B::sync();
+    const float row_max = best[0];
+    const float col_max = best[1];
     if (B::sum(finite ? 0 : 1) > 0) {
       // Later kernels of the layer still run before the host sees the flag: give them a valid routing.
       for (int k = static_cast<int>(threadIdx.x); k < args.top_k; k += kThreads) {
