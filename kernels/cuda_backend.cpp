@@ -28,7 +28,8 @@ class CudaBackend final : public MoeBackend {
 
  private:
   cudaStream_t stream() const { return stream_.get(); }
-  /// Weights on the device; those of the last layer stay, so that stages and schedules of one layer share them.
+  /// Weights on the device; those of the last layer stay, so that stages and schedules of one layer share
+  /// them.
   std::shared_ptr<const ExpertBuffers> expert_buffers(const LayerInputs& inputs);
   DeviceWeights expert_weights(const LayerInputs& inputs);
   /// Device schedule built from `routing`; equal to what core's builder makes of the same options.
@@ -55,7 +56,8 @@ LayerShape stage_shape(const LayerInputs& inputs, const Routing& routing, Schedu
   const LayerShape shape = shape_of(inputs.shape, routing);
   if (shape.num_tokens != inputs.shape.num_tokens || shape.grid_rows != inputs.shape.grid_rows ||
       shape.grid_cols != inputs.shape.grid_cols) {
-    throw InvalidArgument("routing", shape.label(), fmt::format("must fit the layer {}", inputs.shape.label()));
+    throw InvalidArgument("routing", shape.label(),
+                          fmt::format("must fit the layer {}", inputs.shape.label()));
   }
   require_gpu_shape(shape, kind);
   return shape;
@@ -88,7 +90,8 @@ ScheduleBuffers CudaBackend::build_schedule(const LayerShape& shape, const Sched
 RouterLogits CudaBackend::router_project(const LayerInputs& inputs) {
   inputs.validate();
   if (inputs.fixed_routing.has_value()) {
-    throw InvalidArgument("router", "absent", "this workload has recorded routing, there is nothing to project");
+    throw InvalidArgument("router", "absent",
+                          "this workload has recorded routing, there is nothing to project");
   }
   const LayerShape& shape = inputs.shape;
   require_gpu_shape(shape, ScheduleKind::kTokenCentric);
@@ -117,10 +120,9 @@ Routing CudaBackend::router_select(const LayerShape& shape, const RouterLogits& 
   const DeviceBuffer<float> device(shape.num_tokens * width);
   const auto copy = [&](const HostTensor& side, std::int64_t first) {
     const auto row_bytes = static_cast<std::size_t>(side.cols()) * sizeof(float);
-    MOESCOPE_CUDA_CHECK(cudaMemcpy2DAsync(device.get() + first, static_cast<std::size_t>(width) * sizeof(float),
-                                          side.data(), row_bytes, row_bytes,
-                                          static_cast<std::size_t>(side.rows()), cudaMemcpyHostToDevice,
-                                          stream()));
+    MOESCOPE_CUDA_CHECK(cudaMemcpy2DAsync(
+        device.get() + first, static_cast<std::size_t>(width) * sizeof(float), side.data(), row_bytes,
+        row_bytes, static_cast<std::size_t>(side.rows()), cudaMemcpyHostToDevice, stream()));
   };
   copy(logits.row, 0);
   copy(logits.col, shape.grid_rows);
@@ -129,8 +131,7 @@ Routing CudaBackend::router_select(const LayerShape& shape, const RouterLogits& 
   const Bytes workspace(router_select_workspace_bytes(shape));
   launch_router_select(shape, device.get(), routing.view(), bad_logit.get(), workspace.get(), stream());
   std::int64_t bad = 0;
-  MOESCOPE_CUDA_CHECK(
-      cudaMemcpyAsync(&bad, bad_logit.get(), sizeof bad, cudaMemcpyDeviceToHost, stream()));
+  MOESCOPE_CUDA_CHECK(cudaMemcpyAsync(&bad, bad_logit.get(), sizeof bad, cudaMemcpyDeviceToHost, stream()));
   stream_.synchronize();
   if (bad >= 0) {
     throw_bad_logit(logits);
@@ -140,7 +141,8 @@ Routing CudaBackend::router_select(const LayerShape& shape, const RouterLogits& 
 
 Schedule CudaBackend::schedule(const Routing& routing, const ScheduleOptions& options) {
   if (!is_grouped(options.kind)) {
-    return moescope::build_schedule(routing, options);  // the routing's own order: nothing is built on the device
+    return moescope::build_schedule(routing,
+                                    options);  // the routing's own order: nothing is built on the device
   }
   LayerShape shape;
   shape.hidden_size = 8;  // no schedule depends on it
@@ -183,8 +185,8 @@ HostTensor CudaBackend::expert_combine(const LayerInputs& inputs, const Routing&
   const RoutingBuffers device(shape, routing, stream());
   const DeviceBuffer<float> device_scores(shape.num_pairs());
   MOESCOPE_CUDA_CHECK(cudaMemcpyAsync(device_scores.get(), scores.data(),
-                                      static_cast<std::size_t>(device_scores.bytes()),
-                                      cudaMemcpyHostToDevice, stream()));
+                                      static_cast<std::size_t>(device_scores.bytes()), cudaMemcpyHostToDevice,
+                                      stream()));
   const DeviceBuffer<float> y(shape.num_tokens * shape.hidden_size);
   launch_expert_combine(shape, weights, device.view(), device_scores.get(), y.get(), stream());
   return download_y(shape, y);
@@ -251,15 +253,15 @@ std::unique_ptr<LayerExecution> CudaBackend::prepare(const LayerInputs& inputs,
   if (!cached) {
     cached_device_.reset();
   }
-  const LayerMemoryPlan plan =
-      plan_layer_memory(inputs.shape, options, inputs.fixed_routing.has_value());
+  const LayerMemoryPlan plan = plan_layer_memory(inputs.shape, options, inputs.fixed_routing.has_value());
   const std::int64_t need = plan.total_bytes() - (cached ? plan.experts : 0);
   std::size_t free_bytes = 0;
   std::size_t all_bytes = 0;
   MOESCOPE_CUDA_CHECK(cudaMemGetInfo(&free_bytes, &all_bytes));
   if (static_cast<std::uint64_t>(need) > free_bytes) {
-    throw OutOfMemory(fmt::format("layer {} under {} on {}", inputs.shape.label(), to_string(options.kind), device()),
-                      static_cast<std::uint64_t>(need), free_bytes);
+    throw OutOfMemory(
+        fmt::format("layer {} under {} on {}", inputs.shape.label(), to_string(options.kind), device()),
+        static_cast<std::uint64_t>(need), free_bytes);
   }
   return std::make_unique<CudaLayer>(context_, expert_buffers(inputs), inputs, options);
 }

@@ -34,11 +34,11 @@ struct LayerMemoryPlan {
   std::int64_t router = 0;
   std::int64_t experts = 0;  ///< W, V and the shared MLP
   std::int64_t routing = 0;
-  std::int64_t output = 0;        ///< [L,d] in storage dtype
-  std::int64_t accumulators = 0;  ///< y [L,d] fp32; 0 with fp32 storage, where y is the output
-  std::int64_t schedule = 0;      ///< arrays of the device schedule, or cuSPARSE's copies and buffers
-  std::int64_t scratch = 0;       ///< one buffer that the stages use in turn
-  std::int64_t library = 0;       ///< cuBLASLt's workspace
+  std::int64_t output = 0;          ///< [L,d] in storage dtype
+  std::int64_t accumulators = 0;    ///< y [L,d] fp32; 0 with fp32 storage, where y is the output
+  std::int64_t schedule = 0;        ///< arrays of the device schedule, or cuSPARSE's copies and buffers
+  std::int64_t scratch = 0;         ///< one buffer that the stages use in turn
+  std::int64_t library = 0;         ///< cuBLASLt's workspace
   std::vector<StageMemory> stages;  ///< the extra memory that each stage uses; kLayer: all of it, held
 
   std::int64_t total_bytes() const;

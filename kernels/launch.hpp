@@ -122,7 +122,8 @@ std::int64_t shared_mlp_workspace_bytes(const LayerShape& shape);
 void launch_shared_mlp(CublasLt& blas, const LayerShape& shape, const void* hidden_states,
                        const DeviceWeights& weights, void* workspace, float* y, cudaStream_t stream);
 
-// round_output.cu: bf16 output = round(y); belongs to the layer's last stage. With fp32 storage y is the output.
+// round_output.cu: bf16 output = round(y); belongs to the layer's last stage. With fp32 storage y is the
+// output.
 void launch_round_output(const LayerShape& shape, const float* y, void* output, cudaStream_t stream);
 
 }  // namespace moescope::cuda

@@ -167,10 +167,9 @@ RouterLogits download_logits(const LayerShape& shape, const float* logits, cudaS
   const std::int64_t width = shape.grid_rows + shape.grid_cols;
   const auto copy = [&](HostTensor& side, std::int64_t first) {
     const auto row_bytes = static_cast<std::size_t>(side.cols()) * sizeof(float);
-    MOESCOPE_CUDA_CHECK(cudaMemcpy2DAsync(side.data(), row_bytes, logits + first,
-                                          static_cast<std::size_t>(width) * sizeof(float), row_bytes,
-                                          static_cast<std::size_t>(side.rows()), cudaMemcpyDeviceToHost,
-                                          stream));
+    MOESCOPE_CUDA_CHECK(cudaMemcpy2DAsync(
+        side.data(), row_bytes, logits + first, static_cast<std::size_t>(width) * sizeof(float), row_bytes,
+        static_cast<std::size_t>(side.rows()), cudaMemcpyDeviceToHost, stream));
   };
   copy(result.row, 0);
   copy(result.col, shape.grid_rows);

@@ -14,6 +14,7 @@
 #include <bit>
 #include <string>
 
+#include "kernels/block_ops.cuh"
 #include "kernels/cuda_raii.hpp"
 #include "kernels/launch.hpp"
 #include "kernels/nvtx.hpp"
@@ -21,8 +22,6 @@
 namespace moescope::cuda {
 namespace {
 
-constexpr int kWarp = 32;
-constexpr unsigned kAllLanes = 0xffffffffU;
 /// Scratch that fits the shared memory of every supported GPU (99 KiB per block on sm_86 and sm_89, more on
 /// others: CUDA programming guide, technical specifications per compute capability).
 constexpr std::int64_t kMaxSharedBytes = std::int64_t{96} << 10;
@@ -64,95 +63,6 @@ __device__ __forceinline__ unsigned to_key(float value) {
 __device__ __forceinline__ float from_key(unsigned key) {
   return __uint_as_float((key & 0x80000000U) != 0 ? key & 0x7fffffffU : ~key);
 }
-
-/// Block-wide operations in a fixed order, so that sums are bit-repeatable. A block of one warp needs no
-/// barrier.
-template <int kThreads>
-struct Block {
-  static constexpr int kWarps = kThreads / kWarp;
-
-  static __device__ __forceinline__ void sync() {
-    if constexpr (kWarps > 1) {
-      __syncthreads();
-    } else {
-      __syncwarp();
-    }
-  }
-
-  template <class T, class Op>
-  static __device__ T reduce(T value, Op op) {
-#pragma unroll
-    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-      value = op(value, __shfl_xor_sync(kAllLanes, value, offset));
-    }
-    if constexpr (kWarps > 1) {
-      __shared__ T partial[kWarps];
-      __syncthreads();  // the previous reduction has been read
-      if (threadIdx.x % kWarp == 0) {
-        partial[threadIdx.x / kWarp] = value;
-      }
-      __syncthreads();
-      value = partial[0];
-#pragma unroll
-      for (int w = 1; w < kWarps; ++w) {
-        value = op(value, partial[w]);
-      }
-    }
-    return value;
-  }
-
-  template <class T>
-  static __device__ T sum(T value) {
-    return reduce(value, [](T a, T b) { return a + b; });
-  }
-
-  /// Inclusive prefix sum over the block's threads; `total` is that of the last one.
-  template <class T>
-  static __device__ T inclusive_scan(T value, T& total) {
-    const int lane = static_cast<int>(threadIdx.x) % kWarp;
-#pragma unroll
-    for (int offset = 1; offset < kWarp; offset *= 2) {
-      const T below = __shfl_up_sync(kAllLanes, value, offset);
-      value = lane >= offset ? value + below : value;
-    }
-    total = __shfl_sync(kAllLanes, value, kWarp - 1);
-    if constexpr (kWarps > 1) {
-      __shared__ T partial[kWarps];
-      __syncthreads();
-      const int warp = static_cast<int>(threadIdx.x) / kWarp;
-      if (lane == kWarp - 1) {
-        partial[warp] = value;
-      }
-      __syncthreads();
-      T before = 0;
-      total = 0;
-#pragma unroll
-      for (int w = 0; w < kWarps; ++w) {
-        before = w < warp ? before + partial[w] : before;
-        total += partial[w];
-      }
-      value += before;
-    }
-    return value;
-  }
-
-  /// data[0, count) becomes its prefix sum; exclusive or inclusive.
-  template <bool kExclusive, class T>
-  static __device__ void scan_array(T* data, int count) {
-    T carry = 0;
-    for (int first = 0; first < count; first += kThreads) {
-      const int i = first + static_cast<int>(threadIdx.x);
-      const T value = i < count ? data[i] : T{0};
-      T total;
-      const T inclusive = inclusive_scan(value, total);
-      if (i < count) {
-        data[i] = carry + (kExclusive ? inclusive - value : inclusive);
-      }
-      carry += total;
-    }
-    sync();
-  }
-};
 
 /// One warp turns one side's logits into log-softmax p = (s - max) - ln sum exp(s - max); returns max p. The
 /// sum's order (lane l takes l, l+32, ...; then halves) is the reference's, whatever kThreads is. `finite` is
@@ -361,8 +271,8 @@ __global__ void __launch_bounds__(kThreads) router_select(SelectArguments args) 
       best[0] = log_softmax(args.logits + flat, args.rows, row_p, flat, args.bad_logit, finite);
     }
     if (warp == (B::kWarps > 1 ? 1 : 0)) {
-      best[1] = log_softmax(args.logits + flat + args.rows, args.cols, col_p, flat + args.rows, args.bad_logit,
-                            finite);
+      best[1] = log_softmax(args.logits + flat + args.rows, args.cols, col_p, flat + args.rows,
+                            args.bad_logit, finite);
     }
     B::sync();
     const float row_max = best[0];
@@ -456,6 +366,10 @@ std::int64_t router_select_workspace_bytes(const LayerShape& shape) {
 void launch_router_select(const LayerShape& shape, const float* logits, DeviceRouting routing,
                           std::int64_t* bad_logit, void* workspace, cudaStream_t stream) {
   const StageRange range(Stage::kRouterSelect);
+  if (shape.grid_cols > kMaxCols) {
+    throw InvalidArgument("grid_cols", std::to_string(shape.grid_cols),
+                          fmt::format("at most {} on the GPU", kMaxCols));
+  }
   MOESCOPE_CUDA_CHECK(
       cudaMemsetAsync(bad_logit, 0xff, sizeof *bad_logit, stream));  // -1; as unsigned the largest
   SelectArguments args{};
