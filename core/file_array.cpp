@@ -231,7 +231,7 @@ void copy_integers(const FileArray& array, std::int64_t first, std::span<std::in
                                       first + static_cast<std::int64_t>(i), value));
         }
       }
-      out[i] = static_cast<std::int64_t>(value);
+      out[i] = static_cast<std::int64_t>(+value);  // + widens characters to int first
     }
   };
   if (array.dtype == "i32") {

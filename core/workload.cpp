@@ -19,9 +19,9 @@ LayerShape complete_shape(const WorkloadSpec& spec, const LayerShape& requested)
 
 LayerInputs make_workload(const WorkloadSpec& spec, const LayerShape& shape, std::uint64_t seed,
                           std::shared_ptr<const ExpertWeights> experts) {
-  const auto complete = complete_shape(spec, shape);
-  auto inputs = comes_from_file(spec) ? detail::make_from_file(spec, complete, seed, std::move(experts))
-                                      : detail::make_synthetic(spec, complete, seed, std::move(experts));
+  // Files complete the shape themselves, so that large ones are read once.
+  auto inputs = comes_from_file(spec) ? detail::make_from_file(spec, shape, seed, std::move(experts))
+                                      : detail::make_synthetic(spec, shape, seed, std::move(experts));
   inputs.validate();
   return inputs;
 }

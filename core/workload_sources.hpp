@@ -12,7 +12,7 @@ namespace moescope::detail {
 LayerInputs make_synthetic(const WorkloadSpec& spec, const LayerShape& shape, std::uint64_t seed,
                            std::shared_ptr<const ExpertWeights> experts);
 
-/// kSnapshot and kTrace (workload_files.cpp).
+/// kSnapshot and kTrace (workload_files.cpp). Zeros in `shape` are completed from the file by both.
 LayerShape complete_file_shape(const WorkloadSpec& spec, const LayerShape& requested);
 LayerInputs make_from_file(const WorkloadSpec& spec, const LayerShape& shape, std::uint64_t seed,
                            std::shared_ptr<const ExpertWeights> experts);

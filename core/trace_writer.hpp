@@ -1,0 +1,15 @@
+#pragma once
+
+#include <filesystem>
+
+#include "core/routing.hpp"
+
+namespace moescope {
+
+/// Records a routing as a trace that workload `trace:FILE` replays bit for bit: safetensors with expert_ids
+/// i32 [L,K], gates f32 [L,K] and the grid as metadata. The file appears whole or not at all; an existing one
+/// is replaced. Throws InvalidArgument when `file` does not end in .safetensors, the routing is invalid or
+/// empty, or its tokens have different numbers of experts; FileError when it cannot be written.
+void write_trace(const Routing& routing, const std::filesystem::path& file);
+
+}  // namespace moescope

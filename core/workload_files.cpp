@@ -1,0 +1,83 @@
+#include "core/workload_files.hpp"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <utility>
+
+#include "core/error.hpp"
+#include "core/file_bytes.hpp"
+#include "core/npy.hpp"
+#include "core/workload_sources.hpp"
+
+namespace moescope::detail {
+
+std::optional<std::int64_t> metadata_extent(const ArrayFile& file, std::string_view path,
+                                            const std::string& key) {
+  const auto found = file.metadata.find(key);
+  if (found == file.metadata.end()) {
+    return std::nullopt;
+  }
+  const std::string& text = found->second;
+  std::int64_t value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  constexpr std::int64_t kLimit = std::int64_t{1} << 31;
+  if (error != std::errc{} || end != text.data() + text.size() || value < 1 || value >= kLimit) {
+    throw FileError(path, "__metadata__." + key,
+                    fmt::format("'{}': must be a number in [1, 2^31)", printable(text)));
+  }
+  return value;
+}
+
+std::int64_t fit_extent(std::string_view field, std::int64_t requested, std::int64_t recorded,
+                        std::string_view path) {
+  if (requested != 0 && requested != recorded) {
+    throw InvalidArgument(field, fmt::to_string(requested), fmt::format("{} has {}", path, recorded));
+  }
+  return recorded;
+}
+
+std::int64_t fit_at_most(std::string_view field, std::int64_t requested, std::int64_t recorded,
+                         std::string_view path) {
+  if (requested > recorded) {
+    throw InvalidArgument(field, fmt::to_string(requested),
+                          fmt::format("{} has no more than {}", path, recorded));
+  }
+  return requested == 0 ? recorded : requested;
+}
+
+void require_extents(const FileArray& array, std::string_view path, std::string_view name,
+                     const std::vector<std::int64_t>& extents, std::string_view meaning) {
+  if (array.shape != extents) {
+    throw FileError(
+        path, name,
+        fmt::format("shape {}: must be {} ({})", shape_text(array.shape), shape_text(extents), meaning));
+  }
+}
+
+void require_matrix(const FileArray& array, std::string_view path, std::string_view name,
+                    std::string_view meaning) {
+  if (array.shape.size() != 2 || array.shape[0] < 1 || array.shape[1] < 1) {
+    throw FileError(path, name,
+                    fmt::format("shape {}: must be {}, each at least 1", shape_text(array.shape), meaning));
+  }
+}
+
+LayerShape complete_file_shape(const WorkloadSpec& spec, const LayerShape& requested) {
+  return spec.family == WorkloadSpec::Family::kSnapshot
+             ? complete_snapshot_shape(read_safetensors(spec.path), spec.path, requested)
+             : complete_trace_shape(read_array_file(spec.path), spec.path, requested);
+}
+
+LayerInputs make_from_file(const WorkloadSpec& spec, const LayerShape& shape, std::uint64_t seed,
+                           std::shared_ptr<const ExpertWeights> experts) {
+  LayerInputs inputs =
+      spec.family == WorkloadSpec::Family::kSnapshot
+          ? make_snapshot(read_safetensors(spec.path), spec.path, shape, seed, std::move(experts))
+          : make_trace(read_array_file(spec.path), spec.path, shape, seed, std::move(experts));
+  inputs.workload = spec.text;
+  inputs.seed = seed;
+  return inputs;
+}
+
+}  // namespace moescope::detail
