@@ -14,6 +14,12 @@ namespace moescope {
 /// bf16, 1e-5 fp32).
 double relative_error_tolerance(Dtype dtype, std::int64_t reduction_length);
 
+/// How far from the K-th largest fp64 score a pair may lie that an fp32 selection takes or leaves differently
+/// from the oracle. `partial_sum_scale`: largest partial sum of a row logit's dot product plus that of a
+/// column logit; `score_scale`: largest magnitude among logits, log-sum-exps and scores involved. Derivation
+/// in tolerance.cpp.
+double selection_tolerance(std::int64_t hidden_size, double partial_sum_scale, double score_scale);
+
 /// Comparison of an output with a reference of the same extents.
 struct ErrorReport {
   double relative_error = 0;  ///< ||out - ref||_F / ||ref||_F; NaN anywhere gives infinity

@@ -1,0 +1,295 @@
+#include "reference/oracle.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <iterator>
+#include <numeric>
+
+#include "core/error.hpp"
+#include "core/tolerance.hpp"
+
+namespace moescope {
+namespace {
+
+using Vector = std::vector<double>;
+
+Vector row_of(const HostTensor& tensor, std::int64_t row) {
+  if (tensor.dtype() == Dtype::kF32) {
+    const auto values = tensor.f32().row_span(row);
+    return {values.begin(), values.end()};
+  }
+  Vector values;
+  for (const Bf16 value : tensor.bf16().row_span(row)) {
+    values.push_back(to_float(value));
+  }
+  return values;
+}
+
+double dot(const Vector& a, const Vector& b) {
+  return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
+}
+
+/// sigma of eq. 7.
+double sigma(Activation activation, double x) {
+  switch (activation) {
+    case Activation::kSilu:
+      return x / (1 + std::exp(-x));
+    case Activation::kGelu:
+      return x * 0.5 * std::erfc(-x / std::sqrt(2.0));
+    case Activation::kRelu:
+      return std::max(x, 0.0);
+  }
+  return x;
+}
+
+/// One side of the router: logits, and what bounds their rounding errors in fp32.
+struct Marginal {
+  Vector log_p;
+  double partial_sum_scale = 0;
+  double score_scale = 0;
+};
+
+Marginal log_softmax_of_logits(const Vector& x, const HostTensor& weight, const std::vector<float>& bias) {
+  Marginal marginal;
+  Vector logits;
+  for (std::int64_t i = 0; i < weight.rows(); ++i) {
+    const Vector w = row_of(weight, i);
+    double sum = 0;
+    for (std::size_t k = 0; k < x.size(); ++k) {
+      sum += x[k] * w[k];
+      marginal.partial_sum_scale = std::max(marginal.partial_sum_scale, std::abs(sum));
+    }
+    logits.push_back(sum + (bias.empty() ? 0.0 : bias[static_cast<std::size_t>(i)]));
+  }
+  const double max = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const double s : logits) {
+    sum += std::exp(s - max);
+  }
+  const double log_sum_exp = max + std::log(sum);
+  for (const double s : logits) {
+    marginal.log_p.push_back(s - log_sum_exp);
+    marginal.score_scale = std::max({marginal.score_scale, std::abs(s), std::abs(s - log_sum_exp)});
+  }
+  return marginal;
+}
+
+/// The K largest of all N scores, ties to the lower id; ids ascending. `threshold` becomes the K-th largest.
+std::vector<std::int32_t> top_k_of_all(const OracleRouting& routing, std::int64_t t, std::int64_t top_k,
+                                       double& threshold) {
+  Vector scores;
+  for (std::int64_t id = 0; id < routing.grid_rows * routing.grid_cols; ++id) {
+    scores.push_back(routing.score(t, static_cast<std::int32_t>(id)));
+  }
+  std::vector<std::int32_t> ids(scores.size());
+  std::iota(ids.begin(), ids.end(), 0);
+  const auto last = ids.begin() + (top_k - 1);
+  std::nth_element(ids.begin(), last, ids.end(), [&](std::int32_t a, std::int32_t b) {
+    const double score_a = scores[static_cast<std::size_t>(a)];
+    const double score_b = scores[static_cast<std::size_t>(b)];
+    return score_a > score_b || (score_a == score_b && a < b);
+  });
+  threshold = scores[static_cast<std::size_t>(*last)];
+  ids.resize(static_cast<std::size_t>(top_k));
+  std::sort(ids.begin(), ids.end());
+  return ids;
+}
+
+/// Gates over the given experts of sample t (paper eq. 2, or exp(S)).
+Vector gates_of_scores(const OracleRouting& routing, std::int64_t t, std::span<const std::int32_t> ids,
+                       GateMode mode) {
+  Vector gates;
+  for (const auto id : ids) {
+    gates.push_back(std::exp(routing.score(t, id)));
+  }
+  if (mode == GateMode::kSoftmax) {
+    const double sum = std::accumulate(gates.begin(), gates.end(), 0.0);
+    for (double& gate : gates) {
+      gate /= sum;
+    }
+  }
+  return gates;
+}
+
+std::vector<std::int64_t> checked_tokens(const std::vector<std::int64_t>& tokens, std::int64_t num_tokens) {
+  if (tokens.empty()) {
+    std::vector<std::int64_t> all(static_cast<std::size_t>(num_tokens));
+    std::iota(all.begin(), all.end(), 0);
+    return all;
+  }
+  for (std::size_t t = 0; t < tokens.size(); ++t) {
+    if (tokens[t] < 0 || tokens[t] >= num_tokens || (t > 0 && tokens[t] <= tokens[t - 1])) {
+      throw InvalidArgument(fmt::format("tokens[{}]", t), fmt::to_string(tokens[t]),
+                            fmt::format("must ascend and be in [0, {})", num_tokens));
+    }
+  }
+  return tokens;
+}
+
+void append_token(OracleRouting& routing, std::span<const std::int32_t> ids, const Vector& gates) {
+  routing.expert_ids.insert(routing.expert_ids.end(), ids.begin(), ids.end());
+  routing.gates.insert(routing.gates.end(), gates.begin(), gates.end());
+  routing.token_offsets.push_back(std::ssize(routing.expert_ids));
+}
+
+void add_shared_mlp(const LayerInputs& inputs, const Vector& x, Vector& y) {
+  const auto& shared = *inputs.experts->shared;
+  Vector hidden;
+  for (std::int64_t j = 0; j < inputs.shape.shared_size; ++j) {
+    hidden.push_back(sigma(inputs.shape.activation, dot(x, row_of(shared.gate, j))) *
+                     dot(x, row_of(shared.up, j)));
+  }
+  for (std::size_t k = 0; k < y.size(); ++k) {
+    y[k] += dot(hidden, row_of(shared.down, static_cast<std::int64_t>(k)));
+  }
+}
+
+/// Eq. 7 for sample t.
+Vector layer_of_token(const LayerInputs& inputs, const Routing* selection, const OracleRouting& routing,
+                      std::size_t t) {
+  const Vector x = row_of(inputs.hidden_states, routing.tokens[t]);
+  auto ids = routing.ids_of(t);
+  const auto own_gates = routing.gates_of(t);
+  Vector gates(own_gates.begin(), own_gates.end());
+  if (selection != nullptr && !inputs.fixed_routing) {
+    ids = selection->ids_of(routing.tokens[t]);
+    gates = gates_of_scores(routing, static_cast<std::int64_t>(t), ids, inputs.shape.gate_mode);
+  }
+  Vector y(x.size(), 0.0);
+  for (std::size_t k = 0; k < ids.size(); ++k) {
+    const double p = gates[k] * sigma(inputs.shape.activation, dot(x, row_of(inputs.experts->w_in, ids[k])));
+    const Vector v = row_of(inputs.experts->w_out, ids[k]);
+    for (std::size_t i = 0; i < y.size(); ++i) {
+      y[i] += p * v[i];
+    }
+  }
+  if (inputs.experts->shared) {
+    add_shared_mlp(inputs, x, y);
+  }
+  return y;
+}
+
+void require_selection(const Routing& selection, const LayerShape& shape) {
+  if (selection.num_tokens != shape.num_tokens || selection.grid_rows != shape.grid_rows ||
+      selection.grid_cols != shape.grid_cols) {
+    throw InvalidArgument("selection",
+                          fmt::format("{} tokens, grid {} x {}", selection.num_tokens, selection.grid_rows,
+                                      selection.grid_cols),
+                          fmt::format("must belong to {}", shape.label()));
+  }
+  selection.validate();
+}
+
+}  // namespace
+
+std::span<const std::int32_t> OracleRouting::ids_of(std::size_t t) const {
+  return {expert_ids.data() + token_offsets[t], expert_ids.data() + token_offsets[t + 1]};
+}
+
+std::span<const double> OracleRouting::gates_of(std::size_t t) const {
+  return {gates.data() + token_offsets[t], gates.data() + token_offsets[t + 1]};
+}
+
+double OracleRouting::score(std::int64_t t, std::int32_t expert_id) const {
+  return row_log_p[static_cast<std::size_t>(t * grid_rows + expert_id / grid_cols)] +
+         col_log_p[static_cast<std::size_t>(t * grid_cols + expert_id % grid_cols)];
+}
+
+OracleRouting oracle_routing(const LayerInputs& inputs, const std::vector<std::int64_t>& tokens) {
+  const auto& shape = inputs.shape;
+  OracleRouting routing;
+  routing.tokens = checked_tokens(tokens, shape.num_tokens);
+  routing.grid_rows = shape.grid_rows;
+  routing.grid_cols = shape.grid_cols;
+  routing.token_offsets.push_back(0);
+  for (std::size_t t = 0; t < routing.tokens.size(); ++t) {
+    const auto token = routing.tokens[t];
+    if (inputs.fixed_routing) {
+      const auto gates = inputs.fixed_routing->gates_of(token);
+      append_token(routing, inputs.fixed_routing->ids_of(token), Vector(gates.begin(), gates.end()));
+      continue;
+    }
+    const Vector x = row_of(inputs.hidden_states, token);
+    const auto row = log_softmax_of_logits(x, inputs.router.row, inputs.router.row_bias);
+    const auto col = log_softmax_of_logits(x, inputs.router.col, inputs.router.col_bias);
+    routing.row_log_p.insert(routing.row_log_p.end(), row.log_p.begin(), row.log_p.end());
+    routing.col_log_p.insert(routing.col_log_p.end(), col.log_p.begin(), col.log_p.end());
+    routing.tolerance.push_back(selection_tolerance(
+        shape.hidden_size, row.partial_sum_scale + col.partial_sum_scale, row.score_scale + col.score_scale));
+    const auto sample = static_cast<std::int64_t>(t);
+    const auto ids = top_k_of_all(routing, sample, shape.top_k, routing.threshold.emplace_back());
+    append_token(routing, ids, gates_of_scores(routing, sample, ids, shape.gate_mode));
+  }
+  return routing;
+}
+
+OracleLayer oracle_layer(const LayerInputs& inputs, const OracleOptions& options) {
+  if (options.selection != nullptr) {
+    require_selection(*options.selection, inputs.shape);
+  }
+  const auto d = static_cast<std::size_t>(inputs.shape.hidden_size);
+  OracleLayer layer{oracle_routing(inputs, options.tokens), {}, inputs.shape.hidden_size};
+  layer.y.resize(layer.routing.tokens.size() * d);
+#pragma omp parallel for schedule(dynamic)
+  for (std::size_t t = 0; t < layer.routing.tokens.size(); ++t) {
+    const Vector y = layer_of_token(inputs, options.selection, layer.routing, t);
+    std::copy(y.begin(), y.end(), layer.y.begin() + static_cast<std::ptrdiff_t>(t * d));
+  }
+  return layer;
+}
+
+SelectionReport compare_selection(const Routing& ours, const OracleRouting& oracle) {
+  SelectionReport report;
+  for (std::size_t t = 0; t < oracle.tokens.size(); ++t) {
+    const auto mine = ours.ids_of(oracle.tokens[t]);
+    const auto theirs = oracle.ids_of(t);
+    report.compared_pairs += std::ssize(mine);
+    std::vector<std::int32_t> different;
+    std::set_symmetric_difference(mine.begin(), mine.end(), theirs.begin(), theirs.end(),
+                                  std::back_inserter(different));
+    for (const auto id : different) {
+      if (oracle.threshold.empty()) {  // fixed routing has no scores: any difference is an error
+        if (++report.wrong == 1) {
+          report.first_wrong =
+              fmt::format("token {}, expert {}: differs from the fixed routing", oracle.tokens[t], id);
+        }
+        continue;
+      }
+      const double score = oracle.score(static_cast<std::int64_t>(t), id);
+      if (std::abs(score - oracle.threshold[t]) <= oracle.tolerance[t]) {
+        ++report.near_ties;
+        continue;
+      }
+      if (++report.wrong == 1) {
+        report.first_wrong =
+            fmt::format("token {}, expert {}: score {} against threshold {} (tolerance {:.2g})",
+                        oracle.tokens[t], id, score, oracle.threshold[t], oracle.tolerance[t]);
+      }
+    }
+  }
+  return report;
+}
+
+std::vector<std::int64_t> spread_tokens(std::int64_t num_tokens, std::int64_t count) {
+  const auto taken = std::min(num_tokens, count);
+  std::vector<std::int64_t> tokens;
+  for (std::int64_t t = 0; t < taken; ++t) {
+    tokens.push_back(taken == 1 ? 0 : t * (num_tokens - 1) / (taken - 1));
+  }
+  return tokens;
+}
+
+HostTensor gather_rows(const HostTensor& tensor, const std::vector<std::int64_t>& rows) {
+  HostTensor gathered(tensor.dtype(), std::ssize(rows), tensor.cols());
+  const auto row_bytes = static_cast<std::size_t>(tensor.cols() * dtype_bytes(tensor.dtype()));
+  for (std::size_t r = 0; r < rows.size(); ++r) {
+    std::memcpy(gathered.data() + r * row_bytes,
+                tensor.data() + static_cast<std::size_t>(rows[r]) * row_bytes, row_bytes);
+  }
+  return gathered;
+}
+
+}  // namespace moescope

@@ -1,0 +1,74 @@
+#include "reference/reference_backend.hpp"
+
+#include <fmt/format.h>
+#include <omp.h>
+
+#include <fstream>
+
+#include "reference/reference_execution.hpp"
+#include "reference/stages.hpp"
+
+namespace moescope {
+
+std::string ReferenceBackend::device() const {
+  std::string model = "unknown CPU";
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  for (std::string line; std::getline(cpuinfo, line);) {
+    if (line.starts_with("model name") && line.find(": ") != std::string::npos) {
+      model = line.substr(line.find(": ") + 2);
+      break;
+    }
+  }
+  return fmt::format("{}, {} threads", model, omp_get_max_threads());
+}
+
+bool ReferenceBackend::supports(ScheduleKind kind, std::string& why) const {
+  return reference::supports_schedule(kind, why);
+}
+
+RouterLogits ReferenceBackend::router_project(const LayerInputs& inputs) {
+  inputs.validate();
+  return reference::router_project(inputs);
+}
+
+Routing ReferenceBackend::router_select(const LayerShape& shape, const RouterLogits& logits) {
+  return reference::router_select(shape, logits);
+}
+
+Schedule ReferenceBackend::schedule(const Routing& routing, const ScheduleOptions& options) {
+  routing.validate();
+  return reference::build(routing, options);
+}
+
+std::vector<float> ReferenceBackend::expert_scores(const LayerInputs& inputs, const Routing& routing,
+                                                   const Schedule& schedule) {
+  inputs.validate();
+  routing.validate();
+  return reference::expert_scores(inputs, routing, schedule);
+}
+
+HostTensor ReferenceBackend::expert_combine(const LayerInputs& inputs, const Routing& routing,
+                                            const Schedule& schedule, std::span<const float> scores) {
+  inputs.validate();
+  routing.validate();
+  return reference::expert_combine(inputs, routing, schedule, scores);
+}
+
+HostTensor ReferenceBackend::experts(const LayerInputs& inputs, const Routing& routing,
+                                     const Schedule& schedule) {
+  inputs.validate();
+  routing.validate();
+  return reference::experts(inputs, routing, schedule);
+}
+
+HostTensor ReferenceBackend::shared_mlp(const LayerInputs& inputs) {
+  inputs.validate();
+  return reference::shared_mlp(inputs);
+}
+
+std::unique_ptr<LayerExecution> ReferenceBackend::prepare(const LayerInputs& inputs,
+                                                          const ScheduleOptions& options) {
+  return std::make_unique<reference::ReferenceExecution>(inputs, options);
+}
+
+}  // namespace moescope

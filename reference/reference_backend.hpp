@@ -1,0 +1,32 @@
+#pragma once
+
+#include <memory>
+#include <string>
+
+#include "core/moe_backend.hpp"
+
+namespace moescope {
+
+/// The layer on the CPU: the mirror that the GPU path is checked against. fp32 and bf16 storage, fp32
+/// accumulation, OpenMP. Every schedule is deterministic, whatever the number of threads. sparse_library is
+/// refused.
+class ReferenceBackend final : public MoeBackend {
+ public:
+  std::string_view name() const override { return "cpu"; }
+  std::string device() const override;
+  bool supports(ScheduleKind kind, std::string& why) const override;
+
+  RouterLogits router_project(const LayerInputs& inputs) override;
+  Routing router_select(const LayerShape& shape, const RouterLogits& logits) override;
+  Schedule schedule(const Routing& routing, const ScheduleOptions& options) override;
+  std::vector<float> expert_scores(const LayerInputs& inputs, const Routing& routing,
+                                   const Schedule& schedule) override;
+  HostTensor expert_combine(const LayerInputs& inputs, const Routing& routing, const Schedule& schedule,
+                            std::span<const float> scores) override;
+  HostTensor experts(const LayerInputs& inputs, const Routing& routing, const Schedule& schedule) override;
+  HostTensor shared_mlp(const LayerInputs& inputs) override;
+
+  std::unique_ptr<LayerExecution> prepare(const LayerInputs& inputs, const ScheduleOptions& options) override;
+};
+
+}  // namespace moescope

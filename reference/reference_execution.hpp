@@ -1,0 +1,35 @@
+#pragma once
+
+#include <optional>
+#include <vector>
+
+#include "core/moe_backend.hpp"
+
+namespace moescope::reference {
+
+/// All stages of one layer in order on the CPU, timed with steady_clock. The experts run fused
+/// (Stage::kExperts). Router stages are absent when the routing is fixed, shared_mlp when the layer has none.
+class ReferenceExecution final : public LayerExecution {
+ public:
+  /// Throws InvalidArgument when inputs do not fit or the schedule is not supported, OutOfMemory when a run
+  /// would not fit. Keeps a reference to `inputs`.
+  ReferenceExecution(const LayerInputs& inputs, const ScheduleOptions& options);
+
+  std::vector<StageTime> run(L2State l2) override;
+  HostTensor output() override { return output_.clone(); }
+  Routing routing() override { return current_routing(); }
+  std::vector<StageMemory> memory() const override;
+  ScheduleKind schedule_kind() const override { return options_.kind; }
+  bool deterministic() const override { return true; }
+
+ private:
+  const Routing& current_routing() const { return inputs_.fixed_routing ? *inputs_.fixed_routing : routing_; }
+
+  const LayerInputs& inputs_;
+  ScheduleOptions options_;
+  Routing routing_;
+  Schedule schedule_;
+  HostTensor output_;
+};
+
+}  // namespace moescope::reference
