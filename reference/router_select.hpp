@@ -38,9 +38,6 @@ class TokenSelector {
   void select(std::span<const float> row_logits, std::span<const float> col_logits,
               std::span<std::int32_t> expert_ids, std::span<float> gates);
 
-  /// S of the pairs of the last select(), in the same order [K].
-  std::span<const float> scores() const { return scores_; }
-
  private:
   void sort_marginals();
   void unpack_cols(std::int64_t begin, std::int64_t end);
@@ -61,8 +58,8 @@ class TokenSelector {
   std::vector<std::int32_t> row_picks_;  ///< columns taken by one row
   std::vector<float> candidates_;
   std::int64_t num_candidates_ = 0;
-  float lower_bound_ = 0;  ///< at least K sums are >= this
-  std::vector<float> scores_;
+  float lower_bound_ = 0;      ///< at least K sums are >= this
+  std::vector<float> scores_;  ///< [K] of the selected pairs, by id
 };
 
 }  // namespace moescope::reference

@@ -1,0 +1,236 @@
+#include "reference/golden.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <span>
+
+#include "core/error.hpp"
+#include "core/npy.hpp"
+#include "reference/batch_norm.hpp"
+#include "reference/reference_backend.hpp"
+#include "reference/router_select.hpp"
+#include "reference/stages.hpp"
+
+namespace moescope {
+namespace {
+
+/// A golden file with its path, for messages.
+struct Golden {
+  std::string path;
+  ArrayFile file;
+
+  HostTensor matrix(const std::string& name) const {
+    return file.get(path, name).to_tensor(Dtype::kF32, path, name);
+  }
+  std::vector<float> floats(const std::string& name) const {
+    return file.get(path, name).to_floats(path, name);
+  }
+  std::vector<std::int64_t> integers(const std::string& name) const {
+    return file.get(path, name).to_integers(path, name);
+  }
+  std::int64_t integer(const std::string& name) const { return only(integers(name), name); }
+  float number(const std::string& name) const { return only(floats(name), name); }
+
+ private:
+  template <class T>
+  T only(const std::vector<T>& values, const std::string& name) const {
+    if (values.size() != 1) {
+      throw FileError(path, name, fmt::format("has {} values, must be one number", values.size()));
+    }
+    return values.front();
+  }
+};
+
+/// A system whose layers are not built yet, told by the arrays only it has.
+struct OtherSystem {
+  std::string_view kind;
+  std::string_view array;
+};
+// DeepSeekMoE first: it has GShard's arrays too.
+constexpr std::array kOtherSystems = {OtherSystem{"deepseekmoe", "shared_experts.gate_proj.weight"},
+                                      OtherSystem{"gshard", "experts.gate_up_proj"},
+                                      OtherSystem{"peer", "weight_down_embed.weight"},
+                                      OtherSystem{"pkm", "values.weight"}};
+
+/// max |ours - theirs| / max |theirs|; infinite for NaN or when sizes differ.
+double max_relative_error(std::span<const float> ours, std::span<const float> theirs) {
+  if (ours.size() != theirs.size()) {
+    return std::numeric_limits<double>::infinity();
+  }
+  double error = 0;
+  double scale = 0;
+  for (std::size_t i = 0; i < ours.size(); ++i) {
+    const double difference = std::abs(static_cast<double>(ours[i]) - theirs[i]);
+    error = std::isnan(difference) ? std::numeric_limits<double>::infinity() : std::max(error, difference);
+    scale = std::max(scale, static_cast<double>(std::abs(theirs[i])));
+  }
+  return error / scale;
+}
+
+GoldenResult judged(std::string kind, double error, std::string_view where) {
+  GoldenResult result{std::move(kind), Status::kOk, "", error};
+  if (!(error <= kGoldenTolerance)) {
+    result.status = Status::kFailed;
+    result.reason =
+        fmt::format("{}: max relative error {:.3g} is above {:.0e}", where, error, kGoldenTolerance);
+  }
+  return result;
+}
+
+/// Row or column half of the published router with its batch norm.
+reference::FoldedLinear folded_router(const Golden& golden, std::string_view side, double eps) {
+  return reference::fold_batch_norm(golden.matrix(fmt::format("router_gate_{}.weight", side)),
+                                    golden.floats(fmt::format("router_norm_{}.running_mean", side)),
+                                    golden.floats(fmt::format("router_norm_{}.running_var", side)), eps);
+}
+
+LayerInputs omnimoe_inputs(const Golden& golden) {
+  LayerInputs inputs;
+  inputs.hidden_states = golden.matrix("x");
+  const auto eps = golden.number("bn_eps");
+  auto row = folded_router(golden, "x", eps);
+  auto col = folded_router(golden, "y", eps);
+  inputs.router = {std::move(row.weight), std::move(col.weight), std::move(row.bias), std::move(col.bias)};
+  auto experts = std::make_shared<ExpertWeights>();
+  experts->w_in = golden.matrix("up_embed.weight");
+  experts->w_out = golden.matrix("down_embed.weight");
+  experts->shared = SharedMlpWeights{golden.matrix("gate_proj.weight"), golden.matrix("up_proj.weight"),
+                                     golden.matrix("down_proj.weight")};
+  inputs.shape.num_tokens = inputs.hidden_states.rows();
+  inputs.shape.hidden_size = inputs.hidden_states.cols();
+  inputs.shape.grid_rows = inputs.shape.grid_cols = golden.integer("grid");
+  inputs.shape.top_k = golden.integer("top_k");
+  inputs.shape.shared_size = experts->shared->gate.rows();
+  inputs.shape.dtype = Dtype::kF32;
+  inputs.shape.activation = Activation::kSilu;
+  inputs.shape.gate_mode = GateMode::kProbability;
+  inputs.experts = std::move(experts);
+  inputs.workload = golden.path;
+  inputs.validate();
+  return inputs;
+}
+
+GoldenResult replay_omnimoe(const Golden& golden) {
+  const LayerInputs inputs = omnimoe_inputs(golden);
+  const HostTensor expected = golden.matrix("y");
+  ReferenceBackend backend;
+  double worst = 0;
+  std::string_view where;
+  for (const auto kind : {ScheduleKind::kTokenCentric, ScheduleKind::kExpertCentric, ScheduleKind::kStaircase,
+                          ScheduleKind::kDenseMasked}) {
+    ScheduleOptions options;
+    options.kind = kind;
+    const auto execution = backend.prepare(inputs, options);
+    execution->run(L2State::kWarm);
+    const HostTensor y = execution->output();
+    const double error = max_relative_error({y.f32().data, static_cast<std::size_t>(y.size())},
+                                            {expected.f32().data, static_cast<std::size_t>(expected.size())});
+    if (where.empty() || !(error <= worst)) {
+      worst = error;
+      where = to_string(kind);
+    }
+  }
+  return judged("omnimoe", worst, where);
+}
+
+/// Recorded selections, [L,K] in the order of falling scores.
+struct RecordedSelection {
+  std::vector<std::int64_t> indices;
+  std::int64_t top_k = 0;
+
+  std::span<const std::int64_t> of(std::int64_t token) const {
+    return std::span(indices).subspan(static_cast<std::size_t>(token * top_k),
+                                      static_cast<std::size_t>(top_k));
+  }
+};
+
+bool same_set(std::span<const std::int32_t> ascending_ids, std::span<const std::int64_t> recorded) {
+  std::vector<std::int64_t> sorted(recorded.begin(), recorded.end());
+  std::sort(sorted.begin(), sorted.end());
+  return std::equal(ascending_ids.begin(), ascending_ids.end(), sorted.begin(), sorted.end());
+}
+
+/// Our gates in the order of the recorded indices.
+std::vector<float> gates_in_order(const Routing& routing, const RecordedSelection& recorded) {
+  std::vector<float> gates;
+  for (std::int64_t token = 0; token < routing.num_tokens; ++token) {
+    const auto ids = routing.ids_of(token);
+    for (const auto id : recorded.of(token)) {
+      const auto at = std::lower_bound(ids.begin(), ids.end(), id) - ids.begin();
+      gates.push_back(routing.gates_of(token)[static_cast<std::size_t>(at)]);
+    }
+  }
+  return gates;
+}
+
+/// Our scores in the order of the recorded indices.
+std::vector<float> scores_in_order(const RouterLogits& logits, const RecordedSelection& recorded) {
+  std::vector<float> scores;
+  std::vector<float> row_p(static_cast<std::size_t>(logits.row.cols()));
+  std::vector<float> col_p(static_cast<std::size_t>(logits.col.cols()));
+  for (std::int64_t token = 0; token < logits.row.rows(); ++token) {
+    reference::log_softmax(logits.row.f32().row_span(token), row_p);
+    reference::log_softmax(logits.col.f32().row_span(token), col_p);
+    for (const auto id : recorded.of(token)) {
+      const auto at = static_cast<std::size_t>(id);
+      scores.push_back(row_p[at / col_p.size()] + col_p[at % col_p.size()]);
+    }
+  }
+  return scores;
+}
+
+GoldenResult replay_router(const Golden& golden) {
+  const RouterLogits logits{golden.matrix("row_logits"), golden.matrix("col_logits")};
+  const RecordedSelection recorded{golden.integers("indices"), golden.integer("top_k")};
+  LayerShape shape;
+  shape.num_tokens = logits.row.rows();
+  shape.grid_rows = logits.row.cols();
+  shape.grid_cols = logits.col.cols();
+  shape.top_k = recorded.top_k;
+  shape.validate();
+  if (std::ssize(recorded.indices) != shape.num_pairs()) {
+    throw FileError(golden.path, "indices",
+                    fmt::format("has {} values, must have {} for each of {} tokens", recorded.indices.size(),
+                                shape.top_k, shape.num_tokens));
+  }
+  double worst = 0;
+  for (const GateMode mode : {GateMode::kSoftmax, GateMode::kProbability}) {
+    shape.gate_mode = mode;
+    const Routing routing = reference::router_select(shape, logits);
+    for (std::int64_t token = 0; token < shape.num_tokens; ++token) {
+      if (!same_set(routing.ids_of(token), recorded.of(token))) {
+        return {"router", Status::kFailed, fmt::format("token {}: the selected set differs", token),
+                std::numeric_limits<double>::infinity()};
+      }
+    }
+    const auto theirs = golden.floats(mode == GateMode::kSoftmax ? "gates_softmax" : "gates_probability");
+    worst = std::max(worst, max_relative_error(gates_in_order(routing, recorded), theirs));
+  }
+  worst = std::max(worst, max_relative_error(scores_in_order(logits, recorded), golden.floats("scores")));
+  return judged("router", worst, "scores and gates");
+}
+
+}  // namespace
+
+GoldenResult replay_golden(const std::filesystem::path& path) {
+  const Golden golden{path.string(), read_npy_or_npz(path)};
+  if (golden.file.has("router_gate_x.weight")) {
+    return replay_omnimoe(golden);
+  }
+  if (golden.file.has("row_logits")) {
+    return replay_router(golden);
+  }
+  for (const auto& system : kOtherSystems) {
+    if (golden.file.has(std::string(system.array))) {
+      return {std::string(system.kind), Status::kSkipped,
+              fmt::format("system {} is not built yet", system.kind), -1};
+    }
+  }
+  throw FileError(golden.path, "", "holds no arrays of a known golden file");
+}
+
+}  // namespace moescope

@@ -1,0 +1,109 @@
+// Golden vectors of implementations from elsewhere, and batch-norm folding that they need.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+#include <fstream>
+#include <map>
+
+#include "core/error.hpp"
+#include "reference/batch_norm.hpp"
+#include "reference/golden.hpp"
+#include "support/temporary_directory.hpp"
+
+namespace moescope {
+namespace {
+
+const std::filesystem::path kGolden = std::filesystem::path(MOESCOPE_TEST_DATA) / "golden";
+
+class GoldenReplay : public testing::TestWithParam<const char*> {};
+
+TEST_P(GoldenReplay, ReproducesTheRecordedOutputs) {
+  const auto result = replay_golden(kGolden / (std::string(GetParam()) + ".npz"));
+  EXPECT_EQ(result.status, Status::kOk) << result.reason;
+  EXPECT_LE(result.max_relative_error, kGoldenTolerance);
+  EXPECT_GE(result.max_relative_error, 0);
+  EXPECT_EQ(result.kind, std::string(GetParam()).starts_with("router") ? "router" : "omnimoe");
+}
+
+INSTANTIATE_TEST_SUITE_P(Files, GoldenReplay,
+                         testing::Values("omnimoe_a", "omnimoe_b", "omnimoe_k1", "router_all",
+                                         "router_square", "router_tall"),
+                         [](const auto& test) { return std::string(test.param); });
+
+TEST(Golden, SystemsThatAreNotBuiltAreSkippedWithTheReason) {
+  const std::map<std::string, std::string> kinds = {{"deepseekmoe_v2", "deepseekmoe"},
+                                                    {"gshard_topk_mixtral", "gshard"},
+                                                    {"peer_relu", "peer"},
+                                                    {"peer_softmax", "peer"},
+                                                    {"pkm", "pkm"}};
+  for (const auto& [file, kind] : kinds) {
+    const auto result = replay_golden(kGolden / (file + ".npz"));
+    EXPECT_EQ(result.kind, kind);
+    EXPECT_EQ(result.status, Status::kSkipped);
+    EXPECT_EQ(result.reason, "system " + kind + " is not built yet");
+  }
+}
+
+std::string message_of(const std::filesystem::path& file) {
+  try {
+    replay_golden(file);
+  } catch (const FileError& error) {
+    return error.what();
+  }
+  return "accepted";
+}
+
+TEST(Golden, MissingAndForeignFilesAreNamed) {
+  const auto absent = (kGolden / "absent.npz").string();
+  EXPECT_TRUE(message_of(absent).starts_with(absent)) << message_of(absent);
+  const test::TemporaryDirectory directory;
+  const auto foreign = directory.path() / "foreign.npy";
+  std::ofstream(foreign, std::ios::binary)
+      << std::string("\x93NUMPY\x01\x00\x76\x00", 10)
+      << "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }" << std::string(118 - 57 - 1, ' ') << "\n"
+      << std::string(4, '\0');
+  EXPECT_EQ(message_of(foreign), foreign.string() + ": holds no arrays of a known golden file");
+}
+
+TEST(BatchNorm, FoldedMapEqualsNormalisedMap) {
+  HostTensor weight(Dtype::kF32, 2, 3);
+  const std::vector<float> w = {1, -2, 3, 0.5F, 0.25F, -1};
+  std::copy(w.begin(), w.end(), weight.f32().data);
+  const std::vector<float> mean = {0.5F, -1};
+  const std::vector<float> var = {4, 0.25F};
+  const double eps = 1e-5;
+  const auto folded = reference::fold_batch_norm(weight, mean, var, eps);
+  const std::vector<double> x = {0.3, 1.7, -0.9};
+  for (std::int64_t row = 0; row < 2; ++row) {
+    double plain = 0;
+    double ours = folded.bias[static_cast<std::size_t>(row)];
+    for (std::int64_t k = 0; k < 3; ++k) {
+      plain += weight.at(row, k) * x[static_cast<std::size_t>(k)];
+      ours += folded.weight.at(row, k) * x[static_cast<std::size_t>(k)];
+    }
+    const auto at = static_cast<std::size_t>(row);
+    EXPECT_NEAR(ours, (plain - mean[at]) / std::sqrt(var[at] + eps), 1e-6);
+  }
+}
+
+TEST(BatchNorm, RefusesStatisticsThatDoNotFit) {
+  const HostTensor weight = HostTensor::zeros(Dtype::kF32, 2, 3);
+  const std::vector<float> one = {1};
+  const std::vector<float> two = {1, 1};
+  const std::vector<float> negative = {1, -1};
+  const auto message = [&](auto mean, auto var) -> std::string {
+    try {
+      reference::fold_batch_norm(weight, mean, var, 1e-5);
+    } catch (const InvalidArgument& error) {
+      return error.what();
+    }
+    return "accepted";
+  };
+  EXPECT_EQ(message(one, two), "running_mean = [1]: must be [2]");
+  EXPECT_EQ(message(two, one), "running_var = [1]: must be [2]");
+  EXPECT_EQ(message(two, negative), "running_var[1] = -1: running_var + eps (eps = 1e-05) must be positive");
+}
+
+}  // namespace
+}  // namespace moescope
