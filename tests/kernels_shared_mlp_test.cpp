@@ -1,0 +1,141 @@
+// shared_mlp and the output's rounding on the GPU against fp64 loops.
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <vector>
+
+#include "kernels/cublas_lt.hpp"
+#include "kernels/layer_buffers.hpp"
+#include "tests/support/gpu_guard.hpp"
+#include "tests/support/routings.hpp"
+
+namespace moescope {
+namespace {
+
+using namespace cuda;
+
+HostTensor random_tensor(Dtype dtype, std::int64_t rows, std::int64_t cols, std::uint64_t seed,
+                         double scale) {
+  HostTensor tensor(Dtype::kF32, rows, cols);
+  const Philox random(seed, 1);
+  for (std::int64_t i = 0; i < tensor.size(); ++i) {
+    tensor.f32().data[i] = static_cast<float>(scale * test::normal(random, static_cast<std::uint64_t>(i)));
+  }
+  return tensor.to(dtype);
+}
+
+double activate(Activation activation, double s) {
+  switch (activation) {
+    case Activation::kSilu:
+      return s / (1 + std::exp(-s));
+    case Activation::kGelu:
+      return 0.5 * s * (1 + std::erf(s / std::sqrt(2.0)));
+    case Activation::kRelu:
+      return std::max(s, 0.0);
+  }
+  return 0;
+}
+
+double dot(const HostTensor& a, std::int64_t row_a, const HostTensor& b, std::int64_t row_b) {
+  double sum = 0;
+  for (std::int64_t k = 0; k < a.cols(); ++k) {
+    sum += static_cast<double>(a.at(row_a, k)) * static_cast<double>(b.at(row_b, k));
+  }
+  return sum;
+}
+
+struct MlpCase {
+  std::int64_t num_tokens, hidden_size, shared_size;
+};
+
+class SharedMlpGpu : public testing::TestWithParam<Dtype> {
+ protected:
+  void SetUp() override { MOESCOPE_NEEDS_GPU(); }
+};
+INSTANTIATE_TEST_SUITE_P(Dtypes, SharedMlpGpu, testing::Values(Dtype::kBF16, Dtype::kF32),
+                         [](const auto& param) { return std::string(to_string(param.param)); });
+
+TEST_P(SharedMlpGpu, AddsTheMlpToY) {
+  const Stream stream;
+  CublasLt blas;
+  std::uint64_t seed = 100;
+  // The last case needs two chunks of tokens; only some of its tokens are compared.
+  for (const MlpCase& c : {MlpCase{1, 8, 1}, MlpCase{3, 24, 5}, MlpCase{130, 96, 300}, MlpCase{64, 1000, 513},
+                           MlpCase{2100, 64, 1024}}) {
+    for (const Activation activation : {Activation::kSilu, Activation::kGelu, Activation::kRelu}) {
+      LayerShape shape = test::make_shape(c.num_tokens, c.hidden_size, 1, 1, 1, c.shared_size);
+      shape.dtype = GetParam();
+      shape.activation = activation;
+      const std::int64_t d = c.hidden_size;
+      const std::int64_t h = c.shared_size;
+      const HostTensor x = random_tensor(shape.dtype, c.num_tokens, d, ++seed, 1);
+      ExpertWeights experts;
+      experts.w_in = random_tensor(shape.dtype, 1, d, ++seed, 1);
+      experts.w_out = random_tensor(shape.dtype, 1, d, ++seed, 1);
+      const double scale = 2 / std::sqrt(static_cast<double>(d));
+      experts.shared.emplace(SharedMlpWeights{random_tensor(shape.dtype, h, d, ++seed, scale),
+                                              random_tensor(shape.dtype, h, d, ++seed, scale),
+                                              random_tensor(shape.dtype, d, h, ++seed, scale)});
+      const HostTensor before = random_tensor(Dtype::kF32, c.num_tokens, d, ++seed, 0.1);
+
+      const Bytes device_x = upload(x, stream.get());
+      const ExpertBuffers buffers(shape, experts, stream.get());
+      DeviceWeights weights;
+      buffers.describe(weights);
+      const Bytes y = upload(before, stream.get());
+      const Bytes workspace(shared_mlp_workspace_bytes(shape));
+      MOESCOPE_CUDA_CHECK(
+          cudaMemsetAsync(workspace.get(), 0xff, static_cast<std::size_t>(workspace.bytes()), stream.get()));
+      launch_shared_mlp(blas, shape, device_x.get(), weights, workspace.get(),
+                        static_cast<float*>(static_cast<void*>(y.get())), stream.get());
+      const HostTensor out = download(Dtype::kF32, c.num_tokens, d, y.get(), stream.get());
+
+      double difference = 0;
+      double norm = 0;
+      const std::int64_t step = c.num_tokens > 1000 ? 131 : 1;
+      for (std::int64_t t = c.num_tokens - 1; t >= 0; t -= step) {
+        std::vector<double> hidden;
+        for (std::int64_t j = 0; j < h; ++j) {
+          hidden.push_back(static_cast<double>(round_to(
+              shape.dtype, static_cast<float>(activate(activation, dot(x, t, experts.shared->gate, j)) *
+                                              dot(x, t, experts.shared->up, j)))));
+        }
+        for (std::int64_t i = 0; i < d; ++i) {
+          double want = static_cast<double>(before.at(t, i));
+          for (std::int64_t j = 0; j < h; ++j) {
+            want += hidden[static_cast<std::size_t>(j)] * static_cast<double>(experts.shared->down.at(i, j));
+          }
+          const double delta = static_cast<double>(out.at(t, i)) - want;
+          difference += delta * delta;
+          norm += want * want;
+        }
+      }
+      EXPECT_LE(std::sqrt(difference / norm), GetParam() == Dtype::kF32 ? 3e-6 : 1e-3)
+          << shape.label() << " h " << h << " " << to_string(activation);
+    }
+  }
+}
+
+TEST(RoundOutputGpu, RoundsToNearestEven) {
+  MOESCOPE_NEEDS_GPU();
+  const Stream stream;
+  for (const auto& [tokens, d] : {std::pair<std::int64_t, std::int64_t>{1, 8}, {37, 24}, {3000, 1000}}) {
+    const LayerShape shape = test::make_shape(tokens, d, 1, 1, 1);
+    HostTensor y = random_tensor(Dtype::kF32, tokens, d, 5, 1);
+    y.f32().data[0] = 1 + 0x1.0p-8F;  // halfway: to even
+    y.f32().data[1] = 1 + 0x3.0p-8F;
+    const Bytes device = upload(y, stream.get());
+    const Bytes output(shape.num_tokens * d * 2);
+    MOESCOPE_CUDA_CHECK(
+        cudaMemsetAsync(output.get(), 0xff, static_cast<std::size_t>(output.bytes()), stream.get()));
+    launch_round_output(shape, static_cast<const float*>(static_cast<const void*>(device.get())),
+                        output.get(), stream.get());
+    const HostTensor out = download(Dtype::kBF16, tokens, d, output.get(), stream.get());
+    for (std::int64_t i = 0; i < y.size(); ++i) {
+      ASSERT_EQ(out.bf16().data[i].bits, to_bf16(y.f32().data[i]).bits) << i;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace moescope
