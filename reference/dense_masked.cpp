@@ -7,8 +7,7 @@
 #include <algorithm>
 
 #include "reference/activation.hpp"
-#include "reference/matmul.hpp"
-#include "reference/rounding.hpp"
+#include "reference/matrix.hpp"
 #include "reference/stages.hpp"
 
 namespace moescope::reference {

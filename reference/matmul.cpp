@@ -5,8 +5,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "reference/rounding.hpp"
-#include "reference/row_ops.hpp"
+#include "reference/matrix.hpp"
 
 namespace moescope::reference {
 namespace {
@@ -15,15 +14,6 @@ constexpr std::int64_t kBlockRows = 64;   // rows of a per block
 constexpr std::int64_t kBlockCols = 256;  // rows of b per block; with d = 1024 both blocks fit 1.3 MB in fp32
 
 }  // namespace
-
-void load_rows(const HostTensor& source, std::int64_t first, MatrixF32Ref target) {
-  with_storage_type(source.dtype(), [&]<class T>(T) {
-    const auto view = view_as<T>(source);
-    for (std::int64_t r = 0; r < target.rows(); ++r) {
-      load_row(view.row(first + r), view.cols, target.row(r).data());
-    }
-  });
-}
 
 HostTensor matmul_nt(const HostTensor& a, const HostTensor& b) {
   HostTensor out(Dtype::kF32, a.rows(), b.rows());

@@ -9,7 +9,8 @@
 #include "core/error.hpp"
 #include "reference/batch_norm.hpp"
 #include "reference/golden.hpp"
-#include "support/temporary_directory.hpp"
+#include "tests/support/error_text.hpp"
+#include "tests/support/temporary_directory.hpp"
 
 namespace moescope {
 namespace {
@@ -45,25 +46,20 @@ TEST(Golden, SystemsThatAreNotBuiltAreSkippedWithTheReason) {
   }
 }
 
-std::string message_of(const std::filesystem::path& file) {
-  try {
-    replay_golden(file);
-  } catch (const FileError& error) {
-    return error.what();
-  }
-  return "accepted";
+std::string refusal(const std::filesystem::path& file) {
+  return test::error_text<FileError>([&] { replay_golden(file); });
 }
 
 TEST(Golden, MissingAndForeignFilesAreNamed) {
   const auto absent = (kGolden / "absent.npz").string();
-  EXPECT_TRUE(message_of(absent).starts_with(absent)) << message_of(absent);
+  EXPECT_TRUE(refusal(absent).starts_with(absent)) << refusal(absent);
   const test::TemporaryDirectory directory;
   const auto foreign = directory.path() / "foreign.npy";
   std::ofstream(foreign, std::ios::binary)
       << std::string("\x93NUMPY\x01\x00\x76\x00", 10)
       << "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }" << std::string(118 - 57 - 1, ' ') << "\n"
       << std::string(4, '\0');
-  EXPECT_EQ(message_of(foreign), foreign.string() + ": holds no arrays of a known golden file");
+  EXPECT_EQ(refusal(foreign), foreign.string() + ": holds no arrays of a known golden file");
 }
 
 TEST(BatchNorm, FoldedMapEqualsNormalisedMap) {
@@ -92,13 +88,8 @@ TEST(BatchNorm, RefusesStatisticsThatDoNotFit) {
   const std::vector<float> one = {1};
   const std::vector<float> two = {1, 1};
   const std::vector<float> negative = {1, -1};
-  const auto message = [&](auto mean, auto var) -> std::string {
-    try {
-      reference::fold_batch_norm(weight, mean, var, 1e-5);
-    } catch (const InvalidArgument& error) {
-      return error.what();
-    }
-    return "accepted";
+  const auto message = [&](const auto& mean, const auto& var) {
+    return test::error_text<InvalidArgument>([&] { reference::fold_batch_norm(weight, mean, var, 1e-5); });
   };
   EXPECT_EQ(message(one, two), "running_mean = [1]: must be [2]");
   EXPECT_EQ(message(two, one), "running_var = [1]: must be [2]");

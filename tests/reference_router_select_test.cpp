@@ -11,7 +11,8 @@
 #include "core/philox.hpp"
 #include "reference/router_select.hpp"
 #include "reference/stages.hpp"
-#include "support/routings.hpp"
+#include "tests/support/error_text.hpp"
+#include "tests/support/routings.hpp"
 
 namespace moescope {
 namespace {
@@ -211,33 +212,28 @@ TEST(RouterSelectBatch, EmitsValidRoutingThatDoesNotDependOnThreads) {
   }
 }
 
-std::string message_of(const LayerShape& shape, const RouterLogits& logits) {
-  try {
-    reference::router_select(shape, logits);
-  } catch (const InvalidArgument& error) {
-    return error.what();
-  }
-  return "accepted";
+std::string refusal(const LayerShape& shape, const RouterLogits& logits) {
+  return test::error_text<InvalidArgument>([&] { reference::router_select(shape, logits); });
 }
 
 TEST(RouterSelectBatch, RefusesNanAndInfiniteLogitsByNameAndPlace) {
   const auto shape = test::make_shape(5, 8, 6, 7, 3);
   auto logits = make_batch(shape, 1);
   logits.row.f32().row(3)[4] = std::numeric_limits<float>::quiet_NaN();
-  EXPECT_EQ(message_of(shape, logits), "row_logits[3, 4] = nan: must be finite");
+  EXPECT_EQ(refusal(shape, logits), "row_logits[3, 4] = nan: must be finite");
   logits = make_batch(shape, 1);
   logits.col.f32().row(2)[6] = -std::numeric_limits<float>::infinity();
-  EXPECT_EQ(message_of(shape, logits), "col_logits[2, 6] = -inf: must be finite");
+  EXPECT_EQ(refusal(shape, logits), "col_logits[2, 6] = -inf: must be finite");
 }
 
 TEST(RouterSelectBatch, RefusesLogitsOfAnotherShape) {
   const auto shape = test::make_shape(5, 8, 6, 7, 3);
   auto logits = make_batch(shape, 1);
   logits.col = HostTensor::zeros(Dtype::kF32, 5, 8);
-  EXPECT_EQ(message_of(shape, logits), "col_logits = [5, 8] fp32: must be [5, 7] fp32");
+  EXPECT_EQ(refusal(shape, logits), "col_logits = [5, 8] fp32: must be [5, 7] fp32");
   auto too_many = shape;
   too_many.top_k = 43;
-  EXPECT_NE(message_of(too_many, make_batch(shape, 1)).find("top_k = 43"), std::string::npos);
+  EXPECT_NE(refusal(too_many, make_batch(shape, 1)).find("top_k = 43"), std::string::npos);
 }
 
 }  // namespace
