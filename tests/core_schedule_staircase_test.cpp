@@ -103,7 +103,7 @@ TEST(StripCover, IsTheBestThresholdOnArbitrarySetsToo) {
   const Philox random(11, 0);
   for (std::uint64_t draw = 0; draw < 400; ++draw) {
     const auto top_k = static_cast<std::int64_t>(1 + draw % 60);
-    const Ids ids = test::random_ids(random, draw, 0, 12 * 9, top_k);
+    const Ids ids = test::random_ids(random, draw, 0, 108, top_k);
     const StripCover cover = minimal_strip_cover(ids, 12, 9);
     EXPECT_EQ(cover.strips(), brute_force_cover_size(ids, 9)) << "draw " << draw;
     EXPECT_TRUE(covers(cover, ids, 9)) << "draw " << draw;

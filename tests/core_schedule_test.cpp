@@ -181,9 +181,9 @@ TEST(ScheduleBuilder, AcceptsTokensWithoutPairs) {
 
 TEST(Schedule, CountsTheBytesOfItsArrays) {
   const Routing routing = test::routing_of(3, 3, {{1, 4}, {0, 4, 8}});
-  // 2 items, 2 tokens, 3 offsets, 5 pairs.
+  // 2 items, 2 tokens of 4 bytes, 3 offsets and 5 pairs of 8 bytes.
   EXPECT_EQ(build_token_centric(routing, {}).bytes(),
-            static_cast<std::int64_t>(2 * sizeof(WorkItem) + 2 * 4 + 3 * 8 + 5 * 8));
+            static_cast<std::int64_t>(2 * sizeof(WorkItem) + 8 + 24 + 40));
 }
 
 TEST(ItemExperts, AreArithmeticForStripsAndListsForGroups) {
