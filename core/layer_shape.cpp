@@ -10,10 +10,8 @@
 namespace moescope {
 namespace {
 
-// Ids, extents and grid products must fit std::int32_t, element counts a signed 64-bit byte offset (x 4
-// bytes).
+// Ids, extents and grid products must fit std::int32_t.
 constexpr std::int64_t kExtentLimit = std::int64_t{1} << 31;
-constexpr std::int64_t kElementLimit = std::int64_t{1} << 62;
 
 void require(bool holds, std::string_view field, std::int64_t value, std::string_view requirement) {
   if (!holds) {

@@ -32,3 +32,7 @@ setup_build() {
 setup_tests() {
   setup_packages "tests and benchmarks" libgtest-dev libbenchmark-dev
 }
+
+setup_fuzz() {
+  setup_packages "fuzzing" clang libclang-rt-14-dev libomp-dev
+}

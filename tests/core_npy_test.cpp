@@ -262,5 +262,22 @@ TEST(Npz, RefusesADirectoryThatCountsMoreEntriesThanItHas) {
   EXPECT_EQ(zip_error_of(file), "a.npz: zip directory: 1 of 2 entries can be read");
 }
 
+TEST(FuzzSeeds, AreReadUnlessTheirNameSaysBad) {
+  std::size_t seeds = 0;
+  for (const auto& entry :
+       std::filesystem::recursive_directory_iterator(MOESCOPE_SOURCE_DIR "/tests/fuzz/corpus")) {
+    if (!entry.is_regular_file()) {
+      continue;
+    }
+    ++seeds;
+    if (entry.path().filename().string().starts_with("bad_")) {
+      EXPECT_THROW(read_array_file(entry.path()), FileError) << entry.path();
+    } else {
+      EXPECT_NO_THROW(read_array_file(entry.path())) << entry.path();
+    }
+  }
+  EXPECT_GT(seeds, 10U);
+}
+
 }  // namespace
 }  // namespace moescope

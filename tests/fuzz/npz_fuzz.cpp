@@ -1,0 +1,13 @@
+// Any bytes as an .npz file: a result or a FileError, nothing else.
+#include <cstdint>
+
+#include "array_file_use.hpp"
+#include "core/npy.hpp"
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  try {
+    moescope::fuzz::use_arrays(moescope::parse_npz(std::as_bytes(std::span(data, size)), "fuzz"));
+  } catch (const moescope::FileError&) {
+  }
+  return 0;
+}
