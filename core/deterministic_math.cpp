@@ -80,6 +80,8 @@ double tail_quantile(double tail) {
 
 // Blocks of numbers that stay in L1 while they pass through the loops below.
 constexpr std::int64_t kChunk = 1024;
+// Below this (about 0.2 ms of work) starting threads costs more than they save.
+constexpr std::int64_t kParallelSize = 16 * kChunk;
 
 /// Numbers 4 * block, ... of a stream, `count` <= kChunk of them. One simple loop per step, so that the
 /// compiler vectorises all but the tails (15 %).
@@ -114,7 +116,7 @@ T to_storage(float value) {
 template <class T>
 void fill_normal_as(MatrixView<T> view, double standard_deviation, const Philox& philox) {
   const std::int64_t size = view.size();
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (size >= kParallelSize)
   for (std::int64_t first = 0; first < size; first += kChunk) {
     std::array<double, kChunk> normals;
     const std::int64_t count = std::min(kChunk, size - first);

@@ -11,6 +11,9 @@
 namespace moescope {
 namespace {
 
+// Fewer pairs than this (about 0.2 ms of work) are counted by one thread.
+constexpr std::int64_t kParallelPairs = 4096;
+
 /// The metrics that depend on the expert loads alone.
 void add_load_metrics(const Routing& routing, SkewMetrics& skew) {
   auto loads = expert_loads(routing);
@@ -46,7 +49,8 @@ void add_grid_metrics(const Routing& routing, SkewMetrics& skew) {
   std::int64_t cols = 0;
   std::int64_t strips = 0;
   std::int64_t max_strips = 0;
-#pragma omp parallel reduction(+ : rows, cols, strips) reduction(max : max_strips)
+  const bool large = routing.num_pairs() >= kParallelPairs;
+#pragma omp parallel reduction(+ : rows, cols, strips) reduction(max : max_strips) if (large)
   {
     std::vector<std::int64_t> last_token(static_cast<std::size_t>(routing.grid_cols),
                                          -1);  // that used the column

@@ -18,6 +18,9 @@ namespace {
 
 using Family = WorkloadSpec::Family;
 
+// Fewer random numbers than this (about 0.2 ms of work) are made by one thread.
+constexpr std::int64_t kParallelSize = 16384;
+
 void set(HostTensor& tensor, std::int64_t row, std::int64_t col, float value) {
   if (tensor.dtype() == Dtype::kBF16) {
     tensor.bf16().row(row)[col] = to_bf16(value);
@@ -119,17 +122,18 @@ void make_hot(LayerInputs& inputs, const WorkloadSpec& spec) {
 /// in C.
 void make_clustered(LayerInputs& inputs, double clusters, double correlation) {
   make_router(inputs, 1);
-  const auto d = inputs.shape.hidden_size;
-  inputs.hidden_states = HostTensor(inputs.shape.dtype, inputs.shape.num_tokens, d);
+  const auto& shape = inputs.shape;
+  const auto d = shape.hidden_size;
+  inputs.hidden_states = HostTensor(shape.dtype, shape.num_tokens, d);
   const double centre_scale = std::sqrt(correlation);
   const double noise_scale = std::sqrt(1 - correlation);
   const Philox philox(inputs.seed, static_cast<std::uint32_t>(RandomStream::kClusterOfToken));
-#pragma omp parallel
+#pragma omp parallel if (shape.num_tokens * d >= kParallelSize)
   {
     std::vector<double> centre(static_cast<std::size_t>(d));
     std::vector<double> noise(static_cast<std::size_t>(d));
 #pragma omp for schedule(static)
-    for (std::int64_t token = 0; token < inputs.shape.num_tokens; ++token) {
+    for (std::int64_t token = 0; token < shape.num_tokens; ++token) {
       const auto cluster =
           static_cast<std::int64_t>(philox.uniform(static_cast<std::uint64_t>(token)) * clusters);
       standard_normals(inputs.seed, RandomStream::kClusterCentres, static_cast<std::uint64_t>(cluster * d),
@@ -229,7 +233,7 @@ void make_uniform(LayerInputs& inputs) {
   }
   const Philox philox(inputs.seed, static_cast<std::uint32_t>(RandomStream::kUniformIds));
   const auto top_k = static_cast<std::size_t>(shape.top_k);
-#pragma omp parallel
+#pragma omp parallel if (shape.num_pairs() >= kParallelSize)
   {
     DistinctDraw distinct(shape.num_experts(), shape.top_k);
     std::vector<double> scores(top_k);
