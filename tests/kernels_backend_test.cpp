@@ -1,0 +1,322 @@
+// The CUDA backend: whole layers as graphs against the oracle, stages against the reference, repeatability,
+// accounted memory, and every refusal.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "core/tolerance.hpp"
+#include "core/workload.hpp"
+#include "kernels/cuda_backend.hpp"
+#include "kernels/cuda_layer.hpp"
+#include "reference/oracle.hpp"
+#include "reference/reference_backend.hpp"
+#include "tests/support/error_text.hpp"
+#include "tests/support/gpu_guard.hpp"
+#include "tests/support/routings.hpp"
+
+namespace moescope {
+namespace {
+
+using namespace cuda;
+
+constexpr double kFloorBf16 = 4e-3;  // floor on quality, DESIGN section 9
+constexpr double kFloorF32 = 1e-5;
+double floor_of(Dtype dtype) { return dtype == Dtype::kF32 ? kFloorF32 : kFloorBf16; }
+
+LayerInputs make_inputs(LayerShape shape, std::string_view workload, Dtype dtype = Dtype::kBF16) {
+  shape.dtype = dtype;
+  return make_workload(WorkloadSpec::parse(workload), shape, 42);
+}
+
+std::vector<ScheduleOptions> all_schedules() {
+  std::vector<ScheduleOptions> options;
+  for (const ScheduleKind kind :
+       {ScheduleKind::kTokenCentric, ScheduleKind::kExpertCentric, ScheduleKind::kStaircase,
+        ScheduleKind::kDenseMasked, ScheduleKind::kSparseLibrary}) {
+    options.push_back({.kind = kind});
+  }
+  options.push_back({.kind = ScheduleKind::kStaircase, .deterministic = false});
+  return options;
+}
+
+std::string describe(const ScheduleOptions& options) {
+  return fmt::format("{}{}", to_string(options.kind), options.deterministic ? "" : "_atomic");
+}
+
+double relative_error(const HostTensor& out, const HostTensor& reference) {
+  std::vector<double> wide;
+  for (std::int64_t i = 0; i < reference.size(); ++i) {
+    wide.push_back(static_cast<double>(reference.at(i / reference.cols(), i % reference.cols())));
+  }
+  return compare(out, {wide.data(), reference.rows(), reference.cols()}).relative_error;
+}
+
+bool equal_bits(const HostTensor& a, const HostTensor& b) {
+  return a.bytes() == b.bytes() && std::equal(a.data(), a.data() + a.bytes(), b.data());
+}
+
+TEST(CudaBackend, ExistsOrSaysInOneLineWhyNot) {
+  const auto why = why_no_device();
+  if (why.has_value()) {
+    EXPECT_EQ(why->find('\n'), std::string::npos);
+    EXPECT_EQ(test::error_text<NoDevice>([] { (void)make_cuda_backend(); }), "no usable GPU: " + *why);
+    EXPECT_FALSE(test::gpu_is_required()) << *why;
+  } else {
+    const auto backend = make_cuda_backend();
+    EXPECT_EQ(backend->name(), "cuda");
+    EXPECT_EQ(backend->device(), device_info().name);
+    EXPECT_GT(device_info().l2_bytes, 0);
+  }
+}
+
+TEST(LayerMemory, StaircaseAndTokenCentricNeedLessThan64MiBBesideTheLayer) {
+  const LayerShape shape = test::make_shape(4096, 1024, 320, 320, 512, 1024);
+  for (const ScheduleOptions& options :
+       {ScheduleOptions{.kind = ScheduleKind::kTokenCentric},
+        ScheduleOptions{.kind = ScheduleKind::kStaircase},
+        ScheduleOptions{.kind = ScheduleKind::kStaircase, .deterministic = false}}) {
+    const LayerMemoryPlan plan = plan_layer_memory(shape, options, false);
+    EXPECT_LT(plan.stages.back().workspace_bytes, std::int64_t{64} << 20) << describe(options);
+    for (const StageMemory& stage : plan.stages) {
+      EXPECT_LE(stage.workspace_bytes, plan.stages.back().workspace_bytes) << to_string(stage.stage);
+    }
+  }
+}
+
+TEST(LayerMemory, RefusesShapesThatTheKernelsCannotIndex) {
+  LayerShape shape = test::make_shape(1 << 20, 8, 64, 64, 2048);
+  EXPECT_NO_THROW(require_gpu_shape(shape, ScheduleKind::kTokenCentric));
+  EXPECT_NE(test::error_text<InvalidArgument>([&] {
+              require_gpu_shape(shape, ScheduleKind::kStaircase);
+            }).find("num_tokens * top_k = 2147483648"),
+            std::string::npos);
+  shape.hidden_size = 12;
+  EXPECT_EQ(test::error_text<InvalidArgument>([&] { require_gpu_shape(shape, ScheduleKind::kTokenCentric); }),
+            "hidden_size = 12: must be a multiple of 8 on the GPU");
+}
+
+class CudaBackendGpu : public testing::Test {
+ protected:
+  void SetUp() override {
+    MOESCOPE_NEEDS_GPU();
+    backend_ = make_cuda_backend();
+  }
+  std::unique_ptr<MoeBackend> backend_;
+};
+
+/// Runs the layer under every schedule. A capture fails on any synchronisation or allocation between the
+/// first and the last kernel, and prepare() throws then.
+void check_layer(MoeBackend& backend, const LayerInputs& inputs, const ScheduleOptions& options) {
+  SCOPED_TRACE(inputs.shape.label() + " " + inputs.workload + " " + describe(options));
+  const auto layer = backend.prepare(inputs, options);
+  EXPECT_EQ(layer->schedule_kind(), options.kind);
+  const auto times = layer->run(L2State::kCold);
+  const auto stages = layer_stages(inputs.shape, options, inputs.fixed_routing.has_value());
+  ASSERT_EQ(times.size(), stages.size() + 1);
+  double sum = 0;
+  for (std::size_t i = 0; i < stages.size(); ++i) {
+    EXPECT_EQ(times[i].stage, stages[i]);
+    EXPECT_GT(times[i].time_s, 0) << to_string(stages[i]);
+    sum += times[i].time_s;
+  }
+  EXPECT_EQ(times.back().stage, Stage::kLayer);
+  EXPECT_NEAR(times.back().time_s, sum, 1e-5 + 0.01 * sum);
+
+  const Routing routing = layer->routing();
+  ASSERT_NO_THROW(routing.validate());
+  const HostTensor out = layer->output();
+  ASSERT_EQ(out.dtype(), inputs.shape.dtype);
+  OracleOptions oracle_options;
+  oracle_options.tokens = spread_tokens(inputs.shape.num_tokens, 24);
+  oracle_options.selection = &routing;
+  const OracleLayer oracle = oracle_layer(inputs, oracle_options);
+  if (!inputs.fixed_routing.has_value()) {
+    const SelectionReport report = compare_selection(routing, oracle.routing);
+    EXPECT_TRUE(report.ok()) << report.first_wrong;
+  }
+  const ErrorReport error = compare(gather_rows(out, oracle_options.tokens), oracle.view());
+  EXPECT_LE(error.relative_error, floor_of(inputs.shape.dtype)) << error.describe();
+
+  (void)layer->run(L2State::kWarm);
+  const HostTensor again = layer->output();
+  if (layer->deterministic()) {
+    EXPECT_TRUE(equal_bits(out, again));
+  } else {
+    EXPECT_LE(relative_error(again, out), floor_of(inputs.shape.dtype));
+  }
+}
+
+TEST_F(CudaBackendGpu, LayersMatchTheOracleUnderEverySchedule) {
+  for (const LayerShape& shape :
+       {test::make_shape(1, 8, 4, 4, 1), test::make_shape(3, 96, 48, 16, 7, 24),
+        test::make_shape(130, 1000, 24, 40, 33, 48), test::make_shape(33, 64, 8, 8, 64),
+        test::make_shape(600, 256, 64, 64, 32, 512)}) {
+    for (const std::string_view workload : {"gaussian:1", "zipf:1.2"}) {
+      const LayerInputs inputs = make_inputs(shape, workload);
+      for (const ScheduleOptions& options : all_schedules()) {
+        check_layer(*backend_, inputs, options);
+      }
+    }
+  }
+}
+
+TEST_F(CudaBackendGpu, LayersMatchTheOracleInFp32) {
+  const LayerInputs inputs =
+      make_inputs(test::make_shape(130, 200, 24, 40, 33, 48), "gaussian:1", Dtype::kF32);
+  for (const ScheduleOptions& options : all_schedules()) {
+    check_layer(*backend_, inputs, options);
+  }
+}
+
+TEST_F(CudaBackendGpu, FixedRoutingSkipsTheRouter) {
+  const LayerInputs inputs = make_inputs(test::make_shape(100, 64, 16, 24, 12, 40), "uniform");
+  ASSERT_TRUE(inputs.fixed_routing.has_value());
+  for (const ScheduleOptions& options : all_schedules()) {
+    check_layer(*backend_, inputs, options);
+  }
+  EXPECT_THROW((void)backend_->router_project(inputs), InvalidArgument);
+}
+
+TEST_F(CudaBackendGpu, GraphReplayEqualsPlainLaunches) {
+  const LayerInputs inputs = make_inputs(test::make_shape(300, 128, 32, 32, 24, 96), "gaussian:1");
+  for (const ScheduleOptions& options : all_schedules()) {
+    const auto execution = backend_->prepare(inputs, options);
+    if (!execution->deterministic()) {
+      continue;
+    }
+    (void)execution->run(L2State::kWarm);
+    const HostTensor replayed = execution->output();
+    auto& layer = dynamic_cast<CudaLayer&>(*execution);
+    for (const Stage stage : layer.stages()) {
+      layer.enqueue(stage);
+    }
+    EXPECT_TRUE(equal_bits(execution->output(), replayed)) << describe(options);
+  }
+}
+
+TEST_F(CudaBackendGpu, StagesAloneMatchTheReference) {
+  ReferenceBackend reference;
+  for (const Dtype dtype : {Dtype::kBF16, Dtype::kF32}) {
+    const LayerInputs inputs = make_inputs(test::make_shape(130, 72, 24, 40, 33, 48), "zipf:1", dtype);
+    const double tolerance = floor_of(dtype);
+    const RouterLogits logits = reference.router_project(inputs);
+    const RouterLogits device_logits = backend_->router_project(inputs);
+    EXPECT_LE(relative_error(device_logits.row, logits.row), 1e-5);
+    EXPECT_LE(relative_error(device_logits.col, logits.col), 1e-5);
+    const Routing routing = reference.router_select(inputs.shape, logits);
+    const Routing device_routing = backend_->router_select(inputs.shape, logits);
+    EXPECT_EQ(device_routing.token_offsets, routing.token_offsets);
+    EXPECT_EQ(device_routing.expert_ids, routing.expert_ids);
+    EXPECT_LE(relative_error(backend_->shared_mlp(inputs), reference.shared_mlp(inputs)), tolerance);
+    for (const ScheduleOptions& options : all_schedules()) {
+      SCOPED_TRACE(describe(options));
+      const Schedule schedule = build_schedule(routing, options);
+      const Schedule built = backend_->schedule(routing, options);
+      EXPECT_TRUE(
+          std::equal(built.items.begin(), built.items.end(), schedule.items.begin(), schedule.items.end()));
+      EXPECT_EQ(built.tokens, schedule.tokens);
+      EXPECT_EQ(built.experts, schedule.experts);
+      EXPECT_EQ(built.pair_offsets, schedule.pair_offsets);
+      EXPECT_EQ(built.sorted_pair_ids, schedule.sorted_pair_ids);
+      // The CPU runs no sparse_library: any of its schedules gives the same numbers.
+      const Schedule mirror = build_schedule(routing, {.kind = ScheduleKind::kTokenCentric});
+      const auto scores = reference.expert_scores(inputs, routing, mirror);
+      const auto device_scores = backend_->expert_scores(inputs, routing, schedule);
+      ASSERT_EQ(device_scores.size(), scores.size());
+      double difference = 0;
+      double norm = 0;
+      for (std::size_t i = 0; i < scores.size(); ++i) {
+        const double want = static_cast<double>(scores[i]);
+        difference +=
+            (static_cast<double>(device_scores[i]) - want) * (static_cast<double>(device_scores[i]) - want);
+        norm += want * want;
+      }
+      EXPECT_LE(std::sqrt(difference / norm), 1e-5);
+      const HostTensor y = reference.expert_combine(inputs, routing, mirror, scores);
+      EXPECT_LE(relative_error(backend_->expert_combine(inputs, routing, schedule, scores), y), tolerance);
+      EXPECT_LE(relative_error(backend_->experts(inputs, routing, schedule), y), tolerance);
+    }
+  }
+}
+
+TEST_F(CudaBackendGpu, LayersOfOneModelRunSideBySide) {
+  const LayerInputs inputs = make_inputs(test::make_shape(64, 64, 16, 16, 8, 32), "gaussian:1");
+  const auto first = backend_->prepare(inputs, {.kind = ScheduleKind::kTokenCentric});
+  const auto second = backend_->prepare(inputs, {.kind = ScheduleKind::kStaircase});
+  (void)first->run(L2State::kWarm);
+  (void)second->run(L2State::kWarm);
+  const HostTensor out = first->output();
+  (void)second->run(L2State::kCold);
+  (void)first->run(L2State::kCold);
+  EXPECT_TRUE(equal_bits(first->output(), out));
+  EXPECT_LE(relative_error(second->output(), out), kFloorBf16);
+}
+
+TEST_F(CudaBackendGpu, AccountedMemoryIsWhatTheDeviceLoses) {
+  const LayerShape shape = test::make_shape(2048, 512, 64, 64, 128, 512);
+  const LayerInputs inputs = make_inputs(shape, "gaussian:1");
+  for (const ScheduleOptions& options : all_schedules()) {
+    const auto warm_up = backend_->prepare(inputs, options);  // modules, library handles, weights
+    std::size_t before = 0;
+    std::size_t after = 0;
+    std::size_t all = 0;
+    MOESCOPE_CUDA_CHECK(cudaMemGetInfo(&before, &all));
+    const auto layer = backend_->prepare(inputs, options);
+    MOESCOPE_CUDA_CHECK(cudaMemGetInfo(&after, &all));
+    const LayerMemoryPlan plan = plan_layer_memory(shape, options, false);
+    const auto lost = static_cast<double>(before) - static_cast<double>(after);
+    const auto planned = static_cast<double>(plan.total_bytes() - plan.experts);
+    constexpr double kGranularity = 32
+                                    << 20;  // allocations come in 2 MiB pages; graphs and streams take some
+    EXPECT_NEAR(lost, planned, kGranularity) << describe(options);
+  }
+}
+
+TEST_F(CudaBackendGpu, RefusesWhatDoesNotFitBeforeAllocating) {
+  // 2^34 pairs of 8 bytes: 128 GiB of routing alone.
+  const LayerInputs inputs = make_inputs(test::make_shape(1 << 20, 8, 128, 128, 16384), "gaussian:1");
+  std::size_t before = 0;
+  std::size_t after = 0;
+  std::size_t all = 0;
+  MOESCOPE_CUDA_CHECK(cudaMemGetInfo(&before, &all));
+  const std::string text = test::error_text<OutOfMemory>(
+      [&] { (void)backend_->prepare(inputs, {.kind = ScheduleKind::kTokenCentric}); });
+  MOESCOPE_CUDA_CHECK(cudaMemGetInfo(&after, &all));
+  EXPECT_NE(text.find("are available"), std::string::npos) << text;
+  EXPECT_EQ(before, after);
+}
+
+TEST_F(CudaBackendGpu, NamesTheBadLogitAsTheReferenceDoes) {
+  LayerInputs inputs = make_inputs(test::make_shape(40, 64, 16, 16, 8, 32), "gaussian:1");
+  inputs.hidden_states.bf16().row(7)[5] = to_bf16(std::numeric_limits<float>::quiet_NaN());
+  const auto layer = backend_->prepare(inputs, {.kind = ScheduleKind::kStaircase});
+  for (int repetition = 0; repetition < 2; ++repetition) {
+    const std::string text = test::error_text<InvalidArgument>([&] { (void)layer->run(L2State::kWarm); });
+    EXPECT_TRUE(text.starts_with("row_logits[7, 0] = ")) << text;
+    EXPECT_TRUE(text.ends_with("nan: must be finite")) << text;
+  }
+  const RouterLogits logits = backend_->router_project(inputs);
+  EXPECT_EQ(test::error_text<InvalidArgument>([&] { (void)backend_->router_select(inputs.shape, logits); }),
+            test::error_text<InvalidArgument>(
+                [&] { (void)ReferenceBackend().router_select(inputs.shape, logits); }));
+}
+
+TEST_F(CudaBackendGpu, RefusesRoutingWithUnequalNumbersOfPairs) {
+  Routing routing;
+  routing.num_tokens = 2;
+  routing.grid_rows = 2;
+  routing.grid_cols = 2;
+  routing.token_offsets = {0, 1, 3};
+  routing.expert_ids = {0, 1, 2};
+  routing.gates = {1, 0.5F, 0.5F};
+  EXPECT_NE(test::error_text<InvalidArgument>([&] {
+              (void)backend_->schedule(routing, {.kind = ScheduleKind::kStaircase});
+            }).find("pairs of token 1 = 2: must be 1"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace moescope
