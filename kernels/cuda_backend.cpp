@@ -247,6 +247,9 @@ HostTensor CudaBackend::shared_mlp(const LayerInputs& inputs) {
 
 std::unique_ptr<LayerExecution> CudaBackend::prepare(const LayerInputs& inputs,
                                                      const ScheduleOptions& options) {
+  if (options.kind == ScheduleKind::kAuto) {
+    throw InternalError("schedule auto must be resolved by choose_schedule() before prepare()");
+  }
   require_gpu_shape(inputs.shape, options.kind);
   inputs.validate();
   const bool cached = cached_device_ != nullptr && cached_host_.lock() == inputs.experts;

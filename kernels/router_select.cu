@@ -18,6 +18,8 @@
 #include "kernels/cuda_raii.hpp"
 #include "kernels/launch.hpp"
 #include "kernels/nvtx.hpp"
+#include "kernels/router_select_emit.cuh"
+#include "kernels/router_select_threshold.cuh"
 
 namespace moescope::cuda {
 namespace {
@@ -35,21 +37,6 @@ inline constexpr int kBlocksPerSm = kThreads == 32 ? 32 : 1536 / kThreads;
 /// Blocks in flight when the scratch is global: two per multiprocessor of an H100.
 constexpr std::int64_t kGlobalBlocks = 264;
 
-struct SelectArguments {
-  std::int64_t num_tokens;
-  int rows;
-  int cols;
-  int sort_length;  ///< columns padded to a power of two
-  int top_k;
-  bool softmax;  ///< gates: softmax over the selected, else exp(S)
-  const float* logits;
-  std::int32_t* expert_ids;
-  float* gates;
-  unsigned long long* bad_logit;
-  float* scratch;  ///< global scratch, or null: shared
-  std::int64_t scratch_floats;
-};
-
 std::int64_t scratch_floats(const LayerShape& shape) {
   const auto sort_length =
       static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(shape.grid_cols)));
@@ -57,15 +44,6 @@ std::int64_t scratch_floats(const LayerShape& shape) {
 }
 bool scratch_is_shared(const LayerShape& shape) {
   return scratch_floats(shape) * static_cast<std::int64_t>(sizeof(float)) <= kMaxSharedBytes;
-}
-
-/// Order-preserving map of floats to integers: a < b as floats implies key(a) < key(b).
-__device__ __forceinline__ unsigned to_key(float value) {
-  const unsigned bits = __float_as_uint(value);
-  return (bits & 0x80000000U) != 0 ? ~bits : bits | 0x80000000U;
-}
-__device__ __forceinline__ float from_key(unsigned key) {
-  return __uint_as_float((key & 0x80000000U) != 0 ? key & 0x7fffffffU : ~key);
 }
 
 /// One warp turns one side's logits into log-softmax p = (s - max) - ln sum exp(s - max); returns max p. The
@@ -103,162 +81,13 @@ __device__ float log_softmax(const float* logits, int count, float* p, std::int6
   return 0.0F - log_sum;  // what the loop computes for the largest
 }
 
-/// Bitonic sort, descending; length is a power of two.
-template <int kThreads>
-__device__ void sort_descending(float* data, int length) {
-  for (int size = 2; size <= length; size *= 2) {
-    for (int stride = size / 2; stride > 0; stride /= 2) {
-      for (int pair = static_cast<int>(threadIdx.x); pair < length / 2; pair += kThreads) {
-        const int i = 2 * pair - (pair & (stride - 1));
-        const float a = data[i];
-        const float b = data[i + stride];
-        if ((a < b) == ((i & size) == 0)) {
-          data[i] = b;
-          data[i + stride] = a;
-        }
-      }
-      Block<kThreads>::sync();
-    }
-  }
-}
-
-/// Which scores are selected: all S >= sure, and of those in [tie, sure) the lowest ids until there are K.
-struct Threshold {
-  float sure;
-  float tie;  ///< == sure when there are no ties to resolve
-};
-
-/// Finds the threshold. On return sure_count[i] is the number of columns of row i with S >= sure and
-/// offsets[i] the number selected (ties resolved). The three count arrays have `rows` entries each; a thread
-/// touches only its own rows until the scans.
-template <int kThreads>
-__device__ Threshold find_threshold(const SelectArguments& args, const float* row_p, const float* sorted_cols,
-                                    float row_max, int*& sure_count, int*& offsets, int* spare) {
-  using B = Block<kThreads>;
-  const auto count = [&](float t, const int* at_least, const int* at_most, int* out) {
-    unsigned total = 0;
-    for (int i = static_cast<int>(threadIdx.x); i < args.rows; i += kThreads) {
-      int low = at_least[i];
-      int high = at_most[i];
-      while (low < high) {
-        const int middle = (low + high) / 2;
-        if (row_p[i] + sorted_cols[middle] >= t) {
-          low = middle + 1;
-        } else {
-          high = middle;
-        }
-      }
-      out[i] = low;
-      total += static_cast<unsigned>(low);
-    }
-    return B::sum(total);
-  };
-
-  const auto top_k = static_cast<unsigned>(args.top_k);
-  int* above = sure_count;  // counts at `high`: fewer than K in total
-  int* reach = offsets;     // counts at `low`: at least K
-  int* probe = spare;
-  float row_min = FLT_MAX;
-  for (int i = static_cast<int>(threadIdx.x); i < args.rows; i += kThreads) {
-    above[i] = 0;
-    reach[i] = args.cols;
-    row_min = fminf(row_min, row_p[i]);
-  }
-  row_min = B::reduce(row_min, [](float a, float b) { return fminf(a, b); });
-
-  // The best row alone has K scores down to its K-th column, so the K-th best of all is no lower.
-  unsigned low = to_key(args.top_k <= args.cols ? row_max + sorted_cols[args.top_k - 1]
-                                                : row_min + sorted_cols[args.cols - 1]);
-  unsigned high = to_key(row_max + sorted_cols[0]) + 1;
-  unsigned middle = low;
-  for (;;) {
-    const unsigned total = count(from_key(middle), above, reach, probe);
-    if (total == top_k) {
-      sure_count = probe;
-      offsets = reach;
-      for (int i = static_cast<int>(threadIdx.x); i < args.rows; i += kThreads) {
-        offsets[i] = probe[i];
-      }
-      B::sync();
-      return {from_key(middle), from_key(middle)};
-    }
-    if (total > top_k) {
-      low = middle;
-      int* const old = reach;
-      reach = probe;
-      probe = old;
-    } else {
-      high = middle;
-      int* const old = above;
-      above = probe;
-      probe = old;
-    }
-    if (high - low <= 1) {
-      break;
-    }
-    middle = low + (high - low) / 2;
-  }
-
-  // `low` is the K-th score; more scores reach it than are needed, fewer exceed it.
-  unsigned sure_total = 0;
-  for (int i = static_cast<int>(threadIdx.x); i < args.rows; i += kThreads) {
-    probe[i] = reach[i] - above[i];
-    sure_total += static_cast<unsigned>(above[i]);
-  }
-  const int needed = args.top_k - static_cast<int>(B::sum(sure_total));
-  B::sync();
-  B::template scan_array<true>(probe, args.rows);
-  for (int i = static_cast<int>(threadIdx.x); i < args.rows; i += kThreads) {
-    reach[i] = above[i] + min(max(needed - probe[i], 0), reach[i] - above[i]);
-  }
-  B::sync();
-  sure_count = above;
-  offsets = reach;
-  return {from_key(high), from_key(low)};
-}
-
-/// Writes the pairs of one token in id order. Warps take rows; lanes take columns among the candidates.
-template <int kThreads>
-__device__ void emit(const SelectArguments& args, std::int64_t token, Threshold threshold, const float* row_p,
-                     const float* col_p, const int* candidates, int num_candidates, const int* sure_count,
-                     const int* offsets, float reference, float scale) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const unsigned lower_lanes = (1U << lane) - 1;
-  std::int32_t* const ids = args.expert_ids + token * args.top_k;
-  float* const gates = args.gates + token * args.top_k;
-  for (int i = static_cast<int>(threadIdx.x) / kWarp; i < args.rows; i += Block<kThreads>::kWarps) {
-    const int begin = offsets[i];
-    const int end = i + 1 < args.rows ? offsets[i + 1] : args.top_k;
-    const int ties_wanted = end - begin - sure_count[i];
-    int ties_seen = 0;
-    int next = begin;
-    for (int first = 0; next < end && first < num_candidates; first += kWarp) {
-      const int c = first + lane;
-      const int j = c < num_candidates ? candidates[c] : 0;
-      const float score = c < num_candidates ? row_p[i] + col_p[j] : -INFINITY;
-      bool take = c < num_candidates && score >= threshold.sure;
-      if (ties_wanted > 0) {
-        const bool tie = c < num_candidates && !take && score >= threshold.tie;
-        const unsigned ties = __ballot_sync(kAllLanes, tie);
-        take = take || (tie && ties_seen + __popc(ties & lower_lanes) < ties_wanted);
-        ties_seen += __popc(ties);
-      }
-      const unsigned taken = __ballot_sync(kAllLanes, take);
-      if (take) {
-        const int at = next + __popc(taken & lower_lanes);
-        ids[at] = i * args.cols + j;
-        gates[at] = expf(score - reference) * scale;
-      }
-      next += __popc(taken);
-    }
-  }
-}
-
 template <int kThreads, bool kSharedScratch>
-__global__ void __launch_bounds__(kThreads, kBlocksPerSm<kThreads>) router_select(SelectArguments args) {
+__global__ void __launch_bounds__(kThreads, kSharedScratch ? kBlocksPerSm<kThreads> : 1)
+    router_select(SelectArguments args) {
   using B = Block<kThreads>;
   extern __shared__ float shared_scratch[];
   __shared__ float best[2];  // largest p_r and p_c
+  __shared__ BestColumns best_columns;
   float* const scratch =
       kSharedScratch ? shared_scratch : args.scratch + std::int64_t{blockIdx.x} * args.scratch_floats;
   float* const row_p = scratch;
@@ -298,8 +127,13 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm<kThreads>) router_selec
 
     int* sure_count = counts;
     int* offsets = counts + args.rows;
+    int* active_rows = counts + 2 * args.rows;
     const Threshold threshold =
-        find_threshold<kThreads>(args, row_p, sorted, row_max, sure_count, offsets, counts + 2 * args.rows);
+        find_threshold<kThreads>(args, row_p, sorted, row_max, sure_count, offsets, active_rows);
+    if (static_cast<int>(threadIdx.x) < min(kTableRow, args.cols)) {
+      best_columns.value[threadIdx.x] = sorted[threadIdx.x];
+    }
+    B::sync();
 
     // Gates. Softmax: sum over rows of exp(p_r[i]) times the prefix sum of exp(p_c) over its selected
     // columns. All exponents are relative to the largest score, which is always selected.
@@ -324,20 +158,17 @@ __global__ void __launch_bounds__(kThreads, kBlocksPerSm<kThreads>) router_selec
 
     // Columns that the best row does not take, no row takes.
     int* const candidates = reinterpret_cast<int*>(sorted);
-    int num_candidates = 0;
-    for (int first = 0; first < args.cols; first += kThreads) {
-      const int j = first + static_cast<int>(threadIdx.x);
-      const bool candidate = j < args.cols && row_max + col_p[j] >= threshold.tie;
-      int total;
-      const int rank = B::inclusive_scan(candidate ? 1 : 0, total);
-      if (candidate) {
-        candidates[num_candidates + rank - 1] = j;
-      }
-      num_candidates += total;
+    const int num_candidates =
+        compact<kThreads>(args.cols, candidates, [&](int j) { return row_max + col_p[j] >= threshold.tie; });
+    const int num_active = compact<kThreads>(args.rows, active_rows, [&](int i) {
+      return (i + 1 < args.rows ? offsets[i + 1] : args.top_k) > offsets[i];
+    });
+    if (warp == 0) {
+      fill_table(best_columns, col_p, candidates, num_candidates, args.cols);
     }
     B::sync();
-    emit<kThreads>(args, token, threshold, row_p, col_p, candidates, num_candidates, sure_count, offsets,
-                   reference, scale);
+    emit<kThreads>(args, token, threshold, row_p, col_p, best_columns, candidates, num_candidates,
+                   active_rows, num_active, sure_count, offsets, reference, scale);
   }
 }
 

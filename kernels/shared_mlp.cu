@@ -14,15 +14,23 @@ namespace moescope::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-/// Bound on the fp32 product of a chunk: 2048 tokens at shared_size 1024 still fill an H100 with tiles.
-constexpr std::int64_t kChunkBytes = std::int64_t{16} << 20;
+/// Bound on the fp32 product of a chunk, so that a layer at L=4096, d=1024 stays under 64 MiB of extra
+/// memory: 1536 tokens at shared_size 1024 still fill an H100 with tiles.
+constexpr std::int64_t kChunkBytes = std::int64_t{12} << 20;
+/// Chunks are whole tiles of tokens (the usual 128 of matrix products), as equal as that allows.
+constexpr std::int64_t kTileTokens = 128;
 
 std::int64_t row_bytes(const LayerShape& shape) {
   return 2 * shape.shared_size * static_cast<std::int64_t>(sizeof(float));
 }
 
 std::int64_t chunk_tokens(const LayerShape& shape) {
-  return std::clamp(kChunkBytes / row_bytes(shape), std::int64_t{1}, shape.num_tokens);
+  const auto divide_up = [](std::int64_t a, std::int64_t b) { return (a + b - 1) / b; };
+  const std::int64_t most =
+      std::max(kChunkBytes / row_bytes(shape) / kTileTokens, std::int64_t{1}) * kTileTokens;
+  const std::int64_t chunks = divide_up(shape.num_tokens, most);
+  return std::min(divide_up(divide_up(shape.num_tokens, chunks), kTileTokens) * kTileTokens,
+                  shape.num_tokens);
 }
 
 /// One block per token. In: gate_up [tokens, 2h] fp32, gate then up. Out: h in storage dtype T at the start
