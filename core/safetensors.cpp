@@ -128,7 +128,7 @@ Entry parse_entry(const std::string& name, const json& value, std::uint64_t data
     throw FileError(path, field + ".data_offsets", fmt::format("{}: must be [begin, end]", dump(offsets)));
   }
   Entry entry{name, natural(offsets[0], path, field + ".data_offsets"),
-                    natural(offsets[1], path, field + ".data_offsets")};
+              natural(offsets[1], path, field + ".data_offsets")};
   if (entry.begin > entry.end || entry.end > data_bytes) {
     throw FileError(
         path, field + ".data_offsets",
