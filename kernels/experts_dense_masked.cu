@@ -26,8 +26,14 @@ constexpr int kThreads = 256;
 /// One block writes this much of one row of P, from shared memory: eight blocks fit a multiprocessor.
 constexpr int kSegmentBytes = 16 * 1024;
 
+/// S of fewer tokens than this stays fp32. There the products are bound by reading W and V, S is small beside
+/// them, and errors average over too few entries to afford rounding twice (S, then P).
+constexpr std::int64_t kFewTokens = 256;
+
 struct ChunkPlan {
-  std::int64_t experts;  ///< columns of S and P; also their leading dimension
+  std::int64_t experts;   ///< columns of S and P; also their leading dimension
+  Dtype scores;           ///< storage of S; P has the layer's
+  std::int64_t p_offset;  ///< bytes from S to P; 0: P overwrites S
   std::int64_t bytes;
 };
 
@@ -36,13 +42,17 @@ ChunkPlan plan_chunks(const LayerShape& shape) {
   const auto round_up = [](std::int64_t value) {
     return (value + kChunkGranularity - 1) / kChunkGranularity * kChunkGranularity;
   };
-  const std::int64_t column_bytes = shape.num_tokens * dtype_bytes(shape.dtype);
+  const Dtype scores = shape.num_tokens < kFewTokens ? Dtype::kF32 : shape.dtype;
+  const bool in_place = scores == shape.dtype;
+  const std::int64_t s_column_bytes = shape.num_tokens * dtype_bytes(scores);
+  const std::int64_t p_column_bytes = in_place ? 0 : shape.num_tokens * dtype_bytes(shape.dtype);
+  const std::int64_t column_bytes = s_column_bytes + p_column_bytes;
   const std::int64_t num_experts = shape.num_experts();
   const std::int64_t most =
       std::max(kMaxWorkspaceBytes / column_bytes / kChunkGranularity, std::int64_t{1}) * kChunkGranularity;
   const std::int64_t chunks = (num_experts + most - 1) / most;
   const std::int64_t experts = round_up((num_experts + chunks - 1) / chunks);
-  return {experts, experts * column_bytes};
+  return {experts, scores, in_place ? 0 : experts * s_column_bytes, experts * column_bytes};
 }
 
 __device__ __forceinline__ float as_float(float value) { return value; }
@@ -70,12 +80,12 @@ __device__ std::int64_t warp_lower_bound(const std::int32_t* ids, std::int64_t c
   return begin;
 }
 
-/// S [L, leading] -> P in place: gate * sigma(S) where the routing selects, zero elsewhere. Columns count
-/// experts from first_expert on; width of them exist. One block per token and segment of columns.
-template <class T>
+/// P [L, leading] = gate * sigma(S) where the routing selects, zero elsewhere; `p` may be `s` itself. Columns
+/// count experts from first_expert on; `width` of them exist. One block per token and segment of columns.
+template <class S, class T>
 __global__ void __launch_bounds__(kThreads)
-    mask_kernel(T* s, std::int64_t leading, std::int64_t first_expert, std::int64_t width, unsigned segments,
-                std::int64_t top_k, const std::int32_t* expert_ids, const float* gates,
+    mask_kernel(const S* s, T* p, std::int64_t leading, std::int64_t first_expert, std::int64_t width,
+                unsigned segments, std::int64_t top_k, const std::int32_t* expert_ids, const float* gates,
                 Activation activation) {
   constexpr int kColumns = kSegmentBytes / static_cast<int>(sizeof(T));
   __shared__ __align__(16) T row[kColumns];
@@ -100,26 +110,26 @@ __global__ void __launch_bounds__(kThreads)
     reinterpret_cast<uint4*>(row)[i] = uint4{0, 0, 0, 0};
   }
   __syncthreads();
-  T* global_row = s + token * leading + first_column;
+  const std::int64_t offset = token * leading + first_column;
   for (std::int64_t k = range[0] + thread; k < range[1]; k += kThreads) {
     const auto column = static_cast<int>(ids[k] - expert_base);
-    store(row[column], gates[token * top_k + k] * activate(activation, as_float(global_row[column])));
+    store(row[column], gates[token * top_k + k] * activate(activation, as_float(s[offset + column])));
   }
   __syncthreads();
   // leading is a multiple of 16 bytes, so the last store may run past `columns` but not past the row.
   for (int i = thread; i < stores; i += kThreads) {
-    reinterpret_cast<uint4*>(global_row)[i] = reinterpret_cast<const uint4*>(row)[i];
+    reinterpret_cast<uint4*>(p + offset)[i] = reinterpret_cast<const uint4*>(row)[i];
   }
 }
 
-template <class T>
-void launch_mask(const LayerShape& shape, DeviceRouting routing, T* s, std::int64_t leading,
+template <class S, class T>
+void launch_mask(const LayerShape& shape, DeviceRouting routing, const void* s, void* p, std::int64_t leading,
                  std::int64_t first_expert, std::int64_t width, cudaStream_t stream) {
   constexpr std::int64_t kColumns = kSegmentBytes / static_cast<std::int64_t>(sizeof(T));
   const std::int64_t segments = (width + kColumns - 1) / kColumns;
-  mask_kernel<T><<<static_cast<unsigned>(shape.num_tokens * segments), kThreads, 0, stream>>>(
-      s, leading, first_expert, width, static_cast<unsigned>(segments), shape.top_k, routing.expert_ids,
-      routing.gates, shape.activation);
+  mask_kernel<S, T><<<static_cast<unsigned>(shape.num_tokens * segments), kThreads, 0, stream>>>(
+      static_cast<const S*>(s), static_cast<T*>(p), leading, first_expert, width,
+      static_cast<unsigned>(segments), shape.top_k, routing.expert_ids, routing.gates, shape.activation);
   MOESCOPE_CUDA_CHECK(cudaGetLastError());
 }
 
@@ -132,13 +142,14 @@ void launch_experts_dense_masked(CublasLt& blas, const LayerShape& shape, const 
                                  float* y, cudaStream_t stream) {
   const StageRange range(Stage::kExperts);
   const ChunkPlan plan = plan_chunks(shape);
+  void* p = static_cast<std::byte*>(workspace) + plan.p_offset;
   const std::int64_t row_bytes = shape.hidden_size * dtype_bytes(shape.dtype);
   Gemm scores;
   scores.m = shape.num_tokens;
   scores.k = shape.hidden_size;
   scores.transpose_b = true;
   scores.in = shape.dtype;
-  scores.out = shape.dtype;
+  scores.out = plan.scores;
   scores.a = hidden_states;
   scores.d = workspace;
   scores.ldd = plan.experts;
@@ -148,7 +159,7 @@ void launch_experts_dense_masked(CublasLt& blas, const LayerShape& shape, const 
   combine.transpose_b = false;
   combine.in = shape.dtype;
   combine.out = Dtype::kF32;
-  combine.a = workspace;
+  combine.a = p;
   combine.lda = plan.experts;
   combine.d = y;
   for (std::int64_t first = 0; first < shape.num_experts(); first += plan.experts) {
@@ -156,11 +167,10 @@ void launch_experts_dense_masked(CublasLt& blas, const LayerShape& shape, const 
     scores.n = width;
     scores.b = static_cast<const std::byte*>(weights.w_in) + first * row_bytes;
     blas.run(scores, stream);
-    if (shape.dtype == Dtype::kBF16) {
-      launch_mask(shape, routing, static_cast<__nv_bfloat16*>(workspace), plan.experts, first, width, stream);
-    } else {
-      launch_mask(shape, routing, static_cast<float*>(workspace), plan.experts, first, width, stream);
-    }
+    const auto mask = shape.dtype == Dtype::kF32   ? launch_mask<float, float>
+                      : plan.scores == Dtype::kF32 ? launch_mask<float, __nv_bfloat16>
+                                                   : launch_mask<__nv_bfloat16, __nv_bfloat16>;
+    mask(shape, routing, workspace, p, plan.experts, first, width, stream);
     combine.k = width;
     combine.b = static_cast<const std::byte*>(weights.w_out) + first * row_bytes;
     combine.beta = first == 0 ? 0.0F : 1.0F;

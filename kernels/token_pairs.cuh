@@ -4,6 +4,7 @@
 #include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
+#include <bit>
 #include <cstdint>
 #include <string>
 
@@ -29,29 +30,36 @@ struct TokenPairsArgs {
   float* scores_out = nullptr;               ///< [L*K] p, when only scoring
   float* y = nullptr;                        ///< [L, d]
   std::int64_t num_tokens = 0;
-  std::int64_t top_k = 0;
+  std::uint32_t top_k = 0;
   std::int32_t hidden_size = 0;
-  std::int32_t team = 1;
-  std::int32_t block_splits = 1;
-  std::int32_t cluster_blocks = 1;
+  // TokenSplit's powers of two as exponents.
+  std::int32_t team_log2 = 0;
+  std::int32_t block_splits_log2 = 0;
+  std::int32_t cluster_log2 = 0;
   Activation activation = Activation::kSilu;
 };
 
-/// A lane's part of one row: kChunks x 16 bytes, chunk c at column (c * 32 + lane) * kElements of the warp's
-/// slice.
-template <class T, int kChunks>
+/// A lane's part of one row: kChunks x 16 bytes, chunk c at column c * 32 * kElements after the lane's first.
+/// kFull: every lane's every chunk lies within the row. Otherwise chunks outside it read the row's first 16
+/// bytes instead, which costs no traffic; their x is zero and their sums are never stored.
+template <class T, int kChunks, bool kFull>
 struct RowPart {
   static constexpr int kElements = 16 / static_cast<int>(sizeof(T));
-  static constexpr int kSlice = kChunks * 32 * kElements;
+  static constexpr int kStride = 32 * kElements;
+  static constexpr int kSlice = kChunks * kStride;
   uint4 raw[kChunks];
 
-  /// `valid` = chunks of this lane that lie within the row; the rest reads as zero.
-  __device__ __forceinline__ void load(const T* row, int valid) {
+  /// `row` starts at the matrix row, `col` is the lane's first column.
+  __device__ __forceinline__ void load(const T* row, int col, int valid) {
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
-      raw[c] =
-          c < valid ? __ldg(reinterpret_cast<const uint4*>(row + c * 32 * kElements)) : uint4{0, 0, 0, 0};
+      const int offset = kFull || c < valid ? col + c * kStride : 0;
+      raw[c] = __ldg(reinterpret_cast<const uint4*>(row + offset));
     }
+  }
+  /// Keeps the compiler from unpacking chunk c ahead of the loop this stands in.
+  __device__ __forceinline__ void pin(int c) {
+    asm volatile("" : "+r"(raw[c].x), "+r"(raw[c].y), "+r"(raw[c].z), "+r"(raw[c].w));
   }
   __device__ __forceinline__ void unpack(int c, float (&out)[kElements]) const {
     const unsigned words[4] = {raw[c].x, raw[c].y, raw[c].z, raw[c].w};
@@ -70,13 +78,13 @@ struct RowPart {
 /// Sum over a worker's warps and lanes; every lane gets it. Teams exchange through `slots` [2][warps of the
 /// block]: two sets, so that one barrier per call is enough (a set is written again only after the next
 /// call's barrier).
-__device__ __forceinline__ float worker_sum(float value, float* slots, unsigned& parity, int team, int worker,
+__device__ __forceinline__ float worker_sum(float value, float* slots, unsigned& parity, int team_log2,
                                             int warp) {
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) {
     value += __shfl_xor_sync(0xffffffffU, value, offset);
   }
-  if (team == 1) {
+  if (team_log2 == 0) {
     return value;
   }
   float* set = slots + parity * TokenSplit::kWarpsPerBlock;
@@ -84,149 +92,165 @@ __device__ __forceinline__ float worker_sum(float value, float* slots, unsigned&
   if (threadIdx.x % 32 == 0) {
     set[warp] = value;
   }
+  const int worker = warp >> team_log2;
+  const int team = 1 << team_log2;
   // One barrier per worker (0 is __syncthreads): workers have different numbers of pairs.
   asm volatile("bar.sync %0, %1;" ::"r"(worker + 1), "r"(team * 32) : "memory");
   value = 0;
+#pragma unroll 1  // code size: a cold launch fetches its instructions from HBM
   for (int member = 0; member < team; ++member) {
-    value += set[worker * team + member];
+    value += set[(worker << team_log2) + member];
   }
   return value;
 }
 
+__device__ __forceinline__ float4 add(float4 a, float4 b) {
+  return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w};
+}
+
 /// y of the block's tokens from its workers' partial sums [worker][d], workers and then blocks in order.
-__device__ __forceinline__ void sum_workers(float* partial, const TokenPairsArgs& args,
+__device__ __forceinline__ void sum_workers(float4* partial, const TokenPairsArgs& args,
                                             std::int64_t first_token, int tokens_per_block) {
-  const int d = args.hidden_size;
+  const int columns = args.hidden_size / 4;  // of four floats
+  const int threads = TokenSplit::kWarpsPerBlock * 32;
+  const int thread = static_cast<int>(threadIdx.x);
+  auto* y = reinterpret_cast<float4*>(args.y);
   __syncthreads();
-  for (int i = static_cast<int>(threadIdx.x); i < tokens_per_block * d; i += static_cast<int>(blockDim.x)) {
-    const int token = i / d;
-    const int col = i - token * d;
-    float* first = partial + token * args.block_splits * d + col;
-    float sum = 0;
-    for (int s = 0; s < args.block_splits; ++s) {
-      sum += first[s * d];
-    }
-    if (args.cluster_blocks > 1) {
-      *first = sum;  // one token per block here, and this thread alone reads and writes this column
-    } else if (first_token + token < args.num_tokens) {
-      args.y[(first_token + token) * d + col] = sum;
+#pragma unroll 1
+  for (int token = 0; token < tokens_per_block && first_token + token < args.num_tokens; ++token) {
+#pragma unroll 1
+    for (int col = thread; col < columns; col += threads) {
+      float4* first = partial + (token << args.block_splits_log2) * columns + col;
+      float4 sum = *first;
+#pragma unroll 1
+      for (int s = 1; s < 1 << args.block_splits_log2; ++s) {
+        sum = add(sum, first[s * columns]);
+      }
+      if (args.cluster_log2 > 0) {
+        *first = sum;  // one token per block here, and this thread alone reads and writes this column
+      } else {
+        y[(first_token + token) * columns + col] = sum;
+      }
     }
   }
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
-  if (args.cluster_blocks > 1) {
+  if (args.cluster_log2 > 0) {
     const auto cluster = cooperative_groups::this_cluster();
     cluster.sync();
     const int rank = static_cast<int>(cluster.block_rank());
-    for (int col = rank * static_cast<int>(blockDim.x) + static_cast<int>(threadIdx.x); col < d;
-         col += args.cluster_blocks * static_cast<int>(blockDim.x)) {
-      float sum = 0;
-      for (int block = 0; block < args.cluster_blocks; ++block) {
-        sum += cluster.map_shared_rank(partial, block)[col];
+#pragma unroll 1
+    for (int col = (thread << args.cluster_log2) + rank; col < columns; col += threads << args.cluster_log2) {
+      float4 sum = cluster.map_shared_rank(partial, 0)[col];
+#pragma unroll 1
+      for (int block = 1; block < 1 << args.cluster_log2; ++block) {
+        sum = add(sum, cluster.map_shared_rank(partial, block)[col]);
       }
-      args.y[first_token * d + col] = sum;
+      y[first_token * columns + col] = sum;
     }
     cluster.sync();  // no block leaves while another reads its shared memory
   }
 #endif
 }
 
-template <class T, int kChunks, bool kScore, bool kSum>
+template <class T, int kChunks, bool kFull, bool kScore, bool kSum>
 __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, 2)
     token_pairs_kernel(const TokenPairsArgs args) {
   static_assert(kScore || kSum);
-  using Part = RowPart<T, kChunks>;
+  using Part = RowPart<T, kChunks, kFull>;
   constexpr int kElements = Part::kElements;
-  extern __shared__ __align__(16) float partial[];
+  extern __shared__ float4 partial[];
   __shared__ float slots[2 * TokenSplit::kWarpsPerBlock];
 
   const int d = args.hidden_size;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int worker = warp / args.team;
-  const int workers = static_cast<int>(TokenSplit::kWarpsPerBlock) / args.team;
-  const int tokens_per_block = workers / args.block_splits;
+  const int worker = warp >> args.team_log2;
+  const int member = warp - (worker << args.team_log2);
+  const int tokens_per_block =
+      static_cast<int>(TokenSplit::kWarpsPerBlock) >> (args.team_log2 + args.block_splits_log2);
   const std::int64_t first_token =
-      static_cast<std::int64_t>(blockIdx.x) / args.cluster_blocks * tokens_per_block;
-  const std::int64_t token = first_token + worker / args.block_splits;
-  const int split =
-      static_cast<int>(blockIdx.x % static_cast<unsigned>(args.cluster_blocks)) * args.block_splits +
-      worker % args.block_splits;
-  const int splits = args.cluster_blocks * args.block_splits;
+      static_cast<std::int64_t>(blockIdx.x >> args.cluster_log2) * tokens_per_block;
+  const std::int64_t token = first_token + (worker >> args.block_splits_log2);
+  const unsigned block_in_cluster = blockIdx.x & ((1U << args.cluster_log2) - 1);
+  const unsigned worker_of_token = static_cast<unsigned>(worker) & ((1U << args.block_splits_log2) - 1);
+  const unsigned split = (block_in_cluster << args.block_splits_log2) + worker_of_token;
+  const unsigned splits = 1U << (args.cluster_log2 + args.block_splits_log2);
 
-  const int col = (warp % args.team) * Part::kSlice + lane * kElements;
+  const int col = member * Part::kSlice + lane * kElements;
   // d is a multiple of 8, so a 16-byte chunk lies within the row or outside it as a whole.
-  const int valid = col < d ? min((d - col - 1) / (32 * kElements) + 1, kChunks) : 0;
+  const int valid = col < d ? min((d - col - 1) / Part::kStride + 1, kChunks) : 0;
 
   float acc[kChunks][kElements] = {};
-  if (token < args.num_tokens) {
-    const T* w_in = static_cast<const T*>(args.w_in) + col;
-    const T* w_out = static_cast<const T*>(args.w_out) + col;
+  if (token < args.num_tokens && split < args.top_k) {
+    const T* w_in = static_cast<const T*>(args.w_in);
+    const T* w_out = static_cast<const T*>(args.w_out);
     const std::int64_t base = token * args.top_k;
     const std::int32_t* ids = args.expert_ids + base;
+    const float* factors = (kScore ? args.gates : args.scores_in) + base;
 
-    float x[kChunks][kElements];
+    Part x;  // as stored: unpacked it would cost bf16 twice the registers, and occupancy
     if constexpr (kScore) {
-      Part part;
-      part.load(static_cast<const T*>(args.x) + token * d + col, valid);
+      x.load(static_cast<const T*>(args.x) + token * d, col, valid);
 #pragma unroll
       for (int c = 0; c < kChunks; ++c) {
-        part.unpack(c, x[c]);
+        x.raw[c] = kFull || c < valid ? x.raw[c] : uint4{0, 0, 0, 0};
       }
     }
 
     // `ahead` holds the row the next step starts with (W when scoring, else V), so that the memory system
-    // always has this pair's and the next one's rows to fetch.
+    // always has this pair's and the next one's rows to fetch. Past the last pair, its row is read again: no
+    // branch, and no traffic.
     const T* first_matrix = kScore ? w_in : w_out;
+    const unsigned last = split + (args.top_k - 1 - split) / splits * splits;
+    const auto row = [&](const T* matrix, std::int32_t id) {
+      return matrix + static_cast<std::int64_t>(id) * d;
+    };
+    std::int32_t id = __ldg(ids + split);
+    std::int32_t next_id = __ldg(ids + min(split + splits, last));
     Part ahead;
-    std::int64_t k = split;
-    std::int32_t id = 0;
-    std::int32_t next_id = 0;
+    ahead.load(row(first_matrix, id), col, valid);
     unsigned parity = 0;
-    if (k < args.top_k) {
-      id = __ldg(ids + k);
-      ahead.load(first_matrix + static_cast<std::int64_t>(id) * d, valid);
-      next_id = k + splits < args.top_k ? __ldg(ids + k + splits) : 0;
-    }
-    for (; k < args.top_k; k += splits) {
-      const int next_valid = k + splits < args.top_k ? valid : 0;
-      const std::int32_t id_after = k + 2 * splits < args.top_k ? __ldg(ids + k + 2 * splits) : 0;
+#pragma unroll 1
+    for (unsigned k = split; k <= last; k += splits) {
       Part v;
-      float p = 0;
+      if constexpr (kScore && kSum) {
+        v.load(row(w_out, id), col, valid);
+      }
+      const std::int32_t id_after = __ldg(ids + min(k + 2 * splits, last));
+      float p = __ldg(factors + k);
       if constexpr (kScore) {
-        const float gate = __ldg(args.gates + base + k);
-        if constexpr (kSum) {
-          v.load(w_out + static_cast<std::int64_t>(id) * d, valid);
-        }
         float dot = 0;
 #pragma unroll
         for (int c = 0; c < kChunks; ++c) {
           float w[kElements];
+          float x_c[kElements];
           ahead.unpack(c, w);
+          x.pin(c);
+          x.unpack(c, x_c);
 #pragma unroll
           for (int i = 0; i < kElements; ++i) {
-            dot = fmaf(x[c][i], w[i], dot);
+            dot = fmaf(x_c[i], w[i], dot);
           }
         }
-        ahead.load(w_in + static_cast<std::int64_t>(next_id) * d, next_valid);
-        p = gate * activate(args.activation, worker_sum(dot, slots, parity, args.team, worker, warp));
+        ahead.load(row(w_in, next_id), col, valid);
+        p *= activate(args.activation, worker_sum(dot, slots, parity, args.team_log2, warp));
         if constexpr (!kSum) {
-          if (lane == 0 && warp % args.team == 0) {
+          if (lane == 0 && member == 0) {
             args.scores_out[base + k] = p;
           }
         }
       } else {
-        p = __ldg(args.scores_in + base + k);
         v = ahead;
-        ahead.load(w_out + static_cast<std::int64_t>(next_id) * d, next_valid);
+        ahead.load(row(w_out, next_id), col, valid);
       }
       if constexpr (kSum) {
 #pragma unroll
         for (int c = 0; c < kChunks; ++c) {
-          float row[kElements];
-          v.unpack(c, row);
+          float out[kElements];
+          v.unpack(c, out);
 #pragma unroll
           for (int i = 0; i < kElements; ++i) {
-            acc[c][i] = fmaf(p, row[i], acc[c][i]);
+            acc[c][i] = fmaf(p, out[i], acc[c][i]);
           }
         }
       }
@@ -236,23 +260,33 @@ __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, 2)
   }
 
   if constexpr (kSum) {
-    float* out = splits == 1 ? args.y + token * d : partial + worker * d;
-    if (splits > 1 || token < args.num_tokens) {
+    const auto store = [&](float4* out) {
 #pragma unroll
       for (int c = 0; c < kChunks; ++c) {
-        if (c < valid) {
+        if (kFull || c < valid) {
 #pragma unroll
           for (int i = 0; i < kElements; i += 4) {
-            *reinterpret_cast<float4*>(out + col + c * 32 * kElements + i) =
+            out[(col + c * Part::kStride + i) / 4] =
                 make_float4(acc[c][i], acc[c][i + 1], acc[c][i + 2], acc[c][i + 3]);
           }
         }
       }
-    }
+    };
     if (splits > 1) {
+      store(partial + worker * (d / 4));
       sum_workers(partial, args, first_token, tokens_per_block);
+    } else if (token < args.num_tokens) {
+      store(reinterpret_cast<float4*>(args.y + token * d));
     }
   }
+}
+
+template <class T, bool kFull, bool kScore, bool kSum>
+auto token_pairs_kernel_for(std::int64_t chunks) {
+  return chunks == 1   ? token_pairs_kernel<T, 1, kFull, kScore, kSum>
+         : chunks == 2 ? token_pairs_kernel<T, 2, kFull, kScore, kSum>
+         : chunks == 3 ? token_pairs_kernel<T, 3, kFull, kScore, kSum>
+                       : token_pairs_kernel<T, 4, kFull, kScore, kSum>;
 }
 
 /// Validates the shape, completes `args` with it and launches. Throws InvalidArgument for a hidden_size that
@@ -266,29 +300,30 @@ void launch_token_pairs(const LayerShape& shape, TokenPairsArgs args, cudaStream
                           fmt::format("the CUDA kernels need a multiple of 8 in [8, {}] for {}",
                                       max_hidden_size, to_string(shape.dtype)));
   }
-  const auto with_chunks = [&](auto element, std::int64_t chunks) {
-    using T = decltype(element);
-    return chunks == 1   ? token_pairs_kernel<T, 1, kScore, kSum>
-           : chunks == 2 ? token_pairs_kernel<T, 2, kScore, kSum>
-                         : token_pairs_kernel<T, 4, kScore, kSum>;
-  };
   const auto choose = [&](bool clusters) {
     return TokenSplit::choose(shape.num_tokens, shape.top_k, shape.hidden_size * element_bytes, clusters);
   };
-  const std::int64_t chunks = choose(false).chunks;
-  const auto kernel =
-      shape.dtype == Dtype::kBF16 ? with_chunks(__nv_bfloat16{}, chunks) : with_chunks(float{}, chunks);
+  const TokenSplit rows = choose(false);
+  const bool bf16 = shape.dtype == Dtype::kBF16;
+  const auto kernel = rows.is_full(shape.hidden_size * element_bytes)
+                          ? (bf16 ? token_pairs_kernel_for<__nv_bfloat16, true, kScore, kSum>(rows.chunks)
+                                  : token_pairs_kernel_for<float, true, kScore, kSum>(rows.chunks))
+                          : (bf16 ? token_pairs_kernel_for<__nv_bfloat16, false, kScore, kSum>(rows.chunks)
+                                  : token_pairs_kernel_for<float, false, kScore, kSum>(rows.chunks));
   cudaFuncAttributes attributes{};
   MOESCOPE_CUDA_CHECK(cudaFuncGetAttributes(&attributes, kernel));
   // What the code was compiled for decides, not the device: PTX for sm_80 has no cluster reduction in it.
   const TokenSplit split = choose(attributes.ptxVersion >= 90);
 
   args.num_tokens = shape.num_tokens;
-  args.top_k = shape.top_k;
+  args.top_k = static_cast<std::uint32_t>(shape.top_k);
   args.hidden_size = static_cast<std::int32_t>(shape.hidden_size);
-  args.team = static_cast<std::int32_t>(split.team);
-  args.block_splits = static_cast<std::int32_t>(split.block_splits);
-  args.cluster_blocks = static_cast<std::int32_t>(split.cluster_blocks);
+  const auto log2 = [](std::int64_t power_of_two) {
+    return std::countr_zero(static_cast<std::uint64_t>(power_of_two));
+  };
+  args.team_log2 = log2(split.team);
+  args.block_splits_log2 = log2(split.block_splits);
+  args.cluster_log2 = log2(split.cluster_blocks);
   args.activation = shape.activation;
 
   cudaLaunchAttribute cluster{};

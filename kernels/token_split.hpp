@@ -22,7 +22,7 @@ struct TokenSplit {
   /// A worker with fewer pairs than this is mostly start-up (guess; two loads in flight need two pairs).
   static constexpr std::int64_t kMinPairsPerWorker = 2;
 
-  std::int64_t chunks = 1;          ///< 16-byte loads per lane and row: 1, 2 or 4
+  std::int64_t chunks = 1;          ///< 16-byte loads per lane and row: 1 to 4
   std::int64_t team = 1;            ///< warps per worker: 1, 2, 4 or 8
   std::int64_t block_splits = 1;    ///< workers of one token in a block
   std::int64_t cluster_blocks = 1;  ///< blocks of one token; above 1 only when a block has one token
@@ -31,6 +31,8 @@ struct TokenSplit {
   constexpr std::int64_t workers_per_block() const { return kWarpsPerBlock / team; }
   constexpr std::int64_t tokens_per_block() const { return workers_per_block() / block_splits; }
   constexpr std::int64_t splits() const { return block_splits * cluster_blocks; }
+  /// Every lane's every load lies within the row.
+  constexpr bool is_full(std::int64_t row_bytes) const { return team * chunks * kBytesPerChunk == row_bytes; }
   /// fp32 partial sums of a block's workers; none when each worker owns its token.
   constexpr std::int64_t shared_bytes(std::int64_t hidden_size) const {
     return splits() == 1 ? 0 : workers_per_block() * hidden_size * 4;
@@ -43,10 +45,11 @@ struct TokenSplit {
   static constexpr TokenSplit choose(std::int64_t num_tokens, std::int64_t top_k, std::int64_t row_bytes,
                                      bool clusters) {
     TokenSplit split;
-    const auto row_chunks = static_cast<std::uint64_t>((row_bytes + kBytesPerChunk - 1) / kBytesPerChunk);
-    split.chunks = std::min<std::int64_t>(static_cast<std::int64_t>(std::bit_ceil(row_chunks)), kMaxChunks);
-    split.team = static_cast<std::int64_t>(std::bit_ceil(
-        (row_chunks + static_cast<std::uint64_t>(kMaxChunks) - 1) / static_cast<std::uint64_t>(kMaxChunks)));
+    const auto ceil_div = [](std::int64_t a, std::int64_t b) { return (a + b - 1) / b; };
+    const std::int64_t row_chunks = ceil_div(row_bytes, kBytesPerChunk);
+    split.team = static_cast<std::int64_t>(
+        std::bit_ceil(static_cast<std::uint64_t>(ceil_div(row_chunks, kMaxChunks))));
+    split.chunks = ceil_div(row_chunks, split.team);
     const std::int64_t to_fill = std::max<std::int64_t>(kWarpsToFill / (split.team * num_tokens), 1);
     const std::int64_t by_pairs = std::max<std::int64_t>(top_k / kMinPairsPerWorker, 1);
     const std::int64_t limit = split.workers_per_block() * (clusters ? kMaxClusterBlocks : 1);
