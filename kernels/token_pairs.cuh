@@ -201,7 +201,7 @@ __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, 2)
     // always has this pair's and the next one's rows to fetch. Past the last pair, its row is read again: no
     // branch, and no traffic.
     const T* first_matrix = kScore ? w_in : w_out;
-    const unsigned last = split + (args.top_k - 1 - split) / splits * splits;
+    const unsigned last = split + ((args.top_k - 1 - split) & ~(splits - 1));
     const auto row = [&](const T* matrix, std::int32_t id) {
       return matrix + static_cast<std::int64_t>(id) * d;
     };

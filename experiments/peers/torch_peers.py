@@ -92,13 +92,14 @@ class Rows:
         self.run_id = time.strftime("%Y%m%dT%H%M%SZ", now) + "-" + hashlib.sha256(command_line.encode()).hexdigest()[:8]
         properties = torch.cuda.get_device_properties(0)
         clock = query_nvidia_smi("clocks.max.sm")
+        revision = git("rev-parse", "HEAD")
         machine = {"gpu_multiprocessors": properties.multi_processor_count, "gpu_memory_bytes": properties.total_memory}
         if clock and clock.isdigit():
             machine["sm_clock_max_hz"] = int(clock) * 1e6
         header = {
             "command_line": command_line,
-            "git_revision": git("rev-parse", "HEAD") or "unknown",
-            "git_dirty": git("status", "--porcelain", "--untracked-files=no") != "",
+            "git_revision": revision or "unknown",
+            "git_dirty": revision is None or git("status", "--porcelain", "--untracked-files=no") != "",
             "version": "torch_peers",
             "build": "python " + sys.version.split()[0],
             "device": properties.name,
