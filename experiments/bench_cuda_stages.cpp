@@ -149,14 +149,31 @@ class Bench {
 
   void report(benchmark::State& state, Stage stage, double median_s) const {
     using Counter = benchmark::Counter;
-    const auto bytes = static_cast<double>(cost_.bytes(stage, MemoryLevel::kHbm));
-    const auto flop = static_cast<double>(cost_.useful_flop(stage));
-    state.counters["bytes"] = Counter(bytes);
-    state.counters["flop"] = Counter(flop);
     state.counters["median_s"] = Counter(median_s);
-    state.counters["bytes_per_s"] = Counter(bytes / median_s);
-    state.counters["flop_per_s"] = Counter(flop / median_s);
-    state.counters["fraction_of_floor"] = Counter(bytes / copy_bytes_per_s_ / median_s);
+    double bytes = 0;
+    double flop = 0;
+    for (const Stage part : parts_of(stage)) {
+      bytes += static_cast<double>(cost_.bytes(part, MemoryLevel::kHbm));
+      flop += static_cast<double>(cost_.useful_flop(part));
+    }
+    if (bytes > 0) {
+      state.counters["bytes"] = Counter(bytes);
+      state.counters["bytes_per_s"] = Counter(bytes / median_s);
+      state.counters["fraction_of_floor"] = Counter(bytes / copy_bytes_per_s_ / median_s);
+    }
+    if (flop > 0) {
+      state.counters["flop"] = Counter(flop);
+      state.counters["flop_per_s"] = Counter(flop / median_s);
+    }
+  }
+
+  /// A schedule's `experts` is one launcher here even where the analytic model counts scores and combine
+  /// apart.
+  static std::vector<Stage> parts_of(Stage stage) {
+    if (stage == Stage::kExperts) {
+      return {Stage::kExperts, Stage::kExpertScores, Stage::kExpertCombine};
+    }
+    return {stage};
   }
 
   std::unique_ptr<MoeBackend> backend_;

@@ -32,8 +32,8 @@ struct TokenPairsArgs {
   std::int64_t num_tokens = 0;
   std::uint32_t top_k = 0;
   std::int32_t hidden_size = 0;
+  std::int32_t team = 1;
   // TokenSplit's powers of two as exponents.
-  std::int32_t team_log2 = 0;
   std::int32_t block_splits_log2 = 0;
   std::int32_t cluster_log2 = 0;
   Activation activation = Activation::kSilu;
@@ -78,28 +78,24 @@ struct RowPart {
 /// Sum over a worker's warps and lanes; every lane gets it. Teams exchange through `slots` [2][warps of the
 /// block]: two sets, so that one barrier per call is enough (a set is written again only after the next
 /// call's barrier).
-__device__ __forceinline__ float worker_sum(float value, float* slots, unsigned& parity, int team_log2,
-                                            int warp) {
+__device__ __forceinline__ float worker_sum(float value, float* slots, unsigned& parity, int team) {
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) {
     value += __shfl_xor_sync(0xffffffffU, value, offset);
   }
-  if (team_log2 == 0) {
+  if (team == 1) {
     return value;
   }
   float* set = slots + parity * TokenSplit::kWarpsPerBlock;
   parity ^= 1U;
   if (threadIdx.x % 32 == 0) {
-    set[warp] = value;
+    set[threadIdx.x / 32] = value;
   }
-  const int worker = warp >> team_log2;
-  const int team = 1 << team_log2;
-  // One barrier per worker (0 is __syncthreads): workers have different numbers of pairs.
-  asm volatile("bar.sync %0, %1;" ::"r"(worker + 1), "r"(team * 32) : "memory");
+  __syncthreads();  // a team has the block to itself, and its warps the same pairs
   value = 0;
 #pragma unroll 1  // code size: a cold launch fetches its instructions from HBM
   for (int member = 0; member < team; ++member) {
-    value += set[(worker << team_log2) + member];
+    value += set[member];
   }
   return value;
 }
@@ -112,7 +108,7 @@ __device__ __forceinline__ float4 add(float4 a, float4 b) {
 __device__ __forceinline__ void sum_workers(float4* partial, const TokenPairsArgs& args,
                                             std::int64_t first_token, int tokens_per_block) {
   const int columns = args.hidden_size / 4;  // of four floats
-  const int threads = TokenSplit::kWarpsPerBlock * 32;
+  const auto threads = static_cast<int>(blockDim.x);
   const int thread = static_cast<int>(threadIdx.x);
   auto* y = reinterpret_cast<float4*>(args.y);
   __syncthreads();
@@ -164,10 +160,10 @@ __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, 2)
   const int d = args.hidden_size;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int worker = warp >> args.team_log2;
-  const int member = warp - (worker << args.team_log2);
-  const int tokens_per_block =
-      static_cast<int>(TokenSplit::kWarpsPerBlock) >> (args.team_log2 + args.block_splits_log2);
+  const int worker = args.team == 1 ? warp : 0;
+  const int member = args.team == 1 ? 0 : warp;
+  const int workers_per_block = args.team == 1 ? static_cast<int>(TokenSplit::kWarpsPerBlock) : 1;
+  const int tokens_per_block = workers_per_block >> args.block_splits_log2;
   const std::int64_t first_token =
       static_cast<std::int64_t>(blockIdx.x >> args.cluster_log2) * tokens_per_block;
   const std::int64_t token = first_token + (worker >> args.block_splits_log2);
@@ -233,7 +229,7 @@ __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, 2)
           }
         }
         ahead.load(row(w_in, next_id), col, valid);
-        p *= activate(args.activation, worker_sum(dot, slots, parity, args.team_log2, warp));
+        p *= activate(args.activation, worker_sum(dot, slots, parity, args.team));
         if constexpr (!kSum) {
           if (lane == 0 && member == 0) {
             args.scores_out[base + k] = p;
@@ -321,7 +317,7 @@ void launch_token_pairs(const LayerShape& shape, TokenPairsArgs args, cudaStream
   const auto log2 = [](std::int64_t power_of_two) {
     return std::countr_zero(static_cast<std::uint64_t>(power_of_two));
   };
-  args.team_log2 = log2(split.team);
+  args.team = static_cast<std::int32_t>(split.team);
   args.block_splits_log2 = log2(split.block_splits);
   args.cluster_log2 = log2(split.cluster_blocks);
   args.activation = shape.activation;
@@ -333,7 +329,7 @@ void launch_token_pairs(const LayerShape& shape, TokenPairsArgs args, cudaStream
   cluster.val.clusterDim.z = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(split.num_blocks));
-  config.blockDim = dim3(static_cast<unsigned>(TokenSplit::kWarpsPerBlock * 32));
+  config.blockDim = dim3(static_cast<unsigned>(split.warps_per_block() * 32));
   config.dynamicSmemBytes = kSum ? static_cast<std::size_t>(split.shared_bytes(shape.hidden_size)) : 0;
   config.stream = stream;
   config.attrs = &cluster;
