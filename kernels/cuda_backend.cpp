@@ -99,7 +99,8 @@ RouterLogits CudaBackend::router_project(const LayerInputs& inputs) {
   const RouterBuffers router(shape, inputs.router, stream());
   DeviceWeights weights;
   router.describe(weights);
-  const DeviceBuffer<float> logits(shape.num_tokens * (shape.grid_rows + shape.grid_cols));
+  const DeviceBuffer<float> logits =
+      make_filled<float>(shape.num_tokens * (shape.grid_rows + shape.grid_cols), stream());
   launch_router_project(blas_, shape, x.get(), weights, logits.get(), stream());
   return download_logits(shape, logits.get(), stream());
 }
@@ -187,7 +188,7 @@ HostTensor CudaBackend::expert_combine(const LayerInputs& inputs, const Routing&
   MOESCOPE_CUDA_CHECK(cudaMemcpyAsync(device_scores.get(), scores.data(),
                                       static_cast<std::size_t>(device_scores.bytes()), cudaMemcpyHostToDevice,
                                       stream()));
-  const DeviceBuffer<float> y(shape.num_tokens * shape.hidden_size);
+  const DeviceBuffer<float> y = make_filled<float>(shape.num_tokens * shape.hidden_size, stream());
   launch_expert_combine(shape, weights, device.view(), device_scores.get(), y.get(), stream());
   return download_y(shape, y);
 }
@@ -200,7 +201,7 @@ HostTensor CudaBackend::experts(const LayerInputs& inputs, const Routing& routin
   const Bytes x = upload(inputs.hidden_states, stream());
   const DeviceWeights weights = expert_weights(inputs);
   const RoutingBuffers device(shape, routing, stream());
-  const DeviceBuffer<float> y(shape.num_tokens * shape.hidden_size);
+  const DeviceBuffer<float> y = make_filled<float>(shape.num_tokens * shape.hidden_size, stream());
   switch (schedule.kind) {
     case ScheduleKind::kTokenCentric:
       launch_experts_token_centric(shape, x.get(), weights, device.view(), y.get(), stream());
@@ -213,7 +214,7 @@ HostTensor CudaBackend::experts(const LayerInputs& inputs, const Routing& routin
       return download_y(shape, y);
     }
     case ScheduleKind::kDenseMasked: {
-      const Bytes workspace(dense_masked_workspace_bytes(shape));
+      const Bytes workspace = make_filled<std::byte>(dense_masked_workspace_bytes(shape), stream());
       launch_experts_dense_masked(blas_, shape, x.get(), weights, device.view(), workspace.get(), y.get(),
                                   stream());
       return download_y(shape, y);
@@ -238,8 +239,8 @@ HostTensor CudaBackend::shared_mlp(const LayerInputs& inputs) {
   }
   const Bytes x = upload(inputs.hidden_states, stream());
   const DeviceWeights weights = expert_weights(inputs);
-  const Bytes workspace(shared_mlp_workspace_bytes(shape));
-  const DeviceBuffer<float> y(shape.num_tokens * shape.hidden_size);
+  const Bytes workspace = make_filled<std::byte>(shared_mlp_workspace_bytes(shape), stream());
+  const DeviceBuffer<float> y = make_filled<float>(shape.num_tokens * shape.hidden_size, stream());
   MOESCOPE_CUDA_CHECK(cudaMemsetAsync(y.get(), 0, static_cast<std::size_t>(y.bytes()), stream()));
   launch_shared_mlp(blas_, shape, x.get(), weights, workspace.get(), y.get(), stream());
   return download_y(shape, y);

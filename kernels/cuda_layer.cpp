@@ -150,9 +150,9 @@ CudaLayer::CudaLayer(std::shared_ptr<DeviceContext> context, std::shared_ptr<con
       plan_(plan_layer_memory(inputs.shape, options, inputs.fixed_routing.has_value())),
       stages_(layer_stages(inputs.shape, options, inputs.fixed_routing.has_value())),
       hidden_states_(upload(inputs.hidden_states, stream_.get())),
-      y_(inputs.shape.num_tokens * inputs.shape.hidden_size),
+      y_(make_filled<float>(inputs.shape.num_tokens * inputs.shape.hidden_size, stream_.get())),
       output_(inputs.shape.dtype == Dtype::kF32 ? 0 : plan_.output),
-      scratch_(plan_.scratch),
+      scratch_(make_filled<std::byte>(plan_.scratch, stream_.get())),
       events_(stages_.size() + 1) {
   const LayerShape& shape = inputs.shape;
   if (inputs.fixed_routing.has_value()) {

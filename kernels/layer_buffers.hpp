@@ -21,6 +21,18 @@ Bytes upload(const HostTensor& tensor, cudaStream_t stream);
 HostTensor download(Dtype dtype, std::int64_t rows, std::int64_t cols, const void* device,
                     cudaStream_t stream);
 
+/// Memory filled with NaN, so that a place that nothing wrote shows. It also tells compute-sanitizer's
+/// initcheck that the memory is written: it does not see the bulk stores of cuBLASLt's kernels.
+template <class T>
+DeviceBuffer<T> make_filled(std::int64_t count, cudaStream_t stream) {
+  DeviceBuffer<T> buffer(count);
+  if (count > 0) {
+    MOESCOPE_CUDA_CHECK(
+        cudaMemsetAsync(buffer.get(), 0xff, static_cast<std::size_t>(buffer.bytes()), stream));
+  }
+  return buffer;
+}
+
 /// W, V and the shared MLP. Blocks until everything is there.
 class ExpertBuffers {
  public:
