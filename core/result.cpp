@@ -49,17 +49,6 @@ std::uint32_t short_hash(std::string_view text) {
   return static_cast<std::uint32_t>(hash ^ (hash >> 32));
 }
 
-std::string cpu_model_name() {
-  std::ifstream cpuinfo("/proc/cpuinfo");
-  for (std::string line; std::getline(cpuinfo, line);) {
-    if (line.starts_with("model name")) {
-      const auto value = line.find_first_not_of(" \t", line.find(':') + 1);
-      return value == std::string::npos ? line : line.substr(value);
-    }
-  }
-  return "unknown CPU";
-}
-
 std::string csv_cell(std::string_view text) {
   if (text.find_first_of(",\"\r\n") == std::string_view::npos) {
     return std::string(text);
@@ -177,7 +166,7 @@ RunHeader make_run_header(int argc, const char* const* argv) {
   header.version = info.version;
   header.build = fmt::format("{}, {}, -march={}{}{}", info.build_type, info.compiler, info.arch,
                              info.sanitize.empty() ? "" : ", sanitizers ", info.sanitize);
-  header.device = cpu_model_name();
+  header.device = "unavailable: no backend chosen";
   header.driver = "unavailable: no GPU in this run";
   header.libraries["fmt"] =
       fmt::format("{}.{}.{}", FMT_VERSION / 10000, FMT_VERSION / 100 % 100, FMT_VERSION % 100);

@@ -1,1 +1,88 @@
-int main() { return 0; }
+#include <fmt/format.h>
+
+#include <iostream>
+#include <new>
+#include <vector>
+
+#include "core/build_info.hpp"
+#include "experiments/command.hpp"
+
+namespace {
+
+using namespace moescope;
+
+constexpr const char* kAbout =
+    "moescope: what does each schedule of an OmniMoE layer cost, where do the bytes go, and how far is that "
+    "from the "
+    "limit?\n\n"
+    "Start with `moescope compare`: every schedule on a recorded trained layer and on a sweep of skew, in "
+    "under a "
+    "minute.";
+
+constexpr const char* kFooter =
+    "Each subcommand explains itself: moescope compare --help\n\n"
+    "Exit codes:\n"
+    "  0   done; points of a sweep that failed are recorded as such\n"
+    "  1   a comparison ran and did not hold (check, golden)\n"
+    "  2   the command line does not parse\n"
+    "  3   a field has a value that cannot work; nothing was written\n"
+    "  4   an input file is missing, truncated or lies about its contents\n"
+    "  5   a GPU was asked for and there is none that can be used\n"
+    "  6   not enough memory; the message says how much is needed and there\n"
+    "  7   a CUDA library call failed\n"
+    "  70  a bug in moescope";
+
+std::string version_text() {
+  const BuildInfo& info = build_info();
+  return fmt::format("moescope {} ({}{}; {}, {}, -march={}{}{}; CUDA {})", info.version, info.git_revision,
+                     info.git_dirty ? ", with changes" : "", info.build_type, info.compiler, info.arch,
+                     info.sanitize.empty() ? "" : ", sanitizers ", info.sanitize,
+                     info.cuda_compiler.empty() ? "none" : info.cuda_compiler);
+}
+
+int code_of(ExitCode code) { return static_cast<int>(code); }
+
+int run(int argc, char** argv) {
+  CLI::App app{kAbout, "moescope"};
+  app.footer(kFooter);
+  app.set_version_flag("--version", version_text());
+  // None at all is answered below: CLI11's own check would also answer a misspelt one, without naming it.
+  app.require_subcommand(0, 1);
+  const Invocation invocation{argc, argv};
+  const std::vector<Command> commands = {add_compare(app, invocation), add_run(app, invocation),
+                                         add_check(app, invocation), add_inspect(app, invocation),
+                                         add_golden(app, invocation)};
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() == 0) {
+      return app.exit(error);  // --help and --version
+    }
+    std::cerr << "moescope: " << error.what() << " (moescope --help shows what is possible)\n";
+    return code_of(ExitCode::kUsage);
+  }
+  for (const Command& command : commands) {
+    if (command.app->parsed()) {
+      return code_of(command.run());
+    }
+  }
+  std::cerr << "moescope: a subcommand is required (moescope --help lists them)\n";
+  return code_of(ExitCode::kUsage);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    return run(argc, argv);
+  } catch (const Error& error) {
+    std::cerr << "moescope: " << error.what() << '\n';
+    return code_of(error.code());
+  } catch (const std::bad_alloc&) {
+    std::cerr << "moescope: out of memory\n";
+    return code_of(ExitCode::kOutOfMemory);
+  } catch (const std::exception& error) {
+    std::cerr << "moescope: internal error (please report): " << error.what() << '\n';
+    return code_of(ExitCode::kInternal);
+  }
+}

@@ -19,6 +19,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
+/// Colours of Okabe and Ito (2008), told apart by colour-blind readers too.
+constexpr std::array<std::string_view, 8> kColours = {"#0072B2", "#D55E00", "#009E73", "#CC79A7",
+                                                      "#E69F00", "#56B4E9", "#F0E442", "#000000"};
+
 /// A gnuplot string in double quotes; control characters would end the line.
 std::string quoted(const std::string& text) {
   std::string out = "\"";
@@ -68,10 +72,12 @@ void append_panel(std::string& out, const FigurePanel& panel, int panel_index) {
       }
     }
     out += "END_OF_DATA\n";
-    // Line style by position, so that a series looks the same in every panel.
+    const auto style =
+        (series.colour < 0 ? s : static_cast<std::size_t>(series.colour)) % kColours.size() + 1;
     plots +=
-        fmt::format("{}{} using 1:2 with {} linestyle {} title {}", plots.empty() ? "plot " : ", \\\n     ",
-                    block, series.line ? "linespoints" : "points", s % 8 + 1, quoted(series.label));
+        fmt::format("{}{} using 1:2 with {} linestyle {}{} {}", plots.empty() ? "plot " : ", \\\n     ",
+                    block, series.line ? "linespoints" : "points", style, series.line ? "" : " pointsize 1.6",
+                    series.label.empty() ? "notitle" : fmt::format("title {}", quoted(series.label)));
     if (!series.tags.empty()) {
       plots += fmt::format(", \\\n     {} using 1:2:3 with labels offset character 0,0.8 notitle", block);
     }
@@ -122,12 +128,9 @@ int run_in(const fs::path& directory, const std::string& program, const std::str
 std::string figure_script(const Figure& figure, const std::string& name) {
   const auto columns = std::max<std::size_t>(1, figure.panels.size());
   std::string out = fmt::format(
-      "set terminal svg size {},480 noenhanced font \"sans,12\" background \"white\"\nset output {}\n"
-      "set encoding utf8\nset grid\nset key top left\nset pointsize 0.7\n",
+      "set terminal svg size {},520 noenhanced font \"sans,12\" background \"white\"\nset output {}\n"
+      "set encoding utf8\nset grid\nset key outside bottom center horizontal\nset pointsize 0.7\n",
       560 * columns, quoted(name + ".svg"));
-  // Colours of Okabe and Ito (2008), told apart by colour-blind readers too.
-  static constexpr std::array<std::string_view, 8> kColours = {"#0072B2", "#D55E00", "#009E73", "#CC79A7",
-                                                               "#E69F00", "#56B4E9", "#F0E442", "#000000"};
   for (std::size_t i = 0; i < kColours.size(); ++i) {
     out += fmt::format("set style line {} linecolor rgb \"{}\" linewidth 2 pointtype {}\n", i + 1,
                        kColours[i], 2 * (i % 4) + 5);

@@ -10,11 +10,12 @@ namespace moescope {
 
 /// One curve or cloud of points.
 struct FigureSeries {
-  std::string label;
+  std::string label;  ///< empty: not in the legend
   std::vector<double> x;
   std::vector<double> y;
   bool line = true;               ///< false: points alone, for what is no sweep
-  std::vector<std::string> tags;  ///< empty, or one text per point, written beside it
+  std::vector<std::string> tags;  ///< empty, or one text per point, written above it
+  int colour = -1;  ///< index of a colour, so that series can share one; -1: by position in the panel
 };
 
 /// One pair of axes.

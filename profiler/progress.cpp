@@ -25,9 +25,12 @@ Progress::Progress(std::ostream& out, Style style, std::int64_t total)
         return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
       }) {}
 
-Progress::~Progress() {
+Progress::~Progress() { finish(); }
+
+void Progress::finish() {
   if (style_ == Style::kTerminal && shown_width_ > 0) {
     out_ << '\r' << std::string(shown_width_, ' ') << '\r' << std::flush;
+    shown_width_ = 0;
   }
 }
 

@@ -33,6 +33,8 @@ class Progress {
   void detail(std::string_view text);
   /// The current step is done.
   void advance();
+  /// Wipes what a terminal shows, before other output; the destructor does it too.
+  void finish();
 
   /// Expected seconds left from the mean length of the steps done; negative before the first is done.
   double left_s() const;

@@ -9,8 +9,6 @@
 #include <new>
 #include <utility>
 
-#include "core/error.hpp"
-
 namespace moescope {
 namespace {
 
@@ -35,8 +33,9 @@ void record(ArmResult& result, const ArmSample& sample, std::int64_t round) {
 /// Runs one arm and turns an error that the user can act on into a recorded failure; a bug is not one of
 /// these.
 std::optional<ArmSample> try_run(const Arm& arm, ArmResult& result) {
-  const auto fail = [&](std::string what) {
+  const auto fail = [&](ExitCode code, std::string what) {
     result.failure = std::move(what);
+    result.failure_code = code;
     result.stages.clear();
     result.clocks.clear();
   };
@@ -45,9 +44,9 @@ std::optional<ArmSample> try_run(const Arm& arm, ArmResult& result) {
   } catch (const InternalError&) {
     throw;
   } catch (const Error& error) {
-    fail(error.what());
+    fail(error.code(), error.what());
   } catch (const std::bad_alloc&) {
-    fail("out of memory");
+    fail(ExitCode::kOutOfMemory, "out of memory");
   }
   return std::nullopt;
 }
@@ -171,9 +170,7 @@ std::vector<ArmResult> sample_alternating(const std::vector<Arm>& arms, const Sa
   });
 }
 
-std::optional<RatioSummary> speed_up(const ArmResult& baseline, const ArmResult& arm, Stage stage) {
-  const StageSamples* base = baseline.find(stage);
-  const StageSamples* other = arm.find(stage);
+std::optional<RatioSummary> speed_up(const StageSamples* base, const StageSamples* other) {
   if (base == nullptr || other == nullptr) {
     return std::nullopt;
   }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/error.hpp"
 #include "core/moe_backend.hpp"
 #include "core/stage.hpp"
 
@@ -59,7 +60,8 @@ struct ArmResult {
       stages;                  ///< in the order the arm reported them; empty when every sample was discarded
   std::int64_t discarded = 0;  ///< samples below min_clock_fraction
   std::optional<std::string>
-      failure;                      ///< the message of the error that ended this arm; its samples are dropped
+      failure;  ///< the message of the error that ended this arm; its samples are dropped
+  ExitCode failure_code = ExitCode::kOk;
   std::vector<ClockSample> clocks;  ///< of the samples that count
 
   /// Null when the stage has no samples.
@@ -89,8 +91,8 @@ std::vector<ArmResult> sample_alternating(const std::vector<Arm>& arms, const Sa
 /// The same on std::chrono::steady_clock.
 std::vector<ArmResult> sample_alternating(const std::vector<Arm>& arms, const SamplingOptions& options);
 
-/// Time of `baseline` / time of `arm`, round by round, over the rounds in which both have a sample: above 1
-/// the arm is faster. Null when there is no such round.
-std::optional<RatioSummary> speed_up(const ArmResult& baseline, const ArmResult& arm, Stage stage);
+/// Time of `baseline` / time of `other`, round by round, over the rounds in which both have a sample: above 1
+/// the other is faster. Null when there is no such round or either is null.
+std::optional<RatioSummary> speed_up(const StageSamples* baseline, const StageSamples* other);
 
 }  // namespace moescope

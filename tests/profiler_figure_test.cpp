@@ -19,6 +19,7 @@ Figure make_figure() {
   time.series.push_back({"staircase_\"1\"", {0, 1, 2}, {1e-3, NAN, 2e-3}, true, {}});
   time.series.push_back({"empty", {0}, {0}, true, {}});
   time.series.push_back({"snapshot", {1.5}, {3e-3}, false, {"small layer"}});
+  time.series.push_back({"", {1}, {4e-3}, false, {}, 0});
   FigurePanel bytes{"bytes", "skew", "bytes", false, {}};
   bytes.series.push_back({"staircase", {0, 1}, {0, 5}, true, {}});
   return {"Cost over skew", {time, bytes}};
@@ -43,6 +44,9 @@ TEST(Figure, WritesAScriptWithItsDataInline) {
   EXPECT_EQ(script.find("series1"), std::string::npos)
       << "a series without a point on a log axis is left out";
   EXPECT_NE(script.find("$panel0_series2 using 1:2 with points"), std::string::npos);
+  EXPECT_NE(script.find("$panel0_series3 using 1:2 with points linestyle 1 pointsize 1.6 notitle"),
+            std::string::npos)
+      << "a series may share the colour of another and stay out of the legend";
   EXPECT_NE(script.find("1.5 0.003 \"small layer\""), std::string::npos);
   EXPECT_NE(script.find("$panel1_series0 << END_OF_DATA\n0 0 \"\"\n1 5 \"\"\nEND_OF_DATA\n"),
             std::string::npos)

@@ -198,13 +198,13 @@ TEST(SpeedUp, ComparesRoundByRound) {
   // Machine drifts by 3x; the ratio stays 2.
   const auto results =
       machine.sample({machine.arm("base", {2, 4, 6, 6}), machine.arm("fast", {1, 2, 3, 3})}, options);
-  const auto ratio = speed_up(results[0], results[1], Stage::kLayer);
+  const auto ratio = speed_up(&layer_of(results[0]), &layer_of(results[1]));
   ASSERT_TRUE(ratio.has_value());
   EXPECT_EQ(ratio->median, 2.0);
   EXPECT_EQ(ratio->min, 2.0);
   EXPECT_EQ(ratio->max, 2.0);
   EXPECT_EQ(ratio->samples, 4);
-  EXPECT_FALSE(speed_up(results[0], results[1], Stage::kSchedule).has_value());
+  EXPECT_FALSE(speed_up(&layer_of(results[0]), results[1].find(Stage::kSchedule)).has_value());
 }
 
 TEST(SpeedUp, LeavesOutRoundsWithADiscardedSample) {
@@ -216,7 +216,7 @@ TEST(SpeedUp, LeavesOutRoundsWithADiscardedSample) {
   const std::vector<ClockSample> clocks = {{2e9, 2e9, 0}, {1e9, 2e9, 0}, {2e9, 2e9, 0}, {2e9, 2e9, 0}};
   const auto results = machine.sample(
       {machine.arm("base", {2, 100, 6, 8}, clocks), machine.arm("fast", {1, 2, 3, 4})}, options);
-  const auto ratio = speed_up(results[0], results[1], Stage::kLayer);
+  const auto ratio = speed_up(&layer_of(results[0]), &layer_of(results[1]));
   ASSERT_TRUE(ratio.has_value());
   EXPECT_EQ(ratio->samples, 3);
   EXPECT_EQ(ratio->max, 2.0);

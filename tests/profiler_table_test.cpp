@@ -2,8 +2,11 @@
 
 #include <gtest/gtest.h>
 
+#include <vector>
+
 #include "core/error.hpp"
 #include "profiler/format.hpp"
+#include "profiler/histogram.hpp"
 
 namespace moescope {
 namespace {
@@ -49,6 +52,26 @@ TEST(Table, ShowsItsHeadWithoutRows) {
   table.add_rule();
   EXPECT_EQ(table.text(), "a  b\n-  -\n");
   EXPECT_EQ(table.num_rows(), 0);
+}
+
+TEST(LoadHistogram, CountsExpertsInDoublingClasses) {
+  const std::vector<std::int64_t> loads = {0, 0, 0, 0, 1, 2, 3, 8};
+  EXPECT_EQ(load_histogram(loads, 8),
+            "pairs per expert  experts  of all pairs\n"
+            "----------------  -------  ------------  --------\n"
+            "               0        4         0.0 %  ########\n"
+            "               1        1         7.1 %  ##\n"
+            "             2-3        2        35.7 %  ####\n"
+            "             4-7        0         0.0 %\n"
+            "            8-15        1        57.1 %  ##\n");
+}
+
+TEST(LoadHistogram, ShowsExpertsWithoutAnyPairs) {
+  const std::vector<std::int64_t> loads = {0, 0};
+  EXPECT_EQ(load_histogram(loads, 4),
+            "pairs per expert  experts  of all pairs\n"
+            "----------------  -------  ------------  ----\n"
+            "               0        2         0.0 %  ####\n");
 }
 
 TEST(Format, KeepsThreeDigits) {

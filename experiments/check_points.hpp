@@ -1,0 +1,25 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/layer_inputs.hpp"
+#include "experiments/options.hpp"
+
+namespace moescope {
+
+/// One layer that `check` runs every schedule on.
+struct CheckPoint {
+  NamedWorkload workload;
+  LayerShape shape;
+  bool one_hot = false;  ///< routing made here: expert 0 has every token, the other K - 1 experts are uniform
+};
+
+/// The awkward shapes and skews; with `full` also paper Table A at L = 1024 and 4096, on Gaussian and skewed
+/// routing. Throws FileError when the recorded layer is not there.
+std::vector<CheckPoint> check_points(bool full);
+
+/// The point's inputs; throws what make_inputs() throws.
+LayerInputs make_check_inputs(const CheckPoint& point, std::uint64_t seed);
+
+}  // namespace moescope

@@ -1,0 +1,23 @@
+#pragma once
+
+#include <iosfwd>
+#include <string>
+#include <vector>
+
+#include "core/error.hpp"
+#include "profiler/figure.hpp"
+#include "profiler/layer_study.hpp"
+
+namespace moescope {
+
+/// The tables of `compare`: skew of every workload, then every schedule on it.
+void print_comparison(std::ostream& out, const std::vector<LayerStudy>& studies, const std::string& device);
+
+/// Layer time and requested bytes of the expert stage over unevenness: Zipf sweeps as lines, other workloads
+/// as points with their names.
+Figure skew_figure(const std::vector<LayerStudy>& studies, const std::string& device);
+
+/// Ok when any point was measured (others are recorded as failed), else the code of the first failure.
+ExitCode outcome(const std::vector<LayerStudy>& studies);
+
+}  // namespace moescope

@@ -1,0 +1,105 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <iostream>
+#include <memory>
+
+#include "core/skew.hpp"
+#include "core/trace_writer.hpp"
+#include "experiments/backends.hpp"
+#include "experiments/command.hpp"
+#include "experiments/options.hpp"
+#include "profiler/histogram.hpp"
+#include "profiler/layer_rows.hpp"
+#include "profiler/layer_study.hpp"
+#include "profiler/table.hpp"
+
+namespace moescope {
+namespace {
+
+Table skew_table(const std::vector<ResultRow>& rows) {
+  Table table({{"metric", Align::kLeft}, {"value"}, {"unit", Align::kLeft}});
+  for (const ResultRow& row : rows) {
+    table.add_row({row.metric, fmt::format("{:.6g}", row.value.value_or(0)), row.unit});
+  }
+  return table;
+}
+
+std::string quantiles_text(const Routing& routing) {
+  constexpr std::array kFractions = {0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0};
+  const auto loads = load_quantiles(routing, kFractions);
+  std::string text = "load quantiles:";
+  for (std::size_t i = 0; i < kFractions.size(); ++i) {
+    text += fmt::format(" p{:g}={}", 100 * kFractions[i], loads[i]);
+  }
+  return text;
+}
+
+struct InspectOptions : CommonOptions {
+  std::string save_trace;
+};
+
+ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
+  apply_threads(options);
+  struct Point {
+    NamedWorkload workload;
+    LayerShape shape;
+  };
+  std::vector<Point> points;
+  for (NamedWorkload& workload : chosen_workloads(options)) {
+    const LayerShape shape = resolve_shape(options, workload.spec);
+    points.push_back({std::move(workload), shape});
+  }
+  if (!options.save_trace.empty() && points.size() != 1) {
+    throw InvalidArgument("save_trace", options.save_trace, "one file holds the routing of one workload");
+  }
+  const auto backend = make_backend(options.backend);
+  std::unique_ptr<ResultWriter> writer;
+  if (!options.output.empty()) {
+    writer = std::make_unique<ResultWriter>(options.output, run_header(invocation, *backend));
+  }
+  for (const auto& [workload, shape] : points) {
+    const LayerInputs inputs = make_inputs(workload, shape, options.seed);
+    const Routing routing = route(*backend, inputs);
+    const RowContext context{shape,         "none",       std::string(backend->name()),
+                             workload.name, options.seed, "none"};
+    const auto rows = skew_rows(context, compute_skew(routing));
+    std::cout << fmt::format("{}  {}  seed {}\n\n{}\n{}\n\n{}\n", workload.name, shape.label(), options.seed,
+                             skew_table(rows).text(), quantiles_text(routing),
+                             load_histogram(expert_loads(routing)));
+    if (!options.save_trace.empty()) {
+      write_trace(routing, options.save_trace);
+      std::cout << fmt::format("trace: {}; replay it with --workload trace:{}\n", options.save_trace,
+                               options.save_trace);
+    }
+    for (const ResultRow& row : rows) {
+      if (writer) {
+        writer->write(row);
+      }
+    }
+  }
+  if (writer) {
+    std::cout << "rows: " << writer->directory().string() << "/rows.jsonl, rows.csv\n";
+  }
+  return ExitCode::kOk;
+}
+
+}  // namespace
+
+Command add_inspect(CLI::App& app, const Invocation& invocation) {
+  auto options = std::make_shared<InspectOptions>();
+  auto* sub = app.add_subcommand("inspect",
+                                 "how unevenly a workload loads its experts: skew metrics and a histogram");
+  sub->footer(examples({"moescope inspect", "moescope inspect --preset table-a-1024-512 --workload zipf:1.2",
+                        "moescope inspect --workload trace:routing.npy --grid 64x64"}));
+  add_shape_options(*sub, *options);
+  add_workload_options(*sub, *options);
+  add_machine_options(*sub, *options);
+  sub->add_option("--save-trace", options->save_trace, "record the routing as a trace (.safetensors)")
+      ->type_name("FILE");
+  add_output_option(*sub, *options, "default: none are written");
+  return {sub, [options, invocation] { return inspect(*options, invocation); }};
+}
+
+}  // namespace moescope

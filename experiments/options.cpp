@@ -1,0 +1,280 @@
+#include "experiments/options.hpp"
+
+#include <fmt/format.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cmath>
+#include <utility>
+
+#include "core/error.hpp"
+#include "core/host_memory.hpp"
+
+namespace moescope {
+namespace {
+
+constexpr const char* kRecordedLayer = "data/small_layer2.safetensors";
+
+bool asks_for_shape(const CommonOptions& options) {
+  return !options.preset.empty() || options.hidden_size || options.num_experts || !options.grid.empty();
+}
+
+bool from_file(const WorkloadSpec& spec) {
+  return spec.family == WorkloadSpec::Family::kSnapshot || spec.family == WorkloadSpec::Family::kTrace;
+}
+
+void parse_extent(std::string_view text, const std::string& whole, std::int64_t& out) {
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out);
+  if (error != std::errc() || end != text.data() + text.size()) {
+    throw InvalidArgument("grid", whole, "must be ROWSxCOLS, e.g. 64x64");
+  }
+}
+
+/// 0 stands for "as in the file"; asking for it is no way to spell that.
+void set_extent(const char* field, const std::optional<std::int64_t>& asked, std::int64_t minimum,
+                std::int64_t& out) {
+  if (!asked) {
+    return;
+  }
+  if (*asked < minimum) {
+    throw InvalidArgument(field, fmt::format("{}", *asked), fmt::format("must be >= {}", minimum));
+  }
+  out = *asked;
+}
+
+std::int64_t square_side(std::int64_t num_experts) {
+  const auto side = std::llround(std::sqrt(static_cast<double>(num_experts)));
+  if (num_experts < 1 || side * side != num_experts) {
+    throw InvalidArgument("num_experts", fmt::format("{}", num_experts),
+                          "must be a square; name the sides of other grids with --grid ROWSxCOLS");
+  }
+  return side;
+}
+
+/// Weights (unless they are there already), router, tokens, output in fp32 and routing. In floating point:
+/// the product of two extents that are valid alone may not fit an integer.
+void require_memory(const LayerShape& shape, bool has_experts) {
+  const auto d = static_cast<double>(shape.hidden_size);
+  const auto tokens = static_cast<double>(shape.num_tokens);
+  const auto element = static_cast<double>(dtype_bytes(shape.dtype));
+  const double experts = has_experts ? 0 : 2 * static_cast<double>(shape.num_experts()) * d * element;
+  const double router = static_cast<double>(shape.grid_rows + shape.grid_cols) * (d * element + 4 * tokens);
+  const double batch = tokens * d * (element + sizeof(float));
+  const double routing = static_cast<double>(shape.num_pairs()) * (sizeof(std::int32_t) + sizeof(float));
+  const double need = experts + router + batch + routing;
+  const std::uint64_t have = available_host_memory_bytes();
+  if (need > static_cast<double>(have)) {
+    throw OutOfMemory(shape.label(), static_cast<std::uint64_t>(std::min(need, 0x1p63)), have);
+  }
+}
+
+}  // namespace
+
+void add_shape_options(CLI::App& app, CommonOptions& options) {
+  std::string names;
+  for (const Preset& preset : presets()) {
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", preset.name);
+  }
+  auto* group =
+      app.add_option_group("Shape", "What is not given comes from the preset or the workload's file");
+  group->add_option("--preset", options.preset, "a named shape: " + names)->type_name("NAME");
+  group->add_option("-L,--num-tokens", options.num_tokens, "tokens in the batch")->type_name("N");
+  group->add_option("-d,--hidden-size", options.hidden_size, "model width")->type_name("N");
+  group->add_option("--grid", options.grid, "the router's grid, e.g. 320x320 or 48,16")->type_name("RxC");
+  group->add_option("--num-experts", options.num_experts, "a square grid of this many experts")
+      ->type_name("N");
+  group->add_option("-K,--top-k", options.top_k, "experts per token")->type_name("N");
+  group->add_option("--shared-size", options.shared_size, "width of the shared MLP; 0 = none")
+      ->type_name("N");
+  group->add_option("--dtype", options.dtype, "storage type: bf16 (default) or fp32")->type_name("TYPE");
+  group->add_option("--activation", options.activation, "silu (default), gelu or relu")->type_name("NAME");
+  group->add_option("--gates", options.gates, "softmax (default) or probability")->type_name("MODE");
+}
+
+void add_workload_options(CLI::App& app, CommonOptions& options) {
+  app.add_option("--workload", options.workloads,
+                 "where tokens and routing come from; may be repeated where several make sense. "
+                 "Default: the recorded layer in data/, or gaussian:1 when a shape is given.\n" +
+                     workload_help())
+      ->type_name("SPEC")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  app.add_option("--seed", options.seed, "seed of everything random (default 0)")->type_name("N");
+}
+
+void add_schedule_options(CLI::App& app, CommonOptions& options) {
+  app.add_option(
+         "--schedule", options.schedules,
+         "token_centric, expert_centric, staircase, dense_masked, sparse_library or auto; may be repeated")
+      ->type_name("NAME")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+  app.add_option("--group-size", options.group_size, "experts per group of expert_centric (default 64)")
+      ->type_name("B");
+}
+
+void add_machine_options(CLI::App& app, CommonOptions& options) {
+  app.add_option("--backend", options.backend, "cpu (default) or cuda")->type_name("NAME");
+  app.add_option("--threads", options.threads, "CPU threads (default: all)")->type_name("N");
+  app.add_flag("-q,--quiet", options.quiet, "no progress on standard error");
+}
+
+void add_sampling_options(CLI::App& app, CommonOptions& options) {
+  app.add_option("--l2", options.l2, "last-level cache before each sample: cold (default) or warm")
+      ->type_name("STATE");
+  app.add_option("--min-samples", options.min_samples,
+                 "samples per schedule (default 10; fewer for a quick look)")
+      ->type_name("N");
+  app.add_option("--max-time", options.max_time_s,
+                 "seconds of sampling per workload, once the samples asked for are there (default 5)")
+      ->type_name("S");
+}
+
+void add_output_option(CLI::App& app, CommonOptions& options, const std::string& default_text) {
+  app.add_option("--output", options.output,
+                 "directory for rows.jsonl, rows.csv and run.json (" + default_text + ")")
+      ->type_name("DIR");
+}
+
+NamedWorkload recorded_layer() {
+  const std::filesystem::path here = kRecordedLayer;
+  const std::filesystem::path beside_sources = std::filesystem::path(MOESCOPE_SOURCE_DIR) / kRecordedLayer;
+  for (const auto& file : {here, beside_sources}) {
+    if (std::filesystem::exists(file)) {
+      return {WorkloadSpec::parse("snapshot:" + file.string()), fmt::format("snapshot:{}", kRecordedLayer)};
+    }
+  }
+  throw FileError(kRecordedLayer, "", "not found; run moescope where it lies, or name a --workload");
+}
+
+std::vector<NamedWorkload> chosen_workloads(const CommonOptions& options) {
+  std::vector<NamedWorkload> workloads;
+  for (const std::string& text : options.workloads) {
+    WorkloadSpec spec = WorkloadSpec::parse(text);
+    std::string name = spec.text;
+    workloads.push_back({std::move(spec), std::move(name)});
+  }
+  if (workloads.empty() && asks_for_shape(options)) {
+    WorkloadSpec spec = WorkloadSpec::parse("gaussian:1");
+    std::string name = spec.text;
+    workloads.push_back({std::move(spec), std::move(name)});
+  } else if (workloads.empty()) {
+    workloads.push_back(recorded_layer());
+  }
+  return workloads;
+}
+
+void parse_grid(const std::string& text, std::int64_t& rows, std::int64_t& cols) {
+  const auto middle = text.find_first_of("x,");
+  if (middle == std::string::npos) {
+    throw InvalidArgument("grid", text, "must be ROWSxCOLS, e.g. 64x64");
+  }
+  parse_extent(std::string_view(text).substr(0, middle), text, rows);
+  parse_extent(std::string_view(text).substr(middle + 1), text, cols);
+}
+
+LayerShape resolve_shape(const CommonOptions& options, const WorkloadSpec& spec) {
+  LayerShape shape;
+  if (!options.preset.empty()) {
+    shape = find_preset(options.preset).shape;
+  } else if (from_file(spec)) {
+    shape.num_tokens = shape.hidden_size = shape.grid_rows = shape.grid_cols = shape.top_k = 0;
+  }
+  set_extent("num_tokens", options.num_tokens, 1, shape.num_tokens);
+  set_extent("hidden_size", options.hidden_size, 1, shape.hidden_size);
+  set_extent("top_k", options.top_k, 1, shape.top_k);
+  set_extent("shared_size", options.shared_size, 0, shape.shared_size);
+  if (options.num_experts && !options.grid.empty()) {
+    throw InvalidArgument("num_experts", fmt::format("{}", *options.num_experts),
+                          "cannot be given beside --grid");
+  }
+  if (options.num_experts) {
+    shape.grid_rows = shape.grid_cols = square_side(*options.num_experts);
+  }
+  if (!options.grid.empty()) {
+    std::int64_t rows = 0;
+    std::int64_t cols = 0;
+    parse_grid(options.grid, rows, cols);
+    set_extent("grid_rows", rows, 1, shape.grid_rows);
+    set_extent("grid_cols", cols, 1, shape.grid_cols);
+  }
+  if (!options.dtype.empty()) {
+    shape.dtype = parse_dtype(options.dtype);
+  }
+  if (!options.activation.empty()) {
+    shape.activation = parse_activation(options.activation);
+  }
+  if (!options.gates.empty()) {
+    shape.gate_mode = parse_gate_mode(options.gates);
+  }
+  shape = complete_shape(spec, shape);
+  shape.validate();
+  return shape;
+}
+
+LayerInputs make_inputs(const NamedWorkload& workload, const LayerShape& shape, std::uint64_t seed,
+                        std::shared_ptr<const ExpertWeights> experts) {
+  require_memory(shape, experts != nullptr);
+  LayerInputs inputs = make_workload(workload.spec, shape, seed, std::move(experts));
+  inputs.workload = workload.name;
+  return inputs;
+}
+
+std::vector<ScheduleOptions> chosen_schedules(const CommonOptions& options) {
+  std::vector<ScheduleKind> kinds;
+  for (const std::string& name : options.schedules) {
+    kinds.push_back(parse_schedule_kind(name));
+  }
+  if (kinds.empty()) {
+    kinds = {ScheduleKind::kTokenCentric, ScheduleKind::kExpertCentric, ScheduleKind::kStaircase,
+             ScheduleKind::kDenseMasked, ScheduleKind::kSparseLibrary};
+  }
+  if (options.group_size < 1) {
+    throw InvalidArgument("group_size", fmt::format("{}", options.group_size), "must be >= 1");
+  }
+  std::vector<ScheduleOptions> schedules;
+  for (const ScheduleKind kind : kinds) {
+    schedules.push_back({.kind = kind, .group_size = options.group_size});
+  }
+  return schedules;
+}
+
+SamplingOptions sampling_options(const CommonOptions& options) {
+  SamplingOptions sampling;
+  sampling.min_samples = options.min_samples;
+  sampling.max_rounds = std::max(sampling.max_rounds, options.min_samples);
+  sampling.max_time_s = options.max_time_s;
+  sampling.validate();
+  return sampling;
+}
+
+L2State parse_l2_state(const std::string& text) {
+  for (const L2State state : {L2State::kCold, L2State::kWarm}) {
+    if (to_string(state) == text) {
+      return state;
+    }
+  }
+  throw InvalidArgument("l2", text, "must be cold or warm");
+}
+
+void apply_threads(const CommonOptions& options) {
+  // More threads than this only swap; it also keeps a slip of the keyboard from forking thousands.
+  constexpr int kMaxThreads = 1024;
+  if (options.threads < 0 || options.threads > kMaxThreads) {
+    throw InvalidArgument("threads", fmt::format("{}", options.threads),
+                          fmt::format("must be 0 (all) to {}", kMaxThreads));
+  }
+  if (options.threads > 0) {
+    omp_set_num_threads(options.threads);
+  }
+}
+
+Progress::Style progress_style(const CommonOptions& options) {
+  if (options.quiet) {
+    return Progress::Style::kSilent;
+  }
+  return stderr_is_terminal() ? Progress::Style::kTerminal : Progress::Style::kLines;
+}
+
+}  // namespace moescope

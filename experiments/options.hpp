@@ -1,0 +1,89 @@
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/layer_shape.hpp"
+#include "core/moe_backend.hpp"
+#include "core/schedule.hpp"
+#include "core/workload.hpp"
+#include "profiler/progress.hpp"
+#include "profiler/sampling.hpp"
+
+namespace moescope {
+
+/// Tokens whose output `run` and `compare` hold against the oracle: a quick look; `check` is the thorough
+/// one.
+inline constexpr std::int64_t kJudgedTokens = 16;
+
+/// Options that subcommands share, as typed. What is not given stays empty.
+struct CommonOptions {
+  std::string preset;
+  std::optional<std::int64_t> num_tokens;
+  std::optional<std::int64_t> hidden_size;
+  std::optional<std::int64_t> num_experts;
+  std::optional<std::int64_t> top_k;
+  std::optional<std::int64_t> shared_size;
+  std::string grid;
+  std::string dtype;
+  std::string activation;
+  std::string gates;
+  std::vector<std::string> workloads;
+  std::uint64_t seed = 0;
+  std::vector<std::string> schedules;
+  std::int64_t group_size = ScheduleOptions{}.group_size;
+  std::string backend = "cpu";
+  std::string l2 = "cold";
+  std::string output;
+  int threads = 0;
+  bool quiet = false;
+  std::int64_t min_samples = SamplingOptions{}.min_samples;
+  double max_time_s = SamplingOptions{}.max_time_s;
+};
+
+void add_shape_options(CLI::App& app, CommonOptions& options);
+void add_workload_options(CLI::App& app, CommonOptions& options);
+void add_schedule_options(CLI::App& app, CommonOptions& options);
+/// --backend, --threads, --quiet.
+void add_machine_options(CLI::App& app, CommonOptions& options);
+/// --l2, --min-samples, --max-time.
+void add_sampling_options(CLI::App& app, CommonOptions& options);
+void add_output_option(CLI::App& app, CommonOptions& options, const std::string& default_text);
+
+/// A workload as asked for, and as rows name it.
+struct NamedWorkload {
+  WorkloadSpec spec;
+  std::string name;
+};
+
+/// The recorded layer that comes with the project: data/small_layer2.safetensors under the current directory,
+/// else beside the sources this program was built from. Throws FileError.
+NamedWorkload recorded_layer();
+/// Every workload asked for. Without any: the recorded layer, or gaussian:1 when a shape was asked for.
+std::vector<NamedWorkload> chosen_workloads(const CommonOptions& options);
+
+/// "64x64" or "64,64". Throws InvalidArgument("grid", ...).
+void parse_grid(const std::string& text, std::int64_t& rows, std::int64_t& cols);
+/// The shape asked for, completed from the workload's file where it has one, and validated. Throws
+/// InvalidArgument or FileError.
+LayerShape resolve_shape(const CommonOptions& options, const WorkloadSpec& spec);
+/// The workload's inputs under the name that rows use. Throws OutOfMemory before making anything when host
+/// memory cannot hold weights and batch.
+LayerInputs make_inputs(const NamedWorkload& workload, const LayerShape& shape, std::uint64_t seed,
+                        std::shared_ptr<const ExpertWeights> experts = nullptr);
+
+/// Schedules asked for, without any: all but auto. Throws InvalidArgument.
+std::vector<ScheduleOptions> chosen_schedules(const CommonOptions& options);
+SamplingOptions sampling_options(const CommonOptions& options);
+/// Throws InvalidArgument("l2", ...).
+L2State parse_l2_state(const std::string& text);
+
+/// Applies --threads to OpenMP. Throws InvalidArgument("threads", ...).
+void apply_threads(const CommonOptions& options);
+Progress::Style progress_style(const CommonOptions& options);
+
+}  // namespace moescope

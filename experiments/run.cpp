@@ -1,0 +1,125 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <iostream>
+#include <memory>
+
+#include "experiments/backends.hpp"
+#include "experiments/command.hpp"
+#include "experiments/options.hpp"
+#include "profiler/format.hpp"
+#include "profiler/layer_rows.hpp"
+#include "profiler/layer_study.hpp"
+#include "profiler/table.hpp"
+#include "reference/layer_check.hpp"
+
+namespace moescope {
+namespace {
+
+std::string bytes_text(const AnalyticCost& cost, Stage stage, MemoryLevel level) {
+  return format_bytes(static_cast<double>(cost.bytes(stage, level)));
+}
+
+Table stage_table(const ScheduleStudy& point) {
+  Table table({{"stage", Align::kLeft},
+               {"time"},
+               {"min"},
+               {"max"},
+               {"HBM bytes"},
+               {"requested bytes"},
+               {"useful flop"},
+               {"executed flop"},
+               {"workspace"}});
+  for (const StageSamples& samples : point.times.stages) {
+    const Stage stage = samples.stage;
+    if (stage == Stage::kLayer) {
+      table.add_rule();
+    }
+    const auto memory = std::ranges::find(point.memory, stage, &StageMemory::stage);
+    table.add_row(
+        {std::string(to_string(stage)), format_seconds(samples.median_s()), format_seconds(samples.min_s()),
+         format_seconds(samples.max_s()), bytes_text(point.cost, stage, MemoryLevel::kHbm),
+         bytes_text(point.cost, stage, MemoryLevel::kL2),
+         format_engineering(static_cast<double>(point.cost.useful_flop(stage)), "flop"),
+         format_engineering(static_cast<double>(point.cost.executed_flop(stage)), "flop"),
+         memory == point.memory.end() ? "-" : format_bytes(static_cast<double>(memory->workspace_bytes))});
+  }
+  return table;
+}
+
+void print(const LayerStudy& study, const ScheduleStudy& point, const std::string& device) {
+  std::cout << fmt::format("{}  {}  {}  seed {}  L2 {}\n", study.workload, study.shape.label(),
+                           to_string(study.shape.dtype), study.seed, to_string(study.l2));
+  std::cout << fmt::format("{} on {} ({})\n\n", to_string(point.ran), study.backend, device);
+  std::cout << stage_table(point).text() << '\n';
+  if (const StageSamples* layer = point.times.find(Stage::kLayer)) {
+    std::cout << fmt::format("median of {} samples, {} discarded; bytes and flop are analytic\n",
+                             layer->count(), point.times.discarded);
+  }
+  std::cout << fmt::format("reuse {:.1f} pairs per active expert; floor of the expert stage {}\n",
+                           study.skew.reuse, format_bytes(static_cast<double>(study.floor_bytes)));
+  std::cout << (point.error ? point.error->describe() : fmt::format("no error: {}", point.error_reason))
+            << '\n';
+  std::cout << (point.deterministic ? "output is bit-identical from run to run\n"
+                                    : "output may differ in the last bits from run to run\n");
+}
+
+ExitCode run(const CommonOptions& options, const Invocation& invocation) {
+  apply_threads(options);
+  auto schedules = chosen_schedules(options);
+  if (options.schedules.empty()) {
+    schedules = {ScheduleOptions{.kind = ScheduleKind::kStaircase, .group_size = options.group_size}};
+  }
+  const auto workloads = chosen_workloads(options);
+  if (schedules.size() != 1 || workloads.size() != 1) {
+    throw InvalidArgument(schedules.size() != 1 ? "schedule" : "workload",
+                          fmt::format("{} of them", std::max(schedules.size(), workloads.size())),
+                          "run takes one; compare takes several");
+  }
+  const SamplingOptions sampling = sampling_options(options);
+  const L2State l2 = parse_l2_state(options.l2);
+  const LayerShape shape = resolve_shape(options, workloads[0].spec);
+  const auto backend = make_backend(options.backend);
+  if (std::string why; !backend->supports(schedules[0].kind, why)) {
+    throw InvalidArgument("schedule", to_string(schedules[0].kind), why);
+  }
+  const LayerInputs inputs = make_inputs(workloads[0], shape, options.seed);
+  Progress progress(std::cerr, progress_style(options), 1);
+  progress.begin(workloads[0].name);
+  const LayerStudy study =
+      study_layer(*backend, inputs, schedules, sampling, l2, oracle_judge(inputs, kJudgedTokens),
+                  [&](std::string_view what) { progress.detail(what); });
+  const ScheduleStudy& point = study.schedules[0];
+  if (point.status != Status::kOk) {
+    throw Error(point.code, point.reason);
+  }
+  progress.finish();
+  print(study, point, backend->device());
+  if (!options.output.empty()) {
+    ResultWriter writer(options.output, run_header(invocation, *backend));
+    for (const ResultRow& row : study_rows(study)) {
+      writer.write(row);
+    }
+    std::cout << "rows: " << writer.directory().string() << "/rows.jsonl, rows.csv\n";
+  }
+  return ExitCode::kOk;
+}
+
+}  // namespace
+
+Command add_run(CLI::App& app, const Invocation& invocation) {
+  auto options = std::make_shared<CommonOptions>();
+  auto* sub = app.add_subcommand(
+      "run", "one configuration through the whole layer: time, bytes and flop per stage, error");
+  sub->footer(examples({"moescope run", "moescope run --schedule expert_centric --group-size 32 -L 1024",
+                        "moescope run --preset table-a-1024-512 --workload zipf:1 --output results/zipf1"}));
+  add_shape_options(*sub, *options);
+  add_workload_options(*sub, *options);
+  add_schedule_options(*sub, *options);
+  add_machine_options(*sub, *options);
+  add_sampling_options(*sub, *options);
+  add_output_option(*sub, *options, "default: none are written");
+  return {sub, [options, invocation] { return run(*options, invocation); }};
+}
+
+}  // namespace moescope

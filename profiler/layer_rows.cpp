@@ -1,0 +1,207 @@
+#include "profiler/layer_rows.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <utility>
+
+namespace moescope {
+namespace {
+
+ResultRow base_row(const RowContext& context, Stage stage, Source source, std::string metric,
+                   std::string unit) {
+  ResultRow row;
+  row.set_shape(context.shape);
+  row.schedule = context.schedule;
+  row.stage = to_string(stage);
+  row.backend = context.backend;
+  row.workload = context.workload;
+  row.seed = context.seed;
+  row.l2_state = context.l2_state;
+  row.source = source;
+  row.metric = std::move(metric);
+  row.unit = std::move(unit);
+  return row;
+}
+
+void append(std::vector<ResultRow>& rows, std::vector<ResultRow> more) {
+  std::ranges::move(more, std::back_inserter(rows));
+}
+
+/// Median of a reading over the samples; unavailable when the backend reads none (it says so by a negative
+/// value).
+ResultRow clock_row(const RowContext& context, const ArmResult& times, std::string metric, std::string unit,
+                    const std::function<double(const ClockSample&)>& reading) {
+  std::vector<double> values;
+  for (const ClockSample& clocks : times.clocks) {
+    if (reading(clocks) >= 0) {
+      values.push_back(reading(clocks));
+    }
+  }
+  if (values.empty()) {
+    return absent_row(context, Stage::kLayer, Source::kMeasured, std::move(metric), std::move(unit),
+                      Status::kUnavailable, fmt::format("the {} backend had no reading", context.backend));
+  }
+  ResultRow row = value_row(context, Stage::kLayer, Source::kMeasured, std::move(metric), median(values),
+                            std::move(unit));
+  row.samples = static_cast<std::int64_t>(values.size());
+  if (*row.value > 0) {
+    row.spread = (std::ranges::max(values) - std::ranges::min(values)) / *row.value;
+  }
+  return row;
+}
+
+void append_speed_up(std::vector<ResultRow>& rows, const RowContext& context, Stage stage,
+                     const std::optional<RatioSummary>& ratio) {
+  if (!ratio) {
+    return;
+  }
+  ResultRow row =
+      value_row(context, stage, Source::kMeasured, "speed_up_over_token_centric", ratio->median, "ratio");
+  row.samples = ratio->samples;
+  row.spread = (ratio->max - ratio->min) / ratio->median;
+  rows.push_back(std::move(row));
+}
+
+std::vector<ResultRow> schedule_rows(const RowContext& context, const ScheduleStudy& point) {
+  std::vector<ResultRow> rows;
+  if (point.status != Status::kOk) {
+    rows.push_back(
+        absent_row(context, Stage::kLayer, Source::kMeasured, "time_s", "s", point.status, point.reason));
+    return rows;
+  }
+  append(rows, time_rows(context, point.times));
+  append_speed_up(rows, context, Stage::kLayer, point.layer_speed_up);
+  append_speed_up(rows, context, Stage::kExperts, point.expert_speed_up);
+  append(rows, cost_rows(context, point.cost));
+  for (const StageMemory& memory : point.memory) {
+    rows.push_back(value_row(context, memory.stage, Source::kMeasured, "workspace_bytes",
+                             static_cast<double>(memory.workspace_bytes), "bytes"));
+  }
+  if (point.error) {
+    append(rows, error_rows(context, *point.error));
+  } else {
+    rows.push_back(absent_row(context, Stage::kLayer, Source::kMeasured, "relative_error", "fraction",
+                              Status::kFailed, point.error_reason));
+  }
+  rows.push_back(value_row(context, Stage::kLayer, Source::kAnalytic, "deterministic",
+                           point.deterministic ? 1 : 0, "flag"));
+  rows.push_back(value_row(context, Stage::kSchedule, Source::kAnalytic, "group_size",
+                           static_cast<double>(point.options.group_size), "experts"));
+  return rows;
+}
+
+}  // namespace
+
+ResultRow value_row(const RowContext& context, Stage stage, Source source, std::string metric, double value,
+                    std::string unit) {
+  if (!std::isfinite(value)) {
+    return absent_row(context, stage, source, std::move(metric), std::move(unit), Status::kFailed,
+                      fmt::format("the value is {}", value));
+  }
+  ResultRow row = base_row(context, stage, source, std::move(metric), std::move(unit));
+  row.value = value;
+  return row;
+}
+
+ResultRow absent_row(const RowContext& context, Stage stage, Source source, std::string metric,
+                     std::string unit, Status status, std::string reason) {
+  ResultRow row = base_row(context, stage, source, std::move(metric), std::move(unit));
+  row.samples = 0;
+  row.status = status;
+  row.reason = std::move(reason);
+  return row;
+}
+
+std::vector<ResultRow> skew_rows(const RowContext& context, const SkewMetrics& skew) {
+  std::vector<ResultRow> rows;
+  const auto add = [&](const char* metric, double value, const char* unit) {
+    rows.push_back(value_row(context, Stage::kRouterSelect, Source::kAnalytic, metric, value, unit));
+  };
+  add("num_pairs", static_cast<double>(skew.num_pairs), "pairs");
+  add("active_experts", static_cast<double>(skew.active_experts), "experts");
+  add("usage", skew.usage, "fraction");
+  add("unevenness_nats", skew.unevenness, "nats");
+  add("gini", skew.gini, "fraction");
+  add("max_over_mean", skew.max_over_mean, "ratio");
+  add("effective_experts", skew.effective_experts, "experts");
+  add("reuse", skew.reuse, "pairs_per_expert");
+  add("rows_per_token", skew.rows_per_token, "rows");
+  add("cols_per_token", skew.cols_per_token, "cols");
+  add("strips_per_token", skew.strips_per_token, "strips");
+  add("max_strips_per_token", static_cast<double>(skew.max_strips_per_token), "strips");
+  return rows;
+}
+
+std::vector<ResultRow> cost_rows(const RowContext& context, const AnalyticCost& cost) {
+  RowContext at_rest = context;
+  at_rest.l2_state = "none";
+  std::vector<ResultRow> rows;
+  for (const Stage stage : kStages) {
+    const bool listed = stage == Stage::kLayer ||
+                        std::ranges::count(cost.traffic, stage, &TrafficTerm::stage) > 0 ||
+                        std::ranges::count(cost.flop, stage, &FlopCount::stage) > 0;
+    if (!listed) {
+      continue;
+    }
+    const auto add = [&](std::string metric, std::int64_t value, const char* unit) {
+      rows.push_back(
+          value_row(at_rest, stage, Source::kAnalytic, std::move(metric), static_cast<double>(value), unit));
+    };
+    for (const MemoryLevel level : {MemoryLevel::kHbm, MemoryLevel::kL2}) {
+      for (const Access access : {Access::kRead, Access::kWrite}) {
+        add(fmt::format("{}_{}_bytes", to_string(level), to_string(access)), cost.bytes(stage, level, access),
+            "bytes");
+      }
+    }
+    add("useful_flop", cost.useful_flop(stage), "flop");
+    add("executed_flop", cost.executed_flop(stage), "flop");
+  }
+  return rows;
+}
+
+std::vector<ResultRow> time_rows(const RowContext& context, const ArmResult& times) {
+  std::vector<ResultRow> rows;
+  if (times.find(Stage::kLayer) == nullptr) {
+    rows.push_back(
+        absent_row(context, Stage::kLayer, Source::kMeasured, "time_s", "s", Status::kUnavailable,
+                   fmt::format("all {} samples were taken at too low an SM clock", times.discarded)));
+  }
+  for (const StageSamples& stage : times.stages) {
+    ResultRow row = value_row(context, stage.stage, Source::kMeasured, "time_s", stage.median_s(), "s");
+    row.samples = stage.count();
+    row.spread = stage.spread();
+    rows.push_back(std::move(row));
+  }
+  rows.push_back(value_row(context, Stage::kLayer, Source::kMeasured, "discarded_samples",
+                           static_cast<double>(times.discarded), "samples"));
+  rows.push_back(
+      clock_row(context, times, "sm_clock_hz", "hz", [](const ClockSample& c) { return c.sm_clock_hz; }));
+  rows.push_back(
+      clock_row(context, times, "temperature_c", "c", [](const ClockSample& c) { return c.temperature_c; }));
+  return rows;
+}
+
+std::vector<ResultRow> error_rows(const RowContext& context, const ErrorReport& error) {
+  return {value_row(context, Stage::kLayer, Source::kMeasured, "relative_error", error.relative_error,
+                    "fraction"),
+          value_row(context, Stage::kLayer, Source::kMeasured, "max_absolute_error", error.max_absolute_error,
+                    "none")};
+}
+
+std::vector<ResultRow> study_rows(const LayerStudy& study) {
+  RowContext context{study.shape, "none", study.backend, study.workload, study.seed, "none"};
+  std::vector<ResultRow> rows = skew_rows(context, study.skew);
+  rows.push_back(value_row(context, Stage::kExperts, Source::kAnalytic, "floor_bytes",
+                           static_cast<double>(study.floor_bytes), "bytes"));
+  context.l2_state = to_string(study.l2);
+  for (const ScheduleStudy& point : study.schedules) {
+    context.schedule = to_string(point.options.kind);
+    append(rows, schedule_rows(context, point));
+  }
+  return rows;
+}
+
+}  // namespace moescope

@@ -1,0 +1,41 @@
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/result.hpp"
+#include "profiler/layer_study.hpp"
+
+namespace moescope {
+
+/// What the rows of one point share.
+struct RowContext {
+  LayerShape shape;
+  std::string schedule = "none";  ///< "none" for what does not depend on it
+  std::string backend;
+  std::string workload;
+  std::uint64_t seed = 0;
+  std::string l2_state = "none";  ///< "none" where nothing was run
+};
+
+/// One value of a stage. Metric names carry their unit; `unit` repeats it for readers that sort by it.
+ResultRow value_row(const RowContext& context, Stage stage, Source source, std::string metric, double value,
+                    std::string unit);
+/// A value that there is not, with the reason.
+ResultRow absent_row(const RowContext& context, Stage stage, Source source, std::string metric,
+                     std::string unit, Status status, std::string reason);
+
+/// Every metric of skew.hpp, computed from the actual routing; stage router_select, source analytic.
+std::vector<ResultRow> skew_rows(const RowContext& context, const SkewMetrics& skew);
+/// Bytes per level and direction and FLOP of every stage that has any, and of the layer; source analytic.
+std::vector<ResultRow> cost_rows(const RowContext& context, const AnalyticCost& cost);
+/// time_s of every stage with its spread, discarded_samples, sm_clock_hz, temperature_c; source measured.
+std::vector<ResultRow> time_rows(const RowContext& context, const ArmResult& times);
+/// relative_error and max_absolute_error of the layer; source measured.
+std::vector<ResultRow> error_rows(const RowContext& context, const ErrorReport& error);
+
+/// Everything a study knows, as rows: skew and floor once, then per schedule time, cost, memory, error,
+/// speed-up. A schedule that was skipped or failed gives one time_s row with its reason.
+std::vector<ResultRow> study_rows(const LayerStudy& study);
+
+}  // namespace moescope

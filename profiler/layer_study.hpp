@@ -1,0 +1,75 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/error.hpp"
+#include "core/moe_backend.hpp"
+#include "core/result.hpp"
+#include "core/skew.hpp"
+#include "core/tolerance.hpp"
+#include "core/traffic.hpp"
+#include "profiler/sampling.hpp"
+
+namespace moescope {
+
+/// What one schedule did on one layer. Unless status is ok, only `options`, `status` and `reason` mean
+/// anything.
+struct ScheduleStudy {
+  ScheduleOptions options;
+  Status status = Status::kOk;  ///< ok, skipped (the backend has no such schedule) or failed
+  std::string reason;
+  ExitCode code = ExitCode::kOk;           ///< of the error that failed it
+  ScheduleKind ran = ScheduleKind::kAuto;  ///< options.kind, with auto resolved
+  bool deterministic = false;
+  std::vector<StageMemory> memory;
+  AnalyticCost cost;
+  ArmResult times;
+  std::optional<ErrorReport> error;  ///< against the judge's reference
+  std::string error_reason;          ///< why there is none
+  /// token_centric's time / this one's, when both were measured: of the layer and of the expert stage alone.
+  std::optional<RatioSummary> layer_speed_up;
+  std::optional<RatioSummary> expert_speed_up;
+};
+
+/// Every schedule side by side on one layer and one routing.
+struct LayerStudy {
+  LayerShape shape;
+  std::string workload;
+  std::uint64_t seed = 0;
+  std::string backend;
+  L2State l2 = L2State::kCold;
+  SkewMetrics skew;
+  std::int64_t floor_bytes = 0;  ///< expert_floor_bytes
+  std::vector<ScheduleStudy> schedules;
+
+  /// Null when `kind` was not asked for.
+  const ScheduleStudy* find(ScheduleKind kind) const;
+};
+
+/// Compares a layer's output with the truth; may throw Error, which is recorded as the reason for having no
+/// error.
+using Judge = std::function<ErrorReport(const HostTensor& output, const Routing& routing)>;
+/// Called as the study goes on, with a few words for a progress display.
+using StudyProgress = std::function<void(std::string_view)>;
+
+/// Routes the batch: the recorded routing, or the router's stages. Throws what the backend throws.
+Routing route(MoeBackend& backend, const LayerInputs& inputs);
+
+/// Runs every schedule on the same inputs, alternating (MEASURING protocol), and works out what each should
+/// have cost. A schedule that the backend lacks is skipped, one that throws Error or runs out of memory is
+/// failed; both with reason. Throws what routing throws: without routing there is nothing to study.
+LayerStudy study_layer(MoeBackend& backend, const LayerInputs& inputs,
+                       std::span<const ScheduleOptions> schedules, const SamplingOptions& sampling,
+                       L2State l2, const Judge& judge, const StudyProgress& progress = {});
+
+/// Bytes of the expert stage, whether it ran as scores and combine or as one fused kernel.
+std::int64_t expert_bytes(const AnalyticCost& cost, MemoryLevel level);
+/// Time of the expert stage likewise, round by round, as Stage::kExperts; null when nothing was measured.
+std::optional<StageSamples> expert_samples(const ArmResult& times);
+
+}  // namespace moescope

@@ -1,0 +1,63 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "core/moe_backend.hpp"
+#include "core/tolerance.hpp"
+#include "reference/oracle.hpp"
+
+namespace moescope {
+
+/// Outcome of comparing one stage.
+struct StageCheck {
+  Stage stage = Stage::kLayer;
+  std::string what;  ///< what was compared with what, e.g. "output against the oracle"
+  bool passed = false;
+  std::string
+      metric;  ///< what `error` is: relative_error (Frobenius), wrong_pairs (a fraction), mismatch (0 or 1)
+  double error = 0;
+  double tolerance = 0;
+  std::string detail;  ///< first or worst differing coordinate, both values
+};
+
+/// Outcome of checking one layer under one schedule.
+struct LayerCheck {
+  std::vector<StageCheck> stages;
+  std::int64_t near_ties = 0;  ///< selected pairs that differ only by rounding: counted, no error
+
+  bool passed() const;
+  /// Null when everything passed.
+  const StageCheck* first_failure() const;
+  /// The end-to-end comparison with the oracle; null before it ran.
+  const StageCheck* layer() const;
+};
+
+/// Output of a layer, [L,d], against the fp64 oracle on `tokens`, with the experts that `routing` selected.
+ErrorReport compare_with_oracle(const LayerInputs& inputs, const Routing& routing, const HostTensor& output,
+                                const std::vector<std::int64_t>& tokens);
+
+/// The same as a function of what ran, for `tokens` spread over the batch. Keeps a reference to `inputs`.
+std::function<ErrorReport(const HostTensor& output, const Routing& routing)> oracle_judge(
+    const LayerInputs& inputs, std::int64_t sampled_tokens);
+
+/// Largest relative error that a correct layer of this shape may show end to end: dot products of d terms,
+/// then sums of K terms, then the shared MLP's.
+double layer_tolerance(const LayerShape& shape);
+
+/// Checks `backend` on one layer.
+/// - With `mirror` (another backend to trust; null for none) every stage alone, fed the mirror's outputs of
+/// the stage
+///   before: logits, selection, schedule, scores, combine, fused experts, shared MLP.
+/// - The schedule's invariants, in any case.
+/// - End to end on `sampled_tokens` tokens: selection and output against the oracle; and, where the execution
+/// says it
+///   is deterministic, that a second run gives the same bits.
+/// What a stage throws is its failure, with the message as detail. Throws only std::bad_alloc and
+/// OutOfMemory.
+LayerCheck check_layer(MoeBackend& backend, MoeBackend* mirror, const LayerInputs& inputs,
+                       const ScheduleOptions& options, std::int64_t sampled_tokens);
+
+}  // namespace moescope

@@ -1,0 +1,354 @@
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "core/error.hpp"
+#include "core/result.hpp"
+#include "core/stage.hpp"
+#include "tests/support/json_schema.hpp"
+#include "tests/support/temporary_directory.hpp"
+
+/// Runs the real program: exit codes, messages, files.
+namespace moescope {
+namespace {
+
+using test::read_text;
+using test::TemporaryDirectory;
+using test::write_text;
+
+struct Outcome {
+  int code = -1;
+  std::string out;
+  std::string err;
+};
+
+Outcome run_moescope(std::vector<std::string> arguments, const TemporaryDirectory& directory) {
+  const std::string out = directory.path() / "stdout.txt";
+  const std::string err = directory.path() / "stderr.txt";
+  posix_spawn_file_actions_t actions;
+  posix_spawn_file_actions_init(&actions);
+  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  posix_spawn_file_actions_addchdir_np(&actions, directory.path().c_str());
+  arguments.insert(arguments.begin(), MOESCOPE_BINARY);
+  std::vector<char*> argv;
+  for (std::string& argument : arguments) {
+    argv.push_back(argument.data());
+  }
+  argv.push_back(nullptr);
+  pid_t child = 0;
+  const int error = posix_spawn(&child, MOESCOPE_BINARY, &actions, nullptr, argv.data(), environ);
+  posix_spawn_file_actions_destroy(&actions);
+  if (error != 0) {
+    ADD_FAILURE() << "cannot start " << MOESCOPE_BINARY;
+    return {};
+  }
+  int status = 0;
+  waitpid(child, &status, 0);
+  return {WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), read_text(out), read_text(err)};
+}
+
+int code_of(ExitCode code) { return static_cast<int>(code); }
+
+/// A shape that any command is done with at once.
+std::vector<std::string> small(std::vector<std::string> arguments) {
+  for (const char* more :
+       {"-L", "32", "-d", "16", "--grid", "8x6", "-K", "4", "--min-samples", "3", "--max-time", "0.01"}) {
+    arguments.emplace_back(more);
+  }
+  return arguments;
+}
+
+TEST(Cli, HelpTeachesEverySubcommandAndTheExitCodes) {
+  const TemporaryDirectory directory;
+  const Outcome help = run_moescope({"--help"}, directory);
+  EXPECT_EQ(help.code, 0);
+  for (const char* word :
+       {"compare", "run", "check", "inspect", "golden", "Exit codes", "70  a bug in moescope"}) {
+    EXPECT_NE(help.out.find(word), std::string::npos) << word;
+  }
+  for (const char* command : {"compare", "run", "check", "inspect", "golden"}) {
+    const Outcome sub = run_moescope({command, "--help"}, directory);
+    EXPECT_EQ(sub.code, 0);
+    EXPECT_NE(sub.out.find("Example"), std::string::npos) << command;
+    EXPECT_NE(sub.out.find(std::string("moescope ") + command), std::string::npos) << command;
+  }
+  EXPECT_NE(run_moescope({"run", "--help"}, directory).out.find("zipf"), std::string::npos)
+      << "workloads are explained";
+}
+
+TEST(Cli, PrintsItsVersion) {
+  const TemporaryDirectory directory;
+  const Outcome version = run_moescope({"--version"}, directory);
+  EXPECT_EQ(version.code, 0);
+  EXPECT_TRUE(version.out.starts_with("moescope ")) << version.out;
+}
+
+struct BadCall {
+  std::vector<std::string> arguments;
+  ExitCode code;
+  std::string message;
+};
+
+TEST(Cli, AnswersEveryBadCallWithOneLineAndItsCode) {
+  const TemporaryDirectory directory;
+  write_text(directory.path() / "lie.safetensors", std::string("\xff\xff\xff\xff\xff\xff\xff\x7f{}", 10));
+  write_text(directory.path() / "golden.npz", "no zip file");
+  const std::vector<BadCall> calls = {
+      {{}, ExitCode::kUsage, "a subcommand is required"},
+      {{"fly"}, ExitCode::kUsage, "fly"},
+      {{"run", "--no-such-option"}, ExitCode::kUsage, "--no-such-option"},
+      {{"run", "-L", "many"}, ExitCode::kUsage, "many"},
+      {{"golden"}, ExitCode::kUsage, "files"},
+      {{"run", "--preset", "huge"}, ExitCode::kInvalidArgument, "preset = huge"},
+      {{"run", "--grid", "8"}, ExitCode::kInvalidArgument, "grid = 8: must be ROWSxCOLS"},
+      {{"run", "--grid", "8x-1"}, ExitCode::kInvalidArgument, "grid_cols = -1: must be >= 1"},
+      {{"run", "--num-experts", "10"}, ExitCode::kInvalidArgument, "num_experts = 10: must be a square"},
+      {{"run", "--num-experts", "16", "--grid", "4x4"},
+       ExitCode::kInvalidArgument,
+       "cannot be given beside --grid"},
+      {{"run", "-L", "0"}, ExitCode::kInvalidArgument, "num_tokens = 0: must be >= 1"},
+      {{"run", "--dtype", "fp8"}, ExitCode::kInvalidArgument, "dtype = fp8"},
+      {{"run", "--activation", "tanh"}, ExitCode::kInvalidArgument, "activation = tanh"},
+      {{"run", "--gates", "hard"}, ExitCode::kInvalidArgument, "gate_mode = hard"},
+      {{"run", "--l2", "tepid"}, ExitCode::kInvalidArgument, "l2 = tepid: must be cold or warm"},
+      {{"run", "--backend", "abacus"}, ExitCode::kInvalidArgument, "backend = abacus: must be cpu or cuda"},
+      {{"run", "--schedule", "fastest"}, ExitCode::kInvalidArgument, "schedule = fastest"},
+      {{"run", "--schedule", "sparse_library"}, ExitCode::kInvalidArgument, "schedule = sparse_library"},
+      {{"run", "--schedule", "staircase", "--schedule", "auto"}, ExitCode::kInvalidArgument, "run takes one"},
+      {{"run", "--group-size", "0"}, ExitCode::kInvalidArgument, "group_size = 0: must be >= 1"},
+      {{"run", "--threads", "-1"}, ExitCode::kInvalidArgument, "threads = -1"},
+      {{"run", "--min-samples", "1"}, ExitCode::kInvalidArgument, "min_samples = 1"},
+      {{"run", "--max-time", "-2"}, ExitCode::kInvalidArgument, "max_time_s = -2"},
+      {{"run", "--workload", "zipf:steep"}, ExitCode::kInvalidArgument, "workload = zipf:steep"},
+      {{"run", "--workload", "gaussian:1", "--grid", "4x4", "-K", "17"},
+       ExitCode::kInvalidArgument,
+       "top_k = 17"},
+      {{"run", "--grid", "40000x40000", "--workload", "gaussian:1", "-d", "1048576"},
+       ExitCode::kOutOfMemory,
+       "GiB"},
+      {{"run", "--workload", "snapshot:absent.safetensors"}, ExitCode::kBadFile, "absent.safetensors"},
+      {{"run", "--workload", "snapshot:lie.safetensors"}, ExitCode::kBadFile, "lie.safetensors"},
+      {{"inspect", "--workload", "zipf:1", "--workload", "zipf:2", "--save-trace", "t.safetensors"},
+       ExitCode::kInvalidArgument,
+       "save_trace"},
+      {{"check", "--sampled-tokens", "0"}, ExitCode::kInvalidArgument, "sampled_tokens = 0"},
+      {{"compare", "--workload", "zipf:1", "--output", "lie.safetensors/sub", "-L", "8"},
+       ExitCode::kBadFile,
+       "lie.safetensors/sub"},
+  };
+  for (const BadCall& call : calls) {
+    const Outcome outcome = run_moescope(call.arguments, directory);
+    EXPECT_EQ(outcome.code, code_of(call.code)) << call.message << "\n" << outcome.err;
+    EXPECT_TRUE(outcome.err.starts_with("moescope: ")) << outcome.err;
+    EXPECT_NE(outcome.err.find(call.message), std::string::npos) << outcome.err;
+    EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
+    EXPECT_FALSE(std::filesystem::exists(directory.path() / "results"))
+        << "nothing is written: " << call.message;
+  }
+}
+
+TEST(Cli, SaysInOneLineThatThereIsNoGpu) {
+  const TemporaryDirectory directory;
+  const Outcome outcome = run_moescope(small({"run", "--backend", "cuda", "--quiet"}), directory);
+  if (outcome.code == 0) {
+    GTEST_SKIP() << "there is a GPU here";
+  }
+  EXPECT_EQ(outcome.code, code_of(ExitCode::kNoDevice)) << outcome.err;
+  EXPECT_TRUE(outcome.err.starts_with("moescope: no usable GPU: ")) << outcome.err;
+}
+
+/// Rows of a real run, checked against the published schema line by line.
+std::vector<ResultRow> valid_rows(const std::filesystem::path& results) {
+  const test::JsonSchema schema(
+      nlohmann::json::parse(read_text(std::string(MOESCOPE_SOURCE_DIR) + "/core/result.schema.json")));
+  std::istringstream lines(read_text(results / "rows.jsonl"));
+  for (std::string line; std::getline(lines, line);) {
+    EXPECT_EQ(schema.violation(nlohmann::json::parse(line)), "");
+  }
+  EXPECT_EQ(schema.violation(nlohmann::json::parse(read_text(results / "run.json"))), "");
+  return read_rows(results / "rows.jsonl").at(0).rows;
+}
+
+bool has_row(const std::vector<ResultRow>& rows, std::string_view schedule, std::string_view stage,
+             std::string_view metric, Status status) {
+  return std::any_of(rows.begin(), rows.end(), [&](const ResultRow& row) {
+    return row.schedule == schedule && row.stage == stage && row.metric == metric && row.status == status;
+  });
+}
+
+TEST(Compare, MeasuresEveryScheduleAndWritesRowsAndAFigure) {
+  const TemporaryDirectory directory;
+  const Outcome outcome =
+      run_moescope(small({"compare", "--output", "out", "--dtype", "fp32", "--shared-size", "8"}), directory);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto rows = valid_rows(directory.path() / "out");
+  std::set<std::string> workloads;
+  for (const ResultRow& row : rows) {
+    workloads.insert(row.workload);
+    EXPECT_EQ(row.backend, "cpu");
+    EXPECT_EQ(row.num_tokens, 32);
+    EXPECT_EQ(row.grid_rows, 8);
+    EXPECT_EQ(row.grid_cols, 6);
+    if (row.metric == "relative_error" && row.status == Status::kOk) {
+      EXPECT_LE(*row.value, 1e-5) << row.schedule;
+    }
+  }
+  EXPECT_EQ(workloads, (std::set<std::string>{"zipf:0", "zipf:0.5", "zipf:1", "zipf:1.5", "zipf:2"}));
+  for (const char* schedule : {"token_centric", "expert_centric", "staircase", "dense_masked"}) {
+    for (const char* metric :
+         {"time_s", "l2_read_bytes", "hbm_read_bytes", "useful_flop", "executed_flop", "relative_error"}) {
+      EXPECT_TRUE(has_row(rows, schedule, "layer", metric, Status::kOk)) << schedule << " " << metric;
+    }
+    EXPECT_TRUE(has_row(rows, schedule, "layer", "speed_up_over_token_centric", Status::kOk)) << schedule;
+    EXPECT_NE(outcome.out.find(schedule), std::string::npos);
+  }
+  EXPECT_TRUE(has_row(rows, "sparse_library", "layer", "time_s", Status::kSkipped));
+  EXPECT_TRUE(has_row(rows, "none", "router_select", "reuse", Status::kOk));
+  EXPECT_TRUE(has_row(rows, "none", "experts", "floor_bytes", Status::kOk));
+  EXPECT_NE(outcome.out.find("rows:   out/rows.jsonl"), std::string::npos);
+  EXPECT_TRUE(std::filesystem::exists(directory.path() / "out" / "skew.gp"));
+  EXPECT_NE(outcome.out.find("figure: "), std::string::npos);
+  EXPECT_EQ(outcome.err.find('\r'), std::string::npos) << "plain lines when not on a terminal";
+  EXPECT_NE(outcome.err.find("[1/5] zipf:0\n[2/5] zipf:0.5, about"), std::string::npos) << outcome.err;
+  EXPECT_TRUE(read_text(directory.path() / "out" / "rows.csv").starts_with("schema_version,run_id,system"));
+}
+
+TEST(Compare, GoesOnPastAPointThatFails) {
+  const TemporaryDirectory directory;
+  const Outcome outcome =
+      run_moescope(small({"compare", "--output", "out", "--quiet", "--workload", "hot:0.5,7", "--workload",
+                          "zipf:1", "--schedule", "staircase"}),
+                   directory);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(outcome.err, "") << "quiet";
+  const auto rows = valid_rows(directory.path() / "out");
+  int failed = 0;
+  int measured = 0;
+  for (const ResultRow& row : rows) {
+    failed += row.workload.starts_with("hot") && row.status == Status::kFailed ? 1 : 0;
+    measured += row.workload == "zipf:1" && row.metric == "time_s" && row.status == Status::kOk ? 1 : 0;
+  }
+  EXPECT_EQ(failed, 1) << outcome.out;
+  EXPECT_GT(measured, 0);
+  EXPECT_NE(outcome.out.find("COUNT = 7 must not exceed"), std::string::npos) << "the reason is shown";
+}
+
+TEST(Compare, EndsWithTheCodeOfTheFailureWhenNothingCouldBeMeasured) {
+  const TemporaryDirectory directory;
+  const Outcome outcome = run_moescope(
+      small({"compare", "--output", "out", "--workload", "hot:0.5,7", "--schedule", "staircase"}), directory);
+  EXPECT_EQ(outcome.code, code_of(ExitCode::kInvalidArgument)) << outcome.err;
+}
+
+TEST(Compare, KeepsEarlierResults) {
+  const TemporaryDirectory directory;
+  const auto arguments =
+      small({"compare", "--output", "out", "--workload", "zipf:1", "--schedule", "staircase"});
+  ASSERT_EQ(run_moescope(arguments, directory).code, 0);
+  const std::string before = read_text(directory.path() / "out" / "rows.jsonl");
+  const Outcome again = run_moescope(arguments, directory);
+  EXPECT_EQ(again.code, code_of(ExitCode::kBadFile));
+  EXPECT_NE(again.err.find("exists already"), std::string::npos) << again.err;
+  EXPECT_EQ(read_text(directory.path() / "out" / "rows.jsonl"), before);
+}
+
+TEST(Run, ShowsEveryStageAndWritesOnlyWhenAsked) {
+  const TemporaryDirectory directory;
+  const Outcome outcome =
+      run_moescope(small({"run", "--shared-size", "8", "--schedule", "expert_centric"}), directory);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  for (const char* stage :
+       {"router_project", "router_select", "schedule", "experts", "shared_mlp", "layer"}) {
+    EXPECT_NE(outcome.out.find(std::string("\n") + stage), std::string::npos) << stage << "\n" << outcome.out;
+  }
+  EXPECT_NE(outcome.out.find("relative error"), std::string::npos);
+  EXPECT_FALSE(std::filesystem::exists(directory.path() / "results"));
+  const Outcome writing = run_moescope(small({"run", "--output", "out"}), directory);
+  ASSERT_EQ(writing.code, 0) << writing.err;
+  EXPECT_TRUE(has_row(valid_rows(directory.path() / "out"), "staircase", "layer", "time_s", Status::kOk));
+}
+
+TEST(Run, FindsTheRecordedLayerFromAnywhereAndNamesNoPathOfThisMachine) {
+  const TemporaryDirectory directory;
+  const Outcome outcome = run_moescope(
+      {"run", "-L", "16", "--min-samples", "2", "--max-time", "0.01", "--output", "out"}, directory);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("snapshot:data/small_layer2.safetensors"), std::string::npos);
+  EXPECT_EQ(outcome.out.find(MOESCOPE_SOURCE_DIR), std::string::npos);
+  for (const ResultRow& row : valid_rows(directory.path() / "out")) {
+    EXPECT_EQ(row.workload, "snapshot:data/small_layer2.safetensors");
+  }
+}
+
+TEST(Check, PassesOnThePointAskedForAndWritesRows) {
+  const TemporaryDirectory directory;
+  const Outcome outcome = run_moescope({"check", "-L", "32", "-d", "24", "--grid", "48x16", "-K", "24",
+                                        "--dtype", "fp32", "--workload", "zipf:1.5", "--output", "out"},
+                                       directory);
+  EXPECT_EQ(outcome.code, 0) << outcome.out << outcome.err;
+  EXPECT_NE(outcome.out.find("cpu: 4 passed, 0 failed, 1 skipped"), std::string::npos) << outcome.out;
+  const auto rows = valid_rows(directory.path() / "out");
+  EXPECT_TRUE(has_row(rows, "staircase", "layer", "relative_error", Status::kOk));
+  EXPECT_TRUE(has_row(rows, "staircase", "schedule", "mismatch", Status::kOk));
+  EXPECT_TRUE(has_row(rows, "staircase", "router_select", "wrong_pairs", Status::kOk));
+  EXPECT_TRUE(has_row(rows, "staircase", "router_select", "near_ties", Status::kOk));
+  EXPECT_TRUE(has_row(rows, "sparse_library", "layer", "relative_error", Status::kSkipped));
+}
+
+TEST(Check, FailsWhenNothingCouldBeCompared) {
+  const TemporaryDirectory directory;
+  const Outcome outcome = run_moescope(
+      {"check", "-L", "8", "-d", "8", "--grid", "4x4", "-K", "2", "--schedule", "sparse_library"}, directory);
+  EXPECT_EQ(outcome.code, code_of(ExitCode::kCheckFailed)) << outcome.out;
+  EXPECT_NE(outcome.out.find("0 passed, 0 failed, 1 skipped"), std::string::npos) << outcome.out;
+}
+
+TEST(Inspect, ShowsSkewAndAHistogramAndRecordsATraceThatReplays) {
+  const TemporaryDirectory directory;
+  const Outcome outcome =
+      run_moescope({"inspect", "-L", "64", "-d", "16", "--grid", "8x8", "-K", "4", "--workload", "zipf:1",
+                    "--save-trace", "t.safetensors", "--output", "out"},
+                   directory);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("unevenness_nats"), std::string::npos);
+  EXPECT_NE(outcome.out.find("pairs per expert"), std::string::npos);
+  EXPECT_NE(outcome.out.find("##"), std::string::npos);
+  const auto rows = valid_rows(directory.path() / "out");
+  const Outcome replay = run_moescope(
+      {"inspect", "-d", "16", "--workload", "trace:t.safetensors", "--output", "replayed"}, directory);
+  ASSERT_EQ(replay.code, 0) << replay.err;
+  const auto replayed = valid_rows(directory.path() / "replayed");
+  ASSERT_EQ(replayed.size(), rows.size());
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    EXPECT_EQ(replayed[i].metric, rows[i].metric);
+    EXPECT_EQ(replayed[i].value, rows[i].value) << rows[i].metric;
+  }
+}
+
+TEST(Golden, ReplaysTheRecordedFiles) {
+  const TemporaryDirectory directory;
+  const std::string golden = std::string(MOESCOPE_TEST_DATA) + "/golden/";
+  const Outcome outcome = run_moescope(
+      {"golden", golden + "omnimoe_a.npz", golden + "router_tall.npz", golden + "pkm.npz"}, directory);
+  EXPECT_EQ(outcome.code, 0) << outcome.out;
+  EXPECT_NE(outcome.out.find("omnimoe_a.npz"), std::string::npos);
+}
+
+TEST(Golden, FailsOnAFileThatIsNone) {
+  const TemporaryDirectory directory;
+  write_text(directory.path() / "none.npz", "no zip file");
+  const Outcome outcome = run_moescope({"golden", "none.npz"}, directory);
+  EXPECT_EQ(outcome.code, code_of(ExitCode::kCheckFailed));
+  EXPECT_NE(outcome.out.find("FAILED"), std::string::npos) << outcome.out;
+}
+
+}  // namespace
+}  // namespace moescope
