@@ -49,7 +49,8 @@ std::int64_t ScheduleBuffers::bytes() const {
 }
 
 Schedule ScheduleBuffers::download(cudaStream_t stream) const {
-  const std::vector<std::int64_t> counts = copy_to_host(counts_.get(), counts_.count(), stream);
+  constexpr std::int64_t kRead = 3;  // items, entries, experts; the fourth belongs to the tile kernels
+  const std::vector<std::int64_t> counts = copy_to_host(counts_.get(), kRead, stream);
   const std::int64_t num_items = counts[0];
   const std::int64_t num_entries = counts[1];
   const std::vector<std::int64_t> item_entries =
