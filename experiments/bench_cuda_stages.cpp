@@ -111,7 +111,7 @@ class Bench {
       return;
     }
     std::vector<double> times_s;
-    for (auto _ : state) {
+    while (state.KeepRunning()) {
       const std::vector<StageTime> times = layer_->run(l2_);
       const auto found =
           std::find_if(times.begin(), times.end(), [&](const StageTime& t) { return t.stage == stage; });
