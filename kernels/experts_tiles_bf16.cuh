@@ -5,54 +5,11 @@
 #include <cstdint>
 
 #include "kernels/experts_tiles_common.cuh"
+#include "kernels/mma_bf16.cuh"
 
 /// The two products of a tile on tensor cores: mma.sync m16n8k16 on bf16 with fp32 accumulation, operands
 /// through multi-stage cp.async pipelines and ldmatrix. Runs on sm_80 and later.
 namespace moescope::cuda {
-
-__device__ __forceinline__ std::uint32_t shared_address(const void* pointer) {
-  return static_cast<std::uint32_t>(__cvta_generic_to_shared(pointer));
-}
-
-/// 16 bytes from global to shared memory, zeros when not `valid` (then `source` is not read).
-__device__ __forceinline__ void copy_async(void* target, const void* source, bool valid) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(target)), "l"(source),
-               "r"(valid ? 16 : 0)
-               : "memory");
-}
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int kPending>
-__device__ __forceinline__ void wait_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
-
-__device__ __forceinline__ void load_matrices(std::uint32_t (&r)[4], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
-               : "memory");
-}
-__device__ __forceinline__ void load_matrices(std::uint32_t (&r)[2], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];"
-               : "=r"(r[0]), "=r"(r[1])
-               : "r"(shared_address(row))
-               : "memory");
-}
-__device__ __forceinline__ void load_matrices_transposed(std::uint32_t (&r)[4], const void* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
-               : "memory");
-}
-
-__device__ __forceinline__ void multiply_add(float (&c)[4], const std::uint32_t (&a)[4],
-                                             const std::uint32_t (&b)[2]) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
 
 template <class TilesType>
 struct Bf16Products {
@@ -103,14 +60,20 @@ struct Bf16Products {
     return tiles <= 0 ? 0 : (tiles + Tiles::kWarpsM - 1) / Tiles::kWarpsM;
   }
 
+  static __device__ __forceinline__ int next_stage(int stage, int stages) {
+    return stage + 1 == stages ? 0 : stage + 1;
+  }
+
   /// S = X_tile W_block^T for the chunk's experts [block_begin, block_begin + kBlockN), left in shared.stages
-  /// as [kBlockM, kScoreLd] fp32, visible to all threads. Rows and experts that do not exist give zeros.
+  /// as [kBlockM, kScoreLd] fp32, visible to all threads. Rows and columns that do not exist hold rubbish: no
+  /// pair reads them.
   static __device__ __forceinline__ void scores(const TileArguments& args, const TileShared& shared,
                                                 int block_begin) {
     constexpr int kChunks = Tiles::kBlockK / 8;  // 16-byte copies per row
     constexpr int kRowsPerPass = Tiles::kThreads / kChunks;
     constexpr int kXCopies = Tiles::kBlockM / kRowsPerPass;
     constexpr int kWCopies = Tiles::kBlockN / kRowsPerPass;
+    constexpr int kPassBytes = kRowsPerPass * Tiles::kTileLd * Tiles::kElementBytes;
     static_assert(Tiles::kBlockM % kRowsPerPass == 0 && Tiles::kBlockN % kRowsPerPass == 0);
     constexpr int kNTiles = Tiles::kNTiles;
 
@@ -121,45 +84,54 @@ struct Bf16Products {
     const int copy_row = thread / kChunks;
     const int copy_col = thread % kChunks * 8;
 
+    // Few instructions per step matter: a multiprocessor has only 8 warps to hide them behind.
     const Element* x_rows[kXCopies];
     const Element* w_rows[kWCopies];
-    bool x_valid[kXCopies];
-    bool w_valid[kWCopies];
 #pragma unroll
     for (int i = 0; i < kXCopies; ++i) {
       const std::int32_t token = shared.tokens[copy_row + i * kRowsPerPass];
-      x_valid[i] = token >= 0;
       x_rows[i] = static_cast<const Element*>(args.hidden_states) +
-                  std::int64_t{x_valid[i] ? token : 0} * args.hidden_size + copy_col;
+                  std::int64_t{token < 0 ? 0 : token} * args.hidden_size + copy_col;
     }
 #pragma unroll
     for (int i = 0; i < kWCopies; ++i) {
       const std::int32_t expert = shared.experts[block_begin + copy_row + i * kRowsPerPass];
-      w_valid[i] = expert >= 0;
       w_rows[i] = static_cast<const Element*>(args.w_in) +
-                  std::int64_t{w_valid[i] ? expert : 0} * args.hidden_size + copy_col;
+                  std::int64_t{expert < 0 ? 0 : expert} * args.hidden_size + copy_col;
     }
-    auto* const stages = reinterpret_cast<Element*>(shared.stages);
-    constexpr int kStageElements = Tiles::kStageBytes / Tiles::kElementBytes;
+    const int x_left = shared.rows - copy_row;  // rows from this thread's first on
+    const int w_left = shared.chunk - block_begin - copy_row;
+    const auto* const stages = reinterpret_cast<const Element*>(shared.stages);
+    const std::uint32_t x_target =
+        shared_address(stages) + (copy_row * Tiles::kTileLd + copy_col) * Tiles::kElementBytes;
+    constexpr int kWOffset = Tiles::kBlockM * Tiles::kTileLd * Tiles::kElementBytes;
     const int steps = (args.hidden_size + Tiles::kBlockK - 1) / Tiles::kBlockK;
 
-    const auto load = [&](int step) {
+    const auto load = [&](int step, int stage) {
       if (step < steps) {
-        Element* const x_tile = stages + step % Tiles::kStages * kStageElements;
-        Element* const w_tile = x_tile + Tiles::kBlockM * Tiles::kTileLd;
         const int k = step * Tiles::kBlockK;
-        const bool in_row = k + copy_col < args.hidden_size;
+        const std::uint32_t target = x_target + stage * Tiles::kStageBytes;
+        const bool whole = k + Tiles::kBlockK <= args.hidden_size;
+        const bool valid = k + copy_col < args.hidden_size;
 #pragma unroll
         for (int i = 0; i < kXCopies; ++i) {
-          const bool valid = in_row && x_valid[i];
-          copy_async(x_tile + (copy_row + i * kRowsPerPass) * Tiles::kTileLd + copy_col,
-                     valid ? x_rows[i] + k : args.hidden_states, valid);
+          if (i * kRowsPerPass < x_left) {
+            if (whole) {
+              copy_async(target + i * kPassBytes, x_rows[i] + k);
+            } else {
+              copy_async_or_zero(target + i * kPassBytes, x_rows[i] + k, valid);
+            }
+          }
         }
 #pragma unroll
         for (int i = 0; i < kWCopies; ++i) {
-          const bool valid = in_row && w_valid[i];
-          copy_async(w_tile + (copy_row + i * kRowsPerPass) * Tiles::kTileLd + copy_col,
-                     valid ? w_rows[i] + k : args.w_in, valid);
+          if (i * kRowsPerPass < w_left) {
+            if (whole) {
+              copy_async(target + kWOffset + i * kPassBytes, w_rows[i] + k);
+            } else {
+              copy_async_or_zero(target + kWOffset + i * kPassBytes, w_rows[i] + k, valid);
+            }
+          }
         }
       }
       commit_copies();  // an empty group keeps the count of pending groups right at the end
@@ -168,8 +140,8 @@ struct Bf16Products {
     Accumulator<kNTiles> acc;
     clear<kNTiles>(acc);
     const int m_tiles = count_m_tiles(shared.rows, warp_m);
-    const auto compute = [&](int step) {
-      const Element* const x_tile = stages + step % Tiles::kStages * kStageElements;
+    const auto compute = [&](int stage) {
+      const Element* const x_tile = stages + stage * (Tiles::kStageBytes / Tiles::kElementBytes);
       const Element* const w_tile = x_tile + Tiles::kBlockM * Tiles::kTileLd;
 #pragma unroll
       for (int k = 0; k < Tiles::kBlockK; k += 16) {
@@ -201,13 +173,17 @@ struct Bf16Products {
 
 #pragma unroll
     for (int step = 0; step < Tiles::kStages - 1; ++step) {
-      load(step);
+      load(step, step);
     }
+    int stage = 0;
+    int load_stage = Tiles::kStages - 1;
     for (int step = 0; step < steps; ++step) {
       wait_copies<Tiles::kStages - 2>();
       __syncthreads();  // step's copies are visible; the stage of step - 1 is free
-      load(step + Tiles::kStages - 1);
-      compute(step);
+      load(step + Tiles::kStages - 1, load_stage);
+      compute(stage);
+      stage = next_stage(stage, Tiles::kStages);
+      load_stage = next_stage(load_stage, Tiles::kStages);
     }
     wait_copies<0>();
     __syncthreads();  // the stages become S
@@ -246,39 +222,53 @@ struct Bf16Products {
     const int copy_row = thread / kChunks;
     const int copy_col = thread % kChunks * 8;
 
-    auto* const stages = reinterpret_cast<Element*>(shared.stages);
-    constexpr int kStageElements = Tiles::kVStageBytes / Tiles::kElementBytes;
-    const int expert_steps = (shared.chunk + Tiles::kBlockK - 1) / Tiles::kBlockK;
-    const int column_blocks = (args.hidden_size + Tiles::kBlockD - 1) / Tiles::kBlockD;
-    const int steps = expert_steps * column_blocks;
+    const auto* const stages = reinterpret_cast<const Element*>(shared.stages);
+    constexpr int kPassBytes = kRowsPerPass * Tiles::kVLd * Tiles::kElementBytes;
+    const std::uint32_t v_target =
+        shared_address(stages) + (copy_row * Tiles::kVLd + copy_col) * Tiles::kElementBytes;
 
-    const auto load = [&](int step) {
-      if (step < steps) {
-        Element* const v_tile = stages + step % Tiles::kVStages * kStageElements;
-        const int first_expert = step % expert_steps * Tiles::kBlockK;
-        const int col = step / expert_steps * Tiles::kBlockD + copy_col;
+    // The next step to load: experts from load_expert on, the columns at v. Columns behind d and, in the last
+    // step of a column block, rows of experts that do not exist: the former are not added to y, the latter
+    // meet zeros of P and must be finite.
+    int load_expert = 0;
+    int load_col = copy_col;
+    int load_stage = 0;
+    const auto load = [&]() {
+      if (load_col < args.hidden_size) {
+        const Element* const v = static_cast<const Element*>(args.w_out) + load_col;
+        const std::uint32_t target = v_target + load_stage * Tiles::kVStageBytes;
+        const std::int32_t* const experts = shared.experts + load_expert + copy_row;
+        if (load_expert + Tiles::kBlockK <= shared.chunk) {
 #pragma unroll
-        for (int i = 0; i < kCopies; ++i) {
-          const int row = copy_row + i * kRowsPerPass;
-          const bool valid = first_expert + row < shared.chunk && col < args.hidden_size;
-          const auto* const v = static_cast<const Element*>(args.w_out);
-          copy_async(
-              v_tile + row * Tiles::kVLd + copy_col,
-              valid ? v + std::int64_t{shared.experts[first_expert + row]} * args.hidden_size + col : v,
-              valid);
+          for (int i = 0; i < kCopies; ++i) {
+            copy_async(target + i * kPassBytes,
+                       v + std::int64_t{experts[i * kRowsPerPass]} * args.hidden_size);
+          }
+        } else {
+#pragma unroll
+          for (int i = 0; i < kCopies; ++i) {
+            const bool valid = load_expert + copy_row + i * kRowsPerPass < shared.chunk;
+            copy_async_or_zero(target + i * kPassBytes,
+                               valid ? v + std::int64_t{experts[i * kRowsPerPass]} * args.hidden_size : v,
+                               valid);
+          }
         }
       }
       commit_copies();
+      load_stage = next_stage(load_stage, Tiles::kVStages);
+      load_expert += Tiles::kBlockK;
+      if (load_expert >= shared.chunk) {
+        load_expert = 0;
+        load_col += Tiles::kBlockD;
+      }
     };
 
     Accumulator<kNTiles> acc;
-    clear<kNTiles>(acc);
     const int m_tiles = count_m_tiles(shared.rows, warp_m);
     const auto* const p =
         reinterpret_cast<const Element*>(shared.p) + (warp_m * 16 + lane % 16) * shared.p_ld + lane / 16 * 8;
-    const auto compute = [&](int step) {
-      const Element* const v_tile = stages + step % Tiles::kVStages * kStageElements;
-      const int first_expert = step % expert_steps * Tiles::kBlockK;
+    const auto compute = [&](int stage, int first_expert) {
+      const Element* const v_tile = stages + stage * (Tiles::kVStageBytes / Tiles::kElementBytes);
       const int experts =
           shared.chunk - first_expert < Tiles::kBlockK ? shared.chunk - first_expert : Tiles::kBlockK;
 #pragma unroll
@@ -307,7 +297,7 @@ struct Bf16Products {
       }
     };
 
-    const auto add_to_y = [&](int column_block) {
+    const auto add_to_y = [&](int first_col) {
 #pragma unroll
       for (int m = 0; m < Tiles::kMTiles; ++m) {
         if (m >= m_tiles) {
@@ -322,13 +312,10 @@ struct Bf16Products {
           const float(&c)[4] = acc[m][n];
           const float other0 = __shfl_xor_sync(0xffffffffU, odd ? c[0] : c[2], 1);
           const float other1 = __shfl_xor_sync(0xffffffffU, odd ? c[1] : c[3], 1);
-          const int col = column_block * Tiles::kBlockD + vector_add_col(warp_n, kNTiles, n, lane);
+          const int col = first_col + vector_add_col(warp_n, kNTiles, n, lane);
           if (token >= 0 && col < args.hidden_size) {
-            if (odd) {
-              add_vector(y_row + col, other0, other1, c[2], c[3]);
-            } else {
-              add_vector(y_row + col, c[0], c[1], other0, other1);
-            }
+            add_vector(y_row + col, odd ? other0 : c[0], odd ? other1 : c[1], odd ? c[2] : other0,
+                       odd ? c[3] : other1);
           }
         }
       }
@@ -336,17 +323,19 @@ struct Bf16Products {
 
 #pragma unroll
     for (int step = 0; step < Tiles::kVStages - 1; ++step) {
-      load(step);
+      load();
     }
-    for (int step = 0; step < steps; ++step) {
-      wait_copies<Tiles::kVStages - 2>();
-      __syncthreads();
-      load(step + Tiles::kVStages - 1);
-      compute(step);
-      if ((step + 1) % expert_steps == 0) {
-        add_to_y(step / expert_steps);
-        clear<kNTiles>(acc);
+    int stage = 0;
+    for (int first_col = 0; first_col < args.hidden_size; first_col += Tiles::kBlockD) {
+      clear<kNTiles>(acc);
+      for (int expert = 0; expert < shared.chunk; expert += Tiles::kBlockK) {
+        wait_copies<Tiles::kVStages - 2>();
+        __syncthreads();
+        load();
+        compute(stage, expert);
+        stage = next_stage(stage, Tiles::kVStages);
       }
+      add_to_y(first_col);
     }
     wait_copies<0>();
   }

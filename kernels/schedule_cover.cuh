@@ -5,25 +5,12 @@
 
 #include <cstdint>
 
+#include "kernels/schedule_plan.hpp"
+
 /// Device form of core::minimal_strip_cover: one block per token.
 namespace moescope::cuda {
 
 inline constexpr int kCoverThreads = 256;
-
-/// Per-token counters of the cover: row lengths [Nr], shortest selected row per column [Nc], and the change
-/// of the number of strips at each threshold [min(Nc, K) + 1].
-struct CoverShape {
-  std::int32_t grid_rows = 0;
-  std::int32_t grid_cols = 0;
-  std::int32_t top_k = 0;
-
-  __host__ __device__ std::int32_t num_thresholds() const {
-    return (grid_cols < top_k ? grid_cols : top_k) + 1;
-  }
-  __host__ __device__ std::int64_t num_counters() const {
-    return std::int64_t{grid_rows} + grid_cols + num_thresholds();
-  }
-};
 
 /// Writes the item of every pair: row strip r, column strip Nr + c, or `no_staircase` for all pairs of a
 /// token whose smallest cover is larger than 2 sqrt(K); the experts of those are flagged.
