@@ -12,21 +12,20 @@ namespace moescope::reference {
 /// ascending, then lanes are added pairwise: lane l += lane l+16, l+8, l+4, l+2, l+1.
 float lane_sum(std::span<const float> values);
 
-/// out[j] = (s[j] - max) - log(lane_sum(exp(s - max))), fp32, in exactly this order of roundings. Sizes are
-/// equal.
+/// out[j] = (s[j] - max) - log(lane_sum(exp(s - max))), fp32, in exactly this order of roundings.
+/// `out` has the size of `logits`.
 void log_softmax(std::span<const float> logits, std::span<float> out);
 
 /// Exact top K of S[i,j] = fl32(p_r[i] + p_c[j]) for one token without forming the N sums (DESIGN section 2).
 ///
 /// 1. Sort both marginals, descending; only the first min(K, extent) of each can matter.
-/// 2. By rank, (i, j) can be in the top K only if (i+1)(j+1) <= K: all pairs of lower-or-equal ranks are at
-/// least as
-///    large. A box of a x b >= K ranks bounds the threshold from below. What lies between these two
-///    staircases are the candidates, a small multiple of K.
+/// 2. By rank, (i, j) can be in the top K only if (i+1)(j+1) <= K: all pairs of lower or equal ranks are at
+///    least as large. A box of a x b >= K ranks bounds the threshold from below. What lies between these
+///    two staircases are the candidates, a small multiple of K.
 /// 3. The K-th largest candidate is found by bisection on the bits of the threshold: at most 32 counts.
 /// 4. Rows are walked by id. A row takes the prefix of sorted columns above the threshold; ties at the
-/// threshold go to
-///    the lowest expert ids over the *whole* grid, because rounding can tie sums of different ranks.
+///    threshold go to the lowest expert ids over the *whole* grid, because rounding can tie sums of
+///    different ranks.
 ///
 /// O(Nr log Nr + Nc log Nc + C), C candidates, K <= C <= K (1 + ln K). Scratch is kept from token to token.
 class TokenSelector {

@@ -14,7 +14,7 @@ namespace moescope::reference {
 /// the multiply-add at any vector width up to 512 bits.
 inline constexpr std::int64_t kDotLanes = 64;
 
-/// Rows that are multiplied together, so that x is loaded once for all of them.
+/// Rows of V that are added together, so that y is loaded and stored once for all of them.
 inline constexpr int kRowsAtOnce = 4;
 
 template <class T>
@@ -25,8 +25,7 @@ void load_row(const T* source, std::int64_t length, float* target) {
   }
 }
 
-/// x . w in fp32; lanes are added pairwise at the end. The same order for every length, storage type and
-/// thread.
+/// x . w in fp32; lanes are added pairwise at the end. The order depends on the length alone.
 template <class T>
 float dot(const float* x, const T* w, std::int64_t length) {
   alignas(64) std::array<float, kDotLanes> lanes{};
