@@ -41,7 +41,7 @@ void staircase(benchmark::State& state) {
   std::vector<std::int32_t> ids(kTopK);
   std::vector<float> gates(kTopK);
   std::int64_t token = 0;
-  for (auto _ : state) {
+  while (state.KeepRunning()) {
     selector.select(row.f32().row_span(token), col.f32().row_span(token), ids, gates);
     benchmark::DoNotOptimize(ids.data());
     benchmark::DoNotOptimize(gates.data());
@@ -57,7 +57,7 @@ void partial_sort(benchmark::State& state) {
   using Scored = std::pair<float, std::int32_t>;
   std::vector<Scored> scores(static_cast<std::size_t>(side * side));
   std::int64_t token = 0;
-  for (auto _ : state) {
+  while (state.KeepRunning()) {
     const float* p_row = row.f32().row(token);
     const float* p_col = col.f32().row(token);
     for (std::int64_t i = 0; i < side; ++i) {
