@@ -180,7 +180,9 @@ class DistinctDraw {
 
   /// Open addressing at a load of at most one half. False when the id is there already.
   bool insert(std::int32_t id) {
-    auto slot = (static_cast<std::uint32_t>(id) * 0x9E3779B1U) & mask_;  // Knuth's multiplicative hash
+    // Knuth's multiplicative hash, in 32 bits.
+    const std::uint32_t hash = static_cast<std::uint32_t>(id) * 0x9E3779B1U;
+    std::size_t slot = hash & mask_;
     while (slots_[slot] != kEmpty) {
       if (slots_[slot] == id) {
         return false;

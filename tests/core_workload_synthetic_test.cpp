@@ -12,7 +12,6 @@
 #include "core/error.hpp"
 #include "core/skew.hpp"
 #include "core/workload.hpp"
-#include "core/workload_sources.hpp"
 #include "tests/support/content_hash.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/plain_router.hpp"
@@ -24,7 +23,7 @@ namespace {
 using test::make_shape;
 
 LayerInputs make(std::string_view text, const LayerShape& shape, std::uint64_t seed = 1) {
-  return detail::make_synthetic(WorkloadSpec::parse(text), shape, seed, nullptr);
+  return make_workload(WorkloadSpec::parse(text), shape, seed, nullptr);
 }
 
 const std::vector<std::string> kSpecs = {"gaussian:1",      "gaussian:0", "zipf:1.2", "hot:0.5,1",
@@ -118,7 +117,7 @@ TEST(SyntheticWorkload, IsTheSameBitsOnEveryMachine) {
 TEST(SyntheticWorkload, UsesTheExpertsItIsGivenAndMakesThemOtherwise) {
   const auto shape = make_shape(4, 16, 4, 4, 2);
   const auto experts = make_expert_weights(shape, 9);
-  const auto given = detail::make_synthetic(WorkloadSpec::parse("zipf"), shape, 1, experts);
+  const auto given = make_workload(WorkloadSpec::parse("zipf"), shape, 1, experts);
   EXPECT_EQ(given.experts, experts);
   EXPECT_EQ(test::content_hash(make("zipf", shape, 9).experts->w_in), test::content_hash(experts->w_in));
 }
