@@ -21,8 +21,9 @@ enum class ScheduleKind : std::uint8_t {
 std::string_view to_string(ScheduleKind kind);
 /// Throws InvalidArgument("schedule", ...).
 ScheduleKind parse_schedule_kind(std::string_view text);
-/// Which stages a schedule reports: true - scores and combine are one stage `experts` (token_centric, expert_centric,
-/// staircase); false - expert_scores and expert_combine apart (dense_masked, sparse_library). False for kAuto.
+/// Which stages a schedule reports: true - scores and combine are one stage `experts` (token_centric,
+/// expert_centric, staircase); false - expert_scores and expert_combine apart (dense_masked, sparse_library).
+/// False for kAuto.
 bool is_fused(ScheduleKind kind);
 
 /// How a schedule is built; part of every row's identity.
