@@ -15,18 +15,11 @@ namespace {
 
 constexpr std::int64_t kTokenBlock = 128;
 constexpr std::int64_t kWeightTileBytes =
-    4 << 20;  // fp32 rows of W (and as much of V) per chunk: the size of an L3 share
+    4 << 20;  // fp32 rows of W or V per chunk: stays in a core's share of L3
 
 std::int64_t chunk_experts(std::int64_t hidden_size) {
   return std::clamp<std::int64_t>(kWeightTileBytes / (hidden_size * dtype_bytes(Dtype::kF32)), 1, 4096);
 }
-
-/// One thread's blocks.
-struct BlockScratch {
-  MatrixF32 x;  ///< [kTokenBlock, d]
-  MatrixF32 s;  ///< [kTokenBlock, chunk] X W^T
-  MatrixF32 p;  ///< [kTokenBlock, chunk] gates, then P
-};
 
 /// Rows [token_begin, token_end) and columns [expert_begin, expert_end) of the L x N matrix.
 struct Block {
@@ -49,109 +42,76 @@ void for_each_pair(const Routing& routing, const Block& block, const Body& body)
   }
 }
 
-void fill_masked(const Routing& routing, const Block& block, std::span<const float> values,
-                 MatrixF32Ref target) {
-  target.setZero();
-  for_each_pair(routing, block,
-                [&](auto row, auto col, std::size_t pair) { target(row, col) = values[pair]; });
-}
-
-/// Loads each chunk's weights, then calls body(block, scratch, w, v) for its token blocks in parallel. A
-/// token block sees the chunks in order and by one thread at a time: deterministic.
+/// Widens each chunk's rows of `weights`, then calls body(block, rows, thread) for its token blocks in
+/// parallel. A token block sees the chunks in order and by one thread at a time: deterministic.
 template <class Body>
-void for_each_block(const LayerInputs& inputs, bool needs_w, bool needs_v, const Body& body) {
-  const auto& shape = inputs.shape;
+void for_each_block(const LayerShape& shape, const HostTensor& weights, int threads, const Body& body) {
   const auto chunk = std::min(chunk_experts(shape.hidden_size), shape.num_experts());
-  const auto token_block = std::min(kTokenBlock, shape.num_tokens);
-  MatrixF32 w(needs_w ? chunk : 0, shape.hidden_size);
-  MatrixF32 v(needs_v ? chunk : 0, shape.hidden_size);
-  const int threads = omp_get_max_threads();
-  std::vector<BlockScratch> scratch(static_cast<std::size_t>(threads),
-                                    {MatrixF32(token_block, shape.hidden_size), MatrixF32(token_block, chunk),
-                                     MatrixF32(token_block, chunk)});
+  MatrixF32 tile(chunk, shape.hidden_size);
   for (std::int64_t first = 0; first < shape.num_experts(); first += chunk) {
-    const auto count = std::min(chunk, shape.num_experts() - first);
-    if (needs_w) {
-      load_rows(inputs.experts->w_in, first, w.topRows(count));
-    }
-    if (needs_v) {
-      load_rows(inputs.experts->w_out, first, v.topRows(count));
-    }
+    auto rows = tile.topRows(std::min(chunk, shape.num_experts() - first));
+    load_rows(weights, first, rows);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (std::int64_t token = 0; token < shape.num_tokens; token += kTokenBlock) {
-      const Block block{token, std::min(token + kTokenBlock, shape.num_tokens), first, first + count};
-      body(block, scratch[static_cast<std::size_t>(omp_get_thread_num())], w, v);
+      body(Block{token, std::min(token + kTokenBlock, shape.num_tokens), first, first + rows.rows()}, rows,
+           static_cast<std::size_t>(omp_get_thread_num()));
     }
   }
 }
 
-/// scratch.s = X W^T of the block.
-void multiply_scores(const LayerInputs& inputs, const Block& block, const MatrixF32& w,
-                     BlockScratch& scratch) {
-  auto x = scratch.x.topRows(block.tokens());
-  load_rows(inputs.hidden_states, block.token_begin, x);
-  scratch.s.topLeftCorner(block.tokens(), block.experts()).noalias() =
-      x * w.topRows(block.experts()).transpose();
-}
+/// One thread's blocks.
+struct Scratch {
+  MatrixF32 x;  ///< [kTokenBlock, d]
+  MatrixF32 p;  ///< [kTokenBlock, chunk] X W^T, or P
 
-/// Y += P V of the block, P = scratch.p rounded to storage.
-void add_combined(const LayerInputs& inputs, const Block& block, const MatrixF32& v, BlockScratch& scratch,
-                  HostTensor& out) {
-  auto p = scratch.p.topLeftCorner(block.tokens(), block.experts());
-  if (rounds_scores(ScheduleKind::kDenseMasked, inputs.shape.dtype)) {
-    for (std::int64_t row = 0; row < p.rows(); ++row) {
-      round_span({p.row(row).data(), static_cast<std::size_t>(p.cols())}, inputs.shape.dtype);
-    }
-  }
-  const auto y = out.f32();
-  MatrixF32Map(y.row(block.token_begin), block.tokens(), y.cols).noalias() += p * v.topRows(block.experts());
-}
+  explicit Scratch(const LayerShape& shape)
+      : x(std::min(kTokenBlock, shape.num_tokens), shape.hidden_size),
+        p(x.rows(), std::min(chunk_experts(shape.hidden_size), shape.num_experts())) {}
+};
 
 }  // namespace
 
 std::vector<float> dense_scores(const LayerInputs& inputs, const Routing& routing) {
   std::vector<float> scores(routing.expert_ids.size());
-  for_each_block(
-      inputs, true, false, [&](const Block& block, BlockScratch& scratch, const MatrixF32& w, const auto&) {
-        multiply_scores(inputs, block, w, scratch);
-        for_each_pair(routing, block, [&](auto row, auto col, std::size_t pair) {
-          scores[pair] = routing.gates[pair] * activate(inputs.shape.activation, scratch.s(row, col));
-        });
-      });
+  const int threads = omp_get_max_threads();
+  std::vector<Scratch> scratch(static_cast<std::size_t>(threads), Scratch(inputs.shape));
+  for_each_block(inputs.shape, inputs.experts->w_in, threads,
+                 [&](const Block& block, const auto& w, std::size_t thread) {
+                   auto x = scratch[thread].x.topRows(block.tokens());
+                   auto s = scratch[thread].p.topLeftCorner(block.tokens(), block.experts());
+                   load_rows(inputs.hidden_states, block.token_begin, x);
+                   s.noalias() = x * w.transpose();
+                   for_each_pair(routing, block, [&](auto row, auto col, std::size_t pair) {
+                     scores[pair] = routing.gates[pair] * activate(inputs.shape.activation, s(row, col));
+                   });
+                 });
   return scores;
 }
 
 HostTensor dense_combine(const LayerInputs& inputs, const Routing& routing, std::span<const float> scores) {
   HostTensor out = HostTensor::zeros(Dtype::kF32, inputs.shape.num_tokens, inputs.shape.hidden_size);
-  for_each_block(
-      inputs, false, true, [&](const Block& block, BlockScratch& scratch, const auto&, const MatrixF32& v) {
-        fill_masked(routing, block, scores, scratch.p.topLeftCorner(block.tokens(), block.experts()));
-        add_combined(inputs, block, v, scratch, out);
-      });
-  return out;
-}
-
-HostTensor dense_experts(const LayerInputs& inputs, const Routing& routing) {
-  HostTensor out = HostTensor::zeros(Dtype::kF32, inputs.shape.num_tokens, inputs.shape.hidden_size);
-  for_each_block(inputs, true, true,
-                 [&](const Block& block, BlockScratch& scratch, const auto& w, const auto& v) {
-                   multiply_scores(inputs, block, w, scratch);
-                   auto p = scratch.p.topLeftCorner(block.tokens(), block.experts());
-                   fill_masked(routing, block, routing.gates, p);
-                   for (std::int64_t row = 0; row < p.rows(); ++row) {
-                     for (std::int64_t col = 0; col < p.cols(); ++col) {
-                       p(row, col) *= activate(inputs.shape.activation, scratch.s(row, col));
-                     }
-                   }
-                   add_combined(inputs, block, v, scratch, out);
+  const auto y = out.f32();
+  const Dtype p_dtype =
+      rounds_scores(ScheduleKind::kDenseMasked, inputs.shape.dtype) ? inputs.shape.dtype : Dtype::kF32;
+  const int threads = omp_get_max_threads();
+  std::vector<Scratch> scratch(static_cast<std::size_t>(threads), Scratch(inputs.shape));
+  for_each_block(inputs.shape, inputs.experts->w_out, threads,
+                 [&](const Block& block, const auto& v, std::size_t thread) {
+                   auto p = scratch[thread].p.topLeftCorner(block.tokens(), block.experts());
+                   p.setZero();
+                   for_each_pair(routing, block, [&](auto row, auto col, std::size_t pair) {
+                     p(row, col) = round_to(p_dtype, scores[pair]);
+                   });
+                   MatrixF32Map(y.row(block.token_begin), block.tokens(), y.cols).noalias() += p * v;
                  });
   return out;
 }
 
-std::int64_t dense_workspace_bytes(std::int64_t hidden_size, int threads) {
-  const auto chunk = chunk_experts(hidden_size);
+std::int64_t dense_workspace_bytes(const LayerShape& shape, int threads) {
+  const auto chunk = std::min(chunk_experts(shape.hidden_size), shape.num_experts());
+  const auto tokens = std::min(kTokenBlock, shape.num_tokens);
   return dtype_bytes(Dtype::kF32) *
-         (2 * chunk * hidden_size + threads * kTokenBlock * (hidden_size + 2 * chunk));
+         (chunk * shape.hidden_size + threads * tokens * (shape.hidden_size + chunk));
 }
 
 }  // namespace moescope::reference

@@ -11,11 +11,12 @@
 /// scores.
 namespace moescope::reference {
 
+/// X W^T in full, of which the selected entries are kept: gate * sigma per pair, CSR order [M].
 std::vector<float> dense_scores(const LayerInputs& inputs, const Routing& routing);
+/// P V in full, P zero where nothing was selected: [L,d] fp32.
 HostTensor dense_combine(const LayerInputs& inputs, const Routing& routing, std::span<const float> scores);
-HostTensor dense_experts(const LayerInputs& inputs, const Routing& routing);
 
-/// Scratch of the three above for d = hidden_size and `threads` threads.
-std::int64_t dense_workspace_bytes(std::int64_t hidden_size, int threads);
+/// Scratch of either of the two above with `threads` threads.
+std::int64_t dense_workspace_bytes(const LayerShape& shape, int threads);
 
 }  // namespace moescope::reference

@@ -12,7 +12,7 @@ namespace moescope::reference {
 HostTensor experts(const LayerInputs& inputs, const Routing& routing, const Schedule& schedule) {
   require_same_layer(inputs, routing, schedule);
   if (schedule.kind == ScheduleKind::kDenseMasked) {
-    return dense_experts(inputs, routing);
+    return dense_combine(inputs, routing, dense_scores(inputs, routing));
   }
   struct Scratch {
     std::vector<float> x;

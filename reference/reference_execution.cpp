@@ -4,8 +4,10 @@
 
 #include <chrono>
 
+#include "core/auto_schedule.hpp"
 #include "core/error.hpp"
 #include "core/host_memory.hpp"
+#include "reference/cpu_rates.hpp"
 #include "reference/dense_masked.hpp"
 #include "reference/stages.hpp"
 
@@ -30,10 +32,13 @@ std::vector<StageMemory> workspace_bounds(const LayerInputs& inputs, ScheduleKin
   }
   // sorted_pair_ids, and at most one (token, offset) per pair
   memory.push_back({Stage::kSchedule, pairs * (8 + 8 + 4)});
-  const auto dense = kind == ScheduleKind::kDenseMasked
-                         ? dense_workspace_bytes(shape.hidden_size, omp_get_max_threads())
-                         : 0;
-  memory.push_back({Stage::kExperts, output_bytes + dense});
+  if (is_fused(kind)) {
+    memory.push_back({Stage::kExperts, output_bytes});
+  } else {
+    const auto blocks = dense_workspace_bytes(shape, omp_get_max_threads());
+    memory.push_back({Stage::kExpertScores, blocks + pairs * f32});
+    memory.push_back({Stage::kExpertCombine, blocks + output_bytes});
+  }
   if (shape.shared_size > 0) {
     const auto hidden_bytes = shape.num_tokens * shape.shared_size * f32;
     memory.push_back({Stage::kSharedMlp, 2 * hidden_bytes + output_bytes});
@@ -80,6 +85,13 @@ ReferenceExecution::ReferenceExecution(const LayerInputs& inputs, const Schedule
     throw InvalidArgument("schedule", to_string(options.kind), why);
   }
   require_memory(inputs, options.kind);
+  if (options.kind == ScheduleKind::kAuto) {
+    if (!inputs.fixed_routing) {
+      routing_ = router_select(inputs.shape, router_project(inputs));
+    }
+    options_.kind =
+        choose_schedule(inputs.shape, current_routing(), options, cpu_rates(omp_get_max_threads())).kind;
+  }
 }
 
 std::vector<StageTime> ReferenceExecution::run(L2State l2) {
@@ -100,12 +112,25 @@ std::vector<StageTime> ReferenceExecution::run(L2State l2) {
     // The stage that ends the layer also rounds its output to storage, once.
     HostTensor y;
     const bool has_shared = inputs_.experts->shared.has_value();
-    timed(times, Stage::kExperts, [&] {
-      y = experts(inputs_, current_routing(), schedule_);
+    const auto finish_experts = [&] {
       if (!has_shared) {
         output_ = y.to(inputs_.shape.dtype);
       }
-    });
+    };
+    if (is_fused(options_.kind)) {
+      timed(times, Stage::kExperts, [&] {
+        y = experts(inputs_, current_routing(), schedule_);
+        finish_experts();
+      });
+    } else {
+      std::vector<float> scores;
+      timed(times, Stage::kExpertScores,
+            [&] { scores = expert_scores(inputs_, current_routing(), schedule_); });
+      timed(times, Stage::kExpertCombine, [&] {
+        y = expert_combine(inputs_, current_routing(), schedule_, scores);
+        finish_experts();
+      });
+    }
     if (has_shared) {
       timed(times, Stage::kSharedMlp, [&] {
         add_in_place(y, shared_mlp(inputs_));

@@ -7,8 +7,9 @@
 
 namespace moescope::reference {
 
-/// All stages of one layer in order on the CPU, timed with steady_clock. The experts run fused
-/// (Stage::kExperts). Router stages are absent when the routing is fixed, shared_mlp when the layer has none.
+/// All stages of one layer in order on the CPU, timed with steady_clock; scores and combine are one stage
+/// where is_fused(kind). Router stages are absent when the routing is fixed, shared_mlp when the layer has
+/// none. kAuto is resolved at construction, by running the router once.
 class ReferenceExecution final : public LayerExecution {
  public:
   /// Throws InvalidArgument when inputs do not fit or the schedule is not supported, OutOfMemory when a run

@@ -12,10 +12,6 @@ bool supports_schedule(ScheduleKind kind, std::string& why) {
     why = "sparse_library is cuSPARSE and needs the cuda backend";
     return false;
   }
-  if (kind == ScheduleKind::kAuto) {
-    why = "auto must be resolved to a schedule before it is built";
-    return false;
-  }
   return true;
 }
 

@@ -21,7 +21,8 @@ Routing router_select(const LayerShape& shape, const RouterLogits& logits);
 
 /// False with a reason when no CPU code runs `kind`.
 bool supports_schedule(ScheduleKind kind, std::string& why);
-/// Builds the schedule; throws InvalidArgument when supports_schedule() refuses it.
+/// Builds the schedule; throws InvalidArgument when supports_schedule() refuses it. kAuto must be resolved by
+/// choose_schedule() with cpu_rates() first.
 Schedule build(const Routing& routing, const ScheduleOptions& options);
 
 /// Whether P is rounded to storage before the second product: where the GPU feeds it to tensor cores.
@@ -34,7 +35,8 @@ std::vector<float> expert_scores(const LayerInputs& inputs, const Routing& routi
 HostTensor expert_combine(const LayerInputs& inputs, const Routing& routing, const Schedule& schedule,
                           std::span<const float> scores);
 
-/// Both halves without keeping the scores; bit-identical to expert_combine(expert_scores()).
+/// Both halves, without keeping the scores where is_fused(schedule.kind); bit-identical to
+/// expert_combine(expert_scores()).
 HostTensor experts(const LayerInputs& inputs, const Routing& routing, const Schedule& schedule);
 
 /// (act(x gate^T) * (x up^T)) down^T, [L,d] fp32 before rounding to storage. The hidden activation is rounded

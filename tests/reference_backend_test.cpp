@@ -102,6 +102,32 @@ TEST(ReferenceBackend, ReportsTheStagesThatRan) {
             (std::vector<Stage>{Stage::kSchedule, Stage::kExperts, Stage::kSharedMlp, Stage::kLayer}));
 }
 
+TEST(ReferenceBackend, DenseMaskedReportsScoresAndCombineApart) {
+  ReferenceBackend backend;
+  const auto inputs = test::make_layer(test::make_shape(16, 32, 8, 8, 4), 1);
+  const auto execution = backend.prepare(inputs, options_of(ScheduleKind::kDenseMasked));
+  const std::vector<Stage> expected = {Stage::kRouterProject, Stage::kRouterSelect,  Stage::kSchedule,
+                                       Stage::kExpertScores,  Stage::kExpertCombine, Stage::kLayer};
+  EXPECT_EQ(stages_of(execution->run(L2State::kWarm)), expected);
+  EXPECT_EQ(execution->memory().size() + 1, expected.size());
+}
+
+TEST(ReferenceBackend, AutoRunsWhatTheCostModelChooses) {
+  ReferenceBackend backend;
+  // Few of many experts: pairs alone. All experts: a dense product does the same FLOP faster.
+  for (const auto& [top_k, dense] : {std::pair{4, false}, std::pair{256, true}}) {
+    const auto inputs = test::make_layer(test::make_shape(64, 32, 16, 16, top_k), 1);
+    const auto execution = backend.prepare(inputs, options_of(ScheduleKind::kAuto));
+    EXPECT_EQ(execution->schedule_kind() == ScheduleKind::kDenseMasked, dense) << "K = " << top_k;
+    const auto named = backend.prepare(inputs, options_of(execution->schedule_kind()));
+    execution->run(L2State::kWarm);
+    named->run(L2State::kWarm);
+    const auto a = execution->output();
+    const auto b = named->output();
+    EXPECT_EQ(std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.bytes())), 0);
+  }
+}
+
 TEST(ReferenceBackend, StagesCalledAloneGiveTheRunsOutput) {
   ReferenceBackend backend;
   const auto inputs = test::make_layer(test::make_shape(33, 24, 7, 11, 20, 5), 2);
