@@ -71,7 +71,7 @@ void write_rows(ResultWriter* writer, const RowContext& context, const LayerChec
 
 void print_line(const char* verdict, const CheckPoint& point, const ScheduleOptions& schedule,
                 const std::string& rest) {
-  std::cout << fmt::format("{:<8}{:<32} {:<5} {:<28} {:<15} {}\n", verdict, point.shape.label(),
+  std::cout << fmt::format("{:<8}{:<22} {:<5} {:<38} {:<15} {}\n", verdict, point.shape.label(),
                            to_string(point.shape.dtype), point.workload.name, to_string(schedule.kind), rest);
 }
 

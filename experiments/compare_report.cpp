@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <optional>
 #include <ostream>
 #include <utility>
@@ -117,6 +118,12 @@ std::string reasons_text(const std::vector<LayerStudy>& studies) {
   return fmt::format("{}", fmt::join(lines, ""));
 }
 
+/// "snapshot:data/small_layer2.safetensors" is "small_layer2" in a figure.
+std::string short_name(const std::string& workload) {
+  const bool file = workload.starts_with("snapshot:") || workload.starts_with("trace:");
+  return file ? std::filesystem::path(workload.substr(workload.find(':') + 1)).stem().string() : workload;
+}
+
 bool in_sweep(const LayerStudy& study) { return study.workload.starts_with("zipf"); }
 
 /// `value` of one schedule over the sweep, by rising unevenness.
@@ -155,7 +162,7 @@ FigureSeries point_series(const LayerStudy& study, std::size_t schedule,
   series.x.push_back(study.skew.unevenness);
   series.y.push_back(value(point));
   if (value(point) == highest) {
-    series.tags.push_back(study.workload);
+    series.tags.push_back(short_name(study.workload));
   }
   return series;
 }

@@ -79,7 +79,8 @@ void append_panel(std::string& out, const FigurePanel& panel, int panel_index) {
                     block, series.line ? "linespoints" : "points", style, series.line ? "" : " pointsize 1.6",
                     series.label.empty() ? "notitle" : fmt::format("title {}", quoted(series.label)));
     if (!series.tags.empty()) {
-      plots += fmt::format(", \\\n     {} using 1:2:3 with labels offset character 0,0.8 notitle", block);
+      plots +=
+          fmt::format(", \\\n     {} using 1:2:3 with labels left offset character 1,0.5 notitle", block);
     }
   }
   if (!plots.empty()) {
@@ -129,7 +130,8 @@ std::string figure_script(const Figure& figure, const std::string& name) {
   const auto columns = std::max<std::size_t>(1, figure.panels.size());
   std::string out = fmt::format(
       "set terminal svg size {},520 noenhanced font \"sans,12\" background \"white\"\nset output {}\n"
-      "set encoding utf8\nset grid\nset key outside bottom center horizontal\nset pointsize 0.7\n",
+      "set encoding utf8\nset grid xtics ytics mytics\nset bmargin 7\nset key outside bottom center "
+      "horizontal\nset pointsize 0.7\n",
       560 * columns, quoted(name + ".svg"));
   for (std::size_t i = 0; i < kColours.size(); ++i) {
     out += fmt::format("set style line {} linecolor rgb \"{}\" linewidth 2 pointtype {}\n", i + 1,

@@ -14,7 +14,7 @@ struct FigureSeries {
   std::vector<double> x;
   std::vector<double> y;
   bool line = true;               ///< false: points alone, for what is no sweep
-  std::vector<std::string> tags;  ///< empty, or one text per point, written above it
+  std::vector<std::string> tags;  ///< empty, or one text per point, written beside it
   int colour = -1;  ///< index of a colour, so that series can share one; -1: by position in the panel
 };
 
