@@ -223,6 +223,7 @@ LayerInputs make_inputs(const NamedWorkload& workload, const LayerShape& shape, 
 
 std::vector<ScheduleOptions> chosen_schedules(const CommonOptions& options) {
   std::vector<ScheduleKind> kinds;
+  kinds.reserve(options.schedules.size());
   for (const std::string& name : options.schedules) {
     kinds.push_back(parse_schedule_kind(name));
   }
@@ -234,6 +235,7 @@ std::vector<ScheduleOptions> chosen_schedules(const CommonOptions& options) {
     throw InvalidArgument("group_size", fmt::format("{}", options.group_size), "must be >= 1");
   }
   std::vector<ScheduleOptions> schedules;
+  schedules.reserve(kinds.size());
   for (const ScheduleKind kind : kinds) {
     schedules.push_back({.kind = kind, .group_size = options.group_size});
   }
