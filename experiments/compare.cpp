@@ -20,9 +20,9 @@ namespace {
 
 /// Skew of the default sweep: from none to more than trained layers show (small_layer2 lies at about zipf:1).
 constexpr std::array kZipfSweep = {"zipf:0", "zipf:0.5", "zipf:1", "zipf:1.5", "zipf:2"};
-/// Tokens of the default job: enough for each expert to be used about 16 times, few enough for a minute on
-/// two cores.
-constexpr std::int64_t kDefaultTokens = 2048;
+/// Tokens of the default job: each expert is used about 8 times on average, and a busy two-core machine stays
+/// under a minute.
+constexpr std::int64_t kDefaultTokens = 1024;
 
 struct Point {
   NamedWorkload workload;
