@@ -1,0 +1,125 @@
+// What was recorded on an H100 (results/h100/) says what README claims of it. Needs no GPU.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <map>
+#include <string>
+
+#include "core/result.hpp"
+
+namespace moescope {
+namespace {
+
+constexpr double kMillisecond = 1e-3;
+constexpr double kMebibyte = 1024.0 * 1024.0;
+
+RecordedRun read(const std::string& name) {
+  auto runs = read_rows(std::filesystem::path(MOESCOPE_SOURCE_DIR) / "results" / "h100" / name);
+  EXPECT_EQ(runs.size(), 1U) << name;
+  EXPECT_NE(runs.front().header.device.find("H100"), std::string::npos) << runs.front().header.device;
+  return std::move(runs.front());
+}
+
+/// A run of moescope itself: built from a committed revision, nothing failed.
+RecordedRun read_own(const std::string& name) {
+  auto run = read(name);
+  EXPECT_EQ(run.header.git_revision.size(), 40U) << name;
+  EXPECT_FALSE(run.header.git_dirty) << name;
+  for (const auto& row : run.rows) {
+    EXPECT_NE(row.status, Status::kFailed) << name << ": " << row.metric << ": " << row.reason;
+  }
+  return run;
+}
+
+double experts_time_s(const RecordedRun& run, const std::string& schedule, std::int64_t num_tokens,
+                      std::int64_t top_k) {
+  double sum = 0;
+  for (const auto& row : run.rows) {
+    const bool expert_stage =
+        row.stage == "experts" || row.stage == "expert_scores" || row.stage == "expert_combine";
+    if (row.metric == "time_s" && expert_stage && row.schedule == schedule && row.workload == "gaussian:1" &&
+        row.num_tokens == num_tokens && row.top_k == top_k) {
+      EXPECT_GE(row.samples, 10) << schedule;
+      sum += row.value.value();
+    }
+  }
+  EXPECT_GT(sum, 0) << schedule << " L" << num_tokens << " K" << top_k;
+  return sum;
+}
+
+TEST(RecordedH100, ChecksOfEveryStageAndScheduleHold) {
+  const auto run = read_own("check.jsonl");
+  std::map<std::string, int> layers;
+  for (const auto& row : run.rows) {
+    if (row.metric == "relative_error") {
+      EXPECT_LE(row.value.value(), row.dtype == "bf16" ? 4e-3 : 1e-5) << row.stage << ' ' << row.reason;
+      layers[row.schedule] += row.stage == "layer" ? 1 : 0;
+    }
+    if (row.metric == "wrong_pairs" || row.metric == "mismatch") {
+      EXPECT_EQ(row.value.value(), 0) << row.stage << ' ' << row.reason;
+    }
+  }
+  for (const char* schedule :
+       {"token_centric", "expert_centric", "staircase", "dense_masked", "sparse_library"}) {
+    EXPECT_GE(layers[schedule], 20) << schedule;
+  }
+}
+
+TEST(RecordedH100, GpuTestsPassedAndNoneWasSkipped) {
+  double passed = 0;
+  for (const auto& row : read_own("gpu_tests.jsonl").rows) {
+    if (row.metric == "tests_failed") {
+      EXPECT_EQ(row.value.value(), 0) << row.reason;
+    }
+    passed += row.metric == "tests_passed" ? row.value.value() : 0;
+  }
+  EXPECT_GT(passed, 1000);
+}
+
+TEST(RecordedH100, SanitizersFindNothingInOurKernels) {
+  std::map<std::string, int> programs;
+  for (const auto& row : read_own("sanitizers.jsonl").rows) {
+    if (row.metric == "sanitizer_findings") {
+      EXPECT_EQ(row.value.value(), 0) << row.reason;
+      ++programs[row.reason.substr(0, row.reason.find(' '))];
+    }
+  }
+  for (const char* tool : {"memcheck", "racecheck", "initcheck", "synccheck"}) {
+    EXPECT_GE(programs[tool], 10) << tool;
+  }
+}
+
+TEST(RecordedH100, BaselinesAreNoSlowerThanTheirPyTorchPeersInTheSameSession) {
+  const auto peers = read("torch_peers.jsonl");
+  struct Point {
+    std::int64_t num_tokens;
+    std::int64_t top_k;
+  };
+  for (const auto& [num_tokens, top_k] :
+       {Point{64, 512}, Point{1024, 512}, Point{4096, 512}, Point{1024, 4096}}) {
+    const auto ours =
+        read_own("compare-" + std::to_string(num_tokens) + "-" + std::to_string(top_k) + ".jsonl");
+    EXPECT_LE(experts_time_s(ours, "dense_masked", num_tokens, top_k),
+              1.1 * experts_time_s(peers, "dense_masked", num_tokens, top_k));
+    EXPECT_LE(experts_time_s(ours, "token_centric", num_tokens, top_k),
+              experts_time_s(peers, "gather", num_tokens, top_k));
+  }
+  const auto table_a = read_own("compare-4096-512.jsonl");
+  EXPECT_LE(experts_time_s(table_a, "token_centric", 4096, 512), 10.4 * kMillisecond);
+  EXPECT_LE(experts_time_s(table_a, "dense_masked", 4096, 512), 1.1 * 3.92 * kMillisecond);
+}
+
+TEST(RecordedH100, StaircaseAndTokenCentricStayUnder64MiBOfExtraMemory) {
+  int seen = 0;
+  for (const auto& row : read_own("compare-4096-512.jsonl").rows) {
+    if (row.metric == "workspace_bytes" && row.stage == "layer" &&
+        (row.schedule == "staircase" || row.schedule == "token_centric")) {
+      EXPECT_LT(row.value.value(), 64 * kMebibyte) << row.schedule;
+      ++seen;
+    }
+  }
+  EXPECT_GE(seen, 2);
+}
+
+}  // namespace
+}  // namespace moescope
