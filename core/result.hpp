@@ -35,7 +35,8 @@ struct RunHeader {
   std::string started_utc;                ///< ISO 8601
 };
 
-/// Fills in everything that does not depend on a device; `device` and `driver` say "unavailable: ..." until set.
+/// Fills in everything that does not depend on a device; `device` and `driver` say "unavailable: ..." until
+/// set.
 RunHeader make_run_header(int argc, const char* const* argv);
 
 /// One value (DESIGN section 8). Field order here is column order in CSV and key order in JSON Lines.
