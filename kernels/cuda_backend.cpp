@@ -13,7 +13,13 @@ class CudaBackend final : public MoeBackend {
 
   std::string_view name() const override { return "cuda"; }
   std::string device() const override { return context_->info.name; }
-  bool supports(ScheduleKind /*kind*/, std::string& /*why*/) const override { return true; }
+  bool supports(ScheduleKind kind, std::string& why) const override {
+    if (kind == ScheduleKind::kAuto) {
+      why = "auto has no machine rates for a GPU yet; name a schedule";
+      return false;
+    }
+    return true;
+  }
 
   RouterLogits router_project(const LayerInputs& inputs) override;
   Routing router_select(const LayerShape& shape, const RouterLogits& logits) override;
