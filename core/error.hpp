@@ -19,6 +19,7 @@ enum class ExitCode : int {
   kNoDevice = 5,         ///< a GPU was asked for and there is none that can be used
   kOutOfMemory = 6,      ///< the configuration does not fit; the message says need and have
   kDeviceError = 7,      ///< a CUDA library call failed
+  kNoCounters = 8,       ///< hardware counters were asked for and cannot be had
   kInternal = 70,        ///< a bug in moescope: an invariant of its own did not hold
 };
 
@@ -52,6 +53,14 @@ class NoDevice : public Error {
  public:
   explicit NoDevice(std::string_view why)
       : Error(ExitCode::kNoDevice, fmt::format("no usable GPU: {}", why)) {}
+};
+
+/// Hardware counters are not permitted, not supported or held by another profiler; `why` says what would
+/// permit them.
+class CountersUnavailable : public Error {
+ public:
+  explicit CountersUnavailable(std::string_view why)
+      : Error(ExitCode::kNoCounters, fmt::format("no hardware counters: {}", why)) {}
 };
 
 /// A configuration does not fit; thrown before anything is allocated.
