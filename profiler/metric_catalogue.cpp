@@ -1,0 +1,184 @@
+#include "profiler/metric_catalogue.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "core/error.hpp"
+
+namespace moescope {
+namespace {
+
+constexpr std::string_view kCatalogueJson =
+#include "metric_catalogue.inc"
+    ;
+
+/// What every counter of the vendor has between its unit and its quantity, and none of our names.
+constexpr std::string_view kCounterMark = "__";
+
+template <class Range>
+bool contains(const Range& range, std::string_view name) {
+  return std::find(range.begin(), range.end(), name) != range.end();
+}
+
+/// Value of a sum of terms, or the reason why there is none.
+std::optional<double> sum_of(const std::map<std::string, double>& terms, const CounterPlan& plan,
+                             const RangeCounters& range, std::string& reason) {
+  double sum = 0;
+  for (const auto& [counter, factor] : terms) {
+    if (const auto found = range.values.find(counter); found != range.values.end()) {
+      sum += factor * found->second;
+      continue;
+    }
+    const auto missing = std::find_if(plan.unavailable.begin(), plan.unavailable.end(),
+                                      [&](const UnavailableCounter& one) { return one.name == counter; });
+    reason = missing != plan.unavailable.end()
+                 ? fmt::format("{}: {}", counter, missing->reason)
+                 : fmt::format("{}: not given by the measurement of range {}", counter, range.range);
+    return std::nullopt;
+  }
+  return sum;
+}
+
+MetricValue value_of(const Metric& metric, const CounterPlan& plan, const RangeCounters& range) {
+  MetricValue result{metric.name, metric.unit, std::nullopt, {}};
+  result.value = sum_of(metric.terms, plan, range, result.reason);
+  if (!result.value.has_value() || metric.over.empty()) {
+    return result;
+  }
+  const auto over = sum_of(metric.over, plan, range, result.reason);
+  if (over.has_value() && *over == 0) {
+    result.reason = fmt::format("{} is 0 in range {}", metric.over.begin()->first, range.range);
+  }
+  result.value = over.value_or(0) != 0 ? std::optional(*result.value / *over) : std::nullopt;
+  return result;
+}
+
+}  // namespace
+
+MetricCatalogue MetricCatalogue::parse(std::string_view json, std::string_view path) {
+  MetricCatalogue catalogue;
+  std::set<std::string> seen;
+  try {
+    const auto document = nlohmann::json::parse(json);
+    document.at("chips").get_to(catalogue.chips_);
+    document.at("sets").get_to(catalogue.sets_);
+    for (const auto& one : document.at("metrics")) {
+      Entry entry{one.at("name"), one.at("unit"), one.at("meaning"), {}};
+      if (!seen.insert(entry.name).second || entry.name.find(kCounterMark) != std::string::npos) {
+        throw FileError(path, entry.name, "named twice, or like a counter");
+      }
+      for (const auto& formula : one.at("formulas")) {
+        entry.formulas.push_back({formula.value("chips", std::vector<std::string>{}), formula.at("terms"),
+                                  formula.value("over", std::map<std::string, double>{})});
+        for (const auto& chip : entry.formulas.back().chips) {
+          if (!catalogue.chips_.contains(chip)) {
+            throw FileError(path, entry.name, fmt::format("{} is not among the chips", chip));
+          }
+        }
+      }
+      catalogue.entries_.push_back(std::move(entry));
+    }
+  } catch (const nlohmann::json::exception& error) {
+    throw FileError(path, "", error.what());
+  }
+  for (const auto& [set, names] : catalogue.sets_) {
+    for (const auto& name : names) {
+      if (!seen.contains(name)) {
+        throw FileError(path, fmt::format("sets.{}", set), fmt::format("{} is not a metric", name));
+      }
+    }
+  }
+  return catalogue;
+}
+
+const MetricCatalogue& MetricCatalogue::builtin() {
+  static const MetricCatalogue catalogue = parse(kCatalogueJson, "metric_catalogue.json");
+  return catalogue;
+}
+
+Metric MetricCatalogue::on_chip(const Entry& entry, std::string_view chip) const {
+  Metric metric{entry.name, entry.unit, entry.meaning, {}, {}};
+  for (const auto& formula : entry.formulas) {
+    if (formula.chips.empty() ? chips_.contains(std::string(chip)) : contains(formula.chips, chip)) {
+      metric.terms = formula.terms;
+      metric.over = formula.over;
+    }
+  }
+  return metric;
+}
+
+std::vector<Metric> MetricCatalogue::metrics(std::string_view chip) const {
+  std::vector<Metric> metrics;
+  for (const auto& entry : entries_) {
+    metrics.push_back(on_chip(entry, chip));
+  }
+  return metrics;
+}
+
+void MetricCatalogue::add(MetricSelection& selection, const std::string& name) const {
+  const auto same = [&](const auto& one) { return one.name == name; };
+  if (std::any_of(selection.metrics.begin(), selection.metrics.end(), same) ||
+      std::any_of(selection.unavailable.begin(), selection.unavailable.end(), same)) {
+    return;
+  }
+  if (name.find(kCounterMark) != std::string::npos) {
+    selection.metrics.push_back({name, "", "a counter of the vendor, as it is", {{name, 1.0}}, {}});
+    return;
+  }
+  const auto entry = std::find_if(entries_.begin(), entries_.end(), same);
+  if (entry == entries_.end()) {
+    throw InvalidArgument("metrics", name,
+                          "neither a metric nor a set (moescope counters lists them) nor a counter's name");
+  }
+  Metric metric = on_chip(*entry, selection.chip);
+  if (metric.terms.empty()) {
+    selection.unavailable.push_back({name, fmt::format("no formula for chip {}", selection.chip)});
+  } else {
+    selection.metrics.push_back(std::move(metric));
+  }
+}
+
+MetricSelection MetricCatalogue::resolve(std::string_view chip, std::span<const std::string> names) const {
+  MetricSelection selection{std::string(chip), {}, {}};
+  for (const auto& name : names) {
+    if (const auto set = sets_.find(name); set != sets_.end()) {
+      for (const auto& member : set->second) {
+        add(selection, member);
+      }
+    } else {
+      add(selection, name);
+    }
+  }
+  return selection;
+}
+
+std::vector<std::string> MetricSelection::counters() const {
+  std::vector<std::string> counters;
+  for (const auto& metric : metrics) {
+    for (const auto* side : {&metric.terms, &metric.over}) {
+      for (const auto& [counter, factor] : *side) {
+        if (!contains(counters, counter)) {
+          counters.push_back(counter);
+        }
+      }
+    }
+  }
+  return counters;
+}
+
+std::vector<MetricValue> evaluate(const MetricSelection& selection, const CounterPlan& plan,
+                                  const RangeCounters& range) {
+  std::vector<MetricValue> values;
+  for (const auto& metric : selection.metrics) {
+    values.push_back(value_of(metric, plan, range));
+  }
+  for (const auto& missing : selection.unavailable) {
+    values.push_back({missing.name, "", std::nullopt, missing.reason});
+  }
+  return values;
+}
+
+}  // namespace moescope
