@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -52,6 +53,18 @@ class LayerExecution {
   /// The schedule that ran (kAuto resolved) and whether its output is bit-identical from run to run.
   virtual ScheduleKind schedule_kind() const = 0;
   virtual bool deterministic() const = 0;
+
+  /// For profilers that bracket stages themselves; nothing of this is on run()'s path. The stages in order,
+  /// without kLayer.
+  virtual std::span<const Stage> stages() const = 0;
+  /// Starts one stage. It reads what the stages before it left, so all of them are run in order, as often as
+  /// one likes.
+  virtual void enqueue(Stage stage) = 0;
+  /// Blocks until everything enqueued is done.
+  virtual void synchronize() = 0;
+  /// Leaves nothing of the layer in the last-level cache. Unlike before a cold run() no line there waits to
+  /// be written back: counters would charge it to the stage that evicts it.
+  virtual void empty_cache() = 0;
 };
 
 /// One implementation of the whole layer. Each stage can be called alone on host data, so that a test can

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 
+#include "kernels/memory_stream.hpp"
+#include "kernels/nvtx.hpp"
+
 namespace moescope::cuda {
 namespace {
 
@@ -223,6 +226,7 @@ void CudaLayer::enqueue(Stage stage) {
       throw InternalError("the layer is no stage of its own");
   }
   if (stage == stages_.back() && shape.dtype == Dtype::kBF16) {
+    const StageRange range(stage);
     launch_round_output(shape, y_.get(), output_.get(), stream);
   }
 }
@@ -277,6 +281,14 @@ std::vector<StageTime> CudaLayer::run(L2State l2) {
   }
   times.push_back({Stage::kLayer, events_.back().seconds_since(events_.front())});
   return times;
+}
+
+void CudaLayer::empty_cache() {
+  const Bytes& flush = context_->flush;
+  MOESCOPE_CUDA_CHECK(
+      cudaMemsetAsync(flush.get(), 0xa5, static_cast<std::size_t>(flush.bytes()), stream_.get()));
+  launch_memory_read(flush.get(), flush.bytes(), stream_.get());
+  stream_.synchronize();
 }
 
 void CudaLayer::check_logits() {

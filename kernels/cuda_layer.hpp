@@ -69,10 +69,11 @@ class CudaLayer final : public LayerExecution {
   ScheduleKind schedule_kind() const override { return options_.kind; }
   bool deterministic() const override;
 
-  /// For profilers that bracket stages themselves: the stages, and one of them enqueued on stream(). A stage
-  /// reads what the stages before it left; each may be enqueued again.
-  std::span<const Stage> stages() const { return stages_; }
-  void enqueue(Stage stage);
+  std::span<const Stage> stages() const override { return stages_; }
+  /// Plain launches on stream(), in an NVTX range with the stage's name.
+  void enqueue(Stage stage) override;
+  void synchronize() override { stream_.synchronize(); }
+  void empty_cache() override;
   cudaStream_t stream() const { return stream_.get(); }
 
  private:

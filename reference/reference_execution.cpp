@@ -92,54 +92,81 @@ ReferenceExecution::ReferenceExecution(const LayerInputs& inputs, const Schedule
     options_.kind =
         choose_schedule(inputs.shape, current_routing(), options, cpu_rates(omp_get_max_threads())).kind;
   }
+  if (!inputs.fixed_routing) {
+    stages_ = {Stage::kRouterProject, Stage::kRouterSelect};
+  }
+  stages_.push_back(Stage::kSchedule);
+  if (is_fused(options_.kind)) {
+    stages_.push_back(Stage::kExperts);
+  } else {
+    stages_.push_back(Stage::kExpertScores);
+    stages_.push_back(Stage::kExpertCombine);
+  }
+  if (inputs.experts->shared.has_value()) {
+    stages_.push_back(Stage::kSharedMlp);
+  }
 }
 
 std::vector<StageTime> ReferenceExecution::run(L2State l2) {
   if (l2 == L2State::kCold) {
-    const std::vector<std::byte> flush(kFlushBytes, std::byte{1});  // given back before the layer runs
+    empty_cache();
   }
   std::vector<StageTime> times;
   std::vector<StageTime> layer;
   timed(layer, Stage::kLayer, [&] {
-    if (!inputs_.fixed_routing) {
-      RouterLogits logits;
-      routing_ = {};
-      timed(times, Stage::kRouterProject, [&] { logits = router_project(inputs_); });
-      timed(times, Stage::kRouterSelect, [&] { routing_ = router_select(inputs_.shape, logits); });
-    }
-    schedule_ = {};
-    timed(times, Stage::kSchedule, [&] { schedule_ = build(current_routing(), options_); });
-    // The stage that ends the layer also rounds its output to storage, once.
-    HostTensor y;
-    const bool has_shared = inputs_.experts->shared.has_value();
-    const auto finish_experts = [&] {
-      if (!has_shared) {
-        output_ = y.to(inputs_.shape.dtype);
-      }
-    };
-    if (is_fused(options_.kind)) {
-      timed(times, Stage::kExperts, [&] {
-        y = experts(inputs_, current_routing(), schedule_);
-        finish_experts();
-      });
-    } else {
-      std::vector<float> scores;
-      timed(times, Stage::kExpertScores,
-            [&] { scores = expert_scores(inputs_, current_routing(), schedule_); });
-      timed(times, Stage::kExpertCombine, [&] {
-        y = expert_combine(inputs_, current_routing(), schedule_, scores);
-        finish_experts();
-      });
-    }
-    if (has_shared) {
-      timed(times, Stage::kSharedMlp, [&] {
-        add_in_place(y, shared_mlp(inputs_));
-        output_ = y.to(inputs_.shape.dtype);
-      });
+    for (const Stage stage : stages_) {
+      timed(times, stage, [&] { enqueue(stage); });
     }
   });
   times.push_back(layer.front());
   return times;
+}
+
+void ReferenceExecution::empty_cache() {
+  const std::vector<std::byte> flush(kFlushBytes, std::byte{1});  // given back before the layer runs
+}
+
+void ReferenceExecution::enqueue(Stage stage) {
+  switch (stage) {
+    case Stage::kRouterProject:
+      routing_ = {};
+      logits_ = router_project(inputs_);
+      break;
+    case Stage::kRouterSelect:
+      routing_ = router_select(inputs_.shape, logits_);
+      logits_ = {};
+      break;
+    case Stage::kSchedule:
+      schedule_ = {};
+      schedule_ = build(current_routing(), options_);
+      break;
+    case Stage::kExpertScores:
+      scores_ = expert_scores(inputs_, current_routing(), schedule_);
+      break;
+    case Stage::kExpertCombine:
+      y_ = expert_combine(inputs_, current_routing(), schedule_, scores_);
+      scores_ = {};
+      finish(stage);
+      break;
+    case Stage::kExperts:
+      y_ = experts(inputs_, current_routing(), schedule_);
+      finish(stage);
+      break;
+    case Stage::kSharedMlp:
+      add_in_place(y_, shared_mlp(inputs_));
+      finish(stage);
+      break;
+    case Stage::kLayer:
+      throw InternalError("the layer is no stage of its own");
+  }
+}
+
+/// The stage that ends the layer also rounds its output to storage, once.
+void ReferenceExecution::finish(Stage stage) {
+  if (stage == stages_.back()) {
+    output_ = y_.to(inputs_.shape.dtype);
+    y_ = {};
+  }
 }
 
 std::vector<StageMemory> ReferenceExecution::memory() const {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <optional>
+#include <span>
 #include <vector>
 
 #include "core/moe_backend.hpp"
@@ -22,14 +23,23 @@ class ReferenceExecution final : public LayerExecution {
   std::vector<StageMemory> memory() const override;
   ScheduleKind schedule_kind() const override { return options_.kind; }
   bool deterministic() const override { return true; }
+  std::span<const Stage> stages() const override { return stages_; }
+  void enqueue(Stage stage) override;
+  void synchronize() override {}
+  void empty_cache() override;
 
  private:
+  void finish(Stage stage);
   const Routing& current_routing() const { return inputs_.fixed_routing ? *inputs_.fixed_routing : routing_; }
 
   const LayerInputs& inputs_;
   ScheduleOptions options_;
+  std::vector<Stage> stages_;
+  RouterLogits logits_;  ///< from router_project to router_select
   Routing routing_;
   Schedule schedule_;
+  std::vector<float> scores_;  ///< from expert_scores to expert_combine
+  HostTensor y_;               ///< fp32, until the last stage rounds it
   HostTensor output_;
 };
 

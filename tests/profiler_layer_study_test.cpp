@@ -34,6 +34,10 @@ class FakeExecution final : public LayerExecution {
     return options_.kind == ScheduleKind::kAuto ? ScheduleKind::kStaircase : options_.kind;
   }
   bool deterministic() const override { return options_.kind != ScheduleKind::kExpertCentric; }
+  std::span<const Stage> stages() const override { throw InternalError("not faked"); }
+  void enqueue(Stage) override { throw InternalError("not faked"); }
+  void synchronize() override { throw InternalError("not faked"); }
+  void empty_cache() override { throw InternalError("not faked"); }
 
  private:
   const LayerInputs& inputs_;

@@ -121,6 +121,10 @@ class WrongExecution final : public LayerExecution {
   std::vector<StageMemory> memory() const override { return inner_->memory(); }
   ScheduleKind schedule_kind() const override { return inner_->schedule_kind(); }
   bool deterministic() const override { return true; }
+  std::span<const Stage> stages() const override { return inner_->stages(); }
+  void enqueue(Stage stage) override { inner_->enqueue(stage); }
+  void synchronize() override { inner_->synchronize(); }
+  void empty_cache() override { inner_->empty_cache(); }
 
  private:
   std::unique_ptr<LayerExecution> inner_;

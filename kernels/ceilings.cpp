@@ -1,0 +1,139 @@
+#include "kernels/ceilings.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <memory>
+#include <utility>
+
+#include "kernels/cublas_lt.hpp"
+#include "kernels/cuda_raii.hpp"
+#include "kernels/device_info.hpp"
+#include "kernels/memory_stream.hpp"
+#include "kernels/nvml.hpp"
+
+namespace moescope {
+namespace {
+
+using namespace cuda;
+
+constexpr std::int64_t kMebi = std::int64_t{1} << 20;
+/// One pass over this takes about 0.7 ms on an H100: event and launch times of a few microseconds vanish.
+constexpr std::int64_t kMostBufferBytes = 2048 * kMebi;
+/// Smaller buffers would be served by the L2 cache in part.
+constexpr std::int64_t kLeastBufferPerL2 = 8;
+/// Part of the L2 cache that stays in it though each half of it may keep a copy of its own.
+constexpr std::int64_t kL2Part = 4;
+/// Bytes that a pass over the L2 range moves in all; sets the number of rounds.
+constexpr std::int64_t kL2PassBytes = 4096 * kMebi;
+constexpr std::int64_t kMatrixExtent = 8192;
+constexpr int kSharedIterations = 4096;
+constexpr int kFmaIterations = 2048;
+
+/// What the probes share.
+struct Bench {
+  Bench(const DeviceInfo& device, std::int64_t buffer)
+      : info(device), nvml(device.pci_bus_id), buffer_bytes(buffer), first(buffer), second(buffer) {
+    launch_fill_random_bf16(first.get(), buffer / 2, 1, stream.get());
+    launch_fill_random_bf16(second.get(), buffer / 2, 2, stream.get());
+    stream.synchronize();
+  }
+
+  /// Seconds of what `enqueue` puts on the stream, the second time.
+  template <class Enqueue>
+  double timed(const Enqueue& enqueue) {
+    enqueue();
+    start.record(stream.get());
+    enqueue();
+    stop.record(stream.get());
+    stream.synchronize();
+    return stop.seconds_since(start);
+  }
+
+  DeviceInfo info;
+  Nvml nvml;
+  Stream stream;
+  Event start;
+  Event stop;
+  CublasLt blas;
+  std::int64_t buffer_bytes;
+  DeviceBuffer<std::byte> first;
+  DeviceBuffer<std::byte> second;
+};
+
+std::int64_t choose_buffer_bytes(const DeviceInfo& info) {
+  std::size_t free_bytes = 0;
+  std::size_t all_bytes = 0;
+  MOESCOPE_CUDA_CHECK(cudaMemGetInfo(&free_bytes, &all_bytes));
+  const auto most = static_cast<std::int64_t>(free_bytes) / 8 / kMebi * kMebi;
+  const std::int64_t least = std::max(kLeastBufferPerL2 * info.l2_bytes, std::int64_t{64} * kMebi);
+  if (most < least) {
+    throw OutOfMemory("measuring ceilings", static_cast<std::uint64_t>(8 * least), free_bytes);
+  }
+  return std::min(most, std::max(least, kMostBufferBytes));
+}
+
+std::string mebibytes(std::int64_t bytes) { return fmt::format("{} MiB", bytes / kMebi); }
+
+}  // namespace
+
+CeilingProbes make_cuda_ceiling_probes() {
+  const DeviceInfo info = device_info();
+  const auto bench = std::make_shared<Bench>(info, choose_buffer_bytes(info));
+  CeilingProbes result;
+  result.clocks = [bench] { return bench->nvml.sample(); };
+  const auto add = [&](const char* metric, std::string method, std::int64_t work, auto enqueue) {
+    const std::string name = metric;
+    result.probes.push_back({name, name.ends_with("flop_per_s") ? "flop_per_s" : "bytes_per_s",
+                             std::move(method), static_cast<double>(work),
+                             [bench, enqueue] { return bench->timed([&] { enqueue(*bench); }); }});
+  };
+  const std::int64_t buffer = bench->buffer_bytes;
+  add("hbm_copy_bytes_per_s",
+      fmt::format("kernel copies {} to another, 16 bytes per access; bytes read plus bytes written",
+                  mebibytes(buffer)),
+      2 * buffer,
+      [](Bench& b) { launch_memory_copy(b.second.get(), b.first.get(), b.buffer_bytes, b.stream.get()); });
+  add("hbm_read_bytes_per_s", fmt::format("kernel reads {} once, 16 bytes per load", mebibytes(buffer)),
+      buffer, [](Bench& b) { launch_memory_read(b.first.get(), b.buffer_bytes, b.stream.get()); });
+  add("hbm_write_bytes_per_s", fmt::format("kernel writes {} once, 16 bytes per store", mebibytes(buffer)),
+      buffer, [](Bench& b) { launch_memory_write(b.second.get(), b.buffer_bytes, b.stream.get()); });
+
+  const std::int64_t range = std::max(info.l2_bytes / kL2Part / kMebi * kMebi, kMebi);
+  const int rounds = static_cast<int>(std::max<std::int64_t>(kL2PassBytes / range, 2));
+  add("l2_read_bytes_per_s",
+      fmt::format("kernel reads {} of the {} of L2 {} times, 16 bytes per load past L1", mebibytes(range),
+                  mebibytes(info.l2_bytes), rounds),
+      rounds * range,
+      [range, rounds](Bench& b) { launch_memory_read(b.first.get(), range, b.stream.get(), rounds); });
+  add("l2_reduction_bytes_per_s",
+      fmt::format("kernel adds to every fp32 of {} {} times by reductions{}; bytes of operands",
+                  mebibytes(range), rounds, info.compute_capability >= 90 ? " of 16 bytes" : " of 4 bytes"),
+      rounds * range, [range, rounds](Bench& b) {
+        launch_memory_reduce(std::bit_cast<float*>(b.second.get()), range, b.stream.get(), rounds);
+      });
+
+  const auto sms = static_cast<int>(info.num_sms);
+  add("shared_read_bytes_per_s",
+      "every warp of a full device reads shared memory, 16 bytes per thread, no bank conflicts",
+      shared_read_bytes(sms) * kSharedIterations,
+      [sms](Bench& b) { launch_shared_read(sms, kSharedIterations, b.stream.get()); });
+
+  Gemm gemm;
+  // The largest power of two whose operand fits half a buffer.
+  gemm.m = gemm.n = gemm.k = std::min(
+      kMatrixExtent, std::int64_t{1} << ((std::bit_width(static_cast<std::uint64_t>(buffer / 4)) - 1) / 2));
+  gemm.in = gemm.out = Dtype::kBF16;
+  // Random operands: zeros draw less power and run faster than data does. The output is a buffer of its own.
+  gemm.a = bench->first.get();
+  gemm.b = bench->first.get() + buffer / 2;
+  gemm.d = bench->second.get();
+  add("bf16_tensor_flop_per_s",
+      fmt::format("cuBLASLt product of two {0} x {0} bf16 matrices of random numbers, fp32 accumulation",
+                  gemm.m),
+      2 * gemm.m * gemm.n * gemm.k, [gemm](Bench& b) { b.blas.run(gemm, b.stream.get()); });
+  add("fp32_flop_per_s", "independent chains of fp32 multiply-adds in registers on a full device",
+      fma_flop(sms) * kFmaIterations, [sms](Bench& b) { launch_fma(sms, kFmaIterations, b.stream.get()); });
+  return result;
+}
+
+}  // namespace moescope
