@@ -6,6 +6,7 @@
 
 #include "core/layer_shape.hpp"
 #include "core/schedule.hpp"
+#include "kernels/strips.hpp"
 
 /// Arguments and launchers of every stage's kernels. Includable from plain C++.
 /// Conventions, the same for all: pointers are device memory; matrices are row-major and contiguous; T-typed
@@ -95,6 +96,38 @@ void launch_experts_tiles(const LayerShape& shape, const ScheduleOptions& option
                           const DeviceWeights& weights, DeviceRouting routing, DeviceSchedule schedule,
                           float* y, cudaStream_t stream);
 
+// experts_staircase.cu: the staircase schedule straight from strips (wgmma and TMA, compute capability 9.0,
+// bf16), fused. Sums are kept scaled, y_t = sums_t * 2^-exponent_t, so that each addition moves 2 or 4 bytes
+// a value.
+enum class StaircaseSums : std::uint8_t {
+  kFp16,        ///< fp16 atomics: fastest; the last bits depend on the order in which tiles finish
+  kFixedPoint,  ///< int32 atomics: integer addition commutes, so results are bit-identical from run to run
+};
+/// What the experts' outputs are summed in; `launch_round_output` turns it into the layer's output.
+struct StaircaseOutput {
+  StaircaseSums kind = StaircaseSums::kFixedPoint;
+  void* sums = nullptr;               ///< [L, d] fp16 or int32
+  std::int32_t* exponents = nullptr;  ///< [L]
+};
+/// Whether the kernel takes this shape (bf16 storage, hidden_size a multiple of 8, 32-bit strip entries) on a
+/// device of compute capability `major`.`minor`, in a build that holds its code.
+bool experts_staircase_supported(const LayerShape& shape, int major, int minor);
+/// Most tokens in a tile: the `tile_tokens` that strips for this kernel must be cut with.
+std::int64_t experts_staircase_tile_tokens(const LayerShape& shape);
+/// Bytes of StaircaseOutput::sums.
+std::int64_t staircase_sums_bytes(const LayerShape& shape, StaircaseSums kind);
+/// *bound (device, one float) = max over experts of |w_in[i]|_2 * |w_out[i]|_inf. Once per set of weights.
+void launch_expert_bound(const LayerShape& shape, const DeviceWeights& weights, float* bound,
+                         cudaStream_t stream);
+/// Before every launch_experts_staircase, at any time after the batch is known (it does not need the
+/// routing): exponents from |x_t|_2 and `bound`, sums and the tile counter (strips.counts[2]) cleared.
+void launch_staircase_prepare(const LayerShape& shape, const void* hidden_states, const float* bound,
+                              DeviceStrips strips, StaircaseOutput output, cudaStream_t stream);
+/// output.sums += the experts' outputs. `strips` holds tiles of at most experts_staircase_tile_tokens().
+void launch_experts_staircase(const LayerShape& shape, const void* hidden_states,
+                              const DeviceWeights& weights, DeviceStrips strips, StaircaseOutput output,
+                              cudaStream_t stream);
+
 // expert_scores.cu: p[pair] = gate * sigma(x . w_in[expert]) fp32 in CSR order. From tiles (expert_centric,
 // staircase) or token by token. Deterministic.
 void launch_expert_scores_tiles(const LayerShape& shape, const ScheduleOptions& options,
@@ -125,5 +158,8 @@ void launch_shared_mlp(CublasLt& blas, const LayerShape& shape, const void* hidd
 // round_output.cu: bf16 output = round(y); belongs to the layer's last stage. With fp32 storage y is the
 // output.
 void launch_round_output(const LayerShape& shape, const float* y, void* output, cudaStream_t stream);
+/// output = round(sums * 2^-exponent + addend), bf16; addend [L,d] fp32 (the shared MLP's result) or null.
+void launch_round_output(const LayerShape& shape, const StaircaseOutput& sums, const float* addend,
+                         void* output, cudaStream_t stream);
 
 }  // namespace moescope::cuda
