@@ -14,6 +14,8 @@
 namespace moescope {
 
 inline constexpr int kResultSchemaVersion = 1;
+/// Stage of rows about the device itself, whatever layer runs on it; other stages are those of stage.hpp.
+inline constexpr std::string_view kDeviceStage = "device";
 
 enum class Source : std::uint8_t { kAnalytic, kModelled, kMeasured };
 enum class Status : std::uint8_t { kOk, kSkipped, kUnavailable, kFailed };

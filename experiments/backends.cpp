@@ -1,26 +1,57 @@
 #include "experiments/backends.hpp"
 
 #include "core/error.hpp"
+#include "reference/cpu_ceilings.hpp"
 #include "reference/reference_backend.hpp"
 
 #ifdef MOESCOPE_HAVE_CUDA
+#include "kernels/ceilings.hpp"
 #include "kernels/cuda_backend.hpp"
 #endif
 
 namespace moescope {
+namespace {
 
-std::unique_ptr<MoeBackend> make_backend(const std::string& name) {
+/// What `cpu` or `cuda` makes, as `name` asks for. Both return the same type.
+template <class Cpu, class Cuda>
+auto choose(const std::string& name, const Cpu& cpu, const Cuda& cuda) {
   if (name == "cpu") {
-    return std::make_unique<ReferenceBackend>();
+    return cpu();
   }
   if (name != "cuda") {
     throw InvalidArgument("backend", name, "must be cpu or cuda");
   }
-#ifdef MOESCOPE_HAVE_CUDA
-  return make_cuda_backend();
-#else
+  return cuda();
+}
+
+#ifndef MOESCOPE_HAVE_CUDA
+[[noreturn]] void throw_no_cuda() {
   throw NoDevice("this build has no CUDA backend; configure with -DMOESCOPE_CUDA=ON and nvcc");
+}
 #endif
+
+}  // namespace
+
+std::unique_ptr<MoeBackend> make_backend(const std::string& name) {
+  return choose(
+      name, []() -> std::unique_ptr<MoeBackend> { return std::make_unique<ReferenceBackend>(); },
+      []() -> std::unique_ptr<MoeBackend> {
+#ifdef MOESCOPE_HAVE_CUDA
+        return make_cuda_backend();
+#else
+        throw_no_cuda();
+#endif
+      });
+}
+
+CeilingProbes make_ceiling_probes(const std::string& backend) {
+  return choose(backend, make_cpu_ceiling_probes, []() -> CeilingProbes {
+#ifdef MOESCOPE_HAVE_CUDA
+    return make_cuda_ceiling_probes();
+#else
+    throw_no_cuda();
+#endif
+  });
 }
 
 }  // namespace moescope

@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 
+#include "core/ceiling_probe.hpp"
 #include "core/moe_backend.hpp"
 
 namespace moescope {
@@ -10,5 +11,7 @@ namespace moescope {
 /// "cpu": the reference backend; "cuda": the GPU. Throws InvalidArgument("backend", ...) for other names and
 /// NoDevice when there is no GPU that can be used or this build has no code for one.
 std::unique_ptr<MoeBackend> make_backend(const std::string& name);
+/// What measures the ceilings of that backend's device; throws the same.
+CeilingProbes make_ceiling_probes(const std::string& backend);
 
 }  // namespace moescope

@@ -25,6 +25,7 @@ Command add_compare(CLI::App& app, const Invocation& invocation);
 Command add_run(CLI::App& app, const Invocation& invocation);
 Command add_check(CLI::App& app, const Invocation& invocation);
 Command add_inspect(CLI::App& app, const Invocation& invocation);
+Command add_ceilings(CLI::App& app, const Invocation& invocation);
 Command add_golden(CLI::App& app, const Invocation& invocation);
 
 /// Header of a run on `backend`, with the versions of every library used.

@@ -50,9 +50,9 @@ int run(int argc, char** argv) {
   // None at all is answered below: CLI11's own check would also answer a misspelt one, without naming it.
   app.require_subcommand(0, 1);
   const Invocation invocation{argc, argv};
-  const std::vector<Command> commands = {add_compare(app, invocation), add_run(app, invocation),
-                                         add_check(app, invocation), add_inspect(app, invocation),
-                                         add_golden(app, invocation)};
+  const std::vector<Command> commands = {add_compare(app, invocation),  add_run(app, invocation),
+                                         add_check(app, invocation),    add_inspect(app, invocation),
+                                         add_ceilings(app, invocation), add_golden(app, invocation)};
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -123,11 +123,18 @@ void add_machine_options(CLI::App& app, CommonOptions& options) {
 void add_sampling_options(CLI::App& app, CommonOptions& options) {
   app.add_option("--l2", options.l2, "last-level cache before each sample: cold (default) or warm")
       ->type_name("STATE");
-  app.add_option("--min-samples", options.min_samples,
-                 "samples per schedule (default 10; fewer for a quick look)")
+  add_sample_count_options(app, options);
+}
+
+void add_sample_count_options(CLI::App& app, CommonOptions& options) {
+  app.add_option(
+         "--min-samples", options.min_samples,
+         fmt::format("samples of each alternative (default {}; fewer for a quick look)", options.min_samples))
       ->type_name("N");
   app.add_option("--max-time", options.max_time_s,
-                 "seconds of sampling per workload, once the samples asked for are there (default 5)")
+                 fmt::format("seconds of sampling, per workload where there are several, once the samples "
+                             "asked for are there (default {:g})",
+                             options.max_time_s))
       ->type_name("S");
 }
 

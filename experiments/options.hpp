@@ -52,6 +52,8 @@ void add_schedule_options(CLI::App& app, CommonOptions& options);
 void add_machine_options(CLI::App& app, CommonOptions& options);
 /// --l2, --min-samples, --max-time.
 void add_sampling_options(CLI::App& app, CommonOptions& options);
+/// --min-samples, --max-time alone.
+void add_sample_count_options(CLI::App& app, CommonOptions& options);
 void add_output_option(CLI::App& app, CommonOptions& options, const std::string& default_text);
 
 /// A workload as asked for, and as rows name it.

@@ -81,31 +81,29 @@ CeilingProbes make_cuda_ceiling_probes() {
   const auto bench = std::make_shared<Bench>(info, choose_buffer_bytes(info));
   CeilingProbes result;
   result.clocks = [bench] { return bench->nvml.sample(); };
-  const auto add = [&](const char* metric, std::string method, std::int64_t work, auto enqueue) {
-    const std::string name = metric;
-    result.probes.push_back({name, name.ends_with("flop_per_s") ? "flop_per_s" : "bytes_per_s",
-                             std::move(method), static_cast<double>(work),
+  const auto add = [&](std::string_view metric, std::string method, std::int64_t work, auto enqueue) {
+    result.probes.push_back({std::string(metric), std::move(method), static_cast<double>(work),
                              [bench, enqueue] { return bench->timed([&] { enqueue(*bench); }); }});
   };
   const std::int64_t buffer = bench->buffer_bytes;
-  add("hbm_copy_bytes_per_s",
+  add(ceiling::kHbmCopy,
       fmt::format("kernel copies {} to another, 16 bytes per access; bytes read plus bytes written",
                   mebibytes(buffer)),
       2 * buffer,
       [](Bench& b) { launch_memory_copy(b.second.get(), b.first.get(), b.buffer_bytes, b.stream.get()); });
-  add("hbm_read_bytes_per_s", fmt::format("kernel reads {} once, 16 bytes per load", mebibytes(buffer)),
-      buffer, [](Bench& b) { launch_memory_read(b.first.get(), b.buffer_bytes, b.stream.get()); });
-  add("hbm_write_bytes_per_s", fmt::format("kernel writes {} once, 16 bytes per store", mebibytes(buffer)),
-      buffer, [](Bench& b) { launch_memory_write(b.second.get(), b.buffer_bytes, b.stream.get()); });
+  add(ceiling::kHbmRead, fmt::format("kernel reads {} once, 16 bytes per load", mebibytes(buffer)), buffer,
+      [](Bench& b) { launch_memory_read(b.first.get(), b.buffer_bytes, b.stream.get()); });
+  add(ceiling::kHbmWrite, fmt::format("kernel writes {} once, 16 bytes per store", mebibytes(buffer)), buffer,
+      [](Bench& b) { launch_memory_write(b.second.get(), b.buffer_bytes, b.stream.get()); });
 
   const std::int64_t range = std::max(info.l2_bytes / kL2Part / kMebi * kMebi, kMebi);
   const int rounds = static_cast<int>(std::max<std::int64_t>(kL2PassBytes / range, 2));
-  add("l2_read_bytes_per_s",
+  add(ceiling::kL2Read,
       fmt::format("kernel reads {} of the {} of L2 {} times, 16 bytes per load past L1", mebibytes(range),
                   mebibytes(info.l2_bytes), rounds),
       rounds * range,
       [range, rounds](Bench& b) { launch_memory_read(b.first.get(), range, b.stream.get(), rounds); });
-  add("l2_reduction_bytes_per_s",
+  add(ceiling::kL2Reduction,
       fmt::format("kernel adds to every fp32 of {} {} times by reductions{}; bytes of operands",
                   mebibytes(range), rounds, info.compute_capability >= 90 ? " of 16 bytes" : " of 4 bytes"),
       rounds * range, [range, rounds](Bench& b) {
@@ -113,7 +111,7 @@ CeilingProbes make_cuda_ceiling_probes() {
       });
 
   const auto sms = static_cast<int>(info.num_sms);
-  add("shared_read_bytes_per_s",
+  add(ceiling::kSharedRead,
       "every warp of a full device reads shared memory, 16 bytes per thread, no bank conflicts",
       shared_read_bytes(sms) * kSharedIterations,
       [sms](Bench& b) { launch_shared_read(sms, kSharedIterations, b.stream.get()); });
@@ -127,11 +125,11 @@ CeilingProbes make_cuda_ceiling_probes() {
   gemm.a = bench->first.get();
   gemm.b = bench->first.get() + buffer / 2;
   gemm.d = bench->second.get();
-  add("bf16_tensor_flop_per_s",
+  add(ceiling::kBf16Matrix,
       fmt::format("cuBLASLt product of two {0} x {0} bf16 matrices of random numbers, fp32 accumulation",
                   gemm.m),
       2 * gemm.m * gemm.n * gemm.k, [gemm](Bench& b) { b.blas.run(gemm, b.stream.get()); });
-  add("fp32_flop_per_s", "independent chains of fp32 multiply-adds in registers on a full device",
+  add(ceiling::kFp32, "independent chains of fp32 multiply-adds in registers on a full device",
       fma_flop(sms) * kFmaIterations, [sms](Bench& b) { launch_fma(sms, kFmaIterations, b.stream.get()); });
   return result;
 }

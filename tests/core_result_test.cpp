@@ -180,6 +180,7 @@ TEST(ResultSchema, ListsEveryStageAndEveryEnumerator) {
   for (const Stage stage : kStages) {
     stages.push_back(std::string(to_string(stage)));
   }
+  stages.push_back(std::string(kDeviceStage));
   EXPECT_EQ(row["stage"]["enum"], stages);
   EXPECT_EQ(row["source"]["enum"], json::array({to_string(Source::kAnalytic), to_string(Source::kModelled),
                                                 to_string(Source::kMeasured)}));

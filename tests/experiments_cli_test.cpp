@@ -71,10 +71,10 @@ TEST(Cli, HelpTeachesEverySubcommandAndTheExitCodes) {
   const Outcome help = run_moescope({"--help"}, directory);
   EXPECT_EQ(help.code, 0);
   for (const char* word :
-       {"compare", "run", "check", "inspect", "golden", "Exit codes", "70  a bug in moescope"}) {
+       {"compare", "run", "check", "inspect", "ceilings", "golden", "Exit codes", "70  a bug in moescope"}) {
     EXPECT_NE(help.out.find(word), std::string::npos) << word;
   }
-  for (const char* command : {"compare", "run", "check", "inspect", "golden"}) {
+  for (const char* command : {"compare", "run", "check", "inspect", "ceilings", "golden"}) {
     const Outcome sub = run_moescope({command, "--help"}, directory);
     EXPECT_EQ(sub.code, 0);
     EXPECT_NE(sub.out.find("Example"), std::string::npos) << command;
@@ -82,6 +82,21 @@ TEST(Cli, HelpTeachesEverySubcommandAndTheExitCodes) {
   }
   EXPECT_NE(run_moescope({"run", "--help"}, directory).out.find("zipf"), std::string::npos)
       << "workloads are explained";
+}
+
+TEST(Cli, CeilingsSaysHowEachWasMeasuredAndWritesRows) {
+  const TemporaryDirectory directory;
+  const Outcome outcome =
+      run_moescope({"ceilings", "--min-samples", "2", "--max-time", "0.01", "--output", "out"}, directory);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("memcpy of"), std::string::npos) << outcome.out;
+  const auto runs = read_rows(directory.path() / "out" / "rows.jsonl");
+  ASSERT_EQ(runs.size(), 1U);
+  ASSERT_FALSE(runs[0].rows.empty());
+  for (const ResultRow& row : runs[0].rows) {
+    EXPECT_EQ(row.stage, kDeviceStage);
+    EXPECT_GT(row.value.value_or(0), 1e6) << row.metric;
+  }
 }
 
 TEST(Cli, PrintsItsVersion) {
