@@ -78,6 +78,18 @@ std::int64_t router_select_workspace_bytes(const LayerShape& shape);
 void launch_router_select(const LayerShape& shape, const float* logits, DeviceRouting routing,
                           std::int64_t* bad_logit, void* workspace, cudaStream_t stream);
 
+// router_select_strips.cu: the same selection as thresholds and strip covers, no pair listed: every array of
+// DeviceStrips with a token in its shape. A token with a NaN or infinite logit gets no strips; *bad_logit as
+// above. Deterministic.
+void launch_router_select_strips(const LayerShape& shape, StripRule rule, const float* logits,
+                                 DeviceStrips strips, std::int64_t* bad_logit, cudaStream_t stream);
+
+// schedule_strips.cu: from the covers (launch_router_select_strips must have run before on the same stream,
+// each time) strip_offsets, strip_tokens, tiles of at most tile_tokens tokens and counts. The owner of the
+// arrays is in strip_buffers.hpp. Deterministic but for the order of tokens within a strip.
+void launch_schedule_strips(const LayerShape& shape, StripRule rule, std::int64_t tile_tokens,
+                            DeviceStrips strips, cudaStream_t stream);
+
 // schedule.cu: strip cover or groups, then stable sort of the pairs by item. The owner of the arrays and
 // their download are in schedule_buffers.hpp. Throws InvalidArgument when L*K >= 2^31 or group_size < 1,
 // InternalError for a schedule that is not grouped. Deterministic.

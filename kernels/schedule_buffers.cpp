@@ -3,21 +3,9 @@
 #include <algorithm>
 #include <vector>
 
+#include "kernels/host_copy.hpp"
+
 namespace moescope::cuda {
-namespace {
-
-template <class T>
-std::vector<T> copy_to_host(const T* device, std::int64_t count, cudaStream_t stream) {
-  std::vector<T> host(static_cast<std::size_t>(count));
-  if (count > 0) {
-    MOESCOPE_CUDA_CHECK(
-        cudaMemcpyAsync(host.data(), device, host.size() * sizeof(T), cudaMemcpyDeviceToHost, stream));
-    MOESCOPE_CUDA_CHECK(cudaStreamSynchronize(stream));
-  }
-  return host;
-}
-
-}  // namespace
 
 ScheduleBuffers::ScheduleBuffers(const LayerShape& shape, const ScheduleOptions& options)
     : shape_(shape),

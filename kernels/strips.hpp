@@ -2,6 +2,7 @@
 
 #include <cuda_runtime_api.h>
 
+#include <cstddef>
 #include <cstdint>
 
 #include "core/layer_shape.hpp"
@@ -34,7 +35,7 @@ struct DeviceStrips {
   float* uncovered_rows = nullptr;    ///< [L, Nr] row_log_probs, but -inf at rows the token takes as a row
                                       ///< strip: what a column strip must use, so that no pair counts twice
   float* threshold = nullptr;         ///< [L]
-  std::int32_t* tie_limit = nullptr;  ///< [L] largest expert id selected among scores equal to the threshold
+  std::int32_t* tie_limit = nullptr;  ///< [L] 2^31 - 1 when all scores equal to the threshold are selected
   float* gate_shift = nullptr;  ///< [L] log-sum-exp of the selected scores, or 0 for gates `probability`
   std::int32_t* cover_sizes = nullptr;    ///< [L] strips of the token
   std::int32_t* cover = nullptr;          ///< [L, max_cover] strip indexes, ascending
@@ -42,17 +43,21 @@ struct DeviceStrips {
   std::int32_t* strip_tokens = nullptr;   ///< [max_entries]
   StripTile* tiles = nullptr;             ///< [max_tiles], tiles of one strip adjacent
   std::int32_t* counts = nullptr;  ///< [4]: entries, tiles, next tile (the experts kernel's counter), spare
+  std::byte* scratch = nullptr;  ///< of the two launchers that fill all this: zero before the first run, and
+                                 ///< every run leaves the part zero that the next one relies on
 };
 
 /// Capacities from the shape alone; counts are on the device.
 struct StripCapacity {
   std::int64_t tile_tokens = 0;  ///< most tokens in one tile
   std::int64_t max_cover =
-      0;  ///< strips of one token: min(floor(2 sqrt K), Nr + Nc), or min(K, Nr) with kRowsOnly
+      0;  ///< strips of one token: min(floor(2 sqrt K), Nr, Nc), or min(K, Nr) with kRowsOnly
   std::int64_t max_entries = 0;
   std::int64_t max_tiles = 0;
-  std::int64_t bytes = 0;  ///< all arrays of DeviceStrips
+  std::int64_t scratch_bytes = 0;
+  std::int64_t bytes = 0;  ///< all arrays of DeviceStrips with scratch
 };
+/// Throws InvalidArgument when L * max_cover >= 2^31 (entries have 32-bit indexes) or tile_tokens < 1.
 StripCapacity strip_capacity(const LayerShape& shape, StripRule rule, std::int64_t tile_tokens);
 
 }  // namespace moescope::cuda

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "core/layer_shape.hpp"
+#include "kernels/strips.hpp"
+
+/// Layout of DeviceStrips::scratch and of the memory that one token's selection works in; host arithmetic
+/// shared by strip_capacity() and the launchers.
+namespace moescope::cuda {
+
+/// Columns (and rows) up to which a warp keeps a token's marginals in registers while it sorts.
+inline constexpr std::int64_t kMaxRegisterExtent = 1024;
+
+/// Working memory of one token, in bytes; each part is 16-byte aligned. Without registers to sort in, columns
+/// are sorted in place, padded to a power of two, and counts need 32 bits.
+struct SelectMemory {
+  std::int64_t sort_length = 0;  ///< floats: the columns, sorted
+  std::int64_t rows = 0;         ///< bytes of the rows' scores: one float each
+  std::int64_t counts = 0;       ///< bytes of one array of counts per row; there are two
+  std::int64_t lengths = 0;      ///< bytes of the histogram of row lengths, or of 32 floats
+  bool in_registers = false;
+  bool shared = false;  ///< fits the shared memory of a block
+
+  std::int64_t bytes() const { return sort_length * 4 + rows + 2 * counts + lengths; }
+};
+SelectMemory select_memory(const LayerShape& shape, std::int64_t max_cover);
+
+/// Blocks that select at a time when their memory is global: several per multiprocessor of an H100.
+inline constexpr std::int64_t kGlobalSelectBlocks = 1056;
+
+/// Byte offsets in DeviceStrips::scratch. Up to `cover_ranks` it is zero between runs.
+struct StripScratch {
+  std::int64_t first_bad = 0;     ///< uint64: ~(smallest flat index of a bad logit), 0 when there is none
+  std::int64_t tickets = 8;       ///< uint32 [2]: blocks that have finished, of select and of schedule
+  std::int64_t strip_counts = 0;  ///< int32 [Nr+Nc]: tokens of each strip
+  std::int64_t cover_ranks = 0;   ///< int32 [L, max_cover]: the token's place in its strips
+  std::int64_t memory = 0;        ///< global SelectMemory of every block in flight; none when it is shared
+  std::int64_t bytes = 0;
+};
+StripScratch strip_scratch(const LayerShape& shape, std::int64_t max_cover);
+
+}  // namespace moescope::cuda
