@@ -1,0 +1,101 @@
+#pragma once
+
+#include <cstdint>
+#include <span>
+#include <string_view>
+#include <vector>
+
+/// A sectored, set-associative, write-back cache, fed with line addresses. Lines are placed by a hash of
+/// their number, as GPUs do, or by its low bits, as textbooks do. Sets fall into 64 classes that a line's
+/// place alone decides: replaying only the lines of some classes is exact for their sets (set sampling).
+namespace moescope {
+
+enum class Replacement : std::uint8_t { kLru, kRandom };  ///< random: a fixed sequence per set, repeatable
+enum class Placement : std::uint8_t { kHashed, kLowBits };
+/// What a store that misses does: take a line, or pass by. Whole sectors are never fetched to be overwritten.
+enum class WriteMiss : std::uint8_t { kAllocate, kAround };
+
+inline constexpr std::int64_t kLineBytes = 128;
+inline constexpr std::int64_t kSectorBytes = 32;
+inline constexpr unsigned kSectorsPerLine = 4;
+inline constexpr unsigned kMaxClasses = 64;
+
+/// Bit i: sector i of a line.
+using SectorMask = std::uint8_t;
+inline constexpr SectorMask kWholeLine = 0xF;
+
+struct CacheGeometry {
+  std::int64_t capacity_bytes = 0;
+  std::int64_t ways = 16;
+  Replacement replacement = Replacement::kLru;
+  Placement placement = Placement::kHashed;
+  WriteMiss write_miss = WriteMiss::kAllocate;
+
+  std::int64_t sets() const { return capacity_bytes / (kLineBytes * ways); }
+  /// Classes a line can fall into: 64, or 1 when the sets do not divide into so many.
+  unsigned classes() const { return sets() % kMaxClasses == 0 ? kMaxClasses : 1; }
+  /// Throws InvalidArgument naming `name` and the field: capacity a positive multiple of ways x 128 bytes,
+  /// ways in [1, 64].
+  void validate(std::string_view name) const;
+};
+
+/// Spreads line numbers over sets; the same for every cache, so that classes agree between levels.
+constexpr std::uint64_t hash_line(std::uint64_t line) {
+  std::uint64_t h = line * 0x9E3779B97F4A7C15ULL;
+  h ^= h >> 32;
+  h *= 0xD6E8FEB86659FD93ULL;
+  return h ^ (h >> 32);
+}
+/// Class of a line among 64.
+constexpr unsigned line_class(std::uint64_t line, Placement placement) {
+  return static_cast<unsigned>((placement == Placement::kHashed ? hash_line(line) : line) % kMaxClasses);
+}
+
+/// What one access did.
+struct CacheOutcome {
+  SectorMask missing = 0;          ///< sectors that were not there, of those asked for
+  SectorMask written_back = 0;     ///< dirty sectors of the line that had to leave
+  std::uint64_t evicted_line = 0;  ///< its number, when written_back != 0
+};
+
+class SectoredCache {
+ public:
+  /// Simulates the sets of `classes` only (ascending, < geometry.classes()); empty: all of them.
+  explicit SectoredCache(const CacheGeometry& geometry, std::span<const unsigned> classes = {});
+
+  /// Missing sectors are brought in, the line's others are left as they are.
+  CacheOutcome read(std::uint64_t line, SectorMask sectors);
+  /// Whole sectors are stored: they become valid and dirty; with WriteMiss::kAround a line that is absent
+  /// stays so, and `missing` says which sectors went past.
+  CacheOutcome write(std::uint64_t line, SectorMask sectors);
+  /// Read, changed in place and dirty: what a reduction in L2 does.
+  CacheOutcome reduce(std::uint64_t line, SectorMask sectors);
+  /// Whether the line holds these sectors; changes nothing.
+  bool holds(std::uint64_t line, SectorMask sectors) const;
+  /// Drops one line without writing it back.
+  void forget(std::uint64_t line);
+  /// Drops everything without writing it back.
+  void invalidate();
+  /// Dirty sectors of all lines.
+  std::int64_t dirty_sectors() const;
+
+ private:
+  struct Way {
+    std::uint64_t line;
+    SectorMask valid;
+    SectorMask dirty;
+  };
+  std::size_t set_of(std::uint64_t line) const;
+  /// The line's way, moved to the most recent place; a new one when it was absent.
+  Way& touch(std::uint64_t line, CacheOutcome& outcome);
+  Way* find(std::uint64_t line);
+
+  CacheGeometry geometry_;
+  std::size_t ways_;
+  std::uint64_t sets_per_class_;
+  std::vector<int> slot_of_class_;      ///< [classes] place among the simulated ones, -1 when not simulated
+  std::vector<Way> lines_;              ///< [simulated sets, ways], most recent first; valid == 0: empty
+  std::vector<std::uint32_t> victims_;  ///< [simulated sets] state of the random sequence
+};
+
+}  // namespace moescope

@@ -1,0 +1,163 @@
+#include "profiler/sim_memory.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+
+#include "core/error.hpp"
+
+namespace moescope {
+namespace {
+
+/// Half of L2 where a line lives; a bit of its hash that no cache of ours uses to place it.
+unsigned home_of(std::uint64_t line) { return static_cast<unsigned>(hash_line(line) >> 63); }
+
+CacheGeometry half_of(CacheGeometry l2) {
+  l2.capacity_bytes /= 2;
+  return l2;
+}
+
+}  // namespace
+
+void MemoryGeometry::validate() const {
+  if (num_sms < 1) {
+    throw InvalidArgument("num_sms", fmt::to_string(num_sms), "must be >= 1");
+  }
+  l1.validate("l1");
+  (halves == L2Halves::kOne ? l2 : half_of(l2)).validate("l2");
+}
+
+bool MemoryGeometry::can_sample() const {
+  return l1.classes() == kMaxClasses && l1.placement == l2.placement &&
+         (halves == L2Halves::kOne ? l2 : half_of(l2)).classes() == kMaxClasses;
+}
+
+MemoryCounters& MemoryCounters::operator+=(const MemoryCounters& other) {
+  l1_read += other.l1_read;
+  l1_hit += other.l1_hit;
+  l2_read += other.l2_read;
+  l2_hit += other.l2_hit;
+  l2_write += other.l2_write;
+  l2_reduce += other.l2_reduce;
+  link += other.link;
+  hbm_read += other.hbm_read;
+  hbm_write += other.hbm_write;
+  return *this;
+}
+
+MemoryCounters MemoryCounters::operator-(const MemoryCounters& other) const {
+  return {l1_read - other.l1_read, l1_hit - other.l1_hit,     l2_read - other.l2_read,
+          l2_hit - other.l2_hit,   l2_write - other.l2_write, l2_reduce - other.l2_reduce,
+          link - other.link,       hbm_read - other.hbm_read, hbm_write - other.hbm_write};
+}
+
+MemoryModel::MemoryModel(const MemoryGeometry& geometry, std::span<const unsigned> classes)
+    : geometry_(geometry), classes_(classes.begin(), classes.end()), counters_(classes.size()) {
+  geometry.validate();
+  slot_.fill(-1);
+  for (std::size_t i = 0; i < classes_.size(); ++i) {
+    slot_.at(classes_[i]) = static_cast<int>(i);
+  }
+  const CacheGeometry l2 = geometry.halves == L2Halves::kOne ? geometry.l2 : half_of(geometry.l2);
+  if (classes.size() < kMaxClasses && !geometry.can_sample()) {
+    throw InternalError("sampling needs caches whose sets fall into 64 classes");
+  }
+  const auto make = [&](const CacheGeometry& cache) {
+    return SectoredCache(cache, cache.classes() == kMaxClasses ? classes : std::span<const unsigned>());
+  };
+  l1_.assign(static_cast<std::size_t>(geometry.num_sms), make(geometry.l1));
+  l2_.assign(geometry.halves == L2Halves::kOne ? 1 : 2, make(l2));
+}
+
+void MemoryModel::access(std::int64_t sm, std::uint64_t address, std::uint64_t bytes, AccessKind kind) {
+  const std::uint64_t end = address + bytes;
+  for (std::uint64_t line = address / kLineBytes; line * kLineBytes < end; ++line) {
+    const int slot = slot_[line_class(line, geometry_.l2.placement)];
+    if (slot < 0) {
+      continue;
+    }
+    const std::uint64_t start = line * kLineBytes;
+    const std::uint64_t from = std::max(address, start) - start;
+    const std::uint64_t to = std::min(end, start + kLineBytes) - start;
+    const unsigned first = static_cast<unsigned>(from / kSectorBytes);
+    const unsigned last = static_cast<unsigned>((to + kSectorBytes - 1) / kSectorBytes);
+    access_line(sm, line, static_cast<SectorMask>((1U << last) - (1U << first)), kind, counters_[slot]);
+  }
+}
+
+void MemoryModel::access_line(std::int64_t sm, std::uint64_t line, SectorMask sectors, AccessKind kind,
+                              MemoryCounters& counters) {
+  if (kind == AccessKind::kReadCached) {
+    counters.l1_read += std::popcount(sectors);
+    const SectorMask missing = l1_[sm].read(line, sectors).missing;
+    counters.l1_hit += std::popcount(static_cast<SectorMask>(sectors & ~missing));
+    sectors = missing;
+    kind = AccessKind::kRead;
+  }
+  if (sectors != 0) {
+    access_l2(static_cast<unsigned>(sm % static_cast<std::int64_t>(l2_.size())), line, sectors, kind,
+              counters);
+  }
+}
+
+void MemoryModel::access_l2(unsigned half, std::uint64_t line, SectorMask sectors, AccessKind kind,
+                            MemoryCounters& counters) {
+  const unsigned home = l2_.size() == 1 ? 0 : home_of(line);
+  const std::int64_t count = std::popcount(sectors);
+  if (kind == AccessKind::kRead) {
+    counters.l2_read += count;
+    const std::int64_t fetched = counters.hbm_read;
+    if (home == half || geometry_.halves == L2Halves::kFetchAcross) {
+      counters.link += home == half ? 0 : count;
+      read_home(home, line, sectors, counters);
+    } else {
+      const CacheOutcome copy = l2_[half].read(line, sectors);
+      // Copies are never dirty, but the line that made room may live here and be.
+      counters.hbm_write += std::popcount(copy.written_back);
+      if (copy.missing != 0) {
+        counters.link += std::popcount(copy.missing);
+        read_home(home, line, copy.missing, counters);
+      }
+    }
+    counters.l2_hit += count - (counters.hbm_read - fetched);
+    return;
+  }
+  counters.link += home == half ? 0 : count;
+  CacheOutcome outcome;
+  if (kind == AccessKind::kWrite) {
+    counters.l2_write += count;
+    outcome = l2_[home].write(line, sectors);
+    counters.hbm_write += std::popcount(outcome.missing);  // stored past the cache
+  } else {
+    counters.l2_reduce += count;
+    outcome = l2_[home].reduce(line, sectors);
+    counters.hbm_read += std::popcount(outcome.missing);
+  }
+  counters.hbm_write += std::popcount(outcome.written_back);
+  if (geometry_.halves == L2Halves::kCacheBoth) {
+    l2_[1 - home].forget(line);
+  }
+}
+
+void MemoryModel::read_home(unsigned home, std::uint64_t line, SectorMask sectors, MemoryCounters& counters) {
+  const CacheOutcome outcome = l2_[home].read(line, sectors);
+  counters.hbm_read += std::popcount(outcome.missing);
+  counters.hbm_write += std::popcount(outcome.written_back);
+}
+
+void MemoryModel::begin_kernel() {
+  for (SectoredCache& cache : l1_) {
+    cache.invalidate();
+  }
+}
+
+std::int64_t MemoryModel::dirty_sectors() const {
+  std::int64_t sectors = 0;
+  for (const SectoredCache& cache : l2_) {
+    sectors += cache.dirty_sectors();
+  }
+  return sectors;
+}
+
+}  // namespace moescope

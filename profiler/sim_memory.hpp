@@ -1,0 +1,85 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <vector>
+
+#include "core/access_stream.hpp"
+#include "profiler/sim_cache.hpp"
+
+/// The memory of a GPU as its kernels see it: one L1 per multiprocessor, an L2 of one or two halves, HBM.
+namespace moescope {
+
+/// How an L2 of two halves serves a multiprocessor whose line lives in the other half.
+enum class L2Halves : std::uint8_t {
+  kOne,          ///< no halves
+  kFetchAcross,  ///< one copy, at home; the other half asks for it each time
+  kCacheBoth     ///< the asking half keeps a copy of what it reads; changes go home and drop the copy
+};
+
+struct MemoryGeometry {
+  std::int64_t num_sms = 1;
+  CacheGeometry l1;  ///< of one multiprocessor
+  CacheGeometry l2;  ///< of all of L2
+  L2Halves halves = L2Halves::kOne;
+
+  /// Throws InvalidArgument("l1.ways", ...) and the like.
+  void validate() const;
+  /// Whether both caches can be simulated in part.
+  bool can_sample() const;
+};
+
+/// Sectors that crossed each border. Read from above: a request, not what it fetched from below.
+struct MemoryCounters {
+  std::int64_t l1_read = 0;    ///< asked of L1 by reads that go through it
+  std::int64_t l1_hit = 0;     ///< of these, found there
+  std::int64_t l2_read = 0;    ///< asked of L2, whatever for
+  std::int64_t l2_hit = 0;     ///< of these, found in either half
+  std::int64_t l2_write = 0;   ///< stored to L2
+  std::int64_t l2_reduce = 0;  ///< added to in L2
+  std::int64_t link = 0;       ///< crossed between the halves, either way
+  std::int64_t hbm_read = 0;
+  std::int64_t hbm_write = 0;
+
+  MemoryCounters& operator+=(const MemoryCounters& other);
+  MemoryCounters operator-(const MemoryCounters& other) const;
+  friend bool operator==(const MemoryCounters&, const MemoryCounters&) = default;
+};
+
+/// Replays accesses on some of the 64 line classes. Counters are kept per class, so that results can be added
+/// up in any order and the error of sampling can be told from how classes differ.
+class MemoryModel {
+ public:
+  /// `classes`: distinct, ascending, < 64; lines of other classes are passed over. Throws InvalidArgument as
+  /// validate(), InternalError for a part of the classes unless can_sample().
+  MemoryModel(const MemoryGeometry& geometry, std::span<const unsigned> classes);
+
+  /// One contiguous access by multiprocessor `sm`. Bytes count in whole sectors.
+  void access(std::int64_t sm, std::uint64_t address, std::uint64_t bytes, AccessKind kind);
+  /// A kernel begins: L1 forgets.
+  void begin_kernel();
+
+  std::span<const unsigned> classes() const { return classes_; }
+  /// Counters so far, one per class of classes().
+  const std::vector<MemoryCounters>& counters() const { return counters_; }
+  /// Sectors in L2 that wait to be written back.
+  std::int64_t dirty_sectors() const;
+
+ private:
+  void access_line(std::int64_t sm, std::uint64_t line, SectorMask sectors, AccessKind kind,
+                   MemoryCounters& counters);
+  void access_l2(unsigned half, std::uint64_t line, SectorMask sectors, AccessKind kind,
+                 MemoryCounters& counters);
+  void read_home(unsigned home, std::uint64_t line, SectorMask sectors, MemoryCounters& counters);
+
+  MemoryGeometry geometry_;
+  std::vector<unsigned> classes_;
+  std::array<int, kMaxClasses> slot_;  ///< index into classes_, -1 when passed over
+  std::vector<SectoredCache> l1_;
+  std::vector<SectoredCache> l2_;  ///< one or two
+  std::vector<MemoryCounters> counters_;
+};
+
+}  // namespace moescope
