@@ -125,7 +125,7 @@ void MetricCatalogue::add(MetricSelection& selection, const std::string& name) c
     return;
   }
   if (name.find(kCounterMark) != std::string::npos) {
-    selection.metrics.push_back({name, "", "a counter of the vendor, as it is", {{name, 1.0}}, {}});
+    selection.metrics.push_back({name, "raw", "a counter of the vendor, as it is", {{name, 1.0}}, {}});
     return;
   }
   const auto entry = std::find_if(entries_.begin(), entries_.end(), same);
@@ -135,7 +135,8 @@ void MetricCatalogue::add(MetricSelection& selection, const std::string& name) c
   }
   Metric metric = on_chip(*entry, selection.chip);
   if (metric.terms.empty()) {
-    selection.unavailable.push_back({name, fmt::format("no formula for chip {}", selection.chip)});
+    selection.unavailable.push_back(
+        {name, metric.unit, std::nullopt, fmt::format("no formula for chip {}", selection.chip)});
   } else {
     selection.metrics.push_back(std::move(metric));
   }
@@ -175,9 +176,7 @@ std::vector<MetricValue> evaluate(const MetricSelection& selection, const Counte
   for (const auto& metric : selection.metrics) {
     values.push_back(value_of(metric, plan, range));
   }
-  for (const auto& missing : selection.unavailable) {
-    values.push_back({missing.name, "", std::nullopt, missing.reason});
-  }
+  values.insert(values.end(), selection.unavailable.begin(), selection.unavailable.end());
   return values;
 }
 

@@ -16,20 +16,10 @@ namespace moescope {
 /// One metric on one chip: (sum of factor * counter) / (the same of `over`, when it is not empty).
 struct Metric {
   std::string name;                     ///< ours ("hbm_read_bytes"), or a counter's own when raw
-  std::string unit;                     ///< "bytes", "flop", "s", "cycles", "fraction", ...; "" when raw
+  std::string unit;                     ///< "bytes", "flop", "s", "cycles", "fraction", ...; "raw" when raw
   std::string meaning;                  ///< one line
   std::map<std::string, double> terms;  ///< counter -> factor
   std::map<std::string, double> over;   ///< denominator: counter -> factor
-};
-
-/// Metrics chosen for a chip.
-struct MetricSelection {
-  std::string chip;
-  std::vector<Metric> metrics;                  ///< available by the catalogue, each once, in the order asked
-  std::vector<UnavailableCounter> unavailable;  ///< ours, without a formula on this chip
-
-  /// Distinct counters of all metrics: what CounterSource::plan takes.
-  std::vector<std::string> counters() const;
 };
 
 /// A metric's value in one range; without a value, why not.
@@ -38,6 +28,16 @@ struct MetricValue {
   std::string unit;
   std::optional<double> value;
   std::string reason;
+};
+
+/// Metrics chosen for a chip.
+struct MetricSelection {
+  std::string chip;
+  std::vector<Metric> metrics;           ///< available by the catalogue, each once, in the order asked
+  std::vector<MetricValue> unavailable;  ///< ours, without a formula on this chip
+
+  /// Distinct counters of all metrics: what CounterSource::plan takes.
+  std::vector<std::string> counters() const;
 };
 
 class MetricCatalogue {
@@ -77,9 +77,8 @@ class MetricCatalogue {
   std::map<std::string, std::vector<std::string>> sets_;
 };
 
-/// Metrics of one range, and after them those that have no value, with the reason: no formula on this chip, a
-/// counter that the plan could not have, or one that the measurement did not give. One value per metric asked
-/// for.
+/// Metrics of one range, one value per metric asked for. One that has none says why: no formula on this chip,
+/// a counter that the plan could not have, or one that the measurement did not give.
 std::vector<MetricValue> evaluate(const MetricSelection& selection, const CounterPlan& plan,
                                   const RangeCounters& range);
 
