@@ -33,7 +33,17 @@ std::string_view to_string(Activation activation) {
   return "?";
 }
 
-std::string_view to_string(GateMode mode) { return mode == GateMode::kSoftmax ? "softmax" : "probability"; }
+std::string_view to_string(GateMode mode) {
+  switch (mode) {
+    case GateMode::kSoftmax:
+      return "softmax";
+    case GateMode::kProbability:
+      return "probability";
+    case GateMode::kRelu:
+      return "relu";
+  }
+  return "?";
+}
 
 Activation parse_activation(std::string_view text) {
   for (const auto activation : {Activation::kSilu, Activation::kGelu, Activation::kRelu}) {
@@ -45,12 +55,12 @@ Activation parse_activation(std::string_view text) {
 }
 
 GateMode parse_gate_mode(std::string_view text) {
-  for (const auto mode : {GateMode::kSoftmax, GateMode::kProbability}) {
+  for (const auto mode : {GateMode::kSoftmax, GateMode::kProbability, GateMode::kRelu}) {
     if (text == to_string(mode)) {
       return mode;
     }
   }
-  throw InvalidArgument("gate_mode", text, "must be softmax or probability");
+  throw InvalidArgument("gate_mode", text, "must be softmax, probability or relu");
 }
 
 void LayerShape::validate() const {
@@ -69,6 +79,10 @@ void LayerShape::validate() const {
           fmt::format("grid_rows * grid_cols = {} * {} must be below 2^31", grid_rows, grid_cols));
   require(top_k <= num_experts(), "top_k", top_k,
           fmt::format("must not exceed num_experts = {} ({} x {})", num_experts(), grid_rows, grid_cols));
+  if (gate_mode == GateMode::kRelu) {
+    throw InvalidArgument("gate_mode", to_string(gate_mode),
+                          "is PEER's alone; must be softmax or probability");
+  }
   // Products of two of these (L*K, N*d, L*d) are below 2^62 by now.
 }
 

@@ -11,8 +11,9 @@ namespace moescope {
 
 /// sigma of paper eq. 7. gelu is the exact (erf) form.
 enum class Activation : std::uint8_t { kSilu, kGelu, kRelu };
-/// Gates over the selected scores S: softmax (paper eq. 2) or exp(S) (published code).
-enum class GateMode : std::uint8_t { kSoftmax, kProbability };
+/// Gates over the selected scores S: softmax (paper eq. 2), exp(S) of log-probabilities (published code), or
+/// max(S, 0) (PEER's non-competing gates; not for OmniMoE).
+enum class GateMode : std::uint8_t { kSoftmax, kProbability, kRelu };
 
 std::string_view to_string(Activation activation);
 std::string_view to_string(GateMode mode);

@@ -1,7 +1,21 @@
 #include "core/moe_backend.hpp"
 
+#include <fmt/format.h>
+
+#include "core/error.hpp"
+
 namespace moescope {
 
 std::string_view to_string(L2State state) { return state == L2State::kCold ? "cold" : "warm"; }
+
+bool MoeBackend::supports_system(System system, std::string& why) const {
+  why = fmt::format("the {} backend has no {}", name(), to_string(system));
+  return false;
+}
+
+std::unique_ptr<LayerExecution> MoeBackend::prepare_system(const SystemInputs& inputs) {
+  throw InvalidArgument("system", to_string(inputs.shape.system),
+                        fmt::format("is not supported by the {} backend", name()));
+}
 
 }  // namespace moescope

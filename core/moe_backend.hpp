@@ -11,6 +11,7 @@
 #include "core/routing.hpp"
 #include "core/schedule.hpp"
 #include "core/stage.hpp"
+#include "core/system.hpp"
 
 namespace moescope {
 
@@ -101,6 +102,16 @@ class MoeBackend {
   /// Loads the layer and builds what its runs need. Throws OutOfMemory before allocating.
   virtual std::unique_ptr<LayerExecution> prepare(const LayerInputs& inputs,
                                                   const ScheduleOptions& options) = 0;
+
+  /// False with a reason in `why` when this backend cannot run a baseline (a backend has none until it says
+  /// otherwise); kOmniMoe is what the functions above are for.
+  virtual bool supports_system(System system, std::string& why) const;
+  /// Loads a baseline layer (DESIGN section 5). Its stages are those of an OmniMoE layer, as far as it has
+  /// them; its routing() has one row per query (SystemShape::num_queries), none for dense_mlp;
+  /// schedule_kind() is kExpertCentric with groups of one expert for FFN experts, kTokenCentric for product
+  /// keys, kDenseMasked for dense_mlp. Throws InvalidArgument for a system that is not supported or inputs
+  /// that do not fit, OutOfMemory before allocating. Keeps a reference to `inputs`.
+  virtual std::unique_ptr<LayerExecution> prepare_system(const SystemInputs& inputs);
 };
 
 }  // namespace moescope

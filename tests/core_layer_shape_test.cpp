@@ -54,13 +54,13 @@ TEST(LayerShape, OptionNamesRoundTrip) {
   for (const auto activation : {Activation::kSilu, Activation::kGelu, Activation::kRelu}) {
     EXPECT_EQ(parse_activation(to_string(activation)), activation);
   }
-  for (const auto mode : {GateMode::kSoftmax, GateMode::kProbability}) {
+  for (const auto mode : {GateMode::kSoftmax, GateMode::kProbability, GateMode::kRelu}) {
     EXPECT_EQ(parse_gate_mode(to_string(mode)), mode);
   }
   EXPECT_EQ(test::error_text<InvalidArgument>([] { parse_activation("tanh"); }),
             "activation = tanh: must be silu, gelu or relu");
   EXPECT_EQ(test::error_text<InvalidArgument>([] { parse_gate_mode(""); }),
-            "gate_mode = : must be softmax or probability");
+            "gate_mode = : must be softmax, probability or relu");
 }
 
 TEST(Presets, AreValidAndNamedOnceWithASource) {
