@@ -4,21 +4,16 @@
 #include <fmt/format.h>
 #include <sys/sysinfo.h>
 
-#include <array>
 #include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <thread>
-#include <utility>
 
 #include "core/build_info.hpp"
 #include "core/error.hpp"
-#include "core/result_fields.hpp"
 
 namespace moescope {
 namespace {
-
-using Json = nlohmann::ordered_json;
 
 std::string command_line_of(int argc, const char* const* argv) {
   std::string line;
@@ -47,78 +42,6 @@ std::uint32_t short_hash(std::string_view text) {
     hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
   }
   return static_cast<std::uint32_t>(hash ^ (hash >> 32));
-}
-
-std::string csv_cell(std::string_view text) {
-  if (text.find_first_of(",\"\r\n") == std::string_view::npos) {
-    return std::string(text);
-  }
-  std::string cell = "\"";
-  for (const char c : text) {
-    cell += c == '"' ? std::string("\"\"") : std::string(1, c);
-  }
-  return cell + '"';
-}
-std::string csv_cell(std::optional<double> value) {
-  return value ? fmt::format("{}", *value) : std::string();
-}
-std::string csv_cell(std::int64_t value) { return fmt::format("{}", value); }
-std::string csv_cell(std::uint64_t value) { return fmt::format("{}", value); }
-std::string csv_cell(Source value) { return std::string(to_string(value)); }
-std::string csv_cell(Status value) { return std::string(to_string(value)); }
-
-template <class T>
-Json json_value(const T& value) {
-  if constexpr (std::is_same_v<T, std::optional<double>>) {
-    return value ? Json(*value) : Json(nullptr);
-  } else if constexpr (std::is_enum_v<T>) {
-    return std::string(to_string(value));
-  } else {
-    return value;
-  }
-}
-
-/// Text from outside (paths, reasons) may not be UTF-8; JSON must be.
-std::string dump(const Json& json, int indent = -1) {
-  return json.dump(indent, ' ', false, Json::error_handler_t::replace);
-}
-
-Json header_line(const RunHeader& header) {
-  Json fields;
-  detail::for_each_header_field(header, [&](const char* key, const auto& value) { fields[key] = value; });
-  Json line;
-  line["schema_version"] = kResultSchemaVersion;
-  line["run_id"] = header.run_id;
-  line["header"] = std::move(fields);
-  return line;
-}
-
-std::string csv_header() {
-  std::string line = "schema_version,run_id";
-  const ResultRow row;
-  detail::for_each_row_field(row, [&](const char* key, const auto&) { line += fmt::format(",{}", key); });
-  return line;
-}
-
-/// One line in one write, then flushed, so that an interrupted run leaves whole lines only.
-void write_line(std::ofstream& stream, const std::filesystem::path& file, std::string line) {
-  line += '\n';
-  stream.write(line.data(), static_cast<std::streamsize>(line.size())).flush();
-  if (!stream) {
-    throw FileError(file.string(), "", "cannot be written");
-  }
-}
-
-std::ofstream create(const std::filesystem::path& file) {
-  // Results of an earlier run are somebody's data.
-  if (std::filesystem::exists(file)) {
-    throw FileError(file.string(), "", "exists already; name another output directory");
-  }
-  std::ofstream stream(file, std::ios::binary);
-  if (!stream) {
-    throw FileError(file.string(), "", "cannot be created");
-  }
-  return stream;
 }
 
 void require_text(std::string_view field, const std::string& value) {
@@ -191,7 +114,10 @@ void ResultRow::set_shape(const LayerShape& shape) {
   grid_rows = shape.grid_rows;
   grid_cols = shape.grid_cols;
   top_k = shape.top_k;
+  shared_size = shape.shared_size;
   dtype = to_string(shape.dtype);
+  activation = to_string(shape.activation);
+  gates = to_string(shape.gate_mode);
 }
 
 void ResultRow::validate() const {
@@ -200,6 +126,8 @@ void ResultRow::validate() const {
   require_text("stage", stage);
   require_text("backend", backend);
   require_text("dtype", dtype);
+  require_text("activation", activation);
+  require_text("gates", gates);
   require_text("workload", workload);
   require_text("l2_state", l2_state);
   require_text("metric", metric);
@@ -228,36 +156,14 @@ void ResultRow::validate() const {
   }
 }
 
-ResultWriter::ResultWriter(std::filesystem::path directory, RunHeader header)
-    : directory_(std::move(directory)), header_(std::move(header)) {
-  std::error_code error;
-  std::filesystem::create_directories(directory_, error);
-  if (error) {
-    throw FileError(directory_.string(), "", fmt::format("cannot be created: {}", error.message()));
+void RecordedPoint::validate() const {
+  require_text("id", id);
+  if (status != Status::kOk && reason.empty()) {
+    throw InvalidArgument("reason", "\"\"", fmt::format("status {} needs one", to_string(status)));
   }
-  auto run = create(directory_ / "run.json");
-  jsonl_ = create(directory_ / "rows.jsonl");
-  csv_ = create(directory_ / "rows.csv");
-  const Json line = header_line(header_);
-  write_line(run, directory_ / "run.json", dump(line, 2));
-  write_line(jsonl_, directory_ / "rows.jsonl", dump(line));
-  write_line(csv_, directory_ / "rows.csv", csv_header());
-}
-
-void ResultWriter::write(const ResultRow& row) {
-  row.validate();
-  Json json;
-  json["schema_version"] = kResultSchemaVersion;
-  json["run_id"] = header_.run_id;
-  std::string csv = fmt::format("{},{}", kResultSchemaVersion, csv_cell(std::string_view(header_.run_id)));
-  detail::for_each_row_field(row, [&](const char* key, const auto& value) {
-    json[key] = json_value(value);
-    csv += ',';
-    csv += csv_cell(value);
-  });
-  write_line(jsonl_, directory_ / "rows.jsonl", dump(json));
-  write_line(csv_, directory_ / "rows.csv", std::move(csv));
-  rows_.push_back(row);
+  if (!std::isfinite(elapsed_s) || elapsed_s < 0) {
+    throw InvalidArgument("elapsed_s", fmt::format("{}", elapsed_s), "must be a finite time >= 0");
+  }
 }
 
 std::string_view result_schema_json() {

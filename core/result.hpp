@@ -3,8 +3,11 @@
 #include <cstdint>
 #include <filesystem>
 #include <fstream>
+#include <iosfwd>
 #include <map>
+#include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -13,7 +16,7 @@
 
 namespace moescope {
 
-inline constexpr int kResultSchemaVersion = 1;
+inline constexpr int kResultSchemaVersion = 2;
 /// Stage of rows about the device itself, whatever layer runs on it; other stages are those of stage.hpp.
 inline constexpr std::string_view kDeviceStage = "device";
 
@@ -35,6 +38,7 @@ struct RunHeader {
   std::map<std::string, std::string> libraries;  ///< name -> version
   std::map<std::string, double> machine;  ///< numbers with units in keys, e.g. cpu_threads, sm_clock_max_hz
   std::string started_utc;                ///< ISO 8601
+  std::string experiment;                 ///< of a sweep: its experiment as canonical JSON; else empty
 };
 
 /// Fills in everything that does not depend on a device; `device` and `driver` say "unavailable: ..." until
@@ -52,7 +56,11 @@ struct ResultRow {
   std::int64_t grid_rows = 0;
   std::int64_t grid_cols = 0;
   std::int64_t top_k = 0;
+  std::optional<std::int64_t> shared_size;  ///< null where it does not apply; version 1 did not record it
+  std::optional<std::int64_t> group_size;   ///< [B]; null for schedules that have no groups, and likewise
   std::string dtype;
+  std::string activation = "none";  ///< "none" where it does not apply; version 1 did not record it
+  std::string gates = "none";       ///< likewise
   std::string workload;
   std::uint64_t seed = 0;
   std::string l2_state;
@@ -64,6 +72,8 @@ struct ResultRow {
   std::optional<double> spread;  ///< (max - min) / median of the samples, as a fraction
   Status status = Status::kOk;
   std::string reason;  ///< required unless status is ok
+  std::string point;   ///< id of the sweep's point this row belongs to; empty outside sweeps
+  std::string repro;   ///< command that measures this again; empty in version 1
 
   /// The fields that come from the shape.
   void set_shape(const LayerShape& shape);
@@ -71,21 +81,72 @@ struct ResultRow {
   void validate() const;
 };
 
+/// A point of a sweep that is done: its rows count from here on, all of them or none.
+struct RecordedPoint {
+  std::string id;
+  std::int64_t rows = 0;        ///< how many there are
+  Status status = Status::kOk;  ///< ok when anything was measured, else skipped or failed
+  std::string reason;           ///< required unless status is ok
+  double elapsed_s = 0;         ///< what it took, for those who plan
+
+  /// Throws InvalidArgument: no id, missing reason, a time that is none.
+  void validate() const;
+};
+
+/// What to do with a directory that holds results already.
+enum class ExistingRun : std::uint8_t {
+  kRefuse,   ///< they are somebody's data: throw FileError
+  kContinue  ///< go on after the last complete point, if it is the same experiment on the same device
+};
+
 /// Writes `<dir>/rows.jsonl` (header line, then rows), `<dir>/rows.csv` and `<dir>/run.json`.
-/// Rows are flushed as they come; an interrupted run leaves whole lines only. Throws FileError when a file
-/// cannot be written.
+/// Rows are flushed as they come; an interrupted run leaves whole lines only, but for the last. Throws
+/// FileError when a file cannot be written.
+///
+/// A continued run is a log: what an interruption left behind the last complete point is cut off, a new
+/// header line follows (with the first point written, so that a run with nothing left to do changes nothing),
+/// and rows.csv and run.json are made again. One process at a time: a second one is refused.
 class ResultWriter {
  public:
-  ResultWriter(std::filesystem::path directory, RunHeader header);
+  ResultWriter(std::filesystem::path directory, RunHeader header,
+               ExistingRun existing = ExistingRun::kRefuse);
+  /// A row that counts at once. Its repro becomes the run's command line when it has none.
   void write(const ResultRow& row);
+  /// Rows that count together, once the last of them is on disk; sets their `point` and `point.rows`.
+  void write_point(RecordedPoint point, std::vector<ResultRow> rows);
+  /// Ids of all points that are done, earlier processes' included.
+  const std::set<std::string>& points() const { return points_; }
   const std::filesystem::path& directory() const { return directory_; }
-  const std::vector<ResultRow>& rows() const { return rows_; }
   const RunHeader& header() const { return header_; }
 
  private:
+  /// A file descriptor that holds the lock on rows.jsonl.
+  class Lock {
+   public:
+    explicit Lock(const std::filesystem::path& file);
+    ~Lock();
+    Lock(const Lock&) = delete;
+    Lock& operator=(const Lock&) = delete;
+    Lock(Lock&&) = delete;
+    Lock& operator=(Lock&&) = delete;
+    /// Returns when everything written to the file is on disk.
+    void sync() const;
+
+   private:
+    int descriptor_ = -1;
+  };
+
+  std::filesystem::path file(const char* name) const { return directory_ / name; }
+  void create_files();
+  void continue_files();
+  void write_header_once();
+  void append(const ResultRow& row);
+
   std::filesystem::path directory_;
   RunHeader header_;
-  std::vector<ResultRow> rows_;
+  std::set<std::string> points_;
+  std::unique_ptr<Lock> lock_;  ///< null unless continuing
+  bool header_written_ = false;
   std::ofstream jsonl_;
   std::ofstream csv_;
 };
@@ -93,10 +154,20 @@ class ResultWriter {
 /// Rows with the header they were recorded under.
 struct RecordedRun {
   RunHeader header;
-  std::vector<ResultRow> rows;
+  std::vector<ResultRow> rows;  ///< those that count
+  std::vector<RecordedPoint> points;
 };
-/// Reads rows.jsonl (one or several runs one after another). Throws FileError naming the line and field.
+/// Reads rows.jsonl (one or several runs one after another), this version's or an earlier one's. Of a sweep
+/// that is not finished, rows of complete points count. Throws FileError naming the line and field.
 std::vector<RecordedRun> read_rows(const std::filesystem::path& file);
+
+/// The same with how far it counts, for those who go on writing.
+struct ResultLog {
+  std::vector<RecordedRun> runs;
+  std::uint64_t complete_bytes = 0;  ///< behind the last line that counts
+};
+/// `name` stands for the file in messages. Throws FileError.
+ResultLog parse_rows(std::istream& text, const std::string& name);
 
 /// The published schema (JSON Schema draft 2020-12) as text: what core/result.schema.json holds.
 std::string_view result_schema_json();

@@ -6,46 +6,64 @@
 /// results. Not for use outside core/result*.cpp.
 namespace moescope::detail {
 
-/// Calls visit(key, member) for every field of a row, in column order; keys are those of DESIGN section 8 and
-/// result.schema.json. schema_version and run_id come before these and belong to the run, not to the row.
+/// Calls visit(key, member, since) for every field of a row, in column order; keys are those of DESIGN
+/// section 8 and result.schema.json, `since` is the first schema version that has the field. schema_version
+/// and run_id come before these and belong to the run, not to the row.
 template <class Row, class Visit>
 void for_each_row_field(Row& row, Visit&& visit) {
-  visit("system", row.system);
-  visit("schedule", row.schedule);
-  visit("stage", row.stage);
-  visit("backend", row.backend);
-  visit("L", row.num_tokens);
-  visit("d", row.hidden_size);
-  visit("Nr", row.grid_rows);
-  visit("Nc", row.grid_cols);
-  visit("K", row.top_k);
-  visit("dtype", row.dtype);
-  visit("workload", row.workload);
-  visit("seed", row.seed);
-  visit("l2_state", row.l2_state);
-  visit("source", row.source);
-  visit("metric", row.metric);
-  visit("value", row.value);
-  visit("unit", row.unit);
-  visit("samples", row.samples);
-  visit("spread", row.spread);
-  visit("status", row.status);
-  visit("reason", row.reason);
+  visit("system", row.system, 1);
+  visit("schedule", row.schedule, 1);
+  visit("stage", row.stage, 1);
+  visit("backend", row.backend, 1);
+  visit("L", row.num_tokens, 1);
+  visit("d", row.hidden_size, 1);
+  visit("Nr", row.grid_rows, 1);
+  visit("Nc", row.grid_cols, 1);
+  visit("K", row.top_k, 1);
+  visit("shared_size", row.shared_size, 2);
+  visit("B", row.group_size, 2);
+  visit("dtype", row.dtype, 1);
+  visit("activation", row.activation, 2);
+  visit("gates", row.gates, 2);
+  visit("workload", row.workload, 1);
+  visit("seed", row.seed, 1);
+  visit("l2_state", row.l2_state, 1);
+  visit("source", row.source, 1);
+  visit("metric", row.metric, 1);
+  visit("value", row.value, 1);
+  visit("unit", row.unit, 1);
+  visit("samples", row.samples, 1);
+  visit("spread", row.spread, 1);
+  visit("status", row.status, 1);
+  visit("reason", row.reason, 1);
+  visit("point", row.point, 2);
+  visit("repro", row.repro, 2);
 }
 
 /// The same for the object under "header"; run_id stands beside it.
 template <class Header, class Visit>
 void for_each_header_field(Header& header, Visit&& visit) {
-  visit("command_line", header.command_line);
-  visit("git_revision", header.git_revision);
-  visit("git_dirty", header.git_dirty);
-  visit("version", header.version);
-  visit("build", header.build);
-  visit("device", header.device);
-  visit("driver", header.driver);
-  visit("libraries", header.libraries);
-  visit("machine", header.machine);
-  visit("started_utc", header.started_utc);
+  visit("command_line", header.command_line, 1);
+  visit("git_revision", header.git_revision, 1);
+  visit("git_dirty", header.git_dirty, 1);
+  visit("version", header.version, 1);
+  visit("build", header.build, 1);
+  visit("device", header.device, 1);
+  visit("driver", header.driver, 1);
+  visit("libraries", header.libraries, 1);
+  visit("machine", header.machine, 1);
+  visit("started_utc", header.started_utc, 1);
+  visit("experiment", header.experiment, 2);
+}
+
+/// The same for the object under "point": the line that makes the rows of a sweep's point count.
+template <class Point, class Visit>
+void for_each_point_field(Point& point, Visit&& visit) {
+  visit("id", point.id, 2);
+  visit("rows", point.rows, 2);
+  visit("status", point.status, 2);
+  visit("reason", point.reason, 2);
+  visit("elapsed_s", point.elapsed_s, 2);
 }
 
 }  // namespace moescope::detail

@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <utility>
 
@@ -76,7 +78,8 @@ void read_value(const Json& json, const char* key, const Place& place, std::uint
 void read_value(const Json& json, const char* key, const Place& place, double& out) {
   read_number(json, key, place, out);
 }
-void read_value(const Json& json, const char* key, const Place& place, std::optional<double>& out) {
+template <class T>
+void read_value(const Json& json, const char* key, const Place& place, std::optional<T>& out) {
   out.reset();
   if (!json.is_null()) {
     read_number(json, key, place, out.emplace());
@@ -98,60 +101,145 @@ void read_value(const Json& json, const char* key, const Place& place, std::map<
   }
 }
 
-Json parse_line(const std::string& text, const Place& place) {
-  Json json = Json::parse(text, nullptr, false);
-  if (!json.is_object()) {
-    place.fail("", "is not a whole JSON object");
-  }
+int version_of(const Json& json, const Place& place) {
   std::int64_t version = 0;
   read_number(field_of(json, "schema_version", place), "schema_version", place, version);
-  if (version != kResultSchemaVersion) {
-    place.fail("schema_version", fmt::format("{} was written by another version; this one reads {}", version,
-                                             kResultSchemaVersion));
+  if (version < 1 || version > kResultSchemaVersion) {
+    place.fail("schema_version", fmt::format("{} was written by another version; this one reads 1 to {}",
+                                             version, kResultSchemaVersion));
   }
-  return json;
+  return static_cast<int>(version);
 }
 
+/// Reads the fields that `version` has; the others keep the value that stands for "not recorded".
+auto field_reader(const Json& fields, int version, const Place& place) {
+  return [&fields, version, &place](const char* key, auto& value, int since) {
+    if (since <= version) {
+      read_value(field_of(fields, key, place), key, place, value);
+    }
+  };
+}
+
+const Json& object_of(const Json& json, const char* key, const Place& place) {
+  const Json& fields = field_of(json, key, place);
+  if (!fields.is_object()) {
+    place.fail(key, "is not an object");
+  }
+  return fields;
+}
+
+template <class T>
+void validate(const T& record, const Place& place) {
+  try {
+    record.validate();
+  } catch (const InvalidArgument& error) {
+    place.fail("", error.what());
+  }
+}
+
+/// Puts lines together: rows of a sweep wait for the line that ends their point.
+class LogParser {
+ public:
+  explicit LogParser(std::string name) : place_{std::move(name), 0} {}
+
+  /// A whole line; false when what came so far does not count yet.
+  bool add(const std::string& text) {
+    ++place_.line;
+    const Json json = Json::parse(text, nullptr, false);
+    if (!json.is_object()) {
+      place_.fail("", "is not a whole JSON object");
+    }
+    const int version = version_of(json, place_);
+    std::string run_id;
+    read_value(field_of(json, "run_id", place_), "run_id", place_, run_id);
+    if (json.contains("header")) {
+      return add_header(object_of(json, "header", place_), version, std::move(run_id));
+    }
+    if (runs_.empty() || runs_.back().header.run_id != run_id) {
+      place_.fail("run_id", fmt::format("{} has no header line before it", run_id));
+    }
+    const bool ends_point = json.contains("point") && json["point"].is_object();
+    return ends_point ? add_point(json["point"], version) : add_row(json, version);
+  }
+
+  /// A last line without an end: what an interrupted sweep was writing. Elsewhere it is a line like others.
+  void add_last(const std::string& text) {
+    if (!runs_.empty() && runs_.back().header.experiment.empty()) {
+      add(text);
+    }
+  }
+
+  std::vector<RecordedRun> take_runs() { return std::move(runs_); }
+
+ private:
+  bool add_header(const Json& fields, int version, std::string run_id) {
+    if (!waiting_.empty()) {
+      place_.fail("header", fmt::format("point {} before it has no end", waiting_.front().point));
+    }
+    RunHeader& header = runs_.emplace_back().header;
+    header.run_id = std::move(run_id);
+    detail::for_each_header_field(header, field_reader(fields, version, place_));
+    return true;
+  }
+
+  bool add_row(const Json& json, int version) {
+    ResultRow row;
+    detail::for_each_row_field(row, field_reader(json, version, place_));
+    validate(row, place_);
+    if (!waiting_.empty() && waiting_.front().point != row.point) {
+      place_.fail("point",
+                  fmt::format("\"{}\" begins before the end of {}", row.point, waiting_.front().point));
+    }
+    const bool counts = row.point.empty();
+    (counts ? runs_.back().rows : waiting_).push_back(std::move(row));
+    return counts;
+  }
+
+  bool add_point(const Json& fields, int version) {
+    RecordedPoint point;
+    detail::for_each_point_field(point, field_reader(fields, version, place_));
+    validate(point, place_);
+    if (point.rows != std::ssize(waiting_) || (!waiting_.empty() && waiting_.front().point != point.id)) {
+      place_.fail("point", fmt::format("{} ends with {} rows, {} of {} stand before it", point.id, point.rows,
+                                       waiting_.size(), waiting_.empty() ? "it" : waiting_.front().point));
+    }
+    std::ranges::move(waiting_, std::back_inserter(runs_.back().rows));
+    waiting_.clear();
+    runs_.back().points.push_back(std::move(point));
+    return true;
+  }
+
+  Place place_;
+  std::vector<RecordedRun> runs_;
+  std::vector<ResultRow> waiting_;  ///< rows of a point whose end has not come
+};
+
 }  // namespace
+
+ResultLog parse_rows(std::istream& text, const std::string& name) {
+  LogParser parser(name);
+  ResultLog log;
+  std::uint64_t bytes = 0;
+  for (std::string line; std::getline(text, line);) {
+    if (text.eof()) {
+      parser.add_last(line);
+      break;
+    }
+    bytes += line.size() + 1;
+    if (parser.add(line)) {
+      log.complete_bytes = bytes;
+    }
+  }
+  log.runs = parser.take_runs();
+  return log;
+}
 
 std::vector<RecordedRun> read_rows(const std::filesystem::path& file) {
   std::ifstream stream(file, std::ios::binary);
   if (!stream || std::filesystem::is_directory(file)) {
     throw FileError(file.string(), "", "cannot be opened");
   }
-  std::vector<RecordedRun> runs;
-  Place place{file.string(), 0};
-  for (std::string text; std::getline(stream, text);) {
-    ++place.line;
-    const Json json = parse_line(text, place);
-    std::string run_id;
-    read_value(field_of(json, "run_id", place), "run_id", place, run_id);
-    if (json.contains("header")) {
-      const Json& fields = json["header"];
-      if (!fields.is_object()) {
-        place.fail("header", "is not an object");
-      }
-      RunHeader& header = runs.emplace_back().header;
-      header.run_id = run_id;
-      detail::for_each_header_field(header, [&](const char* key, auto& value) {
-        read_value(field_of(fields, key, place), key, place, value);
-      });
-      continue;
-    }
-    if (runs.empty() || runs.back().header.run_id != run_id) {
-      place.fail("run_id", fmt::format("{} has no header line before it", run_id));
-    }
-    ResultRow row;
-    detail::for_each_row_field(row, [&](const char* key, auto& value) {
-      read_value(field_of(json, key, place), key, place, value);
-    });
-    try {
-      row.validate();
-    } catch (const InvalidArgument& error) {
-      place.fail("", error.what());
-    }
-    runs.back().rows.push_back(std::move(row));
-  }
+  auto runs = parse_rows(stream, file.string()).runs;
   if (runs.empty()) {
     throw FileError(file.string(), "", "holds no run");
   }

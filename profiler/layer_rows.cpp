@@ -15,6 +15,7 @@ ResultRow base_row(const RowContext& context, Stage stage, Source source, std::s
   ResultRow row;
   row.set_shape(context.shape);
   row.schedule = context.schedule;
+  row.group_size = context.group_size;
   row.stage = to_string(stage);
   row.backend = context.backend;
   row.workload = context.workload;
@@ -65,6 +66,12 @@ void append_speed_up(std::vector<ResultRow>& rows, const RowContext& context, St
   rows.push_back(std::move(row));
 }
 
+/// Whether the group size says anything about a schedule; auto may resolve to one where it does.
+bool has_groups(ScheduleKind kind) {
+  return kind == ScheduleKind::kExpertCentric || kind == ScheduleKind::kStaircase ||
+         kind == ScheduleKind::kAuto;
+}
+
 std::vector<ResultRow> schedule_rows(const RowContext& context, const ScheduleStudy& point) {
   std::vector<ResultRow> rows;
   if (point.status != Status::kOk) {
@@ -73,6 +80,10 @@ std::vector<ResultRow> schedule_rows(const RowContext& context, const ScheduleSt
     return rows;
   }
   append(rows, time_rows(context, point.times));
+  if (point.ran != point.options.kind) {
+    const auto layer = std::ranges::find(rows, to_string(Stage::kLayer), &ResultRow::stage);
+    layer->reason = fmt::format("auto ran {}", to_string(point.ran));
+  }
   append_speed_up(rows, context, Stage::kLayer, point.layer_speed_up);
   append_speed_up(rows, context, Stage::kExperts, point.expert_speed_up);
   append(rows, cost_rows(context, point.cost));
@@ -88,8 +99,6 @@ std::vector<ResultRow> schedule_rows(const RowContext& context, const ScheduleSt
   }
   rows.push_back(value_row(context, Stage::kLayer, Source::kAnalytic, "deterministic",
                            point.deterministic ? 1 : 0, "flag"));
-  rows.push_back(value_row(context, Stage::kSchedule, Source::kAnalytic, "group_size",
-                           static_cast<double>(point.options.group_size), "experts"));
   return rows;
 }
 
@@ -199,6 +208,8 @@ std::vector<ResultRow> study_rows(const LayerStudy& study) {
   context.l2_state = to_string(study.l2);
   for (const ScheduleStudy& point : study.schedules) {
     context.schedule = to_string(point.options.kind);
+    context.group_size =
+        has_groups(point.options.kind) ? std::optional(point.options.group_size) : std::nullopt;
     append(rows, schedule_rows(context, point));
   }
   return rows;

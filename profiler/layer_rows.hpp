@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -15,7 +17,8 @@ struct RowContext {
   std::string backend;
   std::string workload;
   std::uint64_t seed = 0;
-  std::string l2_state = "none";  ///< "none" where nothing was run
+  std::string l2_state = "none";                          ///< "none" where nothing was run
+  std::optional<std::int64_t> group_size = std::nullopt;  ///< of schedules that have groups
 };
 
 /// One value of a stage. Metric names carry their unit; `unit` repeats it for readers that sort by it.
@@ -35,7 +38,8 @@ std::vector<ResultRow> time_rows(const RowContext& context, const ArmResult& tim
 std::vector<ResultRow> error_rows(const RowContext& context, const ErrorReport& error);
 
 /// Everything a study knows, as rows: skew and floor once, then per schedule time, cost, memory, error,
-/// speed-up. A schedule that was skipped or failed gives one time_s row with its reason.
+/// speed-up. A schedule that was skipped or failed gives one time_s row with its reason. What auto resolved
+/// to stands as the reason of the layer's time_s.
 std::vector<ResultRow> study_rows(const LayerStudy& study);
 
 }  // namespace moescope

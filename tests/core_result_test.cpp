@@ -27,6 +27,7 @@ ResultRow make_row() {
   row.stage = "experts";
   row.backend = "cpu";
   row.set_shape(LayerShape{.num_tokens = 7, .hidden_size = 96, .grid_rows = 48, .grid_cols = 16, .top_k = 5});
+  row.group_size = 64;
   row.workload = "trace:a,b \"c\".npy";
   row.seed = std::numeric_limits<std::uint64_t>::max();
   row.l2_state = "cold";
@@ -87,7 +88,8 @@ TEST(ResultRow, RefusesWhatWouldMislead) {
   EXPECT_EQ(message([](ResultRow& row) { row.spread = -1; }), "spread = -1: must be a finite fraction >= 0");
   for (const auto& field :
        {&ResultRow::system, &ResultRow::schedule, &ResultRow::stage, &ResultRow::backend, &ResultRow::dtype,
-        &ResultRow::workload, &ResultRow::l2_state, &ResultRow::metric, &ResultRow::unit}) {
+        &ResultRow::activation, &ResultRow::gates, &ResultRow::workload, &ResultRow::l2_state,
+        &ResultRow::metric, &ResultRow::unit}) {
     EXPECT_NE(message([&](ResultRow& row) { (row.*field).clear(); }).find("a row needs it"),
               std::string::npos);
   }
@@ -100,7 +102,6 @@ TEST(ResultWriter, WritesWhatTheReaderGivesBack) {
     ResultWriter writer(directory.path() / "deep" / "er", header);
     writer.write(make_row());
     writer.write(make_skipped_row());
-    EXPECT_EQ(writer.rows().size(), 2U);
   }
   const auto runs = read_rows(directory.path() / "deep" / "er" / "rows.jsonl");
   ASSERT_EQ(runs.size(), 1U);
@@ -119,6 +120,12 @@ TEST(ResultWriter, WritesWhatTheReaderGivesBack) {
   EXPECT_EQ(row.grid_rows, 48);
   EXPECT_EQ(row.grid_cols, 16);
   EXPECT_EQ(row.dtype, "bf16");
+  EXPECT_EQ(row.shared_size, 0);
+  EXPECT_EQ(row.group_size, 64);
+  EXPECT_EQ(row.activation, "silu");
+  EXPECT_EQ(row.gates, "softmax");
+  EXPECT_EQ(row.point, "");
+  EXPECT_EQ(row.repro, header.command_line) << "of a row that says nothing else";
   EXPECT_EQ(row.status, Status::kOk);
   EXPECT_EQ(runs[0].rows[1].value, std::nullopt);
   EXPECT_EQ(runs[0].rows[1].reason, make_skipped_row().reason);
@@ -164,7 +171,7 @@ TEST(ResultSchema, RefusesRowsThatAreNotOurs) {
   }
   for (const auto& patch :
        {R"({"status": "fine"})", R"({"source": "guessed"})", R"({"value": null})", R"({"extra": 1})",
-        R"({"schema_version": 2})", R"({"status": "failed", "value": null})", R"({"samples": 0})"}) {
+        R"({"schema_version": 3})", R"({"status": "failed", "value": null})", R"({"samples": 0})"}) {
     json bad = good;
     bad.merge_patch(json::parse(patch));
     if (std::string_view(patch).find("null") != std::string_view::npos) {
@@ -175,7 +182,8 @@ TEST(ResultSchema, RefusesRowsThatAreNotOurs) {
 }
 
 TEST(ResultSchema, ListsEveryStageAndEveryEnumerator) {
-  const json row = json::parse(result_schema_json())["$defs"]["row"]["properties"];
+  const json defs = json::parse(result_schema_json())["$defs"];
+  const json row = defs["row"]["properties"];
   json stages = json::array();
   for (const Stage stage : kStages) {
     stages.push_back(std::string(to_string(stage)));
@@ -187,7 +195,9 @@ TEST(ResultSchema, ListsEveryStageAndEveryEnumerator) {
   EXPECT_EQ(row["status"]["enum"],
             json::array({to_string(Status::kOk), to_string(Status::kSkipped), to_string(Status::kUnavailable),
                          to_string(Status::kFailed)}));
-  EXPECT_EQ(row["schema_version"]["const"], kResultSchemaVersion);
+  EXPECT_EQ(row["schema_version"]["enum"].back(), kResultSchemaVersion);
+  EXPECT_EQ(defs["point_line"]["properties"]["schema_version"]["const"], kResultSchemaVersion);
+  EXPECT_EQ(defs["point_line"]["properties"]["point"]["properties"]["status"]["enum"], row["status"]["enum"]);
 }
 
 TEST(ResultSchema, IsThePublishedFile) {
@@ -202,18 +212,19 @@ TEST(ResultWriter, WritesCsvWithTheSchemasColumns) {
     writer.write(make_skipped_row());
   }
   std::string columns;
-  const json required = json::parse(result_schema_json())["$defs"]["row"]["required"];
-  for (const json& key : required) {
-    columns += columns.empty() ? std::string_view() : std::string_view(",");
-    columns += key.get<std::string>();
+  const auto schema = nlohmann::ordered_json::parse(result_schema_json());
+  for (const auto& [key, rule] : schema["$defs"]["row"]["properties"].items()) {
+    columns += (columns.empty() ? "" : ",") + key;
   }
   const std::string csv = read_text(directory.path() / "rows.csv");
   EXPECT_EQ(csv.substr(0, csv.find('\n')), columns);
-  EXPECT_NE(csv.find("1,run,omnimoe,staircase,experts,cpu,7,96,48,16,5,bf16,\"trace:a,b \"\"c\"\".npy\","
-                     "18446744073709551615,cold,measured,time_s,0.1,s,11,0.3333333333333333,ok,\n"),
-            std::string::npos)
+  EXPECT_NE(
+      csv.find("2,run,omnimoe,staircase,experts,cpu,7,96,48,16,5,0,64,bf16,silu,softmax,\"trace:a,b "
+               "\"\"c\"\".npy\",18446744073709551615,cold,measured,time_s,0.1,s,11,0.3333333333333333,ok,,,"
+               "moescope run --workload 'trace:my file.npy'\n"),
+      std::string::npos)
       << csv;
-  EXPECT_NE(csv.find("measured,time_s,,s,0,,skipped,\"no \"\"such\"\" schedule,\nhere\"\n"),
+  EXPECT_NE(csv.find("measured,time_s,,s,0,,skipped,\"no \"\"such\"\" schedule,\nhere\",,moescope run"),
             std::string::npos)
       << csv;
 }
@@ -288,11 +299,57 @@ TEST(ReadRows, NamesLineAndFieldOfWhatIsWrong) {
             "line 2: source: \"dreamt\" is not a known value");
   EXPECT_EQ(message_for(replaced("\"ok\"", "\"failed\"")),
             "line 2: value = 0.1: a row of time_s with status failed must not have one");
-  EXPECT_EQ(message_for(replaced("\"schema_version\":1", "\"schema_version\":9")),
-            "line 2: schema_version: 9 was written by another version; this one reads 1");
+  EXPECT_EQ(message_for(replaced("\"schema_version\":2", "\"schema_version\":9")),
+            "line 2: schema_version: 9 was written by another version; this one reads 1 to 2");
   EXPECT_NE(message_of([&] { read_rows(directory.path() / "absent"); }).find("absent: cannot be opened"),
             std::string::npos);
   EXPECT_NE(message_of([&] { read_rows(directory.path()); }).find("cannot be opened"), std::string::npos);
+}
+
+/// As version 1 wrote it: a header and a row without what version 2 added.
+std::string version_1_text() {
+  const TemporaryDirectory directory;
+  { ResultWriter(directory.path(), make_header()).write(make_row()); }
+  std::istringstream lines(read_text(directory.path() / "rows.jsonl"));
+  std::string text;
+  for (std::string line; std::getline(lines, line);) {
+    json old = json::parse(line);
+    old["schema_version"] = 1;
+    for (const char* key : {"shared_size", "B", "activation", "gates", "point", "repro"}) {
+      old.erase(key);
+    }
+    if (old.contains("header")) {
+      old["header"].erase("experiment");
+    }
+    text += old.dump() + '\n';
+  }
+  return text;
+}
+
+TEST(ReadRows, ReadsVersion1WithoutMakingUpWhatItDidNotRecord) {
+  const TemporaryDirectory directory;
+  write_text(directory.path() / "old.jsonl", version_1_text());
+  const auto runs = read_rows(directory.path() / "old.jsonl");
+  ASSERT_EQ(runs.size(), 1U);
+  ASSERT_EQ(runs[0].rows.size(), 1U);
+  const ResultRow& row = runs[0].rows[0];
+  EXPECT_EQ(row.value, make_row().value);
+  EXPECT_EQ(row.shared_size, std::nullopt);
+  EXPECT_EQ(row.group_size, std::nullopt);
+  EXPECT_EQ(row.activation, "none");
+  EXPECT_EQ(row.repro, "");
+  EXPECT_EQ(runs[0].header.experiment, "");
+}
+
+TEST(ResultSchema, AcceptsVersion1AndDemandsTheNewFieldsOfVersion2) {
+  const JsonSchema schema(json::parse(result_schema_json()));
+  std::istringstream lines(version_1_text());
+  for (std::string line; std::getline(lines, line);) {
+    json value = json::parse(line);
+    EXPECT_EQ(schema.violation(value), "");
+    value["schema_version"] = 2;
+    EXPECT_NE(schema.violation(value), "") << line;
+  }
 }
 
 TEST(RunHeader, SaysWhatTheRunWasBuiltFrom) {

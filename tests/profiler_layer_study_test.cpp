@@ -200,7 +200,8 @@ TEST(LayerRows, CarryEveryMetricAndAreValid) {
   EXPECT_EQ(find_row(rows, "token_centric", Stage::kLayer, "relative_error")->value, 1e-3);
   EXPECT_EQ(find_row(rows, "token_centric", Stage::kLayer, "deterministic")->value, 1);
   EXPECT_EQ(find_row(rows, "expert_centric", Stage::kLayer, "deterministic")->value, 0);
-  EXPECT_EQ(find_row(rows, "token_centric", Stage::kSchedule, "group_size")->value, 7);
+  EXPECT_EQ(find_row(rows, "expert_centric", Stage::kLayer, "time_s")->group_size, 64);
+  EXPECT_EQ(find_row(rows, "token_centric", Stage::kLayer, "time_s")->group_size, std::nullopt);
   EXPECT_EQ(find_row(rows, "expert_centric", Stage::kLayer, "speed_up_over_token_centric")->value, 2.0);
   const ResultRow* clock = find_row(rows, "token_centric", Stage::kLayer, "sm_clock_hz");
   ASSERT_NE(clock, nullptr);

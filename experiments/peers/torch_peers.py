@@ -37,7 +37,7 @@ import subprocess
 import sys
 import time
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 PEERS = ("dense_masked", "gather", "topk_all_scores", "topk_pruned", "router_project", "shared_mlp")
 # Paper Table A: both sweeps, and a decoding-sized batch.
 TABLE_A = ["64,512", "1024,512", "1024,1024", "1024,2048", "1024,4096", "2048,512", "4096,512", "8192,512", "16384,512"]
@@ -87,9 +87,9 @@ class Rows:
     """rows.jsonl: a header line, then one value per line, flushed as they come."""
 
     def __init__(self, folder, torch):
-        command_line = shlex.join(sys.argv)
+        self.command_line = shlex.join(sys.argv)
         now = time.gmtime()
-        self.run_id = time.strftime("%Y%m%dT%H%M%SZ", now) + "-" + hashlib.sha256(command_line.encode()).hexdigest()[:8]
+        self.run_id = time.strftime("%Y%m%dT%H%M%SZ", now) + "-" + hashlib.sha256(self.command_line.encode()).hexdigest()[:8]
         properties = torch.cuda.get_device_properties(0)
         clock = query_nvidia_smi("clocks.max.sm")
         revision = git("rev-parse", "HEAD")
@@ -97,7 +97,7 @@ class Rows:
         if clock and clock.isdigit():
             machine["sm_clock_max_hz"] = int(clock) * 1e6
         header = {
-            "command_line": command_line,
+            "command_line": self.command_line,
             "git_revision": revision or "unknown",
             "git_dirty": revision is None or git("status", "--porcelain", "--untracked-files=no") != "",
             "version": "torch_peers",
@@ -107,6 +107,7 @@ class Rows:
             "libraries": {"torch": torch.__version__, "cuda": str(torch.version.cuda)},
             "machine": machine,
             "started_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", now),
+            "experiment": "",
         }
         folder.mkdir(parents=True, exist_ok=True)
         self.file = (folder / "rows.jsonl").open("w", encoding="utf-8")
@@ -120,9 +121,11 @@ class Rows:
         self.put({
             "schema_version": SCHEMA_VERSION, "run_id": self.run_id, "system": "omnimoe", "schedule": schedule,
             "stage": stage, "backend": "torch", "L": point.num_tokens, "d": point.hidden_size, "Nr": point.rows,
-            "Nc": point.cols, "K": point.top_k, "dtype": "bf16", "workload": point.workload, "seed": point.seed,
+            "Nc": point.cols, "K": point.top_k, "shared_size": point.shared_size, "B": None, "dtype": "bf16",
+            "activation": "silu", "gates": "softmax", "workload": point.workload, "seed": point.seed,
             "l2_state": point.l2, "source": "measured", "metric": metric, "value": value, "unit": unit,
             "samples": samples, "spread": spread, "status": "failed" if value is None else "ok", "reason": reason,
+            "point": "", "repro": self.command_line,
         })
 
 

@@ -6,7 +6,7 @@
 
 namespace moescope::test {
 
-/// Checks JSON against the part of JSON Schema (draft 2020-12) that core/result.schema.json uses. Everything
+/// Checks JSON against the part of JSON Schema (draft 2020-12) that our schema files use. Everything
 /// it demands comes from the schema; a keyword it does not know is an error, so that the schema cannot
 /// outgrow the check.
 class JsonSchema {
@@ -20,6 +20,7 @@ class JsonSchema {
 
  private:
   static bool has_type(const std::string& type, const Json& value) {
+    if (type == "array") return value.is_array();
     if (type == "object") return value.is_object();
     if (type == "string") return value.is_string();
     if (type == "integer") return value.is_number_integer();
@@ -68,6 +69,10 @@ class JsonSchema {
     if (keyword == "required") return check_required(rule, value, at);
     if (keyword == "properties" || keyword == "additionalProperties")
       return check_properties(schema, keyword, value, at);
+    if (keyword == "minItems")
+      return fail_unless(!value.is_array() || value.size() >= rule.get<std::size_t>());
+    if (keyword == "items") return check_items(rule, value, at);
+    if (keyword == "allOf") return check_all_of(rule, value, at);
     if (keyword == "oneOf") return check_one_of(rule, value, at);
     if (keyword == "if") {
       const char* branch = check(rule, value, at).empty() ? "then" : "else";
@@ -101,6 +106,26 @@ class JsonSchema {
         error = rule.is_boolean() ? (rule.get<bool>() ? "" : at + " has the unknown key " + key)
                                   : check(rule, member, at + "." + key);
       }
+      if (!error.empty()) {
+        return error;
+      }
+    }
+    return {};
+  }
+
+  std::string check_items(const Json& rule, const Json& value, const std::string& at) const {
+    for (std::size_t i = 0; value.is_array() && i < value.size(); ++i) {
+      std::string error = check(rule, value[i], at + "[" + std::to_string(i) + "]");
+      if (!error.empty()) {
+        return error;
+      }
+    }
+    return {};
+  }
+
+  std::string check_all_of(const Json& rule, const Json& value, const std::string& at) const {
+    for (const Json& part : rule) {
+      std::string error = check(part, value, at);
       if (!error.empty()) {
         return error;
       }
