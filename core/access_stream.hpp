@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "core/schedule.hpp"
 #include "core/stage.hpp"
 
 /// What the kernels of a layer ask of memory, in the order in which they ask: launches of work units, and
@@ -16,7 +17,7 @@ enum class AccessKind : std::uint8_t {
   kRead,        ///< from L2, around L1 (cp.async.cg, TMA)
   kReadCached,  ///< through L1 (ld.global.nc)
   kWrite,       ///< stored through to L2
-  kReduce       ///< added to in L2 (red.global)
+  kReduce       ///< added to in L2 (red.global, bulk reductions)
 };
 
 /// `rows` pieces of `bytes`, `pitch_bytes` apart.
@@ -33,14 +34,11 @@ struct Burst {
 /// What one thread block does between taking a piece of work and the next, in order.
 struct WorkUnit {
   std::vector<Burst> bursts;
-  double tensor_flop = 0;
-  double instructions = 0;  ///< warp instructions issued beside those of matrix products
+  double tensor_flop = 0;     ///< executed on tensor cores, masked-out products included
+  double cuda_core_flop = 0;  ///< fp32 multiply-adds (as 2) outside them
+  double instructions = 0;    ///< warp instructions, where issuing them can bound the kernel
 
-  void clear() {
-    bursts.clear();
-    tensor_flop = 0;
-    instructions = 0;
-  }
+  void clear();
 };
 
 /// One kernel. Units are taken in order by whichever block slot is free: by the hardware's block scheduler,
@@ -53,5 +51,33 @@ struct KernelLaunch {
   /// Replaces `unit` by what unit number `index` does. May be called from several threads, for any index.
   std::function<void(std::int64_t index, WorkUnit& unit)> fill;
 };
+
+/// Which kernels run the staircase schedule.
+enum class StaircaseKernels : std::uint8_t {
+  kPairLists,   ///< lists of pairs: tiles that score (stage expert_scores), then a pass by token
+                ///< (expert_combine)
+  kFusedLists,  ///< lists of pairs: one kernel that adds to y with fp32 atomics
+  kThresholds  ///< strips straight from the router's scores: one kernel that adds scaled sums of 2 or 4 bytes
+};
+
+/// What the kernels take from the device they run on, and what can be varied to ask "what if".
+struct StreamOptions {
+  std::int64_t num_sms = 132;
+  std::int64_t shared_bytes_per_block = 232448;
+  bool clusters = true;  ///< thread block clusters (compute capability 9.0)
+  StaircaseKernels staircase = StaircaseKernels::kThresholds;
+  std::int64_t strip_tile_tokens = 128;      ///< kThresholds: most tokens of a strip in one tile
+  std::int64_t strip_segment_experts = 320;  ///< kThresholds: experts of a strip that one work unit takes
+  std::int64_t strip_sum_bytes = 4;          ///< kThresholds: int32 sums (bit-repeatable); 2: fp16
+};
+
+/// Launches of the whole layer in order: the stages that the GPU backend runs for this schedule (kAuto and
+/// kSparseLibrary: InvalidArgument). `routing` and `schedule` must outlive the launches; `fixed_routing`: it
+/// was recorded, so there are no router stages. Addresses are of a made-up layout in which tensors follow one
+/// another. Throws InvalidArgument as LayerShape::validate(), and for a hidden_size that the kernels do not
+/// take.
+std::vector<KernelLaunch> layer_stream(const LayerShape& shape, const Routing& routing,
+                                       const Schedule& schedule, const StreamOptions& options,
+                                       bool fixed_routing = false);
 
 }  // namespace moescope

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <string>
 
+#include "core/chunks.hpp"
 #include "core/error.hpp"
 #include "kernels/activation.cuh"
 #include "kernels/cublas_lt.hpp"
@@ -18,42 +19,7 @@
 namespace moescope::cuda {
 namespace {
 
-constexpr std::int64_t kMaxWorkspaceBytes = std::int64_t{256} << 20;
-/// Chunk widths are multiples of this, so that products end on whole tiles (cuBLASLt's widest is 256
-/// columns).
-constexpr std::int64_t kChunkGranularity = 256;
 constexpr int kThreads = 256;
-/// One block writes this much of one row of P, from shared memory: eight blocks fit a multiprocessor.
-constexpr int kSegmentBytes = 16 * 1024;
-
-/// S of fewer tokens than this stays fp32. There the products are bound by reading W and V, S is small beside
-/// them, and errors average over too few entries to afford rounding twice (S, then P).
-constexpr std::int64_t kFewTokens = 256;
-
-struct ChunkPlan {
-  std::int64_t experts;   ///< columns of S and P; also their leading dimension
-  Dtype scores;           ///< storage of S; P has the layer's
-  std::int64_t p_offset;  ///< bytes from S to P; 0: P overwrites S
-  std::int64_t bytes;
-};
-
-/// Chunks of equal size, as few as the workspace limit allows.
-ChunkPlan plan_chunks(const LayerShape& shape) {
-  const auto round_up = [](std::int64_t value) {
-    return (value + kChunkGranularity - 1) / kChunkGranularity * kChunkGranularity;
-  };
-  const Dtype scores = shape.num_tokens < kFewTokens ? Dtype::kF32 : shape.dtype;
-  const bool in_place = scores == shape.dtype;
-  const std::int64_t s_column_bytes = shape.num_tokens * dtype_bytes(scores);
-  const std::int64_t p_column_bytes = in_place ? 0 : shape.num_tokens * dtype_bytes(shape.dtype);
-  const std::int64_t column_bytes = s_column_bytes + p_column_bytes;
-  const std::int64_t num_experts = shape.num_experts();
-  const std::int64_t most =
-      std::max(kMaxWorkspaceBytes / column_bytes / kChunkGranularity, std::int64_t{1}) * kChunkGranularity;
-  const std::int64_t chunks = (num_experts + most - 1) / most;
-  const std::int64_t experts = round_up((num_experts + chunks - 1) / chunks);
-  return {experts, scores, in_place ? 0 : experts * s_column_bytes, experts * column_bytes};
-}
 
 __device__ __forceinline__ float as_float(float value) { return value; }
 __device__ __forceinline__ float as_float(__nv_bfloat16 value) { return __bfloat162float(value); }
@@ -87,7 +53,7 @@ __global__ void __launch_bounds__(kThreads)
     mask_kernel(const S* s, T* p, std::int64_t leading, std::int64_t first_expert, std::int64_t width,
                 unsigned segments, std::int64_t top_k, const std::int32_t* expert_ids, const float* gates,
                 Activation activation) {
-  constexpr int kColumns = kSegmentBytes / static_cast<int>(sizeof(T));
+  constexpr int kColumns = static_cast<int>(DenseChunks::kSegmentBytes) / static_cast<int>(sizeof(T));
   __shared__ __align__(16) T row[kColumns];
   __shared__ std::int64_t range[2];
   const std::int64_t token = blockIdx.x / segments;
@@ -125,7 +91,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class S, class T>
 void launch_mask(const LayerShape& shape, DeviceRouting routing, const void* s, void* p, std::int64_t leading,
                  std::int64_t first_expert, std::int64_t width, cudaStream_t stream) {
-  constexpr std::int64_t kColumns = kSegmentBytes / static_cast<std::int64_t>(sizeof(T));
+  constexpr std::int64_t kColumns = DenseChunks::kSegmentBytes / static_cast<std::int64_t>(sizeof(T));
   const std::int64_t segments = (width + kColumns - 1) / kColumns;
   mask_kernel<S, T><<<static_cast<unsigned>(shape.num_tokens * segments), kThreads, 0, stream>>>(
       static_cast<const S*>(s), static_cast<T*>(p), leading, first_expert, width,
@@ -135,13 +101,13 @@ void launch_mask(const LayerShape& shape, DeviceRouting routing, const void* s, 
 
 }  // namespace
 
-std::int64_t dense_masked_workspace_bytes(const LayerShape& shape) { return plan_chunks(shape).bytes; }
+std::int64_t dense_masked_workspace_bytes(const LayerShape& shape) { return DenseChunks::plan(shape).bytes; }
 
 void launch_experts_dense_masked(CublasLt& blas, const LayerShape& shape, const void* hidden_states,
                                  const DeviceWeights& weights, DeviceRouting routing, void* workspace,
                                  float* y, cudaStream_t stream) {
   const StageRange range(Stage::kExperts);
-  const ChunkPlan plan = plan_chunks(shape);
+  const DenseChunks plan = DenseChunks::plan(shape);
   void* p = static_cast<std::byte*>(workspace) + plan.p_offset;
   const std::int64_t row_bytes = shape.hidden_size * dtype_bytes(shape.dtype);
   Gemm scores;

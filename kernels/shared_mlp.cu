@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "core/chunks.hpp"
 #include "kernels/activation.cuh"
 #include "kernels/cublas_lt.hpp"
 #include "kernels/cuda_raii.hpp"
@@ -14,23 +15,11 @@ namespace moescope::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-/// Bound on the fp32 product of a chunk, so that a layer at L=4096, d=1024 stays under 64 MiB of extra
-/// memory: 1536 tokens at shared_size 1024 still fill an H100 with tiles.
-constexpr std::int64_t kChunkBytes = std::int64_t{12} << 20;
-/// Chunks are whole tiles of tokens (the usual 128 of matrix products), as equal as that allows.
-constexpr std::int64_t kTileTokens = 128;
 
-std::int64_t row_bytes(const LayerShape& shape) {
-  return 2 * shape.shared_size * static_cast<std::int64_t>(sizeof(float));
-}
+std::int64_t row_bytes(const LayerShape& shape) { return SharedMlpChunks::row_bytes(shape.shared_size); }
 
 std::int64_t chunk_tokens(const LayerShape& shape) {
-  const auto divide_up = [](std::int64_t a, std::int64_t b) { return (a + b - 1) / b; };
-  const std::int64_t most =
-      std::max(kChunkBytes / row_bytes(shape) / kTileTokens, std::int64_t{1}) * kTileTokens;
-  const std::int64_t chunks = divide_up(shape.num_tokens, most);
-  return std::min(divide_up(divide_up(shape.num_tokens, chunks), kTileTokens) * kTileTokens,
-                  shape.num_tokens);
+  return SharedMlpChunks::tokens(shape.num_tokens, shape.shared_size);
 }
 
 /// One block per token. In: gate_up [tokens, 2h] fp32, gate then up. Out: h in storage dtype T at the start

@@ -9,10 +9,10 @@
 #include <string>
 
 #include "core/error.hpp"
+#include "core/token_split.hpp"
 #include "kernels/activation.cuh"
 #include "kernels/cuda_raii.hpp"
 #include "kernels/launch.hpp"
-#include "kernels/token_split.hpp"
 
 /// The expert stage token by token, shared by experts_token_centric.cu (scores and sums fused),
 /// expert_scores.cu and expert_combine.cu. Every pair costs one row of W and one of V, read once with 16-byte

@@ -60,6 +60,9 @@ struct CacheOutcome {
 
 class SectoredCache {
  public:
+  /// Line numbers lie below this: 512 GiB of addresses.
+  static constexpr std::uint64_t kMaxLines = 0xffffffffU;
+
   /// Simulates the sets of `classes` only (ascending, < geometry.classes()); empty: all of them.
   explicit SectoredCache(const CacheGeometry& geometry, std::span<const unsigned> classes = {});
 
@@ -80,21 +83,24 @@ class SectoredCache {
   std::int64_t dirty_sectors() const;
 
  private:
-  struct Way {
-    std::uint64_t line;
-    SectorMask valid;
-    SectorMask dirty;
-  };
+  static constexpr std::size_t kSearched = 8;  ///< ways compared at a time; sets are padded to a multiple
+  static constexpr std::uint32_t kNoLine = 0xffffffffU;
+  static constexpr std::size_t kAbsent = ~std::size_t{0};
+
   std::size_t set_of(std::uint64_t line) const;
-  /// The line's way, moved to the most recent place; a new one when it was absent.
-  Way& touch(std::uint64_t line, CacheOutcome& outcome);
-  Way* find(std::uint64_t line);
+  /// Way of the line in its set, kAbsent when it is not there.
+  std::size_t find(std::size_t set, std::uint64_t line) const;
+  /// The line moved, or put, into the set's first way, which is the most recent one. Returns its place.
+  std::size_t touch(std::uint64_t line, CacheOutcome& outcome);
 
   CacheGeometry geometry_;
   std::size_t ways_;
+  std::size_t padded_ways_;
+  unsigned class_bits_;
   std::uint64_t sets_per_class_;
-  std::vector<int> slot_of_class_;      ///< [classes] place among the simulated ones, -1 when not simulated
-  std::vector<Way> lines_;              ///< [simulated sets, ways], most recent first; valid == 0: empty
+  std::vector<int> slot_of_class_;     ///< [classes] place among the simulated ones, -1 when not simulated
+  std::vector<std::uint32_t> lines_;   ///< [simulated sets, padded ways] numbers, most recent first
+  std::vector<std::uint8_t> sectors_;  ///< likewise: valid sectors in the lower half, dirty ones in the upper
   std::vector<std::uint32_t> victims_;  ///< [simulated sets] state of the random sequence
 };
 

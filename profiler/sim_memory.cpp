@@ -25,7 +25,10 @@ void MemoryGeometry::validate() const {
     throw InvalidArgument("num_sms", fmt::to_string(num_sms), "must be >= 1");
   }
   l1.validate("l1");
-  (halves == L2Halves::kOne ? l2 : half_of(l2)).validate("l2");
+  l2.validate("l2");
+  if (halves != L2Halves::kOne) {
+    half_of(l2).validate("l2.half");
+  }
 }
 
 bool MemoryGeometry::can_sample() const {

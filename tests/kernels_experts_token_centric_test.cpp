@@ -5,14 +5,13 @@
 #include <string>
 #include <vector>
 
-#include "kernels/token_split.hpp"
+#include "core/token_split.hpp"
 #include "tests/support/expert_case.hpp"
 #include "tests/support/gpu_guard.hpp"
 
 namespace moescope {
 namespace {
 
-using cuda::TokenSplit;
 using test::DeviceExperts;
 using test::DeviceOutput;
 using test::ExpertCase;

@@ -4,7 +4,7 @@
 #include <bit>
 #include <cstdint>
 
-namespace moescope::cuda {
+namespace moescope {
 
 /// How the token-by-token kernels (token_pairs.cuh) share work. A *worker* is `team` warps that together hold
 /// one row of W or V, each a slice of it; the pairs of a token are dealt to `splits()` workers in turn
@@ -69,4 +69,4 @@ struct TokenSplit {
   }
 };
 
-}  // namespace moescope::cuda
+}  // namespace moescope

@@ -1,0 +1,96 @@
+#pragma once
+
+#include <span>
+
+#include "core/access_stream.hpp"
+#include "core/tile_config.hpp"
+
+/// Parts of layer_stream(), one file per kind of kernel. Not for use outside core/access_*.cpp.
+namespace moescope::detail {
+
+/// Where tensors lie: one after another on 4 KiB borders.
+struct TensorMap {
+  std::uint64_t x = 0;              ///< [L, d]
+  std::uint64_t router = 0;         ///< [Nr + Nc, d]
+  std::uint64_t w_in = 0;           ///< [N, d]
+  std::uint64_t w_out = 0;          ///< [N, d]
+  std::uint64_t shared = 0;         ///< gate, up [h, d] each, down [d, h]
+  std::uint64_t token_offsets = 0;  ///< [L + 1] 8 bytes
+  std::uint64_t expert_ids = 0;     ///< [M]
+  std::uint64_t gates = 0;          ///< [M]
+  std::uint64_t schedule = 0;       ///< lists of the schedule: sorted pairs [M], entry tokens, entry offsets
+  std::uint64_t strips = 0;         ///< log-probabilities of rows, of columns, of uncovered rows: fp32
+  std::uint64_t y = 0;              ///< [L, d] fp32, or the staircase's sums
+  std::uint64_t output = 0;         ///< [L, d]
+  std::uint64_t scratch = 0;        ///< stages take turns in it
+
+  explicit TensorMap(const LayerShape& shape);
+};
+
+/// A matrix as a product reads or writes it.
+struct Operand {
+  std::uint64_t address = 0;
+  std::int64_t pitch_bytes = 0;
+  std::int64_t element_bytes = 2;
+};
+
+/// D [m, n] = A [m, k] B: conventions of kernels/cublas_lt.hpp.
+struct Product {
+  std::int64_t m = 0;
+  std::int64_t n = 0;
+  std::int64_t k = 0;
+  bool transpose_b = true;
+  bool add = false;  ///< D is read too
+  Operand a, b, d;
+};
+
+/// Bytes that a pass over arrays moves.
+struct PassPart {
+  std::uint64_t address = 0;
+  std::int64_t bytes = 0;
+  AccessKind kind = AccessKind::kRead;
+};
+
+/// What every part of the stream knows. Launches keep a copy; routing and schedule outlive them.
+struct StreamContext {
+  LayerShape shape;
+  const Routing* routing;
+  const Schedule* schedule;
+  StreamOptions options;
+  TensorMap map;
+  std::int64_t row_bytes;  ///< of X, W, V
+  std::int64_t element_bytes;
+
+  std::uint64_t x_row(std::int64_t token) const {
+    return map.x + static_cast<std::uint64_t>(token * row_bytes);
+  }
+  std::uint64_t w_row(std::int64_t expert) const {
+    return map.w_in + static_cast<std::uint64_t>(expert * row_bytes);
+  }
+  std::uint64_t v_row(std::int64_t expert) const {
+    return map.w_out + static_cast<std::uint64_t>(expert * row_bytes);
+  }
+};
+
+Burst burst(std::uint64_t address, std::int64_t bytes, AccessKind kind, std::int64_t rows = 1,
+            std::int64_t pitch_bytes = 0);
+
+/// access_matmul.cpp: one product as cuBLASLt would take it, with a reduction kernel when k is split.
+void add_product(std::vector<KernelLaunch>& launches, Stage stage, std::string name, const Product& product,
+                 const StreamContext& context);
+/// access_matmul.cpp: one elementwise kernel over arrays of any length, each part in equal steps.
+void add_pass(std::vector<KernelLaunch>& launches, Stage stage, std::string name, std::vector<PassPart> parts,
+              double instructions);
+
+/// access_token_pairs.cpp: the expert stage token by token; stages as its arguments say.
+void add_token_pairs(std::vector<KernelLaunch>& launches, Stage stage, bool score, bool sum,
+                     const StreamContext& context);
+/// access_tiles.cpp: kernels over lists of pairs, for all items of the schedule.
+void add_pair_tiles(std::vector<KernelLaunch>& launches, Stage stage, bool scores_only,
+                    const StreamContext& context);
+/// access_strips.cpp: the staircase from thresholds.
+void add_strips(std::vector<KernelLaunch>& launches, const StreamContext& context);
+/// access_dense_masked.cpp
+void add_dense_masked(std::vector<KernelLaunch>& launches, const StreamContext& context);
+
+}  // namespace moescope::detail

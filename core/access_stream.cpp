@@ -1,0 +1,229 @@
+#include "core/access_stream.hpp"
+
+#include <algorithm>
+#include <utility>
+
+#include "core/access_builder.hpp"
+#include "core/chunks.hpp"
+#include "core/error.hpp"
+#include "core/token_split.hpp"
+
+namespace moescope {
+namespace detail {
+namespace {
+
+void add_router(std::vector<KernelLaunch>& launches, const StreamContext& context) {
+  const LayerShape& shape = context.shape;
+  const std::int64_t sides = shape.grid_rows + shape.grid_cols;
+  Product logits{.m = shape.num_tokens, .n = sides, .k = shape.hidden_size, .a = {}, .b = {}, .d = {}};
+  logits.a = {context.map.x, context.row_bytes, context.element_bytes};
+  logits.b = {context.map.router, context.row_bytes, context.element_bytes};
+  logits.d = {context.map.scratch, sides * 4, 4};
+  add_product(launches, Stage::kRouterProject, "logits", logits, context);
+
+  // One block per token; what it issues depends on the sorted axis and on the pairs it emits.
+  const bool strips = context.schedule->kind == ScheduleKind::kStaircase &&
+                      context.options.staircase == StaircaseKernels::kThresholds;
+  launches.push_back(
+      {Stage::kRouterSelect, "select", shape.num_tokens, 12,
+       [context, sides, strips](std::int64_t token, WorkUnit& unit) {
+         unit.clear();
+         const auto at = [](std::uint64_t base, std::int64_t bytes) {
+           return base + static_cast<std::uint64_t>(bytes);
+         };
+         unit.bursts.push_back(
+             burst(at(context.map.scratch, token * sides * 4), sides * 4, AccessKind::kReadCached));
+         if (strips) {  // log-probabilities of rows, columns and uncovered rows
+           const std::int64_t rows = context.shape.grid_rows * 4;
+           const std::int64_t cols = context.shape.grid_cols * 4;
+           const std::int64_t tokens = context.shape.num_tokens;
+           for (const auto& [base, bytes] :
+                {std::pair{std::int64_t{0}, rows}, {tokens * rows, cols}, {tokens * (rows + cols), rows}}) {
+             unit.bursts.push_back(
+                 burst(at(context.map.strips, base + token * bytes), bytes, AccessKind::kWrite));
+           }
+           return;
+         }
+         const std::int64_t first = context.routing->token_offsets[token];
+         const std::int64_t pairs = context.routing->token_offsets[token + 1] - first;
+         unit.bursts.push_back(burst(at(context.map.expert_ids, first * 4), pairs * 4, AccessKind::kWrite));
+         unit.bursts.push_back(burst(at(context.map.gates, first * 4), pairs * 4, AccessKind::kWrite));
+       }});
+}
+
+/// Stage schedule of the grouped schedules (kernels/schedule.cu): passes over the pairs. Keys are 2 bytes up
+/// to 65536 items.
+void add_schedule(std::vector<KernelLaunch>& launches, const StreamContext& context) {
+  constexpr AccessKind kRead = AccessKind::kRead;
+  constexpr AccessKind kWrite = AccessKind::kWrite;
+  const std::int64_t pairs = context.routing->num_pairs();
+  const std::int64_t ids = pairs * 4;
+  const std::int64_t keys = pairs * 2;
+  const std::int64_t ranks = context.shape.num_experts() * 4;
+  const auto entries = static_cast<std::int64_t>(context.schedule->tokens.size()) * 4;
+  const std::uint64_t keys_a = context.map.scratch;
+  const std::uint64_t keys_b = keys_a + static_cast<std::uint64_t>(keys);
+  const std::uint64_t values = keys_b + static_cast<std::uint64_t>(keys);
+  const std::uint64_t ranks_at = values + static_cast<std::uint64_t>(ids);
+  const std::uint64_t sorted = context.map.schedule;
+  const std::uint64_t lists = sorted + static_cast<std::uint64_t>(ids);
+  const auto pass = [&](const char* name, std::vector<PassPart> parts) {
+    add_pass(launches, Stage::kSchedule, name, std::move(parts), 0);
+  };
+  pass("clear ranks", {{ranks_at, ranks, kWrite}});
+  if (context.schedule->kind == ScheduleKind::kStaircase) {
+    pass("cover", {{context.map.expert_ids, ids, kRead}, {keys_a, keys, kWrite}});
+  } else {
+    pass("flag experts", {{context.map.expert_ids, ids, kRead}, {ranks_at, ranks, kWrite}});
+  }
+  pass("rank experts", {{ranks_at, ranks, kRead}, {ranks_at, ranks, kWrite}});
+  pass("keys", {{context.map.expert_ids, ids, kRead}, {keys_a, keys, kWrite}, {sorted, ids, kWrite}});
+  pass("count keys", {{keys_a, keys, kRead}});
+  pass("sort, low byte",
+       {{keys_a, keys, kRead}, {sorted, ids, kRead}, {keys_b, keys, kWrite}, {values, ids, kWrite}});
+  pass("sort, high byte",
+       {{keys_b, keys, kRead}, {values, ids, kRead}, {keys_a, keys, kWrite}, {sorted, ids, kWrite}});
+  pass("find entries", {{keys_a, keys, kRead}, {sorted, ids, kRead}, {lists, entries, kWrite}});
+  pass("tokens of entries",
+       {{lists, entries, kRead}, {lists + static_cast<std::uint64_t>(entries), entries, kWrite}});
+}
+
+void add_shared_mlp(std::vector<KernelLaunch>& launches, const StreamContext& context) {
+  const LayerShape& shape = context.shape;
+  const std::int64_t h = shape.shared_size;
+  const std::int64_t e = context.element_bytes;
+  const std::int64_t chunk = SharedMlpChunks::tokens(shape.num_tokens, h);
+  const std::int64_t row = SharedMlpChunks::row_bytes(h);
+  for (std::int64_t first = 0; first < shape.num_tokens; first += chunk) {
+    const std::int64_t tokens = std::min(chunk, shape.num_tokens - first);
+    Product up{.m = tokens, .n = 2 * h, .k = shape.hidden_size, .a = {}, .b = {}, .d = {}};
+    up.a = {context.x_row(first), context.row_bytes, e};
+    up.b = {context.map.shared, context.row_bytes, e};
+    up.d = {context.map.scratch, row, 4};
+    add_product(launches, Stage::kSharedMlp, "gate and up", up, context);
+    add_pass(launches, Stage::kSharedMlp, "activate",
+             {{context.map.scratch, tokens * row, AccessKind::kRead},
+              {context.map.scratch, tokens * row, AccessKind::kWrite}},
+             0);
+    Product down{.m = tokens, .n = shape.hidden_size, .k = h, .add = true, .a = {}, .b = {}, .d = {}};
+    down.a = {context.map.scratch, row, e};
+    down.b = {context.map.shared + static_cast<std::uint64_t>(2 * h * context.row_bytes), h * e, e};
+    down.d = {context.map.y + static_cast<std::uint64_t>(first * shape.hidden_size * 4),
+              shape.hidden_size * 4, 4};
+    add_product(launches, Stage::kSharedMlp, "down", down, context);
+  }
+}
+
+void add_experts(std::vector<KernelLaunch>& launches, const StreamContext& context) {
+  switch (context.schedule->kind) {
+    case ScheduleKind::kTokenCentric:
+      add_token_pairs(launches, Stage::kExperts, true, true, context);
+      return;
+    case ScheduleKind::kExpertCentric:
+      add_pair_tiles(launches, Stage::kExperts, false, context);
+      return;
+    case ScheduleKind::kStaircase:
+      if (context.options.staircase == StaircaseKernels::kFusedLists) {
+        add_pair_tiles(launches, Stage::kExperts, false, context);
+      } else if (context.options.staircase == StaircaseKernels::kPairLists) {
+        add_pair_tiles(launches, Stage::kExpertScores, true, context);
+        add_token_pairs(launches, Stage::kExpertCombine, false, true, context);
+      } else {
+        add_strips(launches, context);
+      }
+      return;
+    case ScheduleKind::kDenseMasked:
+      add_dense_masked(launches, context);
+      return;
+    case ScheduleKind::kSparseLibrary:
+    case ScheduleKind::kAuto:
+      break;
+  }
+  throw InvalidArgument("schedule", to_string(context.schedule->kind),
+                        "has no access stream: sparse_library is not ours, auto must be resolved first");
+}
+
+}  // namespace
+
+TensorMap::TensorMap(const LayerShape& shape) {
+  std::uint64_t next = 0;
+  const auto place = [&next](std::uint64_t& tensor, std::int64_t bytes) {
+    tensor = next;
+    next += static_cast<std::uint64_t>(round_up(bytes, 4096));
+  };
+  const std::int64_t row = shape.hidden_size * dtype_bytes(shape.dtype);
+  const std::int64_t pairs = shape.num_pairs();
+  place(x, shape.num_tokens * row);
+  place(router, (shape.grid_rows + shape.grid_cols) * row);
+  place(w_in, shape.num_experts() * row);
+  place(w_out, shape.num_experts() * row);
+  place(shared, 3 * shape.shared_size * row);
+  place(token_offsets, (shape.num_tokens + 1) * 8);
+  place(expert_ids, pairs * 4);
+  place(gates, pairs * 4);
+  place(schedule, 3 * (pairs + 1) * 4);
+  place(strips, shape.num_tokens * (2 * shape.grid_rows + shape.grid_cols) * 4);
+  place(y, shape.num_tokens * shape.hidden_size * 4);
+  place(output, shape.num_tokens * row);
+  place(scratch, 0);
+}
+
+Burst burst(std::uint64_t address, std::int64_t bytes, AccessKind kind, std::int64_t rows,
+            std::int64_t pitch_bytes) {
+  return {address, static_cast<std::uint32_t>(bytes), static_cast<std::uint32_t>(rows),
+          static_cast<std::uint64_t>(pitch_bytes), kind};
+}
+
+}  // namespace detail
+
+void WorkUnit::clear() {
+  bursts.clear();
+  tensor_flop = 0;
+  cuda_core_flop = 0;
+  instructions = 0;
+}
+
+std::vector<KernelLaunch> layer_stream(const LayerShape& shape, const Routing& routing,
+                                       const Schedule& schedule, const StreamOptions& options,
+                                       bool fixed_routing) {
+  shape.validate();
+  const std::int64_t row_bytes = shape.hidden_size * dtype_bytes(shape.dtype);
+  if (shape.hidden_size % 8 != 0 || row_bytes > TokenSplit::max_row_bytes()) {
+    throw InvalidArgument(
+        "hidden_size", fmt::to_string(shape.hidden_size),
+        fmt::format("the CUDA kernels need a multiple of 8 up to {} for {}",
+                    TokenSplit::max_row_bytes() / dtype_bytes(shape.dtype), to_string(shape.dtype)));
+  }
+  detail::StreamContext context{
+      shape, &routing, &schedule, options, detail::TensorMap(shape), row_bytes, dtype_bytes(shape.dtype)};
+  // Thresholds come from the router and describe strips only: other routing takes the lists of pairs.
+  const bool groups = std::ranges::any_of(
+      schedule.items, [](const WorkItem& item) { return item.kind == WorkItemKind::kGroup; });
+  if (options.staircase == StaircaseKernels::kThresholds && (fixed_routing || groups)) {
+    context.options.staircase = StaircaseKernels::kPairLists;
+  }
+  std::vector<KernelLaunch> launches;
+  if (!fixed_routing) {
+    detail::add_router(launches, context);
+  }
+  const bool lists = schedule.kind == ScheduleKind::kExpertCentric ||
+                     (schedule.kind == ScheduleKind::kStaircase &&
+                      context.options.staircase != StaircaseKernels::kThresholds);
+  if (lists) {
+    detail::add_schedule(launches, context);
+  }
+  detail::add_experts(launches, context);
+  if (shape.shared_size > 0) {
+    detail::add_shared_mlp(launches, context);
+  }
+  if (shape.dtype == Dtype::kBF16) {
+    const std::int64_t values = shape.num_tokens * shape.hidden_size;
+    detail::add_pass(launches, launches.back().stage, "round output",
+                     {{context.map.y, values * 4, AccessKind::kRead},
+                      {context.map.output, values * 2, AccessKind::kWrite}},
+                     0);
+  }
+  return launches;
+}
+
+}  // namespace moescope

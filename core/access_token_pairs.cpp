@@ -1,0 +1,88 @@
+#include <algorithm>
+
+#include "core/access_builder.hpp"
+#include "core/token_split.hpp"
+
+namespace moescope::detail {
+namespace {
+
+/// Warp instructions per pair beside those per 16-byte load: reduction, addresses, ids, loop (estimate from
+/// the source of the inner loop).
+constexpr double kInstructionsPerPair = 50;
+/// Per 16-byte load of W: 8 bf16 of it and of x unpacked and multiplied; of V: unpacked and added.
+constexpr double kInstructionsPerScoreLoad = 25;
+constexpr double kInstructionsPerSumLoad = 17;
+
+}  // namespace
+
+void add_token_pairs(std::vector<KernelLaunch>& launches, Stage stage, bool score, bool sum,
+                     const StreamContext& context) {
+  const TokenSplit split = TokenSplit::choose(context.shape.num_tokens, context.shape.top_k,
+                                              context.row_bytes, context.options.clusters);
+  const auto fill = [context, split, score, sum](std::int64_t index, WorkUnit& unit) {
+    unit.clear();
+    const Routing& routing = *context.routing;
+    const std::int64_t first = index / split.cluster_blocks * split.tokens_per_block();
+    const std::int64_t end = std::min(first + split.tokens_per_block(), context.shape.num_tokens);
+    const std::int64_t block_in_cluster = index % split.cluster_blocks;
+    std::int64_t steps = 0;
+    for (std::int64_t token = first; token < end; ++token) {
+      const auto pairs = static_cast<std::int64_t>(routing.ids_of(token).size());
+      const auto offset = static_cast<std::uint64_t>(routing.token_offsets[token] * 4);
+      unit.bursts.push_back(burst(context.map.expert_ids + offset, pairs * 4, AccessKind::kReadCached));
+      unit.bursts.push_back(burst((score ? context.map.gates : context.map.scratch) + offset, pairs * 4,
+                                  AccessKind::kReadCached));
+      if (score) {
+        unit.bursts.push_back(burst(context.x_row(token), context.row_bytes, AccessKind::kReadCached));
+      }
+      steps = std::max(steps, ceil_div(pairs, split.splits()));
+    }
+    // Workers go through their pairs side by side: worker s takes pairs s, s + splits, ...
+    std::int64_t done = 0;
+    for (std::int64_t step = 0; step < steps; ++step) {
+      for (std::int64_t token = first; token < end; ++token) {
+        const auto ids = routing.ids_of(token);
+        for (std::int64_t worker = 0; worker < split.block_splits; ++worker) {
+          const std::int64_t k = step * split.splits() + block_in_cluster * split.block_splits + worker;
+          if (k >= static_cast<std::int64_t>(ids.size())) {
+            continue;
+          }
+          ++done;
+          if (score) {
+            unit.bursts.push_back(burst(context.w_row(ids[k]), context.row_bytes, AccessKind::kReadCached));
+          }
+          if (sum) {
+            unit.bursts.push_back(burst(context.v_row(ids[k]), context.row_bytes, AccessKind::kReadCached));
+          }
+        }
+      }
+    }
+    const double loads = static_cast<double>(split.chunks * split.team);
+    unit.instructions =
+        static_cast<double>(done) *
+        (kInstructionsPerPair * static_cast<double>(split.team) +
+         loads * ((score ? kInstructionsPerScoreLoad : 0) + (sum ? kInstructionsPerSumLoad : 0)));
+    unit.cuda_core_flop = 2.0 * static_cast<double>(done * context.shape.hidden_size) *
+                          ((score ? 1.0 : 0.0) + (sum ? 1.0 : 0.0));
+    for (std::int64_t token = first; token < end; ++token) {
+      if (sum) {  // the blocks of a cluster share the columns
+        const std::int64_t bytes = context.shape.hidden_size * 4 / split.cluster_blocks;
+        unit.bursts.push_back(burst(
+            context.map.y +
+                static_cast<std::uint64_t>(token * context.shape.hidden_size * 4 + block_in_cluster * bytes),
+            bytes, AccessKind::kWrite));
+      } else {
+        const auto pairs = static_cast<std::int64_t>(routing.ids_of(token).size());
+        unit.bursts.push_back(
+            burst(context.map.scratch + static_cast<std::uint64_t>(routing.token_offsets[token] * 4),
+                  pairs * 4, AccessKind::kWrite));
+      }
+    }
+  };
+  const std::string name = score && sum ? "token pairs" : score ? "scores by token" : "sums by token";
+  // Launch bounds of the kernel: two blocks of eight warps.
+  launches.push_back(
+      {stage, name, split.num_blocks, 2 * TokenSplit::kWarpsPerBlock / split.warps_per_block(), fill});
+}
+
+}  // namespace moescope::detail

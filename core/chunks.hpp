@@ -1,0 +1,67 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "core/layer_shape.hpp"
+
+/// How GPU stages cut their work so that their workspace stays bounded. Shared by the kernels' launchers and
+/// the simulator.
+namespace moescope {
+
+/// How dense_masked takes its experts on the GPU: in chunks, so that S and P [L, chunk] stay bounded; both
+/// live in one buffer.
+struct DenseChunks {
+  static constexpr std::int64_t kMaxWorkspaceBytes = std::int64_t{256} << 20;
+  /// Chunk widths are multiples of this, so that products end on whole tiles (cuBLASLt's widest is 256
+  /// columns).
+  static constexpr std::int64_t kGranularity = 256;
+  /// S of fewer tokens than this stays fp32. There the products are bound by reading W and V, S is small
+  /// beside them, and errors average over too few entries to afford rounding twice (S, then P).
+  static constexpr std::int64_t kFewTokens = 256;
+  /// One block of the kernel between the products writes this much of one row of P, from shared memory: eight
+  /// blocks fit a multiprocessor.
+  static constexpr std::int64_t kSegmentBytes = 16 * 1024;
+
+  std::int64_t experts = 0;     ///< columns of S and P; also their leading dimension
+  Dtype scores = Dtype::kBF16;  ///< storage of S; P has the layer's
+  std::int64_t p_offset = 0;    ///< bytes from S to P; 0: P overwrites S
+  std::int64_t bytes = 0;       ///< of S and P
+
+  /// Chunks of equal size, as few as the workspace limit allows.
+  static DenseChunks plan(const LayerShape& shape) {
+    const auto ceil_div = [](std::int64_t a, std::int64_t b) { return (a + b - 1) / b; };
+    const Dtype scores = shape.num_tokens < kFewTokens ? Dtype::kF32 : shape.dtype;
+    const bool in_place = scores == shape.dtype;
+    const std::int64_t s_column_bytes = shape.num_tokens * dtype_bytes(scores);
+    const std::int64_t p_column_bytes = in_place ? 0 : shape.num_tokens * dtype_bytes(shape.dtype);
+    const std::int64_t column_bytes = s_column_bytes + p_column_bytes;
+    const std::int64_t most =
+        std::max(kMaxWorkspaceBytes / column_bytes / kGranularity, std::int64_t{1}) * kGranularity;
+    const std::int64_t chunks = ceil_div(shape.num_experts(), most);
+    const std::int64_t experts = ceil_div(ceil_div(shape.num_experts(), chunks), kGranularity) * kGranularity;
+    return {experts, scores, in_place ? 0 : experts * s_column_bytes, experts * column_bytes};
+  }
+};
+
+/// How shared_mlp takes its tokens on the GPU.
+struct SharedMlpChunks {
+  /// Bound on the fp32 product of a chunk, so that a layer at L=4096, d=1024 stays under 64 MiB of extra
+  /// memory: 1536 tokens at shared_size 1024 still fill an H100 with tiles.
+  static constexpr std::int64_t kBytes = std::int64_t{12} << 20;
+  /// Chunks are whole tiles of tokens (the usual 128 of matrix products), as equal as that allows.
+  static constexpr std::int64_t kTileTokens = 128;
+
+  /// A row holds the gate and up products, fp32.
+  static constexpr std::int64_t row_bytes(std::int64_t shared_size) { return 2 * shared_size * 4; }
+  /// Tokens per chunk; `shared_size` >= 1.
+  static constexpr std::int64_t tokens(std::int64_t num_tokens, std::int64_t shared_size) {
+    const auto divide_up = [](std::int64_t a, std::int64_t b) { return (a + b - 1) / b; };
+    const std::int64_t most =
+        std::max(kBytes / row_bytes(shared_size) / kTileTokens, std::int64_t{1}) * kTileTokens;
+    const std::int64_t chunks = divide_up(num_tokens, most);
+    return std::min(divide_up(divide_up(num_tokens, chunks), kTileTokens) * kTileTokens, num_tokens);
+  }
+};
+
+}  // namespace moescope

@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/access_stream.hpp"
+#include "profiler/sim_device.hpp"
+
+/// Plays a layer's launches on a modelled device: blocks on multiprocessors, their accesses through the
+/// caches.
+namespace moescope {
+
+struct ReplayOptions {
+  /// Line accesses to simulate at most, about: beyond it, every 2nd, 4th, ... class of sets is left out.
+  std::int64_t max_accesses = 12'000'000;
+  int threads = 1;  ///< results do not depend on it
+  /// Called now and then with the share done, 0..1.
+  std::function<void(double)> progress;
+};
+
+/// One kernel, in bytes of the whole problem (sampling is scaled up).
+struct LaunchReplay {
+  Stage stage = Stage::kExperts;
+  std::string name;
+  std::int64_t units = 0;
+  std::int64_t slots = 0;  ///< blocks at work at once
+  double l1_read_bytes = 0;
+  double l1_hit_bytes = 0;
+  double l2_read_bytes = 0;
+  double l2_hit_bytes = 0;
+  double l2_write_bytes = 0;
+  double l2_reduce_bytes = 0;
+  double link_bytes = 0;
+  double hbm_read_bytes = 0;
+  double hbm_write_bytes = 0;
+  double tensor_flop = 0;
+  double cuda_core_flop = 0;
+  double instructions = 0;
+  /// When the last block ends, if only what happens above HBM took time; and the same if work were spread
+  /// perfectly over the slots.
+  double makespan_s = 0;
+  double balanced_s = 0;
+  /// Standard error of the HBM bytes that sampling leaves, as a fraction of them; 0 when replayed exactly.
+  double sampling_error = 0;
+};
+
+struct Replay {
+  std::vector<LaunchReplay> launches;
+  unsigned classes = kMaxClasses;  ///< of 64 that were simulated; 64: exact
+};
+
+/// Starts with empty caches. Throws what the device's geometry and the stream throw.
+Replay replay(std::span<const KernelLaunch> launches, const DeviceSpec& device, const ReplayOptions& options);
+
+}  // namespace moescope

@@ -1,0 +1,229 @@
+#include "core/access_stream.hpp"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <numeric>
+#include <set>
+
+#include "core/access_builder.hpp"
+#include "core/error.hpp"
+#include "core/traffic.hpp"
+#include "tests/support/error_text.hpp"
+#include "tests/support/routings.hpp"
+
+namespace moescope {
+namespace {
+
+LayerShape small_shape() {
+  LayerShape shape;
+  shape.num_tokens = 37;
+  shape.hidden_size = 64;
+  shape.grid_rows = 12;
+  shape.grid_cols = 10;
+  shape.top_k = 8;
+  shape.shared_size = 16;
+  return shape;
+}
+
+/// Tokens with a staircase each: the first experts of a few rows.
+Routing staircase_routing(const LayerShape& shape) {
+  Routing routing;
+  routing.num_tokens = shape.num_tokens;
+  routing.grid_rows = shape.grid_rows;
+  routing.grid_cols = shape.grid_cols;
+  routing.token_offsets = {0};
+  for (std::int64_t token = 0; token < shape.num_tokens; ++token) {
+    for (const std::int64_t row : {token % 4, token % 4 + 5}) {
+      for (std::int64_t c = 0; c < 4; ++c) {
+        routing.expert_ids.push_back(static_cast<std::int32_t>(row * shape.grid_cols + (token + c) % 4));
+      }
+      std::sort(routing.expert_ids.end() - 4, routing.expert_ids.end());
+    }
+    routing.token_offsets.push_back(static_cast<std::int64_t>(routing.expert_ids.size()));
+  }
+  routing.gates.assign(routing.expert_ids.size(), 0.125F);
+  routing.validate();
+  return routing;
+}
+
+struct Streams {
+  LayerShape shape = small_shape();
+  Routing routing = staircase_routing(shape);
+  Schedule schedule;
+  std::vector<KernelLaunch> launches;
+
+  Streams(ScheduleKind kind, const StreamOptions& options = {}) {
+    schedule = build_schedule(routing, {.kind = kind, .group_size = 5});
+    launches = layer_stream(shape, routing, schedule, options);
+  }
+
+  /// Bytes asked of [begin, begin + size) by a stage, by kind.
+  std::map<AccessKind, std::uint64_t> bytes(Stage stage, std::uint64_t begin, std::int64_t size) const {
+    std::map<AccessKind, std::uint64_t> sums;
+    for_each_row(stage, [&](std::uint64_t address, std::uint64_t bytes, AccessKind kind) {
+      if (address >= begin && address < begin + static_cast<std::uint64_t>(size)) {
+        sums[kind] += bytes;
+      }
+    });
+    return sums;
+  }
+  template <class Visit>
+  void for_each_row(Stage stage, const Visit& visit) const {
+    WorkUnit unit;
+    for (const KernelLaunch& launch : launches) {
+      for (std::int64_t u = 0; launch.stage == stage && u < launch.units; ++u) {
+        launch.fill(u, unit);
+        for (const Burst& burst : unit.bursts) {
+          for (std::uint32_t row = 0; row < burst.rows; ++row) {
+            visit(burst.address + row * burst.pitch_bytes, burst.bytes, burst.kind);
+          }
+        }
+      }
+    }
+  }
+  double tensor_flop(Stage stage) const {
+    double flop = 0;
+    WorkUnit unit;
+    for (const KernelLaunch& launch : launches) {
+      for (std::int64_t u = 0; launch.stage == stage && u < launch.units; ++u) {
+        launch.fill(u, unit);
+        flop += unit.tensor_flop;
+      }
+    }
+    return flop;
+  }
+  detail::TensorMap map() const { return detail::TensorMap(shape); }
+  std::int64_t row_bytes() const { return shape.hidden_size * 2; }
+  std::int64_t matrix_bytes() const { return shape.num_experts() * row_bytes(); }
+};
+
+TEST(AccessStream, TokenCentricReadsOneRowOfWAndVPerPairAsTheTrafficModelSays) {
+  const Streams s(ScheduleKind::kTokenCentric);
+  const auto pairs = static_cast<std::uint64_t>(s.routing.num_pairs() * s.row_bytes());
+  EXPECT_EQ(s.bytes(Stage::kExperts, s.map().w_in, s.matrix_bytes())[AccessKind::kReadCached], pairs);
+  EXPECT_EQ(s.bytes(Stage::kExperts, s.map().w_out, s.matrix_bytes())[AccessKind::kReadCached], pairs);
+  EXPECT_EQ(
+      s.bytes(Stage::kExperts, s.map().y, s.shape.num_tokens * s.shape.hidden_size * 4)[AccessKind::kWrite],
+      static_cast<std::uint64_t>(s.shape.num_tokens * s.shape.hidden_size * 4));
+  // Every row as often as it has pairs, whatever the split of the work.
+  std::map<std::uint64_t, std::int64_t> seen;
+  s.for_each_row(Stage::kExperts, [&](std::uint64_t address, std::uint64_t, AccessKind) {
+    if (address >= s.map().w_in && address < s.map().w_in + static_cast<std::uint64_t>(s.matrix_bytes())) {
+      ++seen[(address - s.map().w_in) / static_cast<std::uint64_t>(s.row_bytes())];
+    }
+  });
+  const auto loads = expert_loads(s.routing);
+  for (std::size_t e = 0; e < loads.size(); ++e) {
+    EXPECT_EQ(seen[e], loads[e]) << "expert " << e;
+  }
+}
+
+TEST(AccessStream, TilesReadTheirItemsAndAddToEachOfTheirTokens) {
+  const Streams s(ScheduleKind::kExpertCentric);
+  std::uint64_t experts = 0;
+  std::uint64_t entries = 0;
+  for (const WorkItem& item : s.schedule.items) {  // fewer than 128 tokens: one tile each
+    experts += static_cast<std::uint64_t>(item.expert_end - item.expert_begin);
+    entries += static_cast<std::uint64_t>(item.token_end - item.token_begin);
+  }
+  const auto row = static_cast<std::uint64_t>(s.row_bytes());
+  EXPECT_EQ(s.bytes(Stage::kExperts, s.map().w_in, s.matrix_bytes())[AccessKind::kRead], experts * row);
+  EXPECT_EQ(s.bytes(Stage::kExperts, s.map().w_out, s.matrix_bytes())[AccessKind::kRead], experts * row);
+  EXPECT_EQ(s.bytes(Stage::kExperts, s.map().x, s.shape.num_tokens * s.row_bytes())[AccessKind::kRead],
+            entries * row);
+  EXPECT_EQ(
+      s.bytes(Stage::kExperts, s.map().y, s.shape.num_tokens * s.shape.hidden_size * 4)[AccessKind::kReduce],
+      entries * row * 2);
+}
+
+TEST(AccessStream, StripsReadWholeRowsAndColumnsOfTheGrid) {
+  for (const std::int64_t tile : {4, 128}) {
+    for (const std::int64_t segment : {4, 320}) {
+      StreamOptions options;
+      options.strip_tile_tokens = tile;
+      options.strip_segment_experts = segment;
+      options.strip_sum_bytes = 2;
+      const Streams s(ScheduleKind::kStaircase, options);
+      std::uint64_t experts = 0;
+      std::uint64_t sums = 0;
+      for (const WorkItem& item : s.schedule.items) {
+        const bool row = item.kind == WorkItemKind::kRowStrip;
+        const std::int64_t length = row ? s.shape.grid_cols : s.shape.grid_rows;
+        const std::int64_t tokens = item.token_end - item.token_begin;
+        experts += static_cast<std::uint64_t>(length * ((tokens + tile - 1) / tile));
+        sums += static_cast<std::uint64_t>(tokens * ((length + segment - 1) / segment));
+      }
+      EXPECT_EQ(s.bytes(Stage::kExperts, s.map().w_in, s.matrix_bytes())[AccessKind::kRead],
+                experts * static_cast<std::uint64_t>(s.row_bytes()));
+      EXPECT_EQ(s.bytes(Stage::kExperts, s.map().w_out, s.matrix_bytes())[AccessKind::kRead],
+                experts * static_cast<std::uint64_t>(s.row_bytes()));
+      EXPECT_EQ(s.bytes(Stage::kExperts, s.map().y, 1 << 20)[AccessKind::kReduce],
+                sums * static_cast<std::uint64_t>(s.shape.hidden_size * 2));
+    }
+  }
+}
+
+TEST(AccessStream, StaircaseOnListsWritesEveryScoreOnce) {
+  StreamOptions options;
+  options.staircase = StaircaseKernels::kPairLists;
+  const Streams s(ScheduleKind::kStaircase, options);
+  const std::int64_t scores = s.routing.num_pairs() * 4;
+  EXPECT_EQ(s.bytes(Stage::kExpertScores, s.map().scratch, scores)[AccessKind::kWrite],
+            static_cast<std::uint64_t>(scores));
+  EXPECT_EQ(s.bytes(Stage::kExpertCombine, s.map().scratch, scores)[AccessKind::kReadCached],
+            static_cast<std::uint64_t>(scores));
+  EXPECT_GT(s.bytes(Stage::kSchedule, s.map().expert_ids, scores)[AccessKind::kRead], 0U);
+}
+
+TEST(AccessStream, DenseProductsMultiplyEverythingOnce) {
+  const Streams s(ScheduleKind::kDenseMasked);
+  // Output tiles are whole: at least what the mathematics needs, every row of W and V at least once.
+  const double needed =
+      4.0 * static_cast<double>(s.shape.num_tokens * s.shape.num_experts() * s.shape.hidden_size);
+  EXPECT_GE(s.tensor_flop(Stage::kExperts), needed);
+  EXPECT_GE(s.bytes(Stage::kExperts, s.map().w_in, s.matrix_bytes())[AccessKind::kRead],
+            static_cast<std::uint64_t>(s.matrix_bytes()));
+  EXPECT_GE(s.bytes(Stage::kExperts, s.map().w_out, s.matrix_bytes())[AccessKind::kRead],
+            static_cast<std::uint64_t>(s.matrix_bytes()));
+  // Shared MLP: three products of [L, d] x [d, h].
+  EXPECT_GE(s.tensor_flop(Stage::kSharedMlp),
+            6.0 * static_cast<double>(s.shape.num_tokens * s.shape.hidden_size * s.shape.shared_size));
+}
+
+TEST(AccessStream, HasTheStagesTheLayerHas) {
+  const auto stages = [](const std::vector<KernelLaunch>& launches) {
+    std::vector<Stage> order;
+    for (const KernelLaunch& launch : launches) {
+      if (order.empty() || order.back() != launch.stage) {
+        order.push_back(launch.stage);
+      }
+    }
+    return order;
+  };
+  using enum Stage;
+  EXPECT_EQ(stages(Streams(ScheduleKind::kTokenCentric).launches),
+            (std::vector{kRouterProject, kRouterSelect, kExperts, kSharedMlp}));
+  EXPECT_EQ(stages(Streams(ScheduleKind::kExpertCentric).launches),
+            (std::vector{kRouterProject, kRouterSelect, kSchedule, kExperts, kSharedMlp}));
+  const Streams s(ScheduleKind::kStaircase);
+  EXPECT_EQ(stages(s.launches), (std::vector{kRouterProject, kRouterSelect, kExperts, kSharedMlp}));
+  // Recorded routing has no thresholds.
+  EXPECT_EQ(stages(layer_stream(s.shape, s.routing, s.schedule, {}, true)),
+            (std::vector{kSchedule, kExpertScores, kExpertCombine, kSharedMlp}));
+}
+
+TEST(AccessStream, RefusesWhatTheKernelsDoNotTake) {
+  Streams s(ScheduleKind::kTokenCentric);
+  s.shape.hidden_size = 12;
+  EXPECT_EQ(test::error_text<InvalidArgument>([&] { layer_stream(s.shape, s.routing, s.schedule, {}); }),
+            "hidden_size = 12: the CUDA kernels need a multiple of 8 up to 8192 for bf16");
+  s.shape.hidden_size = 64;
+  s.schedule.kind = ScheduleKind::kSparseLibrary;
+  EXPECT_EQ(test::error_text<InvalidArgument>([&] { layer_stream(s.shape, s.routing, s.schedule, {}); }),
+            "schedule = sparse_library: has no access stream: sparse_library is not ours, auto must be "
+            "resolved first");
+}
+
+}  // namespace
+}  // namespace moescope

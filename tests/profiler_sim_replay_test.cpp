@@ -1,0 +1,158 @@
+#include "profiler/sim_replay.hpp"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+
+#include "core/error.hpp"
+#include "core/philox.hpp"
+#include "profiler/sim_device.hpp"
+#include "tests/support/error_text.hpp"
+
+namespace moescope {
+namespace {
+
+constexpr const char* kDevices = MOESCOPE_SOURCE_DIR "/data/devices/";
+
+DeviceSpec h100() { return read_device(std::string(kDevices) + "h100-sxm.json"); }
+
+TEST(SimDevice, EveryFileLoadsAndEveryValueHasASource) {
+  int files = 0;
+  for (const auto& entry : std::filesystem::directory_iterator(kDevices)) {
+    const DeviceSpec device = read_device(entry.path());
+    EXPECT_EQ(device.sources.size(), 20U) << entry.path();
+    EXPECT_EQ(device_json(parse_device(device_json(device), "copy")), device_json(device));
+    ++files;
+  }
+  EXPECT_GE(files, 6);
+}
+
+TEST(SimDevice, ErrorsNameFileFieldAndValue) {
+  const std::string good = device_json(h100());
+  const auto error = [&](const std::string& from, const std::string& to) {
+    std::string text = good;
+    const auto at = text.find(from);
+    EXPECT_NE(at, std::string::npos) << from;
+    text.replace(at, from.size(), to);
+    return test::error_text<FileError>([&] { parse_device(text, "x.json"); });
+  };
+  EXPECT_EQ(error("\"value\": 132,", "\"value\": -3,"), "x.json: values.num_sms: -3: must be in [1, 1024]");
+  EXPECT_EQ(error("\"value\": 132,", "\"value\": 132.5,"),
+            "x.json: values.num_sms: 132.5: must be a whole number");
+  EXPECT_EQ(error("\"value\": 132,", "\"value\": \"many\","),
+            "x.json: values.num_sms: \"many\": must be a whole number");
+  EXPECT_EQ(error("\"num_sms\"", "\"num_cores\""), "x.json: values.num_sms: missing");
+  EXPECT_EQ(error("\"cache_both\"", "\"three\""),
+            "x.json: values.l2_halves: \"three\": must be one of one, fetch_across, cache_both");
+  EXPECT_EQ(error("\"value\": 52428800", "\"value\": 52428801"),
+            "x.json: values: l2.capacity_bytes = 52428801: must be a positive multiple of 2048 (16 ways of "
+            "128-byte "
+            "lines)");
+  EXPECT_EQ(error("\"value\": 52428800", "\"value\": 52432896"),
+            "x.json: values: l2_bytes = 52432896: must give a multiple of 64 sets per half of L2");
+  EXPECT_EQ(test::error_text<FileError>([] { parse_device("[1]", "x.json"); }),
+            "x.json: must hold one JSON object");
+  EXPECT_NE(test::error_text<FileError>([] { parse_device("{\"name\": 1e999}", "x.json"); }), "(no error)");
+  EXPECT_EQ(test::error_text<FileError>([] { read_device("/nowhere.json"); }),
+            "/nowhere.json: is no readable device file of at most 1 MiB");
+}
+
+/// Units that read `bytes` each, `step` apart.
+KernelLaunch sweep(std::int64_t units, std::uint32_t bytes, std::uint64_t step, AccessKind kind) {
+  return {Stage::kExperts, "sweep", units, 2, [=](std::int64_t index, WorkUnit& unit) {
+            unit.clear();
+            unit.bursts.push_back({static_cast<std::uint64_t>(index) * step, bytes, 1, 0, kind});
+          }};
+}
+
+TEST(SimReplay, CountsEveryByteOnceWhenNothingIsReused) {
+  const std::vector<KernelLaunch> launches = {sweep(1000, 4096, 4096, AccessKind::kRead)};
+  const Replay result = replay(launches, h100(), {});
+  const LaunchReplay& launch = result.launches.at(0);
+  EXPECT_EQ(result.classes, 64U);
+  EXPECT_EQ(launch.l2_read_bytes, 4096000);
+  EXPECT_EQ(launch.hbm_read_bytes, 4096000);
+  EXPECT_EQ(launch.hbm_write_bytes, 0);
+  EXPECT_EQ(launch.sampling_error, 0);
+  EXPECT_EQ(launch.slots, 264);
+}
+
+TEST(SimReplay, ASecondKernelFindsWhatTheFirstLeftInL2ButNotInL1) {
+  const std::vector<KernelLaunch> launches = {sweep(100, 4096, 4096, AccessKind::kReadCached),
+                                              sweep(100, 4096, 4096, AccessKind::kReadCached)};
+  const Replay result = replay(launches, h100(), {});
+  EXPECT_EQ(result.launches[1].l1_hit_bytes, 0);
+  EXPECT_EQ(result.launches[1].l2_hit_bytes, 409600);
+  EXPECT_EQ(result.launches[1].hbm_read_bytes, 0);
+}
+
+TEST(SimReplay, LastBlocksAloneLengthenTheKernel) {
+  const DeviceSpec device = h100();
+  const auto slots = device.num_sms * 2;
+  const auto makespan = [&](std::int64_t units) {
+    const std::vector<KernelLaunch> launches = {sweep(units, 1 << 16, 1 << 16, AccessKind::kRead)};
+    return replay(launches, device, {}).launches.at(0);
+  };
+  EXPECT_NEAR(makespan(2 * slots).makespan_s, makespan(2 * slots).balanced_s, 1e-12);
+  const LaunchReplay tail = makespan(2 * slots + 1);
+  EXPECT_NEAR(tail.makespan_s / makespan(2 * slots).makespan_s, 1.5, 1e-6);
+}
+
+/// A stream with reuse, writes and reductions, from every block.
+std::vector<KernelLaunch> mixed_stream() {
+  const auto fill = [](std::int64_t index, WorkUnit& unit) {
+    unit.clear();
+    const Philox random(9, static_cast<std::uint32_t>(index));
+    for (std::uint64_t i = 0; i < 60; ++i) {
+      const std::uint64_t bits = random.bits(i);
+      unit.bursts.push_back({bits % (1 << 14) * 2048, 2048, 1, 0, static_cast<AccessKind>((bits >> 60) % 4)});
+    }
+    unit.tensor_flop = static_cast<double>(index % 7) * 1e6;
+  };
+  return {{Stage::kExperts, "mixed", 400, 2, fill}, {Stage::kSharedMlp, "again", 100, 1, fill}};
+}
+
+TEST(SimReplay, DoesNotDependOnTheNumberOfThreads) {
+  const auto launches = mixed_stream();
+  const auto run = [&](int threads) {
+    ReplayOptions options;
+    options.threads = threads;
+    DeviceSpec device = h100();
+    device.l2_bytes = 8 << 20;
+    return replay(launches, device, options);
+  };
+  const Replay one = run(1);
+  for (const int threads : {2, 3, 7}) {
+    const Replay many = run(threads);
+    for (std::size_t l = 0; l < launches.size(); ++l) {
+      EXPECT_EQ(one.launches[l].hbm_read_bytes, many.launches[l].hbm_read_bytes);
+      EXPECT_EQ(one.launches[l].hbm_write_bytes, many.launches[l].hbm_write_bytes);
+      EXPECT_EQ(one.launches[l].l1_hit_bytes, many.launches[l].l1_hit_bytes);
+      EXPECT_EQ(one.launches[l].link_bytes, many.launches[l].link_bytes);
+      EXPECT_EQ(one.launches[l].makespan_s, many.launches[l].makespan_s);
+      EXPECT_EQ(one.launches[l].sampling_error, many.launches[l].sampling_error);
+    }
+  }
+}
+
+TEST(SimReplay, SamplingStaysWithinItsStatedError) {
+  const auto launches = mixed_stream();
+  DeviceSpec device = h100();
+  device.l2_bytes = 8 << 20;
+  const Replay exact = replay(launches, device, {});
+  ASSERT_EQ(exact.classes, 64U);
+  ReplayOptions options;
+  options.max_accesses = 100'000;
+  const Replay sampled = replay(launches, device, options);
+  ASSERT_LT(sampled.classes, 64U);
+  for (std::size_t l = 0; l < launches.size(); ++l) {
+    const double bytes = exact.launches[l].hbm_read_bytes + exact.launches[l].hbm_write_bytes;
+    const double got = sampled.launches[l].hbm_read_bytes + sampled.launches[l].hbm_write_bytes;
+    EXPECT_GT(sampled.launches[l].sampling_error, 0);
+    EXPECT_LT(sampled.launches[l].sampling_error, 0.05);
+    EXPECT_LT(std::abs(got - bytes), 4 * sampled.launches[l].sampling_error * bytes);
+  }
+}
+
+}  // namespace
+}  // namespace moescope
