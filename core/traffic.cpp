@@ -41,25 +41,6 @@ void add_schedule(TermWriter& terms, const Schedule& schedule) {
   terms.both(Stage::kSchedule, kWrite, schedule.bytes(), "schedule arrays");  // Schedule::bytes()
 }
 
-void add_shared_mlp(TermWriter& terms, const LayerShape& shape) {
-  const std::int64_t weights = checked_product({shape.shared_size, terms.row_bytes});
-  const std::int64_t hidden =
-      checked_product({shape.num_tokens, shape.shared_size, dtype_bytes(shape.dtype)});
-  terms.both(Stage::kSharedMlp, kRead, terms.x_bytes, "X");                    // L d
-  terms.both(Stage::kSharedMlp, kRead, weights, "gate weights");               // h d
-  terms.both(Stage::kSharedMlp, kRead, weights, "up weights");                 // h d
-  terms.both(Stage::kSharedMlp, kRead, weights, "down weights");               // h d
-  terms.l2(Stage::kSharedMlp, kWrite, 2 * hidden, "gate and up activations");  // 2 L h
-  terms.l2(Stage::kSharedMlp, kRead, 2 * hidden, "gate and up activations");   // 2 L h
-  terms.l2(Stage::kSharedMlp, kWrite, hidden, "hidden activations");           // L h
-  terms.l2(Stage::kSharedMlp, kRead, hidden, "hidden activations");            // L h
-  terms.both(Stage::kSharedMlp, kRead, terms.x_bytes, "routed Y to add to");   // L d
-  terms.both(Stage::kSharedMlp, kWrite, terms.x_bytes, "Y");                   // L d
-  // Three products of [L, d] x [d, h]: 6 L d h.
-  const std::int64_t products = checked_product({6, shape.num_tokens, shape.hidden_size, shape.shared_size});
-  terms.flop(Stage::kSharedMlp, products, products);
-}
-
 /// The routing has to be one of this shape.
 void check_fit(const LayerShape& shape, const Routing& routing) {
   shape.validate();
@@ -101,6 +82,27 @@ TermWriter::TermWriter(const LayerShape& shape, const Routing& routing)
       ids_bytes(checked_product({routing.num_pairs(), kIdBytes})),
       gates_bytes(checked_product({routing.num_pairs(), kFp32Bytes})) {}
 
+void add_shared_mlp(TermWriter& terms, const LayerShape& shape, bool adds) {
+  const std::int64_t weights = checked_product({shape.shared_size, terms.row_bytes});
+  const std::int64_t hidden =
+      checked_product({shape.num_tokens, shape.shared_size, dtype_bytes(shape.dtype)});
+  terms.both(Stage::kSharedMlp, kRead, terms.x_bytes, "X");                    // L d
+  terms.both(Stage::kSharedMlp, kRead, weights, "gate weights");               // h d
+  terms.both(Stage::kSharedMlp, kRead, weights, "up weights");                 // h d
+  terms.both(Stage::kSharedMlp, kRead, weights, "down weights");               // h d
+  terms.l2(Stage::kSharedMlp, kWrite, 2 * hidden, "gate and up activations");  // 2 L h
+  terms.l2(Stage::kSharedMlp, kRead, 2 * hidden, "gate and up activations");   // 2 L h
+  terms.l2(Stage::kSharedMlp, kWrite, hidden, "hidden activations");           // L h
+  terms.l2(Stage::kSharedMlp, kRead, hidden, "hidden activations");            // L h
+  if (adds) {
+    terms.both(Stage::kSharedMlp, kRead, terms.x_bytes, "routed Y to add to");  // L d
+  }
+  terms.both(Stage::kSharedMlp, kWrite, terms.x_bytes, "Y");  // L d
+  // Three products of [L, d] x [d, h]: 6 L d h.
+  const std::int64_t products = checked_product({6, shape.num_tokens, shape.hidden_size, shape.shared_size});
+  terms.flop(Stage::kSharedMlp, products, products);
+}
+
 std::string_view to_string(MemoryLevel level) { return level == MemoryLevel::kHbm ? "hbm" : "l2"; }
 std::string_view to_string(Access access) { return access == Access::kRead ? "read" : "write"; }
 
@@ -134,7 +136,7 @@ AnalyticCost analytic_cost(const LayerShape& shape, const Routing& routing, cons
   add_router(terms, shape);
   add_schedule(terms, schedule);
   add_expert_terms(terms, shape, routing, schedule);
-  if (shape.shared_size > 0) add_shared_mlp(terms, shape);
+  if (shape.shared_size > 0) add_shared_mlp(terms, shape, true);
   return std::move(terms.cost);
 }
 

@@ -60,4 +60,7 @@ class TermWriter {
 void add_expert_terms(TermWriter& terms, const LayerShape& shape, const Routing& routing,
                       const Schedule& schedule);
 
+/// Terms of the dense branch (traffic.cpp). `adds`: its result is added to a routed one.
+void add_shared_mlp(TermWriter& terms, const LayerShape& shape, bool adds);
+
 }  // namespace moescope

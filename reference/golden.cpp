@@ -3,14 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
 #include <span>
 
 #include "core/error.hpp"
-#include "core/npy.hpp"
 #include "reference/batch_norm.hpp"
+#include "reference/golden_file.hpp"
 #include "reference/reference_backend.hpp"
 #include "reference/router_select.hpp"
 #include "reference/stages.hpp"
@@ -18,68 +17,9 @@
 namespace moescope {
 namespace {
 
-/// A golden file with its path, for messages.
-struct Golden {
-  std::string path;
-  ArrayFile file;
-
-  HostTensor matrix(const std::string& name) const {
-    return file.get(path, name).to_tensor(Dtype::kF32, path, name);
-  }
-  std::vector<float> floats(const std::string& name) const {
-    return file.get(path, name).to_floats(path, name);
-  }
-  std::vector<std::int64_t> integers(const std::string& name) const {
-    return file.get(path, name).to_integers(path, name);
-  }
-  std::int64_t integer(const std::string& name) const { return only(integers(name), name); }
-  float number(const std::string& name) const { return only(floats(name), name); }
-
- private:
-  template <class T>
-  T only(const std::vector<T>& values, const std::string& name) const {
-    if (values.size() != 1) {
-      throw FileError(path, name, fmt::format("has {} values, must be one number", values.size()));
-    }
-    return values.front();
-  }
-};
-
-/// A system whose layers are not built yet, told by the arrays only it has.
-struct OtherSystem {
-  std::string_view kind;
-  std::string_view array;
-};
-// DeepSeekMoE first: it has GShard's arrays too.
-constexpr std::array kOtherSystems = {OtherSystem{"deepseekmoe", "shared_experts.gate_proj.weight"},
-                                      OtherSystem{"gshard", "experts.gate_up_proj"},
-                                      OtherSystem{"peer", "weight_down_embed.weight"},
-                                      OtherSystem{"pkm", "values.weight"}};
-
-/// max |ours - theirs| / max |theirs|; infinite for NaN or when sizes differ.
-double max_relative_error(std::span<const float> ours, std::span<const float> theirs) {
-  if (ours.size() != theirs.size()) {
-    return std::numeric_limits<double>::infinity();
-  }
-  double error = 0;
-  double scale = 0;
-  for (std::size_t i = 0; i < ours.size(); ++i) {
-    const double difference = std::abs(static_cast<double>(ours[i]) - theirs[i]);
-    error = std::isnan(difference) ? std::numeric_limits<double>::infinity() : std::max(error, difference);
-    scale = std::max(scale, static_cast<double>(std::abs(theirs[i])));
-  }
-  return error / scale;
-}
-
-GoldenResult judged(std::string kind, double error, std::string_view where) {
-  GoldenResult result{std::move(kind), Status::kOk, "", error};
-  if (!(error <= kGoldenTolerance)) {
-    result.status = Status::kFailed;
-    result.reason =
-        fmt::format("{}: max relative error {:.3g} is above {:.0e}", where, error, kGoldenTolerance);
-  }
-  return result;
-}
+using detail::Golden;
+using detail::judged;
+using detail::max_relative_error;
 
 /// Row or column half of the published router with its batch norm.
 reference::FoldedLinear folded_router(const Golden& golden, std::string_view side, double eps) {
@@ -126,9 +66,7 @@ GoldenResult replay_omnimoe(const Golden& golden) {
     options.kind = kind;
     const auto execution = backend.prepare(inputs, options);
     execution->run(L2State::kWarm);
-    const HostTensor y = execution->output();
-    const double error = max_relative_error({y.f32().data, static_cast<std::size_t>(y.size())},
-                                            {expected.f32().data, static_cast<std::size_t>(expected.size())});
+    const double error = max_relative_error(execution->output(), expected);
     if (where.empty() || !(error <= worst)) {
       worst = error;
       where = to_string(kind);
@@ -224,11 +162,8 @@ GoldenResult replay_golden(const std::filesystem::path& path) {
   if (golden.file.has("row_logits")) {
     return replay_router(golden);
   }
-  for (const auto& system : kOtherSystems) {
-    if (golden.file.has(std::string(system.array))) {
-      return {std::string(system.kind), Status::kSkipped,
-              fmt::format("system {} is not built yet", system.kind), -1};
-    }
+  if (const auto system = detail::golden_system(golden)) {
+    return detail::replay_system(golden, *system);
   }
   throw FileError(golden.path, "", "holds no arrays of a known golden file");
 }

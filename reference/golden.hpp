@@ -12,17 +12,17 @@ inline constexpr double kGoldenTolerance = 1e-5;
 
 /// Outcome of replaying one file of recorded inputs and outputs of an implementation from elsewhere.
 struct GoldenResult {
-  std::string kind;                 ///< "omnimoe", "router", "deepseekmoe", "gshard", "peer" or "pkm"
-  Status status = Status::kFailed;  ///< kOk, kFailed, or kSkipped for a system that is not built
-  std::string reason;               ///< why it failed or was skipped; empty when ok
-  double max_relative_error =
-      -1;  ///< max |ours - theirs| / max |theirs|, the worst of all outputs; -1 when skipped
+  std::string kind;  ///< "omnimoe", "router", or a baseline system; of peer with the gates that reproduce it
+  Status status = Status::kFailed;  ///< kOk or kFailed
+  std::string reason;               ///< why it failed; empty when ok
+  double max_relative_error = -1;   ///< max |ours - theirs| / max |theirs|, the worst of all outputs
 };
 
 /// Replays a golden .npz in fp32 on the CPU.
 /// omnimoe: the whole layer (router with batch norm folded in, experts under every schedule, shared MLP)
-/// against y. router: the selected sets (exactly), scores, and gates of both modes. Throws FileError when the
-/// file cannot be read, is none of these kinds, or its arrays do not fit together.
+/// against y. router: the selected sets (exactly), scores, and gates of both modes. Baselines: the whole
+/// layer against y. Throws FileError when the file cannot be read, is none of these kinds, or its arrays do
+/// not fit together.
 GoldenResult replay_golden(const std::filesystem::path& file);
 
 }  // namespace moescope

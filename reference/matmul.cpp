@@ -41,4 +41,13 @@ HostTensor matmul_nt(const HostTensor& a, const HostTensor& b) {
   return out;
 }
 
+void add_in_place(HostTensor& sum, const HostTensor& term) {
+  const auto to = sum.f32();
+  const auto from = term.f32();
+#pragma omp parallel for
+  for (std::int64_t i = 0; i < to.size(); ++i) {
+    to.data[i] += from.data[i];
+  }
+}
+
 }  // namespace moescope::reference

@@ -2,8 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <array>
-
 #include "core/error.hpp"
 #include "reference/activation.hpp"
 #include "reference/rounding.hpp"
@@ -35,22 +33,9 @@ void combine_pairs(const LayerInputs& inputs, const Routing& routing, std::span<
                    std::span<const float> scores, float* y) {
   with_storage_type(inputs.shape.dtype, [&]<class T>(T) {
     const auto w_out = view_as<T>(inputs.experts->w_out);
-    const auto add = [&]<int kRows>(std::size_t q) {
-      std::array<float, kRows> a;
-      std::array<const T*, kRows> rows;
-      for (std::size_t r = 0; r < kRows; ++r) {
-        a[r] = scores[q + r];
-        rows[r] = expert_row(w_out, routing, pair_ids[q + r]);
-      }
-      add_scaled_rows<kRows, T>(a, rows, w_out.cols, y);
-    };
-    std::size_t q = 0;
-    for (; q + kRowsAtOnce <= pair_ids.size(); q += kRowsAtOnce) {
-      add.template operator()<kRowsAtOnce>(q);
-    }
-    for (; q < pair_ids.size(); ++q) {
-      add.template operator()<1>(q);
-    }
+    add_weighted_rows<T>(
+        scores.first(pair_ids.size()), [&](std::size_t q) { return expert_row(w_out, routing, pair_ids[q]); },
+        w_out.cols, y);
   });
 }
 

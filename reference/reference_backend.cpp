@@ -7,6 +7,7 @@
 
 #include "reference/reference_execution.hpp"
 #include "reference/stages.hpp"
+#include "reference/system_execution.hpp"
 
 namespace moescope {
 
@@ -69,6 +70,17 @@ HostTensor ReferenceBackend::shared_mlp(const LayerInputs& inputs) {
 std::unique_ptr<LayerExecution> ReferenceBackend::prepare(const LayerInputs& inputs,
                                                           const ScheduleOptions& options) {
   return std::make_unique<reference::ReferenceExecution>(inputs, options);
+}
+
+bool ReferenceBackend::supports_system(System system, std::string& why) const {
+  if (system == System::kOmniMoe) {
+    why = "omnimoe is prepared from LayerInputs";
+  }
+  return system != System::kOmniMoe;
+}
+
+std::unique_ptr<LayerExecution> ReferenceBackend::prepare_system(const SystemInputs& inputs) {
+  return reference::make_system_execution(inputs);
 }
 
 }  // namespace moescope

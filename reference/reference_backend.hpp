@@ -27,6 +27,9 @@ class ReferenceBackend final : public MoeBackend {
   HostTensor shared_mlp(const LayerInputs& inputs) override;
 
   std::unique_ptr<LayerExecution> prepare(const LayerInputs& inputs, const ScheduleOptions& options) override;
+
+  bool supports_system(System system, std::string& why) const override;
+  std::unique_ptr<LayerExecution> prepare_system(const SystemInputs& inputs) override;
 };
 
 }  // namespace moescope

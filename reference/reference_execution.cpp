@@ -2,20 +2,16 @@
 
 #include <omp.h>
 
-#include <chrono>
-
 #include "core/auto_schedule.hpp"
 #include "core/error.hpp"
 #include "core/host_memory.hpp"
 #include "reference/cpu_rates.hpp"
 #include "reference/dense_masked.hpp"
+#include "reference/matmul.hpp"
 #include "reference/stages.hpp"
 
 namespace moescope::reference {
 namespace {
-
-constexpr std::size_t kFlushBytes = std::size_t{64}
-                                    << 20;  // above the last-level cache share of today's CPUs
 
 /// Workspace of every stage, from the shape alone: upper bounds, so that prepare() can refuse before it
 /// allocates.
@@ -58,27 +54,10 @@ void require_memory(const LayerInputs& inputs, ScheduleKind kind) {
   }
 }
 
-/// Runs `body` and records its time as `stage`.
-template <class Body>
-void timed(std::vector<StageTime>& times, Stage stage, const Body& body) {
-  const auto start = std::chrono::steady_clock::now();
-  body();
-  times.push_back({stage, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count()});
-}
-
-void add_in_place(HostTensor& sum, const HostTensor& term) {
-  const auto to = sum.f32();
-  const auto from = term.f32();
-#pragma omp parallel for
-  for (std::int64_t i = 0; i < to.size(); ++i) {
-    to.data[i] += from.data[i];
-  }
-}
-
 }  // namespace
 
 ReferenceExecution::ReferenceExecution(const LayerInputs& inputs, const ScheduleOptions& options)
-    : inputs_(inputs), options_(options) {
+    : CpuExecution(inputs.shape.dtype), inputs_(inputs), options_(options) {
   inputs.validate();
   std::string why;
   if (!supports_schedule(options.kind, why)) {
@@ -107,26 +86,7 @@ ReferenceExecution::ReferenceExecution(const LayerInputs& inputs, const Schedule
   }
 }
 
-std::vector<StageTime> ReferenceExecution::run(L2State l2) {
-  if (l2 == L2State::kCold) {
-    empty_cache();
-  }
-  std::vector<StageTime> times;
-  std::vector<StageTime> layer;
-  timed(layer, Stage::kLayer, [&] {
-    for (const Stage stage : stages_) {
-      timed(times, stage, [&] { enqueue(stage); });
-    }
-  });
-  times.push_back(layer.front());
-  return times;
-}
-
-void ReferenceExecution::empty_cache() {
-  const std::vector<std::byte> flush(kFlushBytes, std::byte{1});  // given back before the layer runs
-}
-
-void ReferenceExecution::enqueue(Stage stage) {
+void ReferenceExecution::compute(Stage stage) {
   switch (stage) {
     case Stage::kRouterProject:
       routing_ = {};
@@ -146,26 +106,15 @@ void ReferenceExecution::enqueue(Stage stage) {
     case Stage::kExpertCombine:
       y_ = expert_combine(inputs_, current_routing(), schedule_, scores_);
       scores_ = {};
-      finish(stage);
       break;
     case Stage::kExperts:
       y_ = experts(inputs_, current_routing(), schedule_);
-      finish(stage);
       break;
     case Stage::kSharedMlp:
       add_in_place(y_, shared_mlp(inputs_));
-      finish(stage);
       break;
     case Stage::kLayer:
       throw InternalError("the layer is no stage of its own");
-  }
-}
-
-/// The stage that ends the layer also rounds its output to storage, once.
-void ReferenceExecution::finish(Stage stage) {
-  if (stage == stages_.back()) {
-    output_ = y_.to(inputs_.shape.dtype);
-    y_ = {};
   }
 }
 

@@ -37,21 +37,24 @@ void sort_front(Iterator first, std::int64_t count, Iterator last, auto less) {
   std::sort(first, first + count, less);
 }
 
-void require_logits(const HostTensor& logits, std::string_view name, std::int64_t num_tokens,
-                    std::int64_t extent) {
-  if (logits.dtype() != Dtype::kF32 || logits.rows() != num_tokens || logits.cols() != extent) {
+void require_extents(const HostTensor& logits, std::string_view name, std::int64_t num_rows,
+                     std::int64_t extent) {
+  if (logits.dtype() != Dtype::kF32 || logits.rows() != num_rows || logits.cols() != extent) {
     throw InvalidArgument(name,
                           fmt::format("[{}, {}] {}", logits.rows(), logits.cols(), to_string(logits.dtype())),
-                          fmt::format("must be [{}, {}] fp32", num_tokens, extent));
+                          fmt::format("must be [{}, {}] fp32", num_rows, extent));
   }
+}
+
+void require_finite(const HostTensor& logits, std::string_view name) {
   const auto view = logits.f32();
-  for (std::int64_t token = 0; token < num_tokens; ++token) {
-    const auto row = view.row_span(token);
+  for (std::int64_t r = 0; r < view.rows; ++r) {
+    const auto row = view.row_span(r);
     const auto bad =
         std::find_if_not(row.begin(), row.end(), [](float value) { return std::isfinite(value); });
     if (bad != row.end()) {
-      throw InvalidArgument(fmt::format("{}[{}, {}]", name, token, bad - row.begin()),
-                            fmt::format("{}", *bad), "must be finite");
+      throw InvalidArgument(fmt::format("{}[{}, {}]", name, r, bad - row.begin()), fmt::format("{}", *bad),
+                            "must be finite");
     }
   }
 }
@@ -82,17 +85,18 @@ void log_softmax(std::span<const float> logits, std::span<float> out) {
 }
 
 TokenSelector::TokenSelector(std::int64_t grid_rows, std::int64_t grid_cols, std::int64_t top_k,
-                             GateMode gate_mode)
+                             GateMode gate_mode, Marginals marginals)
     : top_k_(top_k),
       gate_mode_(gate_mode),
+      marginals_(marginals),
       kept_rows_(std::min(top_k, grid_rows)),
       kept_cols_(std::min(top_k, grid_cols)),
-      row_log_p_(static_cast<std::size_t>(grid_rows)),
-      col_log_p_(static_cast<std::size_t>(grid_cols)),
-      sorted_rows_(row_log_p_.size()),
-      col_keys_(col_log_p_.size()),
-      sorted_cols_(col_log_p_.size()),
-      row_picks_(col_log_p_.size()),
+      row_p_(static_cast<std::size_t>(grid_rows)),
+      col_p_(static_cast<std::size_t>(grid_cols)),
+      sorted_rows_(row_p_.size()),
+      col_keys_(col_p_.size()),
+      sorted_cols_(col_p_.size()),
+      row_picks_(col_p_.size()),
       scores_(static_cast<std::size_t>(top_k)) {
   if (top_k < 1 || top_k > grid_rows * grid_cols) {
     throw InvalidArgument("top_k", fmt::to_string(top_k),
@@ -107,8 +111,13 @@ TokenSelector::TokenSelector(std::int64_t grid_rows, std::int64_t grid_cols, std
 
 void TokenSelector::select(std::span<const float> row_logits, std::span<const float> col_logits,
                            std::span<std::int32_t> expert_ids, std::span<float> gates) {
-  log_softmax(row_logits, row_log_p_);
-  log_softmax(col_logits, col_log_p_);
+  if (marginals_ == Marginals::kLogSoftmax) {
+    log_softmax(row_logits, row_p_);
+    log_softmax(col_logits, col_p_);
+  } else {
+    std::ranges::copy(row_logits, row_p_.begin());
+    std::ranges::copy(col_logits, col_p_.begin());
+  }
   sort_marginals();
   collect_candidates();
   emit(find_threshold(), expert_ids);
@@ -116,10 +125,10 @@ void TokenSelector::select(std::span<const float> row_logits, std::span<const fl
 }
 
 void TokenSelector::sort_marginals() {
-  std::copy(row_log_p_.begin(), row_log_p_.end(), sorted_rows_.begin());
+  std::copy(row_p_.begin(), row_p_.end(), sorted_rows_.begin());
   sort_front(sorted_rows_.begin(), kept_rows_, sorted_rows_.end(), std::greater<>());
-  for (std::size_t j = 0; j < col_log_p_.size(); ++j) {
-    col_keys_[j] = (static_cast<std::uint64_t>(~to_ordered(col_log_p_[j])) << 32) | j;
+  for (std::size_t j = 0; j < col_p_.size(); ++j) {
+    col_keys_[j] = (static_cast<std::uint64_t>(~to_ordered(col_p_[j])) << 32) | j;
   }
   sort_front(col_keys_.begin(), kept_cols_, col_keys_.end(), std::less<>());
   unpack_cols(0, kept_cols_);
@@ -202,8 +211,8 @@ void TokenSelector::emit(float threshold, std::span<std::int32_t> expert_ids) {
   }
   const auto cols = std::span(sorted_cols_).first(static_cast<std::size_t>(searched_cols));
   std::size_t emitted = 0;
-  for (std::size_t row = 0; row < row_log_p_.size(); ++row) {
-    const float p = row_log_p_[row];
+  for (std::size_t row = 0; row < row_p_.size(); ++row) {
+    const float p = row_p_[row];
     if (p + cols[0] < threshold) {
       continue;
     }
@@ -227,7 +236,7 @@ void TokenSelector::emit(float threshold, std::span<std::int32_t> expert_ids) {
     std::sort(row_picks_.begin(), end);
     for (auto col = row_picks_.begin(); col != end; ++col, ++emitted) {
       expert_ids[emitted] = static_cast<std::int32_t>(static_cast<std::int64_t>(row) * grid_cols + *col);
-      scores_[emitted] = p + col_log_p_[static_cast<std::size_t>(*col)];
+      scores_[emitted] = p + col_p_[static_cast<std::size_t>(*col)];
     }
   }
 }
@@ -235,6 +244,10 @@ void TokenSelector::emit(float threshold, std::span<std::int32_t> expert_ids) {
 void TokenSelector::compute_gates(std::span<float> gates) const {
   if (gate_mode_ == GateMode::kProbability) {
     std::transform(scores_.begin(), scores_.end(), gates.begin(), [](float s) { return std::exp(s); });
+    return;
+  }
+  if (gate_mode_ == GateMode::kRelu) {
+    std::transform(scores_.begin(), scores_.end(), gates.begin(), [](float s) { return std::max(s, 0.0F); });
     return;
   }
   const float max = *std::max_element(scores_.begin(), scores_.end());
@@ -245,35 +258,44 @@ void TokenSelector::compute_gates(std::span<float> gates) const {
   }
 }
 
-Routing router_select(const LayerShape& shape, const RouterLogits& logits) {
-  shape.validate();
-  require_logits(logits.row, "row_logits", shape.num_tokens, shape.grid_rows);
-  require_logits(logits.col, "col_logits", shape.num_tokens, shape.grid_cols);
+Routing select_rows(const RouterLogits& logits, std::int64_t top_k, GateMode gate_mode, Marginals marginals) {
+  const auto num_rows = logits.row.rows();
+  require_extents(logits.row, "row_logits", num_rows, logits.row.cols());
+  require_extents(logits.col, "col_logits", num_rows, logits.col.cols());
+  require_finite(logits.row, "row_logits");
+  require_finite(logits.col, "col_logits");
   Routing routing;
-  routing.num_tokens = shape.num_tokens;
-  routing.grid_rows = shape.grid_rows;
-  routing.grid_cols = shape.grid_cols;
-  routing.token_offsets.resize(static_cast<std::size_t>(shape.num_tokens) + 1);
-  for (std::size_t token = 0; token < routing.token_offsets.size(); ++token) {
-    routing.token_offsets[token] = static_cast<std::int64_t>(token) * shape.top_k;
+  routing.num_tokens = num_rows;
+  routing.grid_rows = logits.row.cols();
+  routing.grid_cols = logits.col.cols();
+  routing.token_offsets.resize(static_cast<std::size_t>(num_rows) + 1);
+  for (std::size_t row = 0; row < routing.token_offsets.size(); ++row) {
+    routing.token_offsets[row] = static_cast<std::int64_t>(row) * top_k;
   }
-  routing.expert_ids.resize(static_cast<std::size_t>(shape.num_pairs()));
+  routing.expert_ids.resize(static_cast<std::size_t>(num_rows * top_k));
   routing.gates.resize(routing.expert_ids.size());
   const int threads = omp_get_max_threads();
   std::vector<TokenSelector> selectors(
       static_cast<std::size_t>(threads),
-      TokenSelector(shape.grid_rows, shape.grid_cols, shape.top_k, shape.gate_mode));
+      TokenSelector(routing.grid_rows, routing.grid_cols, top_k, gate_mode, marginals));
   const auto row_logits = logits.row.f32();
   const auto col_logits = logits.col.f32();
-  const auto top_k = static_cast<std::size_t>(shape.top_k);
+  const auto count = static_cast<std::size_t>(top_k);
 #pragma omp parallel for schedule(dynamic, 16) num_threads(threads)
-  for (std::int64_t token = 0; token < shape.num_tokens; ++token) {
-    const auto first = static_cast<std::size_t>(token) * top_k;
+  for (std::int64_t row = 0; row < num_rows; ++row) {
+    const auto first = static_cast<std::size_t>(row) * count;
     selectors[static_cast<std::size_t>(omp_get_thread_num())].select(
-        row_logits.row_span(token), col_logits.row_span(token),
-        std::span(routing.expert_ids).subspan(first, top_k), std::span(routing.gates).subspan(first, top_k));
+        row_logits.row_span(row), col_logits.row_span(row),
+        std::span(routing.expert_ids).subspan(first, count), std::span(routing.gates).subspan(first, count));
   }
   return routing;
+}
+
+Routing router_select(const LayerShape& shape, const RouterLogits& logits) {
+  shape.validate();
+  require_extents(logits.row, "row_logits", shape.num_tokens, shape.grid_rows);
+  require_extents(logits.col, "col_logits", shape.num_tokens, shape.grid_cols);
+  return select_rows(logits, shape.top_k, shape.gate_mode, Marginals::kLogSoftmax);
 }
 
 }  // namespace moescope::reference

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/layer_shape.hpp"
+#include "core/routing.hpp"
 
 namespace moescope::reference {
 
@@ -15,6 +16,10 @@ float lane_sum(std::span<const float> values);
 /// out[j] = (s[j] - max) - log(lane_sum(exp(s - max))), fp32, in exactly this order of roundings.
 /// `out` has the size of `logits`.
 void log_softmax(std::span<const float> logits, std::span<float> out);
+
+/// What the two marginals of a score are: log-softmax of the logits (eq. 10), or the logits as they are
+/// (product keys).
+enum class Marginals : std::uint8_t { kLogSoftmax, kAsGiven };
 
 /// Exact top K of S[i,j] = fl32(p_r[i] + p_c[j]) for one token without forming the N sums (DESIGN section 2).
 ///
@@ -30,10 +35,12 @@ void log_softmax(std::span<const float> logits, std::span<float> out);
 /// O(Nr log Nr + Nc log Nc + C), C candidates, K <= C <= K (1 + ln K). Scratch is kept from token to token.
 class TokenSelector {
  public:
-  TokenSelector(std::int64_t grid_rows, std::int64_t grid_cols, std::int64_t top_k, GateMode gate_mode);
+  TokenSelector(std::int64_t grid_rows, std::int64_t grid_cols, std::int64_t top_k, GateMode gate_mode,
+                Marginals marginals = Marginals::kLogSoftmax);
 
   /// row_logits [Nr], col_logits [Nc], finite. Writes expert_ids [K] ascending and gates [K]:
-  /// kSoftmax exp(S - max S) / lane_sum(exp(S - max S)) over ascending ids; kProbability exp(S).
+  /// kSoftmax exp(S - max S) / lane_sum(exp(S - max S)) over ascending ids; kProbability exp(S); kRelu
+  /// max(S, 0).
   void select(std::span<const float> row_logits, std::span<const float> col_logits,
               std::span<std::int32_t> expert_ids, std::span<float> gates);
 
@@ -47,10 +54,11 @@ class TokenSelector {
 
   std::int64_t top_k_;
   GateMode gate_mode_;
+  Marginals marginals_;
   std::int64_t kept_rows_;               ///< min(K, Nr)
   std::int64_t kept_cols_;               ///< min(K, Nc)
-  std::vector<float> row_log_p_;         ///< [Nr] by row id
-  std::vector<float> col_log_p_;         ///< [Nc] by column id
+  std::vector<float> row_p_;             ///< [Nr] by row id
+  std::vector<float> col_p_;             ///< [Nc] by column id
   std::vector<float> sorted_rows_;       ///< [Nr] descending up to kept_rows_
   std::vector<std::uint64_t> col_keys_;  ///< [Nc] (descending value, id), ascending up to kept_cols_
   std::vector<float> sorted_cols_;       ///< [Nc] values of the sorted front of col_keys_
@@ -60,5 +68,9 @@ class TokenSelector {
   float lower_bound_ = 0;      ///< at least K sums are >= this
   std::vector<float> scores_;  ///< [K] of the selected pairs, by id
 };
+
+/// Selects from every row of `logits` ([R,Nr] and [R,Nc], fp32): a Routing of R rows. Throws InvalidArgument
+/// on NaN or infinite logits. Bit-identical whatever the number of threads.
+Routing select_rows(const RouterLogits& logits, std::int64_t top_k, GateMode gate_mode, Marginals marginals);
 
 }  // namespace moescope::reference

@@ -2,6 +2,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 
 #include "core/dtype.hpp"
 
@@ -58,6 +59,28 @@ void add_scaled_rows(const std::array<float, kRows>& a, const std::array<const T
       sum += a[r] * to_float(v[r][k]);
     }
     y[k] = sum;
+  }
+}
+
+/// y += sum over q of a[q] * row_of(q), in the order of q, kRowsAtOnce at a time. row_of(q) is a const T* of
+/// `length` elements.
+template <class T, class RowOf>
+void add_weighted_rows(std::span<const float> a, const RowOf& row_of, std::int64_t length, float* y) {
+  const auto add = [&]<int kRows>(std::size_t q) {
+    std::array<float, kRows> scales;
+    std::array<const T*, kRows> rows;
+    for (std::size_t r = 0; r < kRows; ++r) {
+      scales[r] = a[q + r];
+      rows[r] = row_of(q + r);
+    }
+    add_scaled_rows<kRows, T>(scales, rows, length, y);
+  };
+  std::size_t q = 0;
+  for (; q + kRowsAtOnce <= a.size(); q += kRowsAtOnce) {
+    add.template operator()<kRowsAtOnce>(q);
+  }
+  for (; q < a.size(); ++q) {
+    add.template operator()<1>(q);
   }
 }
 

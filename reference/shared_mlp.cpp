@@ -6,21 +6,24 @@
 
 namespace moescope::reference {
 
+HostTensor gated_mlp(const HostTensor& x, const SharedMlpWeights& weights, Activation activation) {
+  HostTensor hidden = matmul_nt(x, weights.gate);
+  {
+    const HostTensor up = matmul_nt(x, weights.up);
+    const auto h = hidden.f32();
+    const auto u = up.f32();
+    for (std::int64_t i = 0; i < h.size(); ++i) {
+      h.data[i] = activate(activation, h.data[i]) * u.data[i];
+    }
+  }
+  return matmul_nt(hidden.to(x.dtype()), weights.down);
+}
+
 HostTensor shared_mlp(const LayerInputs& inputs) {
   if (!inputs.experts->shared) {
     throw InvalidArgument("shared_size", "0", "the layer has no shared MLP");
   }
-  const auto& weights = *inputs.experts->shared;
-  HostTensor hidden = matmul_nt(inputs.hidden_states, weights.gate);
-  {
-    const HostTensor up = matmul_nt(inputs.hidden_states, weights.up);
-    const auto h = hidden.f32();
-    const auto u = up.f32();
-    for (std::int64_t i = 0; i < h.size(); ++i) {
-      h.data[i] = activate(inputs.shape.activation, h.data[i]) * u.data[i];
-    }
-  }
-  return matmul_nt(hidden.to(inputs.shape.dtype), weights.down);
+  return gated_mlp(inputs.hidden_states, *inputs.experts->shared, inputs.shape.activation);
 }
 
 }  // namespace moescope::reference

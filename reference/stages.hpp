@@ -40,7 +40,9 @@ HostTensor expert_combine(const LayerInputs& inputs, const Routing& routing, con
 HostTensor experts(const LayerInputs& inputs, const Routing& routing, const Schedule& schedule);
 
 /// (act(x gate^T) * (x up^T)) down^T, [L,d] fp32 before rounding to storage. The hidden activation is rounded
-/// to storage before the last product. Throws InvalidArgument when the layer has no shared MLP.
+/// to the storage of x before the last product.
+HostTensor gated_mlp(const HostTensor& x, const SharedMlpWeights& weights, Activation activation);
+/// The layer's. Throws InvalidArgument when it has no shared MLP.
 HostTensor shared_mlp(const LayerInputs& inputs);
 
 }  // namespace moescope::reference

@@ -1,0 +1,188 @@
+// Analytic traffic and FLOP of the baselines, by the conventions of traffic_terms.hpp. H = heads, n =
+// sqrt(N), k = key_size, f = expert_size, M = pairs.
+#include "core/system_cost.hpp"
+
+#include <fmt/format.h>
+
+#include <utility>
+
+#include "core/error.hpp"
+#include "core/traffic_terms.hpp"
+
+namespace moescope {
+namespace {
+
+constexpr Access kRead = Access::kRead;
+constexpr Access kWrite = Access::kWrite;
+
+class SystemTerms {
+ public:
+  SystemTerms(const SystemShape& shape, const Routing& routing)
+      : shape_(shape),
+        routing_(routing),
+        terms_(shape.row_shape(), routing),
+        element_(dtype_bytes(shape.dtype)) {
+    terms_.offsets_bytes = checked_product({shape.num_queries() + 1, kOffsetBytes});
+  }
+
+  AnalyticCost take() { return std::move(terms_.cost); }
+
+  void ffn_router() {
+    const auto logits = checked_product({shape_.num_tokens, shape_.num_experts, kFp32Bytes});
+    const auto weights = checked_product({shape_.num_experts, terms_.row_bytes});
+    terms_.both(Stage::kRouterProject, kRead, terms_.x_bytes, "X");       // L d
+    terms_.both(Stage::kRouterProject, kRead, weights, "router");         // N d
+    terms_.both(Stage::kRouterProject, kWrite, logits, "router logits");  // L N fp32
+    const auto dots = checked_product({2, shape_.num_tokens, shape_.hidden_size, shape_.num_experts});
+    terms_.flop(Stage::kRouterProject, dots, dots);  // [L, d] x [d, N]
+    select(logits);
+  }
+
+  void ffn_experts() {
+    const auto pairs = routing_.num_pairs();
+    const auto f = shape_.expert_size;
+    // A token and a pair id per pair, an offset per expert.
+    const auto permutation = 2 * terms_.ids_bytes + checked_product({shape_.num_experts + 1, kOffsetBytes});
+    terms_.both(Stage::kSchedule, kRead, terms_.ids_bytes, "expert_ids");     // M
+    terms_.both(Stage::kSchedule, kWrite, permutation, "permutation");        // 2 M + N + 1
+    terms_.both(Stage::kExperts, kRead, permutation, "permutation");          // 2 M + N + 1
+    terms_.both(Stage::kExperts, kRead, terms_.gates_bytes, "gates");         // M fp32
+    terms_.both(Stage::kExperts, kRead, active_weights(), "active experts");  // 3 E_active f d
+    terms_.both(Stage::kExperts, kWrite, terms_.x_bytes, "Y");                // L d
+    const auto hidden = checked_product({pairs, f, element_});
+    const auto results = checked_product({pairs, shape_.hidden_size, kFp32Bytes});
+    terms_.hbm(Stage::kExperts, kRead, terms_.x_bytes, "X");                                      // L d
+    terms_.l2(Stage::kExperts, kRead, checked_product({pairs, terms_.row_bytes}), "X of pairs");  // M d
+    terms_.l2(Stage::kExperts, kWrite, hidden, "hidden activations");                             // M f
+    terms_.l2(Stage::kExperts, kRead, hidden, "hidden activations");                              // M f
+    terms_.l2(Stage::kExperts, kWrite, results, "results of pairs");                              // M d fp32
+    terms_.l2(Stage::kExperts, kRead, results, "results of pairs");                               // M d fp32
+    // Three products of [M, d] x [d, f], and the sum of M results.
+    const auto products = checked_product({6, pairs, f, shape_.hidden_size});
+    const auto sums = checked_product({2, pairs, shape_.hidden_size});
+    terms_.flop(Stage::kExperts, products + sums, products + sums);
+  }
+
+  void product_keys() {
+    const auto width = 2 * shape_.heads * shape_.key_size;
+    const auto n = shape_.num_keys();
+    const auto queries = checked_product({shape_.num_tokens, width, element_});
+    const auto keys = checked_product({width, n, element_});
+    const auto scores = checked_product({shape_.num_queries(), 2, n, kFp32Bytes});
+    terms_.both(Stage::kRouterProject, kRead, terms_.x_bytes, "X");                               // L d
+    terms_.both(Stage::kRouterProject, kRead, checked_product({width, terms_.row_bytes}), "Wq");  // 2 H k d
+    terms_.both(Stage::kRouterProject, kRead, keys, "sub-keys");                                  // 2 H k n
+    terms_.both(Stage::kRouterProject, kWrite, scores, "scores of sub-keys");  // 2 L H n fp32
+    terms_.l2(Stage::kRouterProject, kWrite, queries, "queries");              // 2 L H k
+    terms_.l2(Stage::kRouterProject, kRead, queries, "queries");               // 2 L H k
+    // [L, d] x [d, 2 H k], then for every head and half [L, k] x [k, n].
+    const auto dots = checked_product({2, shape_.num_tokens, width, shape_.hidden_size + n});
+    terms_.flop(Stage::kRouterProject, dots, dots);
+    select(scores);
+  }
+
+  /// Values of pkm, or w_in and w_out of peer.
+  void gathered_experts() {
+    const bool peer = shape_.system == System::kPeer;
+    const auto stage = peer ? Stage::kExperts : Stage::kExpertCombine;
+    const auto pairs = routing_.num_pairs();
+    const auto matrices = peer ? 2 : 1;
+    terms_.both(stage, kRead, terms_.ids_bytes, "expert_ids");  // M
+    terms_.both(stage, kRead, terms_.gates_bytes, "gates");     // M fp32
+    terms_.both(stage, kWrite, terms_.x_bytes, "Y");            // L d
+    if (peer) {
+      terms_.both(stage, kRead, terms_.x_bytes, "X");  // L d
+    }
+    terms_.hbm(stage, kRead, active_weights(), "active experts");  // E_active d, of peer twice
+    terms_.l2(stage, kRead, checked_product({matrices, pairs, terms_.row_bytes}),
+              "experts of pairs");  // M d, of peer twice
+    const auto flop = checked_product({2, matrices, pairs, shape_.hidden_size});
+    terms_.flop(stage, flop, flop);  // x . w_in where there is one, then the sum
+  }
+
+  void dense_branch() { add_shared_mlp(terms_, shape_.row_shape(), shape_.has_routing()); }
+
+  std::int64_t active_weights() const {
+    const auto active = count_active_experts(routing_);
+    if (shape_.has_ffn_experts()) {
+      return checked_product({3, active, shape_.expert_size, terms_.row_bytes});
+    }
+    return checked_product({shape_.system == System::kPeer ? 2 : 1, active, terms_.row_bytes});
+  }
+
+  std::int64_t floor_bytes() const {
+    const auto x = shape_.system == System::kPkm ? 0 : terms_.x_bytes;
+    return active_weights() + x + terms_.x_bytes;
+  }
+
+ private:
+  void select(std::int64_t logits_bytes) {
+    terms_.both(Stage::kRouterSelect, kRead, logits_bytes, "logits");                  // as written
+    terms_.both(Stage::kRouterSelect, kWrite, terms_.offsets_bytes, "token_offsets");  // L H + 1
+    terms_.both(Stage::kRouterSelect, kWrite, terms_.ids_bytes, "expert_ids");         // M
+    terms_.both(Stage::kRouterSelect, kWrite, terms_.gates_bytes, "gates");            // M fp32
+  }
+
+  const SystemShape& shape_;
+  const Routing& routing_;
+  TermWriter terms_;
+  std::int64_t element_;
+};
+
+void check_fit(const SystemShape& shape, const Routing& routing) {
+  shape.validate();
+  const LayerShape row = shape.row_shape();
+  if (routing.num_tokens != shape.num_queries() || routing.grid_rows != row.grid_rows ||
+      routing.grid_cols != row.grid_cols) {
+    throw InvalidArgument(
+        "routing",
+        fmt::format("{} rows, grid {} x {}", routing.num_tokens, routing.grid_rows, routing.grid_cols),
+        fmt::format("must have {} rows, grid {} x {} for {}", shape.num_queries(), row.grid_rows,
+                    row.grid_cols, shape.label()));
+  }
+}
+
+}  // namespace
+
+std::vector<Stage> system_stages(System system) {
+  switch (system) {
+    case System::kDenseMlp:
+      return {Stage::kSharedMlp};
+    case System::kGShard:
+      return {Stage::kRouterProject, Stage::kRouterSelect, Stage::kSchedule, Stage::kExperts};
+    case System::kDeepSeekMoe:
+      return {Stage::kRouterProject, Stage::kRouterSelect, Stage::kSchedule, Stage::kExperts,
+              Stage::kSharedMlp};
+    case System::kPkm:
+      return {Stage::kRouterProject, Stage::kRouterSelect, Stage::kExpertCombine};
+    case System::kPeer:
+      return {Stage::kRouterProject, Stage::kRouterSelect, Stage::kExperts};
+    case System::kOmniMoe:
+      break;
+  }
+  throw InternalError("omnimoe's stages depend on its schedule");
+}
+
+AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing) {
+  check_fit(shape, routing);
+  SystemTerms terms(shape, routing);
+  if (shape.has_ffn_experts()) {
+    terms.ffn_router();
+    terms.ffn_experts();
+  }
+  if (shape.has_product_keys()) {
+    terms.product_keys();
+    terms.gathered_experts();
+  }
+  if (shape.shared_size > 0) {
+    terms.dense_branch();
+  }
+  return terms.take();
+}
+
+std::int64_t expert_floor_bytes(const SystemShape& shape, const Routing& routing) {
+  check_fit(shape, routing);
+  return shape.has_routing() ? SystemTerms(shape, routing).floor_bytes() : 0;
+}
+
+}  // namespace moescope

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/routing.hpp"
+#include "core/stage.hpp"
+#include "core/system.hpp"
+#include "core/traffic.hpp"
+
+namespace moescope {
+
+/// Stages of a baseline in order, without kLayer. dense_mlp is a shared_mlp and nothing else; pkm has no
+/// scores of its own, so its expert stage is expert_combine; product keys need no schedule.
+std::vector<Stage> system_stages(System system);
+
+/// All stages of one baseline layer on this routing (empty for dense_mlp). Stage::kLayer sums the others.
+AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing);
+
+/// Floor of the expert stage in bytes: weights of active experts and X read once, Y written once. pkm does
+/// not read X; dense_mlp has no routed experts: 0.
+std::int64_t expert_floor_bytes(const SystemShape& shape, const Routing& routing);
+
+}  // namespace moescope

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <span>
+#include <vector>
+
+#include "core/moe_backend.hpp"
+
+namespace moescope::reference {
+
+/// What all layers on the CPU share: stages run one after the other, timed with steady_clock, the output
+/// rounded to storage once, at the end. Every one of them is deterministic, whatever the number of threads.
+class CpuExecution : public LayerExecution {
+ public:
+  std::vector<StageTime> run(L2State l2) override;
+  HostTensor output() override { return output_.clone(); }
+  bool deterministic() const override { return true; }
+  std::span<const Stage> stages() const override { return stages_; }
+  void enqueue(Stage stage) override;
+  void synchronize() override {}
+  void empty_cache() override;
+
+ protected:
+  explicit CpuExecution(Dtype dtype) : dtype_(dtype) {}
+
+  /// One stage; the last one leaves the layer's sum in y_.
+  virtual void compute(Stage stage) = 0;
+
+  std::vector<Stage> stages_;  ///< set by the derived class's constructor
+  HostTensor y_;               ///< [L,d] fp32, until the last stage's end rounds it
+
+ private:
+  Dtype dtype_;
+  HostTensor output_;
+};
+
+}  // namespace moescope::reference

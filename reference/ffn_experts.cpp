@@ -1,0 +1,137 @@
+// Top-K FFN experts: tokens permuted by expert, a grouped GEMM, and back.
+#include "reference/ffn_experts.hpp"
+
+#include <omp.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "reference/activation.hpp"
+#include "reference/matmul.hpp"
+#include "reference/matrix.hpp"
+#include "reference/router_select.hpp"
+
+namespace moescope::reference {
+namespace {
+
+constexpr std::int64_t kBlockTokens =
+    64;  // rows of one product; fixed, so that bits do not depend on threads
+
+/// Consecutive tasks of one expert: rows [begin, end) of the permuted batch.
+struct Block {
+  std::int32_t expert = 0;
+  std::int64_t begin = 0;
+  std::int64_t end = 0;
+};
+
+std::vector<Block> blocks_of(const Schedule& schedule) {
+  std::vector<Block> blocks;
+  for (const WorkItem& item : schedule.items) {
+    const auto expert = schedule.experts[static_cast<std::size_t>(item.expert_begin)];
+    for (std::int64_t begin = item.token_begin; begin < item.token_end; begin += kBlockTokens) {
+      blocks.push_back({expert, begin, std::min(begin + kBlockTokens, item.token_end)});
+    }
+  }
+  return blocks;
+}
+
+/// One thread's operands in fp32.
+struct Scratch {
+  MatrixF32 x;        ///< [block, d]
+  MatrixF32 gate_up;  ///< [2 f, d]
+  MatrixF32 hidden;   ///< [block, 2 f]: gate and up; the first f columns become their product
+  MatrixF32 down;     ///< [d, f]
+  MatrixF32 out;      ///< [block, d]
+};
+
+/// out = FFN of the block's expert for the block's tokens.
+void run_block(const SystemInputs& inputs, const Schedule& schedule, const Block& block, Scratch& scratch) {
+  const auto& shape = inputs.shape;
+  const auto& experts = *inputs.weights->experts;
+  const auto rows = block.end - block.begin;
+  const auto f = shape.expert_size;
+  scratch.x.resize(rows, shape.hidden_size);
+  scratch.gate_up.resize(2 * f, shape.hidden_size);
+  scratch.down.resize(shape.hidden_size, f);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const auto token = schedule.tokens[static_cast<std::size_t>(block.begin + r)];
+    load_rows(inputs.hidden_states, token, scratch.x.middleRows(r, 1));
+  }
+  load_rows(experts.gate_up, block.expert * 2 * f, scratch.gate_up);
+  load_rows(experts.down, block.expert * shape.hidden_size, scratch.down);
+  scratch.hidden.noalias() = scratch.x * scratch.gate_up.transpose();
+  for (std::int64_t r = 0; r < rows; ++r) {
+    float* hidden = scratch.hidden.row(r).data();
+    for (std::int64_t j = 0; j < f; ++j) {
+      hidden[j] = activate(shape.activation, hidden[j]) * hidden[f + j];
+    }
+    round_span({hidden, static_cast<std::size_t>(f)}, shape.dtype);
+  }
+  scratch.out.noalias() = scratch.hidden.leftCols(f) * scratch.down.transpose();
+}
+
+}  // namespace
+
+RouterLogits ffn_router_project(const SystemInputs& inputs) {
+  return {HostTensor::zeros(Dtype::kF32, inputs.shape.num_tokens, 1),
+          matmul_nt(inputs.hidden_states, inputs.weights->router)};
+}
+
+Routing ffn_router_select(const SystemShape& shape, const RouterLogits& logits) {
+  return select_rows(logits, shape.top_k, shape.gate_mode, Marginals::kLogSoftmax);
+}
+
+Schedule ffn_schedule(const Routing& routing) {
+  ScheduleOptions options;
+  options.kind = ScheduleKind::kExpertCentric;
+  options.group_size = 1;
+  return build_schedule(routing, options);
+}
+
+HostTensor ffn_experts(const SystemInputs& inputs, const Routing& routing, const Schedule& schedule) {
+  const auto d = inputs.shape.hidden_size;
+  HostTensor results(Dtype::kF32, routing.num_pairs(), d);  // in CSR order
+  const auto result = results.f32();
+  const auto blocks = blocks_of(schedule);
+  const int threads = omp_get_max_threads();
+  std::vector<Scratch> scratch(static_cast<std::size_t>(threads));
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+  for (std::size_t b = 0; b < blocks.size(); ++b) {
+    auto& mine = scratch[static_cast<std::size_t>(omp_get_thread_num())];
+    run_block(inputs, schedule, blocks[b], mine);
+    for (std::int64_t r = 0; r < mine.out.rows(); ++r) {
+      // With groups of one expert a task is one pair.
+      const auto pair = schedule.sorted_pair_ids[static_cast<std::size_t>(blocks[b].begin + r)];
+      std::copy_n(mine.out.row(r).data(), d, result.row(pair));
+    }
+  }
+  HostTensor out = HostTensor::zeros(Dtype::kF32, inputs.shape.num_tokens, d);
+  const auto y = out.f32();
+#pragma omp parallel for
+  for (std::int64_t token = 0; token < routing.num_tokens; ++token) {
+    const auto first = routing.token_offsets[static_cast<std::size_t>(token)];
+    add_weighted_rows<float>(
+        routing.gates_of(token),
+        [&](std::size_t q) -> const float* { return result.row(first + static_cast<std::int64_t>(q)); }, d,
+        y.row(token));
+  }
+  return out;
+}
+
+std::vector<StageMemory> ffn_memory(const SystemShape& shape, const Schedule& schedule) {
+  const auto f32 = dtype_bytes(Dtype::kF32);
+  const auto pairs = shape.num_tokens * shape.top_k;
+  const auto logits = shape.num_tokens * (1 + shape.num_experts) * f32;
+  const auto selectors = omp_get_max_threads() * (1 + shape.num_experts) * 5 * f32;
+  // Before the first run: sorted_pair_ids, and one (token, offset) per pair.
+  const auto permutation = schedule.items.empty() ? pairs * (8 + 8 + 4) : schedule.bytes();
+  const auto block =
+      kBlockTokens * 2 * (shape.hidden_size + shape.expert_size) + 3 * shape.expert_size * shape.hidden_size;
+  const auto results = (pairs + shape.num_tokens) * shape.hidden_size * f32;
+  return {{Stage::kRouterProject, logits},
+          {Stage::kRouterSelect, logits + selectors},
+          {Stage::kSchedule, permutation},
+          {Stage::kExperts, permutation + results + omp_get_max_threads() * block * f32}};
+}
+
+}  // namespace moescope::reference

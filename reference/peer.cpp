@@ -1,0 +1,89 @@
+// PEER (He 2024): product keys over experts of one hidden neuron,
+// y = sum over heads and selected (h, e) of gate(S)_e * act(x . w_in[e]) * w_out[e].
+#include <omp.h>
+
+#include <vector>
+
+#include "core/error.hpp"
+#include "reference/activation.hpp"
+#include "reference/product_keys.hpp"
+#include "reference/rounding.hpp"
+#include "reference/row_ops.hpp"
+#include "reference/system_execution.hpp"
+
+namespace moescope::reference {
+namespace {
+
+/// [L,d] fp32; every token walks its pairs head by head, by ascending id. An expert that two heads selected
+/// is run for each.
+HostTensor peer_experts(const SystemInputs& inputs, const Routing& routing) {
+  const auto& shape = inputs.shape;
+  struct Scratch {
+    std::vector<float> x;
+    std::vector<float> p;
+  };
+  const int threads = omp_get_max_threads();
+  std::vector<Scratch> scratch(static_cast<std::size_t>(threads),
+                               {std::vector<float>(static_cast<std::size_t>(shape.hidden_size)),
+                                std::vector<float>(static_cast<std::size_t>(shape.top_k))});
+  HostTensor out = HostTensor::zeros(Dtype::kF32, shape.num_tokens, shape.hidden_size);
+  const auto y = out.f32();
+  with_storage_type(shape.dtype, [&]<class T>(T) {
+    const auto x = view_as<T>(inputs.hidden_states);
+    const auto w_in = view_as<T>(inputs.weights->w_in);
+    const auto w_out = view_as<T>(inputs.weights->w_out);
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+    for (std::int64_t token = 0; token < shape.num_tokens; ++token) {
+      auto& mine = scratch[static_cast<std::size_t>(omp_get_thread_num())];
+      const auto pairs = pairs_of_token(shape, routing, token);
+      load_row(x.row(token), x.cols, mine.x.data());
+      for (std::size_t q = 0; q < pairs.gates.size(); ++q) {
+        const float product = dot(mine.x.data(), w_in.row(pairs.expert_ids[q]), w_in.cols);
+        mine.p[q] = pairs.gates[q] * activate(shape.activation, product);
+      }
+      add_weighted_rows<T>(
+          mine.p, [&](std::size_t q) { return w_out.row(pairs.expert_ids[q]); }, w_out.cols, y.row(token));
+    }
+  });
+  return out;
+}
+
+class Peer final : public SystemExecution {
+ public:
+  explicit Peer(const SystemInputs& inputs) : SystemExecution(inputs) {}
+
+  ScheduleKind schedule_kind() const override { return ScheduleKind::kTokenCentric; }
+  std::vector<StageMemory> memory() const override {
+    auto memory = product_key_memory(shape());
+    const auto scratch =
+        omp_get_max_threads() * (shape().hidden_size + shape().top_k) * dtype_bytes(Dtype::kF32);
+    memory.push_back({Stage::kExperts, y_bytes(shape()) + scratch});
+    return memory;
+  }
+
+ private:
+  void compute(Stage stage) override {
+    switch (stage) {
+      case Stage::kRouterProject:
+        logits_ = product_key_scores(inputs_, product_key_queries(inputs_));
+        break;
+      case Stage::kRouterSelect:
+        routing_ = product_key_select(shape(), logits_);
+        logits_ = {};
+        break;
+      case Stage::kExperts:
+        y_ = peer_experts(inputs_, routing_);
+        break;
+      default:
+        throw InternalError("peer has no such stage");
+    }
+  }
+};
+
+}  // namespace
+
+std::unique_ptr<LayerExecution> make_peer(const SystemInputs& inputs) {
+  return std::make_unique<Peer>(inputs);
+}
+
+}  // namespace moescope::reference

@@ -1,0 +1,58 @@
+#include "reference/system_execution.hpp"
+
+#include "core/error.hpp"
+#include "core/host_memory.hpp"
+#include "core/system_cost.hpp"
+
+namespace moescope::reference {
+
+SystemExecution::SystemExecution(const SystemInputs& inputs)
+    : CpuExecution(inputs.shape.dtype), inputs_(inputs) {
+  inputs.validate();
+  stages_ = system_stages(shape().system);
+  const LayerShape row = shape().row_shape();
+  routing_.num_tokens = shape().num_queries();
+  routing_.grid_rows = row.grid_rows;
+  routing_.grid_cols = row.grid_cols;
+  routing_.token_offsets.assign(static_cast<std::size_t>(routing_.num_tokens) + 1, 0);
+}
+
+std::int64_t y_bytes(const SystemShape& shape) {
+  return shape.num_tokens * shape.hidden_size * dtype_bytes(Dtype::kF32);
+}
+
+std::int64_t gated_mlp_workspace_bytes(const SystemShape& shape) {
+  const auto hidden = shape.num_tokens * shape.shared_size;
+  // The activations in fp32 beside their rounded copy, while up is gone; before that gate and up.
+  return 2 * hidden * dtype_bytes(Dtype::kF32) + y_bytes(shape);
+}
+
+std::unique_ptr<LayerExecution> make_system_execution(const SystemInputs& inputs) {
+  const auto make = [&] {
+    switch (inputs.shape.system) {
+      case System::kDenseMlp:
+        return make_dense_mlp(inputs);
+      case System::kGShard:
+        return make_gshard(inputs);
+      case System::kDeepSeekMoe:
+        return make_deepseekmoe(inputs);
+      case System::kPkm:
+        return make_pkm(inputs);
+      case System::kPeer:
+        return make_peer(inputs);
+      case System::kOmniMoe:
+        break;
+    }
+    throw InvalidArgument("system", to_string(inputs.shape.system), "is prepared from LayerInputs");
+  };
+  auto execution = make();
+  // Sums over the stages, though they do not all live at once: a refusal has to be safe, not tight.
+  std::int64_t need = 0;
+  for (const StageMemory& stage : execution->memory()) {
+    need += stage.workspace_bytes;
+  }
+  require_host_memory(inputs.shape.label(), static_cast<std::uint64_t>(need));
+  return execution;
+}
+
+}  // namespace moescope::reference
