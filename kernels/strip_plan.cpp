@@ -33,25 +33,25 @@ SelectMemory select_memory(const LayerShape& shape, std::int64_t max_cover) {
   // What fits the shared memory of every supported GPU (99 KiB per block on sm_86 and sm_89, more on others:
   // CUDA programming guide, technical specifications per compute capability).
   constexpr std::int64_t kMaxSharedBytes = std::int64_t{96} << 10;
-  constexpr std::int64_t kGathered = 32;
-  const auto layout = [&](bool in_registers) {
+  constexpr std::int64_t kLanes = 32;
+  const auto layout = [&](int per_lane, std::uint64_t sort_length) {
     SelectMemory memory;
-    memory.in_registers = in_registers;
-    const auto cols = static_cast<std::uint64_t>(shape.grid_cols);
-    memory.sort_length = static_cast<std::int64_t>(std::bit_ceil(std::max<std::uint64_t>(cols, 32)));
+    memory.per_lane = per_lane;
+    memory.sort_length = static_cast<std::int64_t>(sort_length);
     memory.rows = round_up(shape.grid_rows * 4, kAlignment);
-    memory.counts = round_up(shape.grid_rows * (in_registers ? 2 : 4), kAlignment);
-    memory.lengths = round_up(std::max(kGathered, max_cover + 1) * 4, kAlignment);
-    memory.shared = memory.bytes() <= kMaxSharedBytes;
+    memory.counts = round_up(shape.grid_rows * (per_lane > 0 ? 2 : 4), kAlignment);
+    memory.lengths = round_up(std::max(kLanes, max_cover + 1) * 4, kAlignment);
+    memory.bytes = memory.sort_length * 4 + memory.rows + 2 * memory.counts + memory.lengths;
+    memory.shared = memory.bytes <= kMaxSharedBytes;
     return memory;
   };
-  if (std::max(shape.grid_rows, shape.grid_cols) <= kMaxRegisterExtent) {
-    const SelectMemory memory = layout(true);
-    if (memory.shared) {
-      return memory;
+  const std::int64_t per_lane = ceil_div(std::max(shape.grid_rows, shape.grid_cols), kLanes);
+  for (const int compiled : kSelectPerLane) {
+    if (per_lane <= compiled) {
+      return layout(compiled, static_cast<std::uint64_t>(compiled * kLanes));
     }
   }
-  return layout(false);
+  return layout(0, std::bit_ceil(static_cast<std::uint64_t>(std::max(shape.grid_cols, kLanes))));
 }
 
 StripScratch strip_scratch(const LayerShape& shape, std::int64_t max_cover) {
@@ -61,7 +61,7 @@ StripScratch strip_scratch(const LayerShape& shape, std::int64_t max_cover) {
   scratch.cover_ranks = round_up(scratch.strip_counts + (shape.grid_rows + shape.grid_cols) * 4, kAlignment);
   scratch.memory = round_up(scratch.cover_ranks + shape.num_tokens * max_cover * 4, kAlignment);
   scratch.bytes =
-      scratch.memory + (memory.shared ? 0 : std::min(shape.num_tokens, kGlobalSelectBlocks) * memory.bytes());
+      scratch.memory + (memory.shared ? 0 : std::min(shape.num_tokens, kGlobalSelectBlocks) * memory.bytes);
   return scratch;
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -10,20 +11,20 @@
 /// shared by strip_capacity() and the launchers.
 namespace moescope::cuda {
 
-/// Columns (and rows) up to which a warp keeps a token's marginals in registers while it sorts.
-inline constexpr std::int64_t kMaxRegisterExtent = 1024;
+/// Values per lane for which the selection is compiled, ascending: powers of two, and the paper's grid of 320
+/// x 320, which would sort 60 % more with 16.
+inline constexpr std::array kSelectPerLane = {1, 2, 4, 8, 10, 16, 32};
 
-/// Working memory of one token, in bytes; each part is 16-byte aligned. Without registers to sort in, columns
-/// are sorted in place, padded to a power of two, and counts need 32 bits.
+/// Working memory of one token's selection, in bytes; each part is 16-byte aligned.
 struct SelectMemory {
-  std::int64_t sort_length = 0;  ///< floats: the columns, sorted
+  int per_lane = 0;              ///< values of a marginal that a lane sorts in registers; 0: sorted in memory
+  std::int64_t sort_length = 0;  ///< floats: the columns, sorted; a power of two when that is done in memory
   std::int64_t rows = 0;         ///< bytes of the rows' scores: one float each
-  std::int64_t counts = 0;       ///< bytes of one array of counts per row; there are two
-  std::int64_t lengths = 0;      ///< bytes of the histogram of row lengths, or of 32 floats
-  bool in_registers = false;
-  bool shared = false;  ///< fits the shared memory of a block
-
-  std::int64_t bytes() const { return sort_length * 4 + rows + 2 * counts + lengths; }
+  std::int64_t counts =
+      0;  ///< bytes of one of the two arrays of counts per row: 16 bits each, or 32 in memory
+  std::int64_t lengths = 0;  ///< bytes of the histogram of row lengths, or of 32 floats
+  std::int64_t bytes = 0;    ///< of all
+  bool shared = false;       ///< it fits the shared memory of a block
 };
 SelectMemory select_memory(const LayerShape& shape, std::int64_t max_cover);
 

@@ -5,18 +5,19 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <vector>
 
 #include "kernels/layer_buffers.hpp"
 #include "reference/stages.hpp"
 #include "tests/support/gpu_guard.hpp"
-#include "tests/support/routings.hpp"
+#include "tests/support/router_logits.hpp"
 
 namespace moescope {
 namespace {
 
 using namespace cuda;
+using test::exact_logits;
+using test::normal_logits;
 
 struct Selected {
   Routing routing;
@@ -47,56 +48,6 @@ Selected select(const LayerShape& shape, const std::vector<float>& logits) {
   return result;
 }
 
-/// One large logit per side makes the sum of exponentials exactly 1, so log-softmax equals the logits, and
-/// multiples of 1/4 add exactly: the scores are known to the last bit, with many ties.
-std::vector<float> exact_logits(const LayerShape& shape, std::uint64_t seed, double levels) {
-  const Philox random(seed, 1);
-  std::vector<float> logits;
-  for (std::int64_t token = 0; token < shape.num_tokens; ++token) {
-    for (const std::int64_t extent : {shape.grid_rows, shape.grid_cols}) {
-      const auto first = logits.size();
-      for (std::int64_t i = 0; i < extent; ++i) {
-        logits.push_back(static_cast<float>(-60.0 - std::floor(levels * random.uniform(logits.size())) / 4));
-      }
-      const auto best =
-          static_cast<std::size_t>(random.uniform((1U << 30) + first) * static_cast<double>(extent));
-      logits[first + best] = 0;
-    }
-  }
-  return logits;
-}
-
-std::vector<float> normal_logits(const LayerShape& shape, std::uint64_t seed, double scale) {
-  const Philox random(seed, 2);
-  std::vector<float> logits(static_cast<std::size_t>(shape.num_tokens * (shape.grid_rows + shape.grid_cols)));
-  for (std::size_t i = 0; i < logits.size(); ++i) {
-    logits[i] = static_cast<float>(scale * test::normal(random, i));
-  }
-  return logits;
-}
-
-RouterLogits split(const LayerShape& shape, const std::vector<float>& logits) {
-  RouterLogits result{HostTensor(Dtype::kF32, shape.num_tokens, shape.grid_rows),
-                      HostTensor(Dtype::kF32, shape.num_tokens, shape.grid_cols)};
-  auto from = logits.begin();
-  for (std::int64_t token = 0; token < shape.num_tokens; ++token) {
-    std::copy_n(from, shape.grid_rows, result.row.f32().row(token));
-    std::copy_n(from + shape.grid_rows, shape.grid_cols, result.col.f32().row(token));
-    from += shape.grid_rows + shape.grid_cols;
-  }
-  return result;
-}
-
-std::vector<LayerShape> select_shapes() {
-  using test::make_shape;
-  return {make_shape(1, 8, 1, 1, 1),         make_shape(3, 8, 1, 37, 5),     make_shape(3, 8, 37, 1, 5),
-          make_shape(5, 8, 1, 64, 64),       make_shape(5, 8, 64, 1, 64),    make_shape(300, 8, 8, 8, 1),
-          make_shape(300, 8, 8, 8, 64),      make_shape(3000, 8, 8, 8, 63),  make_shape(2100, 8, 48, 16, 64),
-          make_shape(265, 8, 16, 48, 7),     make_shape(33, 8, 33, 29, 300), make_shape(3000, 8, 32, 32, 40),
-          make_shape(2, 8, 320, 320, 512),   make_shape(9, 8, 5, 200, 3),    make_shape(4, 8, 320, 320, 4096),
-          make_shape(2, 8, 1024, 1024, 512), make_shape(1, 8, 64, 96, 6144)};
-}
-
 class RouterSelectGpu : public testing::TestWithParam<LayerShape> {
  protected:
   void SetUp() override { MOESCOPE_NEEDS_GPU(); }
@@ -104,7 +55,7 @@ class RouterSelectGpu : public testing::TestWithParam<LayerShape> {
 std::string label(const testing::TestParamInfo<LayerShape>& info) {
   return info.param.label() + "_" + std::to_string(info.index);
 }
-INSTANTIATE_TEST_SUITE_P(Shapes, RouterSelectGpu, testing::ValuesIn(select_shapes()), label);
+INSTANTIATE_TEST_SUITE_P(Shapes, RouterSelectGpu, testing::ValuesIn(test::select_shapes()), label);
 
 TEST_P(RouterSelectGpu, ResolvesTiesToTheLowerIdExactly) {
   const LayerShape& shape = GetParam();
@@ -134,16 +85,9 @@ TEST_P(RouterSelectGpu, AgreesWithTheReference) {
   for (const GateMode mode : {GateMode::kSoftmax, GateMode::kProbability}) {
     shape.gate_mode = mode;
     for (const double scale : {1.0, 4.0}) {
-      const auto logits = split(shape, normal_logits(shape, 7, scale));
+      const auto logits = test::split(shape, normal_logits(shape, 7, scale));
       const Routing expected = reference::router_select(shape, logits);
-      std::vector<float> joined;
-      for (std::int64_t token = 0; token < shape.num_tokens; ++token) {
-        const auto row = logits.row.f32().row_span(token);
-        const auto col = logits.col.f32().row_span(token);
-        joined.insert(joined.end(), row.begin(), row.end());
-        joined.insert(joined.end(), col.begin(), col.end());
-      }
-      const Routing actual = select(shape, joined).routing;
+      const Routing actual = select(shape, test::join(shape, logits)).routing;
       ASSERT_NO_THROW(actual.validate());
       std::int64_t different = 0;
       for (std::int64_t token = 0; token < shape.num_tokens; ++token) {

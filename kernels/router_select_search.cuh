@@ -1,0 +1,213 @@
+#pragma once
+
+#include <cstdint>
+
+#include "kernels/block_ops.cuh"
+#include "kernels/router_select_marginals.cuh"
+
+/// One warp finds a token's K-th largest score, exactly, from its sorted columns: no score is ever listed.
+///
+/// For one row, the number of columns with S >= t is a binary search in the sorted columns, because the fp32
+/// sum is monotone in p_c. Their total over the rows is monotone in t. The warp brackets the K-th score, low
+/// <= it < high, and narrows the bracket by guesses: ln(count) is nearly linear in t. When no more than a
+/// warp's width of scores lies in the bracket they are gathered and sorted. Where guesses fail, the bracket
+/// is halved on the floats mapped to integers that order alike, so that the search ends whatever the scores
+/// are.
+namespace moescope::cuda {
+
+/// What the search works on, in shared memory (or global memory for large grids).
+template <class Count>
+struct SearchMemory {
+  const float* sorted;  ///< columns, descending
+  float* rows;          ///< scores of the rows in play, by id
+  Count* above;         ///< per row in play: columns with S >= high
+  Count* probe;
+  float* gathered;  ///< [kWarp]
+};
+
+/// Rows and columns that can have a selected pair.
+struct InPlay {
+  int rows;
+  int cols;
+};
+
+/// The threshold, and which of the scores equal to it are selected.
+struct Threshold {
+  float score;   ///< the K-th largest
+  int ties;      ///< how many of the scores equal to it are selected, those with the lowest ids
+  bool limited;  ///< whether there are more of them
+};
+
+/// A lower bound of the K-th score: the a best rows and b best columns have a * b >= K scores down to their
+/// corner. Of the rows it takes the best of every lane, of which there are at most a warp's width.
+__device__ inline float corner_bound(float best_row_of_lane, const float* sorted, int cols, int top_k) {
+  float best[1] = {best_row_of_lane};
+  sort_warp(best);
+  const int rows = static_cast<int>(threadIdx.x) % kWarp + 1;
+  const int needed = (top_k - 1) / rows + 1;
+  return warp_max(needed <= cols ? best[0] + sorted[needed - 1] : -INFINITY);
+}
+
+/// Columns with S >= t of kRows rows per lane from `first` on, no fewer than in `above` and at most `length`
+/// more; they go to `probe`, their sum is returned.
+template <int kRows, class Count>
+__device__ __forceinline__ int count_rows(const SearchMemory<Count>& memory, InPlay in_play, int first,
+                                          float t, int length) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  float row[kRows];
+  int count[kRows];
+#pragma unroll
+  for (int u = 0; u < kRows; ++u) {
+    const int i = first + u * kWarp + lane;
+    row[u] = i < in_play.rows ? memory.rows[i] : 0.0F;
+    count[u] = i < in_play.rows ? min(static_cast<int>(memory.above[i]), in_play.cols - length) : 0;
+  }
+  for (int rest = length; rest > 1;) {
+    const int half = rest / 2;
+#pragma unroll
+    for (int u = 0; u < kRows; ++u) {
+      if (row[u] + memory.sorted[count[u] + half - 1] >= t) {
+        count[u] += half;
+      }
+    }
+    rest -= half;
+  }
+  int total = 0;
+#pragma unroll
+  for (int u = 0; u < kRows; ++u) {
+    const int i = first + u * kWarp + lane;
+    if (row[u] + memory.sorted[count[u]] >= t) {
+      ++count[u];
+    }
+    if (i < in_play.rows) {
+      memory.probe[i] = static_cast<Count>(count[u]);
+      total += count[u];
+    }
+  }
+  return total;
+}
+
+template <class Count>
+__device__ __forceinline__ int count_scores(const SearchMemory<Count>& memory, InPlay in_play, float t,
+                                            int length) {
+  int total = 0;
+  int first = 0;
+  for (; first + 2 * kWarp < in_play.rows; first += 4 * kWarp) {
+    total += count_rows<4>(memory, in_play, first, t, length);
+  }
+  if (first + kWarp < in_play.rows) {
+    total += count_rows<2>(memory, in_play, first, t, length);
+  } else if (first < in_play.rows) {
+    total += count_rows<1>(memory, in_play, first, t, length);
+  }
+  return __reduce_add_sync(kAllLanes, total);
+}
+
+/// The next guess inside (low, high): where the count should be `aim`.
+struct Guess {
+  float score;
+  float log_count;
+};
+__device__ inline float next_guess(Guess last, Guess before, float log_aim) {
+  return last.score +
+         (log_aim - last.log_count) * (before.score - last.score) / (before.log_count - last.log_count);
+}
+
+/// Puts the scores in [low, high) into memory.gathered; there are at most kWarp. `above` holds the counts at
+/// high.
+template <class Count>
+__device__ void gather(const SearchMemory<Count>& memory, InPlay in_play, float low) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  int found = 0;
+  for (int first = 0; first < in_play.rows; first += kWarp) {
+    const int i = first + lane;
+    int next = i < in_play.rows ? static_cast<int>(memory.above[i]) : in_play.cols;
+    const float row = i < in_play.rows ? memory.rows[i] : 0.0F;
+    for (;;) {
+      const float score = next < in_play.cols ? row + memory.sorted[next] : 0.0F;
+      const bool inside = next < in_play.cols && score >= low;
+      const unsigned mask = __ballot_sync(kAllLanes, inside);
+      if (mask == 0) {
+        break;
+      }
+      if (inside) {
+        memory.gathered[found + __popc(mask & ((1U << lane) - 1))] = score;
+        ++next;
+      }
+      found += __popc(mask);
+    }
+  }
+  __syncwarp();
+}
+
+/// Finds the threshold. memory.above must be 0 for every row in play; on return it holds counts at some score
+/// above the threshold. `low_bound` has at least K scores down to it; `row_best` and `col_best` are the
+/// largest marginals.
+template <class Count>
+__device__ Threshold find_threshold(SearchMemory<Count>& memory, InPlay in_play, int top_k, float low_bound,
+                                    float best_score) {
+  constexpr int kMaxGuesses = 8;  // then every other step halves the bracket; 4 to 6 are usual
+  const auto log_of = [](int count) { return __log2f(fmaxf(static_cast<float>(count), 0.5F)); };
+  unsigned low = to_key(low_bound);
+  unsigned high = to_key(best_score) + 1;
+  unsigned middle = low;
+  int count_low = 0;
+  int count_high = 0;
+  int length = in_play.cols;
+  Guess last{best_score, 0.0F};
+  for (int step = 1;; ++step) {
+    const int count = count_scores(memory, in_play, from_key(middle), length);
+    if (count >= top_k) {
+      low = middle;
+      count_low = count;
+    } else {
+      high = middle;
+      count_high = count;
+      Count* const old = memory.above;
+      memory.above = memory.probe;
+      memory.probe = old;
+    }
+    const int inside = count_low - count_high;
+    if (inside <= kWarp || high - low <= 1) {
+      break;
+    }
+    length = min(in_play.cols, inside);
+    // Aim a little past K when the bracket's other side is near enough already.
+    constexpr int kNear = kWarp / 2;
+    const int aim = count_low - top_k <= kNear    ? top_k - kNear / 2
+                    : top_k - count_high <= kNear ? top_k + kNear / 2
+                                                  : top_k;
+    const Guess here{from_key(middle), log_of(count)};
+    const float low_score = from_key(low);
+    const float high_score = from_key(high);
+    float next;
+    if (inside < top_k / 4) {
+      next = high_score +
+             (low_score - high_score) * static_cast<float>(aim - count_high) / static_cast<float>(inside);
+    } else {
+      next = next_guess(here, last, log_of(aim));
+    }
+    last = here;
+    middle = low + (high - low) / 2;
+    if (next > low_score && next < high_score && (step <= kMaxGuesses || step % 2 == 0)) {
+      middle = to_key(next);
+    }
+    __syncwarp();
+  }
+  __syncwarp();
+  const int wanted = top_k - count_high;  // of the scores in [low, high)
+  if (count_low - count_high > kWarp) {
+    return {from_key(low), wanted, wanted < count_low - count_high};  // all of them equal low
+  }
+  gather(memory, in_play, from_key(low));
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  float score[1] = {lane < count_low - count_high ? memory.gathered[lane] : -INFINITY};
+  sort_warp(score);
+  const float threshold = __shfl_sync(kAllLanes, score[0], wanted - 1);
+  const bool real = lane < count_low - count_high;
+  const int larger = __popc(__ballot_sync(kAllLanes, real && score[0] > threshold));
+  const int equal = __popc(__ballot_sync(kAllLanes, real && score[0] == threshold));
+  return {threshold, wanted - larger, wanted - larger < equal};
+}
+
+}  // namespace moescope::cuda
