@@ -74,6 +74,17 @@ double selection_tolerance(std::int64_t hidden_size, double partial_sum_scale, d
           kSelectionScoreRoundings * score_scale);
 }
 
+// One rounding as in derivation 1, and a random walk as in selection_tolerance.
+double stored_product_error(Dtype dtype, std::int64_t reduction_length, double partial_sum_scale,
+                            double magnitude) {
+  const double storage = dtype == Dtype::kBF16 ? kRoundingRms * kUnitBf16 * magnitude : 0;
+  return storage + kUnitF32 * (std::sqrt(static_cast<double>(reduction_length)) * partial_sum_scale +
+                               kSelectionScoreRoundings * magnitude);
+}
+
+// Independent errors, at six standard deviations; the threshold moves by as much as the score, hence the 2.
+double operand_selection_tolerance(double operand_error) { return 2 * kSelectionDeviations * operand_error; }
+
 std::string ErrorReport::describe() const {
   return fmt::format("relative error {:.3g} (max {:.3g} at [{},{}]: {:.6g} against {:.6g}; mean {:.3g})",
                      relative_error, max_absolute_error, worst_row, worst_col, worst_out, worst_ref,

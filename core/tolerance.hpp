@@ -20,6 +20,15 @@ double relative_error_tolerance(Dtype dtype, std::int64_t reduction_length);
 /// in tolerance.cpp.
 double selection_tolerance(std::int64_t hidden_size, double partial_sum_scale, double score_scale);
 
+/// Absolute error of one element of a product that is kept in `dtype` for the next one (a query): its
+/// rounding to storage, and the accumulation of `reduction_length` terms with partial sums up to
+/// `partial_sum_scale`.
+double stored_product_error(Dtype dtype, std::int64_t reduction_length, double partial_sum_scale,
+                            double magnitude);
+/// What such errors add to selection_tolerance(). `operand_error`: root sum of squares of (error of the
+/// stored element * what it is multiplied with) over a score's terms, both halves added.
+double operand_selection_tolerance(double operand_error);
+
 /// Comparison of an output with a reference of the same extents.
 struct ErrorReport {
   double relative_error = 0;  ///< ||out - ref||_F / ||ref||_F; NaN anywhere gives infinity

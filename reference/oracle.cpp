@@ -10,142 +10,20 @@
 
 #include "core/error.hpp"
 #include "core/tolerance.hpp"
+#include "reference/oracle_math.hpp"
 
 namespace moescope {
 namespace {
 
-using Vector = std::vector<double>;
-
-Vector row_of(const HostTensor& tensor, std::int64_t row) {
-  if (tensor.dtype() == Dtype::kF32) {
-    const auto values = tensor.f32().row_span(row);
-    return {values.begin(), values.end()};
-  }
-  Vector values;
-  for (const Bf16 value : tensor.bf16().row_span(row)) {
-    values.push_back(to_float(value));
-  }
-  return values;
-}
-
-double dot(const Vector& a, const Vector& b) {
-  return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
-}
-
-/// sigma of eq. 7.
-double sigma(Activation activation, double x) {
-  switch (activation) {
-    case Activation::kSilu:
-      return x / (1 + std::exp(-x));
-    case Activation::kGelu:
-      return x * 0.5 * std::erfc(-x / std::sqrt(2.0));
-    case Activation::kRelu:
-      return std::max(x, 0.0);
-  }
-  return x;
-}
-
-/// One side of the router: logits, and what bounds their rounding errors in fp32.
-struct Marginal {
-  Vector log_p;
-  double partial_sum_scale = 0;
-  double score_scale = 0;
-};
-
-Marginal log_softmax_of_logits(const Vector& x, const HostTensor& weight, const std::vector<float>& bias) {
-  Marginal marginal;
-  Vector logits;
-  for (std::int64_t i = 0; i < weight.rows(); ++i) {
-    const Vector w = row_of(weight, i);
-    double sum = 0;
-    for (std::size_t k = 0; k < x.size(); ++k) {
-      sum += x[k] * w[k];
-      marginal.partial_sum_scale = std::max(marginal.partial_sum_scale, std::abs(sum));
-    }
-    logits.push_back(sum + (bias.empty() ? 0.0 : bias[static_cast<std::size_t>(i)]));
-  }
-  const double max = *std::max_element(logits.begin(), logits.end());
-  double sum = 0;
-  for (const double s : logits) {
-    sum += std::exp(s - max);
-  }
-  const double log_sum_exp = max + std::log(sum);
-  for (const double s : logits) {
-    marginal.log_p.push_back(s - log_sum_exp);
-    marginal.score_scale = std::max({marginal.score_scale, std::abs(s), std::abs(s - log_sum_exp)});
-  }
-  return marginal;
-}
-
-/// The K largest of all N scores, ties to the lower id; ids ascending. `threshold` becomes the K-th largest.
-std::vector<std::int32_t> top_k_of_all(const OracleRouting& routing, std::int64_t t, std::int64_t top_k,
-                                       double& threshold) {
-  Vector scores;
-  for (std::int64_t id = 0; id < routing.grid_rows * routing.grid_cols; ++id) {
-    scores.push_back(routing.score(t, static_cast<std::int32_t>(id)));
-  }
-  std::vector<std::int32_t> ids(scores.size());
-  std::iota(ids.begin(), ids.end(), 0);
-  const auto last = ids.begin() + (top_k - 1);
-  std::nth_element(ids.begin(), last, ids.end(), [&](std::int32_t a, std::int32_t b) {
-    const double score_a = scores[static_cast<std::size_t>(a)];
-    const double score_b = scores[static_cast<std::size_t>(b)];
-    return score_a > score_b || (score_a == score_b && a < b);
-  });
-  threshold = scores[static_cast<std::size_t>(*last)];
-  ids.resize(static_cast<std::size_t>(top_k));
-  std::sort(ids.begin(), ids.end());
-  return ids;
-}
-
-/// Gates over the given experts of sample t (paper eq. 2, or exp(S)).
-Vector gates_of_scores(const OracleRouting& routing, std::int64_t t, std::span<const std::int32_t> ids,
-                       GateMode mode) {
-  Vector gates;
-  for (const auto id : ids) {
-    gates.push_back(std::exp(routing.score(t, id)));
-  }
-  if (mode == GateMode::kSoftmax) {
-    const double sum = std::accumulate(gates.begin(), gates.end(), 0.0);
-    for (double& gate : gates) {
-      gate /= sum;
-    }
-  }
-  return gates;
-}
-
-std::vector<std::int64_t> checked_tokens(const std::vector<std::int64_t>& tokens, std::int64_t num_tokens) {
-  if (tokens.empty()) {
-    std::vector<std::int64_t> all(static_cast<std::size_t>(num_tokens));
-    std::iota(all.begin(), all.end(), 0);
-    return all;
-  }
-  for (std::size_t t = 0; t < tokens.size(); ++t) {
-    if (tokens[t] < 0 || tokens[t] >= num_tokens || (t > 0 && tokens[t] <= tokens[t - 1])) {
-      throw InvalidArgument(fmt::format("tokens[{}]", t), fmt::to_string(tokens[t]),
-                            fmt::format("must ascend and be in [0, {})", num_tokens));
-    }
-  }
-  return tokens;
-}
-
-void append_token(OracleRouting& routing, std::span<const std::int32_t> ids, const Vector& gates) {
-  routing.expert_ids.insert(routing.expert_ids.end(), ids.begin(), ids.end());
-  routing.gates.insert(routing.gates.end(), gates.begin(), gates.end());
-  routing.token_offsets.push_back(std::ssize(routing.expert_ids));
-}
-
-void add_shared_mlp(const LayerInputs& inputs, const Vector& x, Vector& y) {
-  const auto& shared = *inputs.experts->shared;
-  Vector hidden;
-  for (std::int64_t j = 0; j < inputs.shape.shared_size; ++j) {
-    hidden.push_back(sigma(inputs.shape.activation, dot(x, row_of(shared.gate, j))) *
-                     dot(x, row_of(shared.up, j)));
-  }
-  for (std::size_t k = 0; k < y.size(); ++k) {
-    y[k] += dot(hidden, row_of(shared.down, static_cast<std::int64_t>(k)));
-  }
-}
+using oracle::append_query;
+using oracle::checked_tokens;
+using oracle::dot;
+using oracle::gates_of_scores;
+using oracle::log_softmax_of_logits;
+using oracle::row_of;
+using oracle::sigma;
+using oracle::top_k_of_all;
+using oracle::Vector;
 
 /// Eq. 7 for sample t.
 Vector layer_of_token(const LayerInputs& inputs, const Routing* selection, const OracleRouting& routing,
@@ -167,7 +45,7 @@ Vector layer_of_token(const LayerInputs& inputs, const Routing* selection, const
     }
   }
   if (inputs.experts->shared) {
-    add_shared_mlp(inputs, x, y);
+    oracle::add_gated_mlp(x, *inputs.experts->shared, inputs.shape.activation, y);
   }
   return y;
 }
@@ -209,7 +87,7 @@ OracleRouting oracle_routing(const LayerInputs& inputs, const std::vector<std::i
     const auto token = routing.tokens[t];
     if (inputs.fixed_routing) {
       const auto gates = inputs.fixed_routing->gates_of(token);
-      append_token(routing, inputs.fixed_routing->ids_of(token), Vector(gates.begin(), gates.end()));
+      append_query(routing, inputs.fixed_routing->ids_of(token), Vector(gates.begin(), gates.end()));
       continue;
     }
     const Vector x = row_of(inputs.hidden_states, token);
@@ -221,7 +99,7 @@ OracleRouting oracle_routing(const LayerInputs& inputs, const std::vector<std::i
         shape.hidden_size, row.partial_sum_scale + col.partial_sum_scale, row.score_scale + col.score_scale));
     const auto sample = static_cast<std::int64_t>(t);
     const auto ids = top_k_of_all(routing, sample, shape.top_k, routing.threshold.emplace_back());
-    append_token(routing, ids, gates_of_scores(routing, sample, ids, shape.gate_mode));
+    append_query(routing, ids, gates_of_scores(routing, sample, ids, shape.gate_mode));
   }
   return routing;
 }

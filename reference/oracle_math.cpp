@@ -1,0 +1,133 @@
+#include "reference/oracle_math.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "core/error.hpp"
+
+namespace moescope::oracle {
+
+Vector row_of(const HostTensor& tensor, std::int64_t row) {
+  if (tensor.dtype() == Dtype::kF32) {
+    const auto values = tensor.f32().row_span(row);
+    return {values.begin(), values.end()};
+  }
+  Vector values;
+  for (const Bf16 value : tensor.bf16().row_span(row)) {
+    values.push_back(to_float(value));
+  }
+  return values;
+}
+
+double dot(const Vector& a, const Vector& b) {
+  return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
+}
+
+double sigma(Activation activation, double x) {
+  switch (activation) {
+    case Activation::kSilu:
+      return x / (1 + std::exp(-x));
+    case Activation::kGelu:
+      return x * 0.5 * std::erfc(-x / std::sqrt(2.0));
+    case Activation::kRelu:
+      return std::max(x, 0.0);
+  }
+  return x;
+}
+
+Marginal log_softmax_of_logits(const Vector& x, const HostTensor& weight, const std::vector<float>& bias) {
+  Marginal marginal;
+  Vector logits;
+  for (std::int64_t i = 0; i < weight.rows(); ++i) {
+    const Vector w = row_of(weight, i);
+    double sum = 0;
+    for (std::size_t k = 0; k < x.size(); ++k) {
+      sum += x[k] * w[k];
+      marginal.partial_sum_scale = std::max(marginal.partial_sum_scale, std::abs(sum));
+    }
+    logits.push_back(sum + (bias.empty() ? 0.0 : bias[static_cast<std::size_t>(i)]));
+  }
+  const double max = *std::max_element(logits.begin(), logits.end());
+  double sum = 0;
+  for (const double s : logits) {
+    sum += std::exp(s - max);
+  }
+  const double log_sum_exp = max + std::log(sum);
+  for (const double s : logits) {
+    marginal.log_p.push_back(s - log_sum_exp);
+    marginal.score_scale = std::max({marginal.score_scale, std::abs(s), std::abs(s - log_sum_exp)});
+  }
+  return marginal;
+}
+
+std::vector<std::int32_t> top_k_of_all(const OracleRouting& routing, std::int64_t t, std::int64_t top_k,
+                                       double& threshold) {
+  Vector scores;
+  for (std::int64_t id = 0; id < routing.grid_rows * routing.grid_cols; ++id) {
+    scores.push_back(routing.score(t, static_cast<std::int32_t>(id)));
+  }
+  std::vector<std::int32_t> ids(scores.size());
+  std::iota(ids.begin(), ids.end(), 0);
+  const auto last = ids.begin() + (top_k - 1);
+  std::nth_element(ids.begin(), last, ids.end(), [&](std::int32_t a, std::int32_t b) {
+    const double score_a = scores[static_cast<std::size_t>(a)];
+    const double score_b = scores[static_cast<std::size_t>(b)];
+    return score_a > score_b || (score_a == score_b && a < b);
+  });
+  threshold = scores[static_cast<std::size_t>(*last)];
+  ids.resize(static_cast<std::size_t>(top_k));
+  std::sort(ids.begin(), ids.end());
+  return ids;
+}
+
+Vector gates_of_scores(const OracleRouting& routing, std::int64_t t, std::span<const std::int32_t> ids,
+                       GateMode mode) {
+  Vector gates;
+  for (const auto id : ids) {
+    const double score = routing.score(t, id);
+    gates.push_back(mode == GateMode::kRelu ? std::max(score, 0.0) : std::exp(score));
+  }
+  if (mode == GateMode::kSoftmax) {
+    const double sum = std::accumulate(gates.begin(), gates.end(), 0.0);
+    for (double& gate : gates) {
+      gate /= sum;
+    }
+  }
+  return gates;
+}
+
+std::vector<std::int64_t> checked_tokens(const std::vector<std::int64_t>& tokens, std::int64_t num_tokens) {
+  if (tokens.empty()) {
+    std::vector<std::int64_t> all(static_cast<std::size_t>(num_tokens));
+    std::iota(all.begin(), all.end(), 0);
+    return all;
+  }
+  for (std::size_t t = 0; t < tokens.size(); ++t) {
+    if (tokens[t] < 0 || tokens[t] >= num_tokens || (t > 0 && tokens[t] <= tokens[t - 1])) {
+      throw InvalidArgument(fmt::format("tokens[{}]", t), fmt::to_string(tokens[t]),
+                            fmt::format("must ascend and be in [0, {})", num_tokens));
+    }
+  }
+  return tokens;
+}
+
+void append_query(OracleRouting& routing, std::span<const std::int32_t> ids, const Vector& gates) {
+  routing.expert_ids.insert(routing.expert_ids.end(), ids.begin(), ids.end());
+  routing.gates.insert(routing.gates.end(), gates.begin(), gates.end());
+  routing.token_offsets.push_back(std::ssize(routing.expert_ids));
+}
+
+void add_gated_mlp(const Vector& x, const SharedMlpWeights& weights, Activation activation, Vector& y) {
+  Vector hidden;
+  for (std::int64_t j = 0; j < weights.gate.rows(); ++j) {
+    hidden.push_back(sigma(activation, dot(x, row_of(weights.gate, j))) * dot(x, row_of(weights.up, j)));
+  }
+  for (std::size_t k = 0; k < y.size(); ++k) {
+    y[k] += dot(hidden, row_of(weights.down, static_cast<std::int64_t>(k)));
+  }
+}
+
+}  // namespace moescope::oracle

@@ -1,0 +1,250 @@
+#include "reference/system_oracle.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+#include "core/error.hpp"
+#include "reference/oracle_math.hpp"
+
+namespace moescope {
+namespace {
+
+using oracle::dot;
+using oracle::row_of;
+using oracle::sigma;
+using oracle::Vector;
+
+/// A half query, and how far each of its elements may be off in the path under test.
+struct HalfQuery {
+  Vector q;
+  Vector error;
+};
+
+/// LayerNorm(x Wq^T) of one half of one head; without weights no norm.
+HalfQuery half_query(const SystemInputs& inputs, const Vector& x, std::int64_t first_row) {
+  const auto& shape = inputs.shape;
+  const auto& keys = *inputs.weights->keys;
+  HalfQuery half;
+  double partial = 0;  // largest partial sum of the projection
+  for (std::int64_t i = 0; i < shape.key_size; ++i) {
+    const Vector w = row_of(keys.queries, first_row + i);
+    double sum = 0;
+    for (std::size_t k = 0; k < x.size(); ++k) {
+      sum += x[k] * w[k];
+      partial = std::max(partial, std::abs(sum));
+    }
+    half.q.push_back(sum);
+  }
+  if (!keys.norm_weight.empty()) {
+    const auto count = static_cast<double>(half.q.size());
+    double mean = 0;
+    for (const double value : half.q) {
+      mean += value / count;
+    }
+    double variance = 0;
+    for (const double value : half.q) {
+      variance += (value - mean) * (value - mean) / count;
+    }
+    const double scale = 1 / std::sqrt(variance + 1e-5);
+    for (std::size_t i = 0; i < half.q.size(); ++i) {
+      half.q[i] = (half.q[i] - mean) * scale * keys.norm_weight[i] + keys.norm_bias[i];
+    }
+    partial *= scale;
+  }
+  for (const double value : half.q) {
+    half.error.push_back(stored_product_error(shape.dtype, shape.hidden_size, partial, std::abs(value)));
+  }
+  return half;
+}
+
+/// Scores of one half's sub-keys, and what bounds their errors.
+struct HalfScores {
+  Vector scores;
+  double partial_sum_scale = 0;
+  double score_scale = 0;
+  double operand_error = 0;  ///< largest root sum of squares of (query error * key element)
+};
+
+HalfScores half_scores(const SystemInputs& inputs, const Vector& x, std::int64_t head, std::int64_t half) {
+  const auto& shape = inputs.shape;
+  const auto query = half_query(inputs, x, (half * shape.heads + head) * shape.key_size);
+  HalfScores result;
+  for (std::int64_t key = 0; key < shape.num_keys(); ++key) {
+    const Vector k = row_of(inputs.weights->keys->keys, (head * shape.num_keys() + key) * 2 + half);
+    double sum = 0;
+    double squares = 0;
+    for (std::size_t i = 0; i < k.size(); ++i) {
+      sum += query.q[i] * k[i];
+      squares += query.error[i] * k[i] * query.error[i] * k[i];
+      result.partial_sum_scale = std::max(result.partial_sum_scale, std::abs(sum));
+    }
+    result.scores.push_back(sum);
+    result.score_scale = std::max(result.score_scale, std::abs(sum));
+    result.operand_error = std::max(result.operand_error, std::sqrt(squares));
+  }
+  return result;
+}
+
+/// Scores of one query of token x as marginals of its grid.
+void append_scores(const SystemInputs& inputs, const Vector& x, std::int64_t head, OracleRouting& routing) {
+  const auto& shape = inputs.shape;
+  if (shape.has_ffn_experts()) {
+    const auto marginal = oracle::log_softmax_of_logits(x, inputs.weights->router, {});
+    routing.row_log_p.push_back(0);
+    routing.col_log_p.insert(routing.col_log_p.end(), marginal.log_p.begin(), marginal.log_p.end());
+    routing.tolerance.push_back(
+        selection_tolerance(shape.hidden_size, marginal.partial_sum_scale, marginal.score_scale));
+    return;
+  }
+  const auto row = half_scores(inputs, x, head, 0);
+  const auto col = half_scores(inputs, x, head, 1);
+  routing.row_log_p.insert(routing.row_log_p.end(), row.scores.begin(), row.scores.end());
+  routing.col_log_p.insert(routing.col_log_p.end(), col.scores.begin(), col.scores.end());
+  routing.tolerance.push_back(selection_tolerance(shape.key_size,
+                                                  row.partial_sum_scale + col.partial_sum_scale,
+                                                  row.score_scale + col.score_scale) +
+                              operand_selection_tolerance(row.operand_error + col.operand_error));
+}
+
+/// y += gate * expert(x) for one FFN expert, PKM value or PEER neuron.
+void add_expert(const SystemInputs& inputs, const Vector& x, std::int32_t id, double gate, Vector& y) {
+  const auto& shape = inputs.shape;
+  const auto& weights = *inputs.weights;
+  if (shape.has_ffn_experts()) {
+    const auto f = shape.expert_size;
+    Vector hidden;
+    for (std::int64_t j = 0; j < f; ++j) {
+      hidden.push_back(sigma(shape.activation, dot(x, row_of(weights.experts->gate_up, id * 2 * f + j))) *
+                       dot(x, row_of(weights.experts->gate_up, id * 2 * f + f + j)));
+    }
+    for (std::size_t i = 0; i < y.size(); ++i) {
+      y[i] += gate * dot(hidden, row_of(weights.experts->down,
+                                        id * shape.hidden_size + static_cast<std::int64_t>(i)));
+    }
+    return;
+  }
+  const double p =
+      shape.system == System::kPkm ? gate : gate * sigma(shape.activation, dot(x, row_of(weights.w_in, id)));
+  const Vector v = row_of(weights.w_out, id);
+  for (std::size_t i = 0; i < y.size(); ++i) {
+    y[i] += p * v[i];
+  }
+}
+
+void require_selection(const Routing& selection, const SystemShape& shape) {
+  const LayerShape row = shape.row_shape();
+  if (selection.num_tokens != shape.num_queries() || selection.grid_rows != row.grid_rows ||
+      selection.grid_cols != row.grid_cols) {
+    throw InvalidArgument(
+        "selection",
+        fmt::format("{} rows, grid {} x {}", selection.num_tokens, selection.grid_rows, selection.grid_cols),
+        fmt::format("must belong to {}", shape.label()));
+  }
+  selection.validate();
+}
+
+/// The oracle's own selection for every query of `tokens`.
+OracleRouting select(const SystemInputs& inputs, const std::vector<std::int64_t>& tokens) {
+  const auto& shape = inputs.shape;
+  const LayerShape row = shape.row_shape();
+  OracleRouting routing;
+  routing.grid_rows = row.grid_rows;
+  routing.grid_cols = row.grid_cols;
+  routing.token_offsets.push_back(0);
+  for (std::size_t t = 0; shape.has_routing() && t < tokens.size(); ++t) {
+    const Vector x = row_of(inputs.hidden_states, tokens[t]);
+    for (std::int64_t head = 0; head < shape.heads; ++head) {
+      const auto query = std::ssize(routing.tokens);
+      routing.tokens.push_back(tokens[t] * shape.heads + head);
+      append_scores(inputs, x, head, routing);
+      const auto ids =
+          oracle::top_k_of_all(routing, query, shape.top_k_per_query(), routing.threshold.emplace_back());
+      oracle::append_query(routing, ids, oracle::gates_of_scores(routing, query, ids, shape.gate_mode));
+    }
+  }
+  return routing;
+}
+
+bool same_bits(const HostTensor& a, const HostTensor& b) {
+  return a.bytes() == b.bytes() && std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.bytes())) == 0;
+}
+
+}  // namespace
+
+SystemOracle system_oracle(const SystemInputs& inputs, const std::vector<std::int64_t>& tokens,
+                           const Routing* selection) {
+  const auto& shape = inputs.shape;
+  if (selection != nullptr) {
+    require_selection(*selection, shape);
+  }
+  const auto sampled = oracle::checked_tokens(tokens, shape.num_tokens);
+  const auto d = static_cast<std::size_t>(shape.hidden_size);
+  SystemOracle layer{select(inputs, sampled), std::vector<double>(sampled.size() * d), shape.hidden_size};
+  const auto& routing = layer.routing;
+#pragma omp parallel for schedule(dynamic)
+  for (std::size_t t = 0; t < sampled.size(); ++t) {
+    const Vector x = row_of(inputs.hidden_states, sampled[t]);
+    Vector y(d, 0.0);
+    const auto heads = shape.has_routing() ? static_cast<std::size_t>(shape.heads) : 0;
+    for (std::size_t query = t * heads; query < (t + 1) * heads; ++query) {
+      const auto ids =
+          selection != nullptr ? selection->ids_of(routing.tokens[query]) : routing.ids_of(query);
+      const auto gates =
+          oracle::gates_of_scores(routing, static_cast<std::int64_t>(query), ids, shape.gate_mode);
+      for (std::size_t k = 0; k < ids.size(); ++k) {
+        add_expert(inputs, x, ids[k], gates[k], y);
+      }
+    }
+    if (inputs.weights->shared) {
+      oracle::add_gated_mlp(x, *inputs.weights->shared, shape.activation, y);
+    }
+    std::copy(y.begin(), y.end(), layer.y.begin() + static_cast<std::ptrdiff_t>(t * d));
+  }
+  return layer;
+}
+
+std::function<ErrorReport(const HostTensor& output, const Routing& routing)> system_judge(
+    const SystemInputs& inputs, std::int64_t sampled_tokens) {
+  return [&inputs, tokens = spread_tokens(inputs.shape.num_tokens, sampled_tokens)](const HostTensor& output,
+                                                                                    const Routing& routing) {
+    return compare(gather_rows(output, tokens), system_oracle(inputs, tokens, &routing).view());
+  };
+}
+
+double system_tolerance(const SystemShape& shape) {
+  return relative_error_tolerance(
+      shape.dtype, shape.hidden_size + shape.top_k + shape.expert_size + shape.shared_size + shape.key_size);
+}
+
+std::string SystemCheck::describe() const {
+  if (!selection.ok()) {
+    return fmt::format("{} of {} pairs wrong, first {}", selection.wrong, selection.compared_pairs,
+                       selection.first_wrong);
+  }
+  return fmt::format("{}, tolerance {:.2g}{}; {} near-ties", error.describe(), tolerance,
+                     repeats ? "" : ", and a second run differs", selection.near_ties);
+}
+
+SystemCheck check_system(MoeBackend& backend, const SystemInputs& inputs, std::int64_t sampled_tokens) {
+  const auto tokens = spread_tokens(inputs.shape.num_tokens, sampled_tokens);
+  const auto execution = backend.prepare_system(inputs);
+  execution->run(L2State::kWarm);
+  const HostTensor output = execution->output();
+  const Routing routing = execution->routing();
+  const SystemOracle truth = system_oracle(inputs, tokens, &routing);
+  SystemCheck check;
+  check.selection = compare_selection(routing, truth.routing);
+  check.error = compare(gather_rows(output, tokens), truth.view());
+  check.tolerance = system_tolerance(inputs.shape);
+  if (execution->deterministic()) {
+    execution->run(L2State::kWarm);
+    check.repeats = same_bits(output, execution->output());
+  }
+  return check;
+}
+
+}  // namespace moescope

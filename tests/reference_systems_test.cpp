@@ -1,0 +1,202 @@
+// Every baseline on the CPU against the fp64 oracle, over awkward shapes, and what it promises of its runs.
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <cstring>
+
+#include "core/error.hpp"
+#include "core/schedule.hpp"
+#include "core/system_cost.hpp"
+#include "reference/reference_backend.hpp"
+#include "reference/system_oracle.hpp"
+#include "tests/support/error_text.hpp"
+#include "tests/support/systems.hpp"
+
+namespace moescope {
+namespace {
+
+constexpr std::array kBaselines = {System::kDenseMlp, System::kGShard, System::kDeepSeekMoe, System::kPkm,
+                                   System::kPeer};
+
+void expect_correct(const SystemShape& shape, std::uint64_t seed) {
+  const SystemInputs inputs = make_system_inputs(shape, 1, seed);
+  ReferenceBackend backend;
+  const SystemCheck check = check_system(backend, inputs, shape.num_tokens);
+  EXPECT_TRUE(check.passed()) << shape.label() << ", " << shape.heads << " heads, " << to_string(shape.dtype)
+                              << ": " << check.describe();
+  EXPECT_EQ(check.selection.compared_pairs, shape.num_tokens * shape.top_k) << shape.label();
+}
+
+class EveryBaseline : public testing::TestWithParam<System> {};
+
+TEST_P(EveryBaseline, AgreesWithTheOracleOnAwkwardShapes) {
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+    const auto run = [&](SystemShape shape, std::uint64_t seed) {
+      shape.dtype = dtype;
+      expect_correct(shape, seed);
+    };
+    run(test::system_shape(GetParam(), 37, 40, 49, 6, 3), 1);  // several blocks of nothing round
+    run(test::system_shape(GetParam(), 1, 33, 16, 4, 1), 2);   // one token
+    run(test::system_shape(GetParam(), 70, 24, 9, 1, 1), 3);   // K = 1; more than one block of tokens
+    run(test::system_shape(GetParam(), 5, 24, 16, 16, 1), 4);  // K = N
+    run(test::system_shape(GetParam(), 9, 48, 64, 16, 8), 5);  // eight heads
+    run(test::system_shape(GetParam(), 4, 17, 1, 1, 1), 6);    // a single expert
+  }
+}
+
+TEST_P(EveryBaseline, GivesTheSameBitsForAnyNumberOfThreads) {
+  const SystemInputs inputs = make_system_inputs(test::small_system(GetParam(), Dtype::kBF16), 1, 7);
+  ReferenceBackend backend;
+  const int threads_before = omp_get_max_threads();
+  std::vector<HostTensor> outputs;
+  for (const int threads : {1, 2, 5}) {
+    omp_set_num_threads(threads);
+    const auto execution = backend.prepare_system(inputs);
+    EXPECT_TRUE(execution->deterministic());
+    execution->run(L2State::kWarm);
+    outputs.push_back(execution->output());
+  }
+  omp_set_num_threads(threads_before);
+  for (const HostTensor& output : outputs) {
+    EXPECT_EQ(std::memcmp(output.data(), outputs.front().data(), static_cast<std::size_t>(output.bytes())),
+              0);
+  }
+}
+
+TEST_P(EveryBaseline, RunsItsStagesInOrderAndAccountsForEach) {
+  const SystemInputs inputs = make_system_inputs(test::small_system(GetParam(), Dtype::kF32), 1, 8);
+  ReferenceBackend backend;
+  std::string why;
+  EXPECT_TRUE(backend.supports_system(GetParam(), why)) << why;
+  const auto execution = backend.prepare_system(inputs);
+  const auto times = execution->run(L2State::kCold);
+  const auto stages = system_stages(GetParam());
+  ASSERT_EQ(times.size(), stages.size() + 1);
+  const auto memory = execution->memory();
+  const AnalyticCost cost = analytic_cost(inputs.shape, execution->routing());
+  for (std::size_t s = 0; s < stages.size(); ++s) {
+    EXPECT_EQ(times[s].stage, stages[s]);
+    EXPECT_EQ(execution->stages()[s], stages[s]);
+    const auto accounted =
+        std::find_if(memory.begin(), memory.end(), [&](const auto& m) { return m.stage == stages[s]; });
+    ASSERT_NE(accounted, memory.end()) << to_string(stages[s]);
+    EXPECT_GT(accounted->workspace_bytes, 0);
+    EXPECT_GT(cost.bytes(stages[s], MemoryLevel::kHbm), 0) << to_string(stages[s]);
+  }
+  EXPECT_EQ(times.back().stage, Stage::kLayer);
+  const HostTensor output = execution->output();
+  for (const Stage stage : stages) {  // one by one, as a profiler does
+    execution->enqueue(stage);
+  }
+  execution->synchronize();
+  EXPECT_EQ(std::memcmp(output.data(), execution->output().data(), static_cast<std::size_t>(output.bytes())),
+            0);
+}
+
+TEST_P(EveryBaseline, RefusesInputsThatDoNotFit) {
+  SystemInputs inputs = make_system_inputs(test::small_system(GetParam(), Dtype::kF32), 1, 9);
+  inputs.hidden_states = HostTensor::zeros(Dtype::kF32, 36, 40);
+  ReferenceBackend backend;
+  EXPECT_EQ(test::error_text<InvalidArgument>([&] { backend.prepare_system(inputs); }),
+            "hidden_states = [36, 40] fp32: must be [37, 40] fp32 for " + inputs.shape.label());
+}
+
+INSTANTIATE_TEST_SUITE_P(Systems, EveryBaseline, testing::ValuesIn(kBaselines),
+                         [](const auto& test) { return std::string(to_string(test.param)); });
+
+TEST(Peer, ReluGatesAgreeWithTheOracle) {
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+    SystemShape shape = test::system_shape(System::kPeer, 21, 32, 64, 12, 4);
+    shape.gate_mode = GateMode::kRelu;
+    shape.dtype = dtype;
+    expect_correct(shape, 11);
+  }
+}
+
+TEST(Ffn, GatesOfEitherKindAgreeWithTheOracle) {
+  for (const System system : {System::kGShard, System::kDeepSeekMoe}) {
+    for (const GateMode mode : {GateMode::kSoftmax, GateMode::kProbability}) {
+      SystemShape shape = test::system_shape(system, 21, 32, 10, 3);
+      shape.gate_mode = mode;
+      expect_correct(shape, 12);
+    }
+  }
+}
+
+/// All scores are equal: the K lowest ids.
+TEST(Systems, TiesGoToTheLowerIds) {
+  for (const System system : {System::kGShard, System::kPkm, System::kPeer}) {
+    const SystemInputs inputs = make_system_inputs(test::system_shape(system, 3, 16, 16, 6, 1), 0, 1);
+    ReferenceBackend backend;
+    const auto execution = backend.prepare_system(inputs);
+    execution->run(L2State::kWarm);
+    const Routing routing = execution->routing();
+    routing.validate();
+    for (std::int64_t query = 0; query < routing.num_tokens; ++query) {
+      for (std::int32_t k = 0; k < 6; ++k) {
+        EXPECT_EQ(routing.ids_of(query)[static_cast<std::size_t>(k)], k) << to_string(system);
+      }
+    }
+    EXPECT_TRUE(check_system(backend, inputs, 3).selection.ok());
+  }
+}
+
+TEST(Systems, NonFiniteLogitsAreNamed) {
+  SystemInputs inputs = make_system_inputs(test::system_shape(System::kPeer, 3, 16, 16, 2, 2), 1, 1);
+  inputs.hidden_states.f32().row(1)[0] = std::numeric_limits<float>::infinity();
+  ReferenceBackend backend;
+  const auto execution = backend.prepare_system(inputs);
+  const auto message = test::error_text<InvalidArgument>([&] { execution->run(L2State::kWarm); });
+  EXPECT_TRUE(message.starts_with("row_logits[2, 0] = ")) << message;  // token 1 of 2 heads: row 2
+}
+
+TEST(Systems, FfnScheduleIsAValidPermutationByExpert) {
+  const SystemInputs inputs = make_system_inputs(test::system_shape(System::kGShard, 50, 16, 12, 3), 1, 2);
+  ReferenceBackend backend;
+  const auto execution = backend.prepare_system(inputs);
+  execution->run(L2State::kWarm);
+  ScheduleOptions options;
+  options.kind = execution->schedule_kind();
+  options.group_size = 1;
+  const Routing routing = execution->routing();
+  const Schedule schedule = build_schedule(routing, options);
+  EXPECT_NO_THROW(validate(schedule, routing));
+  for (const WorkItem& item : schedule.items) {
+    EXPECT_EQ(item.expert_end - item.expert_begin, 1);
+  }
+}
+
+TEST(Systems, ABackendWithoutThemSaysSo) {
+  ReferenceBackend backend;
+  std::string why;
+  EXPECT_FALSE(backend.supports_system(System::kOmniMoe, why));
+  EXPECT_EQ(why, "omnimoe is prepared from LayerInputs");
+}
+
+TEST(SystemOracle, FindsASelectionThatIsWrong) {
+  const SystemInputs inputs = make_system_inputs(test::system_shape(System::kPkm, 3, 16, 16, 4, 2), 1, 3);
+  ReferenceBackend backend;
+  const auto execution = backend.prepare_system(inputs);
+  execution->run(L2State::kWarm);
+  Routing routing = execution->routing();
+  const SystemOracle truth = system_oracle(inputs, {}, nullptr);
+  EXPECT_TRUE(compare_selection(routing, truth.routing).ok());
+  // One of the four experts of query 1 for one that was not selected. If it is the lowest of the four, it
+  // lies at the threshold itself and counts as a near-tie; the other one cannot.
+  std::vector<std::int32_t> ids(routing.ids_of(1).begin(), routing.ids_of(1).end());
+  std::int32_t other = 0;
+  while (std::find(ids.begin(), ids.end(), other) != ids.end()) {
+    ++other;
+  }
+  ids[0] = other;
+  std::sort(ids.begin(), ids.end());
+  std::copy(ids.begin(), ids.end(), routing.expert_ids.begin() + routing.token_offsets[1]);
+  EXPECT_GE(compare_selection(routing, truth.routing).wrong, 1);
+  routing.num_tokens = 3;
+  EXPECT_TRUE(test::error_text<InvalidArgument>([&] {
+                system_oracle(inputs, {}, &routing);
+              }).starts_with("selection"));
+}
+
+}  // namespace
+}  // namespace moescope
