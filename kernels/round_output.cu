@@ -1,6 +1,7 @@
-// Output of the layer in bf16 storage: y [L,d] fp32 -> output [L,d]. Belongs to the layer's last stage, so
-// it opens no range of its own.
+// Output of the layer in bf16 storage: y [L,d] fp32, or the staircase kernel's scaled sums, -> output [L,d].
+// Belongs to the layer's last stage, so it opens no range of its own.
 #include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 #include <algorithm>
 
@@ -27,6 +28,40 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+__device__ __forceinline__ float4 to_floats(const __half* sums) {
+  const uint2 words = *reinterpret_cast<const uint2*>(sums);
+  const float2 low = __half22float2(*reinterpret_cast<const __half2*>(&words.x));
+  const float2 high = __half22float2(*reinterpret_cast<const __half2*>(&words.y));
+  return make_float4(low.x, low.y, high.x, high.y);
+}
+__device__ __forceinline__ float4 to_floats(const std::int32_t* sums) {
+  const int4 v = *reinterpret_cast<const int4*>(sums);
+  return make_float4(static_cast<float>(v.x), static_cast<float>(v.y), static_cast<float>(v.z),
+                     static_cast<float>(v.w));
+}
+
+/// One block per token and stride; `addend` may be null.
+template <class Sum>
+__global__ void __launch_bounds__(kThreads)
+    round_sums(const Sum* __restrict__ sums, const std::int32_t* __restrict__ exponents,
+               const float4* __restrict__ addend, uint2* __restrict__ output, std::int64_t num_tokens,
+               std::int32_t row4) {
+  for (std::int64_t token = blockIdx.x; token < num_tokens; token += gridDim.x) {
+    const float scale = __int_as_float((127 - exponents[token]) << 23);  // 2^-exponent, normal
+    for (std::int32_t i = static_cast<std::int32_t>(threadIdx.x); i < row4; i += kThreads) {
+      const std::int64_t at = token * row4 + i;
+      const float4 sum = to_floats(sums + at * kValuesPerThread);
+      const float4 more = addend == nullptr ? make_float4(0, 0, 0, 0) : addend[at];
+      const __nv_bfloat162 low =
+          __floats2bfloat162_rn(fmaf(sum.x, scale, more.x), fmaf(sum.y, scale, more.y));
+      const __nv_bfloat162 high =
+          __floats2bfloat162_rn(fmaf(sum.z, scale, more.z), fmaf(sum.w, scale, more.w));
+      output[at] =
+          make_uint2(*reinterpret_cast<const unsigned*>(&low), *reinterpret_cast<const unsigned*>(&high));
+    }
+  }
+}
+
 }  // namespace
 
 void launch_round_output(const LayerShape& shape, const float* y, void* output, cudaStream_t stream) {
@@ -38,6 +73,25 @@ void launch_round_output(const LayerShape& shape, const float* y, void* output, 
   const std::int64_t blocks = std::min((count4 + kThreads - 1) / kThreads, kMaxBlocks);
   round_output<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(
       static_cast<const float4*>(static_cast<const void*>(y)), static_cast<uint2*>(output), count4);
+  MOESCOPE_CUDA_CHECK(cudaGetLastError());
+}
+
+void launch_round_output(const LayerShape& shape, const StaircaseOutput& sums, const float* addend,
+                         void* output, cudaStream_t stream) {
+  if (shape.dtype != Dtype::kBF16) {
+    throw InternalError("round_output: staircase sums belong to bf16 storage");
+  }
+  const auto launch = [&](const auto* typed) {
+    round_sums<<<static_cast<unsigned>(std::min(shape.num_tokens, kMaxBlocks)), kThreads, 0, stream>>>(
+        typed, sums.exponents, static_cast<const float4*>(static_cast<const void*>(addend)),
+        static_cast<uint2*>(output), shape.num_tokens,
+        static_cast<std::int32_t>(shape.hidden_size / kValuesPerThread));
+  };
+  if (sums.kind == StaircaseSums::kFp16) {
+    launch(static_cast<const __half*>(sums.sums));
+  } else {
+    launch(static_cast<const std::int32_t*>(sums.sums));
+  }
   MOESCOPE_CUDA_CHECK(cudaGetLastError());
 }
 

@@ -1,0 +1,133 @@
+#pragma once
+
+#include <cuda.h>
+#include <cuda_bf16.h>
+
+#include <cstddef>
+#include <cstdint>
+
+#include "kernels/hopper.cuh"
+#include "kernels/launch.hpp"
+#include "kernels/mma_bf16.cuh"
+#include "kernels/staircase_tiles.hpp"
+
+/// What producers and consumers of the staircase kernel share: arguments, shared memory, ring positions.
+namespace moescope::cuda {
+
+/// Boxes of W and V for row strips and column strips.
+struct StaircaseMaps {
+  CUtensorMap w_row, w_col, v_row, v_col;
+};
+
+struct StaircaseArguments {
+  const __nv_bfloat16* hidden_states = nullptr;
+  DeviceStrips strips;
+  void* sums = nullptr;
+  const std::int32_t* exponents = nullptr;
+  std::int32_t hidden_size = 0;
+  std::int32_t grid_rows = 0;
+  std::int32_t grid_cols = 0;
+  std::int32_t segments =
+      0;  ///< of the longer kind of strip: work item w is segment w % segments of tile w / segments
+};
+
+/// A work item and what its readers need of each token. Lives in shared memory.
+template <class Tiles>
+struct StaircaseItem {
+  std::int32_t count;  ///< tokens; 0 ends the work
+  std::int32_t strip;  ///< index of the grid row or column
+  std::int32_t is_col;
+  std::int32_t first;  ///< the segment's first expert within the strip
+  std::int32_t tokens[Tiles::kTokens];
+  float own[Tiles::kTokens];  ///< log-probability of the strip
+  float threshold[Tiles::kTokens];
+  std::int32_t last_tie[Tiles::kTokens];  ///< experts up to here (within the segment) count at the threshold
+  float gate_offset[Tiles::kTokens];      ///< gate * 2^exponent = 2^(S log2(e) + gate_offset)
+};
+
+/// Position in a ring of kSlots slots; the parity of a slot's barriers flips every round.
+template <int kSlots>
+struct RingPosition {
+  std::uint32_t slot = 0;
+  std::uint32_t parity = 0;
+  __device__ __forceinline__ void advance() {
+    if (++slot == kSlots) {
+      slot = 0;
+      parity ^= 1U;
+    }
+  }
+};
+
+/// A block's shared memory. Barriers `full` complete when a slot's data have landed, `empty` when all its
+/// readers are done with it.
+template <class Tiles>
+struct StaircaseShared {
+  std::uint32_t slots;    ///< [kSlots][kSlotBytes], 1024-byte aligned
+  std::uint32_t x_slots;  ///< [kXSlots][kXSlotBytes]
+  std::uint32_t stages;   ///< [4 kWarpgroups][kStageBytes]
+  std::uint32_t barriers;
+  StaircaseItem<Tiles>* items;  ///< [kQueue]
+  std::byte* base;              ///< of `slots`, for ordinary accesses
+
+  __device__ __forceinline__ explicit StaircaseShared(std::byte* memory) {
+    const std::uint32_t start = shared_address(memory);
+    const std::uint32_t aligned = (start + 1023U) & ~1023U;
+    base = memory + (aligned - start);
+    slots = aligned;
+    x_slots = slots + Tiles::kSlots * Tiles::kSlotBytes;
+    stages = x_slots + Tiles::kXSlots * Tiles::kXSlotBytes;
+    const std::uint32_t entries = stages + 4 * Tiles::kWarpgroups * Tiles::kStageBytes;
+    items = reinterpret_cast<StaircaseItem<Tiles>*>(base + (entries - aligned));
+    static_assert(sizeof(StaircaseItem<Tiles>) == Tiles::kEntryBytes);
+    barriers = entries + Tiles::kQueue * Tiles::kEntryBytes;
+  }
+
+  __device__ __forceinline__ std::uint32_t slot(std::uint32_t i) const {
+    return slots + i * Tiles::kSlotBytes;
+  }
+  __device__ __forceinline__ std::uint32_t x_slot(std::uint32_t i) const {
+    return x_slots + i * Tiles::kXSlotBytes;
+  }
+  __device__ __forceinline__ std::uint32_t full(std::uint32_t i) const { return barriers + 8 * i; }
+  __device__ __forceinline__ std::uint32_t empty(std::uint32_t i) const { return full(Tiles::kSlots + i); }
+  __device__ __forceinline__ std::uint32_t x_full(std::uint32_t i) const {
+    return full(2 * Tiles::kSlots + i);
+  }
+  __device__ __forceinline__ std::uint32_t x_empty(std::uint32_t i) const {
+    return x_full(Tiles::kXSlots + i);
+  }
+  __device__ __forceinline__ std::uint32_t item_full(std::uint32_t i) const {
+    return x_full(2 * Tiles::kXSlots + i);
+  }
+  __device__ __forceinline__ std::uint32_t item_empty(std::uint32_t i) const {
+    return item_full(Tiles::kQueue + i);
+  }
+
+  /// Completes when the weights' producer, which alone follows every slot's `empty`, leaves the slot to the
+  /// log-probabilities' producer. (A barrier tells a phase from its neighbours only: a producer that passed
+  /// over others' slots would have to keep within a round of them.)
+  __device__ __forceinline__ std::uint32_t granted(std::uint32_t i) const {
+    return item_empty(Tiles::kQueue + i);
+  }
+
+  /// By one thread, before anyone else uses the barriers.
+  __device__ __forceinline__ void init_barriers() const {
+    constexpr int kConsumerWarps = 4 * Tiles::kWarpgroups;
+    for (std::uint32_t i = 0; i < Tiles::kSlots; ++i) {
+      barrier_init(full(i), 1);
+      barrier_init(empty(i), kConsumerWarps);
+      barrier_init(granted(i), 1);
+    }
+    for (std::uint32_t i = 0; i < Tiles::kXSlots; ++i) {
+      barrier_init(x_full(i), 64);  // every lane of the two gathering warps
+      barrier_init(x_empty(i), kConsumerWarps);
+    }
+    for (std::uint32_t i = 0; i < Tiles::kQueue; ++i) {
+      barrier_init(item_full(i), 1);
+      barrier_init(item_empty(i), kConsumerWarps + 4);  // and the producer warps
+    }
+    fence_proxy_async();
+  }
+};
+
+}  // namespace moescope::cuda

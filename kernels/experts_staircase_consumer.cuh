@@ -1,0 +1,257 @@
+#pragma once
+
+#include "kernels/experts_staircase_common.cuh"
+#include "kernels/experts_staircase_weights.cuh"
+#include "kernels/wgmma.cuh"
+
+/// The consumer warpgroups of the staircase kernel: S = X W^T, P = gate * sigma(S) where selected, Y += P V,
+/// for 64 tokens each.
+namespace moescope::cuda {
+
+template <class Tiles, Activation kActivation>
+class StaircaseConsumer {
+ public:
+  __device__ __forceinline__ StaircaseConsumer(const StaircaseArguments& args,
+                                               const StaircaseShared<Tiles>& shared, int warpgroup, int warp,
+                                               int lane)
+      : args_(args),
+        shared_(shared),
+        warpgroup_(warpgroup),
+        warp_(warp),
+        lane_(lane),
+        policy_(keep_in_l2()) {}
+
+  __device__ __forceinline__ void run() {
+    const int chunks = (args_.hidden_size + Tiles::kChunk - 1) / Tiles::kChunk;
+    RingPosition<Tiles::kQueue> queue;
+    while (true) {
+      barrier_wait(shared_.item_full(queue.slot), queue.parity);
+      const StaircaseItem<Tiles>& item = shared_.items[queue.slot];
+      const int count = item.count;
+      if (count == 0) {
+        break;
+      }
+      if (warpgroup_ * 64 < count) {
+        work(item, count, chunks);
+      } else {
+        pass(chunks);
+      }
+      __syncwarp();
+      if (lane_ == 0) {
+        barrier_arrive(shared_.item_empty(queue.slot));
+      }
+      queue.advance();
+    }
+    wait_bulk();
+  }
+
+ private:
+  static constexpr int kSteps = Tiles::kN / 16;  ///< K steps of the second product per slot
+  using Scores = float[Tiles::kParts][Tiles::kN / 2];
+  using Weights = std::uint32_t[Tiles::kParts][kSteps][4];
+
+  __device__ __forceinline__ void arrive(std::uint32_t barrier) const {
+    __syncwarp();
+    if (lane_ == 0) {
+      barrier_arrive(barrier);
+    }
+  }
+  __device__ __forceinline__ void release(std::uint32_t slot) const { arrive(shared_.empty(slot)); }
+
+  /// A work item without tokens for this warpgroup: keeps in step with the rings.
+  __device__ __forceinline__ void pass(int chunks) {
+    const auto skip = [&](int slots) {
+      for (int i = 0; i < slots; ++i) {
+        barrier_wait(shared_.full(ring_.slot), ring_.parity);
+        release(ring_.slot);
+        ring_.advance();
+      }
+    };
+    for (int i = 0; i < chunks; ++i) {
+      barrier_wait(shared_.x_full(x_ring_.slot), x_ring_.parity);
+      arrive(shared_.x_empty(x_ring_.slot));
+      x_ring_.advance();
+      skip(Tiles::kParts);
+    }
+    skip(Tiles::kLogSlots + chunks * Tiles::kParts);
+  }
+
+  __device__ __forceinline__ void work(const StaircaseItem<Tiles>& item, int count, int chunks) {
+    Weights p;
+    {
+      Scores s;
+      score(s, chunks);
+      weigh_all(item, s, p);
+    }
+    combine(item, count, p, chunks);
+  }
+
+  /// S = X W^T. One slot's products are in flight while the next slot is awaited.
+  __device__ __forceinline__ void score(Scores& s, int chunks) {
+#pragma unroll
+    for (int part = 0; part < Tiles::kParts; ++part) {
+#pragma unroll
+      for (int i = 0; i < Tiles::kN / 2; ++i) {
+        s[part][i] = 0.0F;
+      }
+    }
+    std::uint32_t last_slot = 0;
+    std::uint32_t last_x = 0;
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      barrier_wait(shared_.x_full(x_ring_.slot), x_ring_.parity);
+      fence_proxy_async();  // X was written by cp.async
+      const std::uint64_t x =
+          matrix_descriptor(shared_.x_slot(x_ring_.slot) + warpgroup_ * 64 * Tiles::kRowBytes);
+#pragma unroll
+      for (int part = 0; part < Tiles::kParts; ++part) {
+        barrier_wait(shared_.full(ring_.slot), ring_.parity);
+        const std::uint64_t w = matrix_descriptor(shared_.slot(ring_.slot));
+        wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < Tiles::kChunk / 16; ++k) {
+          Wgmma<Tiles::kN>::multiply(s[part], x + 2 * k, w + 2 * k);  // 32 bytes on, in units of 16
+        }
+        wgmma_commit();
+        wgmma_wait<1>();
+        if (chunk > 0 || part > 0) {
+          release(last_slot);
+          if (part == 0) {
+            arrive(shared_.x_empty(last_x));
+          }
+        }
+        last_slot = ring_.slot;
+        ring_.advance();
+      }
+      last_x = x_ring_.slot;
+      x_ring_.advance();
+    }
+    wgmma_wait<0>();
+#pragma unroll
+    for (int part = 0; part < Tiles::kParts; ++part) {
+      keep_order(s[part]);
+    }
+    release(last_slot);
+    arrive(shared_.x_empty(last_x));
+  }
+
+  __device__ __forceinline__ static StaircaseToken token_of(const StaircaseItem<Tiles>& item, int row) {
+    return {item.own[row], item.threshold[row], item.gate_offset[row], item.last_tie[row]};
+  }
+
+  /// P from S. The accumulators' layout is that of the second product's A fragments.
+  __device__ __forceinline__ void weigh_all(const StaircaseItem<Tiles>& item, const Scores& s, Weights& p) {
+    const int row = warpgroup_ * 64 + warp_ * 16 + lane_ / 4;
+    const StaircaseToken upper = token_of(item, row);
+    const StaircaseToken lower = token_of(item, row + 8);
+    constexpr int kBlocks = Tiles::kN / Tiles::kLogBlock;
+#pragma unroll
+    for (int part = 0; part < Tiles::kParts; ++part) {
+#pragma unroll
+      for (int block = 0; block < kBlocks; ++block) {
+        barrier_wait(shared_.full(ring_.slot), ring_.parity);
+        const std::byte* const logs =
+            shared_.base + ring_.slot * Tiles::kSlotBytes + row * Tiles::kLogStride + lane_ % 4 * 8;
+#pragma unroll
+        for (int i = 0; i < Tiles::kLogBlock / 8; ++i) {
+          const int n = block * (Tiles::kLogBlock / 8) + i;  // block of 8 columns
+          const int column = part * Tiles::kN + n * 8 + lane_ % 4 * 2;
+          const float2 high = *reinterpret_cast<const float2*>(logs + i * 32);
+          const float2 low = *reinterpret_cast<const float2*>(logs + 8 * Tiles::kLogStride + i * 32);
+          const float* const score = s[part] + 4 * n;
+          p[part][n / 2][n % 2 * 2] = pack_bf16(weigh<kActivation>(upper, high.x, column, score[0]),
+                                                weigh<kActivation>(upper, high.y, column + 1, score[1]));
+          p[part][n / 2][n % 2 * 2 + 1] = pack_bf16(weigh<kActivation>(lower, low.x, column, score[2]),
+                                                    weigh<kActivation>(lower, low.y, column + 1, score[3]));
+        }
+        release(ring_.slot);
+        ring_.advance();
+      }
+    }
+  }
+
+  /// sums[tokens] += P V, 64 columns at a time.
+  __device__ __forceinline__ void combine(const StaircaseItem<Tiles>& item, int count, const Weights& p,
+                                          int chunks) {
+    const int row = warpgroup_ * 64 + warp_ * 16 + lane_;  // of lanes that add a token's sums
+    const bool adds = lane_ < 16 && row < count;
+    std::byte* const sums = static_cast<std::byte*>(args_.sums) +
+                            std::int64_t{adds ? item.tokens[row] : 0} * args_.hidden_size * Tiles::kSumBytes;
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      float y[Tiles::kChunk / 2];
+#pragma unroll
+      for (int i = 0; i < Tiles::kChunk / 2; ++i) {
+        y[i] = 0.0F;
+      }
+      std::uint32_t slots[Tiles::kParts];
+#pragma unroll
+      for (int part = 0; part < Tiles::kParts; ++part) {
+        barrier_wait(shared_.full(ring_.slot), ring_.parity);
+        const std::uint64_t v = matrix_descriptor(shared_.slot(ring_.slot));
+        wgmma_fence();
+#pragma unroll
+        for (int k = 0; k < kSteps; ++k) {
+          wgmma_registers(y, p[part][k], v + k * (16 * Tiles::kRowBytes / 16));
+        }
+        wgmma_commit();
+        slots[part] = ring_.slot;
+        ring_.advance();
+      }
+      wgmma_wait<0>();
+      keep_order(y);
+#pragma unroll
+      for (int part = 0; part < Tiles::kParts; ++part) {
+        release(slots[part]);
+      }
+      add(sums, adds, chunk * Tiles::kChunk, y);
+    }
+  }
+
+  /// Adds a chunk through this warp's staging rows, one bulk reduction per token.
+  __device__ __forceinline__ void add(std::byte* sums, bool adds, int column,
+                                      const float (&y)[Tiles::kChunk / 2]) const {
+    const std::uint32_t stage = shared_.stages + (warpgroup_ * 4 + warp_) * Tiles::kStageBytes;
+    wait_bulk_read();
+    __syncwarp();
+    if constexpr (Tiles::kSums == StaircaseSums::kFp16) {
+      const std::uint32_t target = stage + (lane_ % 16) * Tiles::kStageStride + lane_ / 16 * 16;
+#pragma unroll
+      for (int n = 0; n < Tiles::kChunk / 8; n += 2) {
+        const float* const v = y + 4 * n;
+        store_matrices(target + n * 16, pack_f16(v[0], v[1]), pack_f16(v[2], v[3]), pack_f16(v[4], v[5]),
+                       pack_f16(v[6], v[7]));
+      }
+    } else {
+      const std::uint32_t target = stage + lane_ / 4 * Tiles::kStageStride + lane_ % 4 * 8;
+#pragma unroll
+      for (int n = 0; n < Tiles::kChunk / 8; ++n) {
+        store_pair(target + n * 32, __float2int_rn(y[4 * n]), __float2int_rn(y[4 * n + 1]));
+        store_pair(target + n * 32 + 8 * Tiles::kStageStride, __float2int_rn(y[4 * n + 2]),
+                   __float2int_rn(y[4 * n + 3]));
+      }
+    }
+    fence_proxy_async();
+    __syncwarp();
+    if (adds) {
+      const int columns = args_.hidden_size - column;
+      const int bytes = (columns < Tiles::kChunk ? columns : Tiles::kChunk) * Tiles::kSumBytes;
+      std::byte* const target = sums + std::int64_t{column} * Tiles::kSumBytes;
+      if constexpr (Tiles::kSums == StaircaseSums::kFp16) {
+        reduce_bulk_f16(target, stage + lane_ * Tiles::kStageStride, bytes, policy_);
+      } else {
+        reduce_bulk_s32(target, stage + lane_ * Tiles::kStageStride, bytes, policy_);
+      }
+      commit_bulk();
+    }
+  }
+
+  const StaircaseArguments& args_;
+  const StaircaseShared<Tiles>& shared_;
+  int warpgroup_;
+  int warp_;  ///< within the warpgroup
+  int lane_;
+  std::uint64_t policy_;
+  RingPosition<Tiles::kSlots> ring_;
+  RingPosition<Tiles::kXSlots> x_ring_;
+};
+
+}  // namespace moescope::cuda

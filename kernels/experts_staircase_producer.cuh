@@ -1,0 +1,241 @@
+#pragma once
+
+#include <math_constants.h>
+
+#include "kernels/experts_staircase_common.cuh"
+
+/// The producer warpgroup of the staircase kernel. Warp 0 loads W and V through the bulk copy engine, warps 1
+/// and 2 gather X, warp 3 fetches work items and gathers log-probabilities. All run ahead of the consumers,
+/// into the next tile, as far as the rings allow.
+namespace moescope::cuda {
+
+/// W, then (past the slots of the log-probabilities) V of every work item. One thread.
+template <class Tiles>
+__device__ __forceinline__ void load_weights(const StaircaseArguments& args, const StaircaseMaps& maps,
+                                             const StaircaseShared<Tiles>& shared) {
+  RingPosition<Tiles::kSlots> ring;
+  RingPosition<Tiles::kQueue> queue;
+  const int chunks = (args.hidden_size + Tiles::kChunk - 1) / Tiles::kChunk;
+  while (true) {
+    barrier_wait(shared.item_full(queue.slot), queue.parity);
+    const StaircaseItem<Tiles>& item = shared.items[queue.slot];
+    const int count = item.count;
+    const int strip = item.strip;
+    const int first = item.first;
+    const bool is_col = item.is_col != 0;
+    barrier_arrive(shared.item_empty(queue.slot));
+    queue.advance();
+    if (count == 0) {
+      return;
+    }
+    const auto load = [&](const CUtensorMap* map) {
+      for (int chunk = 0; chunk < chunks; ++chunk) {
+#pragma unroll
+        for (int part = 0; part < Tiles::kParts; ++part) {
+          const int expert = first + part * Tiles::kN;
+          barrier_wait(shared.empty(ring.slot), ring.parity ^ 1U);
+          barrier_arrive_expect(shared.full(ring.slot), Tiles::kN * Tiles::kRowBytes);
+          load_box(shared.slot(ring.slot), map, chunk * Tiles::kChunk, is_col ? strip : expert,
+                   is_col ? expert : strip, shared.full(ring.slot));
+          ring.advance();
+        }
+      }
+    };
+    load(is_col ? &maps.w_col : &maps.w_row);
+    for (int i = 0; i < Tiles::kLogSlots; ++i) {
+      barrier_wait(shared.empty(ring.slot), ring.parity ^ 1U);
+      barrier_arrive(shared.granted(ring.slot));
+      ring.advance();
+    }
+    load(is_col ? &maps.v_col : &maps.v_row);
+  }
+}
+
+/// X rows of the tile's tokens, 64 columns at a time, in the swizzle of the tensor cores' operands. `half`:
+/// which 64 tokens are this warp's.
+template <class Tiles>
+__device__ __forceinline__ void gather_tokens(const StaircaseArguments& args,
+                                              const StaircaseShared<Tiles>& shared, int half, int lane) {
+  RingPosition<Tiles::kXSlots> ring;
+  RingPosition<Tiles::kQueue> queue;
+  const int piece = lane % 8;  // of the row's 8 pieces of 16 bytes
+  while (true) {
+    barrier_wait(shared.item_full(queue.slot), queue.parity);
+    const StaircaseItem<Tiles>& item = shared.items[queue.slot];
+    const int count = item.count;
+    if (count == 0) {
+      return;
+    }
+    const int end = count < 64 * (half + 1) ? count : 64 * (half + 1);
+    for (int column = 0; column < args.hidden_size; column += Tiles::kChunk) {
+      barrier_wait(shared.x_empty(ring.slot), ring.parity ^ 1U);
+      const __nv_bfloat16* const source = args.hidden_states + column + piece * 8;
+      const bool valid = column + piece * 8 < args.hidden_size;
+      const std::uint32_t target = shared.x_slot(ring.slot);
+#pragma unroll 4
+      for (int row = 64 * half + lane / 8; row < end; row += 4) {
+        copy_async_or_zero(
+            target + row * Tiles::kRowBytes + ((piece ^ (row % 8)) * 16),
+            valid ? source + std::int64_t{item.tokens[row]} * args.hidden_size : args.hidden_states, valid);
+      }
+      barrier_arrive_after_copies(shared.x_full(ring.slot));
+      ring.advance();
+    }
+    __syncwarp();
+    if (lane == 0) {
+      barrier_arrive(shared.item_empty(queue.slot));
+    }
+    queue.advance();
+  }
+}
+
+/// Takes the next work item that exists into the queue. Returns its number of tokens, 0 at the end.
+template <class Tiles>
+__device__ __forceinline__ int fetch_item(const StaircaseArguments& args, StaircaseItem<Tiles>& item,
+                                          int num_items, int lane) {
+  constexpr float kLog2E = 1.4426950408889634F;
+  const DeviceStrips& strips = args.strips;
+  StripTile tile;
+  int first = 0;
+  bool is_col = false;
+  while (true) {
+    int work = 0;
+    if (lane == 0) {
+      work = atomicAdd(strips.counts + 2, 1);
+    }
+    work = __shfl_sync(~0U, work, 0);
+    if (work >= num_items) {
+      if (lane == 0) {
+        item.count = 0;
+      }
+      return 0;
+    }
+    tile = strips.tiles[work / args.segments];
+    first = work % args.segments * Tiles::kExperts;
+    is_col = tile.strip >= args.grid_rows;
+    if (tile.count > 0 && first < (is_col ? args.grid_rows : args.grid_cols)) {
+      break;  // the shorter kind of strip has fewer segments
+    }
+  }
+  const int strip = is_col ? tile.strip - args.grid_rows : tile.strip;
+  const float* const own = is_col ? strips.col_log_probs + strip : strips.row_log_probs + strip;
+  const int own_stride = is_col ? args.grid_cols : args.grid_rows;
+  for (int row = lane; row < tile.count; row += 32) {
+    const int token = strips.strip_tokens[tile.first_entry + row];
+    const int limit = strips.tie_limit[token];
+    item.tokens[row] = token;
+    item.own[row] = own[std::int64_t{token} * own_stride];
+    item.threshold[row] = strips.threshold[token];
+    // Ids of a strip ascend: strip * grid_cols + k, or k * grid_cols + strip.
+    const int last = !is_col          ? limit - strip * args.grid_cols
+                     : limit >= strip ? (limit - strip) / args.grid_cols
+                                      : -1;
+    item.last_tie[row] = last - first;
+    item.gate_offset[row] = static_cast<float>(args.exponents[token]) - strips.gate_shift[token] * kLog2E;
+  }
+  if (lane == 0) {
+    item.count = tile.count;
+    item.strip = strip;
+    item.is_col = is_col ? 1 : 0;
+    item.first = first;
+  }
+  return tile.count;
+}
+
+/// Log-probabilities of the segment's experts, 32 per token and slot, from `slot` on; -inf where the strip
+/// has ended.
+template <class Tiles>
+__device__ __forceinline__ void gather_log_probs(const StaircaseArguments& args,
+                                                 const StaircaseShared<Tiles>& shared,
+                                                 const StaircaseItem<Tiles>& item, std::uint32_t& slot,
+                                                 std::uint32_t& parities, int lane) {
+  const int length = item.is_col != 0 ? args.grid_rows : args.grid_cols;
+  const float* const others = item.is_col != 0 ? args.strips.uncovered_rows : args.strips.col_log_probs;
+  const int count = item.count;
+  const bool aligned = length % 4 == 0;  // then rows are multiples of 16 bytes, and end in whole pieces
+  for (int block = 0; block < Tiles::kLogSlots; ++block) {
+    barrier_wait(shared.granted(slot), parities >> slot & 1U);
+    parities ^= 1U << slot;
+    const int begin = item.first + block * Tiles::kLogBlock;
+    const std::uint32_t offset = slot * Tiles::kSlotBytes;
+    if (aligned) {
+      const int column = begin + lane % 8 * 4;
+#pragma unroll 4
+      for (int row = lane / 8; row < count; row += 4) {
+        const std::uint32_t place = offset + row * Tiles::kLogStride + lane % 8 * 16;
+        if (column < length) {
+          copy_async(shared.slots + place, others + std::int64_t{item.tokens[row]} * length + column);
+        } else {
+          *reinterpret_cast<float4*>(shared.base + place) =
+              make_float4(-CUDART_INF_F, -CUDART_INF_F, -CUDART_INF_F, -CUDART_INF_F);
+        }
+      }
+    } else {
+      const int column = begin + lane;
+#pragma unroll 4
+      for (int row = 0; row < count; ++row) {
+        const std::uint32_t place = offset + row * Tiles::kLogStride + lane * 4;
+        if (column < length) {
+          copy_async_word(shared.slots + place, others + std::int64_t{item.tokens[row]} * length + column);
+        } else {
+          *reinterpret_cast<float*>(shared.base + place) = -CUDART_INF_F;
+        }
+      }
+    }
+    barrier_hold_for_copies(shared.full(slot));
+    __syncwarp();
+    if (lane == 0) {
+      barrier_arrive(shared.full(slot));
+    }
+    slot = (slot + 1) % Tiles::kSlots;
+  }
+}
+
+/// Work items and their log-probabilities. The next item is fetched when this one's loads are half done:
+/// blocks that take tiles of one strip one after the other then start them close together, and share W and V
+/// in L2.
+template <class Tiles>
+__device__ __forceinline__ void fetch_items(const StaircaseArguments& args,
+                                            const StaircaseShared<Tiles>& shared, int lane) {
+  RingPosition<Tiles::kQueue> queue;
+  const int weight_slots = (args.hidden_size + Tiles::kChunk - 1) / Tiles::kChunk * Tiles::kParts;
+  std::uint32_t slot = weight_slots % Tiles::kSlots;
+  std::uint32_t parities = 0;  // bit i: of slot i's `granted`
+  const int num_items = args.strips.counts[1] * args.segments;
+  const auto fetch = [&] {
+    barrier_wait(shared.item_empty(queue.slot), queue.parity ^ 1U);
+    const int count = fetch_item<Tiles>(args, shared.items[queue.slot], num_items, lane);
+    __syncwarp();
+    if (lane == 0) {
+      barrier_arrive(shared.item_full(queue.slot));
+    }
+    queue.advance();
+    return count;
+  };
+  std::uint32_t current = queue.slot;
+  while (fetch() > 0) {
+    gather_log_probs<Tiles>(args, shared, shared.items[current], slot, parities, lane);
+    slot = (slot + 2 * weight_slots) % Tiles::kSlots;  // past V and the next item's W
+    __syncwarp();
+    if (lane == 0) {
+      barrier_arrive(shared.item_empty(current));
+    }
+    current = queue.slot;
+  }
+}
+
+template <class Tiles>
+__device__ __forceinline__ void produce(const StaircaseArguments& args, const StaircaseMaps& maps,
+                                        const StaircaseShared<Tiles>& shared, int warp, int lane) {
+  if (warp == 0) {
+    if (lane == 0) {
+      load_weights<Tiles>(args, maps, shared);
+    }
+  } else if (warp == 3) {
+    fetch_items<Tiles>(args, shared, lane);
+  } else {
+    gather_tokens<Tiles>(args, shared, warp - 1, lane);
+  }
+}
+
+}  // namespace moescope::cuda

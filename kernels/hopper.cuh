@@ -1,0 +1,122 @@
+#pragma once
+
+#include <cuda.h>
+
+#include <cstdint>
+
+/// Barriers in shared memory, the bulk copy engine and register shares: what sm_90a kernels with producer and
+/// consumer warpgroups are made of. Addresses are shared-window addresses (shared_address in mma_bf16.cuh).
+namespace moescope::cuda {
+
+__device__ __forceinline__ void barrier_init(std::uint32_t barrier, int arrivals) {
+  asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
+__device__ __forceinline__ void barrier_arrive(std::uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+/// Arrives, and makes the phase wait for `bytes` of bulk copies as well.
+__device__ __forceinline__ void barrier_arrive_expect(std::uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
+}
+
+/// Arrives once this thread's cp.async copies so far have landed. The barrier counts this arrival.
+__device__ __forceinline__ void barrier_arrive_after_copies(std::uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
+/// Makes the current phase wait for this thread's cp.async copies so far, without being one of its arrivals.
+__device__ __forceinline__ void barrier_hold_for_copies(std::uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
+/// Waits until the phase of the given parity is complete.
+__device__ __forceinline__ void barrier_wait(std::uint32_t barrier, std::uint32_t parity) {
+  std::uint32_t done = 0;
+  do {
+    asm volatile(
+        "{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.u32 %0, 1, 0, p;\n}"
+        : "=r"(done)
+        : "r"(barrier), "r"(parity)
+        : "memory");
+  } while (done == 0);
+}
+
+/// Orders this thread's ordinary accesses to shared memory, and those it has waited for, before later ones of
+/// the tensor cores and the bulk copy engine.
+__device__ __forceinline__ void fence_proxy_async() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/// Box of a three-dimensional tensor map to shared memory; completes on `barrier`.
+__device__ __forceinline__ void load_box(std::uint32_t target, const CUtensorMap* map, int x, int y, int z,
+                                         std::uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1, {%2, %3, %4}], "
+      "[%5];" ::"r"(target),
+      "l"(map), "r"(x), "r"(y), "r"(z), "r"(barrier)
+      : "memory");
+}
+
+__device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
+  asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
+}
+
+/// L2 policy: evict these lines last.
+__device__ __forceinline__ std::uint64_t keep_in_l2() {
+  std::uint64_t policy = 0;
+  asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
+  return policy;
+}
+
+/// target[0 .. bytes) += source, element by element (fp16 or int32), by the bulk copy engine. All 16-byte
+/// multiples.
+__device__ __forceinline__ void reduce_bulk_f16(void* target, std::uint32_t source, int bytes,
+                                                std::uint64_t policy) {
+  asm volatile(
+      "cp.reduce.async.bulk.global.shared::cta.bulk_group.L2::cache_hint.add.noftz.f16 [%0], [%1], %2, %3;" ::
+          "l"(target),
+      "r"(source), "r"(bytes), "l"(policy)
+      : "memory");
+}
+__device__ __forceinline__ void reduce_bulk_s32(void* target, std::uint32_t source, int bytes,
+                                                std::uint64_t policy) {
+  asm volatile(
+      "cp.reduce.async.bulk.global.shared::cta.bulk_group.L2::cache_hint.add.s32 [%0], [%1], %2, %3;" ::"l"(
+          target),
+      "r"(source), "r"(bytes), "l"(policy)
+      : "memory");
+}
+__device__ __forceinline__ void commit_bulk() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+/// Waits until the sources of this thread's reductions have been read.
+__device__ __forceinline__ void wait_bulk_read() {
+  asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+}
+/// Waits until this thread's reductions are complete.
+__device__ __forceinline__ void wait_bulk() { asm volatile("cp.async.bulk.wait_group 0;" ::: "memory"); }
+
+/// Registers per thread of a warpgroup from here on; executed by all of its threads.
+template <int kRegisters>
+__device__ __forceinline__ void shrink_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ __forceinline__ void grow_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
+__device__ __forceinline__ void store_pair(std::uint32_t address, int a, int b) {
+  asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(address), "r"(a), "r"(b) : "memory");
+}
+/// Four 8 x 8 matrices of 16-bit elements from registers to shared memory; lane l gives the address of row l
+/// % 8 of matrix l / 8.
+__device__ __forceinline__ void store_matrices(std::uint32_t address, std::uint32_t a, std::uint32_t b,
+                                               std::uint32_t c, std::uint32_t d) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(address), "r"(a),
+               "r"(b), "r"(c), "r"(d)
+               : "memory");
+}
+
+}  // namespace moescope::cuda

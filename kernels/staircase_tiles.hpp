@@ -1,0 +1,74 @@
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "core/tile_config.hpp"
+#include "kernels/launch.hpp"
+
+/// Host arithmetic of the staircase kernel (experts_staircase.cu): the segments that strips are cut into and
+/// a block's shared memory. constexpr, so that it is tested without a GPU; the kernel uses the same
+/// functions.
+namespace moescope::cuda {
+
+/// A tile is kTokens tokens against a segment of kExperts experts of one strip. Its operands pass through a
+/// ring of equal slots. A slot holds kN experts' 64 columns of W or V, or 32 of the tile's log-probabilities
+/// per token.
+template <int kN_, int kParts_, StaircaseSums kSums_>
+struct StaircaseTiles {
+  static constexpr int kN = kN_;          ///< experts of one tensor-core product
+  static constexpr int kParts = kParts_;  ///< products side by side
+  static constexpr StaircaseSums kSums = kSums_;
+  static constexpr int kExperts = kN * kParts;
+  static constexpr int kWarpgroups = 2;  ///< consumers, 64 tokens each
+  static constexpr int kTokens = 64 * kWarpgroups;
+  static constexpr int kThreads = 128 * (kWarpgroups + 1);
+  static constexpr int kProducerRegisters = 40;
+  static constexpr int kConsumerRegisters = 232;
+  static constexpr int kChunk = 64;  ///< columns of X, W, V in a slot: 128 bytes, the swizzle's width
+  static constexpr int kRowBytes = kChunk * 2;
+
+  static constexpr int kLogBlock = 32;    ///< log-probabilities per token in a slot
+  static constexpr int kLogStride = 160;  ///< bytes; 128 and padding, so that 8-byte reads hit all banks
+  static constexpr int kLogSlots = kExperts / kLogBlock;
+  static constexpr int kSlotBytes = round_up(std::max(kN * kRowBytes, kTokens* kLogStride), 1024);
+  static constexpr int kXSlots = 3;
+  static constexpr int kXSlotBytes = kTokens * kRowBytes;
+
+  /// A warp's part of an output chunk, 16 tokens, on its way to memory.
+  static constexpr int kSumBytes = kSums == StaircaseSums::kFp16 ? 2 : 4;
+  static constexpr int kStageStride =
+      kChunk * kSumBytes + (kSums == StaircaseSums::kFp16 ? 16 : 32);  ///< no bank twice
+  static constexpr int kStageBytes = 16 * kStageStride;
+
+  /// What the tile's readers need to know, for two tiles: the one in work and the next.
+  static constexpr int kQueue = 2;
+  static constexpr int kWordsPerToken = 5;
+  static constexpr int kEntryBytes = 16 + kTokens * kWordsPerToken * 4;
+
+  static constexpr int kLimitBytes = 232448;  ///< shared memory of a block, compute capability 9.0
+  static constexpr int kFixedBytes =
+      1024 + kXSlots * kXSlotBytes + 4 * kWarpgroups * kStageBytes + kQueue * kEntryBytes;
+  static constexpr int kBarrierBytes = 512;
+  static constexpr int kSlots = std::min(16, (kLimitBytes - kFixedBytes - kBarrierBytes) / kSlotBytes);
+  static constexpr int kSharedBytes = kFixedBytes + kBarrierBytes + kSlots * kSlotBytes;
+
+  static_assert(kN % kLogBlock == 0 && kN % 16 == 0 && kN <= 256 && kSlots >= 4);
+  static_assert(8 * (3 * kSlots + 2 * kXSlots + 2 * kQueue) <= kBarrierBytes);
+};
+
+/// Experts per segment for a grid: the size that pads its strips least, the larger one among equals.
+constexpr int staircase_segment(std::int64_t grid_rows, std::int64_t grid_cols) {
+  int best = 0;
+  std::int64_t best_padded = 0;
+  for (const int experts : {320, 256, 160, 64}) {
+    const std::int64_t padded = round_up(grid_rows, experts) + round_up(grid_cols, experts);
+    if (best == 0 || padded < best_padded) {
+      best = experts;
+      best_padded = padded;
+    }
+  }
+  return best;
+}
+
+}  // namespace moescope::cuda

@@ -1,0 +1,249 @@
+#include <gtest/gtest.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/error.hpp"
+#include "kernels/cuda_raii.hpp"
+#include "kernels/launch.hpp"
+#include "kernels/staircase_tiles.hpp"
+#include "tests/support/error_text.hpp"
+#include "tests/support/expert_case.hpp"
+#include "tests/support/gpu_guard.hpp"
+#include "tests/support/host_strips.hpp"
+
+namespace moescope {
+namespace {
+
+using cuda::StaircaseSums;
+using cuda::StripRule;
+using test::ExpertCase;
+using test::make_shape;
+using test::RoutingSkew;
+
+/// What the logits of a batch look like.
+enum class Logits : std::uint8_t {
+  kGaussian,
+  kPopular,   ///< Zipf popularity of rows and columns
+  kTies,      ///< small integers: many equal scores, at the threshold too
+  kSame,      ///< all tokens alike: every strip has all tokens or none
+  kOneStrip,  ///< one row far ahead of all others
+  kHot,       ///< a quarter of the tokens like kOneStrip
+};
+
+struct StaircaseCase {
+  LayerShape shape;
+  Logits logits = Logits::kGaussian;
+  StripRule rule = StripRule::kMinimalCover;
+};
+
+std::vector<float> make_logits(const StaircaseCase& c, std::int64_t width, std::uint32_t stream) {
+  const Philox random(17, stream);
+  const RoutingSkew skew = c.logits == Logits::kPopular ? RoutingSkew::kPopular
+                           : c.logits == Logits::kTies  ? RoutingSkew::kTies
+                                                        : RoutingSkew::kGaussian;
+  std::vector<float> logits;
+  for (std::int64_t token = 0; token < c.shape.num_tokens; ++token) {
+    const std::int64_t drawn = c.logits == Logits::kSame ? 0 : token;
+    std::vector<double> side = test::random_side(random, drawn, width, 0, skew);
+    const bool hot = c.logits == Logits::kOneStrip || (c.logits == Logits::kHot && token % 4 == 0);
+    if (hot && stream == 1) side[static_cast<std::size_t>(width / 2)] += 9;
+    logits.insert(logits.end(), side.begin(), side.end());
+  }
+  return logits;
+}
+
+/// A case's inputs on host and device.
+class Staircase {
+ public:
+  explicit Staircase(const StaircaseCase& c)
+      : strips_(test::make_host_strips(c.shape, make_logits(c, c.shape.grid_rows, 1),
+                                       make_logits(c, c.shape.grid_cols, 2), c.rule,
+                                       cuda::experts_staircase_tile_tokens(c.shape))),
+        case_(make_case(c, strips_.routing)),
+        experts_(case_),
+        bound_(1) {
+    const auto upload = [&]<class T>(const std::vector<T>& values) {
+      arrays_.push_back(test::to_device(values));
+      return reinterpret_cast<T*>(arrays_.back().get());
+    };
+    view_.row_log_probs = upload(strips_.row_log_probs);
+    view_.col_log_probs = upload(strips_.col_log_probs);
+    view_.uncovered_rows = upload(strips_.uncovered_rows);
+    view_.threshold = upload(strips_.threshold);
+    view_.tie_limit = upload(strips_.tie_limit);
+    view_.gate_shift = upload(strips_.gate_shift);
+    view_.strip_offsets = upload(strips_.strip_offsets);
+    view_.strip_tokens = upload(strips_.strip_tokens);
+    view_.tiles = upload(strips_.tiles);
+    view_.counts =
+        upload(std::vector<std::int32_t>{static_cast<std::int32_t>(strips_.strip_tokens.size()),
+                                         static_cast<std::int32_t>(strips_.tiles.size()), 1 << 30, 0});
+    cuda::launch_expert_bound(case_.shape, experts_.weights(), bound_.get(), nullptr);
+  }
+
+  const ExpertCase& inputs() const { return case_; }
+
+  /// Output in bf16, as floats, from sums, exponents and an output that were poisoned before.
+  std::vector<float> run(StaircaseSums kind, const float* addend = nullptr) const {
+    const LayerShape& shape = case_.shape;
+    const cuda::DeviceBuffer<std::byte> sums(cuda::staircase_sums_bytes(shape, kind));
+    const cuda::DeviceBuffer<std::int32_t> exponents(shape.num_tokens);
+    const std::int64_t count = shape.num_tokens * shape.hidden_size;
+    const cuda::DeviceBuffer<Bf16> output(count);
+    MOESCOPE_CUDA_CHECK(cudaMemset(sums.get(), 0xff, static_cast<std::size_t>(sums.bytes())));
+    MOESCOPE_CUDA_CHECK(cudaMemset(exponents.get(), 0xff, static_cast<std::size_t>(exponents.bytes())));
+    MOESCOPE_CUDA_CHECK(cudaMemset(output.get(), 0xff, static_cast<std::size_t>(output.bytes())));
+    const cuda::StaircaseOutput target{.kind = kind, .sums = sums.get(), .exponents = exponents.get()};
+    cuda::launch_staircase_prepare(shape, experts_.x(), bound_.get(), view_, target, nullptr);
+    cuda::launch_experts_staircase(shape, experts_.x(), experts_.weights(), view_, target, nullptr);
+    cuda::launch_round_output(shape, target, addend, output.get(), nullptr);
+    std::vector<Bf16> rounded(static_cast<std::size_t>(count));
+    MOESCOPE_CUDA_CHECK(cudaMemcpy(rounded.data(), output.get(), static_cast<std::size_t>(output.bytes()),
+                                   cudaMemcpyDeviceToHost));
+    std::vector<float> values;
+    for (const Bf16 value : rounded) values.push_back(to_float(value));
+    return values;
+  }
+
+ private:
+  static ExpertCase make_case(const StaircaseCase& c, const Routing& routing) {
+    LayerShape shape = c.shape;
+    shape.top_k = 1;  // a stand-in: the routing comes from the strips
+    ExpertCase result = ExpertCase::make({shape, RoutingSkew::kSameExperts}, 5);
+    result.shape = c.shape;
+    result.routing = routing;
+    return result;
+  }
+
+  test::HostStrips strips_;
+  ExpertCase case_;
+  test::DeviceExperts experts_;
+  cuda::DeviceBuffer<float> bound_;
+  std::vector<cuda::DeviceBuffer<std::byte>> arrays_;
+  cuda::DeviceStrips view_;
+};
+
+#define NEEDS_STAIRCASE_KERNEL()                                                       \
+  do {                                                                                 \
+    MOESCOPE_NEEDS_GPU();                                                              \
+    cudaDeviceProp properties{};                                                       \
+    ASSERT_EQ(cudaGetDeviceProperties(&properties, 0), cudaSuccess);                   \
+    LayerShape any;                                                                    \
+    if (!cuda::experts_staircase_supported(any, properties.major, properties.minor)) { \
+      GTEST_SKIP() << "no staircase kernel for this device in this build";             \
+    }                                                                                  \
+  } while (false)
+
+/// Both kinds of sums against the plain loop, several runs over poisoned memory; fixed point bit for bit.
+void expect_as_plain_loop(const StaircaseCase& c) {
+  SCOPED_TRACE(c.shape.label() + " logits " + std::to_string(static_cast<int>(c.logits)));
+  const Staircase staircase(c);
+  const std::vector<double> reference = staircase.inputs().experts();
+  const std::vector<float> fixed = staircase.run(StaircaseSums::kFixedPoint);
+  EXPECT_LE(test::relative_error(fixed, reference), 4e-3);
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_LE(test::relative_error(staircase.run(StaircaseSums::kFp16), reference), 3e-3);
+    EXPECT_EQ(staircase.run(StaircaseSums::kFixedPoint), fixed);
+  }
+}
+
+LayerShape bf16(LayerShape shape, Activation activation = Activation::kSilu,
+                GateMode gates = GateMode::kSoftmax) {
+  shape.dtype = Dtype::kBF16;
+  shape.activation = activation;
+  shape.gate_mode = gates;
+  return shape;
+}
+
+TEST(ExpertsStaircase, EqualsThePlainLoopOnAwkwardShapes) {
+  NEEDS_STAIRCASE_KERNEL();
+  for (const LayerShape& shape :
+       {make_shape(1, 8, 4, 4, 1), make_shape(1, 32, 8, 8, 64), make_shape(3, 8, 48, 16, 7),
+        make_shape(33, 24, 7, 11, 77), make_shape(50, 16, 1, 64, 9), make_shape(50, 16, 64, 1, 9),
+        make_shape(64, 40, 16, 16, 1), make_shape(17, 96, 4, 32, 12), make_shape(130, 72, 24, 40, 33),
+        make_shape(300, 1000, 48, 16, 37), make_shape(257, 104, 130, 250, 100),
+        make_shape(100, 64, 320, 320, 200), make_shape(60, 64, 444, 90, 150)}) {
+    expect_as_plain_loop({bf16(shape)});
+    expect_as_plain_loop({bf16(shape), Logits::kGaussian, StripRule::kRowsOnly});
+  }
+}
+
+TEST(ExpertsStaircase, EqualsThePlainLoopUnderEverySkew) {
+  NEEDS_STAIRCASE_KERNEL();
+  for (const Logits logits :
+       {Logits::kGaussian, Logits::kPopular, Logits::kTies, Logits::kSame, Logits::kOneStrip, Logits::kHot}) {
+    expect_as_plain_loop({bf16(make_shape(300, 256, 64, 64, 32)), logits});
+    expect_as_plain_loop({bf16(make_shape(200, 96, 100, 37, 111)), logits});
+    expect_as_plain_loop({bf16(make_shape(400, 72, 200, 320, 90)), logits, StripRule::kRowsOnly});
+  }
+}
+
+TEST(ExpertsStaircase, EqualsThePlainLoopForEveryActivationAndGate) {
+  NEEDS_STAIRCASE_KERNEL();
+  for (const Activation activation : {Activation::kSilu, Activation::kGelu, Activation::kRelu}) {
+    for (const GateMode gates : {GateMode::kSoftmax, GateMode::kProbability}) {
+      for (const std::int64_t side : {40, 150, 250, 300}) {
+        expect_as_plain_loop({bf16(make_shape(140, 64, side, side - 7, 60), activation, gates)});
+      }
+    }
+  }
+}
+
+// Strips longer than a tile's segment: every segment adds its part.
+TEST(ExpertsStaircase, LongStripsAreTakenInSegments) {
+  NEEDS_STAIRCASE_KERNEL();
+  expect_as_plain_loop({bf16(make_shape(150, 40, 1000, 20, 90))});
+  expect_as_plain_loop({bf16(make_shape(150, 40, 20, 1001, 300), Activation::kGelu)});
+}
+
+// Every number of tokens modulo the tile and its warpgroups and warps, all in one strip.
+TEST(ExpertsStaircase, TilesOfAnyFillEqualThePlainLoop) {
+  NEEDS_STAIRCASE_KERNEL();
+  for (const std::int64_t tokens : {15, 16, 17, 63, 64, 65, 127, 128, 129, 193, 257, 400}) {
+    expect_as_plain_loop({bf16(make_shape(tokens, 72, 1, 48, 5))});
+  }
+}
+
+TEST(ExpertsStaircase, AddendIsAddedOnce) {
+  NEEDS_STAIRCASE_KERNEL();
+  const Staircase staircase({bf16(make_shape(70, 64, 24, 24, 20))});
+  std::vector<double> reference = staircase.inputs().experts();
+  std::vector<float> addend;
+  for (std::size_t i = 0; i < reference.size(); ++i) {
+    addend.push_back(static_cast<float>(i % 13) * 0.01F - 0.05F);
+    reference[i] += static_cast<double>(addend.back());
+  }
+  const cuda::DeviceBuffer<std::byte> device = test::to_device(addend);
+  for (const StaircaseSums kind : {StaircaseSums::kFp16, StaircaseSums::kFixedPoint}) {
+    const auto* const values = reinterpret_cast<const float*>(device.get());
+    EXPECT_LE(test::relative_error(staircase.run(kind, values), reference), 3e-3);
+  }
+}
+
+TEST(ExpertsStaircaseHost, SegmentsPadStripsLeast) {
+  EXPECT_EQ(cuda::staircase_segment(320, 320), 320);
+  EXPECT_EQ(cuda::staircase_segment(64, 64), 64);
+  EXPECT_EQ(cuda::staircase_segment(1024, 1024), 256);
+  EXPECT_EQ(cuda::staircase_segment(160, 100), 160);
+  EXPECT_EQ(cuda::staircase_segment(1, 1), 64);
+}
+
+TEST(ExpertsStaircaseHost, WhatItTakesIsSaid) {
+  LayerShape shape = bf16(make_shape(4, 16, 4, 4, 2));
+  EXPECT_FALSE(cuda::experts_staircase_supported(shape, 8, 0));
+  EXPECT_FALSE(cuda::experts_staircase_supported(shape, 10, 0));
+  shape.hidden_size = 12;
+  EXPECT_FALSE(cuda::experts_staircase_supported(shape, 9, 0));
+  EXPECT_EQ(test::error_text<InvalidArgument>(
+                [&] { cuda::launch_experts_staircase(shape, nullptr, {}, {}, {}, nullptr); }),
+            "hidden_size = 12: must be a multiple of 8 on the GPU");
+  shape.dtype = Dtype::kF32;
+  EXPECT_EQ(test::error_text<InvalidArgument>(
+                [&] { cuda::launch_experts_staircase(shape, nullptr, {}, {}, {}, nullptr); }),
+            "dtype = fp32: the staircase kernel on strips takes bf16");
+}
+
+}  // namespace
+}  // namespace moescope
