@@ -17,14 +17,17 @@ constexpr double kInstructionsPerSumLoad = 17;
 
 void add_token_pairs(std::vector<KernelLaunch>& launches, Stage stage, bool score, bool sum,
                      const StreamContext& context) {
-  const TokenSplit split = TokenSplit::choose(context.shape.num_tokens, context.shape.top_k,
-                                              context.row_bytes, context.options.clusters);
-  const auto fill = [context, split, score, sum](std::int64_t index, WorkUnit& unit) {
+  const TokenSplit split =
+      TokenSplit::choose(context.shape.num_tokens, context.shape.top_k, context.row_bytes,
+                         context.options.clusters ? TokenSplit::kMaxClusterBlocks : 1,
+                         context.options.clusters && score && sum ? TokenSplit::kMaxClusters : 1);
+  const std::int64_t blocks_of_token = split.cluster_blocks * split.clusters;
+  const auto fill = [context, split, blocks_of_token, score, sum](std::int64_t index, WorkUnit& unit) {
     unit.clear();
     const Routing& routing = *context.routing;
-    const std::int64_t first = index / split.cluster_blocks * split.tokens_per_block();
+    const std::int64_t first = index / blocks_of_token * split.tokens_per_block();
     const std::int64_t end = std::min(first + split.tokens_per_block(), context.shape.num_tokens);
-    const std::int64_t block_in_cluster = index % split.cluster_blocks;
+    const std::int64_t block_of_token = index % blocks_of_token;
     std::int64_t steps = 0;
     for (std::int64_t token = first; token < end; ++token) {
       const auto pairs = static_cast<std::int64_t>(routing.ids_of(token).size());
@@ -43,7 +46,7 @@ void add_token_pairs(std::vector<KernelLaunch>& launches, Stage stage, bool scor
       for (std::int64_t token = first; token < end; ++token) {
         const auto ids = routing.ids_of(token);
         for (std::int64_t worker = 0; worker < split.block_splits; ++worker) {
-          const std::int64_t k = step * split.splits() + block_in_cluster * split.block_splits + worker;
+          const std::int64_t k = step * split.splits() + block_of_token * split.block_splits + worker;
           if (k >= static_cast<std::int64_t>(ids.size())) {
             continue;
           }
@@ -65,11 +68,11 @@ void add_token_pairs(std::vector<KernelLaunch>& launches, Stage stage, bool scor
     unit.cuda_core_flop = 2.0 * static_cast<double>(done * context.shape.hidden_size) *
                           ((score ? 1.0 : 0.0) + (sum ? 1.0 : 0.0));
     for (std::int64_t token = first; token < end; ++token) {
-      if (sum) {  // the blocks of a cluster share the columns
-        const std::int64_t bytes = context.shape.hidden_size * 4 / split.cluster_blocks;
+      if (sum) {  // a token's blocks share the columns
+        const std::int64_t bytes = context.shape.hidden_size * 4 / blocks_of_token;
         unit.bursts.push_back(burst(
             context.map.y +
-                static_cast<std::uint64_t>(token * context.shape.hidden_size * 4 + block_in_cluster * bytes),
+                static_cast<std::uint64_t>(token * context.shape.hidden_size * 4 + block_of_token * bytes),
             bytes, AccessKind::kWrite));
       } else {
         const auto pairs = static_cast<std::int64_t>(routing.ids_of(token).size());

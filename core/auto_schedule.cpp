@@ -13,67 +13,89 @@ namespace {
 
 constexpr std::array kExpertStages = {Stage::kExpertScores, Stage::kExpertCombine, Stage::kExperts};
 
-bool is_matrix_product(ScheduleKind kind, const MachineRates& rates) {
-  if (kind == ScheduleKind::kDenseMasked) return true;
-  return rates.items_are_matrices &&
-         (kind == ScheduleKind::kExpertCentric || kind == ScheduleKind::kStaircase);
+}  // namespace
+
+void MachineRates::validate() const {
+  const auto check = [](std::string_view field, double number, bool or_zero) {
+    if (!std::isfinite(number) || number < 0 || (number == 0 && !or_zero)) {
+      throw InvalidArgument(field, fmt::to_string(number),
+                            or_zero ? "must be finite and not negative" : "must be positive and finite");
+    }
+  };
+  check("cache_bytes", cache_bytes, false);
+  if (candidates.empty()) throw InvalidArgument("candidates", "(none)", "must name at least one schedule");
+  for (const ScheduleRates& rates : candidates) {
+    if (rates.kind == ScheduleKind::kAuto) {
+      throw InvalidArgument("candidates", "auto", "must be schedules that can run");
+    }
+    const auto field = [&](std::string_view name) {
+      return fmt::format("{}.{}", to_string(rates.kind), name);
+    };
+    check(field("fixed_s"), rates.fixed_s, true);
+    check(field("memory_bytes_per_s"), rates.memory_bytes_per_s, false);
+    check(field("cache_bytes_per_s"), rates.cache_bytes_per_s, false);
+    check(field("flop_per_s"), rates.flop_per_s, false);
+  }
 }
 
-ScheduleCandidate predict(const AnalyticCost& cost, ScheduleKind kind, const MachineRates& rates) {
-  const bool matrix = is_matrix_product(kind, rates);
+std::string ScheduleChoice::explanation() const {
+  std::string text = reason;
+  for (const ScheduleCandidate& candidate : candidates) {
+    text += "\n  " + candidate.reason;
+  }
+  return text;
+}
+
+ScheduleCandidate predict_schedule(const LayerShape& shape, const SkewMetrics& skew, const AnalyticCost& cost,
+                                   const ScheduleRates& rates, double cache_bytes) {
   double compulsory_bytes = 0;
   double requested_bytes = 0;
   double flop = 0;
   for (const Stage stage : kExpertStages) {
     compulsory_bytes += static_cast<double>(cost.bytes(stage, MemoryLevel::kHbm));
     requested_bytes += static_cast<double>(cost.bytes(stage, MemoryLevel::kL2));
-    flop += static_cast<double>(matrix ? cost.executed_flop(stage) : cost.useful_flop(stage));
+    flop += static_cast<double>(rates.executes_masked ? cost.executed_flop(stage) : cost.useful_flop(stage));
   }
-  ScheduleCandidate candidate{.kind = kind,
-                              .memory_s = compulsory_bytes / rates.memory_bytes_per_s,
+  double missed = 0;
+  if (!rates.reuse_is_near) {
+    const double rows_bytes =
+        2 * skew.effective_experts * static_cast<double>(shape.hidden_size * dtype_bytes(shape.dtype));
+    missed = std::max(0.0, 1 - cache_bytes / rows_bytes);
+  }
+  const double memory_bytes = compulsory_bytes + missed * std::max(0.0, requested_bytes - compulsory_bytes);
+  ScheduleCandidate candidate{.kind = rates.kind,
+                              .fixed_s = rates.fixed_s,
+                              .memory_s = memory_bytes / rates.memory_bytes_per_s,
                               .cache_s = requested_bytes / rates.cache_bytes_per_s,
-                              .flop_s = flop / (matrix ? rates.matrix_flop_per_s : rates.pair_flop_per_s),
+                              .flop_s = flop / rates.flop_per_s,
                               .reason = {}};
-  candidate.predicted_s = std::max({candidate.memory_s, candidate.cache_s, candidate.flop_s});
-  const std::string_view bound = candidate.predicted_s == candidate.flop_s    ? "flop"
-                                 : candidate.predicted_s == candidate.cache_s ? "requested bytes"
-                                                                              : "compulsory bytes";
+  const double largest_s = std::max({candidate.memory_s, candidate.cache_s, candidate.flop_s});
+  candidate.predicted_s = candidate.fixed_s + largest_s;
+  const std::string_view bound = candidate.fixed_s > largest_s    ? "what does not grow with the batch"
+                                 : largest_s == candidate.flop_s  ? "flop"
+                                 : largest_s == candidate.cache_s ? "requested bytes"
+                                                                  : "bytes from memory";
   candidate.reason = fmt::format(
-      "{}: {:.3g} s, bound by {} (compulsory {:.3g} bytes {:.3g} s, requested {:.3g} bytes {:.3g} s, {} "
-      "{:.3g} "
-      "flop {:.3g} s)",
-      to_string(kind), candidate.predicted_s, bound, compulsory_bytes, candidate.memory_s, requested_bytes,
-      candidate.cache_s, matrix ? "matrix" : "pair", flop, candidate.flop_s);
+      "{}: {:.3g} s, bound by {} (fixed {:.3g} s, memory {:.3g} bytes {:.3g} s, requested {:.3g} bytes "
+      "{:.3g} s, {} "
+      "{:.3g} flop {:.3g} s)",
+      to_string(rates.kind), candidate.predicted_s, bound, candidate.fixed_s, memory_bytes,
+      candidate.memory_s, requested_bytes, candidate.cache_s, rates.executes_masked ? "executed" : "useful",
+      flop, candidate.flop_s);
   return candidate;
-}
-
-}  // namespace
-
-void MachineRates::validate() const {
-  const auto check = [](std::string_view field, double rate) {
-    if (!(rate > 0) || !std::isfinite(rate)) {
-      throw InvalidArgument(field, fmt::to_string(rate), "must be positive and finite");
-    }
-  };
-  check("memory_bytes_per_s", memory_bytes_per_s);
-  check("cache_bytes_per_s", cache_bytes_per_s);
-  check("pair_flop_per_s", pair_flop_per_s);
-  check("matrix_flop_per_s", matrix_flop_per_s);
-  if (candidates.empty()) throw InvalidArgument("candidates", "(none)", "must name at least one schedule");
-  if (std::find(candidates.begin(), candidates.end(), ScheduleKind::kAuto) != candidates.end()) {
-    throw InvalidArgument("candidates", "auto", "must be schedules that can run");
-  }
 }
 
 ScheduleChoice choose_schedule(const LayerShape& shape, const Routing& routing,
                                const ScheduleOptions& options, const MachineRates& rates) {
   rates.validate();
+  const SkewMetrics skew = compute_skew(routing);
   ScheduleChoice choice;
-  for (const ScheduleKind kind : rates.candidates) {
-    ScheduleOptions of_kind = options;
-    of_kind.kind = kind;
+  for (const ScheduleRates& of_kind : rates.candidates) {
+    ScheduleOptions as_kind = options;
+    as_kind.kind = of_kind.kind;
     choice.candidates.push_back(
-        predict(analytic_cost(shape, routing, build_schedule(routing, of_kind)), kind, rates));
+        predict_schedule(shape, skew, analytic_cost(shape, routing, build_schedule(routing, as_kind)),
+                         of_kind, rates.cache_bytes));
   }
   std::vector<ScheduleCandidate> ranked = choice.candidates;
   std::stable_sort(ranked.begin(), ranked.end(),

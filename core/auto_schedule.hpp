@@ -6,42 +6,62 @@
 
 #include "core/layer_shape.hpp"
 #include "core/schedule.hpp"
+#include "core/skew.hpp"
 #include "core/traffic.hpp"
 
 namespace moescope {
 
-/// What the cost model knows of a backend on a machine. Rates are sustained, for the whole machine.
-struct MachineRates {
-  std::string source;             ///< where the numbers come from; printed with the reasons
+/// What the cost model knows of one schedule on a machine. Rates are sustained, for the whole machine.
+struct ScheduleRates {
+  ScheduleKind kind = ScheduleKind::kTokenCentric;
+  double fixed_s = 0;             ///< launches, and whatever else does not grow with the batch
   double memory_bytes_per_s = 0;  ///< main memory or HBM
   double cache_bytes_per_s = 0;   ///< last-level cache
-  double pair_flop_per_s = 0;     ///< dot products and added rows of single pairs
-  double matrix_flop_per_s = 0;   ///< blocked matrix products in the storage dtype
-  /// Groups and strips are matrix products over every token x expert of the item (tensor cores). False: their
-  /// selected pairs alone, as the CPU computes them. dense_masked is a matrix product either way.
-  bool items_are_matrices = false;
-  std::vector<ScheduleKind> candidates;  ///< what the backend runs; ties go to the earlier one
+  double flop_per_s = 0;
+  /// Groups, strips and dense_masked as matrix products: every token x expert of an item is computed. False:
+  /// the selected pairs alone.
+  bool executes_masked = false;
+  /// What is read again is read soon again (the tiles of a strip), so it is still in the cache. False: rows
+  /// come back at any time, and stay only as far as the cache holds them.
+  bool reuse_is_near = true;
+};
 
-  /// Throws InvalidArgument naming the first rate that is not positive and finite, or the candidates when
-  /// there is none or `auto` is among them.
+struct MachineRates {
+  std::string source;                     ///< where the numbers come from; printed with the reasons
+  double cache_bytes = 0;                 ///< capacity of the last-level cache
+  std::vector<ScheduleRates> candidates;  ///< what the backend runs; ties go to the earlier one
+
+  /// Throws InvalidArgument naming the first number that is not positive and finite (fixed_s: not negative),
+  /// or the candidates when there is none or `auto` is among them.
   void validate() const;
 };
 
-/// Predicted time of the expert stage under one schedule.
+/// Predicted time of the stages that a schedule decides: `schedule` and the expert stages.
 struct ScheduleCandidate {
   ScheduleKind kind = ScheduleKind::kTokenCentric;
-  double memory_s = 0;     ///< compulsory bytes from memory
+  double fixed_s = 0;
+  double memory_s = 0;     ///< bytes from memory: compulsory, and what the cache does not keep
   double cache_s = 0;      ///< requested bytes from the cache
-  double flop_s = 0;       ///< executed FLOP
-  double predicted_s = 0;  ///< the largest of the three: they overlap
-  std::string reason;      ///< one line: the three times, bytes and FLOP, which one binds
+  double flop_s = 0;       ///< FLOP
+  double predicted_s = 0;  ///< fixed_s and the largest of the three: they overlap
+  std::string reason;      ///< one line: the times, bytes and FLOP, which one binds
 };
 
 struct ScheduleChoice {
   ScheduleKind kind = ScheduleKind::kTokenCentric;
   std::vector<ScheduleCandidate> candidates;  ///< in the order of MachineRates::candidates
   std::string reason;  ///< one line: winner, its predicted time, the next best, the rates' source
+
+  /// `reason`, then each candidate's, a line each.
+  std::string explanation() const;
 };
+
+/// The model itself: time of a schedule that costs `cost` on a routing of this skew. Of the requested bytes
+/// beyond the compulsory ones, those that come back late miss the cache for the part of the rows it cannot
+/// hold: 1 - cache_bytes / (2 * effective_experts * row_bytes), effective_experts being the size of the
+/// equally used set in which two pairs meet as often as in this one.
+ScheduleCandidate predict_schedule(const LayerShape& shape, const SkewMetrics& skew, const AnalyticCost& cost,
+                                   const ScheduleRates& rates, double cache_bytes);
 
 /// Picks the schedule of the expert stage with the smallest predicted time for this routing, from the
 /// analytic bytes and FLOP of traffic.hpp. Builds every candidate to count its items, one at a time.

@@ -43,7 +43,9 @@ struct ClockSample {
 class LayerExecution {
  public:
   virtual ~LayerExecution() = default;
-  /// Runs all stages in order and blocks until they are done. The last entry is Stage::kLayer.
+  /// Runs all stages in order and blocks until they are done. The last entry is Stage::kLayer. A backend that
+  /// overlaps stages runs the layer twice: stage by stage for the stages' times, and as it is meant to run
+  /// for the layer's.
   virtual std::vector<StageTime> run(L2State l2) = 0;
   /// Output of the last run, [L, d] in shape.dtype.
   virtual HostTensor output() = 0;
@@ -53,6 +55,8 @@ class LayerExecution {
   virtual ClockSample clocks() const { return {}; }
   /// The schedule that ran (kAuto resolved) and whether its output is bit-identical from run to run.
   virtual ScheduleKind schedule_kind() const = 0;
+  /// Why kAuto resolved to that: a line, then one for each candidate. Empty for a schedule that was named.
+  virtual std::string explanation() const { return {}; }
   virtual bool deterministic() const = 0;
 
   /// For profilers that bracket stages themselves; nothing of this is on run()'s path. The stages in order,

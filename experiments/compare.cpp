@@ -145,6 +145,13 @@ ExitCode compare(const CommonOptions& options, const Invocation& invocation) {
     }
   }
   print_comparison(std::cout, studies, backend->device());
+  for (const LayerStudy& study : studies) {
+    for (const ScheduleStudy& point : study.schedules) {
+      if (options.explain && !point.explanation.empty()) {
+        std::cout << fmt::format("\n{}: auto chose {}\n", study.workload, point.explanation);
+      }
+    }
+  }
   const FigureResult figure = draw_figure(skew_figure(studies, backend->device()), directory, "skew");
   std::cout << fmt::format("\nrows:   {}/rows.jsonl, rows.csv, run.json\n", directory.string());
   std::cout << (figure.status == Status::kOk ? fmt::format("figure: {}\n", figure.image.string())
@@ -169,6 +176,7 @@ Command add_compare(CLI::App& app, const Invocation& invocation) {
   add_schedule_options(*sub, *options);
   add_machine_options(*sub, *options);
   add_sampling_options(*sub, *options);
+  add_explain_option(*sub, *options);
   add_output_option(*sub, *options, "default: results/<run id>");
   return {sub, [options, invocation] { return compare(*options, invocation); }};
 }

@@ -138,6 +138,11 @@ void add_sample_count_options(CLI::App& app, CommonOptions& options) {
       ->type_name("S");
 }
 
+void add_explain_option(CLI::App& app, CommonOptions& options) {
+  app.add_flag("--explain", options.explain,
+               "with schedule auto: the cost model's numbers for every candidate");
+}
+
 void add_output_option(CLI::App& app, CommonOptions& options, const std::string& default_text) {
   app.add_option("--output", options.output,
                  "directory for rows.jsonl, rows.csv and run.json (" + default_text + ")")

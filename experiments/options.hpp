@@ -41,6 +41,7 @@ struct CommonOptions {
   std::string output;
   int threads = 0;
   bool quiet = false;
+  bool explain = false;
   std::int64_t min_samples = SamplingOptions{}.min_samples;
   double max_time_s = SamplingOptions{}.max_time_s;
 };
@@ -54,6 +55,8 @@ void add_machine_options(CLI::App& app, CommonOptions& options);
 void add_sampling_options(CLI::App& app, CommonOptions& options);
 /// --min-samples, --max-time alone.
 void add_sample_count_options(CLI::App& app, CommonOptions& options);
+/// --explain: what the cost model behind auto expects of each candidate.
+void add_explain_option(CLI::App& app, CommonOptions& options);
 void add_output_option(CLI::App& app, CommonOptions& options, const std::string& default_text);
 
 /// A workload as asked for, and as rows name it.

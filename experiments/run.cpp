@@ -47,7 +47,7 @@ Table stage_table(const ScheduleStudy& point) {
   return table;
 }
 
-void print(const LayerStudy& study, const ScheduleStudy& point, const std::string& device) {
+void print(const LayerStudy& study, const ScheduleStudy& point, const std::string& device, bool explain) {
   std::cout << fmt::format("{}  {}  {}  seed {}  L2 {}\n", study.workload, study.shape.label(),
                            to_string(study.shape.dtype), study.seed, to_string(study.l2));
   std::cout << fmt::format("{} on {} ({})\n\n", to_string(point.ran), study.backend, device);
@@ -60,6 +60,9 @@ void print(const LayerStudy& study, const ScheduleStudy& point, const std::strin
                            study.skew.reuse, format_bytes(static_cast<double>(study.floor_bytes)));
   std::cout << (point.error ? point.error->describe() : fmt::format("no error: {}", point.error_reason))
             << '\n';
+  if (explain && !point.explanation.empty()) {
+    std::cout << fmt::format("auto chose {}\n", point.explanation);
+  }
   std::cout << (point.deterministic ? "output is bit-identical from run to run\n"
                                     : "output may differ in the last bits from run to run\n");
 }
@@ -94,7 +97,7 @@ ExitCode run(const CommonOptions& options, const Invocation& invocation) {
     throw Error(point.code, point.reason);
   }
   progress.finish();
-  print(study, point, backend->device());
+  print(study, point, backend->device(), options.explain);
   if (!options.output.empty()) {
     ResultWriter writer(options.output, run_header(invocation, *backend));
     for (const ResultRow& row : study_rows(study)) {
@@ -118,6 +121,7 @@ Command add_run(CLI::App& app, const Invocation& invocation) {
   add_schedule_options(*sub, *options);
   add_machine_options(*sub, *options);
   add_sampling_options(*sub, *options);
+  add_explain_option(*sub, *options);
   add_output_option(*sub, *options, "default: none are written");
   return {sub, [options, invocation] { return run(*options, invocation); }};
 }

@@ -20,28 +20,10 @@ void check_blas(cublasStatus_t status, const char* call, int line) {
 }
 #define MOESCOPE_BLAS_CHECK(call) check_blas((call), #call, __LINE__)
 
-/// Owner of a cuBLASLt object made by Create(&object, ...) and destroyed by Destroy(object).
-template <class Object, cublasStatus_t (*Destroy)(Object)>
-class Owner {
- public:
-  Owner() = default;
-  Owner(const Owner&) = delete;
-  Owner& operator=(const Owner&) = delete;
-  ~Owner() {
-    if (object_ != nullptr) {
-      (void)Destroy(object_);
-    }
-  }
-  Object* out() { return &object_; }
-  Object get() const { return object_; }
-
- private:
-  Object object_ = nullptr;
-};
-using Handle = Owner<cublasLtHandle_t, cublasLtDestroy>;
-using Operation = Owner<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy>;
-using Layout = Owner<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
-using Preference = Owner<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>;
+using Handle = UniqueObject<cublasLtHandle_t, cublasLtDestroy>;
+using Operation = UniqueObject<cublasLtMatmulDesc_t, cublasLtMatmulDescDestroy>;
+using Layout = UniqueObject<cublasLtMatrixLayout_t, cublasLtMatrixLayoutDestroy>;
+using Preference = UniqueObject<cublasLtMatmulPreference_t, cublasLtMatmulPreferenceDestroy>;
 
 template <class T>
 void set(const Operation& operation, cublasLtMatmulDescAttributes_t attribute, T value) {
@@ -88,11 +70,18 @@ Gemm with_leading_dimensions(Gemm gemm) {
 
 struct CublasLt::Impl {
   Handle handle;
-  DeviceBuffer<std::byte> workspace{kWorkspaceBytes};
+  DeviceBuffer<std::byte> workspace;
   std::map<Key, cublasLtMatmulAlgo_t> algorithms;
 };
 
-CublasLt::CublasLt() : impl_(std::make_unique<Impl>()) {
+std::int64_t CublasLt::workspace_bytes(std::int64_t num_tokens) {
+  constexpr std::int64_t kFewTokens =
+      512;  // 4 tiles of 128: with 8 of columns they fill a quarter of an H100
+  return num_tokens <= kFewTokens ? kWorkspaceBytes : 0;
+}
+
+CublasLt::CublasLt(std::int64_t workspace_bytes) : impl_(std::make_unique<Impl>()) {
+  impl_->workspace = DeviceBuffer<std::byte>(workspace_bytes);
   MOESCOPE_BLAS_CHECK(cublasLtCreate(impl_->handle.out()));
 }
 CublasLt::CublasLt(CublasLt&&) noexcept = default;
@@ -143,7 +132,7 @@ void CublasLt::run(const Gemm& requested, cudaStream_t stream) {
   if (found == impl_->algorithms.end()) {
     Preference preference;
     MOESCOPE_BLAS_CHECK(cublasLtMatmulPreferenceCreate(preference.out()));
-    set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, u64(kWorkspaceBytes));
+    set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, u64(impl_->workspace.bytes()));
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment(gemm.b));
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment(gemm.a));
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(gemm.d));
@@ -163,7 +152,7 @@ void CublasLt::run(const Gemm& requested, cudaStream_t stream) {
   const float alpha = 1;
   MOESCOPE_BLAS_CHECK(cublasLtMatmul(impl_->handle.get(), operation.get(), &alpha, gemm.b, b.get(), gemm.a,
                                      a.get(), &gemm.beta, gemm.d, d.get(), gemm.d, d.get(), &found->second,
-                                     impl_->workspace.get(), u64(kWorkspaceBytes), stream));
+                                     impl_->workspace.get(), u64(impl_->workspace.bytes()), stream));
 }
 
 }  // namespace moescope::cuda

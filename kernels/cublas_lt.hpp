@@ -34,12 +34,15 @@ struct Gemm {
 /// order matters.
 class CublasLt {
  public:
-  /// A quarter of what NVIDIA recommends for Hopper (cuBLAS documentation, cublasSetWorkspace): a layer at
-  /// L=4096, d=1024 is to stay under 64 MiB of extra memory. It still holds the partial sums of products with
-  /// few tokens split over k: 64 x 1024 fp32, 32 times.
+  /// A quarter of what NVIDIA recommends for Hopper (cuBLAS documentation, cublasSetWorkspace). It holds the
+  /// partial sums of products with few rows split over k: 64 x 1024 fp32, 32 times.
   static constexpr std::int64_t kWorkspaceBytes = std::int64_t{8} << 20;
+  /// What products of `num_tokens` rows need: many rows fill the device without being split, and a layer at
+  /// L=4096, d=1024 is to stay under 64 MiB of extra memory.
+  static std::int64_t workspace_bytes(std::int64_t num_tokens);
 
-  CublasLt();
+  /// Allocates `workspace_bytes` of workspace on the device.
+  explicit CublasLt(std::int64_t workspace_bytes = kWorkspaceBytes);
   CublasLt(CublasLt&&) noexcept;
   CublasLt& operator=(CublasLt&&) noexcept;
   ~CublasLt();

@@ -1,6 +1,7 @@
 #include "kernels/cuda_backend.hpp"
 
 #include "kernels/cuda_layer.hpp"
+#include "kernels/gpu_rates.hpp"
 
 namespace moescope {
 namespace {
@@ -13,13 +14,7 @@ class CudaBackend final : public MoeBackend {
 
   std::string_view name() const override { return "cuda"; }
   std::string device() const override { return context_->info.name; }
-  bool supports(ScheduleKind kind, std::string& why) const override {
-    if (kind == ScheduleKind::kAuto) {
-      why = "auto has no machine rates for a GPU yet; name a schedule";
-      return false;
-    }
-    return true;
-  }
+  bool supports(ScheduleKind /*kind*/, std::string& /*why*/) const override { return true; }
 
   RouterLogits router_project(const LayerInputs& inputs) override;
   Routing router_select(const LayerShape& shape, const RouterLogits& logits) override;
@@ -209,9 +204,16 @@ HostTensor CudaBackend::experts(const LayerInputs& inputs, const Routing& routin
   const RoutingBuffers device(shape, routing, stream());
   const DeviceBuffer<float> y = make_filled<float>(shape.num_tokens * shape.hidden_size, stream());
   switch (schedule.kind) {
-    case ScheduleKind::kTokenCentric:
-      launch_experts_token_centric(shape, x.get(), weights, device.view(), y.get(), stream());
+    case ScheduleKind::kTokenCentric: {
+      const Bytes workspace(token_centric_workspace_bytes(shape));
+      if (workspace.bytes() > 0) {
+        MOESCOPE_CUDA_CHECK(
+            cudaMemsetAsync(workspace.get(), 0, static_cast<std::size_t>(workspace.bytes()), stream()));
+      }
+      launch_experts_token_centric(shape, x.get(), weights, device.view(), workspace.get(), {.y = y.get()},
+                                   stream());
       return download_y(shape, y);
+    }
     case ScheduleKind::kExpertCentric:
     case ScheduleKind::kStaircase: {
       const ScheduleBuffers buffers = build_schedule(shape, schedule.options, device);
@@ -247,15 +249,21 @@ HostTensor CudaBackend::shared_mlp(const LayerInputs& inputs) {
   const DeviceWeights weights = expert_weights(inputs);
   const Bytes workspace = make_filled<std::byte>(shared_mlp_workspace_bytes(shape), stream());
   const DeviceBuffer<float> y = make_filled<float>(shape.num_tokens * shape.hidden_size, stream());
-  MOESCOPE_CUDA_CHECK(cudaMemsetAsync(y.get(), 0, static_cast<std::size_t>(y.bytes()), stream()));
   launch_shared_mlp(blas_, shape, x.get(), weights, workspace.get(), y.get(), stream());
   return download_y(shape, y);
 }
 
 std::unique_ptr<LayerExecution> CudaBackend::prepare(const LayerInputs& inputs,
-                                                     const ScheduleOptions& options) {
-  if (options.kind == ScheduleKind::kAuto) {
-    throw InternalError("schedule auto must be resolved by choose_schedule() before prepare()");
+                                                     const ScheduleOptions& asked) {
+  ScheduleOptions options = asked;
+  std::string explanation;
+  if (asked.kind == ScheduleKind::kAuto) {
+    const Routing routing = inputs.fixed_routing.has_value()
+                                ? *inputs.fixed_routing
+                                : router_select(inputs.shape, router_project(inputs));
+    const ScheduleChoice choice = choose_schedule(inputs.shape, routing, asked, gpu_rates(context_->info));
+    options.kind = choice.kind;
+    explanation = choice.explanation();
   }
   require_gpu_shape(inputs.shape, options.kind);
   inputs.validate();
@@ -263,7 +271,7 @@ std::unique_ptr<LayerExecution> CudaBackend::prepare(const LayerInputs& inputs,
   if (!cached) {
     cached_device_.reset();
   }
-  const LayerMemoryPlan plan = plan_layer_memory(inputs.shape, options, inputs.fixed_routing.has_value());
+  const LayerMemoryPlan plan = plan_layer_memory({inputs.shape, options, inputs.fixed_routing.has_value()});
   const std::int64_t need = plan.total_bytes() - (cached ? plan.experts : 0);
   std::size_t free_bytes = 0;
   std::size_t all_bytes = 0;
@@ -273,7 +281,8 @@ std::unique_ptr<LayerExecution> CudaBackend::prepare(const LayerInputs& inputs,
         fmt::format("layer {} under {} on {}", inputs.shape.label(), to_string(options.kind), device()),
         static_cast<std::uint64_t>(need), free_bytes);
   }
-  return std::make_unique<CudaLayer>(context_, expert_buffers(inputs), inputs, options);
+  return std::make_unique<CudaLayer>(context_, expert_buffers(inputs), inputs, options,
+                                     std::move(explanation));
 }
 
 }  // namespace

@@ -59,6 +59,31 @@ class DeviceBuffer {
   std::int64_t count_ = 0;
 };
 
+/// Owner of an object of a CUDA library that Create(out(), ...) makes and Destroy(object) ends.
+template <class Object, auto Destroy>
+class UniqueObject {
+ public:
+  UniqueObject() = default;
+  UniqueObject(UniqueObject&& other) noexcept : object_(std::exchange(other.object_, nullptr)) {}
+  UniqueObject& operator=(UniqueObject&& other) noexcept {
+    std::swap(object_, other.object_);
+    return *this;
+  }
+  UniqueObject(const UniqueObject&) = delete;
+  UniqueObject& operator=(const UniqueObject&) = delete;
+  ~UniqueObject() {
+    if (object_ != nullptr) {
+      (void)Destroy(object_);
+    }
+  }
+  /// For the call that makes the object; must own none yet.
+  Object* out() { return &object_; }
+  Object get() const { return object_; }
+
+ private:
+  Object object_ = nullptr;
+};
+
 /// An owning, non-blocking stream.
 class Stream {
  public:

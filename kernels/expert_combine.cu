@@ -12,8 +12,8 @@ void launch_expert_combine(const LayerShape& shape, const DeviceWeights& weights
   args.w_out = weights.w_out;
   args.expert_ids = routing.expert_ids;
   args.scores_in = scores;
-  args.y = y;
-  launch_token_pairs<false, true>(shape, args, stream);
+  args.output = SumOutput(ExpertOutput{.y = y});
+  launch_token_pairs<false, true>(shape, args, nullptr, stream);
 }
 
 }  // namespace moescope::cuda

@@ -15,7 +15,7 @@ void launch_expert_scores(const LayerShape& shape, const void* hidden_states, co
   args.expert_ids = routing.expert_ids;
   args.gates = routing.gates;
   args.scores_out = scores;
-  launch_token_pairs<true, false>(shape, args, stream);
+  launch_token_pairs<true, false>(shape, args, nullptr, stream);
 }
 
 }  // namespace moescope::cuda

@@ -25,27 +25,9 @@ void check_sparse(cusparseStatus_t status, const char* call, int line) {
 }
 #define MOESCOPE_SPARSE_CHECK(call) check_sparse((call), #call, __LINE__)
 
-/// Owner of a cuSPARSE object, destroyed by Destroy(object).
-template <class Object, auto Destroy>
-class Owner {
- public:
-  Owner() = default;
-  Owner(const Owner&) = delete;
-  Owner& operator=(const Owner&) = delete;
-  ~Owner() {
-    if (object_ != nullptr) {
-      (void)Destroy(object_);
-    }
-  }
-  Object* out() { return &object_; }
-  Object get() const { return object_; }
-
- private:
-  Object object_ = nullptr;
-};
-using Handle = Owner<cusparseHandle_t, cusparseDestroy>;
-using Sparse = Owner<cusparseSpMatDescr_t, cusparseDestroySpMat>;
-using Dense = Owner<cusparseDnMatDescr_t, cusparseDestroyDnMat>;
+using Handle = UniqueObject<cusparseHandle_t, cusparseDestroy>;
+using Sparse = UniqueObject<cusparseSpMatDescr_t, cusparseDestroySpMat>;
+using Dense = UniqueObject<cusparseDnMatDescr_t, cusparseDestroyDnMat>;
 
 constexpr int kThreads = 256;
 /// Blocks of the elementwise kernels, which step over what is left: enough to fill any GPU of today.

@@ -97,10 +97,20 @@ ScheduleCapacity schedule_capacity(const LayerShape& shape, const ScheduleOption
 void launch_schedule(const LayerShape& shape, const ScheduleOptions& options, DeviceRouting routing,
                      DeviceSchedule schedule, void* workspace, cudaStream_t stream);
 
-// experts_token_centric.cu: fused, y [L,d] fp32. Deterministic.
+/// Where an expert stage that finishes the layer leaves its result.
+struct ExpertOutput {
+  float* y = nullptr;  ///< [L, d] fp32; not used when `rounded` is given
+  const float* addend =
+      nullptr;              ///< [L, d] added to the experts' sums (the shared MLP's result); null: nothing
+  void* rounded = nullptr;  ///< [L, d] bf16: the result rounded to storage; null: it goes to y
+};
+
+// experts_token_centric.cu: fused. Deterministic. The workspace is zero before its first use and left so;
+// without it (null) few tokens are shared by fewer workers.
+std::int64_t token_centric_workspace_bytes(const LayerShape& shape);
 void launch_experts_token_centric(const LayerShape& shape, const void* hidden_states,
-                                  const DeviceWeights& weights, DeviceRouting routing, float* y,
-                                  cudaStream_t stream);
+                                  const DeviceWeights& weights, DeviceRouting routing, void* workspace,
+                                  ExpertOutput output, cudaStream_t stream);
 
 // experts_tiles.cu: expert_centric and staircase on tensor cores. Fused: y is cleared and added to with fp32
 // atomics.
@@ -162,14 +172,15 @@ void launch_experts_dense_masked(CublasLt& blas, const LayerShape& shape, const 
 // experts_sparse_library.cu: cuSPARSE SDDMM, activation, SpMM.
 class SparseLibrary;  ///< handles and descriptors for one shape; sparse_library.hpp
 
-// shared_mlp.cu: y [L,d] += (act(x gate^T) * (x up^T)) down^T, cuBLASLt; h rounded to storage before `down`.
+// shared_mlp.cu: y [L,d] = (act(x gate^T) * (x up^T)) down^T, cuBLASLt; h rounded to storage before `down`.
 std::int64_t shared_mlp_workspace_bytes(const LayerShape& shape);
 void launch_shared_mlp(CublasLt& blas, const LayerShape& shape, const void* hidden_states,
                        const DeviceWeights& weights, void* workspace, float* y, cudaStream_t stream);
 
-// round_output.cu: bf16 output = round(y); belongs to the layer's last stage. With fp32 storage y is the
-// output.
-void launch_round_output(const LayerShape& shape, const float* y, void* output, cudaStream_t stream);
+// round_output.cu: output [L,d] in storage dtype = y + addend; belongs to the layer's last stage. addend
+// [L,d] fp32 (the shared MLP's result) or null. With fp32 storage the output may be y itself.
+void launch_round_output(const LayerShape& shape, const float* y, const float* addend, void* output,
+                         cudaStream_t stream);
 /// output = round(sums * 2^-exponent + addend), bf16; addend [L,d] fp32 (the shared MLP's result) or null.
 void launch_round_output(const LayerShape& shape, const StaircaseOutput& sums, const float* addend,
                          void* output, cudaStream_t stream);

@@ -1,11 +1,12 @@
-// Output of the layer in bf16 storage: y [L,d] fp32, or the staircase kernel's scaled sums, -> output [L,d].
-// Belongs to the layer's last stage, so it opens no range of its own.
+// Output of the layer: y [L,d] fp32 or the staircase kernel's scaled sums, plus the shared MLP's result where
+// there is one, in storage dtype. Belongs to the layer's last stage, so it opens no range of its own.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
 #include <algorithm>
+#include <type_traits>
 
-#include "kernels/cuda_raii.hpp"
+#include "kernels/dependent_launch.cuh"
 #include "kernels/launch.hpp"
 
 namespace moescope::cuda {
@@ -15,16 +16,26 @@ constexpr int kThreads = 256;
 constexpr std::int64_t kValuesPerThread = 4;   // one 16-byte load
 constexpr std::int64_t kMaxBlocks = 132 * 16;  // a few waves of any current GPU; the rest by stride
 
-/// count is a multiple of 4, because d is a multiple of 8.
+/// count4 groups of 4 values, because d is a multiple of 8. `addend` may be null, and Output a float4 at y.
+template <class Output>
 __global__ void __launch_bounds__(kThreads)
-    round_output(const float4* __restrict__ y, uint2* __restrict__ output, std::int64_t count4) {
+    round_output(const float4* y, const float4* addend, Output* output, std::int64_t count4) {
+  wait_for_predecessor();
   const std::int64_t stride = std::int64_t{gridDim.x} * kThreads;
   for (std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x; i < count4; i += stride) {
-    const float4 value = y[i];
-    const __nv_bfloat162 low = __floats2bfloat162_rn(value.x, value.y);
-    const __nv_bfloat162 high = __floats2bfloat162_rn(value.z, value.w);
-    output[i] =
-        make_uint2(*reinterpret_cast<const unsigned*>(&low), *reinterpret_cast<const unsigned*>(&high));
+    float4 value = y[i];
+    if (addend != nullptr) {
+      const float4 more = addend[i];
+      value = {value.x + more.x, value.y + more.y, value.z + more.z, value.w + more.w};
+    }
+    if constexpr (sizeof(Output) == sizeof(uint2)) {
+      const __nv_bfloat162 low = __floats2bfloat162_rn(value.x, value.y);
+      const __nv_bfloat162 high = __floats2bfloat162_rn(value.z, value.w);
+      output[i] =
+          make_uint2(*reinterpret_cast<const unsigned*>(&low), *reinterpret_cast<const unsigned*>(&high));
+    } else {
+      output[i] = value;
+    }
   }
 }
 
@@ -46,6 +57,7 @@ __global__ void __launch_bounds__(kThreads)
     round_sums(const Sum* __restrict__ sums, const std::int32_t* __restrict__ exponents,
                const float4* __restrict__ addend, uint2* __restrict__ output, std::int64_t num_tokens,
                std::int32_t row4) {
+  wait_for_predecessor();
   for (std::int64_t token = blockIdx.x; token < num_tokens; token += gridDim.x) {
     const float scale = __int_as_float((127 - exponents[token]) << 23);  // 2^-exponent, normal
     for (std::int32_t i = static_cast<std::int32_t>(threadIdx.x); i < row4; i += kThreads) {
@@ -64,16 +76,19 @@ __global__ void __launch_bounds__(kThreads)
 
 }  // namespace
 
-void launch_round_output(const LayerShape& shape, const float* y, void* output, cudaStream_t stream) {
-  if (shape.dtype != Dtype::kBF16) {
-    throw InternalError("round_output: with fp32 storage y is the output");
-  }
-  const std::int64_t count = shape.num_tokens * shape.hidden_size;
-  const std::int64_t count4 = count / kValuesPerThread;
+void launch_round_output(const LayerShape& shape, const float* y, const float* addend, void* output,
+                         cudaStream_t stream) {
+  const std::int64_t count4 = shape.num_tokens * shape.hidden_size / kValuesPerThread;
   const std::int64_t blocks = std::min((count4 + kThreads - 1) / kThreads, kMaxBlocks);
-  round_output<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(
-      static_cast<const float4*>(static_cast<const void*>(y)), static_cast<uint2*>(output), count4);
-  MOESCOPE_CUDA_CHECK(cudaGetLastError());
+  const auto* const values = static_cast<const float4*>(static_cast<const void*>(y));
+  const auto* const more = static_cast<const float4*>(static_cast<const void*>(addend));
+  const LaunchShape launch{.grid = dim3(static_cast<unsigned>(blocks)), .block = dim3(kThreads)};
+  if (shape.dtype == Dtype::kBF16) {
+    launch_dependent(round_output<uint2>, launch, stream, values, more, static_cast<uint2*>(output), count4);
+  } else {
+    launch_dependent(round_output<float4>, launch, stream, values, more, static_cast<float4*>(output),
+                     count4);
+  }
 }
 
 void launch_round_output(const LayerShape& shape, const StaircaseOutput& sums, const float* addend,
@@ -82,17 +97,19 @@ void launch_round_output(const LayerShape& shape, const StaircaseOutput& sums, c
     throw InternalError("round_output: staircase sums belong to bf16 storage");
   }
   const auto launch = [&](const auto* typed) {
-    round_sums<<<static_cast<unsigned>(std::min(shape.num_tokens, kMaxBlocks)), kThreads, 0, stream>>>(
-        typed, sums.exponents, static_cast<const float4*>(static_cast<const void*>(addend)),
-        static_cast<uint2*>(output), shape.num_tokens,
-        static_cast<std::int32_t>(shape.hidden_size / kValuesPerThread));
+    launch_dependent(round_sums<std::remove_cvref_t<decltype(*typed)>>,
+                     {.grid = dim3(static_cast<unsigned>(std::min(shape.num_tokens, kMaxBlocks))),
+                      .block = dim3(kThreads)},
+                     stream, typed, static_cast<const std::int32_t*>(sums.exponents),
+                     static_cast<const float4*>(static_cast<const void*>(addend)),
+                     static_cast<uint2*>(output), shape.num_tokens,
+                     static_cast<std::int32_t>(shape.hidden_size / kValuesPerThread));
   };
   if (sums.kind == StaircaseSums::kFp16) {
     launch(static_cast<const __half*>(sums.sums));
   } else {
     launch(static_cast<const std::int32_t*>(sums.sums));
   }
-  MOESCOPE_CUDA_CHECK(cudaGetLastError());
 }
 
 }  // namespace moescope::cuda

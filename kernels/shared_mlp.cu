@@ -1,4 +1,4 @@
-// Stage shared_mlp (paper eq. 7): y [L,d] fp32 += h down^T, h = act(x gate^T) * (x up^T) rounded to storage.
+// Stage shared_mlp (paper eq. 7): y [L,d] fp32 = h down^T, h = act(x gate^T) * (x up^T) rounded to storage.
 // Two cuBLASLt products and one elementwise kernel, over chunks of tokens that bound the memory.
 #include <cuda_bf16.h>
 
@@ -99,7 +99,6 @@ void launch_shared_mlp(CublasLt& blas, const LayerShape& shape, const void* hidd
     down.lda = row_bytes(shape) / dtype_bytes(shape.dtype);
     down.b = weights.shared_down;
     down.d = y + first * d;
-    down.beta = 1;
     blas.run(down, stream);
   }
 }

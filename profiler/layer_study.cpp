@@ -93,6 +93,7 @@ LayerStudy study_layer(MoeBackend& backend, const LayerInputs& inputs,
       auto execution = backend.prepare(inputs, schedules[s]);
       execution->run(l2);
       point.ran = execution->schedule_kind();
+      point.explanation = execution->explanation();
       point.deterministic = execution->deterministic();
       point.memory = execution->memory();
       ScheduleOptions resolved = schedules[s];

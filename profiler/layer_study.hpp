@@ -25,6 +25,7 @@ struct ScheduleStudy {
   std::string reason;
   ExitCode code = ExitCode::kOk;           ///< of the error that failed it
   ScheduleKind ran = ScheduleKind::kAuto;  ///< options.kind, with auto resolved
+  std::string explanation;                 ///< of auto's choice; empty for a schedule that was named
   bool deterministic = false;
   std::vector<StageMemory> memory;
   AnalyticCost cost;

@@ -68,8 +68,10 @@ ReferenceExecution::ReferenceExecution(const LayerInputs& inputs, const Schedule
     if (!inputs.fixed_routing) {
       routing_ = router_select(inputs.shape, router_project(inputs));
     }
-    options_.kind =
-        choose_schedule(inputs.shape, current_routing(), options, cpu_rates(omp_get_max_threads())).kind;
+    const ScheduleChoice choice =
+        choose_schedule(inputs.shape, current_routing(), options, cpu_rates(omp_get_max_threads()));
+    options_.kind = choice.kind;
+    explanation_ = choice.explanation();
   }
   if (!inputs.fixed_routing) {
     stages_ = {Stage::kRouterProject, Stage::kRouterSelect};

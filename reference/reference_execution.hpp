@@ -19,6 +19,7 @@ class ReferenceExecution final : public CpuExecution {
   Routing routing() override { return current_routing(); }
   std::vector<StageMemory> memory() const override;
   ScheduleKind schedule_kind() const override { return options_.kind; }
+  std::string explanation() const override { return explanation_; }
 
  private:
   void compute(Stage stage) override;
@@ -26,6 +27,7 @@ class ReferenceExecution final : public CpuExecution {
 
   const LayerInputs& inputs_;
   ScheduleOptions options_;
+  std::string explanation_;
   RouterLogits logits_;  ///< from router_project to router_select
   Routing routing_;
   Schedule schedule_;

@@ -15,14 +15,34 @@ using test::RoutingCase;
 using test::RoutingSkew;
 
 MachineRates even_rates() {
-  return {.source = "test",
-          .memory_bytes_per_s = 1e9,
-          .cache_bytes_per_s = 1e9,
-          .pair_flop_per_s = 1e9,
-          .matrix_flop_per_s = 1e9,
-          .items_are_matrices = false,
-          .candidates = {ScheduleKind::kTokenCentric, ScheduleKind::kExpertCentric, ScheduleKind::kStaircase,
-                         ScheduleKind::kDenseMasked}};
+  MachineRates rates{.source = "test", .cache_bytes = 1e6, .candidates = {}};
+  for (const ScheduleKind kind : {ScheduleKind::kTokenCentric, ScheduleKind::kExpertCentric,
+                                  ScheduleKind::kStaircase, ScheduleKind::kDenseMasked}) {
+    rates.candidates.push_back({.kind = kind,
+                                .memory_bytes_per_s = 1e9,
+                                .cache_bytes_per_s = 1e9,
+                                .flop_per_s = 1e9,
+                                .executes_masked = kind == ScheduleKind::kDenseMasked});
+  }
+  return rates;
+}
+
+/// Sets one of the numbers for all schedules, or for those that run masked products or not.
+void set_bytes_per_s(MachineRates& rates, double rate) {
+  for (ScheduleRates& of_kind : rates.candidates) {
+    of_kind.memory_bytes_per_s = of_kind.cache_bytes_per_s = rate;
+  }
+}
+void set_flop_per_s(MachineRates& rates, double pairs, double matrix) {
+  for (ScheduleRates& of_kind : rates.candidates) {
+    of_kind.flop_per_s = of_kind.executes_masked ? matrix : pairs;
+  }
+}
+MachineRates only(MachineRates rates, std::initializer_list<std::size_t> candidates) {
+  std::vector<ScheduleRates> kept;
+  for (const std::size_t i : candidates) kept.push_back(rates.candidates.at(i));
+  rates.candidates = kept;
+  return rates;
 }
 
 ScheduleKind choice_for(const RoutingCase& c, const MachineRates& rates) {
@@ -34,64 +54,91 @@ const RoutingCase kReused{test::make_shape(512, 64, 24, 24, 64),
 const RoutingCase kSparse{test::make_shape(8, 64, 24, 24, 8),
                           RoutingSkew::kGaussian};  // 64 pairs, 576 experts
 
-TEST(ChooseSchedule, PredictsTheLargestOfTheThreeTimes) {
+TEST(ChooseSchedule, PredictsTheLargestOfTheThreeTimesAndWhatIsFixed) {
   // The layer of core_traffic_test: token_centric, 5 pairs, d = 8, bf16. Compulsory 64 + 64 + 32 + 32 + 64 =
   // 256 bytes, requested 80 + 80 + 32 + 32 + 64 = 288, 4 * 8 * 5 = 160 flop.
   const Routing routing = test::routing_of(3, 3, {{1, 4, 7}, {0, 1}});
-  MachineRates rates = even_rates();
-  rates.candidates = {ScheduleKind::kTokenCentric};
-  rates.memory_bytes_per_s = 256;
-  rates.cache_bytes_per_s = 144;
-  rates.pair_flop_per_s = 320;
+  MachineRates rates = only(even_rates(), {0});
+  rates.candidates[0].fixed_s = 0.5;
+  rates.candidates[0].memory_bytes_per_s = 256;
+  rates.candidates[0].cache_bytes_per_s = 144;
+  rates.candidates[0].flop_per_s = 320;
   const ScheduleChoice choice = choose_schedule(test::make_shape(2, 8, 3, 3, 3), routing, {}, rates);
   ASSERT_EQ(choice.candidates.size(), 1U);
   EXPECT_DOUBLE_EQ(choice.candidates[0].memory_s, 1.0);
   EXPECT_DOUBLE_EQ(choice.candidates[0].cache_s, 2.0);
   EXPECT_DOUBLE_EQ(choice.candidates[0].flop_s, 0.5);
-  EXPECT_DOUBLE_EQ(choice.candidates[0].predicted_s, 2.0);
-  EXPECT_EQ(
-      choice.candidates[0].reason,
-      "token_centric: 2 s, bound by requested bytes (compulsory 256 bytes 1 s, requested 288 bytes 2 s, pair "
-      "160 flop 0.5 s)");
-  EXPECT_EQ(choice.reason, "token_centric, predicted 2 s (rates: test)");
+  EXPECT_DOUBLE_EQ(choice.candidates[0].predicted_s, 2.5);
+  EXPECT_EQ(choice.candidates[0].reason,
+            "token_centric: 2.5 s, bound by requested bytes (fixed 0.5 s, memory 256 bytes 1 s, requested "
+            "288 bytes 2 s, "
+            "useful 160 flop 0.5 s)");
+  EXPECT_EQ(choice.reason, "token_centric, predicted 2.5 s (rates: test)");
+  EXPECT_EQ(choice.explanation(), choice.reason + "\n  " + choice.candidates[0].reason);
+}
+
+TEST(ChooseSchedule, CountsRowsThatTheCacheCannotKeepAsReadAgain) {
+  // The same layer: experts 0, 1, 4, 7 hold 1, 2, 1, 1 of 5 pairs; sum p^2 = 7/25, so 25/7 effective experts.
+  // Rows of 16 bytes: 2 * 25/7 * 16 = 114.3 bytes. A cache of half of that misses half of the 288 - 256
+  // bytes.
+  const Routing routing = test::routing_of(3, 3, {{1, 4, 7}, {0, 1}});
+  MachineRates rates = only(even_rates(), {0});
+  rates.candidates[0].memory_bytes_per_s = 1;
+  rates.candidates[0].reuse_is_near = false;
+  rates.cache_bytes = 0.5 * 2 * 25.0 / 7 * 16;
+  const LayerShape shape = test::make_shape(2, 8, 3, 3, 3);
+  EXPECT_DOUBLE_EQ(choose_schedule(shape, routing, {}, rates).candidates[0].memory_s, 272);
+  rates.cache_bytes *= 4;
+  EXPECT_DOUBLE_EQ(choose_schedule(shape, routing, {}, rates).candidates[0].memory_s, 256);
+  rates.cache_bytes = 1e-9;
+  EXPECT_NEAR(choose_schedule(shape, routing, {}, rates).candidates[0].memory_s, 288, 1e-6);
+  rates.candidates[0].reuse_is_near = true;
+  EXPECT_DOUBLE_EQ(choose_schedule(shape, routing, {}, rates).candidates[0].memory_s, 256);
+}
+
+TEST(ChooseSchedule, LeavesAFastScheduleWhoseLaunchesCostMore) {
+  MachineRates rates = even_rates();
+  set_flop_per_s(rates, 1e15, 1e9);
+  ASSERT_EQ(choice_for(kReused, rates), ScheduleKind::kStaircase);
+  rates.candidates[2].fixed_s = 1;
+  EXPECT_NE(choice_for(kReused, rates), ScheduleKind::kStaircase);
 }
 
 TEST(ChooseSchedule, TakesStripsWhenExpertsAreReusedAndBytesBind) {
   MachineRates rates = even_rates();
-  rates.pair_flop_per_s = 1e15;  // on so small a grid dense_masked loses by its FLOP, not by its bytes
+  set_flop_per_s(rates, 1e15, 1e9);  // on so small a grid dense_masked loses by its FLOP, not by its bytes
   EXPECT_EQ(choice_for(kReused, rates), ScheduleKind::kStaircase);
 }
 
 TEST(ChooseSchedule, TakesTokensWhenFewPairsShareAnExpert) {
   MachineRates rates = even_rates();
-  rates.pair_flop_per_s = rates.matrix_flop_per_s = 1e15;
+  set_flop_per_s(rates, 1e15, 1e15);
   EXPECT_EQ(choice_for(kSparse, rates), ScheduleKind::kTokenCentric);
 }
 
 TEST(ChooseSchedule, LeavesMatrixItemsWhenTheirWasteCostsMoreThanTheBytesSaved) {
   MachineRates rates = even_rates();
-  rates.cache_bytes_per_s = rates.memory_bytes_per_s = 1e15;
-  rates.items_are_matrices = true;  // strips compute unselected products, and at the same rate as pairs
+  set_bytes_per_s(rates, 1e15);
+  // strips compute unselected products, and at the same rate as pairs
+  rates.candidates[1].executes_masked = rates.candidates[2].executes_masked = true;
   EXPECT_EQ(choice_for(kReused, rates), ScheduleKind::kTokenCentric);
-  rates.matrix_flop_per_s = 100 * rates.pair_flop_per_s;
+  set_flop_per_s(rates, 1e9, 1e11);
   EXPECT_EQ(choice_for(kReused, rates), ScheduleKind::kStaircase);
 }
 
 TEST(ChooseSchedule, TakesDenseWhenEveryTokenUsesEveryExpert) {
   MachineRates rates = even_rates();
-  rates.cache_bytes_per_s = rates.memory_bytes_per_s = 1e15;
-  rates.matrix_flop_per_s = 100 * rates.pair_flop_per_s;
+  set_bytes_per_s(rates, 1e15);
+  set_flop_per_s(rates, 1e9, 1e11);
   EXPECT_EQ(choice_for({test::make_shape(64, 64, 8, 8, 64), RoutingSkew::kUniform}, rates),
             ScheduleKind::kDenseMasked);
 }
 
 TEST(ChooseSchedule, BreaksTiesByTheOrderOfCandidates) {
   MachineRates rates = even_rates();
-  rates.cache_bytes_per_s = rates.memory_bytes_per_s = 1e15;  // pairs bind: all but dense_masked are equal
-  rates.candidates = {ScheduleKind::kExpertCentric, ScheduleKind::kTokenCentric};
-  EXPECT_EQ(choice_for(kReused, rates), ScheduleKind::kExpertCentric);
-  rates.candidates = {ScheduleKind::kTokenCentric, ScheduleKind::kExpertCentric};
-  EXPECT_EQ(choice_for(kReused, rates), ScheduleKind::kTokenCentric);
+  set_bytes_per_s(rates, 1e15);  // pairs bind: all but dense_masked are equal
+  EXPECT_EQ(choice_for(kReused, only(rates, {1, 0})), ScheduleKind::kExpertCentric);
+  EXPECT_EQ(choice_for(kReused, only(rates, {0, 1})), ScheduleKind::kTokenCentric);
 }
 
 TEST(ChooseSchedule, KeepsCandidatesInOrderAndNamesTheNextBest) {
@@ -100,7 +147,7 @@ TEST(ChooseSchedule, KeepsCandidatesInOrderAndNamesTheNextBest) {
   ASSERT_EQ(choice.candidates.size(), rates.candidates.size());
   double best_s = std::numeric_limits<double>::infinity();
   for (std::size_t i = 0; i < rates.candidates.size(); ++i) {
-    EXPECT_EQ(choice.candidates[i].kind, rates.candidates[i]);
+    EXPECT_EQ(choice.candidates[i].kind, rates.candidates[i].kind);
     best_s = std::min(best_s, choice.candidates[i].predicted_s);
   }
   for (const ScheduleCandidate& candidate : choice.candidates) {
@@ -121,15 +168,22 @@ TEST(ChooseSchedule, RefusesRatesThatCannotBe) {
     return std::string("no error");
   };
   MachineRates rates = even_rates();
-  rates.cache_bytes_per_s = 0;
-  EXPECT_EQ(message(rates), "cache_bytes_per_s = 0: must be positive and finite");
+  rates.candidates[2].cache_bytes_per_s = 0;
+  EXPECT_EQ(message(rates), "staircase.cache_bytes_per_s = 0: must be positive and finite");
   rates = even_rates();
-  rates.matrix_flop_per_s = std::numeric_limits<double>::quiet_NaN();
-  EXPECT_EQ(message(rates), "matrix_flop_per_s = nan: must be positive and finite");
+  rates.candidates[0].flop_per_s = std::numeric_limits<double>::quiet_NaN();
+  EXPECT_EQ(message(rates), "token_centric.flop_per_s = nan: must be positive and finite");
+  rates = even_rates();
+  rates.candidates[0].fixed_s = -1;
+  EXPECT_EQ(message(rates), "token_centric.fixed_s = -1: must be finite and not negative");
+  rates = even_rates();
+  rates.cache_bytes = 0;
+  EXPECT_EQ(message(rates), "cache_bytes = 0: must be positive and finite");
   rates = even_rates();
   rates.candidates.clear();
   EXPECT_EQ(message(rates), "candidates = (none): must name at least one schedule");
-  rates.candidates = {ScheduleKind::kAuto};
+  rates = even_rates();
+  rates.candidates[0].kind = ScheduleKind::kAuto;
   EXPECT_EQ(message(rates), "candidates = auto: must be schedules that can run");
 }
 

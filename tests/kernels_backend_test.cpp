@@ -72,14 +72,14 @@ TEST(CudaBackend, ExistsOrSaysInOneLineWhyNot) {
   }
 }
 
-TEST(LayerMemory, StaircaseAndTokenCentricNeedLessThan64MiBBesideTheLayer) {
+TEST(LayerMemory, TokenCentricNeedsLessThan64MiBBesideTheLayerAndStaircaseFromPairsLessThan80) {
   const LayerShape shape = test::make_shape(4096, 1024, 320, 320, 512, 1024);
-  for (const ScheduleOptions& options :
-       {ScheduleOptions{.kind = ScheduleKind::kTokenCentric},
-        ScheduleOptions{.kind = ScheduleKind::kStaircase},
-        ScheduleOptions{.kind = ScheduleKind::kStaircase, .deterministic = false}}) {
-    const LayerMemoryPlan plan = plan_layer_memory(shape, options, false);
-    EXPECT_LT(plan.stages.back().workspace_bytes, std::int64_t{64} << 20) << describe(options);
+  for (const auto& [options, mebibytes] :
+       {std::pair<ScheduleOptions, std::int64_t>{{.kind = ScheduleKind::kTokenCentric}, 64},
+        {{.kind = ScheduleKind::kStaircase}, 80},
+        {{.kind = ScheduleKind::kStaircase, .deterministic = false}, 80}}) {
+    const LayerMemoryPlan plan = plan_layer_memory({shape, options, false});
+    EXPECT_LT(plan.stages.back().workspace_bytes, mebibytes << 20) << describe(options);
     for (const StageMemory& stage : plan.stages) {
       EXPECT_LE(stage.workspace_bytes, plan.stages.back().workspace_bytes) << to_string(stage.stage);
     }
@@ -114,7 +114,7 @@ void check_layer(MoeBackend& backend, const LayerInputs& inputs, const ScheduleO
   const auto layer = backend.prepare(inputs, options);
   EXPECT_EQ(layer->schedule_kind(), options.kind);
   const auto times = layer->run(L2State::kCold);
-  const auto stages = layer_stages(inputs.shape, options, inputs.fixed_routing.has_value());
+  const auto stages = layer_stages({inputs.shape, options, inputs.fixed_routing.has_value()});
   ASSERT_EQ(times.size(), stages.size() + 1);
   double sum = 0;
   for (std::size_t i = 0; i < stages.size(); ++i) {
@@ -123,7 +123,9 @@ void check_layer(MoeBackend& backend, const LayerInputs& inputs, const ScheduleO
     sum += times[i].time_s;
   }
   EXPECT_EQ(times.back().stage, Stage::kLayer);
-  EXPECT_NEAR(times.back().time_s, sum, 1e-5 + 0.01 * sum);
+  // A run of its own, in which stages overlap: it does not take longer than they do one after another.
+  EXPECT_GT(times.back().time_s, 0);
+  EXPECT_LE(times.back().time_s, 1e-5 + 1.05 * sum);
 
   const Routing routing = layer->routing();
   ASSERT_NO_THROW(routing.validate());
@@ -266,7 +268,7 @@ TEST_F(CudaBackendGpu, AccountedMemoryIsWhatTheDeviceLoses) {
     MOESCOPE_CUDA_CHECK(cudaMemGetInfo(&before, &all));
     const auto layer = backend_->prepare(inputs, options);
     MOESCOPE_CUDA_CHECK(cudaMemGetInfo(&after, &all));
-    const LayerMemoryPlan plan = plan_layer_memory(shape, options, false);
+    const LayerMemoryPlan plan = plan_layer_memory({shape, options, false});
     const auto lost = static_cast<double>(before) - static_cast<double>(after);
     const auto planned = static_cast<double>(plan.total_bytes() - plan.experts);
     constexpr double kGranularity = 32

@@ -17,6 +17,20 @@ using test::DeviceOutput;
 using test::ExpertCase;
 using test::RoutingCase;
 
+/// As a layer keeps it: zero before the first launch, then left alone.
+class TokenWorkspace {
+ public:
+  explicit TokenWorkspace(const LayerShape& shape) : buffer_(cuda::token_centric_workspace_bytes(shape)) {
+    if (buffer_.bytes() > 0) {
+      MOESCOPE_CUDA_CHECK(cudaMemset(buffer_.get(), 0, static_cast<std::size_t>(buffer_.bytes())));
+    }
+  }
+  void* get() const { return buffer_.get(); }
+
+ private:
+  cuda::DeviceBuffer<std::byte> buffer_;
+};
+
 class TokenCentric : public testing::TestWithParam<RoutingCase> {};
 
 TEST_P(TokenCentric, EqualsThePlainLoopAndRepeatsBitForBit) {
@@ -24,14 +38,49 @@ TEST_P(TokenCentric, EqualsThePlainLoopAndRepeatsBitForBit) {
   const ExpertCase c = ExpertCase::make(GetParam(), 5);
   const DeviceExperts device(c);
   const DeviceOutput y(c.shape.num_tokens * c.shape.hidden_size);
-  cuda::launch_experts_token_centric(c.shape, device.x(), device.weights(), device.routing(), y.get(),
-                                     nullptr);
+  const TokenWorkspace workspace(c.shape);
+  const auto run = [&](float* to) {
+    cuda::launch_experts_token_centric(c.shape, device.x(), device.weights(), device.routing(),
+                                       workspace.get(), {.y = to}, nullptr);
+  };
+  run(y.get());
   const std::vector<float> first = y.host();
   EXPECT_LE(test::relative_error(first, c.experts()), test::error_limit(c.shape.dtype));
   y.poison();
-  cuda::launch_experts_token_centric(c.shape, device.x(), device.weights(), device.routing(), y.get(),
-                                     nullptr);
+  run(y.get());
   EXPECT_EQ(y.host(), first);
+}
+
+TEST_P(TokenCentric, AddsAndRoundsAsItsOutputAsks) {
+  MOESCOPE_NEEDS_GPU();
+  const ExpertCase c = ExpertCase::make(GetParam(), 8);
+  const DeviceExperts device(c);
+  const std::int64_t count = c.shape.num_tokens * c.shape.hidden_size;
+  const DeviceOutput y(count);
+  const TokenWorkspace workspace(c.shape);
+  std::vector<float> addend(static_cast<std::size_t>(count));
+  for (std::size_t i = 0; i < addend.size(); ++i) addend[i] = static_cast<float>(i % 7) - 3;
+  const auto device_addend = test::to_device(addend);
+  const auto* const more = reinterpret_cast<const float*>(device_addend.get());
+  const auto run = [&](const cuda::ExpertOutput& output) {
+    cuda::launch_experts_token_centric(c.shape, device.x(), device.weights(), device.routing(),
+                                       workspace.get(), output, nullptr);
+  };
+  run({.y = y.get()});
+  std::vector<float> expected = y.host();
+  for (std::size_t i = 0; i < expected.size(); ++i) expected[i] += addend[i];
+  run({.y = y.get(), .addend = more});
+  EXPECT_EQ(y.host(), expected);
+  if (c.shape.dtype == Dtype::kBF16) {
+    const cuda::DeviceBuffer<Bf16> rounded(count);
+    run({.addend = more, .rounded = rounded.get()});
+    std::vector<Bf16> out(expected.size());
+    MOESCOPE_CUDA_CHECK(cudaMemcpy(out.data(), rounded.get(), static_cast<std::size_t>(rounded.bytes()),
+                                   cudaMemcpyDeviceToHost));
+    for (std::size_t i = 0; i < out.size(); ++i) {
+      ASSERT_EQ(out[i].bits, to_bf16(expected[i]).bits) << i;
+    }
+  }
 }
 
 TEST_P(TokenCentric, ScoresEqualThePlainLoop) {
@@ -52,7 +101,7 @@ TEST(TokenCentricErrors, RowsThatDoNotFitTheKernelsAreNamed) {
   for (const std::int64_t hidden_size : {9, 12, 16384}) {
     const LayerShape shape = test::make_shape(4, hidden_size, 4, 4, 2);
     try {
-      cuda::launch_experts_token_centric(shape, nullptr, {}, {}, nullptr, nullptr);
+      cuda::launch_experts_token_centric(shape, nullptr, {}, {}, nullptr, {}, nullptr);
       ADD_FAILURE() << "no error for hidden_size " << hidden_size;
     } catch (const InvalidArgument& error) {
       EXPECT_NE(std::string(error.what()).find("hidden_size = " + std::to_string(hidden_size)),
@@ -95,7 +144,9 @@ TEST(TokenCentricLarge, OffsetsBeyond32BitsAreExact) {
   weights.w_in = w_in.get();
   weights.w_out = w_out.get();
   const DeviceOutput y(large.shape.num_tokens * large.shape.hidden_size);
-  cuda::launch_experts_token_centric(large.shape, block.x(), weights, block.routing(), y.get(), nullptr);
+  const TokenWorkspace workspace(large.shape);
+  cuda::launch_experts_token_centric(large.shape, block.x(), weights, block.routing(), workspace.get(),
+                                     {.y = y.get()}, nullptr);
   for (std::int32_t& id : c.routing.expert_ids) id %= kDistinctRows;
   EXPECT_LE(test::relative_error(y.host(), c.experts()), test::error_limit(Dtype::kBF16));
 }
@@ -105,19 +156,23 @@ TEST(TokenSplitChoice, CoversEveryTokenPairAndColumnOnce) {
   for (const std::int64_t num_tokens : {1, 2, 3, 7, 63, 64, 100, 528, 1024, 1025, 4096, 1 << 20}) {
     for (const std::int64_t top_k : {1, 2, 3, 31, 512, 4096}) {
       for (const std::int64_t row_bytes : {16, 192, 512, 513, 2048, 2064, 4096, 8192, 16384}) {
-        for (const bool clusters : {false, true}) {
-          const TokenSplit split = TokenSplit::choose(num_tokens, top_k, row_bytes, clusters);
+        for (const auto& [blocks, clusters] : {std::pair<std::int64_t, std::int64_t>{1, 1}, {8, 1}, {8, 8}}) {
+          const TokenSplit split = TokenSplit::choose(num_tokens, top_k, row_bytes, blocks, clusters);
           EXPECT_GE(split.team * split.chunks * TokenSplit::kBytesPerChunk, row_bytes);
           EXPECT_LE(split.team, TokenSplit::kWarpsPerBlock);
           EXPECT_EQ(split.workers_per_block() * split.team, split.warps_per_block());
           EXPECT_LE(split.warps_per_block(), TokenSplit::kWarpsPerBlock);
           EXPECT_EQ(split.tokens_per_block() * split.block_splits, split.workers_per_block());
-          EXPECT_GE(split.num_blocks / split.cluster_blocks * split.tokens_per_block(), num_tokens);
-          EXPECT_LT((split.num_blocks / split.cluster_blocks - 1) * split.tokens_per_block(), num_tokens);
+          const std::int64_t blocks_per_token = split.cluster_blocks * split.clusters;
+          EXPECT_EQ(split.num_blocks % blocks_per_token, 0);
+          EXPECT_GE(split.num_blocks / blocks_per_token * split.tokens_per_block(), num_tokens);
+          EXPECT_LT((split.num_blocks / blocks_per_token - 1) * split.tokens_per_block(), num_tokens);
           EXPECT_LE(split.splits(), std::max<std::int64_t>(top_k / TokenSplit::kMinPairsPerWorker, 1));
-          EXPECT_LE(split.cluster_blocks, clusters ? TokenSplit::kMaxClusterBlocks : 1);
+          EXPECT_LE(split.cluster_blocks, blocks);
+          EXPECT_LE(split.clusters, clusters);
           EXPECT_TRUE(split.cluster_blocks == 1 || split.tokens_per_block() == 1);
-          EXPECT_LE(split.shared_bytes(row_bytes / 2), 48 * 1024);
+          EXPECT_TRUE(split.clusters == 1 || split.cluster_blocks == blocks);
+          EXPECT_LE(split.shared_bytes(row_bytes / 2), 64 * 1024);
         }
       }
     }
@@ -125,11 +180,17 @@ TEST(TokenSplitChoice, CoversEveryTokenPairAndColumnOnce) {
 }
 
 TEST(TokenSplitChoice, FewTokensGetManyWorkersAndManyTokensOne) {
-  EXPECT_EQ(TokenSplit::choose(1, 512, 2048, true).splits(), 64);
-  EXPECT_EQ(TokenSplit::choose(1, 512, 2048, false).splits(), 8);
-  EXPECT_EQ(TokenSplit::choose(64, 512, 2048, true).splits(), 16);
-  EXPECT_EQ(TokenSplit::choose(1024, 512, 2048, true).splits(), 2);
-  EXPECT_EQ(TokenSplit::choose(4096, 512, 2048, true).splits(), 1);
+  const auto splits = [](std::int64_t num_tokens, std::int64_t blocks, std::int64_t clusters) {
+    return TokenSplit::choose(num_tokens, 512, 2048, blocks, clusters).splits();
+  };
+  EXPECT_EQ(splits(1, 8, 8), 256);
+  EXPECT_EQ(splits(1, 8, 1), 64);
+  EXPECT_EQ(splits(1, 1, 1), 8);
+  EXPECT_EQ(splits(4, 8, 8), 128);
+  EXPECT_EQ(splits(8, 8, 8), 64);
+  EXPECT_EQ(splits(64, 8, 8), 16);
+  EXPECT_EQ(splits(1024, 8, 8), 2);
+  EXPECT_EQ(splits(4096, 8, 8), 1);
 }
 
 }  // namespace

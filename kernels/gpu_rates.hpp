@@ -1,0 +1,13 @@
+#pragma once
+
+#include "core/auto_schedule.hpp"
+#include "kernels/device_info.hpp"
+
+namespace moescope::cuda {
+
+/// What the cost model of choose_schedule() knows of this backend: rates fitted to rows recorded on an H100
+/// (scripts/fit_rates.py), the L2 capacity of this device. Other devices get the H100's rates too, and the
+/// source says so.
+MachineRates gpu_rates(const DeviceInfo& device);
+
+}  // namespace moescope::cuda

@@ -1,0 +1,118 @@
+#!/usr/bin/env python3
+"""Fits the rates of core/auto_schedule's cost model to recorded rows and writes them as a C++ table.
+
+Usage: scripts/fit_rates.py kernels/h100_rates.inc results/h100/compare-*.jsonl
+
+Per schedule, over all points of the rows (bf16, cold L2): fixed_s, memory, cache and flop rates that minimise the
+sum of squared log ratios of predicted and measured time, time being that of the schedule and expert stages. A rate
+that never binds is kept at its upper bound. Prints how well the model does: the largest ratio either way per
+schedule, and for every point what the model chooses and how much longer that takes than the fastest.
+"""
+import json
+import math
+import sys
+from collections import defaultdict
+
+EXPERT_STAGES = ("experts", "expert_scores", "expert_combine")
+# kind: (counts masked-out products, what is read again comes back soon); what the kernels do, not fitted
+CANDIDATES = {
+    "token_centric": (False, False),
+    "staircase": (True, True),
+    "dense_masked": (True, True),
+}
+BOUNDS = {"fixed_s": (1e-6, 1e-3), "memory": (5e11, 3.35e12), "cache": (5e11, 2e13), "flop": (1e12, 9.9e14)}
+
+
+def read_points(paths):
+    """{(L, d, Nr, Nc, K, workload): {schedule: numbers}}; numbers are summed over the stages that count."""
+    points = defaultdict(lambda: defaultdict(lambda: defaultdict(float)))
+    cache_bytes = set()
+    for path in paths:
+        with open(path, encoding="utf-8") as lines:
+            for line in lines:
+                row = json.loads(line)
+                if "header" in row:
+                    cache_bytes.add(row["header"]["machine"]["l2_bytes"])
+                    continue
+                if row["status"] != "ok" or row["dtype"] != "bf16" or row["l2_state"] == "warm":
+                    continue
+                point = points[tuple(row[k] for k in ("L", "d", "Nr", "Nc", "K", "workload"))]
+                metric, value = row["metric"], row["value"]
+                if metric == "effective_experts":
+                    point["skew"]["effective_experts"] = value
+                elif row["schedule"] != "none" and row["stage"] in EXPERT_STAGES:
+                    point[row["schedule"]][metric] += value
+                elif row["schedule"] != "none" and row["stage"] == "schedule" and metric == "time_s":
+                    point[row["schedule"]][metric] += value
+    if len(cache_bytes) != 1:
+        sys.exit(f"the rows are of devices with L2 caches of {sorted(cache_bytes)} bytes; give one device's")
+    return points, cache_bytes.pop()
+
+
+def inputs_of(key, point, schedule, cache_bytes):
+    masked, near = CANDIDATES[schedule]
+    numbers = point[schedule]
+    compulsory = numbers["hbm_read_bytes"] + numbers["hbm_write_bytes"]
+    requested = numbers["l2_read_bytes"] + numbers["l2_write_bytes"]
+    rows_bytes = 2 * point["skew"]["effective_experts"] * key[1] * 2
+    missed = 0 if near else max(0.0, 1 - cache_bytes / rows_bytes)
+    memory = compulsory + missed * max(0.0, requested - compulsory)
+    return memory, requested, numbers["executed_flop" if masked else "useful_flop"], numbers["time_s"]
+
+
+def predict(rates, memory, requested, flop):
+    return rates["fixed_s"] + max(memory / rates["memory"], requested / rates["cache"], flop / rates["flop"])
+
+
+def fit(samples):
+    def loss(rates):
+        return sum(math.log(predict(rates, *s[:3]) / s[3]) ** 2 for s in samples)
+
+    rates = {"fixed_s": min(s[3] for s in samples) * 0.8, **{k: BOUNDS[k][1] for k in ("memory", "cache", "flop")}}
+    best = loss(rates)
+    step = 2.0
+    while step > 1.0005:
+        improved = False
+        for name, (low, high) in BOUNDS.items():
+            for factor in (step, 1 / step):
+                trial = {**rates, name: min(max(rates[name] * factor, low), high)}
+                if (value := loss(trial)) < best - 1e-12:
+                    rates, best, improved = trial, value, True
+        if not improved:
+            step = math.sqrt(step)
+    return rates
+
+
+def main(target, paths):
+    points, cache_bytes = read_points(paths)
+    points = {k: p for k, p in points.items() if all(p[s]["time_s"] > 0 for s in CANDIDATES)}
+    if not points:
+        sys.exit("no point with all of " + ", ".join(CANDIDATES))
+    fitted = {}
+    for schedule in CANDIDATES:
+        samples = [inputs_of(k, p, schedule, cache_bytes) for k, p in points.items()]
+        fitted[schedule] = fit(samples)
+        ratios = [predict(fitted[schedule], *s[:3]) / s[3] for s in samples]
+        print(f"{schedule}: {fitted[schedule]}, predicted / measured {min(ratios):.2f} to {max(ratios):.2f}")
+    losses = []
+    for key, point in sorted(points.items()):
+        times = {s: point[s]["time_s"] for s in CANDIDATES}
+        predicted = {s: predict(fitted[s], *inputs_of(key, point, s, cache_bytes)[:3]) for s in CANDIDATES}
+        chosen = min(predicted, key=predicted.get)
+        losses.append(times[chosen] / min(times.values()))
+        print(f"L {key[0]} K {key[4]} {key[5]}: {chosen}, {losses[-1]:.3f} of the fastest "
+              f"({', '.join(f'{s} {times[s] * 1e3:.3f} ms, predicted {predicted[s] * 1e3:.3f}' for s in times)})")
+    print(f"loss: mean {sum(losses) / len(losses):.3f}, largest {max(losses):.3f} over {len(losses)} points")
+    with open(target, "w", encoding="utf-8") as out:
+        out.write(f"// Written by scripts/fit_rates.py from {len(points)} points of recorded rows; do not edit.\n")
+        for schedule, rates in fitted.items():
+            masked, near = CANDIDATES[schedule]
+            name = "k" + "".join(part.capitalize() for part in schedule.split("_"))
+            numbers = ", ".join(f"{rates[k]:.3g}" for k in ("fixed_s", "memory", "cache", "flop"))
+            out.write(f"ScheduleRates{{ScheduleKind::{name}, {numbers}, {str(masked).lower()}, {str(near).lower()}}},\n")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    main(sys.argv[1], sys.argv[2:])
