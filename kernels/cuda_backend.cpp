@@ -271,7 +271,8 @@ std::unique_ptr<LayerExecution> CudaBackend::prepare(const LayerInputs& inputs,
   if (!cached) {
     cached_device_.reset();
   }
-  const LayerMemoryPlan plan = plan_layer_memory({inputs.shape, options, inputs.fixed_routing.has_value()});
+  const LayerMemoryPlan plan = plan_layer_memory(design_layer(
+      inputs.shape, options, inputs.fixed_routing.has_value(), context_->info.compute_capability));
   const std::int64_t need = plan.total_bytes() - (cached ? plan.experts : 0);
   std::size_t free_bytes = 0;
   std::size_t all_bytes = 0;

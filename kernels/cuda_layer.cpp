@@ -15,7 +15,8 @@ CudaLayer::CudaLayer(std::shared_ptr<DeviceContext> context, std::shared_ptr<con
     : context_(std::move(context)),
       experts_(std::move(experts)),
       inputs_(inputs),
-      design_{inputs.shape, options, inputs.fixed_routing.has_value()},
+      design_(design_layer(inputs.shape, options, inputs.fixed_routing.has_value(),
+                           context_->info.compute_capability)),
       explanation_(std::move(explanation)),
       plan_(plan_layer_memory(design_)),
       stages_(layer_stages(design_)),
@@ -35,7 +36,9 @@ CudaLayer::CudaLayer(std::shared_ptr<DeviceContext> context, std::shared_ptr<con
     routing_.emplace(shape, *inputs.fixed_routing, stream_.get());
   } else {
     router_ = RouterBuffers(shape, inputs.router, stream_.get());
-    routing_.emplace(shape);
+    if (!design_.on_strips) {
+      routing_.emplace(shape);
+    }
     bad_logit_ = DeviceBuffer<std::int64_t>(1);
   }
   experts_->describe(weights_);
@@ -44,7 +47,10 @@ CudaLayer::CudaLayer(std::shared_ptr<DeviceContext> context, std::shared_ptr<con
     MOESCOPE_CUDA_CHECK(cudaMemsetAsync(token_workspace_.get(), 0,
                                         static_cast<std::size_t>(token_workspace_.bytes()), stream_.get()));
   }
-  if (needs_schedule(options.kind)) {
+  if (design_.on_strips) {
+    strips_ = StripBuffers(shape, LayerDesign::kStripRule, experts_staircase_tile_tokens(shape));
+    exponents_ = DeviceBuffer<std::int32_t>(shape.num_tokens);
+  } else if (groups_pairs(design_)) {
     schedule_ = ScheduleBuffers(shape, options);
   } else if (options.kind == ScheduleKind::kSparseLibrary) {
     sparse_.emplace(shape, hidden_states_.get(), weights_, routing_->view(), y(), stream_.get());
@@ -76,36 +82,51 @@ void CudaLayer::capture() {
   });
 }
 
-/// The shared MLP needs nothing but X, and only the layer's last kernel needs its result.
+/// Beside the router and what follows it run the shared MLP, which needs nothing but X, and the
+/// preparation of the sums, which take the place of the logits.
 void CudaLayer::enqueue_overlapped() {
-  const bool beside = has(Stage::kSharedMlp);
+  const bool beside = has(Stage::kSharedMlp) || design_.on_strips;
+  const bool join_early = finishes_layer(design_) || design_.on_strips;
   const auto join = [&] {
     if (beside) {
+      join_.record(side_stream_.get());
       MOESCOPE_CUDA_CHECK(cudaStreamWaitEvent(stream_.get(), join_.get(), 0));
     }
   };
-  if (beside) {
+  const auto fork = [&] {
     fork_.record(stream_.get());
     MOESCOPE_CUDA_CHECK(cudaStreamWaitEvent(side_stream_.get(), fork_.get(), 0));
+  };
+  if (has(Stage::kSharedMlp)) {
+    fork();
     enqueue(Stage::kSharedMlp, side_stream_.get());
-    join_.record(side_stream_.get());
   }
   for (const Stage stage : stages_) {
     if (stage == Stage::kSharedMlp) {
       continue;
     }
-    if (stage == stages_.back() && finishes_layer(design_)) {
+    if (stage == stages_.back() && join_early) {
       join();
     }
     enqueue(stage, stream_.get());
+    if (stage == Stage::kRouterSelect && design_.on_strips) {
+      fork();
+      prepare_experts(side_stream_.get());
+    }
+  }
+  if (!join_early) {
+    join();
   }
   if (!finishes_layer(design_)) {
-    join();
     finish(stream_.get());
   }
 }
 
 void CudaLayer::enqueue(Stage stage) {
+  if (stage == stages_.back() && design_.on_strips) {
+    const StageRange range(stage);
+    prepare_experts(stream_.get());
+  }
   enqueue(stage, stream_.get());
   if (stage == stages_.back() && !finishes_layer(design_)) {
     const StageRange range(stage);
@@ -113,9 +134,16 @@ void CudaLayer::enqueue(Stage stage) {
   }
 }
 
+void CudaLayer::prepare_experts(cudaStream_t stream) {
+  launch_staircase_prepare(design_.shape, hidden_states_.get(), experts_->bound(), strips_.view(),
+                           staircase_output(), stream);
+}
+
 void CudaLayer::finish(cudaStream_t stream) {
   const LayerShape& shape = design_.shape;
-  if (shape.dtype == Dtype::kBF16) {
+  if (design_.on_strips) {
+    launch_round_output(shape, staircase_output(), shared_result_.get(), output_.get(), stream);
+  } else if (shape.dtype == Dtype::kBF16) {
     launch_round_output(shape, y(), shared_result_.get(), output_.get(), stream);
   } else if (shared_result_.get() != nullptr) {
     launch_round_output(shape, y(), shared_result_.get(), y(), stream);
@@ -129,10 +157,20 @@ void CudaLayer::enqueue(Stage stage, cudaStream_t stream) {
       launch_router_project(blas_, shape, hidden_states_.get(), weights_, logits(), stream);
       break;
     case Stage::kRouterSelect:
+      if (design_.on_strips) {
+        launch_router_select_strips(shape, LayerDesign::kStripRule, logits(), strips_.view(),
+                                    bad_logit_.get(), stream);
+        break;
+      }
       launch_router_select(shape, logits(), routing_->view(), bad_logit_.get(),
                            working_.get() + plan_.select_workspace_offset, stream);
       break;
     case Stage::kSchedule:
+      if (design_.on_strips) {
+        launch_schedule_strips(shape, LayerDesign::kStripRule, experts_staircase_tile_tokens(shape),
+                               strips_.view(), stream);
+        break;
+      }
       launch_schedule(shape, design_.options, routing_->view(), schedule_.view(), scratch_.get(), stream);
       break;
     case Stage::kExpertScores:
@@ -175,6 +213,10 @@ void CudaLayer::enqueue_experts(Stage stage, cudaStream_t stream) {
     }
     case ScheduleKind::kExpertCentric:
     case ScheduleKind::kStaircase:
+      if (design_.on_strips) {
+        launch_experts_staircase(shape, x, weights_, strips_.view(), staircase_output(), stream);
+        break;
+      }
       launch_experts_tiles(shape, options, x, weights_, routing_->view(), schedule_.view(), y(), stream);
       break;
     case ScheduleKind::kDenseMasked:
@@ -239,7 +281,20 @@ HostTensor CudaLayer::output() {
   return download(shape.dtype, shape.num_tokens, shape.hidden_size, data, stream_.get());
 }
 
-Routing CudaLayer::routing() { return routing_->download(inputs_.shape, stream_.get()); }
+Routing CudaLayer::routing() {
+  const LayerShape& shape = design_.shape;
+  if (routing_.has_value()) {
+    return routing_->download(shape, stream_.get());
+  }
+  // On strips no pair is listed: the same selection from the same logits, as a list.
+  const DeviceBuffer<float> logits(shape.num_tokens * (shape.grid_rows + shape.grid_cols));
+  const Bytes workspace(router_select_workspace_bytes(shape));
+  const DeviceBuffer<std::int64_t> bad_logit(1);
+  const RoutingBuffers routing(shape);
+  launch_router_project(blas_, shape, hidden_states_.get(), weights_, logits.get(), stream_.get());
+  launch_router_select(shape, logits.get(), routing.view(), bad_logit.get(), workspace.get(), stream_.get());
+  return routing.download(shape, stream_.get());
+}
 
 bool CudaLayer::deterministic() const {
   switch (design_.options.kind) {

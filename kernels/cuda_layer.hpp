@@ -20,6 +20,7 @@
 #include "kernels/nvml.hpp"
 #include "kernels/schedule_buffers.hpp"
 #include "kernels/sparse_library.hpp"
+#include "kernels/strip_buffers.hpp"
 
 namespace moescope::cuda {
 
@@ -66,6 +67,9 @@ class CudaLayer final : public LayerExecution {
  private:
   void enqueue(Stage stage, cudaStream_t stream);
   void enqueue_experts(Stage stage, cudaStream_t stream);
+  /// What has to be done for the experts' kernel that needs no routing.
+  void prepare_experts(cudaStream_t stream);
+  StaircaseOutput staircase_output() const { return {design_.sums(), working_.get(), exponents_.get()}; }
   /// What is left to do after the experts' kernel: the shared MLP's result added, rounding.
   void finish(cudaStream_t stream);
   void enqueue_overlapped();
@@ -84,13 +88,15 @@ class CudaLayer final : public LayerExecution {
   LayerMemoryPlan plan_;
   std::vector<Stage> stages_;
   Stream stream_;
-  Stream side_stream_;  ///< of the shared MLP in the overlapped graph
+  Stream side_stream_;  ///< in the overlapped graph, of what does not need the routing
   CublasLt blas_;
   CublasLt shared_blas_;
   Bytes hidden_states_;
   RouterBuffers router_;
   std::optional<RoutingBuffers> routing_;
   ScheduleBuffers schedule_;
+  StripBuffers strips_;
+  DeviceBuffer<std::int32_t> exponents_;
   DeviceBuffer<std::int64_t> bad_logit_;
   Bytes working_;
   Bytes output_;

@@ -64,6 +64,12 @@ ExpertBuffers::ExpertBuffers(const LayerShape& shape, const ExpertWeights& exper
     shared_gate_up_ = stack(experts.shared->gate, experts.shared->up, stream);
     shared_down_ = upload(experts.shared->down, stream);
   }
+  if (shape.dtype == Dtype::kBF16) {
+    bound_ = DeviceBuffer<float>(1);
+    DeviceWeights weights;
+    describe(weights);
+    launch_expert_bound(shape, weights, bound_.get(), stream);
+  }
   MOESCOPE_CUDA_CHECK(cudaStreamSynchronize(stream));
 }
 

@@ -40,12 +40,16 @@ class ExpertBuffers {
   ExpertBuffers(const LayerShape& shape, const ExpertWeights& experts, cudaStream_t stream);
   /// Fills in the fields of the experts and the shared MLP.
   void describe(DeviceWeights& weights) const;
+  /// Bound on an expert's output that the staircase kernel scales its sums by (launch_expert_bound); null
+  /// with fp32 storage.
+  const float* bound() const { return bound_.get(); }
 
  private:
   Bytes w_in_;
   Bytes w_out_;
   Bytes shared_gate_up_;
   Bytes shared_down_;
+  DeviceBuffer<float> bound_;
 };
 
 /// Router weights, rows and columns in one matrix, and bias (zeros when there is none). Blocks until copied.

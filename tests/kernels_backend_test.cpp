@@ -72,14 +72,19 @@ TEST(CudaBackend, ExistsOrSaysInOneLineWhyNot) {
   }
 }
 
-TEST(LayerMemory, TokenCentricNeedsLessThan64MiBBesideTheLayerAndStaircaseFromPairsLessThan80) {
+/// What the layer runs on this machine's device.
+LayerDesign design_here(const LayerShape& shape, const ScheduleOptions& options, bool fixed_routing) {
+  return design_layer(shape, options, fixed_routing, device_info().compute_capability);
+}
+
+TEST(LayerMemory, TokenCentricAndStaircaseOnStripsNeedLessThan64MiBBesideTheLayer) {
   const LayerShape shape = test::make_shape(4096, 1024, 320, 320, 512, 1024);
-  for (const auto& [options, mebibytes] :
-       {std::pair<ScheduleOptions, std::int64_t>{{.kind = ScheduleKind::kTokenCentric}, 64},
-        {{.kind = ScheduleKind::kStaircase}, 80},
-        {{.kind = ScheduleKind::kStaircase, .deterministic = false}, 80}}) {
-    const LayerMemoryPlan plan = plan_layer_memory({shape, options, false});
-    EXPECT_LT(plan.stages.back().workspace_bytes, mebibytes << 20) << describe(options);
+  for (const LayerDesign& design :
+       {LayerDesign{shape, {.kind = ScheduleKind::kTokenCentric}, false, false},
+        LayerDesign{shape, {.kind = ScheduleKind::kStaircase}, false, true},
+        LayerDesign{shape, {.kind = ScheduleKind::kStaircase, .deterministic = false}, false, true}}) {
+    const LayerMemoryPlan plan = plan_layer_memory(design);
+    EXPECT_LT(plan.stages.back().workspace_bytes, std::int64_t{64} << 20) << describe(design.options);
     for (const StageMemory& stage : plan.stages) {
       EXPECT_LE(stage.workspace_bytes, plan.stages.back().workspace_bytes) << to_string(stage.stage);
     }
@@ -114,7 +119,7 @@ void check_layer(MoeBackend& backend, const LayerInputs& inputs, const ScheduleO
   const auto layer = backend.prepare(inputs, options);
   EXPECT_EQ(layer->schedule_kind(), options.kind);
   const auto times = layer->run(L2State::kCold);
-  const auto stages = layer_stages({inputs.shape, options, inputs.fixed_routing.has_value()});
+  const auto stages = layer_stages(design_here(inputs.shape, options, inputs.fixed_routing.has_value()));
   ASSERT_EQ(times.size(), stages.size() + 1);
   double sum = 0;
   for (std::size_t i = 0; i < stages.size(); ++i) {
@@ -244,6 +249,33 @@ TEST_F(CudaBackendGpu, StagesAloneMatchTheReference) {
   }
 }
 
+TEST_F(CudaBackendGpu, AutoRunsTheScheduleItExplains) {
+  for (const LayerShape& shape :
+       {test::make_shape(1, 64, 16, 16, 8, 32), test::make_shape(600, 256, 64, 64, 32, 512)}) {
+    const LayerInputs inputs = make_inputs(shape, "gaussian:1");
+    const auto layer = backend_->prepare(inputs, {.kind = ScheduleKind::kAuto});
+    const ScheduleKind chosen = layer->schedule_kind();
+    ASSERT_NE(chosen, ScheduleKind::kAuto);
+    EXPECT_TRUE(layer->explanation().starts_with(to_string(chosen))) << layer->explanation();
+    (void)layer->run(L2State::kWarm);
+    const auto named = backend_->prepare(inputs, {.kind = chosen});
+    EXPECT_EQ(named->explanation(), "");
+    (void)named->run(L2State::kWarm);
+    ASSERT_TRUE(layer->deterministic());
+    EXPECT_TRUE(equal_bits(layer->output(), named->output()));
+  }
+}
+
+TEST_F(CudaBackendGpu, StaircaseOnStripsGivesTheRoutingOfTheOthers) {
+  const LayerInputs inputs = make_inputs(test::make_shape(130, 64, 24, 40, 33, 0), "zipf:1");
+  const auto staircase = backend_->prepare(inputs, {.kind = ScheduleKind::kStaircase});
+  const auto pairs = backend_->prepare(inputs, {.kind = ScheduleKind::kTokenCentric});
+  (void)staircase->run(L2State::kWarm);
+  (void)pairs->run(L2State::kWarm);
+  EXPECT_EQ(staircase->routing().expert_ids, pairs->routing().expert_ids);
+  EXPECT_EQ(staircase->routing().gates, pairs->routing().gates);
+}
+
 TEST_F(CudaBackendGpu, LayersOfOneModelRunSideBySide) {
   const LayerInputs inputs = make_inputs(test::make_shape(64, 64, 16, 16, 8, 32), "gaussian:1");
   const auto first = backend_->prepare(inputs, {.kind = ScheduleKind::kTokenCentric});
@@ -268,7 +300,7 @@ TEST_F(CudaBackendGpu, AccountedMemoryIsWhatTheDeviceLoses) {
     MOESCOPE_CUDA_CHECK(cudaMemGetInfo(&before, &all));
     const auto layer = backend_->prepare(inputs, options);
     MOESCOPE_CUDA_CHECK(cudaMemGetInfo(&after, &all));
-    const LayerMemoryPlan plan = plan_layer_memory({shape, options, false});
+    const LayerMemoryPlan plan = plan_layer_memory(design_here(shape, options, false));
     const auto lost = static_cast<double>(before) - static_cast<double>(after);
     const auto planned = static_cast<double>(plan.total_bytes() - plan.experts);
     constexpr double kGranularity = 32
