@@ -187,17 +187,16 @@ class Bench {
   AnalyticCost cost_;
 };
 
-/// Stages a schedule reports; the shared MLP and the router are the same under all, and are timed once per
-/// point.
+/// Stages a schedule reports; the shared MLP and, but for staircase, the router are the same under all, and
+/// are timed once per point.
 std::vector<Stage> stages_of(const NamedSchedule& schedule) {
   if (schedule.name == "token_centric") {
     return {Stage::kRouterProject, Stage::kRouterSelect, Stage::kExperts, Stage::kSharedMlp, Stage::kLayer};
   }
-  if (schedule.name == "staircase_deterministic") {
-    return {Stage::kSchedule, Stage::kExpertScores, Stage::kExpertCombine, Stage::kLayer};
+  if (schedule.options.kind == ScheduleKind::kStaircase) {  // selects strips instead of a CSR
+    return {Stage::kRouterSelect, Stage::kSchedule, Stage::kExperts, Stage::kLayer};
   }
-  if (schedule.options.kind == ScheduleKind::kExpertCentric ||
-      schedule.options.kind == ScheduleKind::kStaircase) {
+  if (schedule.options.kind == ScheduleKind::kExpertCentric) {
     return {Stage::kSchedule, Stage::kExperts, Stage::kLayer};
   }
   return {Stage::kExperts, Stage::kLayer};

@@ -1,241 +1,281 @@
-// Stage router_select (paper eqs. 10-11): per token the exact top K of S[i,j] = p_r[i] + p_c[j] (p:
-// log-softmax of the logits; the fp32 sum is the score), ties to the lower expert id, emitted in id order
-// with gates.
+// Stage router_select (paper eqs. 10-11) as a sorted CSR: per token the exact top K of S[i,j] = p_r[i] +
+// p_c[j] (p: log-softmax of the logits; the fp32 sum is the score), ties to the lower expert id, emitted in
+// id order with gates.
 //
-// Never the N scores. For one row, the number of columns with S >= t is a binary search in the sorted
-// columns, because the fp32 sum is monotone in p_c. Their total over the rows is monotone in t, so a
-// bisection over the floats, mapped to integers that order alike, ends after at most 32 probes: either with a
-// t that exactly K scores reach, or with the K-th score itself, at which ties are resolved by id. Each probe
-// narrows every row's own search range, so all of them together cost little more than one full binary search.
-// One block per token; its scratch lies in shared memory, or in global memory for grids too large for that.
-#include <cfloat>
-
-#include <algorithm>
-#include <bit>
-#include <string>
-
-#include "kernels/block_ops.cuh"
-#include "kernels/cuda_raii.hpp"
+// What router_select_token.cuh finds, the number of columns of every row, says all: rows
+// of equal length select the same columns, and K pairs have at most sqrt(2 K) different lengths. So the
+// columns of each length are listed once, in id order, and then every lane works out its own pairs: the row
+// from a bit per pair that starts a row, the column from the list of the row's length. Only the row where
+// ties run out may differ from its length's list.
 #include "kernels/launch.hpp"
 #include "kernels/nvtx.hpp"
-#include "kernels/router_select_emit.cuh"
-#include "kernels/router_select_threshold.cuh"
+#include "kernels/router_select_token.cuh"
 
 namespace moescope::cuda {
 namespace {
 
-/// Scratch that fits the shared memory of every supported GPU (99 KiB per block on sm_86 and sm_89, more on
-/// others: CUDA programming guide, technical specifications per compute capability).
-constexpr std::int64_t kMaxSharedBytes = std::int64_t{96} << 10;
-constexpr std::int64_t kDefaultSharedBytes = std::int64_t{48} << 10;
-/// Columns are sorted padded to a power of two, indexed by int.
-constexpr std::int64_t kMaxCols = std::int64_t{1} << 24;
-/// Occupancy asked of the compiler: 48 warps per multiprocessor; a block of one warp is held back by the
-/// limit of 32 blocks anyway.
-template <int kThreads>
-inline constexpr int kBlocksPerSm = kThreads == 32 ? 32 : 1536 / kThreads;
-/// Blocks in flight when the scratch is global: two per multiprocessor of an H100.
-constexpr std::int64_t kGlobalBlocks = 264;
+/// Tokens up to which a token gets several warps: eight blocks on each multiprocessor of an H100, where
+/// several warps are still ahead at 1024 tokens.
+constexpr std::int64_t kFewTokens = 1056;
 
-std::int64_t scratch_floats(const LayerShape& shape) {
-  const auto sort_length =
-      static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(shape.grid_cols)));
-  return 4 * shape.grid_rows + shape.grid_cols + sort_length;
-}
-bool scratch_is_shared(const LayerShape& shape) {
-  return scratch_floats(shape) * static_cast<std::int64_t>(sizeof(float)) <= kMaxSharedBytes;
-}
+struct SelectCsrArguments {
+  SelectArguments select;
+  CsrMemory memory;
+  DeviceRouting routing;
+  unsigned long long* bad_logit;
+};
 
-/// One warp turns one side's logits into log-softmax p = (s - max) - ln sum exp(s - max); returns max p. The
-/// sum's order (lane l takes l, l+32, ...; then halves) is the reference's, whatever kThreads is. `finite` is
-/// cleared, and the flat index of the first bad logit noted, when one is NaN or infinite.
-__device__ float log_softmax(const float* logits, int count, float* p, std::int64_t flat_index,
-                             unsigned long long* bad_logit, bool& finite) {
+/// Pointers into TokenMemory::rest.
+template <class Count>
+struct EmitMemory {
+  float* col_log_probs;
+  float* row_log_probs;
+  Count* candidates;
+  Count* table;
+  unsigned* starts;
+
+  __device__ EmitMemory(std::byte* begin, const CsrMemory& at)
+      : col_log_probs(reinterpret_cast<float*>(begin + at.col_log_probs)),
+        row_log_probs(reinterpret_cast<float*>(begin + at.row_log_probs)),
+        candidates(reinterpret_cast<Count*>(begin + at.candidates)),
+        table(reinterpret_cast<Count*>(begin + at.table)),
+        starts(reinterpret_cast<unsigned*>(begin + at.starts)) {}
+};
+
+/// Columns that the best row takes, by id: no row takes others.
+template <class Count>
+__device__ int list_candidates(const EmitMemory<Count>& emit, int cols, float best_row, float threshold) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  float largest = -FLT_MAX;
-  for (int i = lane; i < count; i += kWarp) {
-    const float s = logits[i];
-    p[i] = s;
-    if (!isfinite(s)) {
-      finite = false;
-      atomicMin(bad_logit, static_cast<unsigned long long>(flat_index + i));
+  int count = 0;
+#pragma unroll 1
+  for (int first = 0; first < cols; first += kWarp) {
+    const int j = first + lane;
+    const bool takes = j < cols && best_row + emit.col_log_probs[j] >= threshold;
+    const unsigned mask = __ballot_sync(kAllLanes, takes);
+    if (takes) {
+      emit.candidates[count + __popc(mask & ((1U << lane) - 1))] = static_cast<Count>(j);
     }
-    largest = fmaxf(largest, s);
+    count += __popc(mask);
   }
-#pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    largest = fmaxf(largest, __shfl_xor_sync(kAllLanes, largest, offset));
-  }
-  float sum = 0;
-  for (int i = lane; i < count; i += kWarp) {
-    sum += expf(p[i] - largest);
-  }
-#pragma unroll
-  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-    sum += __shfl_xor_sync(kAllLanes, sum, offset);
-  }
-  const float log_sum = logf(sum);
-  for (int i = lane; i < count; i += kWarp) {
-    p[i] = (p[i] - largest) - log_sum;
-  }
-  return 0.0F - log_sum;  // what the loop computes for the largest
+  __syncwarp();
+  return count;
 }
 
-template <int kThreads, bool kSharedScratch>
-__global__ void __launch_bounds__(kThreads, kSharedScratch ? kBlocksPerSm<kThreads> : 1)
-    router_select(SelectArguments args) {
-  using B = Block<kThreads>;
-  extern __shared__ float shared_scratch[];
-  __shared__ float best[2];  // largest p_r and p_c
-  __shared__ BestColumns best_columns;
-  float* const scratch =
-      kSharedScratch ? shared_scratch : args.scratch + std::int64_t{blockIdx.x} * args.scratch_floats;
-  float* const row_p = scratch;
-  float* const col_p = row_p + args.rows;
-  float* const sorted = col_p + args.cols;  // then the prefix sums of its exponentials, then the candidates
-  int* const counts = reinterpret_cast<int*>(sorted + args.sort_length);
+/// For every row length that occurs, a list of its columns in id order. histogram[length] becomes the list's
+/// place in the table. A lane makes one list at a time.
+template <class Count>
+__device__ void list_columns(const EmitMemory<Count>& emit, int num_candidates, const float* sorted,
+                             int* histogram, int longest) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  int used = 0;
+#pragma unroll 1
+  for (int first = 1; first <= longest; first += kWarp) {
+    const int length = first + lane;
+    const bool occurs = length <= longest && histogram[length] > 0;
+    int total;
+    int at = used + Block<kWarp>::inclusive_scan(occurs ? length : 0, total) - (occurs ? length : 0);
+    if (total > 0) {
+      if (occurs) {
+        histogram[length] = at;
+      }
+      const float last = occurs ? sorted[length - 1] : INFINITY;
+      const int end = at + (occurs ? length : 0);  // of a row where ties run out, `last` may admit too many
+      constexpr int kAtOnce = 8;                   // loads in flight
+#pragma unroll 1
+      for (int begin = 0; begin < num_candidates; begin += kAtOnce) {
+        Count col[kAtOnce];
+        float p[kAtOnce];
+#pragma unroll
+        for (int u = 0; u < kAtOnce; ++u) {
+          col[u] = emit.candidates[min(begin + u, num_candidates - 1)];
+          p[u] = emit.col_log_probs[col[u]];
+        }
+#pragma unroll
+        for (int u = 0; u < kAtOnce; ++u) {
+          if (p[u] >= last && begin + u < num_candidates && at < end) {
+            emit.table[at++] = col[u];
+          }
+        }
+      }
+    }
+    used += total;
+  }
+  __syncwarp();
+}
+
+/// Drops the rows that select nothing. For the others the first pair is marked in emit.starts and put into
+/// search.probe, and the place of their list into search.above. Returns the first pair of the limit row.
+template <class Count>
+__device__ int start_rows(const EmitMemory<Count>& emit, const SearchMemory<Count>& search, InPlay in_play,
+                          const int* list_of_length, int top_k, const LimitRow& limit) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll 1
+  for (int word = lane; word * kWarp < top_k; word += kWarp) {
+    emit.starts[word] = 0;
+  }
+  __syncwarp();
+  int kept = 0;
+  int pairs = 0;
+  int limit_start = 0;
+#pragma unroll 1
+  for (int first = 0; first < in_play.rows; first += kWarp) {
+    const int i = first + lane;
+    const int length = i < in_play.rows ? static_cast<int>(search.probe[i]) : 0;
+    const float row = i < in_play.rows ? search.rows[i] : 0.0F;
+    const int id = i < in_play.rows ? static_cast<int>(search.row_ids[i]) : 0;
+    int total;
+    const int start = pairs + Block<kWarp>::inclusive_scan(length, total) - length;
+    const unsigned mask = __ballot_sync(kAllLanes, length > 0);  // all have read before any writes
+    __syncwarp();
+    if (length > 0) {
+      const int at = kept + __popc(mask & ((1U << lane) - 1));
+      search.rows[at] = row;
+      search.row_ids[at] = static_cast<Count>(id);
+      search.above[at] = static_cast<Count>(list_of_length[length]);
+      search.probe[at] = static_cast<Count>(start);
+      atomicOr(&emit.starts[start / kWarp], 1U << (start % kWarp));
+    }
+    const unsigned limits = __ballot_sync(kAllLanes, length > 0 && id == limit.id);
+    limit_start =
+        limits != 0 ? __shfl_sync(kAllLanes, start, __ffs(static_cast<int>(limits)) - 1) : limit_start;
+    kept += __popc(mask);
+    pairs += total;
+    __syncwarp();
+  }
+  return limit_start;
+}
+
+/// The pairs of the limit row, whose columns are not its length's best.
+template <class Count>
+__device__ void emit_limit_row(const EmitMemory<Count>& emit, int num_candidates, const LimitRow& limit,
+                               int cols, float threshold, float shift, int start, std::int32_t* ids,
+                               float* gates) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll 1
+  for (int first = 0; first < num_candidates; first += kWarp) {
+    const int j = first + lane < num_candidates ? static_cast<int>(emit.candidates[first + lane]) : 0;
+    const float score = limit.score + emit.col_log_probs[j];
+    const int id = limit.id * cols + j;
+    const bool takes =
+        first + lane < num_candidates && (score > threshold || (score == threshold && id <= limit.tie_id));
+    const unsigned mask = __ballot_sync(kAllLanes, takes);
+    if (takes) {
+      const int at = start + __popc(mask & ((1U << lane) - 1));
+      ids[at] = id;
+      gates[at] = expf(score - shift);
+    }
+    start += __popc(mask);
+  }
+}
+
+/// What one warp finds and the others need.
+struct ListedToken {
+  LimitRow limit;
+  float shift;
+};
+
+template <int kPerLane, int kWarps>
+__global__ void __launch_bounds__(kWarps* kWarp, kWarps > 1      ? 4
+                                                 : kPerLane > 10 ? 8
+                                                                 : 20)
+    router_select(const SelectCsrArguments csr_args) {
+  using B = Block<kWarps * kWarp>;
+  extern __shared__ __align__(16) std::byte shared_memory[];
+  __shared__ ListedToken listed;
+  const SelectArguments& args = csr_args.select;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const unsigned up_to_here = kAllLanes >> (kWarp - 1 - lane);
 
   for (std::int64_t token = blockIdx.x; token < args.num_tokens; token += gridDim.x) {
-    B::sync();  // the previous token is done with the scratch
+    TokenMemory<kPerLane> memory(args, shared_memory);
+    const EmitMemory<typename TokenMemory<kPerLane>::Count> emit(memory.rest, csr_args.memory);
     const std::int64_t flat = token * (std::int64_t{args.rows} + args.cols);
-    bool finite = true;
-    const int warp = static_cast<int>(threadIdx.x) / kWarp;
-    if (warp == 0) {
-      best[0] = log_softmax(args.logits + flat, args.rows, row_p, flat, args.bad_logit, finite);
-    }
-    if (warp == (B::kWarps > 1 ? 1 : 0)) {
-      best[1] = log_softmax(args.logits + flat + args.rows, args.cols, col_p, flat + args.rows,
-                            args.bad_logit, finite);
-    }
-    B::sync();
-    const float row_max = best[0];
-    const float col_max = best[1];
-    if (B::sum(finite ? 0 : 1) > 0) {
+    std::int32_t* const ids = csr_args.routing.expert_ids + token * args.top_k;
+    float* const gates = csr_args.routing.gates + token * args.top_k;
+    Marginals marginals;
+    Bracket bracket;
+    if (!search_token<kPerLane, kWarps>(args, args.logits + flat, emit.row_log_probs, emit.col_log_probs,
+                                        memory, marginals, bracket)) {
+      find_bad(args.logits + flat, args.rows + args.cols,
+               [&](int i) { atomicMin(csr_args.bad_logit, static_cast<unsigned long long>(flat + i)); });
       // Later kernels of the layer still run before the host sees the flag: give them a valid routing.
-      for (int k = static_cast<int>(threadIdx.x); k < args.top_k; k += kThreads) {
-        args.expert_ids[token * args.top_k + k] = k;
-        args.gates[token * args.top_k + k] = 0;
-      }
-      continue;
-    }
-    B::sync();
-    for (int j = static_cast<int>(threadIdx.x); j < args.sort_length; j += kThreads) {
-      sorted[j] = j < args.cols ? col_p[j] : -INFINITY;
-    }
-    B::sync();
-    sort_descending<kThreads>(sorted, args.sort_length);
-
-    int* sure_count = counts;
-    int* offsets = counts + args.rows;
-    int* active_rows = counts + 2 * args.rows;
-    const Threshold threshold =
-        find_threshold<kThreads>(args, row_p, sorted, row_max, sure_count, offsets, active_rows);
-    if (static_cast<int>(threadIdx.x) < min(kTableRow, args.cols)) {
-      best_columns.value[threadIdx.x] = sorted[threadIdx.x];
-    }
-    B::sync();
-
-    // Gates. Softmax: sum over rows of exp(p_r[i]) times the prefix sum of exp(p_c) over its selected
-    // columns. All exponents are relative to the largest score, which is always selected.
-    float reference = 0;
-    float scale = 1;
-    if (args.softmax) {
-      for (int j = static_cast<int>(threadIdx.x); j < args.cols; j += kThreads) {
-        sorted[j] = expf(sorted[j] - col_max);
+      for (int k = static_cast<int>(threadIdx.x); k < args.top_k; k += kWarps * kWarp) {
+        ids[k] = k;
+        gates[k] = 0;
       }
       B::sync();
-      B::template scan_array<false>(sorted, args.cols);
-      float sum = 0;
-      for (int i = static_cast<int>(threadIdx.x); i < args.rows; i += kThreads) {
-        const int selected = offsets[i];
-        sum += selected > 0 ? expf(row_p[i] - row_max) * sorted[selected - 1] : 0.0F;
-      }
-      reference = row_max + col_max;
-      scale = 1 / B::sum(sum);
+      continue;
     }
-    B::sync();
-    B::template scan_array<true>(offsets, args.rows);
-
-    // Columns that the best row does not take, no row takes.
-    int* const candidates = reinterpret_cast<int*>(sorted);
-    const int num_candidates =
-        compact<kThreads>(args.cols, candidates, [&](int j) { return row_max + col_p[j] >= threshold.tie; });
-    const int num_active = compact<kThreads>(args.rows, active_rows, [&](int i) {
-      return (i + 1 < args.rows ? offsets[i + 1] : args.top_k) > offsets[i];
-    });
     if (warp == 0) {
-      fill_table(best_columns, col_p, candidates, num_candidates, args.cols);
+      const Selection selection =
+          find_selection<kPerLane>(args, emit.col_log_probs, memory, marginals, bracket, args.cols + 1);
+      const float threshold = selection.threshold.score;
+      const int num_candidates = list_candidates(emit, args.cols, marginals.best_row, threshold);
+      list_columns(emit, num_candidates, memory.sorted, memory.lengths, selection.lengths.longest);
+      const float shift = args.softmax ? log_sum_exp(memory.search, memory.sorted, marginals,
+                                                     selection.threshold, selection.lengths.longest)
+                                       : 0.0F;
+      __syncwarp();
+      const int limit_start =
+          start_rows(emit, memory.search, marginals.in_play, memory.lengths, args.top_k, selection.limit);
+      if (selection.limit.partial) {
+        emit_limit_row(emit, num_candidates, selection.limit, args.cols, threshold, shift, limit_start, ids,
+                       gates);
+      }
+      listed = {.limit = selection.limit, .shift = shift};
     }
     B::sync();
-    emit<kThreads>(args, token, threshold, row_p, col_p, best_columns, candidates, num_candidates,
-                   active_rows, num_active, sure_count, offsets, reference, scale);
-  }
-}
-
-template <int kThreads>
-void launch(const SelectArguments& args, cudaStream_t stream) {
-  if (args.scratch != nullptr) {
-    const auto blocks = static_cast<unsigned>(std::min(args.num_tokens, kGlobalBlocks));
-    router_select<kThreads, false><<<blocks, kThreads, 0, stream>>>(args);
-  } else {
-    const std::int64_t bytes = args.scratch_floats * static_cast<std::int64_t>(sizeof(float));
-    if (bytes > kDefaultSharedBytes) {
-      MOESCOPE_CUDA_CHECK(cudaFuncSetAttribute(router_select<kThreads, true>,
-                                               cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                               static_cast<int>(bytes)));
+    const LimitRow limit = listed.limit;
+    const float shift = listed.shift;
+    int rows_before = -1;  // index of the row that the pair before this word belongs to
+#pragma unroll 4
+    for (int first = 0; first < args.top_k; first += kWarp) {
+      const unsigned starts = emit.starts[first / kWarp];
+      const int k = first + lane;
+      if (first / kWarp % kWarps == warp && k < args.top_k) {
+        const int row = rows_before + __popc(starts & up_to_here);
+        const int row_id = memory.search.row_ids[row];
+        if (!limit.partial || row_id != limit.id) {
+          const int j = emit.table[static_cast<int>(memory.search.above[row]) + k -
+                                   static_cast<int>(memory.search.probe[row])];
+          ids[k] = row_id * args.cols + j;
+          gates[k] = expf(memory.search.rows[row] + emit.col_log_probs[j] - shift);
+        }
+      }
+      rows_before += __popc(starts);
     }
-    const auto blocks = static_cast<unsigned>(std::min(args.num_tokens, std::int64_t{1} << 30));
-    router_select<kThreads, true><<<blocks, kThreads, static_cast<std::size_t>(bytes), stream>>>(args);
+    B::sync();
   }
-  MOESCOPE_CUDA_CHECK(cudaGetLastError());
 }
 
 }  // namespace
 
 std::int64_t router_select_workspace_bytes(const LayerShape& shape) {
-  return scratch_is_shared(shape) ? 0
-                                  : std::min(shape.num_tokens, kGlobalBlocks) * scratch_floats(shape) *
-                                        static_cast<std::int64_t>(sizeof(float));
+  const SelectMemory memory = csr_select_memory(shape);
+  return memory.shared ? 0 : std::min(shape.num_tokens, kGlobalSelectBlocks) * memory.bytes;
 }
 
 void launch_router_select(const LayerShape& shape, const float* logits, DeviceRouting routing,
                           std::int64_t* bad_logit, void* workspace, cudaStream_t stream) {
   const StageRange range(Stage::kRouterSelect);
-  if (shape.grid_cols > kMaxCols) {
-    throw InvalidArgument("grid_cols", std::to_string(shape.grid_cols),
-                          fmt::format("at most {} on the GPU", kMaxCols));
-  }
+  SelectCsrArguments args{};
+  args.select = select_arguments(shape, csr_select_memory(shape), logits, workspace);
   MOESCOPE_CUDA_CHECK(
       cudaMemsetAsync(bad_logit, 0xff, sizeof *bad_logit, stream));  // -1; as unsigned the largest
-  SelectArguments args{};
-  args.num_tokens = shape.num_tokens;
-  args.rows = static_cast<int>(shape.grid_rows);
-  args.cols = static_cast<int>(shape.grid_cols);
-  args.sort_length = static_cast<int>(std::bit_ceil(static_cast<unsigned>(args.cols)));
-  args.top_k = static_cast<int>(shape.top_k);
-  args.softmax = shape.gate_mode == GateMode::kSoftmax;
-  args.logits = logits;
-  args.expert_ids = routing.expert_ids;
-  args.gates = routing.gates;
+  args.memory = csr_memory(shape, args.select.layout.per_lane);
+  args.routing = routing;
   args.bad_logit = reinterpret_cast<unsigned long long*>(bad_logit);
-  args.scratch = scratch_is_shared(shape) ? nullptr : static_cast<float*>(workspace);
-  args.scratch_floats = scratch_floats(shape);
-  // Measured on an H100 (N = 320^2 and 64^2): few tokens are bound by one token's latency, which more threads
-  // shorten; many are bound by instructions, of which fewer threads waste less. Large grids have more to
-  // share.
-  constexpr std::int64_t kFewTokens = 264;
-  constexpr std::int64_t kManyTokens = 2048;
-  constexpr int kSmallGrid = 64;
-  constexpr int kLargeGrid = 1024;
-  if (shape.num_tokens <= kFewTokens || args.sort_length > kLargeGrid) {
-    launch<512>(args, stream);
-  } else if (args.sort_length <= kSmallGrid && shape.num_tokens >= kManyTokens) {
-    launch<32>(args, stream);
-  } else if (shape.num_tokens >= kManyTokens) {
-    launch<64>(args, stream);
-  } else {
-    launch<128>(args, stream);
-  }
+  dispatch_per_lane(
+      args.select.layout.per_lane,
+      [&](auto per_lane) {
+        if (shape.num_tokens <= kFewTokens) {
+          launch_select<kFewTokensWarps>(router_select<per_lane(), kFewTokensWarps>, args, stream);
+        } else {
+          launch_select<1>(router_select<per_lane(), 1>, args, stream);
+        }
+      },
+      std::make_index_sequence<kSelectPerLane.size()>());
 }
 
 }  // namespace moescope::cuda

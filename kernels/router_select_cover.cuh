@@ -17,12 +17,15 @@ namespace moescope::cuda {
 
 /// The row that takes the last of the ties, when the ties are limited.
 struct LimitRow {
-  int id = INT_MAX;      ///< grid row; rows before it take all their ties, rows after it none
-  float score = 0;       ///< its p_r
-  int sure = 0;          ///< columns above the threshold
-  int length = 0;        ///< columns selected
-  bool partial = false;  ///< it leaves some of its ties
-  int tie_id = INT_MAX;  ///< the last expert id it takes; the token's tie_limit
+  int id;        ///< grid row; rows before it take all their ties, rows after it none
+  float score;   ///< its p_r
+  int sure;      ///< columns above the threshold
+  int length;    ///< columns selected
+  bool partial;  ///< it leaves some of its ties
+  int tie_id;    ///< the last expert id it takes; the token's tie_limit
+
+  /// When all ties are taken.
+  static __device__ LimitRow none() { return {INT_MAX, 0, 0, 0, false, INT_MAX}; }
 };
 
 struct Lengths {
@@ -41,6 +44,7 @@ __device__ Lengths find_lengths(const SearchMemory<Count>& memory, InPlay in_pla
   int longest = 0;
   int ties_before = 0;
   int limit_at = 0;  // index among the rows in play
+#pragma unroll 1
   for (int first = 0; first < in_play.rows; first += kWarp) {
     const int i = first + lane;
     const bool real = i < in_play.rows;
@@ -82,43 +86,40 @@ __device__ Lengths find_lengths(const SearchMemory<Count>& memory, InPlay in_pla
     num_rows += __popc(__ballot_sync(kAllLanes, length > 0));
     longest = max(longest, length);
   }
-  limit.id = threshold.limited ? limit_at : INT_MAX;  // still an index; locate_limit() turns it into an id
   __syncwarp();
+  if (threshold.limited) {
+    limit.id = memory.row_ids[limit_at];
+  }
   return {num_rows, static_cast<int>(__reduce_max_sync(kAllLanes, static_cast<unsigned>(longest)))};
 }
 
-/// Turns limit.id from an index among the rows in play (those with p_r + best_col >= low_bound) into the
-/// row's id, and finds the last expert it takes. Ties are rare: one pass over the token's rows, one over its
-/// columns.
-__device__ inline void locate_limit(LimitRow& limit, const float* row_log_probs, const float* col_log_probs,
-                                    int rows, int cols, float best_col, float low_bound, float threshold) {
+/// The last expert that the limit row takes. Ties are rare: one pass over the token's columns.
+__device__ inline void locate_limit(LimitRow& limit, const float* col_log_probs, int cols, float threshold) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const auto nth = [&](int count, int n, auto holds) {  // index of the n-th (0-based) for which it holds
-    for (int first = 0; first < count; first += kWarp) {
-      unsigned mask = __ballot_sync(kAllLanes, first + lane < count && holds(first + lane));
-      if (n < __popc(mask)) {
-        for (; n > 0; --n) {
-          mask &= mask - 1;
-        }
-        return first + __ffs(static_cast<int>(mask)) - 1;
+  int last_col = cols - 1;
+  int wanted = limit.length - limit.sure;
+#pragma unroll 1
+  for (int first = 0; limit.partial && first < cols; first += kWarp) {
+    const bool tied = first + lane < cols && limit.score + col_log_probs[first + lane] == threshold;
+    unsigned mask = __ballot_sync(kAllLanes, tied);
+    if (wanted <= __popc(mask)) {
+      for (; wanted > 1; --wanted) {
+        mask &= mask - 1;
       }
-      n -= __popc(mask);
+      last_col = first + __ffs(static_cast<int>(mask)) - 1;
+      break;
     }
-    return count - 1;
-  };
-  limit.id = nth(rows, limit.id, [&](int i) { return row_log_probs[i] + best_col >= low_bound; });
-  const int last_col = limit.partial ? nth(cols, limit.length - limit.sure - 1,
-                                           [&](int j) { return limit.score + col_log_probs[j] == threshold; })
-                                     : cols - 1;
+    wanted -= __popc(mask);
+  }
   limit.tie_id = limit.id * cols + last_col;
 }
 
 /// A cover: rows longer than `k`, the `prefix` best columns, and with `partial` the columns of the partial
 /// row.
 struct Cover {
-  int k = 0;
-  int prefix = 0;
-  bool partial = false;
+  int k;
+  int prefix;
+  bool partial;
 };
 
 /// The smallest cover. `num_lengths` is the length of `histogram`; no k from there on can be best.
@@ -126,10 +127,11 @@ __device__ inline Cover find_cover(const int* histogram, int num_lengths, int nu
                                    const float* sorted, const float* col_log_probs, int cols,
                                    float threshold) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  Cover best;
+  Cover best{0, 0, false};
   int fewest = num_rows;  // k = 0: all rows
   int rows_before = num_rows;
   int prefix_before = 0;
+#pragma unroll 1
   for (int first = 1; first < num_lengths; first += kWarp) {
     const int k = first + lane;
     const int count = k < num_lengths ? histogram[k] : 0;
@@ -145,6 +147,7 @@ __device__ inline Cover find_cover(const int* histogram, int num_lengths, int nu
       const bool needed = k >= limit.length;
       prefix = needed ? max(prefix, limit.sure) : prefix;
       const int last_col = limit.tie_id - limit.id * cols;
+#pragma unroll 1
       for (int begin = 0; begin <= last_col; begin += kWarp) {
         const int j = begin + lane;
         const float p = j <= last_col ? col_log_probs[j] : 0.0F;

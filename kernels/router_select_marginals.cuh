@@ -155,7 +155,8 @@ __device__ __forceinline__ void merge_lane(float (&x)[kPerLane]) {
 /// Bitonic sort of a warp's 32 x kPerLane values, descending: afterwards x[m] of lane l is the (kPerLane l +
 /// m)-th. Sequences are joined across lanes element by element, so kPerLane need not be a power of two. A
 /// lane whose sequence has to ascend holds it negated, which leaves one direction for every comparison within
-/// a lane.
+/// a lane. The loops over lanes stay loops: fetching unrolled code from memory costs a small batch more than
+/// it saves.
 template <int kPerLane>
 __device__ __forceinline__ void sort_warp(float (&x)[kPerLane]) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
@@ -171,10 +172,10 @@ __device__ __forceinline__ void sort_warp(float (&x)[kPerLane]) {
   };
   set_direction(1);
   sort_lane(x);
-#pragma unroll
+#pragma unroll 1
   for (int group = 2; group <= kWarp; group *= 2) {
     set_direction(group % kWarp);
-#pragma unroll
+#pragma unroll 1
     for (int distance = group / 2; distance > 0; distance /= 2) {
       const bool keep_larger = (lane & distance) == 0;
 #pragma unroll

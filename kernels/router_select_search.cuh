@@ -5,10 +5,10 @@
 #include "kernels/block_ops.cuh"
 #include "kernels/router_select_marginals.cuh"
 
-/// One warp finds a token's K-th largest score, exactly, from its sorted columns: no score is ever listed.
+/// Finds a token's K-th largest score, exactly, from its sorted columns: no score is ever listed.
 ///
 /// For one row, the number of columns with S >= t is a binary search in the sorted columns, because the fp32
-/// sum is monotone in p_c. Their total over the rows is monotone in t. The warp brackets the K-th score, low
+/// sum is monotone in p_c. Their total over the rows is monotone in t. The block brackets the K-th score, low
 /// <= it < high, and narrows the bracket by guesses: ln(count) is nearly linear in t. When no more than a
 /// warp's width of scores lies in the bracket they are gathered and sorted. Where guesses fail, the bracket
 /// is halved on the floats mapped to integers that order alike, so that the search ends whatever the scores
@@ -20,6 +20,7 @@ template <class Count>
 struct SearchMemory {
   const float* sorted;  ///< columns, descending
   float* rows;          ///< scores of the rows in play, by id
+  Count* row_ids;       ///< their ids
   Count* above;         ///< per row in play: columns with S >= high
   Count* probe;
   float* gathered;  ///< [kWarp]
@@ -87,20 +88,39 @@ __device__ __forceinline__ int count_rows(const SearchMemory<Count>& memory, InP
   return total;
 }
 
-template <class Count>
+/// Scores >= t, counted by all warps of the block; kWarps > 1 share the rows and meet at one barrier. `turn`
+/// alternates.
+template <int kWarps, class Count>
 __device__ __forceinline__ int count_scores(const SearchMemory<Count>& memory, InPlay in_play, float t,
-                                            int length) {
+                                            int length, int turn) {
   int total = 0;
-  int first = 0;
-  for (; first + 2 * kWarp < in_play.rows; first += 4 * kWarp) {
-    total += count_rows<4>(memory, in_play, first, t, length);
+  if constexpr (kWarps == 1) {
+    int first = 0;
+#pragma unroll 1
+    for (; first + 2 * kWarp < in_play.rows; first += 4 * kWarp) {
+      total += count_rows<4>(memory, in_play, first, t, length);
+    }
+#pragma unroll 1
+    for (; first < in_play.rows; first += kWarp) {
+      total += count_rows<1>(memory, in_play, first, t, length);
+    }
+    return __reduce_add_sync(kAllLanes, total);
+  } else {
+    __shared__ int partial[2][kWarps];
+    const int warp = static_cast<int>(threadIdx.x) / kWarp;
+#pragma unroll 1
+    for (int first = warp * kWarp; first < in_play.rows; first += kWarps * kWarp) {
+      total += count_rows<1>(memory, in_play, first, t, length);
+    }
+    partial[turn][warp] = __reduce_add_sync(kAllLanes, total);
+    __syncthreads();
+    total = 0;
+#pragma unroll
+    for (int w = 0; w < kWarps; ++w) {
+      total += partial[turn][w];
+    }
+    return total;
   }
-  if (first + kWarp < in_play.rows) {
-    total += count_rows<2>(memory, in_play, first, t, length);
-  } else if (first < in_play.rows) {
-    total += count_rows<1>(memory, in_play, first, t, length);
-  }
-  return __reduce_add_sync(kAllLanes, total);
 }
 
 /// The next guess inside (low, high): where the count should be `aim`.
@@ -119,6 +139,7 @@ template <class Count>
 __device__ void gather(const SearchMemory<Count>& memory, InPlay in_play, float low) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   int found = 0;
+#pragma unroll 1
   for (int first = 0; first < in_play.rows; first += kWarp) {
     const int i = first + lane;
     int next = i < in_play.rows ? static_cast<int>(memory.above[i]) : in_play.cols;
@@ -140,12 +161,19 @@ __device__ void gather(const SearchMemory<Count>& memory, InPlay in_play, float 
   __syncwarp();
 }
 
-/// Finds the threshold. memory.above must be 0 for every row in play; on return it holds counts at some score
-/// above the threshold. `low_bound` has at least K scores down to it; `row_best` and `col_best` are the
-/// largest marginals.
-template <class Count>
-__device__ Threshold find_threshold(SearchMemory<Count>& memory, InPlay in_play, int top_k, float low_bound,
-                                    float best_score) {
+/// The K-th score's bracket: `inside` scores lie in [low, high), `wanted` of them are selected.
+struct Bracket {
+  float low;
+  int inside;
+  int wanted;
+};
+
+/// Brackets the K-th score, by all warps of the block: until no more than kWarp scores are inside, or only
+/// equal ones. memory.above must be 0 for every row in play; on return it holds the counts at high. At least
+/// K scores are no lower than `low_bound`, none is higher than `best_score`.
+template <int kWarps, class Count>
+__device__ Bracket find_bracket(SearchMemory<Count>& memory, InPlay in_play, int top_k, float low_bound,
+                                float best_score) {
   constexpr int kMaxGuesses = 8;  // then every other step halves the bracket; 4 to 6 are usual
   const auto log_of = [](int count) { return __log2f(fmaxf(static_cast<float>(count), 0.5F)); };
   unsigned low = to_key(low_bound);
@@ -156,7 +184,7 @@ __device__ Threshold find_threshold(SearchMemory<Count>& memory, InPlay in_play,
   int length = in_play.cols;
   Guess last{best_score, 0.0F};
   for (int step = 1;; ++step) {
-    const int count = count_scores(memory, in_play, from_key(middle), length);
+    const int count = count_scores<kWarps>(memory, in_play, from_key(middle), length, step % 2);
     if (count >= top_k) {
       low = middle;
       count_low = count;
@@ -195,19 +223,24 @@ __device__ Threshold find_threshold(SearchMemory<Count>& memory, InPlay in_play,
     __syncwarp();
   }
   __syncwarp();
-  const int wanted = top_k - count_high;  // of the scores in [low, high)
-  if (count_low - count_high > kWarp) {
-    return {from_key(low), wanted, wanted < count_low - count_high};  // all of them equal low
+  return {from_key(low), count_low - count_high, top_k - count_high};
+}
+
+/// The threshold in a bracket, by one warp.
+template <class Count>
+__device__ Threshold find_threshold(const SearchMemory<Count>& memory, InPlay in_play, Bracket bracket) {
+  if (bracket.inside > kWarp) {
+    return {bracket.low, bracket.wanted, bracket.wanted < bracket.inside};  // all of them equal `low`
   }
-  gather(memory, in_play, from_key(low));
+  gather(memory, in_play, bracket.low);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  float score[1] = {lane < count_low - count_high ? memory.gathered[lane] : -INFINITY};
+  const bool real = lane < bracket.inside;
+  float score[1] = {real ? memory.gathered[lane] : -INFINITY};
   sort_warp(score);
-  const float threshold = __shfl_sync(kAllLanes, score[0], wanted - 1);
-  const bool real = lane < count_low - count_high;
+  const float threshold = __shfl_sync(kAllLanes, score[0], bracket.wanted - 1);
   const int larger = __popc(__ballot_sync(kAllLanes, real && score[0] > threshold));
   const int equal = __popc(__ballot_sync(kAllLanes, real && score[0] == threshold));
-  return {threshold, wanted - larger, wanted - larger < equal};
+  return {threshold, bracket.wanted - larger, bracket.wanted - larger < equal};
 }
 
 }  // namespace moescope::cuda

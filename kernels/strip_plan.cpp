@@ -27,35 +27,71 @@ std::int64_t max_strips(std::int64_t top_k) {
   return strips;
 }
 
-}  // namespace
-
-SelectMemory select_memory(const LayerShape& shape, std::int64_t max_cover) {
+/// Layout with `num_lengths` words for the histogram and extra(per_lane) bytes at the end.
+template <class Extra>
+SelectMemory select_memory(const LayerShape& shape, std::int64_t num_lengths, bool fits_16_bits,
+                           Extra extra) {
   // What fits the shared memory of every supported GPU (99 KiB per block on sm_86 and sm_89, more on others:
   // CUDA programming guide, technical specifications per compute capability).
   constexpr std::int64_t kMaxSharedBytes = std::int64_t{96} << 10;
   constexpr std::int64_t kLanes = 32;
-  const auto layout = [&](int per_lane, std::uint64_t sort_length) {
+  // Columns are sorted padded to a power of two, indexed by int.
+  constexpr std::int64_t kMaxCols = std::int64_t{1} << 24;
+  if (shape.grid_cols > kMaxCols) {
+    throw InvalidArgument("grid_cols", fmt::to_string(shape.grid_cols),
+                          fmt::format("at most {} on the GPU", kMaxCols));
+  }
+  const auto layout = [&](int per_lane, std::int64_t sort_length) {
     SelectMemory memory;
     memory.per_lane = per_lane;
-    memory.sort_length = static_cast<std::int64_t>(sort_length);
+    memory.sort_length = sort_length;
     memory.rows = round_up(shape.grid_rows * 4, kAlignment);
     memory.counts = round_up(shape.grid_rows * (per_lane > 0 ? 2 : 4), kAlignment);
-    memory.lengths = round_up(std::max(kLanes, max_cover + 1) * 4, kAlignment);
-    memory.bytes = memory.sort_length * 4 + memory.rows + 2 * memory.counts + memory.lengths;
+    const std::int64_t mask_words = ceil_div(shape.grid_rows, kLanes) + ceil_div(shape.grid_cols, kLanes);
+    memory.lengths = round_up(std::max({kLanes, num_lengths, mask_words}) * 4, kAlignment);
+    memory.csr = extra(per_lane);
+    memory.bytes = memory.sort_length * 4 + memory.rows + 3 * memory.counts + memory.lengths + memory.csr;
     memory.shared = memory.bytes <= kMaxSharedBytes;
     return memory;
   };
   const std::int64_t per_lane = ceil_div(std::max(shape.grid_rows, shape.grid_cols), kLanes);
   for (const int compiled : kSelectPerLane) {
-    if (per_lane <= compiled) {
-      return layout(compiled, static_cast<std::uint64_t>(compiled * kLanes));
+    if (fits_16_bits && per_lane <= compiled) {
+      const SelectMemory memory = layout(compiled, compiled * kLanes);
+      if (memory.shared) {
+        return memory;
+      }
     }
   }
-  return layout(0, std::bit_ceil(static_cast<std::uint64_t>(std::max(shape.grid_cols, kLanes))));
+  return layout(0, static_cast<std::int64_t>(
+                       std::bit_ceil(static_cast<std::uint64_t>(std::max(shape.grid_cols, kLanes)))));
+}
+
+}  // namespace
+
+SelectMemory strips_select_memory(const LayerShape& shape, std::int64_t max_cover) {
+  return select_memory(shape, max_cover + 1, true, [](int) { return std::int64_t{0}; });
+}
+
+SelectMemory csr_select_memory(const LayerShape& shape) {
+  constexpr std::int64_t kMax16Bits = 65535;
+  return select_memory(shape, shape.grid_cols + 1, shape.top_k <= kMax16Bits,
+                       [&](int per_lane) { return csr_memory(shape, per_lane).bytes; });
+}
+
+CsrMemory csr_memory(const LayerShape& shape, int per_lane) {
+  const std::int64_t id_bytes = per_lane > 0 ? 2 : 4;
+  CsrMemory memory;
+  memory.row_log_probs = round_up(shape.grid_cols * 4, kAlignment);
+  memory.candidates = memory.row_log_probs + round_up(shape.grid_rows * 4, kAlignment);
+  memory.table = memory.candidates + round_up(shape.grid_cols * id_bytes, kAlignment);
+  memory.starts = memory.table + round_up(shape.top_k * id_bytes, kAlignment);
+  memory.bytes = memory.starts + round_up(ceil_div(shape.top_k, 32) * 4, kAlignment);
+  return memory;
 }
 
 StripScratch strip_scratch(const LayerShape& shape, std::int64_t max_cover) {
-  const SelectMemory memory = select_memory(shape, max_cover);
+  const SelectMemory memory = strips_select_memory(shape, max_cover);
   StripScratch scratch;
   scratch.strip_counts = 16;
   scratch.cover_ranks = round_up(scratch.strip_counts + (shape.grid_rows + shape.grid_cols) * 4, kAlignment);

@@ -1,0 +1,372 @@
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+#include <utility>
+
+#include "kernels/block_ops.cuh"
+#include "kernels/cuda_raii.hpp"
+#include "kernels/router_select_cover.cuh"
+#include "kernels/router_select_marginals.cuh"
+#include "kernels/router_select_search.cuh"
+#include "kernels/strip_plan.hpp"
+
+/// What both forms of the selection (router_select.cu: CSR, router_select_strips.cu: strips) do first with a
+/// token, by one warp: log-softmax, sorting, the exact threshold, the number of columns that each row
+/// selects.
+namespace moescope::cuda {
+
+struct SelectArguments {
+  std::int64_t num_tokens;
+  int rows;
+  int cols;
+  int top_k;
+  bool softmax;  ///< gates: softmax over the selected, else exp(S)
+  SelectMemory layout;
+  const float* logits;  ///< [L, rows + cols]
+  std::byte* memory;    ///< global working memory, or null: shared
+};
+inline SelectArguments select_arguments(const LayerShape& shape, const SelectMemory& layout,
+                                        const float* logits, void* memory) {
+  return {.num_tokens = shape.num_tokens,
+          .rows = static_cast<int>(shape.grid_rows),
+          .cols = static_cast<int>(shape.grid_cols),
+          .top_k = static_cast<int>(shape.top_k),
+          .softmax = shape.gate_mode == GateMode::kSoftmax,
+          .layout = layout,
+          .logits = logits,
+          .memory = layout.shared ? nullptr : static_cast<std::byte*>(memory)};
+}
+
+/// A block's working memory, as SelectMemory lays it out. kPerLane as there.
+template <int kPerLane>
+struct TokenMemory {
+  using Count = std::conditional_t<(kPerLane > 0), std::uint16_t, std::int32_t>;
+  float* sorted;
+  SearchMemory<Count> search;
+  int* lengths;
+  std::byte* rest;  ///< from SelectMemory::common_bytes on
+
+  __device__ TokenMemory(const SelectArguments& args, std::byte* shared) {
+    std::byte* at = shared;
+    if constexpr (kPerLane == 0) {
+      at = args.memory != nullptr ? args.memory + blockIdx.x * args.layout.bytes : shared;
+    }
+    const auto take = [&at](std::int64_t bytes) {
+      std::byte* const begin = at;
+      at += bytes;
+      return begin;
+    };
+    sorted = reinterpret_cast<float*>(take(args.layout.sort_length * 4));
+    search.sorted = sorted;
+    search.rows = reinterpret_cast<float*>(take(args.layout.rows));
+    search.row_ids = reinterpret_cast<Count*>(take(args.layout.counts));
+    search.above = reinterpret_cast<Count*>(take(args.layout.counts));
+    search.probe = reinterpret_cast<Count*>(take(args.layout.counts));
+    lengths = reinterpret_cast<int*>(take(args.layout.lengths));
+    search.gathered = reinterpret_cast<float*>(lengths);
+    rest = at;
+  }
+};
+
+/// Values per lane that a warp loads before it uses the first; the block's warps share a marginal.
+template <int kPerLane, int kWarps>
+inline constexpr int kBatch = kPerLane > 0 && kPerLane <= 16 ? (kPerLane + kWarps - 1) / kWarps : 8;
+
+/// A token's marginals as the search needs them.
+struct Marginals {
+  float best_row;
+  float best_col;
+  float low_bound;  ///< at least K scores are no lower
+  InPlay in_play;
+};
+
+/// x[m] = from[32 m + lane], -infinity beyond the count. False if this lane's values are not all finite.
+template <int kPerLane>
+__device__ __forceinline__ bool load_values(const float* from, int count, float (&x)[kPerLane]) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  bool finite = true;
+#pragma unroll
+  for (int m = 0; m < kPerLane; ++m) {
+    x[m] = m * kWarp + lane < count ? (from + lane)[m * kWarp] : -INFINITY;  // one address for all
+  }
+#pragma unroll
+  for (int m = 0; m < kPerLane; ++m) {
+    finite = finite && (isfinite(x[m]) || m * kWarp + lane >= count);
+  }
+  return finite;
+}
+template <int kPerLane>
+__device__ __forceinline__ void store_values(const float (&x)[kPerLane], int count, float* to) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll
+  for (int m = 0; m < kPerLane; ++m) {
+    if (m * kWarp + lane < count) {
+      (to + lane)[m * kWarp] = x[m];
+    }
+  }
+}
+
+/// How many of 0..count-1 hold, when those that do come first; 32-ary search by one warp.
+template <class Holds>
+__device__ int count_prefix(int count, Holds holds) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  int low = 0;
+#pragma unroll 1
+  for (int high = count; low < high;) {
+    const int stride = (high - low + kWarp - 1) / kWarp;
+    const int i = low + lane * stride;
+    const int held = __popc(__ballot_sync(kAllLanes, i < high && holds(i)));
+    high = min(low + held * stride, high);
+    low = held > 0 ? low + (held - 1) * stride + 1 : low;
+  }
+  return low;
+}
+
+/// Log-softmax of both sides to row_out and col_out, columns sorted to `sorted`, and the rows in play to
+/// memory.rows with memory.above cleared. False when a logit is NaN or infinite.
+template <int kPerLane, int kWarps, class Count>
+__device__ bool prepare(const SelectArguments& args, const float* logits, float* row_out, float* col_out,
+                        float* sorted, const SearchMemory<Count>& memory, Marginals& result) {
+  using B = Block<kWarps * kWarp>;
+  __shared__ Marginals shared;
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const bool has_cols = warp == 0;
+  const bool has_rows = warp == (kWarps > 1 ? 1 : 0);
+  float row[kPerLane > 0 ? kPerLane : 1];
+  float lane_best = -INFINITY;
+  float lane_least = INFINITY;
+  bool finite = true;
+  if constexpr (kPerLane > 0) {
+    // One warp has both sides on their way before it uses either, where there are registers for that.
+    constexpr bool kTogether = kWarps == 1 && kPerLane <= 10;
+    if (has_cols) {
+      float col[kPerLane];
+      finite = load_values(logits + args.rows, args.cols, col);
+      if constexpr (kTogether) {
+        finite = load_values(logits, args.rows, row) && finite;
+      }
+      const float best_col = log_softmax(col);
+      store_values(col, args.cols, col_out);
+      sort_warp(col);
+#pragma unroll
+      for (int m = 0; m < kPerLane; ++m) {
+        sorted[lane * kPerLane + m] = col[m];
+      }
+      shared.best_col = best_col;
+    }
+    if (has_rows) {
+      if constexpr (!kTogether) {
+        finite = load_values(logits, args.rows, row) && finite;
+      }
+      shared.best_row = log_softmax(row);
+      store_values(row, args.rows, row_out);
+#pragma unroll
+      for (int m = 0; m < kPerLane; ++m) {
+        lane_best = fmaxf(lane_best, row[m]);
+        lane_least = m * kWarp + lane < args.rows ? fminf(lane_least, row[m]) : lane_least;
+      }
+    }
+  } else {
+    const int sort_length = static_cast<int>(args.layout.sort_length);
+    if (has_cols) {
+      shared.best_col = log_softmax(logits + args.rows, args.cols, col_out, finite);
+      for (int j = lane; j < sort_length; j += kWarp) {
+        sorted[j] = j < args.cols ? col_out[j] : -INFINITY;
+      }
+    }
+    if (has_rows) {
+      shared.best_row = log_softmax(logits, args.rows, row_out, finite);
+      for (int i = lane; i < args.rows; i += kWarp) {
+        lane_best = fmaxf(lane_best, row_out[i]);
+        lane_least = fminf(lane_least, row_out[i]);
+      }
+    }
+    B::sync();
+    sort_descending<kWarps * kWarp>(sorted, sort_length);
+  }
+  if (B::sum(finite ? 0 : 1) > 0) {
+    return false;
+  }
+  B::sync();
+
+  if (has_rows) {
+    float low_bound = corner_bound(lane_best, sorted, args.cols, args.top_k);
+    if (low_bound == -INFINITY) {
+      low_bound = -warp_max(-lane_least) + sorted[args.cols - 1];  // the least score of all
+    }
+    const float best_row = shared.best_row;
+    const float best_col = shared.best_col;
+    int kept = 0;
+    const auto keep = [&](int i, float p) {
+      const bool keeps = i < args.rows && p + best_col >= low_bound;
+      const unsigned mask = __ballot_sync(kAllLanes, keeps);
+      if (keeps) {
+        const int at = kept + __popc(mask & ((1U << lane) - 1));
+        memory.rows[at] = p;
+        memory.row_ids[at] = static_cast<Count>(i);
+        memory.above[at] = 0;
+      }
+      kept += __popc(mask);
+    };
+    if constexpr (kPerLane > 0) {
+#pragma unroll
+      for (int m = 0; m < kPerLane; ++m) {
+        if (m * kWarp < args.rows) {
+          keep(m * kWarp + lane, row[m]);
+        }
+      }
+    } else {
+      for (int first = 0; first < args.rows; first += kWarp) {
+        keep(first + lane, first + lane < args.rows ? row_out[first + lane] : 0.0F);
+      }
+    }
+    const int cols_in_play =
+        count_prefix(args.cols, [&](int j) { return best_row + sorted[j] >= low_bound; });
+    shared.low_bound = low_bound;
+    shared.in_play = {kept, cols_in_play};
+  }
+  B::sync();
+  result = shared;
+  return true;
+}
+
+/// ln of the sum of exp(S) over the selected pairs: each row adds exp(p_r) times the prefix sum of exp(p_c)
+/// over its columns, all relative to the largest score. Overwrites memory.sorted with the prefix sums.
+template <class Count>
+__device__ float log_sum_exp(const SearchMemory<Count>& memory, float* sorted, const Marginals& marginals,
+                             Threshold threshold, int longest) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  float carry = 0;
+#pragma unroll 1
+  for (int first = 0; first < longest; first += kWarp) {
+    const int j = first + lane;
+    float total;
+    const float value = j < longest ? expf(sorted[j] - marginals.best_col) : 0.0F;
+    const float inclusive = Block<kWarp>::inclusive_scan(value, total);
+    if (j < longest) {
+      sorted[j] = carry + inclusive;
+    }
+    carry += total;
+  }
+  __syncwarp();
+  float sum = 0;
+#pragma unroll 2
+  for (int i = lane; i < marginals.in_play.rows; i += kWarp) {
+    const int count = memory.above[i];
+    sum += count > 0 ? expf(memory.rows[i] - marginals.best_row) * sorted[count - 1] : 0.0F;
+  }
+  sum = warp_sum(sum);
+  const float best = marginals.best_row + marginals.best_col;
+  if (threshold.limited) {
+    sum += static_cast<float>(threshold.ties) * expf(threshold.score - best);
+  }
+  return best + logf(sum);
+}
+
+/// What a token selects. The length of each row in play is in search.probe.
+struct Selection {
+  Marginals marginals;
+  Threshold threshold;
+  LimitRow limit;
+  Lengths lengths;
+};
+
+/// By all warps of the block. False when one of the token's logits is NaN or infinite. Log-softmax goes to
+/// row_out and col_out. What is left to do, find_selection(), is for one warp.
+template <int kPerLane, int kWarps>
+__device__ bool search_token(const SelectArguments& args, const float* logits, float* row_out, float* col_out,
+                             TokenMemory<kPerLane>& memory, Marginals& marginals, Bracket& bracket) {
+  if (!prepare<kPerLane, kWarps>(args, logits, row_out, col_out, memory.sorted, memory.search, marginals)) {
+    return false;
+  }
+  bracket = find_bracket<kWarps>(memory.search, marginals.in_play, args.top_k, marginals.low_bound,
+                                 marginals.best_row + marginals.best_col);
+  return true;
+}
+
+/// By one warp: memory.lengths becomes the histogram of row lengths below num_lengths.
+template <int kPerLane>
+__device__ Selection find_selection(const SelectArguments& args, const float* col_log_probs,
+                                    TokenMemory<kPerLane>& memory, const Marginals& marginals,
+                                    Bracket bracket, int num_lengths) {
+  Selection selection;
+  selection.marginals = marginals;
+  selection.limit = LimitRow::none();
+  selection.threshold = find_threshold(memory.search, marginals.in_play, bracket);
+  __syncwarp();
+#pragma unroll 1
+  for (int k = static_cast<int>(threadIdx.x) % kWarp; k < num_lengths; k += kWarp) {
+    memory.lengths[k] = 0;
+  }
+  __syncwarp();
+  selection.lengths = find_lengths(memory.search, marginals.in_play, selection.threshold, memory.lengths,
+                                   num_lengths - 1, selection.limit);
+  if (selection.threshold.limited) {
+    locate_limit(selection.limit, col_log_probs, args.cols, selection.threshold.score);
+  }
+  return selection;
+}
+
+/// Calls visit(i, values[i], i < count) for all i, a warp's width at a time, with several loads in flight;
+/// the block's warps share them.
+template <int kValues, int kWarps, class Visit>
+__device__ __forceinline__ void for_each_value(const float* values, int count, Visit visit) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll 1
+  for (int first = static_cast<int>(threadIdx.x) / kWarp * kValues * kWarp; first < count;
+       first += kWarps * kValues * kWarp) {
+    float value[kValues];
+#pragma unroll
+    for (int u = 0; u < kValues; ++u) {
+      const int i = first + u * kWarp + lane;
+      value[u] = i < count ? (values + first + lane)[u * kWarp] : 0.0F;
+    }
+#pragma unroll
+    for (int u = 0; u < kValues; ++u) {
+      if (first + u * kWarp < count) {
+        const int i = first + u * kWarp + lane;
+        visit(i, value[u], i < count);
+      }
+    }
+  }
+}
+
+/// Calls launch(std::integral_constant<int, N>) for the compiled number of values per lane that the layout
+/// wants.
+template <class Launch, std::size_t... kIndex>
+void dispatch_per_lane(int per_lane, Launch launch, std::index_sequence<kIndex...>) {
+  const auto matches = [&](auto compiled) {
+    if (per_lane == compiled()) {
+      launch(compiled);
+    }
+    return per_lane == compiled();
+  };
+  if (!(matches(std::integral_constant<int, kSelectPerLane[kIndex]>()) || ...)) {
+    launch(std::integral_constant<int, 0>());
+  }
+}
+
+/// Launches `kernel`, of kWarps warps, with one block per token; `args.select` are SelectArguments.
+template <int kWarps, class Arguments>
+void launch_select(void (*kernel)(Arguments), const Arguments& args, cudaStream_t stream) {
+  const SelectMemory& layout = args.select.layout;
+  const std::int64_t bytes = layout.shared ? layout.bytes : 0;
+  MOESCOPE_CUDA_CHECK(
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
+  MOESCOPE_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
+                                           cudaSharedmemCarveoutMaxShared));
+  const std::int64_t blocks =
+      std::min(args.select.num_tokens, layout.shared ? std::int64_t{1} << 30 : kGlobalSelectBlocks);
+  kernel<<<static_cast<unsigned>(blocks), kWarps * kWarp, static_cast<std::size_t>(bytes), stream>>>(args);
+  MOESCOPE_CUDA_CHECK(cudaGetLastError());
+}
+
+/// Warps of a token when there are few tokens: those are bound by one token's latency, many by instructions,
+/// of which one warp wastes fewest.
+inline constexpr int kFewTokensWarps = 4;
+
+}  // namespace moescope::cuda
