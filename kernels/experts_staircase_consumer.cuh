@@ -86,7 +86,9 @@ class StaircaseConsumer {
     combine(item, count, p, chunks);
   }
 
-  /// S = X W^T. One slot's products are in flight while the next slot is awaited.
+  /// S = X W^T. Every slot is released as soon as its products are done: while loads are what is
+  /// waited for, another slot in flight is worth more than products without a pause (the other warpgroup
+  /// fills it).
   __device__ __forceinline__ void score(Scores& s, int chunks) {
 #pragma unroll
     for (int part = 0; part < Tiles::kParts; ++part) {
@@ -95,8 +97,6 @@ class StaircaseConsumer {
         s[part][i] = 0.0F;
       }
     }
-    std::uint32_t last_slot = 0;
-    std::uint32_t last_x = 0;
     for (int chunk = 0; chunk < chunks; ++chunk) {
       barrier_wait(shared_.x_full(x_ring_.slot), x_ring_.parity);
       fence_proxy_async();  // X was written by cp.async
@@ -112,26 +112,14 @@ class StaircaseConsumer {
           Wgmma<Tiles::kN>::multiply(s[part], x + 2 * k, w + 2 * k);  // 32 bytes on, in units of 16
         }
         wgmma_commit();
-        wgmma_wait<1>();
-        if (chunk > 0 || part > 0) {
-          release(last_slot);
-          if (part == 0) {
-            arrive(shared_.x_empty(last_x));
-          }
-        }
-        last_slot = ring_.slot;
+        wgmma_wait<0>();
+        keep_order(s[part]);
+        release(ring_.slot);
         ring_.advance();
       }
-      last_x = x_ring_.slot;
+      arrive(shared_.x_empty(x_ring_.slot));
       x_ring_.advance();
     }
-    wgmma_wait<0>();
-#pragma unroll
-    for (int part = 0; part < Tiles::kParts; ++part) {
-      keep_order(s[part]);
-    }
-    release(last_slot);
-    arrive(shared_.x_empty(last_x));
   }
 
   __device__ __forceinline__ static StaircaseToken token_of(const StaircaseItem<Tiles>& item, int row) {
@@ -182,7 +170,6 @@ class StaircaseConsumer {
       for (int i = 0; i < Tiles::kChunk / 2; ++i) {
         y[i] = 0.0F;
       }
-      std::uint32_t slots[Tiles::kParts];
 #pragma unroll
       for (int part = 0; part < Tiles::kParts; ++part) {
         barrier_wait(shared_.full(ring_.slot), ring_.parity);
@@ -193,14 +180,10 @@ class StaircaseConsumer {
           wgmma_registers(y, p[part][k], v + k * (16 * Tiles::kRowBytes / 16));
         }
         wgmma_commit();
-        slots[part] = ring_.slot;
+        wgmma_wait<0>();
+        keep_order(y);
+        release(ring_.slot);
         ring_.advance();
-      }
-      wgmma_wait<0>();
-      keep_order(y);
-#pragma unroll
-      for (int part = 0; part < Tiles::kParts; ++part) {
-        release(slots[part]);
       }
       add(sums, adds, chunk * Tiles::kChunk, y);
     }
