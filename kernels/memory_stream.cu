@@ -143,7 +143,8 @@ __global__ void __launch_bounds__(kThreads) read_shared(int iterations, std::uin
 #pragma unroll
     for (int i = 0; i < kUnroll; ++i) {
       Vector v;
-      asm volatile("ld.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
+      // Volatile to ptxas too: it would keep one load of every four rounds.
+      asm volatile("ld.volatile.shared.v4.u32 {%0, %1, %2, %3}, [%4];"
                    : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
                    : "r"(address + i * kThreads * static_cast<int>(sizeof(Vector))));
       mix(sum, v);
