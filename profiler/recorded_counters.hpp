@@ -1,0 +1,32 @@
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "profiler/counter_source.hpp"
+
+namespace moescope {
+
+/// What one measurement gave, whatever counted: everything that is needed to look at it again without a GPU.
+struct CounterRecording {
+  std::string source;  ///< CounterSource::name() of who counted
+  std::string device;  ///< e.g. "NVIDIA H100 80GB HBM3"
+  CounterPlan plan;
+  std::vector<RangeCounters> ranges;
+};
+
+/// Writes JSON; the directory must exist. Throws FileError when it cannot be written.
+void write_recording(const CounterRecording& recording, const std::filesystem::path& file);
+/// Throws FileError naming the field when the file is missing or does not hold together.
+CounterRecording read_recording(const std::filesystem::path& file);
+
+/// Gives what was recorded. plan() has no passes: nothing runs again, so measure() calls neither before_pass
+/// nor run. A counter that was not recorded is unavailable; asking for a range that was not is
+/// InvalidArgument
+/// ("range", ...).
+std::unique_ptr<CounterSource> make_recorded_counters(CounterRecording recording);
+
+}  // namespace moescope
