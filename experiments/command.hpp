@@ -27,6 +27,8 @@ Command add_check(CLI::App& app, const Invocation& invocation);
 Command add_inspect(CLI::App& app, const Invocation& invocation);
 Command add_ceilings(CLI::App& app, const Invocation& invocation);
 Command add_golden(CLI::App& app, const Invocation& invocation);
+Command add_counters(CLI::App& app, const Invocation& invocation);
+Command add_doctor(CLI::App& app, const Invocation& invocation);
 
 /// Header of a run on `backend`, with the versions of every library used.
 RunHeader run_header(const Invocation& invocation, const MoeBackend& backend);

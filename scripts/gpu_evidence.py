@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Runs the programs of a bundle (scripts/bundle.sh) on a machine with a GPU and records what they say as rows.
 
-  gpu_evidence.py tests    BUNDLE OUT   every kernels_*_test; a skipped test counts as a failure
-  gpu_evidence.py sanitize BUNDLE OUT   the same programs, reduced by a filter, under compute-sanitizer's four tools
+  gpu_evidence.py tests    BUNDLE OUT   every kernels_*_test and cupti_*_test; a skipped test counts as a failure
+  gpu_evidence.py sanitize BUNDLE OUT   every kernels_*_test, reduced by a filter, under compute-sanitizer's four tools
 
 Writes OUT/rows.jsonl in the schema of core/result.schema.json: metrics tests_passed, tests_failed,
 sanitizer_findings and sanitizer_findings_in_libraries, one row per program (and tool; both are named in `reason`). The run header is taken from the
@@ -104,6 +104,8 @@ def main():
         sys.exit(__doc__)
     mode, bundle, out = sys.argv[1], pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3])
     programs = sorted(bundle.glob("kernels_*_test"))
+    if mode == "tests":  # CUPTI and compute-sanitizer do not go together
+        programs += sorted(bundle.glob("cupti_*_test"))
     if not programs:
         sys.exit(f"no kernels_*_test in {bundle}")
     out.mkdir(parents=True, exist_ok=True)

@@ -4,9 +4,11 @@
 
 #include <gtest/gtest.h>
 
-#include <set>
+#include <string>
 
 #include "core/error.hpp"
+#include "kernels/known_work.hpp"
+#include "profiler/counter_check.hpp"
 #include "profiler/metric_catalogue.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/gpu_guard.hpp"
@@ -81,11 +83,53 @@ TEST(CuptiHost, StatusNamesTheLibraryAndWhatKeepsCountersAway) {
 
 TEST(CuptiHost, WithoutAGpuCountersAreUnavailableAndSayWhy) {
   MOESCOPE_NEEDS_CUPTI();
-  if (!cuda::why_no_device().has_value()) {
-    GTEST_SKIP() << "this machine has a GPU";
+  const auto text = test::error_text<CountersUnavailable>([] { make_cupti_counters(); });
+  EXPECT_EQ(text.rfind("no hardware counters: ", 0) == 0, cuda::why_no_device().has_value()) << text;
+}
+
+TEST(CuptiCounters, AreRightOfKnownWork) {
+  MOESCOPE_NEEDS_CUPTI();
+  MOESCOPE_NEEDS_GPU();
+  const auto source = make_cupti_counters();
+  const auto check = check_counters(*source, make_cuda_known_work(), {});
+  EXPECT_GE(check.checked.size(), 30U);
+  for (const auto& one : check.checked) {
+    EXPECT_TRUE(one.holds()) << one.work << ' ' << one.known.metric << ": " << one.measured.value_or(-1)
+                             << " of " << one.known.value << ' ' << one.reason;
   }
-  EXPECT_NE(test::error_text<CountersUnavailable>([] { make_cupti_counters(); }).find("no hardware counters"),
-            std::string::npos);
+}
+
+TEST(CuptiCounters, AnErrorInsideARangeLeavesThemUsable) {
+  MOESCOPE_NEEDS_CUPTI();
+  MOESCOPE_NEEDS_GPU();
+  const auto source = make_cupti_counters();
+  const auto plan = source->plan(Names{"dram__bytes_read.sum"});
+  EXPECT_THROW(source->measure(plan, {{"a"}, {}, [](std::size_t) { throw NoDevice("as if"); }}), NoDevice);
+  int runs = 0;
+  const auto ranges = source->measure(plan, {{"a", "b"}, {}, [&](std::size_t) { ++runs; }});
+  EXPECT_EQ(runs, 2 * plan.passes);
+  ASSERT_EQ(ranges.size(), 2U);
+  EXPECT_EQ(ranges[1].range, "b");
+  EXPECT_EQ(ranges[1].values.count("dram__bytes_read.sum"), 1U);
+}
+
+TEST(CuptiCounters, RefuseTwoRangesOfOneName) {
+  MOESCOPE_NEEDS_CUPTI();
+  MOESCOPE_NEEDS_GPU();
+  const auto source = make_cupti_counters();
+  EXPECT_THROW(source->measure(source->plan({}), {{"a", "a"}, {}, [](std::size_t) {}}), InternalError);
+}
+
+TEST(CuptiCounters, TakeAsManyRangesAsAreAskedFor) {
+  MOESCOPE_NEEDS_CUPTI();
+  MOESCOPE_NEEDS_GPU();
+  const auto source = make_cupti_counters();
+  Names names;
+  for (int i = 0; i < 100; ++i) {
+    names.push_back("range_" + std::to_string(i));
+  }
+  const auto plan = source->plan(Names{"sm__cycles_elapsed.max", "lts__t_sectors_op_read.sum"});
+  EXPECT_EQ(source->measure(plan, {names, {}, [](std::size_t) {}}).size(), names.size());
 }
 
 }  // namespace

@@ -70,11 +70,12 @@ TEST(Cli, HelpTeachesEverySubcommandAndTheExitCodes) {
   const TemporaryDirectory directory;
   const Outcome help = run_moescope({"--help"}, directory);
   EXPECT_EQ(help.code, 0);
-  for (const char* word :
-       {"compare", "run", "check", "inspect", "ceilings", "golden", "Exit codes", "70  a bug in moescope"}) {
+  for (const char* word : {"compare", "run", "check", "inspect", "ceilings", "golden", "counters", "doctor",
+                           "Exit codes", "70  a bug in moescope"}) {
     EXPECT_NE(help.out.find(word), std::string::npos) << word;
   }
-  for (const char* command : {"compare", "run", "check", "inspect", "ceilings", "golden"}) {
+  for (const char* command :
+       {"compare", "run", "check", "inspect", "ceilings", "golden", "counters", "doctor"}) {
     const Outcome sub = run_moescope({command, "--help"}, directory);
     EXPECT_EQ(sub.code, 0);
     EXPECT_NE(sub.out.find("Example"), std::string::npos) << command;
@@ -154,6 +155,11 @@ TEST(Cli, AnswersEveryBadCallWithOneLineAndItsCode) {
       {{"inspect", "--workload", "zipf:1", "--workload", "zipf:2", "--save-trace", "t.safetensors"},
        ExitCode::kInvalidArgument,
        "save_trace"},
+      {{"counters", "--metrics", "hbm_bytes"}, ExitCode::kInvalidArgument, "metrics = hbm_bytes"},
+      {{"counters", "--chip", "GH999"}, ExitCode::kInvalidArgument, "chip = GH999"},
+      {{"doctor", "--backend", "abacus"},
+       ExitCode::kInvalidArgument,
+       "backend = abacus: must be cpu or cuda"},
       {{"check", "--sampled-tokens", "0"}, ExitCode::kInvalidArgument, "sampled_tokens = 0"},
       {{"compare", "--workload", "zipf:1", "--output", "lie.safetensors/sub", "-L", "8"},
        ExitCode::kBadFile,
@@ -168,6 +174,34 @@ TEST(Cli, AnswersEveryBadCallWithOneLineAndItsCode) {
     EXPECT_FALSE(std::filesystem::exists(directory.path() / "results"))
         << "nothing is written: " << call.message;
   }
+}
+
+TEST(Cli, CountersListsTheCatalogueWithoutAGpu) {
+  const TemporaryDirectory directory;
+  const Outcome traffic = run_moescope({"counters", "--metrics", "traffic,u__raw.sum"}, directory);
+  EXPECT_EQ(traffic.code, 0) << traffic.err;
+  for (const char* text : {"GH100 (sm_90): ", "hbm_read_bytes, bytes: ", "= dram__bytes_read.sum",
+                           "u__raw.sum, raw", "set full: "}) {
+    EXPECT_NE(traffic.out.find(text), std::string::npos) << text << '\n' << traffic.out;
+  }
+  EXPECT_EQ(traffic.out.find("tensor_flop, flop"), std::string::npos) << traffic.out;
+  const Outcome other =
+      run_moescope({"counters", "--chip", "GA100", "--metrics", "tma_read_bytes"}, directory);
+  EXPECT_NE(other.out.find("unavailable: tma_read_bytes: no formula for chip GA100"), std::string::npos)
+      << other.out;
+}
+
+TEST(Cli, DoctorJudgesTheMachineItIsOn) {
+  const TemporaryDirectory directory;
+  const Outcome cpu = run_moescope({"doctor", "--backend", "cpu", "--json"}, directory);
+  EXPECT_EQ(cpu.code, 0) << cpu.err;
+  const auto findings = nlohmann::json::parse(cpu.out).at("findings");
+  EXPECT_EQ(findings.size(), 8U);
+  EXPECT_EQ(findings[1].at("what"), "cpu");
+  EXPECT_EQ(findings[1].at("verdict"), "ok");
+  const bool has_gpu = findings[2].at("verdict") == "ok";
+  const Outcome cuda = run_moescope({"doctor", "--backend", "cuda"}, directory);
+  EXPECT_EQ(cuda.code, has_gpu ? 0 : code_of(ExitCode::kNoDevice)) << cuda.out;
 }
 
 TEST(Cli, SaysInOneLineThatThereIsNoGpu) {

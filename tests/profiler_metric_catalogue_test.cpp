@@ -123,7 +123,7 @@ TEST(MetricCatalogue, TheBuiltInOneHasItsSetsOnEveryChip) {
 
 TEST(MetricCatalogue, GoesWithAnySource) {
   test::FakeCounters source;
-  source.missing = {"lts__t_sectors_srcunit_tex_op_read.sum"};
+  source.missing = {"l1tex__m_xbar2l1tex_read_bytes.sum"};
   source.lost = {"dram__bytes_write.sum"};
   source.range_values["experts"]["dram__bytes_read.sum"] = 420e6;
   const auto chip = source.plan({}).chip;
@@ -140,7 +140,7 @@ TEST(MetricCatalogue, GoesWithAnySource) {
   const auto values = evaluate(selection, plan, ranges[1]);
   EXPECT_EQ(values[0].value, 420e6);
   EXPECT_FALSE(values[1].value.has_value());
-  EXPECT_EQ(values[2].reason, "lts__t_sectors_srcunit_tex_op_read.sum: not a counter of this chip");
+  EXPECT_EQ(values[2].reason, "l1tex__m_xbar2l1tex_read_bytes.sum: not a counter of this chip");
   EXPECT_EQ(values.size(), MetricCatalogue::builtin().sets().at("full").size());
   source.not_permitted = "RmProfilingAdminOnly is 1";
   EXPECT_THROW(source.measure(plan, {{"a"}, {}, [](std::size_t) {}}), CountersUnavailable);
