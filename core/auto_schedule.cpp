@@ -70,7 +70,9 @@ ScheduleCandidate predict_schedule(const LayerShape& shape, const SkewMetrics& s
                               .flop_s = flop / rates.flop_per_s,
                               .reason = {}};
   const double largest_s = std::max({candidate.memory_s, candidate.cache_s, candidate.flop_s});
-  candidate.predicted_s = candidate.fixed_s + largest_s;
+  candidate.predicted_s =
+      candidate.fixed_s +
+      (rates.overlaps ? largest_s : candidate.memory_s + candidate.cache_s + candidate.flop_s);
   const std::string_view bound = candidate.fixed_s > largest_s    ? "what does not grow with the batch"
                                  : largest_s == candidate.flop_s  ? "flop"
                                  : largest_s == candidate.cache_s ? "requested bytes"

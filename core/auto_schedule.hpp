@@ -24,6 +24,7 @@ struct ScheduleRates {
   /// What is read again is read soon again (the tiles of a strip), so it is still in the cache. False: rows
   /// come back at any time, and stay only as far as the cache holds them.
   bool reuse_is_near = true;
+  bool overlaps = true;  ///< the three times hide behind the longest; false: they add up
 };
 
 struct MachineRates {
@@ -43,7 +44,7 @@ struct ScheduleCandidate {
   double memory_s = 0;     ///< bytes from memory: compulsory, and what the cache does not keep
   double cache_s = 0;      ///< requested bytes from the cache
   double flop_s = 0;       ///< FLOP
-  double predicted_s = 0;  ///< fixed_s and the largest of the three: they overlap
+  double predicted_s = 0;  ///< fixed_s and the largest of the three, or their sum
   std::string reason;      ///< one line: the times, bytes and FLOP, which one binds
 };
 

@@ -47,8 +47,8 @@ struct DenseChunks {
 /// How shared_mlp takes its tokens on the GPU.
 struct SharedMlpChunks {
   /// Bound on the fp32 product of a chunk, so that a layer at L=4096, d=1024 stays under 64 MiB of extra
-  /// memory: 768 tokens at shared_size 1024 still give an H100 96 tiles.
-  static constexpr std::int64_t kBytes = std::int64_t{6} << 20;
+  /// memory: 1024 tokens at shared_size 1024 give an H100 128 tiles of 128 x 128, a wave.
+  static constexpr std::int64_t kBytes = std::int64_t{8} << 20;
   /// Chunks are whole tiles of tokens (the usual 128 of matrix products), as equal as that allows.
   static constexpr std::int64_t kTileTokens = 128;
 

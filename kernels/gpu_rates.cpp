@@ -17,7 +17,7 @@ MachineRates gpu_rates(const DeviceInfo& device) {
   const bool same = device.name.find("H100") != std::string::npos;
   MachineRates rates;
   rates.source = same ? "fitted to rows recorded on an H100"
-                      : fmt::format("of an H100, this is a {}: fitted to rows recorded there", device.name);
+                      : fmt::format("of an H100 (here: {}), fitted to rows recorded there", device.name);
   rates.cache_bytes = static_cast<double>(device.l2_bytes);
   rates.candidates.assign(kH100.begin(), kH100.end());
   return rates;

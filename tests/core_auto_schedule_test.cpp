@@ -74,6 +74,10 @@ TEST(ChooseSchedule, PredictsTheLargestOfTheThreeTimesAndWhatIsFixed) {
             "288 bytes 2 s, "
             "useful 160 flop 0.5 s)");
   EXPECT_EQ(choice.reason, "token_centric, predicted 2.5 s (rates: test)");
+  rates.candidates[0].overlaps = false;
+  EXPECT_DOUBLE_EQ(
+      choose_schedule(test::make_shape(2, 8, 3, 3, 3), routing, {}, rates).candidates[0].predicted_s,
+      0.5 + 1 + 2 + 0.5);
   EXPECT_EQ(choice.explanation(), choice.reason + "\n  " + choice.candidates[0].reason);
 }
 

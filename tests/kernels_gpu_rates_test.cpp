@@ -1,0 +1,127 @@
+// auto on an H100, replayed from recorded rows: what the cost model with its fitted rates predicts, and what
+// choosing by it costs. Needs no GPU.
+#include <fmt/format.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <limits>
+#include <map>
+#include <string>
+
+#include "core/auto_schedule.hpp"
+#include "core/result.hpp"
+#include "kernels/gpu_rates.hpp"
+
+namespace moescope {
+namespace {
+
+/// One schedule on one layer, as recorded.
+struct Recorded {
+  double time_s = 0;  ///< of the stages that the schedule decides
+  AnalyticCost cost;
+};
+struct Point {
+  LayerShape shape;
+  SkewMetrics skew;
+  std::map<std::string, Recorded> schedules;
+};
+
+Stage parse_stage(const std::string& name) {
+  return *std::ranges::find(kStages, name, [](Stage stage) { return std::string(to_string(stage)); });
+}
+
+void add(Recorded& recorded, const ResultRow& row) {
+  const Stage stage = parse_stage(row.stage);
+  const std::array experts = {Stage::kExperts, Stage::kExpertScores, Stage::kExpertCombine};
+  const bool of_experts = std::ranges::find(experts, stage) != experts.end();
+  const double value = row.value.value();
+  const auto bytes = [&](MemoryLevel level, Access access) {
+    recorded.cost.traffic.push_back({stage, level, access, static_cast<std::int64_t>(value), "recorded"});
+  };
+  if (row.metric == "time_s" && (of_experts || stage == Stage::kSchedule)) {
+    recorded.time_s += value;
+  } else if (of_experts && row.metric == "hbm_read_bytes") {
+    bytes(MemoryLevel::kHbm, Access::kRead);
+  } else if (of_experts && row.metric == "hbm_write_bytes") {
+    bytes(MemoryLevel::kHbm, Access::kWrite);
+  } else if (of_experts && row.metric == "l2_read_bytes") {
+    bytes(MemoryLevel::kL2, Access::kRead);
+  } else if (of_experts && row.metric == "l2_write_bytes") {
+    bytes(MemoryLevel::kL2, Access::kWrite);
+  } else if (of_experts && row.metric == "useful_flop") {
+    recorded.cost.flop.push_back({stage, static_cast<std::int64_t>(value), 0});
+  } else if (of_experts && row.metric == "executed_flop") {
+    recorded.cost.flop.push_back({stage, 0, static_cast<std::int64_t>(value)});
+  }
+}
+
+std::map<std::string, Point> recorded_points() {
+  std::map<std::string, Point> points;
+  for (const RecordedRun& run :
+       read_rows(std::filesystem::path(MOESCOPE_SOURCE_DIR) / "results" / "h100" / "auto-rates.jsonl")) {
+    EXPECT_NE(run.header.device.find("H100"), std::string::npos) << run.header.device;
+    for (const ResultRow& row : run.rows) {
+      EXPECT_EQ(row.status, Status::kOk) << row.reason;
+      Point& point = points[fmt::format("L{}_K{}_{}", row.num_tokens, row.top_k, row.workload)];
+      point.shape.num_tokens = row.num_tokens;
+      point.shape.hidden_size = row.hidden_size;
+      point.shape.grid_rows = row.grid_rows;
+      point.shape.grid_cols = row.grid_cols;
+      point.shape.top_k = row.top_k;
+      if (row.metric == "effective_experts") {
+        point.skew.effective_experts = row.value.value();
+      } else if (row.schedule != "none") {
+        add(point.schedules[row.schedule], row);
+      }
+    }
+  }
+  return points;
+}
+
+TEST(GpuRates, AreValidAndSayWhereTheyAreFrom) {
+  cuda::DeviceInfo device;
+  device.name = "NVIDIA H100 80GB HBM3";
+  device.l2_bytes = 50 << 20;
+  const MachineRates rates = cuda::gpu_rates(device);
+  EXPECT_NO_THROW(rates.validate());
+  EXPECT_EQ(rates.cache_bytes, 50 << 20);
+  device.name = "another GPU";
+  EXPECT_NE(cuda::gpu_rates(device).source.find("of an H100 (here: another GPU)"), std::string::npos);
+}
+
+TEST(GpuRates, ChooseWhatWasFastestOrNearlySoAtEveryRecordedPoint) {
+  cuda::DeviceInfo device;
+  device.name = "NVIDIA H100 80GB HBM3";
+  device.l2_bytes = 50 << 20;
+  const MachineRates rates = cuda::gpu_rates(device);
+  const auto points = recorded_points();
+  EXPECT_GE(points.size(), 10U);
+  double sum_of_losses = 0;
+  for (const auto& [name, point] : points) {
+    double chosen_s = 0;
+    double best_predicted_s = std::numeric_limits<double>::infinity();
+    double fastest_s = std::numeric_limits<double>::infinity();
+    for (const ScheduleRates& of_kind : rates.candidates) {
+      const auto found = point.schedules.find(std::string(to_string(of_kind.kind)));
+      ASSERT_NE(found, point.schedules.end()) << name << ' ' << to_string(of_kind.kind);
+      const Recorded& recorded = found->second;
+      const ScheduleCandidate candidate =
+          predict_schedule(point.shape, point.skew, recorded.cost, of_kind, rates.cache_bytes);
+      EXPECT_LT(candidate.predicted_s, 1.6 * recorded.time_s) << name << ' ' << candidate.reason;
+      EXPECT_GT(candidate.predicted_s, recorded.time_s / 1.6) << name << ' ' << candidate.reason;
+      fastest_s = std::min(fastest_s, recorded.time_s);
+      if (candidate.predicted_s < best_predicted_s) {
+        best_predicted_s = candidate.predicted_s;
+        chosen_s = recorded.time_s;
+      }
+    }
+    EXPECT_LE(chosen_s, 1.15 * fastest_s) << name;
+    sum_of_losses += chosen_s / fastest_s;
+  }
+  EXPECT_LE(sum_of_losses / static_cast<double>(points.size()), 1.03);
+}
+
+}  // namespace
+}  // namespace moescope
