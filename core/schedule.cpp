@@ -17,6 +17,9 @@ constexpr std::array kKinds = {ScheduleKind::kTokenCentric,  ScheduleKind::kExpe
                                ScheduleKind::kStaircase,     ScheduleKind::kDenseMasked,
                                ScheduleKind::kSparseLibrary, ScheduleKind::kAuto};
 
+/// Ends the name of a schedule that need not be bit-repeatable.
+constexpr std::string_view kAtomics = ":atomics";
+
 template <class T>
 std::int64_t array_bytes(const std::vector<T>& array) {
   return static_cast<std::int64_t>(array.size() * sizeof(T));
@@ -50,6 +53,19 @@ ScheduleKind parse_schedule_kind(std::string_view text) {
     known += to_string(kind);
   }
   throw InvalidArgument("schedule", text, "must be one of " + known);
+}
+
+std::string to_string(const ScheduleOptions& options) {
+  const std::string_view suffix =
+      options.kind == ScheduleKind::kStaircase && !options.deterministic ? kAtomics : "";
+  return fmt::format("{}{}", to_string(options.kind), suffix);
+}
+
+ScheduleOptions parse_schedule(std::string_view text) {
+  if (text == fmt::format("{}{}", to_string(ScheduleKind::kStaircase), kAtomics)) {
+    return {.kind = ScheduleKind::kStaircase, .deterministic = false};
+  }
+  return {.kind = parse_schedule_kind(text)};
 }
 
 bool is_fused(ScheduleKind kind) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -32,6 +33,12 @@ struct ScheduleOptions {
   std::int64_t group_size = 64;  ///< [B] expert_centric: active experts per group; also for explicit lists
   bool deterministic = true;     ///< bit-repeatable combine where the backend offers a faster one without
 };
+
+/// The schedule as rows and the command line name it: its kind, or "staircase:atomics" where the
+/// bit-repeatable combine was waived. The group size is not part of the name.
+std::string to_string(const ScheduleOptions& options);
+/// Inverse; the group size is the default. Throws InvalidArgument("schedule", ...).
+ScheduleOptions parse_schedule(std::string_view text);
 
 /// What a work item's experts are.
 enum class WorkItemKind : std::uint8_t {

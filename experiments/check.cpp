@@ -44,9 +44,12 @@ std::vector<CheckPoint> chosen_points(const CheckOptions& options) {
 
 RowContext row_context(const CheckPoint& point, const MoeBackend& backend, const ScheduleOptions& schedule,
                        std::uint64_t seed) {
-  return {
-      point.shape, std::string(to_string(schedule.kind)), std::string(backend.name()), point.workload.name,
-      seed,        std::string(to_string(L2State::kCold))};
+  return {point.shape,
+          to_string(schedule),
+          std::string(backend.name()),
+          point.workload.name,
+          seed,
+          std::string(to_string(L2State::kCold))};
 }
 
 void write(ResultWriter* writer, const ResultRow& row) {
@@ -72,7 +75,7 @@ void write_rows(ResultWriter* writer, const RowContext& context, const LayerChec
 void print_line(const char* verdict, const CheckPoint& point, const ScheduleOptions& schedule,
                 const std::string& rest) {
   std::cout << fmt::format("{:<8}{:<22} {:<5} {:<38} {:<15} {}\n", verdict, point.shape.label(),
-                           to_string(point.shape.dtype), point.workload.name, to_string(schedule.kind), rest);
+                           to_string(point.shape.dtype), point.workload.name, to_string(schedule), rest);
 }
 
 void check_point(MoeBackend& backend, MoeBackend* mirror, const CheckPoint& point, const LayerInputs& inputs,

@@ -48,7 +48,7 @@ std::string ratio_text(const std::optional<RatioSummary>& ratio) {
 }
 
 std::vector<std::string> schedule_cells(const LayerStudy& study, const ScheduleStudy& point) {
-  std::string name(to_string(point.options.kind));
+  std::string name = to_string(point.options);
   if (!measured(point)) {
     return {name, std::string(to_string(point.status)), "-", "-", "-", "-", "-", "-", "-"};
   }
@@ -102,12 +102,11 @@ std::string reasons_text(const std::vector<LayerStudy>& studies) {
     for (const ScheduleStudy& point : study.schedules) {
       std::string line;
       if (point.status == Status::kSkipped) {
-        line = fmt::format("{} skipped: {}\n", to_string(point.options.kind), point.reason);
+        line = fmt::format("{} skipped: {}\n", to_string(point.options), point.reason);
       } else if (point.status == Status::kFailed) {
-        line =
-            fmt::format("{}: {} failed: {}\n", study.workload, to_string(point.options.kind), point.reason);
+        line = fmt::format("{}: {} failed: {}\n", study.workload, to_string(point.options), point.reason);
       } else if (!point.error) {
-        line = fmt::format("{}: {} has no error: {}\n", study.workload, to_string(point.options.kind),
+        line = fmt::format("{}: {} has no error: {}\n", study.workload, to_string(point.options),
                            point.error_reason);
       }
       if (!line.empty() && std::ranges::find(lines, line) == lines.end()) {
@@ -127,18 +126,18 @@ std::string short_name(const std::string& workload) {
 bool in_sweep(const LayerStudy& study) { return study.workload.starts_with("zipf"); }
 
 /// `value` of one schedule over the sweep, by rising unevenness.
-FigureSeries sweep_series(const std::vector<LayerStudy>& studies, ScheduleKind kind,
+FigureSeries sweep_series(const std::vector<LayerStudy>& studies, std::size_t schedule,
                           double (*value)(const ScheduleStudy&)) {
   std::vector<std::pair<double, double>> points;
   for (const LayerStudy& study : studies) {
-    const ScheduleStudy* point = study.find(kind);
-    if (in_sweep(study) && point != nullptr && measured(*point)) {
-      points.emplace_back(study.skew.unevenness, value(*point));
+    const ScheduleStudy& point = study.schedules.at(schedule);
+    if (in_sweep(study) && measured(point)) {
+      points.emplace_back(study.skew.unevenness, value(point));
     }
   }
   std::ranges::sort(points);
   FigureSeries series;
-  series.label = to_string(kind);
+  series.label = to_string(studies.front().schedules[schedule].options);
   for (const auto& [x, y] : points) {
     series.x.push_back(x);
     series.y.push_back(y);
@@ -174,8 +173,8 @@ FigurePanel panel(const std::vector<LayerStudy>& studies, std::string title, std
   if (studies.empty()) {
     return result;
   }
-  for (const ScheduleStudy& point : studies.front().schedules) {
-    result.series.push_back(sweep_series(studies, point.options.kind, value));
+  for (std::size_t s = 0; s < studies.front().schedules.size(); ++s) {
+    result.series.push_back(sweep_series(studies, s, value));
   }
   for (const LayerStudy& study : studies) {
     for (std::size_t s = 0; s < study.schedules.size() && !in_sweep(study); ++s) {

@@ -104,9 +104,10 @@ void add_workload_options(CLI::App& app, CommonOptions& options) {
 }
 
 void add_schedule_options(CLI::App& app, CommonOptions& options) {
-  app.add_option(
-         "--schedule", options.schedules,
-         "token_centric, expert_centric, staircase, dense_masked, sparse_library or auto; may be repeated")
+  app.add_option("--schedule", options.schedules,
+                 "token_centric, expert_centric, staircase, dense_masked, sparse_library or auto; "
+                 "staircase:atomics need not "
+                 "be bit-repeatable, and is faster on a GPU; may be repeated")
       ->type_name("NAME")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
@@ -234,22 +235,23 @@ LayerInputs make_inputs(const NamedWorkload& workload, const LayerShape& shape, 
 }
 
 std::vector<ScheduleOptions> chosen_schedules(const CommonOptions& options) {
-  std::vector<ScheduleKind> kinds;
-  kinds.reserve(options.schedules.size());
+  std::vector<ScheduleOptions> schedules;
+  schedules.reserve(options.schedules.size());
   for (const std::string& name : options.schedules) {
-    kinds.push_back(parse_schedule_kind(name));
+    schedules.push_back(parse_schedule(name));
   }
-  if (kinds.empty()) {
-    kinds = {ScheduleKind::kTokenCentric, ScheduleKind::kExpertCentric, ScheduleKind::kStaircase,
-             ScheduleKind::kDenseMasked, ScheduleKind::kSparseLibrary};
+  if (schedules.empty()) {
+    for (const ScheduleKind kind :
+         {ScheduleKind::kTokenCentric, ScheduleKind::kExpertCentric, ScheduleKind::kStaircase,
+          ScheduleKind::kDenseMasked, ScheduleKind::kSparseLibrary}) {
+      schedules.push_back({.kind = kind});
+    }
   }
   if (options.group_size < 1) {
     throw InvalidArgument("group_size", fmt::format("{}", options.group_size), "must be >= 1");
   }
-  std::vector<ScheduleOptions> schedules;
-  schedules.reserve(kinds.size());
-  for (const ScheduleKind kind : kinds) {
-    schedules.push_back({.kind = kind, .group_size = options.group_size});
+  for (ScheduleOptions& schedule : schedules) {
+    schedule.group_size = options.group_size;
   }
   return schedules;
 }

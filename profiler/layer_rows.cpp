@@ -207,7 +207,7 @@ std::vector<ResultRow> study_rows(const LayerStudy& study) {
                            static_cast<double>(study.floor_bytes), "bytes"));
   context.l2_state = to_string(study.l2);
   for (const ScheduleStudy& point : study.schedules) {
-    context.schedule = to_string(point.options.kind);
+    context.schedule = to_string(point.options);
     context.group_size =
         has_groups(point.options.kind) ? std::optional(point.options.group_size) : std::nullopt;
     append(rows, schedule_rows(context, point));

@@ -83,7 +83,7 @@ LayerStudy study_layer(MoeBackend& backend, const LayerInputs& inputs,
   for (std::size_t s = 0; s < schedules.size(); ++s) {
     ScheduleStudy& point = study.schedules.emplace_back();
     point.options = schedules[s];
-    say(to_string(schedules[s].kind));
+    say(to_string(schedules[s]));
     if (std::string why; !backend.supports(schedules[s].kind, why)) {
       point.status = Status::kSkipped;
       point.reason = why;
@@ -103,7 +103,7 @@ LayerStudy study_layer(MoeBackend& backend, const LayerInputs& inputs,
       executions[s] = std::move(execution);
     });
     if (LayerExecution* execution = executions[s].get()) {
-      arms.push_back({std::string(to_string(schedules[s].kind)), [execution, l2] {
+      arms.push_back({to_string(schedules[s]), [execution, l2] {
                         return ArmSample{execution->run(l2), execution->clocks()};
                       }});
       arm_schedule.push_back(s);

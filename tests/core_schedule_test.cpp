@@ -51,6 +51,12 @@ class ThreadScope {
 TEST(ScheduleKind, ParsesWhatItPrints) {
   for (const ScheduleKind kind : kBuildable) EXPECT_EQ(parse_schedule_kind(to_string(kind)), kind);
   EXPECT_EQ(parse_schedule_kind("auto"), ScheduleKind::kAuto);
+  EXPECT_TRUE(parse_schedule("staircase").deterministic);
+  EXPECT_EQ(to_string(parse_schedule("staircase")), "staircase");
+  EXPECT_FALSE(parse_schedule("staircase:atomics").deterministic);
+  EXPECT_EQ(to_string(parse_schedule("staircase:atomics")), "staircase:atomics");
+  EXPECT_EQ(to_string(parse_schedule("dense_masked")), "dense_masked");
+  EXPECT_THROW(parse_schedule("dense_masked:atomics"), InvalidArgument);
   EXPECT_EQ(message_of<InvalidArgument>([] { parse_schedule_kind("stairs"); }),
             "schedule = stairs: must be one of token_centric, expert_centric, staircase, dense_masked, "
             "sparse_library, auto");
