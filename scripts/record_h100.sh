@@ -20,37 +20,40 @@ moescope() { "$bundle/moescope" "$@"; }
 step() { printf '\n== %s (%d s so far)\n' "$*" "$SECONDS"; }
 
 verify() {
-  step "check --full"
-  moescope check --backend cuda --full --quiet --output "$out/check" | tail -8
-  step "gpu tests"
+  step "check --full and the gpu tests"
+  moescope check --backend cuda --full --quiet "${all[@]/#/--schedule=}" --output "$out/check" >"$out/check.txt" &
   python3 "$here/scripts/gpu_evidence.py" tests "$bundle" "$out/gpu_tests"
+  wait $!
+  tail -4 "$out/check.txt"
   step "compute-sanitizer"
   python3 "$here/scripts/gpu_evidence.py" sanitize "$bundle" "$out/sanitizers"
 }
 
+all=(token_centric expert_centric staircase staircase:atomics dense_masked sparse_library auto)
+
 # compare L K workloads...
 compare() {
-  local tokens=$1 top_k=$2 preset=table-a-1024-512
+  local tokens=$1 top_k=$2
   shift 2
   step "compare $tokens,$top_k"
-  moescope compare --backend cuda --preset "$preset" -L "$tokens" -K "$top_k" "${@/#/--workload=}" --seed 1 --quiet --min-samples 11 \
-    --max-time 3 --output "$out/compare-$tokens-$top_k" | sed -n '/schedule/,$p'
+  moescope compare --backend cuda --preset table-a-1024-512 -L "$tokens" -K "$top_k" "${@/#/--workload=}" "${all[@]/#/--schedule=}" \
+    --seed 1 --quiet --min-samples 11 --max-time 1.5 --output "$out/compare-$tokens-$top_k" | sed -n '/layer.*speed-up/,/^times/p'
 }
 
 points() {
-  local skew=(gaussian:1 zipf:1 uniform hot:1,1) trained=()
+  local routings=(gaussian:1 zipf:1 hot:1,1)
   if [ -n "${SNAPSHOTS:-}" ]; then
-    trained=("snapshot:$SNAPSHOTS/tablea_layer2.safetensors" "snapshot:$SNAPSHOTS/tablea_bn_layer2.safetensors")
+    routings+=("snapshot:$SNAPSHOTS/tablea_layer2.safetensors" "snapshot:$SNAPSHOTS/tablea_bn_layer2.safetensors")
   else
     echo "SNAPSHOTS is not set: no trained routers of Table A size"
   fi
-  compare 1 512 "${skew[@]}" "${trained[@]}"
-  compare 64 512 "${skew[@]}" "${trained[@]}"
-  compare 256 512 "${skew[@]}" "${trained[@]}"
-  compare 1024 512 "${skew[@]}" "${trained[@]}"
-  compare 1024 4096 "${skew[@]}" "${trained[@]}"
-  compare 4096 512 "${skew[@]}" "${trained[@]}"
-  compare 16384 512 "${skew[@]}"  # the snapshots hold 4096 tokens
+  compare 4096 512 "${routings[@]}"
+  compare 1024 512 "${routings[@]}"
+  compare 1024 4096 "${routings[@]}"
+  compare 64 512 "${routings[@]}"
+  compare 1 512 "${routings[@]}"
+  compare 16384 512 gaussian:1 zipf:1  # the snapshots hold 4096 tokens
+  compare 256 512 gaussian:1
 }
 
 peers() {
