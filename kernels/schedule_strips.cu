@@ -33,10 +33,10 @@ struct StripListArguments {
   unsigned* ticket;
 };
 
-/// Tiles of a strip, equal to within one token.
-__device__ void write_tiles(StripTile* tiles, int strip, int first_entry, int count, int num_tiles) {
+__device__ void write_tiles(StripTile* tiles, int strip, int first_entry, int count, int num_tiles,
+                            int tile_tokens) {
   for (int tile = 0; tile < num_tiles; ++tile) {
-    const int size = count / num_tiles + (tile < count % num_tiles ? 1 : 0);
+    const int size = strip_tile_tokens(count, tile_tokens, tile);
     tiles[tile] = {.strip = strip, .first_entry = first_entry, .count = size};
     first_entry += size;
   }
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(kThreads, 2) list_strips(const StripListArgume
       offsets[strip] = entry;
       if (lists) {
         args.strips.strip_offsets[strip] = entry;
-        write_tiles(args.strips.tiles + (at >> 32), strip, entry, count, num_tiles);
+        write_tiles(args.strips.tiles + (at >> 32), strip, entry, count, num_tiles, args.tile_tokens);
       }
     }
   }

@@ -25,6 +25,19 @@ struct StripTile {
   std::int32_t reserved = 0;
 };
 
+/// Tokens of tile `tile` of a strip with `count` tokens. Two tiles share equally: they then run side by side
+/// and find each other's W and V in L2 (a small one runs ahead of its neighbour by more than L2 keeps). From
+/// three on, full tiles and a rest: each reads W and V from L2 anyway, and a rest costs less. Measured:
+/// docs/performance.md.
+constexpr std::int32_t strip_tile_tokens(std::int32_t count, std::int32_t tile_tokens, std::int32_t tile) {
+  const std::int32_t tiles = (count + tile_tokens - 1) / tile_tokens;
+  if (tiles == 2) {
+    return (count + 1 - tile) / 2;
+  }
+  const std::int32_t left = count - tile * tile_tokens;
+  return left < tile_tokens ? left : tile_tokens;
+}
+
 /// Expert (r, c) belongs to token t's selected set exactly if S = p_r[r] + p_c[c] (fp32, rounded once)
 /// satisfies S > threshold[t], or S == threshold[t] and its id <= tie_limit[t]. Its gate is exp(S -
 /// gate_shift[t]). The tokens of a strip stand in no particular order; everything computed from them must not

@@ -161,19 +161,17 @@ void expect_lists(const LayerShape& shape, const cuda::HostStrips& strips, std::
     std::vector<std::int32_t> listed(strips.strip_tokens.begin() + first, strips.strip_tokens.begin() + end);
     std::sort(listed.begin(), listed.end());
     ASSERT_EQ(listed, tokens[strip]) << "strip " << strip;
-    std::int32_t smallest = end - first;
-    std::int32_t largest = 0;
-    for (std::int32_t next = first; next < end; ++tile) {
+    std::int32_t part = 0;
+    for (std::int32_t next = first; next < end; ++tile, ++part) {
       ASSERT_LT(tile, strips.tiles.size());
       ASSERT_EQ(strips.tiles[tile].strip, static_cast<std::int32_t>(strip));
       ASSERT_EQ(strips.tiles[tile].first_entry, next);
       ASSERT_GE(strips.tiles[tile].count, 1);
       ASSERT_LE(strips.tiles[tile].count, tile_tokens);
-      smallest = std::min(smallest, strips.tiles[tile].count);
-      largest = std::max(largest, strips.tiles[tile].count);
+      ASSERT_EQ(strips.tiles[tile].count,
+                cuda::strip_tile_tokens(end - first, static_cast<std::int32_t>(tile_tokens), part));
       next += strips.tiles[tile].count;
     }
-    ASSERT_LE(largest - smallest, 1) << "strip " << strip;
   }
   EXPECT_EQ(tile, strips.tiles.size());
   EXPECT_EQ(strips.counts[0], strips.strip_offsets.back());

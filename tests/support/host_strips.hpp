@@ -139,10 +139,12 @@ inline HostStrips make_host_strips(const LayerShape& shape, const std::vector<fl
   for (std::size_t strip = 0; strip < tokens.size(); ++strip) {
     const std::int32_t first = strips.strip_offsets.back();
     const auto count = static_cast<std::int32_t>(tokens[strip].size());
-    for (std::int32_t done = 0; done < count; done += static_cast<std::int32_t>(tile_tokens)) {
-      strips.tiles.push_back({.strip = static_cast<std::int32_t>(strip),
-                              .first_entry = first + done,
-                              .count = std::min(count - done, static_cast<std::int32_t>(tile_tokens))});
+    std::int32_t done = 0;
+    for (std::int32_t tile = 0; done < count; ++tile) {
+      const std::int32_t size = cuda::strip_tile_tokens(count, static_cast<std::int32_t>(tile_tokens), tile);
+      strips.tiles.push_back(
+          {.strip = static_cast<std::int32_t>(strip), .first_entry = first + done, .count = size});
+      done += size;
     }
     strips.strip_tokens.insert(strips.strip_tokens.end(), tokens[strip].begin(), tokens[strip].end());
     strips.strip_offsets.push_back(first + count);
