@@ -25,6 +25,8 @@ Command add_compare(CLI::App& app, const Invocation& invocation);
 Command add_run(CLI::App& app, const Invocation& invocation);
 Command add_check(CLI::App& app, const Invocation& invocation);
 Command add_inspect(CLI::App& app, const Invocation& invocation);
+Command add_profile(CLI::App& app, const Invocation& invocation);
+Command add_roofline(CLI::App& app, const Invocation& invocation);
 Command add_ceilings(CLI::App& app, const Invocation& invocation);
 Command add_golden(CLI::App& app, const Invocation& invocation);
 Command add_counters(CLI::App& app, const Invocation& invocation);

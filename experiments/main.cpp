@@ -52,7 +52,8 @@ int run(int argc, char** argv) {
   const Invocation invocation{argc, argv};
   const std::vector<Command> commands = {add_compare(app, invocation),  add_run(app, invocation),
                                          add_check(app, invocation),    add_inspect(app, invocation),
-                                         add_ceilings(app, invocation), add_golden(app, invocation),
+                                         add_profile(app, invocation),  add_ceilings(app, invocation),
+                                         add_roofline(app, invocation), add_golden(app, invocation),
                                          add_counters(app, invocation), add_doctor(app, invocation)};
   try {
     app.parse(argc, argv);

@@ -1,8 +1,10 @@
 #pragma once
 
-// Included by cupti_counters.cpp alone: CUPTI's types stay in that file. Written against CUPTI 13.0.
+// Included by cupti_counters.cpp and cupti_kernels.cpp alone: CUPTI's types stay in those two. Written
+// against CUPTI 13.0.
 #include <cuda.h>
 #include <cuda_runtime_api.h>
+#include <cupti_activity.h>
 #include <cupti_profiler_host.h>
 #include <cupti_profiler_target.h>
 #include <cupti_range_profiler.h>
@@ -21,6 +23,11 @@ namespace moescope {
 #define MOESCOPE_CUPTI_FUNCTIONS(X)               \
   X(cuptiGetVersion)                              \
   X(cuptiGetResultString)                         \
+  X(cuptiActivityRegisterCallbacks)               \
+  X(cuptiActivityEnable)                          \
+  X(cuptiActivityDisable)                         \
+  X(cuptiActivityFlushAll)                        \
+  X(cuptiActivityGetNextRecord)                   \
   X(cuptiProfilerInitialize)                      \
   X(cuptiDeviceGetChipName)                       \
   X(cuptiProfilerGetCounterAvailability)          \

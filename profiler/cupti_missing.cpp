@@ -1,6 +1,7 @@
-// Stands for cupti_counters.cpp in a build without CUDA or without CUPTI's headers.
+// Stands for cupti_counters.cpp and cupti_kernels.cpp in a build without CUDA or without CUPTI's headers.
 #include "core/error.hpp"
 #include "profiler/cupti_counters.hpp"
+#include "profiler/cupti_kernels.hpp"
 
 namespace moescope {
 namespace {
@@ -9,6 +10,8 @@ constexpr const char* kWhy =
 }
 
 std::unique_ptr<CounterSource> make_cupti_counters() { throw CountersUnavailable(kWhy); }
+
+std::unique_ptr<KernelTracer> make_cupti_tracer() { throw CountersUnavailable(kWhy); }
 
 CounterPlan plan_counters(std::string_view /*chip*/, std::span<const std::string> /*counters*/) {
   throw CountersUnavailable(kWhy);

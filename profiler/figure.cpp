@@ -35,8 +35,10 @@ std::string quoted(const std::string& text) {
   return out + '"';
 }
 
+const char* extension(const Figure& figure) { return figure.png ? ".png" : ".svg"; }
+
 bool drawable(const FigurePanel& panel, double x, double y) {
-  return std::isfinite(x) && std::isfinite(y) && (!panel.log_y || y > 0);
+  return std::isfinite(x) && std::isfinite(y) && (!panel.log_x || x > 0) && (!panel.log_y || y > 0);
 }
 
 bool drawable(const FigurePanel& panel, const FigureSeries& series) {
@@ -51,12 +53,16 @@ bool drawable(const FigurePanel& panel, const FigureSeries& series) {
 void append_panel(std::string& out, const FigurePanel& panel, int panel_index) {
   out += fmt::format("set title {}\nset xlabel {}\nset ylabel {}\n", quoted(panel.title),
                      quoted(panel.x_label), quoted(panel.y_label));
-  out += panel.log_y ? "set autoscale y\nset logscale y\n" : "unset logscale\nset yrange [0:*]\n";
+  out += "unset logscale\n";
+  out += panel.log_y ? "set autoscale y\nset logscale y\n" : "set yrange [0:*]\n";
+  out += panel.log_x ? "set logscale x\n" : "";
   std::string plots;
   for (std::size_t s = 0; s < panel.series.size(); ++s) {
     const FigureSeries& series = panel.series[s];
     if (series.x.size() != series.y.size() ||
-        (!series.tags.empty() && series.tags.size() != series.x.size())) {
+        (!series.tags.empty() && series.tags.size() != series.x.size()) ||
+        series.tag_x.size() != series.tag_y.size() ||
+        (!series.tag_x.empty() && series.tag_x.size() != series.tags.size())) {
       throw InternalError(fmt::format("figure series \"{}\" has {} x, {} y, {} tags", series.label,
                                       series.x.size(), series.y.size(), series.tags.size()));
     }
@@ -65,20 +71,28 @@ void append_panel(std::string& out, const FigurePanel& panel, int panel_index) {
     }
     const std::string block = fmt::format("$panel{}_series{}", panel_index, s);
     out += block + " << END_OF_DATA\n";
+    const bool placed = !series.tag_x.empty();
     for (std::size_t i = 0; i < series.x.size(); ++i) {
       if (drawable(panel, series.x[i], series.y[i])) {
-        out += fmt::format("{} {} {}\n", series.x[i], series.y[i],
-                           quoted(series.tags.empty() ? "" : series.tags[i]));
+        out += fmt::format("{} {} {}{}\n", series.x[i], series.y[i],
+                           quoted(series.tags.empty() ? "" : series.tags[i]),
+                           placed ? fmt::format(" {} {}", series.tag_x[i], series.tag_y[i]) : "");
       }
     }
     out += "END_OF_DATA\n";
     const auto style =
         (series.colour < 0 ? s : static_cast<std::size_t>(series.colour)) % kColours.size() + 1;
-    plots +=
-        fmt::format("{}{} using 1:2 with {} linestyle {}{} {}", plots.empty() ? "plot " : ", \\\n     ",
-                    block, series.line ? "linespoints" : "points", style, series.line ? "" : " pointsize 1.6",
-                    series.label.empty() ? "notitle" : fmt::format("title {}", quoted(series.label)));
-    if (!series.tags.empty()) {
+    plots += fmt::format("{}{} using 1:2 with {} linestyle {}{} {}", plots.empty() ? "plot " : ", \\\n     ",
+                         block,
+                         !series.line    ? "points"
+                         : series.points ? "linespoints"
+                                         : "lines",
+                         style, series.line ? "" : " pointsize 1.6",
+                         series.label.empty() ? "notitle" : fmt::format("title {}", quoted(series.label)));
+    if (!series.tags.empty() && placed) {
+      plots += fmt::format(", \\\n     {} using 4:5:3 with labels left textcolor linestyle {} notitle", block,
+                           style);
+    } else if (!series.tags.empty()) {
       plots +=
           fmt::format(", \\\n     {} using 1:2:3 with labels left offset character 1,0.5 notitle", block);
     }
@@ -127,17 +141,20 @@ int run_in(const fs::path& directory, const std::string& program, const std::str
 }  // namespace
 
 std::string figure_script(const Figure& figure, const std::string& name) {
-  const auto columns = std::max<std::size_t>(1, figure.panels.size());
+  const auto panels = std::max<int>(1, static_cast<int>(figure.panels.size()));
+  const int columns = figure.columns > 0 ? std::min(figure.columns, panels) : panels;
+  const int rows = (panels + columns - 1) / columns;
   std::string out = fmt::format(
-      "set terminal svg size {},520 noenhanced font \"sans,12\" background \"white\"\nset output {}\n"
+      "set terminal {} size {},{} noenhanced font \"sans,12\" background \"white\"\nset output {}\n"
       "set encoding utf8\nset grid xtics ytics mytics\nset bmargin 7\nset key outside bottom center "
       "horizontal\nset pointsize 0.7\n",
-      560 * columns, quoted(name + ".svg"));
+      figure.png ? "pngcairo" : "svg", figure.panel_width * columns, figure.panel_height * rows,
+      quoted(name + extension(figure)));
   for (std::size_t i = 0; i < kColours.size(); ++i) {
     out += fmt::format("set style line {} linecolor rgb \"{}\" linewidth 2 pointtype {}\n", i + 1,
                        kColours[i], 2 * (i % 4) + 5);
   }
-  out += fmt::format("set multiplot layout 1,{} title {}\n", columns, quoted(figure.title));
+  out += fmt::format("set multiplot layout {},{} title {}\n", rows, columns, quoted(figure.title));
   for (std::size_t p = 0; p < figure.panels.size(); ++p) {
     append_panel(out, figure.panels[p], static_cast<int>(p));
   }
@@ -148,7 +165,7 @@ FigureResult draw_figure(const Figure& figure, const fs::path& directory, const 
                          const std::string& gnuplot) {
   FigureResult result;
   result.script = directory / (name + ".gp");
-  result.image = directory / (name + ".svg");
+  result.image = directory / (name + extension(figure));
   {
     std::ofstream stream(result.script, std::ios::binary);
     stream << figure_script(figure, name) << std::flush;

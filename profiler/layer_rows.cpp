@@ -200,17 +200,23 @@ std::vector<ResultRow> error_rows(const RowContext& context, const ErrorReport& 
                     "none")};
 }
 
+RowContext schedule_context(const LayerStudy& study, const ScheduleStudy& point) {
+  RowContext context{study.shape,   std::string(to_string(point.options.kind)),
+                     study.backend, study.workload,
+                     study.seed,    std::string(to_string(study.l2))};
+  if (has_groups(point.options.kind)) {
+    context.group_size = point.options.group_size;
+  }
+  return context;
+}
+
 std::vector<ResultRow> study_rows(const LayerStudy& study) {
-  RowContext context{study.shape, "none", study.backend, study.workload, study.seed, "none"};
+  const RowContext context{study.shape, "none", study.backend, study.workload, study.seed, "none"};
   std::vector<ResultRow> rows = skew_rows(context, study.skew);
   rows.push_back(value_row(context, Stage::kExperts, Source::kAnalytic, "floor_bytes",
                            static_cast<double>(study.floor_bytes), "bytes"));
-  context.l2_state = to_string(study.l2);
   for (const ScheduleStudy& point : study.schedules) {
-    context.schedule = to_string(point.options);
-    context.group_size =
-        has_groups(point.options.kind) ? std::optional(point.options.group_size) : std::nullopt;
-    append(rows, schedule_rows(context, point));
+    append(rows, schedule_rows(schedule_context(study, point), point));
   }
   return rows;
 }

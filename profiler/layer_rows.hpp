@@ -21,6 +21,9 @@ struct RowContext {
   std::optional<std::int64_t> group_size = std::nullopt;  ///< of schedules that have groups
 };
 
+/// What the rows of one schedule of a study share.
+RowContext schedule_context(const LayerStudy& study, const ScheduleStudy& point);
+
 /// One value of a stage. Metric names carry their unit; `unit` repeats it for readers that sort by it.
 ResultRow value_row(const RowContext& context, Stage stage, Source source, std::string metric, double value,
                     std::string unit);

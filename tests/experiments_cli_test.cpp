@@ -70,12 +70,12 @@ TEST(Cli, HelpTeachesEverySubcommandAndTheExitCodes) {
   const TemporaryDirectory directory;
   const Outcome help = run_moescope({"--help"}, directory);
   EXPECT_EQ(help.code, 0);
-  for (const char* word : {"compare", "run", "check", "inspect", "ceilings", "golden", "counters", "doctor",
-                           "Exit codes", "70  a bug in moescope"}) {
+  for (const char* word : {"compare", "run", "check", "inspect", "ceilings", "profile", "roofline", "golden",
+                           "counters", "doctor", "Exit codes", "70  a bug in moescope"}) {
     EXPECT_NE(help.out.find(word), std::string::npos) << word;
   }
-  for (const char* command :
-       {"compare", "run", "check", "inspect", "ceilings", "golden", "counters", "doctor"}) {
+  for (const char* command : {"compare", "run", "check", "inspect", "ceilings", "profile", "roofline",
+                              "golden", "counters", "doctor"}) {
     const Outcome sub = run_moescope({command, "--help"}, directory);
     EXPECT_EQ(sub.code, 0);
     EXPECT_NE(sub.out.find("Example"), std::string::npos) << command;
@@ -98,6 +98,47 @@ TEST(Cli, CeilingsSaysHowEachWasMeasuredAndWritesRows) {
     EXPECT_EQ(row.stage, kDeviceStage);
     EXPECT_GT(row.value.value_or(0), 1e6) << row.metric;
   }
+}
+
+TEST(Cli, ProfileWritesRowsAndATraceWithOrWithoutCounters) {
+  const TemporaryDirectory directory;
+  const Outcome outcome = run_moescope(
+      small({"profile", "--schedule", "staircase", "--schedule", "dense_masked", "--output", "out"}),
+      directory);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("perf_event"), std::string::npos) << outcome.out;
+  const auto runs = read_rows(directory.path() / "out" / "rows.jsonl");
+  ASSERT_EQ(runs.size(), 1U);
+  std::set<std::string> metrics;
+  for (const ResultRow& row : runs[0].rows) {
+    metrics.insert(row.metric);
+    EXPECT_TRUE(row.status == Status::kOk || !row.reason.empty()) << row.metric;
+  }
+  for (const char* metric : {"time_s", "instructions", "hbm_read_bytes", "hbm_copy_bytes_per_s"}) {
+    EXPECT_TRUE(metrics.contains(metric)) << metric;
+  }
+  const auto trace = nlohmann::json::parse(read_text(directory.path() / "out" / "trace.json"));
+  EXPECT_GT(trace["traceEvents"].size(), 10U);
+  // Rows of one run have the times and the ceilings of a roofline, if not the bytes.
+  const Outcome roofline = run_moescope({"roofline", "out/rows.jsonl"}, directory);
+  EXPECT_EQ(roofline.code, 0) << roofline.err;
+  EXPECT_NE(roofline.out.find("expert_combine"), std::string::npos) << roofline.out;
+}
+
+TEST(Cli, ProfileSaysWhatItCannotCountWithAndGoesOn) {
+  const TemporaryDirectory directory;
+  const Outcome outcome = run_moescope(
+      small({"profile", "--schedule", "staircase", "--source", "none", "--output", "out"}), directory);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("no counters (none): none asked for"), std::string::npos) << outcome.out;
+  EXPECT_EQ(run_moescope(small({"profile", "--source", "guess", "--output", "out2"}), directory).code,
+            code_of(ExitCode::kInvalidArgument));
+  EXPECT_EQ(run_moescope(small({"profile", "--source", "cupti", "--output", "out3"}), directory).code,
+            code_of(ExitCode::kInvalidArgument))
+      << "the CPU has no CUPTI";
+  const Outcome once = run_moescope(small({"profile", "--profile", "--schedule", "staircase"}), directory);
+  EXPECT_EQ(once.code, 0) << once.err;
+  EXPECT_NE(once.out.find("staircase ran once"), std::string::npos) << once.out;
 }
 
 TEST(Cli, PrintsItsVersion) {

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+
 #include <nlohmann/json.hpp>
 
 #include "core/error.hpp"
@@ -60,7 +62,8 @@ TEST(Ceilings, SamplesAtALowClockDoNotCount) {
 TEST(Ceilings, RowsFitTheSchemaAndComeBackAsTheyWere) {
   const TemporaryDirectory directory;
   const DeviceCeilings ceilings = measure_ceilings(fake_probes(), "fake device", few_samples());
-  RunHeader header = make_run_header(0, nullptr);
+  const std::array<const char*, 1> command = {"test"};
+  RunHeader header = make_run_header(1, command.data());
   header.device = "fake device";
   const auto output = directory.path() / "out";
   {

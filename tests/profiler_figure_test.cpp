@@ -53,6 +53,25 @@ TEST(Figure, WritesAScriptWithItsDataInline) {
       << "zero stays on a linear axis";
 }
 
+TEST(Figure, LaysPanelsOutInRowsOnLogarithmicAxesAsPng) {
+  Figure figure = make_figure();
+  figure.panels.push_back(figure.panels[0]);
+  figure.panels[2].log_x = true;
+  figure.panels[2].series[0].points = false;
+  figure.columns = 2;
+  figure.png = true;
+  figure.panel_width = 300;
+  figure.panel_height = 200;
+  const std::string script = figure_script(figure, "three");
+  EXPECT_NE(script.find("set terminal pngcairo size 600,400"), std::string::npos) << script;
+  EXPECT_NE(script.find("set output \"three.png\""), std::string::npos);
+  EXPECT_NE(script.find("layout 2,2"), std::string::npos);
+  EXPECT_NE(script.find("$panel2_series0 << END_OF_DATA\n2 0.002 \"\"\nEND_OF_DATA\n"), std::string::npos)
+      << "x = 0 has no place on a log axis\n"
+      << script;
+  EXPECT_NE(script.find("$panel2_series0 using 1:2 with lines "), std::string::npos);
+}
+
 TEST(Figure, KeepsALabelFromBecomingACommand) {
   Figure figure = make_figure();
   figure.title = "a\"\n!touch owned\n";

@@ -1,0 +1,199 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <utility>
+
+#include "experiments/backends.hpp"
+#include "experiments/command.hpp"
+#include "experiments/options.hpp"
+#include "experiments/profile_sources.hpp"
+#include "profiler/chrome_trace.hpp"
+#include "profiler/layer_profile.hpp"
+#include "profiler/layer_rows.hpp"
+#include "profiler/recorded_counters.hpp"
+#include "reference/layer_check.hpp"
+
+namespace moescope {
+namespace {
+
+struct ProfileOptions : CommonOptions {
+  std::string source;
+  std::vector<std::string> metrics = {"full"};
+  std::string ceilings;
+  bool external = false;
+};
+
+struct Point {
+  NamedWorkload workload;
+  LayerShape shape;
+};
+
+std::vector<Point> plan(const ProfileOptions& options) {
+  std::vector<Point> points;
+  for (NamedWorkload& workload : chosen_workloads(options)) {
+    const LayerShape shape = resolve_shape(options, workload.spec);
+    points.push_back({std::move(workload), shape});
+  }
+  return points;
+}
+
+/// Recorded, or measured here and now.
+DeviceCeilings obtain_ceilings(const ProfileOptions& options, const MoeBackend& backend) {
+  if (options.ceilings.empty()) {
+    SamplingOptions sampling = sampling_options(options);
+    sampling.max_time_s = std::min(sampling.max_time_s, 1.0);
+    return measure_ceilings(make_ceiling_probes(options.backend), backend.device(), sampling);
+  }
+  auto recorded = recorded_ceilings(read_rows(options.ceilings));
+  if (!recorded) {
+    throw FileError(options.ceilings, "stage",
+                    "no row of a device's ceilings (moescope ceilings writes them)");
+  }
+  if (recorded->device != backend.device()) {
+    throw InvalidArgument(
+        "ceilings", options.ceilings,
+        fmt::format("must be of this device, {}, not of {}", backend.device(), recorded->device));
+  }
+  return *recorded;
+}
+
+/// Every schedule once, for a profiler around this process: warm, then one run between cudaProfilerStart and
+/// cudaProfilerStop, each stage in an NVTX range of its name.
+ExitCode run_for_external_profiler(const ProfileOptions& options) {
+  const auto schedules = chosen_schedules(options);
+  const L2State l2 = parse_l2_state(options.l2);
+  const auto points = plan(options);
+  const auto backend = make_backend(options.backend);
+  for (const auto& [workload, shape] : points) {
+    const LayerInputs inputs = make_inputs(workload, shape, options.seed);
+    for (const ScheduleOptions& schedule : schedules) {
+      if (std::string why; !backend->supports(schedule.kind, why)) {
+        std::cout << fmt::format("{}: {} skipped: {}\n", workload.name, to_string(schedule), why);
+        continue;
+      }
+      const auto execution = backend->prepare(inputs, schedule);
+      execution->run(l2);
+      if (l2 == L2State::kCold) {
+        execution->empty_cache();
+      }
+      const ExternalProfilerRange range(options.backend);
+      for (const Stage stage : execution->stages()) {
+        execution->enqueue(stage);
+      }
+      execution->synchronize();
+      std::cout << fmt::format("{}: {} ran once\n", workload.name, to_string(schedule));
+    }
+  }
+  return ExitCode::kOk;
+}
+
+/// Raw counters of every schedule as counters-<workload's number>-<schedule>.json: --source recorded:FILE
+/// reads them again, under other metrics or formulas.
+void record_counters(const LayerProfile& layer, std::size_t number, const std::string& device,
+                     const std::filesystem::path& directory) {
+  for (std::size_t s = 0; s < layer.counted.size(); ++s) {
+    const CountedLayer& counted = layer.counted[s];
+    if (counted.plan.passes > 0) {
+      std::string schedule = to_string(layer.study.schedules[s].options);
+      std::ranges::replace(schedule, ':', '-');
+      write_recording({counted.source, device, counted.plan, counted.ranges},
+                      directory / fmt::format("counters-{}-{}.json", number, schedule));
+    }
+  }
+}
+
+ExitCode profile(const ProfileOptions& options, const Invocation& invocation) {
+  apply_threads(options);
+  if (options.external) {
+    return run_for_external_profiler(options);
+  }
+  const auto schedules = chosen_schedules(options);
+  const SamplingOptions sampling = sampling_options(options);
+  const L2State l2 = parse_l2_state(options.l2);
+  const auto points = plan(options);
+  const auto backend = make_backend(options.backend);
+  const ProfileSource source = make_profile_source(options.source, options.backend, options.metrics);
+  RunHeader header = run_header(invocation, *backend);
+  const std::filesystem::path directory = options.output.empty()
+                                              ? std::filesystem::path("results") / header.run_id
+                                              : std::filesystem::path(options.output);
+  ResultWriter writer(directory, std::move(header));
+
+  Progress progress(std::cerr, progress_style(options), static_cast<std::int64_t>(points.size()) + 1);
+  progress.begin("ceilings");
+  const DeviceCeilings ceilings = obtain_ceilings(options, *backend);
+  for (const ResultRow& row : ceiling_rows(ceilings, backend->name())) {
+    writer.write(row);
+  }
+  progress.advance();
+  std::cout << source.text << '\n' << ceilings_text(ceilings) << '\n';
+
+  std::vector<LayerProfile> profiles;
+  for (const auto& [workload, shape] : points) {
+    progress.begin(workload.name);
+    const LayerInputs inputs = make_inputs(workload, shape, options.seed);
+    profiles.push_back(profile_layer(
+        *backend, inputs, schedules, sampling, l2, oracle_judge(inputs, kJudgedTokens), source.setup(),
+        ceilings, source.tracer.get(), [&](std::string_view what) { progress.detail(what); }));
+    for (const ResultRow& row : profile_rows(profiles.back())) {
+      writer.write(row);
+    }
+    record_counters(profiles.back(), profiles.size(), backend->device(), directory);
+    progress.advance();
+  }
+  progress.finish();
+  bool sums_hold = true;
+  for (const LayerProfile& layer : profiles) {
+    std::cout << profile_text(layer, backend->device()) << '\n';
+    sums_hold = sums_hold && stage_sums_hold(layer);
+  }
+  write_chrome_trace(profiles, backend->device(), directory / "trace.json");
+  std::cout << fmt::format("{}\nrows:  {}/rows.jsonl, rows.csv, run.json\n", profile_legend(),
+                           directory.string());
+  std::cout << fmt::format("trace: {}/trace.json (open it at ui.perfetto.dev)\n", directory.string());
+  if (!sums_hold) {
+    return ExitCode::kCheckFailed;
+  }
+  return source.asked_in_vain ? ExitCode::kNoCounters : ExitCode::kOk;
+}
+
+}  // namespace
+
+Command add_profile(CLI::App& app, const Invocation& invocation) {
+  auto options = std::make_shared<ProfileOptions>();
+  options->max_time_s = 2;
+  auto* sub = app.add_subcommand(
+      "profile",
+      "every stage of every schedule: time, bytes at each level, FLOP, what bounds it; writes "
+      "rows and a trace");
+  sub->footer(examples(
+      {"moescope profile", "moescope profile --backend cuda --preset table-a-4096-512 --workload gaussian:1",
+       "moescope profile --backend cuda --metrics hbm_read_bytes,sm__warps_active.avg --schedule staircase",
+       "ncu --nvtx --nvtx-include \"router_select/\" moescope profile --backend cuda --profile"}));
+  add_shape_options(*sub, *options);
+  add_workload_options(*sub, *options);
+  add_schedule_options(*sub, *options);
+  add_machine_options(*sub, *options);
+  add_sampling_options(*sub, *options);
+  sub->add_option("--source", options->source,
+                  "counters: cupti (default on cuda), perf_event (default on cpu), recorded:FILE or none")
+      ->type_name("NAME");
+  sub->add_option("--metrics", options->metrics,
+                  "comma-separated: sets (traffic, tensor, full), moescope's names, counters of the vendor "
+                  "(default full)")
+      ->type_name("NAME,...")
+      ->delimiter(',');
+  sub->add_option("--ceilings", options->ceilings,
+                  "rows of `moescope ceilings` on this device (default: measured now)")
+      ->type_name("ROWS");
+  sub->add_flag("--profile", options->external,
+                "run each schedule once between cudaProfilerStart and cudaProfilerStop, with our own "
+                "counters off, for ncu or nsys; writes nothing");
+  add_output_option(*sub, *options, "default: results/<run id>");
+  return {sub, [options, invocation] { return profile(*options, invocation); }};
+}
+
+}  // namespace moescope

@@ -1,0 +1,70 @@
+#include "profiler/roofline.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <iostream>
+#include <iterator>
+#include <memory>
+
+#include "experiments/command.hpp"
+#include "profiler/ceilings.hpp"
+
+namespace moescope {
+namespace {
+
+struct RooflineOptions {
+  std::vector<std::string> rows;
+  std::string output = ".";
+  std::string flop = "useful";
+  bool png = false;
+};
+
+RooflineFlop parse_flop(const std::string& text) {
+  if (text == "useful") {
+    return RooflineFlop::kUseful;
+  }
+  if (text == "executed") {
+    return RooflineFlop::kExecuted;
+  }
+  throw InvalidArgument("flop", text, "must be useful or executed");
+}
+
+ExitCode roofline(const RooflineOptions& options) {
+  const RooflineFlop flop = parse_flop(options.flop);
+  std::vector<RecordedRun> runs;
+  for (const std::string& file : options.rows) {
+    std::ranges::move(read_rows(file), std::back_inserter(runs));
+  }
+  const Roofline read = read_roofline(runs, flop);
+  std::cout << fmt::format("{}\n\n{}\n{}\n", read.ceilings.device, ceilings_text(read.ceilings),
+                           roofline_text(read));
+  Figure figure = roofline_figure(read);
+  figure.png = options.png;
+  const FigureResult drawn = draw_figure(figure, options.output, "roofline");
+  std::cout << (drawn.status == Status::kOk ? fmt::format("figure: {}\n", drawn.image.string())
+                                            : fmt::format("figure: unavailable: {}\n", drawn.reason));
+  return ExitCode::kOk;
+}
+
+}  // namespace
+
+Command add_roofline(CLI::App& app, const Invocation& /*invocation*/) {
+  auto options = std::make_shared<RooflineOptions>();
+  auto* sub = app.add_subcommand(
+      "roofline", "recorded stages of every schedule against the roofs of HBM and L2; needs no GPU");
+  sub->footer(examples({"moescope roofline results/h100/profile.jsonl --output docs",
+                        "moescope roofline ceilings/rows.jsonl profile/rows.jsonl --flop executed --png"}));
+  sub->add_option("rows", options->rows, "rows.jsonl of `moescope profile` (and of `moescope ceilings`)")
+      ->required()
+      ->type_name("ROWS");
+  sub->add_option("--output", options->output, "existing directory for roofline.svg (default: .)")
+      ->type_name("DIR");
+  sub->add_option("--flop", options->flop,
+                  "useful (default): what the mathematics needs; executed: what was counted")
+      ->type_name("KIND");
+  sub->add_flag("--png", options->png, "roofline.png instead of roofline.svg");
+  return {sub, [options] { return roofline(*options); }};
+}
+
+}  // namespace moescope

@@ -1,0 +1,177 @@
+#include "profiler/layer_profile.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+#include "profiler/layer_rows.hpp"
+
+namespace moescope {
+namespace {
+
+constexpr std::array<std::string_view, 2> kHbmBytes = {"hbm_read_bytes", "hbm_write_bytes"};
+
+/// One run, stage by stage. Throws CountersUnavailable.
+std::vector<StageKernels> trace_stages(LayerExecution& execution, KernelTracer& tracer) {
+  std::vector<StageKernels> stages;
+  for (const Stage stage : execution.stages()) {
+    stages.push_back({stage, tracer.trace([&] {
+                        execution.enqueue(stage);
+                        execution.synchronize();
+                      })});
+  }
+  return stages;
+}
+
+std::optional<double> sum_of(const StageMetrics& metrics, std::span<const std::string_view> names) {
+  double sum = 0;
+  for (const std::string_view name : names) {
+    const auto value = metrics.find(name);
+    if (!value) {
+      return std::nullopt;
+    }
+    sum += *value;
+  }
+  return sum;
+}
+
+/// Rows of one stage: its metrics, then what follows from them.
+void append_stage_rows(std::vector<ResultRow>& rows, const RowContext& context, const LayerProfile& profile,
+                       std::size_t schedule, const StageMetrics& metrics) {
+  const auto measured = [&](std::string metric, double value, std::string unit) -> ResultRow& {
+    return rows.emplace_back(
+        value_row(context, metrics.stage, Source::kMeasured, std::move(metric), value, std::move(unit)));
+  };
+  for (const MetricValue& value : metrics.values) {
+    const std::string unit = value.unit.empty() ? "counter" : value.unit;
+    if (value.value) {
+      measured(value.name, *value.value, unit);
+    } else {
+      rows.push_back(absent_row(context, metrics.stage, Source::kMeasured, value.name, unit,
+                                Status::kUnavailable, value.reason));
+    }
+  }
+  const StageSamples* time = profile.study.schedules[schedule].times.find(metrics.stage);
+  if (time == nullptr) {
+    return;
+  }
+  constexpr std::array<std::string_view, 4> kL2Bytes = {"l2_read_bytes", "l2_write_bytes",
+                                                        "l2_reduction_bytes", "l2_atomic_bytes"};
+  if (const auto bytes = sum_of(metrics, kHbmBytes)) {
+    measured("hbm_bytes_per_s", *bytes / time->median_s(), "bytes_per_s");
+  }
+  if (const auto bytes = sum_of(metrics, kL2Bytes)) {
+    measured("l2_bytes_per_s", *bytes / time->median_s(), "bytes_per_s");
+  }
+  const auto limits = profile.limits(schedule, metrics.stage);
+  for (const Limit& limit : limits) {
+    measured(fmt::format("{}_fraction_of_ceiling", limit.resource), limit.fraction, "fraction");
+  }
+  if (!limits.empty()) {
+    measured("nearest_limit_fraction", limits.front().fraction, "fraction").reason = bound_text(limits);
+  }
+}
+
+}  // namespace
+
+double useful_flop_of(const AnalyticCost& cost, Stage stage) {
+  const auto flop = [&](Stage one) { return static_cast<double>(cost.useful_flop(one)); };
+  if (stage == Stage::kExperts) {
+    return flop(Stage::kExperts) + flop(Stage::kExpertScores) + flop(Stage::kExpertCombine);
+  }
+  const bool part = stage == Stage::kExpertScores || stage == Stage::kExpertCombine;
+  return part && flop(stage) == 0 ? flop(Stage::kExperts) / 2 : flop(stage);
+}
+
+std::optional<double> floor_bytes_of(const AnalyticCost& cost, Stage stage) {
+  if (stage == Stage::kExperts) {
+    return static_cast<double>(expert_bytes(cost, MemoryLevel::kHbm));
+  }
+  const std::int64_t bytes = cost.bytes(stage, MemoryLevel::kHbm);
+  const bool part = stage == Stage::kExpertScores || stage == Stage::kExpertCombine;
+  return part && bytes == 0 ? std::nullopt : std::optional(static_cast<double>(bytes));
+}
+
+std::vector<Limit> LayerProfile::limits(std::size_t schedule, Stage stage) const {
+  const StageMetrics* metrics = counted[schedule].find(stage);
+  const StageSamples* time = study.schedules[schedule].times.find(stage);
+  return metrics == nullptr || time == nullptr ? std::vector<Limit>{}
+                                               : stage_limits(time->median_s(), *metrics, ceilings);
+}
+
+LayerProfile profile_layer(MoeBackend& backend, const LayerInputs& inputs,
+                           std::span<const ScheduleOptions> schedules, const SamplingOptions& sampling,
+                           L2State l2, const Judge& judge, const CounterSetup& counters,
+                           const DeviceCeilings& ceilings, KernelTracer* tracer,
+                           const StudyProgress& progress) {
+  LayerProfile profile;
+  profile.ceilings = ceilings;
+  profile.study = study_layer(backend, inputs, schedules, sampling, l2, judge, progress);
+  if (tracer == nullptr) {
+    profile.no_kernels = fmt::format("the {} backend has no kernels to trace", backend.name());
+  }
+  for (const ScheduleStudy& point : profile.study.schedules) {
+    CountedLayer& counted = profile.counted.emplace_back(uncounted(counters.reason));
+    auto& kernels = profile.kernels.emplace_back();
+    if (point.status != Status::kOk) {
+      counted.reason = point.reason;
+      continue;
+    }
+    if (progress) {
+      progress(fmt::format("counters of {}", to_string(point.options)));
+    }
+    const auto execution = backend.prepare(inputs, point.options);
+    if (counters.source != nullptr) {
+      counted = count_layer(*execution, *counters.source, counters.selection, l2);
+    }
+    try {
+      if (tracer != nullptr) {
+        kernels = trace_stages(*execution, *tracer);
+      }
+    } catch (const InternalError&) {
+      throw;
+    } catch (const Error& error) {  // a trace is never worth failing for
+      profile.no_kernels = error.what();
+      tracer = nullptr;
+    }
+  }
+  return profile;
+}
+
+std::vector<ResultRow> profile_rows(const LayerProfile& profile) {
+  const LayerStudy& study = profile.study;
+  std::vector<ResultRow> rows = study_rows(study);
+  for (std::size_t s = 0; s < study.schedules.size(); ++s) {
+    if (study.schedules[s].status != Status::kOk) {
+      continue;
+    }
+    const RowContext context = schedule_context(study, study.schedules[s]);
+    const CountedLayer& counted = profile.counted[s];
+    if (counted.stages.empty()) {
+      rows.push_back(absent_row(context, Stage::kLayer, Source::kMeasured, "counters", "none",
+                                Status::kUnavailable, counted.reason));
+      continue;
+    }
+    for (const StageMetrics& metrics : counted.stages) {
+      append_stage_rows(rows, context, profile, s, metrics);
+    }
+    rows.push_back(
+        value_row(context, Stage::kLayer, Source::kMeasured, "counter_passes", counted.passes, "passes"));
+    if (const auto ratio = counted.sum_over_layer(kHbmBytes)) {
+      rows.push_back(
+          value_row(context, Stage::kLayer, Source::kMeasured, "stage_sum_over_layer_hbm", *ratio, "ratio"));
+    }
+  }
+  return rows;
+}
+
+bool stage_sums_hold(const LayerProfile& profile) {
+  return std::ranges::all_of(profile.counted, [](const CountedLayer& counted) {
+    const auto ratio = counted.sum_over_layer(kHbmBytes);
+    return !ratio || std::abs(*ratio - 1) <= kStageSumTolerance;
+  });
+}
+
+}  // namespace moescope

@@ -1,0 +1,177 @@
+// Profiles for the terminal.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+
+#include "profiler/format.hpp"
+#include "profiler/layer_profile.hpp"
+#include "profiler/table.hpp"
+
+namespace moescope {
+namespace {
+
+using Format = std::function<std::string(double)>;
+
+/// A measured value; "-" when it was not asked for or cannot be had.
+std::string cell(const StageMetrics* metrics, std::initializer_list<std::string_view> names,
+                 const Format& format) {
+  double sum = 0;
+  for (const std::string_view name : names) {
+    const auto value = metrics == nullptr ? std::nullopt : metrics->find(name);
+    if (!value) {
+      return "-";
+    }
+    sum += *value;
+  }
+  return format(sum);
+}
+
+std::string limit_cell(const std::vector<Limit>& limits, std::string_view resource) {
+  const auto found = std::ranges::find(limits, resource, &Limit::resource);
+  return found == limits.end() ? "-" : format_percent(found->fraction);
+}
+
+std::string flop_text(double flop) { return format_engineering(flop, "flop"); }
+
+struct Column {
+  TableColumn head;
+  std::vector<std::string> cells;
+};
+
+/// Columns without any value are left out: those of metrics that were not asked for or are not to be had.
+Table table_of(std::vector<Column> columns) {
+  std::erase_if(columns, [](const Column& column) {
+    return std::ranges::all_of(column.cells, [](const std::string& text) { return text == "-"; });
+  });
+  std::vector<TableColumn> heads;
+  for (const Column& column : columns) {
+    heads.push_back(column.head);
+  }
+  Table table(heads);
+  const std::size_t rows = columns.front().cells.size();
+  for (std::size_t row = 0; row < rows; ++row) {
+    if (row + 1 == rows) {
+      table.add_rule();  // before the layer
+    }
+    std::vector<std::string> cells;
+    for (const Column& column : columns) {
+      cells.push_back(column.cells[row]);
+    }
+    table.add_row(std::move(cells));
+  }
+  return table;
+}
+
+Table stage_table(const LayerProfile& profile, std::size_t schedule) {
+  std::vector<Column> columns = {{{"stage", Align::kLeft}, {}}};
+  for (const char* title :
+       {"time", "HBM floor", "HBM read", "HBM write", "L2 read", "L2 write", "L2 red+atom", "shared",
+        "tensor pipe", "FLOP run", "useful FLOP", "of HBM", "of L2"}) {
+    columns.push_back({{title}, {}});
+  }
+  columns.push_back({{"bound by", Align::kLeft}, {}});
+  const ScheduleStudy& point = profile.study.schedules[schedule];
+  for (const StageSamples& samples : point.times.stages) {
+    const Stage stage = samples.stage;
+    const StageMetrics* metrics = profile.counted[schedule].find(stage);
+    const auto limits = profile.limits(schedule, stage);
+    const auto floor = floor_bytes_of(point.cost, stage);
+    const std::vector<std::string> cells = {
+        std::string(to_string(stage)),
+        format_seconds(samples.median_s()),
+        floor ? format_bytes(*floor) : "-",
+        cell(metrics, {"hbm_read_bytes"}, format_bytes),
+        cell(metrics, {"hbm_write_bytes"}, format_bytes),
+        cell(metrics, {"l2_read_bytes"}, format_bytes),
+        cell(metrics, {"l2_write_bytes"}, format_bytes),
+        cell(metrics, {"l2_reduction_bytes", "l2_atomic_bytes"}, format_bytes),
+        cell(metrics, {"shared_bytes"}, format_bytes),
+        cell(metrics, {"tensor_utilisation"}, format_percent),
+        cell(metrics, {"tensor_flop", "cuda_core_flop"}, flop_text),
+        flop_text(useful_flop_of(point.cost, stage)),
+        limit_cell(limits, "hbm"),
+        limit_cell(limits, "l2"),
+        bound_text(limits)};
+    for (std::size_t c = 0; c < cells.size(); ++c) {
+      columns[c].cells.push_back(cells[c]);
+    }
+  }
+  return table_of(std::move(columns));
+}
+
+/// Asked for and not had, under any schedule; each line once.
+std::string unavailable_text(const LayerProfile& profile) {
+  std::vector<std::string> lines;
+  const auto add = [&](std::string line) {
+    if (std::ranges::find(lines, line) == lines.end()) {
+      lines.push_back(std::move(line));
+    }
+  };
+  for (std::size_t s = 0; s < profile.counted.size(); ++s) {
+    const CountedLayer& counted = profile.counted[s];
+    if (counted.stages.empty() && profile.study.schedules[s].status == Status::kOk) {
+      add(fmt::format("no counters ({}): {}\n", counted.source, counted.reason));
+    }
+    for (const StageMetrics& stage : counted.stages) {
+      for (const MetricValue& value : stage.values) {
+        if (!value.value) {
+          add(fmt::format("{} unavailable: {}\n", value.name, value.reason));
+        }
+      }
+    }
+  }
+  return fmt::format("{}", fmt::join(lines, ""));
+}
+
+std::string sum_text(const CountedLayer& counted) {
+  constexpr std::array<std::string_view, 2> kBytes = {"hbm_read_bytes", "hbm_write_bytes"};
+  const auto ratio = counted.sum_over_layer(kBytes);
+  if (!ratio) {
+    return {};
+  }
+  const bool holds = std::abs(*ratio - 1) <= kStageSumTolerance;
+  return fmt::format("HBM bytes: sum over stages / layer as one range = {:.4f}{}\n", *ratio,
+                     holds ? "" : fmt::format(": does NOT hold (within {:.0f} %)", 100 * kStageSumTolerance));
+}
+
+}  // namespace
+
+std::string profile_legend() {
+  return fmt::format(
+      "time: median of runs without counters. HBM floor and useful FLOP: analytic. The rest: counters of "
+      "other "
+      "runs;\nof HBM, of L2: of the measured ceilings. bound by: the resource nearest its ceiling, from "
+      "{:.0f} % "
+      "on; below,\nno unit is near its ceiling and the time goes into waiting (latency). The layer's "
+      "counters "
+      "are those of one range\nover all stages, not their sum.",
+      100 * kBoundFraction);
+}
+
+std::string profile_text(const LayerProfile& profile, const std::string& device) {
+  const LayerStudy& study = profile.study;
+  std::string text =
+      fmt::format("{}  {}  {}  seed {}  L2 {}\n{} on {}\n", study.workload, study.shape.label(),
+                  to_string(study.shape.dtype), study.seed, to_string(study.l2), study.backend, device);
+  for (std::size_t s = 0; s < study.schedules.size(); ++s) {
+    const ScheduleStudy& point = study.schedules[s];
+    const CountedLayer& counted = profile.counted[s];
+    text += fmt::format("\n{}", to_string(point.options));
+    if (point.status != Status::kOk) {
+      text += fmt::format(" {}: {}\n", to_string(point.status), point.reason);
+      continue;
+    }
+    if (point.ran != point.options.kind) {
+      text += fmt::format(" -> {}", to_string(point.ran));
+    }
+    text += fmt::format("\n{}{}", stage_table(profile, s).text(), sum_text(counted));
+  }
+  if (const std::string missing = unavailable_text(profile); !missing.empty()) {
+    text += '\n' + missing;
+  }
+  return text;
+}
+
+}  // namespace moescope

@@ -1,0 +1,60 @@
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/result.hpp"
+#include "profiler/ceilings.hpp"
+#include "profiler/figure.hpp"
+
+namespace moescope {
+
+/// FLOP that a roofline shows: what the mathematics needs (analytic), or what ran (counted).
+enum class RooflineFlop : std::uint8_t { kUseful, kExecuted };
+
+/// One stage of one schedule. What was not recorded is empty.
+struct RooflinePoint {
+  std::string label;  ///< workload and shape
+  std::string schedule;
+  std::string stage;
+  double time_s = 0;
+  std::optional<double> flop;
+  std::optional<double> hbm_bytes;  ///< measured, read and written
+  std::optional<double> l2_bytes;   ///< measured: reads, writes, reductions, atomics
+
+  /// FLOP/s; empty without FLOP.
+  std::optional<double> performance() const;
+  /// FLOP per byte at one level; empty without both or without any bytes.
+  std::optional<double> hbm_intensity() const;
+  std::optional<double> l2_intensity() const;
+};
+
+/// A hierarchical roofline (Williams et al. 2009; hierarchical: Yang et al. 2018): one roof per memory level
+/// over the same peak.
+struct Roofline {
+  DeviceCeilings ceilings;
+  RooflineFlop flop = RooflineFlop::kUseful;
+  std::vector<RooflinePoint> points;
+
+  /// Highest FLOP/s that the measured ceilings allow at an intensity; empty when one was not measured.
+  std::optional<double> hbm_roof(double intensity) const;
+  std::optional<double> l2_roof(double intensity) const;
+};
+
+/// From recorded rows: ceilings of the last run that has any, and every stage with a measured time. A stage
+/// that was recorded more than once keeps its last values. Throws InvalidArgument("rows", ...) when there are
+/// no ceilings or no times among them, or when the times are another device's.
+Roofline read_roofline(const std::vector<RecordedRun>& runs, RooflineFlop flop);
+
+/// One row of two panels (HBM, L2) per workload and shape. Stages that do the same under every schedule
+/// (router_project, router_select, shared_mlp) are drawn once, from the first schedule. A stage without FLOP
+/// or bytes has no place on it; the table has it.
+Figure roofline_figure(const Roofline& roofline);
+
+/// Every point, with its fraction of both roofs; stages without FLOP with their bandwidth as a fraction of
+/// the ceiling.
+std::string roofline_text(const Roofline& roofline);
+
+}  // namespace moescope

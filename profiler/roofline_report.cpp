@@ -1,0 +1,218 @@
+// Rooflines as a figure and as a table.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "core/stage.hpp"
+#include "profiler/format.hpp"
+#include "profiler/roofline.hpp"
+#include "profiler/table.hpp"
+
+namespace moescope {
+namespace {
+
+using Intensity = std::optional<double> (RooflinePoint::*)() const;
+using Roof = std::optional<double> (Roofline::*)(double) const;
+
+struct Level {
+  std::string_view name;
+  Intensity intensity;
+  Roof roof;
+};
+constexpr std::array<Level, 2> kLevels = {{{"HBM", &RooflinePoint::hbm_intensity, &Roofline::hbm_roof},
+                                           {"L2", &RooflinePoint::l2_intensity, &Roofline::l2_roof}}};
+
+/// Stages whose work does not depend on the schedule.
+bool is_common(const std::string& stage) {
+  return stage == to_string(Stage::kRouterProject) || stage == to_string(Stage::kRouterSelect) ||
+         stage == to_string(Stage::kSharedMlp);
+}
+
+std::vector<std::string> distinct(const std::vector<RooflinePoint>& points,
+                                  std::string RooflinePoint::*member) {
+  std::vector<std::string> values;
+  for (const RooflinePoint& point : points) {
+    if (std::ranges::find(values, point.*member) == values.end()) {
+      values.push_back(point.*member);
+    }
+  }
+  return values;
+}
+
+/// Intensities that the panel spans: all points of the level, and a factor around them.
+std::pair<double, double> span_of(const Roofline& roofline, const Level& level) {
+  double low = INFINITY;
+  double high = 0;
+  for (const RooflinePoint& point : roofline.points) {
+    if (const auto intensity = (point.*level.intensity)()) {
+      low = std::min(low, *intensity);
+      high = std::max(high, *intensity);
+    }
+  }
+  return high > 0 ? std::pair(low / 3, high * 6) : std::pair(0.1, 1000.0);
+}
+
+/// The slanted and the flat part of a roof, as a line without points.
+FigureSeries roof_series(const Roofline& roofline, const Level& level) {
+  FigureSeries series;
+  series.points = false;
+  series.colour = 7;
+  const auto [low, high] = span_of(roofline, level);
+  constexpr int kSteps = 64;
+  for (int i = 0; i <= kSteps; ++i) {
+    const double intensity = low * std::pow(high / low, static_cast<double>(i) / kSteps);
+    if (const auto value = (roofline.*level.roof)(intensity)) {
+      series.x.push_back(intensity);
+      series.y.push_back(*value);
+    }
+  }
+  return series;
+}
+
+FigureSeries stage_series(const Roofline& roofline, const Level& level, const std::string& label,
+                          const std::string& schedule, bool common) {
+  FigureSeries series;
+  series.label = common ? "any schedule" : schedule;
+  series.line = false;
+  for (const RooflinePoint& point : roofline.points) {
+    const auto intensity = (point.*level.intensity)();
+    if (point.label != label || point.schedule != schedule || is_common(point.stage) != common ||
+        point.stage == to_string(Stage::kLayer) || !intensity || !point.performance()) {
+      continue;
+    }
+    series.x.push_back(*intensity);
+    series.y.push_back(*point.performance());
+    series.tags.push_back(common || point.stage != to_string(Stage::kExperts) ? point.stage : schedule);
+  }
+  return series;
+}
+
+/// Room that a tag takes on the axes, in decades.
+constexpr double kTagWidth = 0.9;
+constexpr double kTagHeight = 0.15;
+/// From a point to its tag.
+constexpr double kTagGap = 0.07;
+
+/// Places the tags of all points of a panel to the right of them, and above where another tag stands already:
+/// stages of different schedules lie close together.
+void place_tags(std::vector<FigureSeries>& all) {
+  struct Tag {
+    double x, y;  ///< logarithms
+    FigureSeries* series;
+    std::size_t index;
+  };
+  std::vector<Tag> tags;
+  for (FigureSeries& series : all) {
+    for (std::size_t i = 0; i < series.tags.size(); ++i) {
+      tags.push_back({std::log10(series.x[i]) + kTagGap, std::log10(series.y[i]), &series, i});
+    }
+    series.tag_x.resize(series.tags.size());
+    series.tag_y.resize(series.tags.size());
+  }
+  std::ranges::sort(tags, {}, &Tag::y);
+  for (std::size_t t = 0; t < tags.size(); ++t) {
+    for (std::size_t below = 0; below < t; ++below) {
+      if (std::abs(tags[below].x - tags[t].x) < kTagWidth) {
+        tags[t].y = std::max(tags[t].y, tags[below].y + kTagHeight);
+      }
+    }
+    tags[t].series->tag_x[tags[t].index] = std::pow(10, tags[t].x);
+    tags[t].series->tag_y[tags[t].index] = std::pow(10, tags[t].y);
+  }
+}
+
+FigurePanel panel_of(const Roofline& roofline, const Level& level, const std::string& label) {
+  FigurePanel panel;
+  panel.x_label = fmt::format("{} FLOP per byte from or to {}",
+                              roofline.flop == RooflineFlop::kUseful ? "useful" : "executed", level.name);
+  panel.y_label = "FLOP/s";
+  panel.log_x = panel.log_y = true;
+  const auto bandwidth =
+      level.name == "HBM" ? roofline.ceilings.hbm_bytes_per_s() : roofline.ceilings.rate(ceiling::kL2Read);
+  const auto peak = roofline.ceilings.rate(ceiling::kBf16Matrix);
+  panel.title = fmt::format("{}: {}", level.name, label);
+  panel.x_label +=
+      fmt::format("; measured roofs: {}, {}", bandwidth ? format_engineering(*bandwidth, "B/s") : "none",
+                  peak ? format_engineering(*peak, "flop/s") : "none");
+  panel.series.push_back(roof_series(roofline, level));
+  const auto schedules = distinct(roofline.points, &RooflinePoint::schedule);
+  for (std::size_t s = 0; s < schedules.size(); ++s) {
+    auto series = stage_series(roofline, level, label, schedules[s], false);
+    series.colour = static_cast<int>(s);
+    panel.series.push_back(std::move(series));
+  }
+  if (!schedules.empty()) {
+    auto series = stage_series(roofline, level, label, schedules.front(), true);
+    series.colour = 5;
+    panel.series.push_back(std::move(series));
+  }
+  place_tags(panel.series);
+  return panel;
+}
+
+/// "31.2 %" of the roof at this point's intensity; without FLOP the bandwidth's part of its ceiling.
+std::string roof_cell(const Roofline& roofline, const RooflinePoint& point, const Level& level,
+                      std::optional<double> bytes, std::optional<double> bandwidth) {
+  const auto intensity = (point.*level.intensity)();
+  if (const auto performance = point.performance(); intensity && performance) {
+    const auto roof = (roofline.*level.roof)(*intensity);
+    return roof ? format_percent(*performance / *roof) : "-";
+  }
+  return bytes && bandwidth && point.time_s > 0 ? format_percent(*bytes / point.time_s / *bandwidth) : "-";
+}
+
+std::string number(std::optional<double> value) { return value ? fmt::format("{:.3g}", *value) : "-"; }
+
+}  // namespace
+
+Figure roofline_figure(const Roofline& roofline) {
+  Figure figure;
+  figure.title = fmt::format("{}: every stage against the measured ceilings", roofline.ceilings.device);
+  figure.columns = static_cast<int>(kLevels.size());
+  figure.panel_width = 760;
+  figure.panel_height = 620;
+  for (const std::string& label : distinct(roofline.points, &RooflinePoint::label)) {
+    for (const Level& level : kLevels) {
+      figure.panels.push_back(panel_of(roofline, level, label));
+    }
+  }
+  return figure;
+}
+
+std::string roofline_text(const Roofline& roofline) {
+  Table table({{"schedule", Align::kLeft},
+               {"stage", Align::kLeft},
+               {"time"},
+               {"FLOP/s"},
+               {"FLOP/B HBM"},
+               {"of HBM roof"},
+               {"FLOP/B L2"},
+               {"of L2 roof"}});
+  std::string label;
+  std::string schedule;
+  for (const RooflinePoint& point : roofline.points) {
+    if (point.label != label) {
+      table.add_rule();
+      label = point.label;
+      table.add_row({label, "", "", "", "", "", "", ""});
+      schedule.clear();
+    }
+    const auto performance = point.performance();
+    table.add_row(
+        {point.schedule == schedule ? "" : point.schedule, point.stage, format_seconds(point.time_s),
+         performance ? format_engineering(*performance, "") : "-", number(point.hbm_intensity()),
+         roof_cell(roofline, point, kLevels[0], point.hbm_bytes, roofline.ceilings.hbm_bytes_per_s()),
+         number(point.l2_intensity()),
+         roof_cell(roofline, point, kLevels[1], point.l2_bytes, roofline.ceilings.rate(ceiling::kL2Read))});
+    schedule = point.schedule;
+  }
+  return table.text() +
+         fmt::format(
+             "\n{} FLOP over measured time; bytes are counted. Roof: the smaller of peak and FLOP/B "
+             "times bandwidth,\nas measured; of a stage without FLOP, its bandwidth of the ceiling.\n",
+             roofline.flop == RooflineFlop::kUseful ? "useful (analytic)" : "executed (counted)");
+}
+
+}  // namespace moescope

@@ -1,0 +1,178 @@
+#include "profiler/roofline.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "core/error.hpp"
+#include "tests/support/error_text.hpp"
+
+namespace moescope {
+namespace {
+
+ResultRow row_of(std::string schedule, std::string stage, std::string metric, double value,
+                 Source source = Source::kMeasured) {
+  ResultRow row;
+  row.schedule = std::move(schedule);
+  row.stage = std::move(stage);
+  row.metric = std::move(metric);
+  row.value = value;
+  row.source = source;
+  row.backend = "cuda";
+  row.dtype = "bf16";
+  row.workload = "snapshot:some/where/layer_2.safetensors";
+  row.num_tokens = 64;
+  row.hidden_size = 8;
+  row.grid_rows = row.grid_cols = 4;
+  row.top_k = 2;
+  row.l2_state = source == Source::kAnalytic ? "none" : "cold";
+  row.unit = "x";
+  return row;
+}
+
+/// One ceiling as `moescope ceilings` writes it.
+ResultRow ceiling_row(std::string_view metric, double value) {
+  ResultRow row = row_of("none", std::string(kDeviceStage), std::string(metric), value);
+  row.workload = row.dtype = row.l2_state = "none";
+  return row;
+}
+
+void add_stage(RecordedRun& run, const std::string& schedule, const std::string& stage, double time_s,
+               double flop, double hbm_bytes, double l2_bytes) {
+  run.rows.push_back(row_of(schedule, stage, "time_s", time_s));
+  run.rows.push_back(row_of(schedule, stage, "useful_flop", flop, Source::kAnalytic));
+  // The analytic bytes of the same name must not be taken for measured ones.
+  run.rows.push_back(row_of(schedule, stage, "hbm_read_bytes", 1, Source::kAnalytic));
+  run.rows.push_back(row_of(schedule, stage, "hbm_read_bytes", hbm_bytes - 1));
+  run.rows.push_back(row_of(schedule, stage, "hbm_write_bytes", 1));
+  run.rows.push_back(row_of(schedule, stage, "l2_read_bytes", l2_bytes));
+  run.rows.push_back(row_of(schedule, stage, "l2_write_bytes", 0));
+  run.rows.push_back(row_of(schedule, stage, "l2_reduction_bytes", 0));
+  run.rows.push_back(row_of(schedule, stage, "l2_atomic_bytes", 0));
+  run.rows.push_back(row_of(schedule, stage, "tensor_flop", 3 * flop));
+  run.rows.push_back(row_of(schedule, stage, "cuda_core_flop", flop));
+}
+
+std::vector<RecordedRun> recorded() {
+  RecordedRun run;
+  run.header.device = "fake device";
+  run.rows = {ceiling_row(ceiling::kHbmCopy, 100), ceiling_row(ceiling::kL2Read, 400),
+              ceiling_row(ceiling::kBf16Matrix, 1000)};
+  for (const char* schedule : {"token_centric", "staircase"}) {
+    add_stage(run, schedule, "router_project", 2, 400, 4, 8);
+    add_stage(run, schedule, "router_select", 2, 0, 50, 100);
+    add_stage(run, schedule, "experts", 4, 800, 80, 160);
+    run.rows.push_back(row_of(schedule, "layer", "time_s", 8));
+  }
+  return {run};
+}
+
+const RooflinePoint& point_of(const Roofline& roofline, std::string_view schedule, std::string_view stage) {
+  return *std::ranges::find_if(roofline.points, [&](const RooflinePoint& point) {
+    return point.schedule == schedule && point.stage == stage;
+  });
+}
+
+TEST(Roofline, PointsAreFlopOverMeasuredTimeAndBytes) {
+  const Roofline roofline = read_roofline(recorded(), RooflineFlop::kUseful);
+  EXPECT_EQ(roofline.points.size(), 8U);
+  const RooflinePoint& experts = point_of(roofline, "staircase", "experts");
+  EXPECT_EQ(experts.performance(), 200.0);
+  EXPECT_EQ(experts.hbm_intensity(), 10.0) << "read and written, as counted";
+  EXPECT_EQ(experts.l2_intensity(), 5.0);
+  const RooflinePoint& select = point_of(roofline, "staircase", "router_select");
+  EXPECT_FALSE(select.performance().has_value()) << "no FLOP, no place on a roofline";
+  EXPECT_EQ(select.hbm_bytes, 50.0);
+  EXPECT_FALSE(point_of(roofline, "staircase", "layer").hbm_bytes.has_value()) << "not counted";
+  EXPECT_EQ(
+      point_of(read_roofline(recorded(), RooflineFlop::kExecuted), "staircase", "experts").performance(),
+      800.0);
+}
+
+TEST(Roofline, RoofIsTheSmallerOfBandwidthAndPeak) {
+  const Roofline roofline = read_roofline(recorded(), RooflineFlop::kUseful);
+  EXPECT_EQ(roofline.hbm_roof(2), 200.0);
+  EXPECT_EQ(roofline.hbm_roof(50), 1000.0);
+  EXPECT_EQ(roofline.l2_roof(2), 800.0);
+  EXPECT_EQ(Roofline{}.hbm_roof(2), std::nullopt);
+}
+
+TEST(Roofline, FigureHasAPanelPerLevelWithRoofAndLabelledPoints) {
+  const Figure figure = roofline_figure(read_roofline(recorded(), RooflineFlop::kUseful));
+  ASSERT_EQ(figure.panels.size(), 2U);
+  EXPECT_EQ(figure.columns, 2);
+  for (const FigurePanel& panel : figure.panels) {
+    EXPECT_TRUE(panel.log_x && panel.log_y);
+    ASSERT_EQ(panel.series.size(), 4U) << "a roof, two schedules, the stages they share";
+    EXPECT_FALSE(panel.series[0].points);
+    EXPECT_EQ(panel.series[0].y.back(), 1000.0) << "the roof reaches its flat part";
+    EXPECT_EQ(panel.series[1].tags, std::vector<std::string>{"token_centric"});
+    EXPECT_EQ(panel.series[2].tags, std::vector<std::string>{"staircase"});
+    EXPECT_EQ(panel.series[3].tags, std::vector<std::string>{"router_project"}) << "once for both schedules";
+  }
+  EXPECT_EQ(figure.panels[0].series[2].x, std::vector<double>{10});
+  EXPECT_EQ(figure.panels[1].series[2].x, std::vector<double>{5});
+  EXPECT_NE(figure.panels[0].title.find("layer_2, L64_d8_N16_K2 bf16, L2 cold"), std::string::npos)
+      << figure.panels[0].title;
+  const FigurePanel& hbm = figure.panels[0];
+  EXPECT_EQ(hbm.series[1].tag_x, hbm.series[2].tag_x) << "two schedules at the same place";
+  EXPECT_GT(hbm.series[2].tag_y[0] / hbm.series[1].tag_y[0], 1.3) << "do not hide each other's tags";
+  const std::string script = figure_script(figure, "roofline");
+  EXPECT_NE(script.find("using 4:5:3 with labels left textcolor linestyle 1"), std::string::npos);
+  EXPECT_NE(script.find("set logscale x"), std::string::npos);
+  EXPECT_NE(script.find("layout 1,2"), std::string::npos);
+  EXPECT_NE(script.find("with lines"), std::string::npos);
+}
+
+TEST(Roofline, TableHasEveryStageWithItsDistanceToBothRoofs) {
+  const std::string text = roofline_text(read_roofline(recorded(), RooflineFlop::kUseful));
+  EXPECT_NE(text.find("20.0 %"), std::string::npos) << "experts: 200 of 1000 FLOP/s at 10 FLOP/B\n" << text;
+  EXPECT_NE(text.find("25.0 %"), std::string::npos) << "router_select: 50 bytes in 2 s of 100 a second\n"
+                                                    << text;
+  EXPECT_NE(text.find("layer"), std::string::npos);
+}
+
+TEST(Roofline, UsefulFlopFollowTheStageAsItRan) {
+  auto runs = recorded();
+  // Recorded formulas know the fused stage; it ran as two, of which one was counted.
+  add_stage(runs.front(), "staircase", "expert_scores", 2, 0, 40, 80);
+  std::erase_if(runs.front().rows, [](const ResultRow& row) {
+    return row.stage == "expert_scores" && row.metric == "useful_flop";
+  });
+  EXPECT_EQ(point_of(read_roofline(runs, RooflineFlop::kUseful), "staircase", "expert_scores").flop, 400.0);
+}
+
+TEST(Roofline, LastRecordingOfAPointCounts) {
+  auto runs = recorded();
+  runs.push_back(runs.front());
+  for (ResultRow& row : runs.back().rows) {
+    if (row.metric == "time_s") {
+      row.value = *row.value / 2;
+    }
+  }
+  const Roofline roofline = read_roofline(runs, RooflineFlop::kUseful);
+  EXPECT_EQ(roofline.points.size(), 8U);
+  EXPECT_EQ(point_of(roofline, "staircase", "experts").performance(), 400.0);
+}
+
+TEST(Roofline, RefusesRowsThatGiveNone) {
+  EXPECT_NE(test::error_text<InvalidArgument>([] {
+              (void)read_roofline({}, RooflineFlop::kUseful);
+            }).find("ceilings"),
+            std::string::npos);
+  auto runs = recorded();
+  std::erase_if(runs.front().rows, [](const ResultRow& row) { return row.metric == "time_s"; });
+  EXPECT_THROW((void)read_roofline(runs, RooflineFlop::kUseful), InvalidArgument);
+  runs = recorded();
+  RecordedRun other = runs.front();
+  std::erase_if(other.rows, [](const ResultRow& row) { return row.stage == kDeviceStage; });
+  other.header.device = "another device";
+  runs.push_back(other);
+  EXPECT_NE(test::error_text<InvalidArgument>([&] {
+              (void)read_roofline(runs, RooflineFlop::kUseful);
+            }).find("another device"),
+            std::string::npos);
+}
+
+}  // namespace
+}  // namespace moescope
