@@ -30,7 +30,8 @@ if [ -n "$snapshot" ]; then
   workloads+=(--workload "snapshot:$(basename "$snapshot")")
 fi
 begin=$SECONDS
-"$moescope" profile --backend cuda --preset table-a-4096-512 "${workloads[@]}" --seed 1 -q \
+schedules=(token_centric expert_centric staircase staircase:atomics dense_masked sparse_library)
+"$moescope" profile --backend cuda --preset table-a-4096-512 "${workloads[@]}" "${schedules[@]/#/--schedule=}" --seed 1 -q \
   --ceilings ceilings/rows.jsonl --output profile | tee "$out/profile.txt" || echo "profile: exit code $?"
 echo "profile of all schedules: $((SECONDS - begin)) s" | tee -a "$out/profile.txt"
 cp profile/rows.jsonl "$out/profile.jsonl"
