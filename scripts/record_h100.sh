@@ -12,10 +12,10 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 [ $# -ge 3 ] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
-bundle=$1 out=$2
+mkdir -p "$2"
+bundle=$(realpath "$1") out=$(realpath "$2")
 shift 2
 export LD_LIBRARY_PATH=$bundle/lib:/usr/local/cuda/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
-mkdir -p "$out"
 moescope() { "$bundle/moescope" "$@"; }
 step() { printf '\n== %s (%d s so far)\n' "$*" "$SECONDS"; }
 
@@ -43,7 +43,8 @@ compare() {
 points() {
   local routings=(gaussian:1 zipf:1 hot:1,1)
   if [ -n "${SNAPSHOTS:-}" ]; then
-    routings+=("snapshot:$SNAPSHOTS/tablea_layer2.safetensors" "snapshot:$SNAPSHOTS/tablea_bn_layer2.safetensors")
+    cd "$SNAPSHOTS"  # rows name files as the command line does
+    routings+=(snapshot:tablea_layer2.safetensors snapshot:tablea_bn_layer2.safetensors)
   else
     echo "SNAPSHOTS is not set: no trained routers of Table A size"
   fi
