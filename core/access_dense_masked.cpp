@@ -10,6 +10,7 @@ namespace {
 void fill_mask(const StreamContext& context, const DenseChunks& plan, std::int64_t first_expert,
                std::int64_t width, std::int64_t segments, std::int64_t index, WorkUnit& unit) {
   unit.clear();
+  unit.dependent_steps = 5;  // three probes of a search in the ids, the scores, the store
   const std::int64_t columns_of_block = DenseChunks::kSegmentBytes / context.element_bytes;
   const std::int64_t token = index / segments;
   const std::int64_t first_column = index % segments * columns_of_block;

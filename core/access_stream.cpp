@@ -12,6 +12,11 @@ namespace moescope {
 namespace detail {
 namespace {
 
+/// Warp instructions of router_select (estimate): sorting one axis and bisecting a threshold on the other per
+/// logit, searching and storing per pair that is emitted.
+constexpr double kSelectPerLogit = 30;
+constexpr double kSelectPerPair = 15;
+
 void add_router(std::vector<KernelLaunch>& launches, const StreamContext& context) {
   const LayerShape& shape = context.shape;
   const std::int64_t sides = shape.grid_rows + shape.grid_cols;
@@ -46,6 +51,7 @@ void add_router(std::vector<KernelLaunch>& launches, const StreamContext& contex
          }
          const std::int64_t first = context.routing->token_offsets[token];
          const std::int64_t pairs = context.routing->token_offsets[token + 1] - first;
+         unit.instructions += kSelectPerPair * static_cast<double>(pairs);
          unit.bursts.push_back(burst(at(context.map.expert_ids, first * 4), pairs * 4, AccessKind::kWrite));
          unit.bursts.push_back(burst(at(context.map.gates, first * 4), pairs * 4, AccessKind::kWrite));
        }});
@@ -181,6 +187,7 @@ void WorkUnit::clear() {
   tensor_flop = 0;
   cuda_core_flop = 0;
   instructions = 0;
+  dependent_steps = 0;
 }
 
 std::vector<KernelLaunch> layer_stream(const LayerShape& shape, const Routing& routing,

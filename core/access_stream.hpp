@@ -34,9 +34,10 @@ struct Burst {
 /// What one thread block does between taking a piece of work and the next, in order.
 struct WorkUnit {
   std::vector<Burst> bursts;
-  double tensor_flop = 0;     ///< executed on tensor cores, masked-out products included
-  double cuda_core_flop = 0;  ///< fp32 multiply-adds (as 2) outside them
-  double instructions = 0;    ///< warp instructions, where issuing them can bound the kernel
+  double tensor_flop = 0;      ///< executed on tensor cores, masked-out products included
+  double cuda_core_flop = 0;   ///< fp32 multiply-adds (as 2) outside them
+  double instructions = 0;     ///< warp instructions, where issuing them can bound the kernel
+  double dependent_steps = 0;  ///< times the block waits for a whole trip to memory before it can go on
 
   void clear();
 };

@@ -44,6 +44,8 @@ void fill_strip(const StreamContext& context, const StripUnit& strip, WorkUnit& 
     unit.bursts.push_back(burst(context.map.y + static_cast<std::uint64_t>(tokens[entry] * sum_bytes),
                                 sum_bytes, AccessKind::kReduce));
   }
+  // Producers run ahead into the next tile: what is left is waiting for the item and for the ring to drain.
+  unit.dependent_steps = 4;
   // Warpgroups of 64 tokens compute whole segments.
   unit.tensor_flop = 4.0 * static_cast<double>(round_up(strip.end - strip.begin, 64) *
                                                context.options.strip_segment_experts * shape.hidden_size);

@@ -11,12 +11,19 @@ struct TilePlan {
   std::int64_t chunk_experts =
       0;  ///< experts whose P fits: X is read again for each block, y added per chunk
   std::int64_t blocks_per_sm = 1;
+  std::int64_t stages = 2;    ///< of the pipeline of X and W
+  std::int64_t v_stages = 2;  ///< of the pipeline of V
 };
 
 template <class Tiles>
 TilePlan plan_of(std::int64_t max_experts, bool scores_only, std::int64_t shared_bytes, std::int64_t blocks) {
   const int p_blocks = scores_only ? 0 : fit_p_blocks<Tiles>(max_experts, shared_bytes);
-  return {Tiles::kBlockN, tile_layout<Tiles>(p_blocks).chunk_experts, blocks};
+  TilePlan plan{Tiles::kBlockN, tile_layout<Tiles>(p_blocks).chunk_experts, blocks};
+  if constexpr (Tiles::kElementBytes == 2) {
+    plan.stages = Tiles::kStages;
+    plan.v_stages = Tiles::kVStages;
+  }
+  return plan;
 }
 
 TilePlan plan_tiles(const StreamContext& context, bool scores_only) {
@@ -88,6 +95,10 @@ void fill_tile(const StreamContext& context, const TilePlan& plan, const TileOfI
   const std::int64_t rows = round_up(tile.end - tile.begin, 16);  // of 16-row products
   const auto d = static_cast<double>(context.shape.hidden_size);
   const auto& tokens = context.schedule->tokens;
+  // Waits: the tile, its lists; 64 columns of X and W a step, and pairs, ids, gates per block; 64 experts by
+  // 128 columns of V a step.
+  unit.dependent_steps = 3;
+  const double column_steps = d / 64;
   for (std::int64_t chunk = 0; chunk < experts; chunk += plan.chunk_experts) {
     const std::int64_t chunk_end = std::min(chunk + plan.chunk_experts, experts);
     for (std::int64_t block = chunk; block < chunk_end; block += plan.block_n) {
@@ -98,11 +109,14 @@ void fill_tile(const StreamContext& context, const TilePlan& plan, const TileOfI
       read_experts(context, item, block, block_end, context.map.w_in, unit.bursts);
       unit.tensor_flop += 2.0 * static_cast<double>(rows * plan.block_n) * d;
       read_pairs(context, tile, scores_only, unit);
+      unit.dependent_steps += 2 + column_steps / static_cast<double>(plan.stages - 1);
     }
     if (scores_only) {
       continue;
     }
     read_experts(context, item, chunk, chunk_end, context.map.w_out, unit.bursts);
+    unit.dependent_steps += column_steps / 2 * static_cast<double>(ceil_div(chunk_end - chunk, 64)) /
+                            static_cast<double>(plan.v_stages - 1);
     unit.tensor_flop += 2.0 * static_cast<double>(rows * round_up(chunk_end - chunk, 16)) * d;
     for (std::int64_t entry = tile.begin; entry < tile.end; ++entry) {
       const std::int64_t bytes = context.shape.hidden_size * 4;

@@ -28,6 +28,8 @@ Command add_inspect(CLI::App& app, const Invocation& invocation);
 Command add_profile(CLI::App& app, const Invocation& invocation);
 Command add_roofline(CLI::App& app, const Invocation& invocation);
 Command add_ceilings(CLI::App& app, const Invocation& invocation);
+Command add_simulate(CLI::App& app, const Invocation& invocation);
+Command add_validate(CLI::App& app, const Invocation& invocation);
 Command add_golden(CLI::App& app, const Invocation& invocation);
 Command add_counters(CLI::App& app, const Invocation& invocation);
 Command add_doctor(CLI::App& app, const Invocation& invocation);

@@ -50,11 +50,11 @@ int run(int argc, char** argv) {
   // None at all is answered below: CLI11's own check would also answer a misspelt one, without naming it.
   app.require_subcommand(0, 1);
   const Invocation invocation{argc, argv};
-  const std::vector<Command> commands = {add_compare(app, invocation),  add_run(app, invocation),
-                                         add_check(app, invocation),    add_inspect(app, invocation),
-                                         add_profile(app, invocation),  add_ceilings(app, invocation),
-                                         add_roofline(app, invocation), add_golden(app, invocation),
-                                         add_counters(app, invocation), add_doctor(app, invocation)};
+  const std::vector<Command> commands = {
+      add_compare(app, invocation),  add_run(app, invocation),      add_check(app, invocation),
+      add_inspect(app, invocation),  add_profile(app, invocation),  add_ceilings(app, invocation),
+      add_roofline(app, invocation), add_golden(app, invocation),   add_counters(app, invocation),
+      add_doctor(app, invocation),   add_simulate(app, invocation), add_validate(app, invocation)};
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -50,6 +50,8 @@ void for_each_value(Device& device, Visit&& visit) {
   visit("tensor_bf16_flop_per_s", device.tensor_bf16_flop_per_s, 1e6, 1e18);
   visit("fp32_flop_per_s", device.fp32_flop_per_s, 1e6, 1e18);
   visit("issue_per_clock", device.issue_per_clock, 0.01, 1000);
+  visit("l2_latency_s", device.l2_latency_s, 0, 1e-3);
+  visit("hbm_latency_s", device.hbm_latency_s, 0, 1e-3);
   visit("launch_s", device.launch_s, 0, 1);
 }
 

@@ -34,6 +34,8 @@ struct DeviceSpec {
   double tensor_bf16_flop_per_s = 0;  ///< what large matrix products sustain
   double fp32_flop_per_s = 0;
   double issue_per_clock = 0;  ///< warp instructions of one multiprocessor
+  double l2_latency_s = 0;     ///< a load that hits L2, under load
+  double hbm_latency_s = 0;    ///< a load that misses it, under load
   double launch_s = 0;  ///< from one kernel's last block to the next one's first, plus ramp-up and drain
 
   std::map<std::string, std::string> sources;  ///< key -> where its value comes from

@@ -69,6 +69,7 @@ struct Slot {
   std::uint32_t row = 0;
   double start_s = 0;
   double length_s = 0;
+  double steps = 0;  ///< dependent trips of all its units so far
   std::uint64_t total_bytes = 0;
   std::uint64_t done_bytes = 0;
 
@@ -134,6 +135,8 @@ class LaunchPlayer {
     slot.length_s = rates_.seconds(slot.unit);
     slot.total_bytes = bytes_of(slot.unit);
     slot.done_bytes = 0;
+    slot.steps += slot.unit.dependent_steps;
+    result.dependent_steps = std::max(result.dependent_steps, slot.steps);
     result.tensor_flop += slot.unit.tensor_flop;
     result.cuda_core_flop += slot.unit.cuda_core_flop;
     result.instructions += slot.unit.instructions;

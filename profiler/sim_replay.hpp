@@ -39,6 +39,7 @@ struct LaunchReplay {
   double tensor_flop = 0;
   double cuda_core_flop = 0;
   double instructions = 0;
+  double dependent_steps = 0;  ///< trips to memory one after another, of the slot with most
   /// When the last block ends, if only what happens above HBM took time; and the same if work were spread
   /// perfectly over the slots.
   double makespan_s = 0;

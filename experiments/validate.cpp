@@ -1,0 +1,301 @@
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <set>
+
+#include "core/error.hpp"
+#include "experiments/backends.hpp"
+#include "experiments/command.hpp"
+#include "experiments/sim_options.hpp"
+#include "profiler/format.hpp"
+#include "profiler/sim_validation.hpp"
+
+namespace moescope {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct ValidateOptions : SimulatorOptions {
+  std::vector<std::string> files;
+  std::vector<std::string> metrics = {"time_s", "hbm_read_bytes", "hbm_write_bytes"};
+  std::string data_folder = "data";
+  std::int64_t shared_size = 1024;
+  std::uint64_t seed = 0;
+  std::string fit;
+  std::string output;
+  int threads = 0;
+  bool quiet = false;
+};
+
+/// What one routing serves.
+struct MeasuredLayer {
+  LayerShape shape;
+  std::string workload;
+  std::uint64_t seed = 0;
+
+  auto key() const {
+    return std::tuple(shape.label(), std::string(to_string(shape.dtype)), shape.shared_size, workload, seed);
+  }
+};
+
+/// A schedule on a layer, with what was measured: stage and metric to value.
+struct MeasuredPoint {
+  MeasuredLayer layer;
+  ScheduleOptions schedule;
+  std::map<std::pair<std::string, std::string>, double> values;
+};
+
+bool takes_part(const ResultRow& row, const ValidateOptions& options) {
+  return row.source == Source::kMeasured && row.status == Status::kOk && row.backend == "cuda" &&
+         row.system == "omnimoe" && row.l2_state == "cold" && row.value.value_or(0) > 0 &&
+         std::ranges::find(options.metrics, row.metric) != options.metrics.end();
+}
+
+std::vector<MeasuredPoint> read_points(const ValidateOptions& options) {
+  std::vector<MeasuredPoint> points;
+  std::map<std::string, std::size_t> places;
+  for (const std::string& file : options.files) {
+    for (const RecordedRun& run : read_rows(file)) {
+      for (const ResultRow& row : run.rows) {
+        if (!takes_part(row, options)) {
+          continue;
+        }
+        const ScheduleKind kind = parse_schedule_kind(row.schedule);
+        if (kind == ScheduleKind::kSparseLibrary || kind == ScheduleKind::kAuto) {
+          continue;  // not ours, or not said which
+        }
+        MeasuredPoint point;
+        LayerShape& shape = point.layer.shape;
+        shape.num_tokens = row.num_tokens;
+        shape.hidden_size = row.hidden_size;
+        shape.grid_rows = row.grid_rows;
+        shape.grid_cols = row.grid_cols;
+        shape.top_k = row.top_k;
+        shape.dtype = parse_dtype(row.dtype);
+        shape.shared_size = row.shared_size.value_or(options.shared_size);
+        shape.validate();
+        point.layer.workload = row.workload;
+        point.layer.seed = row.seed;
+        point.schedule.kind = kind;
+        point.schedule.group_size = row.group_size.value_or(ScheduleOptions{}.group_size);
+        const std::string name =
+            fmt::format("{} {} {} {} {} {} {} {}", run.header.run_id, shape.label(), row.dtype,
+                        shape.shared_size, row.workload, row.seed, row.schedule, point.schedule.group_size);
+        const auto [place, is_new] = places.emplace(name, points.size());
+        if (is_new) {
+          points.push_back(std::move(point));
+        }
+        points[place->second].values[{row.stage, row.metric}] = *row.value;
+      }
+    }
+  }
+  return points;
+}
+
+/// The workload of a row, whose file may lie in the data folder here.
+NamedWorkload workload_of(const std::string& name, const std::string& data_folder) {
+  const auto colon = name.find(':');
+  const std::string family = name.substr(0, colon);
+  if (family == "snapshot" || family == "trace") {
+    const fs::path file = name.substr(colon + 1);
+    const fs::path here = fs::path(data_folder) / file.filename();
+    if (!fs::exists(file) && fs::exists(here)) {
+      return {WorkloadSpec::parse(family + ":" + here.string()), name};
+    }
+  }
+  return {WorkloadSpec::parse(name), name};
+}
+
+/// The kernels that a recorded staircase ran: its stages tell.
+StaircaseKernels staircase_kernels(const MeasuredPoint& point) {
+  const bool lists = std::ranges::any_of(
+      point.values, [](const auto& value) { return value.first.first == to_string(Stage::kExpertScores); });
+  return lists ? StaircaseKernels::kPairLists : StaircaseKernels::kThresholds;
+}
+
+double modelled(const StageModel& stage, std::string_view metric) {
+  const LaunchReplay& sums = stage.sums;
+  return metric == "time_s"               ? stage.bound_s
+         : metric == "hbm_read_bytes"     ? sums.hbm_read_bytes
+         : metric == "hbm_write_bytes"    ? sums.hbm_write_bytes
+         : metric == "l2_read_bytes"      ? sums.l2_read_bytes
+         : metric == "l2_write_bytes"     ? sums.l2_write_bytes
+         : metric == "l2_reduction_bytes" ? sums.l2_reduce_bytes
+         : metric == "l2_fabric_bytes"    ? sums.link_bytes
+                                          : -1;
+}
+
+void add_predictions(const MeasuredPoint& point, const LayerModel& model,
+                     std::vector<Prediction>& predictions) {
+  for (const auto& [name, measured] : point.values) {
+    const auto& [stage_name, metric] = name;
+    const auto stage = std::ranges::find_if(
+        model.stages, [&](const StageModel& one) { return to_string(one.stage) == stage_name; });
+    const double value = stage == model.stages.end() ? -1 : modelled(*stage, metric);
+    if (value >= 0 && stage->stage != Stage::kLayer) {
+      predictions.push_back({point.layer.shape.label(), point.layer.workload, point.layer.seed,
+                             std::string(to_string(point.schedule.kind)), stage_name, metric, value,
+                             metric == "time_s" ? value : 0, measured});
+    }
+  }
+}
+
+std::vector<Prediction> predict(std::vector<MeasuredPoint>& points, const ValidateOptions& options,
+                                const DeviceSpec& device, std::vector<std::string>& skipped) {
+  std::ranges::stable_sort(points, {}, [](const MeasuredPoint& point) { return point.layer.key(); });
+  const auto backend = make_backend("cpu");
+  ReplayOptions replay = replay_options(options);
+  Progress progress(std::cerr,
+                    options.quiet          ? Progress::Style::kSilent
+                    : stderr_is_terminal() ? Progress::Style::kTerminal
+                                           : Progress::Style::kLines,
+                    static_cast<std::int64_t>(points.size()));
+  std::vector<Prediction> predictions;
+  std::unique_ptr<RoutedLayer> layer;
+  const MeasuredPoint* routed = nullptr;
+  for (const MeasuredPoint& point : points) {
+    progress.begin(fmt::format("{} {} {}", point.layer.shape.label(), point.layer.workload,
+                               to_string(point.schedule.kind)));
+    try {
+      if (routed == nullptr || routed->layer.key() != point.layer.key()) {
+        routed = nullptr;
+        layer = std::make_unique<RoutedLayer>(
+            route_layer(*backend, workload_of(point.layer.workload, options.data_folder), point.layer.shape,
+                        point.layer.seed));
+        routed = &point;
+      }
+      const Schedule schedule = build_schedule(layer->routing, point.schedule);
+      StreamOptions stream = device.stream_options();
+      stream.staircase = staircase_kernels(point);
+      const auto launches =
+          layer_stream(layer->shape, layer->routing, schedule, stream, layer->fixed_routing);
+      add_predictions(point, simulate_layer(launches, point.schedule.kind, device, {}, replay), predictions);
+    } catch (const InternalError&) {
+      throw;
+    } catch (const Error& error) {
+      skipped.push_back(fmt::format("{} {} {}: {}", point.layer.shape.label(), point.layer.workload,
+                                    to_string(point.schedule.kind), error.what()));
+    }
+    progress.advance();
+  }
+  return predictions;
+}
+
+void print_report(std::ostream& out, std::span<const Prediction> predictions,
+                  const std::vector<std::string>& metrics, const std::vector<std::string>& skipped) {
+  constexpr std::size_t kOutliers = 10;
+  Table table = make_error_table();
+  for (const std::string& metric : metrics) {
+    if (std::ranges::count(predictions, metric, &Prediction::metric) == 0) {
+      continue;
+    }
+    add_error_rows(table, predictions, metric, [](const Prediction&) { return std::string("all"); });
+    add_error_rows(table, predictions, metric, [](const Prediction& p) { return "stage " + p.stage; });
+    add_error_rows(table, predictions, metric, [](const Prediction& p) { return "schedule " + p.schedule; });
+    add_error_rows(table, predictions, metric, [](const Prediction& p) { return "shape " + p.shape; });
+    add_error_rows(table, predictions, metric, [](const Prediction& p) { return "workload " + p.workload; });
+  }
+  out << table.text() << "\nworst:\n";
+  for (const std::string& metric : metrics) {
+    for (const std::string& line : outliers(predictions, metric, kOutliers)) {
+      out << "  " << line << '\n';
+    }
+  }
+  for (const std::string& line : skipped) {
+    out << "not predicted: " << line << '\n';
+  }
+}
+
+ExitCode validate_model(const ValidateOptions& options, const Invocation& /*invocation*/) {
+  CommonOptions common;
+  common.threads = options.threads;
+  apply_threads(common);
+  if (options.devices.size() > 1) {
+    throw InvalidArgument("device", fmt::format("{}", fmt::join(options.devices, ",")),
+                          "rows come from one device at a time");
+  }
+  const DeviceSpec device = find_device(options.devices.empty() ? "h100-sxm" : options.devices.front());
+  Calibration calibration = chosen_calibration(options);
+  std::vector<MeasuredPoint> points = read_points(options);
+  if (points.empty()) {
+    throw InvalidArgument("rows", fmt::format("{}", fmt::join(options.files, " ")),
+                          fmt::format("hold no measurement by the cuda backend, L2 cold, of {}",
+                                      fmt::join(options.metrics, ", ")));
+  }
+  std::vector<std::string> skipped;
+  std::vector<Prediction> predictions = predict(points, options, device, skipped);
+  draw_held_out(predictions, options.seed);
+  if (!options.fit.empty()) {
+    std::set<std::string> names;
+    for (const std::string& file : options.files) {
+      names.insert(fs::path(file).filename().string());
+    }
+    calibration =
+        fit_calibration(predictions, fmt::format("{} modelled; {}; two thirds of the points, draw {}",
+                                                 device.name, fmt::join(names, ", "), options.seed));
+    std::ofstream stream(options.fit, std::ios::binary);
+    stream << calibration_json(calibration) << std::flush;
+    if (!stream) {
+      throw FileError(options.fit, "", "cannot be written");
+    }
+  }
+  apply_calibration(predictions, calibration);
+  std::cout << fmt::format(
+      "{} modelled, {} points, a third held out by draw {}; errors are relative to the measurement\n",
+      device.name, points.size(), options.seed);
+  std::cout << (calibration.source.empty() ? "not calibrated\n\n"
+                                           : "calibration: " + calibration.source + "\n\n");
+  print_report(std::cout, predictions, options.metrics, skipped);
+  if (!options.output.empty()) {
+    std::error_code error;
+    fs::create_directories(options.output, error);
+    const FigureResult figure =
+        draw_figure(validation_figure(predictions, device.name + ", modelled over measured"), options.output,
+                    "validation");
+    std::cout << (figure.status == Status::kOk ? "figure: " + figure.image.string()
+                                               : "no figure: " + figure.reason)
+              << '\n';
+  }
+  return predictions.empty() ? ExitCode::kCheckFailed : ExitCode::kOk;
+}
+
+}  // namespace
+
+Command add_validate(CLI::App& app, const Invocation& invocation) {
+  auto options = std::make_shared<ValidateOptions>();
+  auto* sub = app.add_subcommand(
+      "validate",
+      "predictions of the simulator beside recorded measurements: errors, outliers, a scatter plot");
+  sub->footer(examples({"moescope validate results/h100/compare-*.jsonl --output results/validation",
+                        "moescope validate rows.jsonl --calibration none",
+                        "moescope validate rows.jsonl --fit calibration.json --seed 7"}));
+  sub->add_option("rows", options->files, "recorded rows.jsonl files")->required()->type_name("FILE");
+  sub->add_option(
+         "--metric", options->metrics,
+         "quantities, by comma: time_s, hbm_read_bytes, hbm_write_bytes (the default), l2_read_bytes, "
+         "l2_write_bytes, l2_reduction_bytes, l2_fabric_bytes")
+      ->delimiter(',')
+      ->type_name("NAME");
+  sub->add_option("--fit", options->fit, "fit a calibration on the points not held out, write it and use it")
+      ->type_name("FILE");
+  sub->add_option("--seed", options->seed, "of the draw of the held-out third (default 0)")->type_name("N");
+  sub->add_option("--data", options->data_folder,
+                  "where snapshots and traces lie that rows name (default data)")
+      ->type_name("DIR");
+  sub->add_option("--shared-size", options->shared_size,
+                  "width of the shared MLP of rows that do not say (schema version 1; default 1024)")
+      ->type_name("N");
+  add_simulator_options(*sub, *options);
+  sub->add_option("--threads", options->threads, "CPU threads (default: all)")->type_name("N");
+  sub->add_flag("-q,--quiet", options->quiet, "no progress on standard error");
+  sub->add_option("--output", options->output, "directory for the figure (default: none is drawn)")
+      ->type_name("DIR");
+  return {sub, [options, invocation] { return validate_model(*options, invocation); }};
+}
+
+}  // namespace moescope

@@ -1,0 +1,114 @@
+#include "profiler/sim_calibration.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <fstream>
+#include <nlohmann/json.hpp>
+#include <sstream>
+#include <utility>
+
+#include "core/error.hpp"
+
+namespace moescope {
+namespace {
+
+/// A stage that grows with its bound by less than this has not been seen to grow at all.
+constexpr double kLeastStretch = 0.05;
+/// Relative variance of the bounds below which two parameters cannot be told apart.
+constexpr double kLeastSpread = 1e-3;
+
+}  // namespace
+
+StageFit fit_stage(std::string schedule, std::string stage, std::span<const FitPoint> points) {
+  // Minimise sum ((a + b x - t) / t)^2 with weights 1 / t^2.
+  double w = 0;
+  double wx = 0;
+  double wxx = 0;
+  double wt = 0;
+  double wxt = 0;
+  for (const FitPoint& point : points) {
+    if (!(point.bound_s > 0) || !(point.measured_s > 0)) {
+      throw InternalError(
+          fmt::format("a fit of {} {} was given a time that is not positive", schedule, stage));
+    }
+    const double weight = 1 / (point.measured_s * point.measured_s);
+    w += weight;
+    wx += weight * point.bound_s;
+    wxx += weight * point.bound_s * point.bound_s;
+    wt += weight * point.measured_s;
+    wxt += weight * point.bound_s * point.measured_s;
+  }
+  if (points.empty()) {
+    throw InternalError(fmt::format("a fit of {} {} was given no points", schedule, stage));
+  }
+  StageFit fit{std::move(schedule), std::move(stage), 0, wxt / wxx, static_cast<std::int64_t>(points.size())};
+  const double determinant = w * wxx - wx * wx;
+  if (points.size() > 1 && determinant > kLeastSpread * w * wxx) {
+    const double fixed_s = (wxx * wt - wx * wxt) / determinant;
+    const double stretch = (w * wxt - wx * wt) / determinant;
+    if (fixed_s > 0) {
+      fit.stretch = std::max(stretch, kLeastStretch);
+      fit.fixed_s = stretch > kLeastStretch ? fixed_s : std::max((wt - kLeastStretch * wx) / w, 0.0);
+    }
+  }
+  return fit;
+}
+
+const StageFit* Calibration::find(ScheduleKind schedule, Stage stage) const {
+  const auto found = std::ranges::find_if(fits, [&](const StageFit& fit) {
+    return fit.schedule == to_string(schedule) && fit.stage == to_string(stage);
+  });
+  return found == fits.end() ? nullptr : &*found;
+}
+
+Calibration parse_calibration(std::string_view json, std::string_view path) {
+  Calibration calibration;
+  try {
+    const auto document = nlohmann::json::parse(json);
+    document.at("source").get_to(calibration.source);
+    for (const auto& one : document.at("fits")) {
+      StageFit fit{one.at("schedule"), one.at("stage"), one.at("fixed_s"), one.at("stretch"),
+                   one.at("points")};
+      const auto require = [&](bool holds, const char* field, double value, const char* requirement) {
+        if (!holds) {
+          throw FileError(path, fmt::format("fits.{}.{}.{}", fit.schedule, fit.stage, field),
+                          fmt::format("{}: {}", value, requirement));
+        }
+      };
+      require(fit.fixed_s >= 0 && fit.fixed_s < 1, "fixed_s", fit.fixed_s, "must be in [0, 1)");
+      require(fit.stretch > 0 && fit.stretch < 1e3, "stretch", fit.stretch, "must be in (0, 1000)");
+      calibration.fits.push_back(std::move(fit));
+    }
+  } catch (const nlohmann::json::exception& error) {
+    throw FileError(path, "", error.what());
+  }
+  return calibration;
+}
+
+Calibration read_calibration(const std::filesystem::path& file) {
+  std::ifstream stream(file, std::ios::binary);
+  if (!stream) {
+    throw FileError(file.string(), "", "cannot be read");
+  }
+  std::ostringstream text;
+  text << stream.rdbuf();
+  return parse_calibration(text.str(), file.string());
+}
+
+std::string calibration_json(const Calibration& calibration) {
+  nlohmann::ordered_json document;
+  document["source"] = calibration.source;
+  document["fits"] = nlohmann::ordered_json::array();
+  for (const StageFit& fit : calibration.fits) {
+    document["fits"].push_back({{"schedule", fit.schedule},
+                                {"stage", fit.stage},
+                                {"fixed_s", fit.fixed_s},
+                                {"stretch", fit.stretch},
+                                {"points", fit.points}});
+  }
+  return document.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
+}
+
+}  // namespace moescope

@@ -1,0 +1,131 @@
+#include "profiler/sim_layer.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <utility>
+
+namespace moescope {
+namespace {
+
+void add(LaunchReplay& sum, const LaunchReplay& part) {
+  const double bytes = sum.hbm_read_bytes + sum.hbm_write_bytes;
+  const double more = part.hbm_read_bytes + part.hbm_write_bytes;
+  // Kernels are sampled by the same classes of sets, so their errors add rather than cancel.
+  sum.sampling_error =
+      bytes + more > 0 ? (sum.sampling_error * bytes + part.sampling_error * more) / (bytes + more) : 0;
+  sum.units += part.units;
+  sum.l1_read_bytes += part.l1_read_bytes;
+  sum.l1_hit_bytes += part.l1_hit_bytes;
+  sum.l2_read_bytes += part.l2_read_bytes;
+  sum.l2_hit_bytes += part.l2_hit_bytes;
+  sum.l2_write_bytes += part.l2_write_bytes;
+  sum.l2_reduce_bytes += part.l2_reduce_bytes;
+  sum.link_bytes += part.link_bytes;
+  sum.hbm_read_bytes += part.hbm_read_bytes;
+  sum.hbm_write_bytes += part.hbm_write_bytes;
+  sum.tensor_flop += part.tensor_flop;
+  sum.cuda_core_flop += part.cuda_core_flop;
+  sum.instructions += part.instructions;
+}
+
+}  // namespace
+
+std::string_view LaunchTime::bound() const {
+  const double longest = std::max({hbm_s, l2_s, blocks_s, latency_s});
+  if (longest < bound_s - longest) {
+    return "launch";
+  }
+  return longest == hbm_s ? "hbm" : longest == l2_s ? "l2" : longest == blocks_s ? "blocks" : "latency";
+}
+
+LaunchTime launch_time(const LaunchReplay& launch, const DeviceSpec& device) {
+  LaunchTime time;
+  time.hbm_s = launch.hbm_read_bytes / device.hbm_read_bytes_per_s +
+               launch.hbm_write_bytes / device.hbm_write_bytes_per_s;
+  time.l2_s = (launch.l2_read_bytes + launch.l2_write_bytes) / device.l2_bytes_per_s +
+              launch.l2_reduce_bytes / device.l2_reduce_bytes_per_s;
+  time.blocks_s = launch.makespan_s;
+  const double misses = launch.l2_read_bytes > 0 ? 1 - launch.l2_hit_bytes / launch.l2_read_bytes : 0;
+  time.latency_s =
+      launch.dependent_steps * (device.l2_latency_s + misses * (device.hbm_latency_s - device.l2_latency_s));
+  time.bound_s = device.launch_s + std::max({time.hbm_s, time.l2_s, time.blocks_s, time.latency_s});
+  return time;
+}
+
+const StageModel* LayerModel::find(Stage stage) const {
+  const auto found = std::ranges::find(stages, stage, &StageModel::stage);
+  return found == stages.end() ? nullptr : &*found;
+}
+
+LayerModel simulate_layer(std::span<const KernelLaunch> launches, ScheduleKind schedule,
+                          const DeviceSpec& device, const Calibration& calibration,
+                          const ReplayOptions& options) {
+  const Replay played = replay(launches, device, options);
+  LayerModel model;
+  model.device = device.name;
+  model.classes = played.classes;
+  double longest_s = 0;
+  for (const LaunchReplay& launch : played.launches) {
+    if (model.stages.empty() || model.stages.back().stage != launch.stage) {
+      model.stages.emplace_back().stage = launch.stage;
+      longest_s = 0;
+    }
+    StageModel& stage = model.stages.back();
+    const LaunchTime time = launch_time(launch, device);
+    stage.bound_s += time.bound_s;
+    if (time.bound_s > longest_s) {
+      longest_s = time.bound_s;
+      stage.bound = time.bound();
+    }
+    add(stage.sums, launch);
+  }
+  StageModel layer;
+  layer.calibrated = true;
+  layer.bound = "its stages";
+  for (StageModel& stage : model.stages) {
+    const StageFit* fit = calibration.find(schedule, stage.stage);
+    stage.calibrated = fit != nullptr;
+    stage.time_s = fit != nullptr ? fit->time_s(stage.bound_s) : stage.bound_s;
+    layer.time_s += stage.time_s;
+    layer.bound_s += stage.bound_s;
+    layer.calibrated = layer.calibrated && stage.calibrated;
+    add(layer.sums, stage.sums);
+  }
+  model.stages.push_back(std::move(layer));
+  return model;
+}
+
+std::vector<ResultRow> model_rows(const RowContext& context, const LayerModel& model) {
+  std::vector<ResultRow> rows;
+  for (const StageModel& stage : model.stages) {
+    const LaunchReplay& sums = stage.sums;
+    const auto add_row = [&](const char* metric, double value, const char* unit) -> ResultRow& {
+      return rows.emplace_back(value_row(context, stage.stage, Source::kModelled, metric, value, unit));
+    };
+    const auto add_bytes = [&](const char* metric, double value) {
+      ResultRow& row = add_row(metric, value, "bytes");
+      if (model.classes < kMaxClasses) {
+        row.spread = sums.sampling_error;
+      }
+    };
+    ResultRow& time = add_row("time_s", stage.time_s, "s");
+    time.reason =
+        fmt::format("{}, bound by {}", stage.calibrated ? "calibrated" : "not calibrated", stage.bound);
+    add_row("bound_s", stage.bound_s, "s");
+    add_bytes("hbm_read_bytes", sums.hbm_read_bytes);
+    add_bytes("hbm_write_bytes", sums.hbm_write_bytes);
+    add_bytes("l2_read_bytes", sums.l2_read_bytes);
+    add_bytes("l2_write_bytes", sums.l2_write_bytes);
+    add_bytes("l2_reduction_bytes", sums.l2_reduce_bytes);
+    add_bytes("l2_fabric_bytes", sums.link_bytes);
+    if (sums.l1_read_bytes > 0) {
+      add_row("l1_hit_fraction", sums.l1_hit_bytes / sums.l1_read_bytes, "fraction");
+    }
+    add_row("tensor_flop", sums.tensor_flop, "flop");
+  }
+  return rows;
+}
+
+}  // namespace moescope

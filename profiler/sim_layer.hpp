@@ -1,0 +1,56 @@
+#pragma once
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "profiler/layer_rows.hpp"
+#include "profiler/sim_calibration.hpp"
+#include "profiler/sim_replay.hpp"
+
+/// A whole layer on a modelled device: bytes and time per stage.
+namespace moescope {
+
+/// What bounds a kernel in the model.
+struct LaunchTime {
+  double hbm_s = 0;  ///< HBM reads and writes at what the device sustains
+  double l2_s = 0;   ///< reads, writes and reductions in L2
+  double blocks_s =
+      0;  ///< the last block's end: L1, tensor cores, CUDA cores, issue, and the tail of the grid
+  double latency_s = 0;  ///< of the block with the longest chain of loads that wait for each other
+  double bound_s = 0;    ///< launch plus the longest of them
+
+  std::string_view bound() const;  ///< "hbm", "l2", "blocks", "latency" or "launch"
+};
+LaunchTime launch_time(const LaunchReplay& launch, const DeviceSpec& device);
+
+/// One stage, or the layer (Stage::kLayer: the sum of the others).
+struct StageModel {
+  Stage stage = Stage::kLayer;
+  double time_s = 0;        ///< calibrated where a calibration has the stage, else bound_s
+  double bound_s = 0;       ///< sum of its kernels' bounds
+  std::string bound;        ///< what bounds its longest kernel
+  bool calibrated = false;  ///< of the layer: every stage is
+  LaunchReplay sums;        ///< of its kernels
+};
+
+struct LayerModel {
+  std::string device;
+  std::vector<StageModel> stages;  ///< in order; the last is Stage::kLayer
+  unsigned classes = kMaxClasses;  ///< of 64 that were simulated
+
+  /// Null when the layer has no such stage.
+  const StageModel* find(Stage stage) const;
+};
+
+/// Replays `launches` on `device` from cold caches and works out times. Throws what replay() throws.
+LayerModel simulate_layer(std::span<const KernelLaunch> launches, ScheduleKind schedule,
+                          const DeviceSpec& device, const Calibration& calibration,
+                          const ReplayOptions& options);
+
+/// time_s, bound_s and every byte and FLOP count of each stage, under the names that measurements have;
+/// source modelled. Counts that rest on a sample carry its standard error as `spread`.
+std::vector<ResultRow> model_rows(const RowContext& context, const LayerModel& model);
+
+}  // namespace moescope

@@ -1,0 +1,170 @@
+#include "profiler/sim_validation.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <map>
+#include <set>
+#include <utility>
+
+#include "core/philox.hpp"
+#include "profiler/format.hpp"
+
+namespace moescope {
+namespace {
+
+/// Philox stream of the draw; other uses of one seed have others.
+constexpr std::uint32_t kDrawStream = 0x7d7a;
+
+template <class T>
+std::set<std::string> distinct(std::span<const Prediction> predictions, const T& name) {
+  std::set<std::string> names;
+  for (const Prediction& one : predictions) {
+    names.insert(name(one));
+  }
+  return names;
+}
+
+}  // namespace
+
+double Prediction::error() const { return std::abs(predicted - measured) / measured; }
+
+std::string Prediction::point() const {
+  return fmt::format("{} {} seed {} {}", shape, workload, seed, schedule);
+}
+
+void draw_held_out(std::span<Prediction> predictions, std::uint64_t seed) {
+  const auto names = distinct(predictions, [](const Prediction& one) { return one.point(); });
+  std::vector<std::string> order(names.begin(), names.end());
+  const Philox random(seed, kDrawStream);
+  for (std::size_t i = order.size(); i > 1; --i) {  // Fisher and Yates
+    std::swap(order[i - 1], order[random.bits(i) % i]);
+  }
+  order.resize((order.size() + 2) / 3);
+  const std::set<std::string> drawn(order.begin(), order.end());
+  for (Prediction& one : predictions) {
+    one.held_out = drawn.contains(one.point());
+  }
+}
+
+Calibration fit_calibration(std::span<const Prediction> predictions, std::string source) {
+  std::map<std::pair<std::string, std::string>, std::vector<FitPoint>> points;
+  for (const Prediction& one : predictions) {
+    if (one.metric == "time_s" && !one.held_out && one.bound_s > 0) {
+      points[{one.schedule, one.stage}].push_back({one.bound_s, one.measured});
+    }
+  }
+  Calibration calibration;
+  calibration.source = std::move(source);
+  for (const auto& [name, of_stage] : points) {
+    calibration.fits.push_back(fit_stage(name.first, name.second, of_stage));
+  }
+  return calibration;
+}
+
+void apply_calibration(std::span<Prediction> predictions, const Calibration& calibration) {
+  for (Prediction& one : predictions) {
+    const auto fit = std::ranges::find_if(calibration.fits, [&](const StageFit& candidate) {
+      return candidate.schedule == one.schedule && candidate.stage == one.stage;
+    });
+    if (one.metric == "time_s" && one.bound_s > 0 && fit != calibration.fits.end()) {
+      one.predicted = fit->time_s(one.bound_s);
+    }
+  }
+}
+
+ErrorSummary summarise_errors(std::vector<double> errors) {
+  ErrorSummary summary;
+  if (errors.empty()) {
+    return summary;
+  }
+  std::ranges::sort(errors);
+  const std::size_t count = errors.size();
+  summary.count = static_cast<std::int64_t>(count);
+  summary.median = (errors[(count - 1) / 2] + errors[count / 2]) / 2;
+  summary.p90 = errors[static_cast<std::size_t>(std::ceil(0.9 * static_cast<double>(count))) - 1];
+  summary.worst = errors.back();
+  return summary;
+}
+
+Table make_error_table() {
+  return Table({{"metric", Align::kLeft},
+                {"of", Align::kLeft},
+                {"held out"},
+                {"median"},
+                {"90 %"},
+                {"worst"},
+                {"others"},
+                {"median"},
+                {"90 %"},
+                {"worst"}});
+}
+
+void add_error_rows(Table& table, std::span<const Prediction> predictions, std::string_view metric,
+                    const std::function<std::string(const Prediction&)>& group) {
+  std::map<std::string, std::array<std::vector<double>, 2>> errors;
+  for (const Prediction& one : predictions) {
+    if (one.metric == metric) {
+      errors[group(one)][one.held_out ? 0 : 1].push_back(one.error());
+    }
+  }
+  table.add_rule();
+  std::string name(metric);
+  for (auto& [of, both] : errors) {
+    std::vector<std::string> cells = {std::exchange(name, ""), of};
+    for (std::vector<double>& part : both) {
+      const ErrorSummary summary = summarise_errors(std::move(part));
+      cells.push_back(fmt::to_string(summary.count));
+      for (const double value : {summary.median, summary.p90, summary.worst}) {
+        cells.push_back(summary.count == 0 ? "-" : format_percent(value));
+      }
+    }
+    table.add_row(std::move(cells));
+  }
+}
+
+std::vector<std::string> outliers(std::span<const Prediction> predictions, std::string_view metric,
+                                  std::size_t count) {
+  std::vector<const Prediction*> sorted;
+  for (const Prediction& one : predictions) {
+    if (one.metric == metric) {
+      sorted.push_back(&one);
+    }
+  }
+  std::ranges::stable_sort(sorted, std::greater<>(), &Prediction::error);
+  sorted.resize(std::min(sorted.size(), count));
+  std::vector<std::string> lines;
+  for (const Prediction* one : sorted) {
+    lines.push_back(fmt::format("{}: {} {}: predicted {:.4g}, measured {:.4g} ({}){}", one->metric,
+                                one->point(), one->stage, one->predicted, one->measured,
+                                format_percent(one->error()), one->held_out ? ", held out" : ""));
+  }
+  return lines;
+}
+
+Figure validation_figure(std::span<const Prediction> predictions, const std::string& title) {
+  Figure figure;
+  figure.title = title;
+  const auto schedules = distinct(predictions, [](const Prediction& one) { return one.schedule; });
+  for (const std::string& metric : distinct(predictions, [](const Prediction& one) { return one.metric; })) {
+    FigurePanel panel{metric + ": predicted / measured", "log10 of the measurement", "ratio", true, {}};
+    for (const std::string& schedule : schedules) {
+      FigureSeries series;
+      series.label = schedule;
+      series.line = false;
+      for (const Prediction& one : predictions) {
+        if (one.metric == metric && one.schedule == schedule) {
+          series.x.push_back(std::log10(one.measured));
+          series.y.push_back(one.predicted / one.measured);
+        }
+      }
+      panel.series.push_back(std::move(series));
+    }
+    figure.panels.push_back(std::move(panel));
+  }
+  return figure;
+}
+
+}  // namespace moescope

@@ -1,0 +1,164 @@
+#include "profiler/sim_layer.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "core/error.hpp"
+#include "profiler/sim_validation.hpp"
+#include "tests/support/error_text.hpp"
+
+namespace moescope {
+namespace {
+
+DeviceSpec h100() { return read_device(MOESCOPE_SOURCE_DIR "/data/devices/h100-sxm.json"); }
+
+TEST(SimTime, IsTheLongestOfWhatGoesOnAtOnceAndSaysWhich) {
+  const DeviceSpec device = h100();
+  LaunchReplay launch;
+  launch.hbm_read_bytes = device.hbm_read_bytes_per_s * 1e-3;
+  launch.l2_read_bytes = device.l2_bytes_per_s * 4e-4;
+  launch.makespan_s = 5e-4;
+  const LaunchTime time = launch_time(launch, device);
+  EXPECT_NEAR(time.bound_s, 1e-3 + device.launch_s, 1e-9);
+  EXPECT_EQ(time.bound(), "hbm");
+  launch.l2_reduce_bytes = device.l2_reduce_bytes_per_s * 1e-3;
+  EXPECT_EQ(launch_time(launch, device).bound(), "l2");
+  launch.makespan_s = 2e-3;
+  EXPECT_EQ(launch_time(launch, device).bound(), "blocks");
+  LaunchReplay chain;  // every load misses
+  chain.dependent_steps = 100;
+  chain.l2_read_bytes = 32;
+  EXPECT_NEAR(launch_time(chain, device).latency_s, 100 * device.hbm_latency_s, 1e-12);
+  chain.l2_hit_bytes = 32;
+  EXPECT_NEAR(launch_time(chain, device).latency_s, 100 * device.l2_latency_s, 1e-12);
+  EXPECT_EQ(launch_time(chain, device).bound(), "latency");
+  EXPECT_EQ(launch_time({}, device).bound(), "launch");
+}
+
+TEST(SimTime, StagesAddUpToTheLayerAndRowsAreModelled) {
+  const auto fill = [](std::int64_t index, WorkUnit& unit) {
+    unit.clear();
+    unit.bursts.push_back({static_cast<std::uint64_t>(index) << 16, 1 << 16, 1, 0, AccessKind::kReadCached});
+  };
+  const std::vector<KernelLaunch> launches = {{Stage::kRouterProject, "a", 3, 1, fill},
+                                              {Stage::kExperts, "b", 40, 1, fill},
+                                              {Stage::kExperts, "c", 2, 1, fill}};
+  Calibration calibration;
+  calibration.fits.push_back({"token_centric", "experts", 1e-5, 2, 3});
+  const LayerModel model = simulate_layer(launches, ScheduleKind::kTokenCentric, h100(), calibration, {});
+  ASSERT_EQ(model.stages.size(), 3U);
+  const StageModel& experts = *model.find(Stage::kExperts);
+  EXPECT_TRUE(experts.calibrated);
+  EXPECT_DOUBLE_EQ(experts.time_s, 1e-5 + 2 * experts.bound_s);
+  EXPECT_EQ(experts.sums.hbm_read_bytes, 37 << 16);  // three units are there from the stage before
+  const StageModel& layer = *model.find(Stage::kLayer);
+  EXPECT_FALSE(layer.calibrated);
+  EXPECT_DOUBLE_EQ(layer.time_s, experts.time_s + model.stages[0].time_s);
+  EXPECT_EQ(layer.sums.l1_read_bytes, 45 << 16);
+  const auto rows = model_rows({{}, "token_centric", "sim: x", "gaussian:1", 0, "cold"}, model);
+  EXPECT_GE(rows.size(), 24U);
+  for (const ResultRow& row : rows) {
+    row.validate();
+    EXPECT_EQ(row.source, Source::kModelled);
+  }
+}
+
+TEST(SimCalibration, RecoversALineAndNeverGoesBelowZero) {
+  std::vector<FitPoint> points;
+  for (const double bound : {1e-5, 1e-4, 1e-3}) {
+    points.push_back({bound, 2e-5 + 1.25 * bound});
+  }
+  const StageFit fit = fit_stage("s", "t", points);
+  EXPECT_NEAR(fit.fixed_s, 2e-5, 1e-12);
+  EXPECT_NEAR(fit.stretch, 1.25, 1e-9);
+  const StageFit one = fit_stage("s", "t", std::vector<FitPoint>{{1e-3, 3e-3}});
+  EXPECT_EQ(one.fixed_s, 0);
+  EXPECT_DOUBLE_EQ(one.stretch, 3);
+  // A line that would begin below zero goes through it.
+  const StageFit steep = fit_stage("s", "t", std::vector<FitPoint>{{1e-3, 1e-3}, {2e-3, 4e-3}});
+  EXPECT_EQ(steep.fixed_s, 0);
+  EXPECT_GT(steep.stretch, 1);
+  // Times that fall as the bound rises: nearly constant.
+  const StageFit falling = fit_stage("s", "t", std::vector<FitPoint>{{1e-3, 4e-3}, {2e-3, 3e-3}});
+  EXPECT_GT(falling.stretch, 0);
+  EXPECT_GT(falling.fixed_s, 0);
+  EXPECT_THROW(fit_stage("s", "t", {}), InternalError);
+}
+
+TEST(SimCalibration, ReadsWhatItWritesAndNamesWhatIsWrong) {
+  Calibration calibration;
+  calibration.source = "rows";
+  calibration.fits.push_back({"staircase", "experts", 1e-6, 1.5, 4});
+  const Calibration again = parse_calibration(calibration_json(calibration), "x");
+  ASSERT_NE(again.find(ScheduleKind::kStaircase, Stage::kExperts), nullptr);
+  EXPECT_DOUBLE_EQ(again.fits[0].stretch, 1.5);
+  EXPECT_EQ(again.find(ScheduleKind::kStaircase, Stage::kSchedule), nullptr);
+  calibration.fits[0].stretch = -1;
+  EXPECT_EQ(test::error_text<FileError>([&] { parse_calibration(calibration_json(calibration), "x"); }),
+            "x: fits.staircase.experts.stretch: -1: must be in (0, 1000)");
+  EXPECT_THROW(parse_calibration("{", "x"), FileError);
+}
+
+std::vector<Prediction> some_predictions() {
+  std::vector<Prediction> predictions;
+  for (int workload = 0; workload < 10; ++workload) {
+    for (const char* stage : {"experts", "router_select"}) {
+      const double bound = 1e-3 * (workload + 1);
+      predictions.push_back(
+          {"L1", std::to_string(workload), 0, "staircase", stage, "time_s", bound, bound, 2 * bound});
+    }
+  }
+  return predictions;
+}
+
+TEST(SimValidation, DrawsAThirdOfThePointsWhateverTheOrderOfRows) {
+  auto predictions = some_predictions();
+  draw_held_out(predictions, 3);
+  auto reversed = some_predictions();
+  std::ranges::reverse(reversed);
+  draw_held_out(reversed, 3);
+  std::ranges::reverse(reversed);
+  std::int64_t held = 0;
+  for (std::size_t i = 0; i < predictions.size(); ++i) {
+    held += predictions[i].held_out ? 1 : 0;
+    EXPECT_EQ(predictions[i].held_out, reversed[i].held_out);
+    EXPECT_EQ(predictions[i].held_out, predictions[i ^ 1U].held_out);  // a point's stages go together
+  }
+  EXPECT_EQ(held, 8);
+  auto other = some_predictions();
+  draw_held_out(other, 4);
+  EXPECT_FALSE(std::ranges::equal(predictions, other, {}, &Prediction::held_out, &Prediction::held_out));
+}
+
+TEST(SimValidation, FitsOnTheOthersAndReportsBothParts) {
+  auto predictions = some_predictions();
+  draw_held_out(predictions, 3);
+  const Calibration calibration = fit_calibration(predictions, "here");
+  ASSERT_EQ(calibration.fits.size(), 2U);
+  EXPECT_EQ(calibration.fits[0].points, 6);
+  Table before = make_error_table();
+  add_error_rows(before, predictions, "time_s", [](const Prediction&) { return "all"; });
+  EXPECT_NE(before.text().find("50.0 %"), std::string::npos);
+  apply_calibration(predictions, calibration);
+  for (const Prediction& one : predictions) {
+    EXPECT_NEAR(one.error(), 0, 1e-9);
+  }
+  predictions[5].predicted = 1;
+  const auto worst = outliers(predictions, "time_s", 2);
+  ASSERT_EQ(worst.size(), 2U);
+  EXPECT_NE(worst[0].find(predictions[5].point() + " router_select"), std::string::npos);
+  EXPECT_EQ(validation_figure(predictions, "t").panels.size(), 1U);
+}
+
+TEST(SimValidation, SummarisesErrors) {
+  const ErrorSummary summary = summarise_errors({0.5, 0.1, 0.2, 0.4, 0.3, 0.6, 0.7, 0.8, 0.9, 1.0});
+  EXPECT_EQ(summary.count, 10);
+  EXPECT_DOUBLE_EQ(summary.median, 0.55);
+  EXPECT_DOUBLE_EQ(summary.p90, 0.9);
+  EXPECT_DOUBLE_EQ(summary.worst, 1.0);
+  EXPECT_EQ(summarise_errors({}).count, 0);
+}
+
+}  // namespace
+}  // namespace moescope
