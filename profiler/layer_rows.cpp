@@ -201,9 +201,8 @@ std::vector<ResultRow> error_rows(const RowContext& context, const ErrorReport& 
 }
 
 RowContext schedule_context(const LayerStudy& study, const ScheduleStudy& point) {
-  RowContext context{study.shape,   std::string(to_string(point.options.kind)),
-                     study.backend, study.workload,
-                     study.seed,    std::string(to_string(study.l2))};
+  RowContext context{study.shape, to_string(point.options),        study.backend, study.workload,
+                     study.seed,  std::string(to_string(study.l2))};
   if (has_groups(point.options.kind)) {
     context.group_size = point.options.group_size;
   }

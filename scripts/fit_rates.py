@@ -13,6 +13,8 @@ import math
 import sys
 from collections import defaultdict
 
+ANALYTIC = ("hbm_read_bytes", "hbm_write_bytes", "l2_read_bytes", "l2_write_bytes", "executed_flop", "useful_flop")
+METRICS = ANALYTIC + ("effective_experts", "time_s")
 EXPERT_STAGES = ("experts", "expert_scores", "expert_combine")
 # kind: (counts masked-out products, what is read again comes back soon, the three times overlap); what the kernels
 # do, not fitted. The staircase kernel's additions and products did not hide behind its loads when it was studied.
@@ -25,10 +27,12 @@ BOUNDS = {"fixed_s": (1e-6, 1e-3), "memory": (5e11, 3.35e12), "cache": (5e11, 2e
 
 
 def read_points(paths):
-    """{(L, d, Nr, Nc, K, workload): {schedule: numbers}}; numbers are summed over the stages that count."""
-    points = defaultdict(lambda: defaultdict(lambda: defaultdict(float)))
+    """{(L, d, Nr, Nc, K, workload): {schedule: numbers}}; numbers are summed over the stages that count. Where several
+    files hold a point, the last one counts."""
+    points = {}
     cache_bytes = set()
     for path in paths:
+        of_file = defaultdict(lambda: defaultdict(lambda: defaultdict(float)))
         with open(path, encoding="utf-8") as lines:
             for line in lines:
                 row = json.loads(line)
@@ -37,7 +41,9 @@ def read_points(paths):
                     continue
                 if row["status"] != "ok" or row["dtype"] != "bf16" or row["l2_state"] == "warm":
                     continue
-                point = points[tuple(row[k] for k in ("L", "d", "Nr", "Nc", "K", "workload"))]
+                if row["metric"] not in METRICS or (row["metric"] in ANALYTIC and row["source"] != "analytic"):
+                    continue
+                point = of_file[tuple(row[k] for k in ("L", "d", "Nr", "Nc", "K", "workload"))]
                 metric, value = row["metric"], row["value"]
                 if metric == "effective_experts":
                     point["skew"]["effective_experts"] = value
@@ -45,6 +51,7 @@ def read_points(paths):
                     point[row["schedule"]][metric] += value
                 elif row["schedule"] != "none" and row["stage"] == "schedule" and metric == "time_s":
                     point[row["schedule"]][metric] += value
+        points.update(of_file)
     if len(cache_bytes) != 1:
         sys.exit(f"the rows are of devices with L2 caches of {sorted(cache_bytes)} bytes; give one device's")
     return points, cache_bytes.pop()
