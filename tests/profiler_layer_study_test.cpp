@@ -168,6 +168,19 @@ TEST(LayerStudy, LetsABugThrough) {
                InternalError);
 }
 
+// Both staircases of one point must be told apart by their rows alone.
+TEST(LayerRows, NameTheScheduleWithItsMode) {
+  const auto rows = study_rows(make_study(
+      {{.kind = ScheduleKind::kStaircase}, {.kind = ScheduleKind::kStaircase, .deterministic = false}},
+      small_error));
+  for (const char* schedule : {"staircase", "staircase:atomics"}) {
+    const auto of_layer = [&](const ResultRow& row) {
+      return row.schedule == schedule && row.stage == "layer" && row.metric == "time_s";
+    };
+    EXPECT_EQ(std::ranges::count_if(rows, of_layer), 1) << schedule;
+  }
+}
+
 TEST(LayerRows, CarryEveryMetricAndAreValid) {
   const LayerStudy study = make_study({{.kind = ScheduleKind::kTokenCentric, .group_size = 7},
                                        {.kind = ScheduleKind::kExpertCentric},
