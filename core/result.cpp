@@ -10,7 +10,9 @@
 #include <thread>
 
 #include "core/build_info.hpp"
+#include "core/command_text.hpp"
 #include "core/error.hpp"
+#include "core/hash.hpp"
 
 namespace moescope {
 namespace {
@@ -18,29 +20,15 @@ namespace {
 std::string command_line_of(int argc, const char* const* argv) {
   std::string line;
   for (int i = 0; i < argc; ++i) {
-    const std::string_view argument = argv[i];
-    const bool quote =
-        argument.empty() || argument.find_first_of(" \t\n'\"\\$*?;&|<>()") != std::string_view::npos;
     line += i == 0 ? "" : " ";
-    if (!quote) {
-      line += argument;
-      continue;
-    }
-    line += '\'';
-    for (const char c : argument) {
-      line += c == '\'' ? std::string("'\\''") : std::string(1, c);
-    }
-    line += '\'';
+    line += shell_word(argv[i]);
   }
   return line;
 }
 
-/// FNV-1a (Fowler, Noll, Vo), folded to 32 bits: it only tells runs of one second apart.
+/// Folded to 32 bits: it only tells runs of one second apart.
 std::uint32_t short_hash(std::string_view text) {
-  std::uint64_t hash = 0xcbf29ce484222325ULL;
-  for (const char c : text) {
-    hash = (hash ^ static_cast<unsigned char>(c)) * 0x100000001b3ULL;
-  }
+  const std::uint64_t hash = fnv1a(text);
   return static_cast<std::uint32_t>(hash ^ (hash >> 32));
 }
 

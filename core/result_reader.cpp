@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/error.hpp"
+#include "core/json_text.hpp"
 #include "core/result.hpp"
 #include "core/result_fields.hpp"
 
@@ -145,7 +146,7 @@ class LogParser {
   /// A whole line; false when what came so far does not count yet.
   bool add(const std::string& text) {
     ++place_.line;
-    const Json json = Json::parse(text, nullptr, false);
+    const Json json = detail::parse_json<Json>(text);
     if (!json.is_object()) {
       place_.fail("", "is not a whole JSON object");
     }

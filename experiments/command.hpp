@@ -23,6 +23,7 @@ struct Command {
 
 Command add_compare(CLI::App& app, const Invocation& invocation);
 Command add_run(CLI::App& app, const Invocation& invocation);
+Command add_sweep(CLI::App& app, const Invocation& invocation);
 Command add_check(CLI::App& app, const Invocation& invocation);
 Command add_inspect(CLI::App& app, const Invocation& invocation);
 Command add_profile(CLI::App& app, const Invocation& invocation);
@@ -30,6 +31,8 @@ Command add_roofline(CLI::App& app, const Invocation& invocation);
 Command add_ceilings(CLI::App& app, const Invocation& invocation);
 Command add_simulate(CLI::App& app, const Invocation& invocation);
 Command add_validate(CLI::App& app, const Invocation& invocation);
+Command add_report(CLI::App& app, const Invocation& invocation);
+Command add_claims(CLI::App& app, const Invocation& invocation);
 Command add_golden(CLI::App& app, const Invocation& invocation);
 Command add_counters(CLI::App& app, const Invocation& invocation);
 Command add_doctor(CLI::App& app, const Invocation& invocation);

@@ -23,7 +23,7 @@ constexpr const char* kFooter =
     "Each subcommand explains itself: moescope compare --help\n\n"
     "Exit codes:\n"
     "  0   done; points of a sweep that failed are recorded as such\n"
-    "  1   a comparison ran and did not hold (check, golden)\n"
+    "  1   a comparison ran and did not hold (check, golden, sweep --baseline)\n"
     "  2   the command line does not parse\n"
     "  3   a field has a value that cannot work; nothing was written\n"
     "  4   an input file is missing, truncated or lies about its contents\n"
@@ -51,9 +51,10 @@ int run(int argc, char** argv) {
   app.require_subcommand(0, 1);
   const Invocation invocation{argc, argv};
   const std::vector<Command> commands = {
-      add_compare(app, invocation),  add_run(app, invocation),      add_check(app, invocation),
-      add_inspect(app, invocation),  add_profile(app, invocation),  add_ceilings(app, invocation),
-      add_roofline(app, invocation), add_golden(app, invocation),   add_counters(app, invocation),
+      add_compare(app, invocation),  add_run(app, invocation),      add_sweep(app, invocation),
+      add_check(app, invocation),    add_inspect(app, invocation),  add_profile(app, invocation),
+      add_ceilings(app, invocation), add_roofline(app, invocation), add_report(app, invocation),
+      add_claims(app, invocation),   add_golden(app, invocation),   add_counters(app, invocation),
       add_doctor(app, invocation),   add_simulate(app, invocation), add_validate(app, invocation)};
   try {
     app.parse(argc, argv);

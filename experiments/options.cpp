@@ -4,11 +4,11 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <charconv>
 #include <cmath>
 #include <utility>
 
 #include "core/error.hpp"
+#include "core/grid_text.hpp"
 #include "core/host_memory.hpp"
 
 namespace moescope {
@@ -22,13 +22,6 @@ bool asks_for_shape(const CommonOptions& options) {
 
 bool from_file(const WorkloadSpec& spec) {
   return spec.family == WorkloadSpec::Family::kSnapshot || spec.family == WorkloadSpec::Family::kTrace;
-}
-
-void parse_extent(std::string_view text, const std::string& whole, std::int64_t& out) {
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), out);
-  if (error != std::errc() || end != text.data() + text.size()) {
-    throw InvalidArgument("grid", whole, "must be ROWSxCOLS, e.g. 64x64");
-  }
 }
 
 /// 0 stands for "as in the file"; asking for it is no way to spell that.
@@ -150,41 +143,33 @@ void add_output_option(CLI::App& app, CommonOptions& options, const std::string&
       ->type_name("DIR");
 }
 
-NamedWorkload recorded_layer() {
-  const std::filesystem::path here = kRecordedLayer;
-  const std::filesystem::path beside_sources = std::filesystem::path(MOESCOPE_SOURCE_DIR) / kRecordedLayer;
-  for (const auto& file : {here, beside_sources}) {
-    if (std::filesystem::exists(file)) {
-      return {WorkloadSpec::parse("snapshot:" + file.string()), fmt::format("snapshot:{}", kRecordedLayer)};
-    }
+NamedWorkload named_workload(const std::string& text) {
+  WorkloadSpec spec = WorkloadSpec::parse(text);
+  std::string name = spec.text;
+  if (from_file(spec) && !std::filesystem::exists(spec.path)) {
+    const auto beside_sources = std::filesystem::path(MOESCOPE_SOURCE_DIR) / spec.path;
+    spec.path = std::filesystem::exists(beside_sources) ? beside_sources.string() : spec.path;
   }
-  throw FileError(kRecordedLayer, "", "not found; run moescope where it lies, or name a --workload");
+  return {std::move(spec), std::move(name)};
+}
+
+NamedWorkload recorded_layer() {
+  NamedWorkload layer = named_workload(fmt::format("snapshot:{}", kRecordedLayer));
+  if (!std::filesystem::exists(layer.spec.path)) {
+    throw FileError(kRecordedLayer, "", "not found; run moescope where it lies, or name a --workload");
+  }
+  return layer;
 }
 
 std::vector<NamedWorkload> chosen_workloads(const CommonOptions& options) {
   std::vector<NamedWorkload> workloads;
   for (const std::string& text : options.workloads) {
-    WorkloadSpec spec = WorkloadSpec::parse(text);
-    std::string name = spec.text;
-    workloads.push_back({std::move(spec), std::move(name)});
+    workloads.push_back(named_workload(text));
   }
-  if (workloads.empty() && asks_for_shape(options)) {
-    WorkloadSpec spec = WorkloadSpec::parse("gaussian:1");
-    std::string name = spec.text;
-    workloads.push_back({std::move(spec), std::move(name)});
-  } else if (workloads.empty()) {
-    workloads.push_back(recorded_layer());
+  if (workloads.empty()) {
+    workloads.push_back(asks_for_shape(options) ? named_workload("gaussian:1") : recorded_layer());
   }
   return workloads;
-}
-
-void parse_grid(const std::string& text, std::int64_t& rows, std::int64_t& cols) {
-  const auto middle = text.find_first_of("x,");
-  if (middle == std::string::npos) {
-    throw InvalidArgument("grid", text, "must be ROWSxCOLS, e.g. 64x64");
-  }
-  parse_extent(std::string_view(text).substr(0, middle), text, rows);
-  parse_extent(std::string_view(text).substr(middle + 1), text, cols);
 }
 
 LayerShape resolve_shape(const CommonOptions& options, const WorkloadSpec& spec) {
@@ -206,11 +191,9 @@ LayerShape resolve_shape(const CommonOptions& options, const WorkloadSpec& spec)
     shape.grid_rows = shape.grid_cols = square_side(*options.num_experts);
   }
   if (!options.grid.empty()) {
-    std::int64_t rows = 0;
-    std::int64_t cols = 0;
-    parse_grid(options.grid, rows, cols);
-    set_extent("grid_rows", rows, 1, shape.grid_rows);
-    set_extent("grid_cols", cols, 1, shape.grid_cols);
+    const GridExtents grid = parse_grid(options.grid);
+    set_extent("grid_rows", grid.rows, 1, shape.grid_rows);
+    set_extent("grid_cols", grid.cols, 1, shape.grid_cols);
   }
   if (!options.dtype.empty()) {
     shape.dtype = parse_dtype(options.dtype);

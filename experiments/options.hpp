@@ -22,6 +22,7 @@ inline constexpr std::int64_t kJudgedTokens = 16;
 
 /// Options that subcommands share, as typed. What is not given stays empty.
 struct CommonOptions {
+  std::string system = "omnimoe";
   std::string preset;
   std::optional<std::int64_t> num_tokens;
   std::optional<std::int64_t> hidden_size;
@@ -65,14 +66,15 @@ struct NamedWorkload {
   std::string name;
 };
 
+/// `text` as a workload. A file that is not where `text` says is looked for beside the sources this program
+/// was built from, so that experiments in the repository run from anywhere. Throws InvalidArgument.
+NamedWorkload named_workload(const std::string& text);
 /// The recorded layer that comes with the project: data/small_layer2.safetensors under the current directory,
 /// else beside the sources this program was built from. Throws FileError.
 NamedWorkload recorded_layer();
 /// Every workload asked for. Without any: the recorded layer, or gaussian:1 when a shape was asked for.
 std::vector<NamedWorkload> chosen_workloads(const CommonOptions& options);
 
-/// "64x64" or "64,64". Throws InvalidArgument("grid", ...).
-void parse_grid(const std::string& text, std::int64_t& rows, std::int64_t& cols);
 /// The shape asked for, completed from the workload's file where it has one, and validated. Throws
 /// InvalidArgument or FileError.
 LayerShape resolve_shape(const CommonOptions& options, const WorkloadSpec& spec);

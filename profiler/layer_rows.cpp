@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <functional>
 #include <utility>
@@ -211,13 +212,49 @@ RowContext schedule_context(const LayerStudy& study, const ScheduleStudy& point)
 
 std::vector<ResultRow> study_rows(const LayerStudy& study) {
   const RowContext context{study.shape, "none", study.backend, study.workload, study.seed, "none"};
-  std::vector<ResultRow> rows = skew_rows(context, study.skew);
-  rows.push_back(value_row(context, Stage::kExperts, Source::kAnalytic, "floor_bytes",
-                           static_cast<double>(study.floor_bytes), "bytes"));
+  std::vector<ResultRow> rows;
+  // Without routing the schedules' rows say why.
+  if (study.skew.num_pairs > 0) {
+    rows = skew_rows(context, study.skew);
+    rows.push_back(value_row(context, Stage::kExperts, Source::kAnalytic, "floor_bytes",
+                             static_cast<double>(study.floor_bytes), "bytes"));
+  }
   for (const ScheduleStudy& point : study.schedules) {
     append(rows, schedule_rows(schedule_context(study, point), point));
   }
   return rows;
+}
+
+std::span<const std::string_view> study_metrics() {
+  static constexpr std::array<std::string_view, 28> kMetrics = {"num_pairs",
+                                                                "active_experts",
+                                                                "usage",
+                                                                "unevenness_nats",
+                                                                "gini",
+                                                                "max_over_mean",
+                                                                "effective_experts",
+                                                                "reuse",
+                                                                "rows_per_token",
+                                                                "cols_per_token",
+                                                                "strips_per_token",
+                                                                "max_strips_per_token",
+                                                                "floor_bytes",
+                                                                "time_s",
+                                                                "discarded_samples",
+                                                                "sm_clock_hz",
+                                                                "temperature_c",
+                                                                "speed_up_over_token_centric",
+                                                                "hbm_read_bytes",
+                                                                "hbm_write_bytes",
+                                                                "l2_read_bytes",
+                                                                "l2_write_bytes",
+                                                                "useful_flop",
+                                                                "executed_flop",
+                                                                "workspace_bytes",
+                                                                "relative_error",
+                                                                "max_absolute_error",
+                                                                "deterministic"};
+  return kMetrics;
 }
 
 }  // namespace moescope

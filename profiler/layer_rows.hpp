@@ -2,7 +2,9 @@
 
 #include <cstdint>
 #include <optional>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "core/result.hpp"
@@ -44,5 +46,7 @@ std::vector<ResultRow> error_rows(const RowContext& context, const ErrorReport& 
 /// speed-up. A schedule that was skipped or failed gives one time_s row with its reason. What auto resolved
 /// to stands as the reason of the layer's time_s.
 std::vector<ResultRow> study_rows(const LayerStudy& study);
+/// Names of the metrics that study_rows() gives.
+std::span<const std::string_view> study_metrics();
 
 }  // namespace moescope

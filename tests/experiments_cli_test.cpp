@@ -1,8 +1,4 @@
-#include <fcntl.h>
 #include <gtest/gtest.h>
-#include <spawn.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #include <nlohmann/json.hpp>
 #include <set>
@@ -13,47 +9,18 @@
 #include "core/result.hpp"
 #include "core/stage.hpp"
 #include "tests/support/json_schema.hpp"
+#include "tests/support/run_moescope.hpp"
 #include "tests/support/temporary_directory.hpp"
 
 /// Runs the real program: exit codes, messages, files.
 namespace moescope {
 namespace {
 
+using test::Outcome;
 using test::read_text;
+using test::run_moescope;
 using test::TemporaryDirectory;
 using test::write_text;
-
-struct Outcome {
-  int code = -1;
-  std::string out;
-  std::string err;
-};
-
-Outcome run_moescope(std::vector<std::string> arguments, const TemporaryDirectory& directory) {
-  const std::string out = directory.path() / "stdout.txt";
-  const std::string err = directory.path() / "stderr.txt";
-  posix_spawn_file_actions_t actions;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, out.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-  posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, err.c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
-  posix_spawn_file_actions_addchdir_np(&actions, directory.path().c_str());
-  arguments.insert(arguments.begin(), MOESCOPE_BINARY);
-  std::vector<char*> argv;
-  for (std::string& argument : arguments) {
-    argv.push_back(argument.data());
-  }
-  argv.push_back(nullptr);
-  pid_t child = 0;
-  const int error = posix_spawn(&child, MOESCOPE_BINARY, &actions, nullptr, argv.data(), environ);
-  posix_spawn_file_actions_destroy(&actions);
-  if (error != 0) {
-    ADD_FAILURE() << "cannot start " << MOESCOPE_BINARY;
-    return {};
-  }
-  int status = 0;
-  waitpid(child, &status, 0);
-  return {WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), read_text(out), read_text(err)};
-}
 
 int code_of(ExitCode code) { return static_cast<int>(code); }
 

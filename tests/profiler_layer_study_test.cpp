@@ -206,6 +206,10 @@ TEST(LayerRows, CarryEveryMetricAndAreValid) {
   EXPECT_EQ(bytes->value, static_cast<double>(cost.bytes(Stage::kLayer, MemoryLevel::kL2, Access::kRead)));
   EXPECT_EQ(bytes->source, Source::kAnalytic);
   EXPECT_EQ(bytes->l2_state, "none");
+  for (const ResultRow& row : rows) {
+    const auto known = study_metrics();
+    EXPECT_NE(std::ranges::find(known, row.metric), known.end()) << row.metric;
+  }
   EXPECT_EQ(find_row(rows, "none", Stage::kRouterSelect, "reuse")->value, study.skew.reuse);
   EXPECT_EQ(find_row(rows, "none", Stage::kExperts, "floor_bytes")->value,
             static_cast<double>(study.floor_bytes));

@@ -63,6 +63,8 @@ class JsonSchema {
     if (keyword == "enum") return fail_unless(std::find(rule.begin(), rule.end(), value) != rule.end());
     if (keyword == "minimum")
       return fail_unless(!value.is_number() || value.get<double>() >= rule.get<double>());
+    if (keyword == "exclusiveMinimum")
+      return fail_unless(!value.is_number() || value.get<double>() > rule.get<double>());
     if (keyword == "minLength") {
       return fail_unless(!value.is_string() || value.get<std::string>().size() >= rule.get<std::size_t>());
     }

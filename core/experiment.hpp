@@ -1,0 +1,57 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace moescope {
+
+/// What one point of an experiment asks for, in the words of the command line. What is not given stays empty.
+struct ExperimentPoint {
+  std::string id;     ///< hash of everything below and of the experiment's schedules
+  std::string label;  ///< what tells it from the other points: "num_tokens 64, zipf:1"
+  std::string system = "omnimoe";
+  std::string preset;
+  std::string workload;
+  std::optional<std::int64_t> num_tokens;
+  std::optional<std::int64_t> hidden_size;
+  std::optional<std::int64_t> num_experts;
+  std::optional<std::int64_t> top_k;
+  std::optional<std::int64_t> shared_size;
+  std::optional<std::int64_t> group_size;
+  std::optional<std::int64_t> seed;
+  std::string grid;
+  std::string dtype;
+  std::string activation;
+  std::string gates;
+  std::string l2;
+};
+
+/// A sweep as data: every combination of its axes is a point; on each point all schedules run side by side.
+struct Experiment {
+  std::string name;
+  std::string about;
+  std::vector<std::string> schedules;  ///< empty: all but auto
+  std::vector<std::string> metrics;    ///< that are recorded; empty: all
+  std::optional<std::int64_t> min_samples;
+  std::optional<double> max_time_s;
+  std::vector<ExperimentPoint> points;
+  std::string
+      canonical;  ///< the experiment's JSON without insignificant differences; tells experiments apart
+};
+
+/// Parses the text of an experiment file (experiment.schema.json): "axes", "systems", "presets" and
+/// "workloads" are multiplied with each other, those that "zip" names together go in step. `name` stands for
+/// the file in messages. Throws FileError naming field and value of what cannot work; that a combination fits
+/// together (K <= N, a file that is there) is for the run to find out.
+Experiment parse_experiment(std::string_view text, const std::string& name);
+/// The same from a file.
+Experiment read_experiment(const std::filesystem::path& file);
+
+/// The published schema (JSON Schema draft 2020-12) as text: what core/experiment.schema.json holds.
+std::string_view experiment_schema_json();
+
+}  // namespace moescope

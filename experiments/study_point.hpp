@@ -1,0 +1,50 @@
+#pragma once
+
+#include <memory>
+#include <vector>
+
+#include "experiments/options.hpp"
+#include "profiler/layer_study.hpp"
+
+namespace moescope {
+
+/// One workload on one shape: what all schedules are measured on, side by side.
+struct StudyPoint {
+  NamedWorkload workload;
+  LayerShape shape;
+  std::uint64_t seed = 0;
+};
+
+/// How points are measured.
+struct StudyPlan {
+  std::vector<ScheduleOptions> schedules;
+  SamplingOptions sampling;
+  L2State l2 = L2State::kCold;
+};
+/// What --schedule, --group-size, --min-samples, --max-time and --l2 ask for. Throws InvalidArgument.
+StudyPlan study_plan(const CommonOptions& options);
+
+/// Studies points one after another, against the oracle; synthetic ones of one shape and seed share their
+/// weights, which are most of the memory.
+class PointStudy {
+ public:
+  explicit PointStudy(MoeBackend& backend) : backend_(backend) {}
+
+  /// A point that cannot be studied at all (its file, its memory) has every schedule failed, with the reason.
+  /// Throws InternalError alone.
+  LayerStudy study(const StudyPoint& point, const StudyPlan& plan, const StudyProgress& progress = {});
+
+ private:
+  LayerInputs make_inputs(const StudyPoint& point);
+
+  MoeBackend& backend_;
+  LayerShape shape_;
+  std::uint64_t seed_ = 0;
+  std::shared_ptr<const ExpertWeights> experts_;
+};
+
+/// The study of a point that failed as a whole.
+LayerStudy failed_study(const StudyPoint& point, const StudyPlan& plan, std::string_view backend,
+                        ExitCode code, const std::string& reason);
+
+}  // namespace moescope

@@ -1,0 +1,109 @@
+#include "experiments/sweep_points.hpp"
+
+#include <fmt/format.h>
+
+#include <charconv>
+#include <cmath>
+
+#include "core/command_text.hpp"
+#include "core/error.hpp"
+
+namespace moescope {
+
+CommonOptions point_options(const Experiment& experiment, const ExperimentPoint& point,
+                            const CommonOptions& machine) {
+  CommonOptions options = machine;
+  options.system = point.system;
+  options.preset = point.preset;
+  options.num_tokens = point.num_tokens;
+  options.hidden_size = point.hidden_size;
+  options.num_experts = point.num_experts;
+  options.top_k = point.top_k;
+  options.shared_size = point.shared_size;
+  options.grid = point.grid;
+  options.dtype = point.dtype;
+  options.activation = point.activation;
+  options.gates = point.gates;
+  options.workloads = {point.workload.empty() ? std::string("gaussian:1") : point.workload};
+  options.schedules = experiment.schedules;
+  if (point.seed) {
+    options.seed = static_cast<std::uint64_t>(*point.seed);
+  }
+  if (point.group_size) {
+    options.group_size = *point.group_size;
+  }
+  if (!point.l2.empty()) {
+    options.l2 = point.l2;
+  }
+  if (experiment.min_samples) {
+    options.min_samples = *experiment.min_samples;
+  }
+  if (experiment.max_time_s) {
+    options.max_time_s = *experiment.max_time_s;
+  }
+  return options;
+}
+
+std::string repro_command(const CommonOptions& options) {
+  std::string command = "moescope compare";
+  const auto add = [&](std::string_view option, const std::string& value) {
+    if (!value.empty()) {
+      command += fmt::format(" {} {}", option, shell_word(value));
+    }
+  };
+  const auto add_count = [&](std::string_view option, const std::optional<std::int64_t>& value) {
+    add(option, value ? fmt::format("{}", *value) : "");
+  };
+  add("--system", options.system == "omnimoe" ? "" : options.system);
+  add("--preset", options.preset);
+  add_count("-L", options.num_tokens);
+  add_count("-d", options.hidden_size);
+  add_count("--num-experts", options.num_experts);
+  add("--grid", options.grid);
+  add_count("-K", options.top_k);
+  add_count("--shared-size", options.shared_size);
+  add("--dtype", options.dtype);
+  add("--activation", options.activation);
+  add("--gates", options.gates);
+  for (const std::string& workload : options.workloads) {
+    add("--workload", workload);
+  }
+  add("--seed", fmt::format("{}", options.seed));
+  for (const ScheduleOptions& schedule : chosen_schedules(options)) {
+    add("--schedule", to_string(schedule));
+  }
+  add_count("--group-size", options.group_size);
+  add("--backend", options.backend);
+  add("--threads", options.threads > 0 ? fmt::format("{}", options.threads) : "");
+  add("--l2", options.l2);
+  add_count("--min-samples", options.min_samples);
+  add("--max-time", fmt::format("{}", options.max_time_s));
+  return command;
+}
+
+Shard parse_shard(std::string_view text) {
+  Shard shard;
+  const auto number = [&](std::string_view part, std::size_t& out) {
+    const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), out);
+    return error == std::errc() && end == part.data() + part.size();
+  };
+  const auto slash = text.find('/');
+  if (slash == std::string_view::npos || !number(text.substr(0, slash), shard.index) ||
+      !number(text.substr(slash + 1), shard.count) || shard.index < 1 || shard.index > shard.count) {
+    throw InvalidArgument("shard", text, "must be I/N with I from 1 to N, e.g. 2/8");
+  }
+  return shard;
+}
+
+double parse_threshold(const std::string& text) {
+  const bool percent = text.ends_with('%');
+  const std::string_view number(text.data(), text.size() - (percent ? 1 : 0));
+  double value = 0;
+  const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), value);
+  if (error != std::errc() || end != number.data() + number.size() || !std::isfinite(value) || value < 0) {
+    throw InvalidArgument("threshold", text, "must be a share >= 0, e.g. 5% or 0.05");
+  }
+  return percent ? value / 100 : value;
+}
+
+}  // namespace moescope

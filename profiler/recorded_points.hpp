@@ -1,0 +1,45 @@
+#pragma once
+
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/result.hpp"
+#include "core/stage.hpp"
+
+namespace moescope {
+
+/// What was recorded of one schedule on one point.
+struct RecordedSchedule {
+  std::string name;
+  std::vector<const ResultRow*> rows;
+
+  /// Null when there is no such row.
+  const ResultRow* find(Stage stage, std::string_view metric) const;
+  /// Value of the row with status ok.
+  std::optional<double> value(Stage stage, std::string_view metric) const;
+  /// Time of the expert stage, fused or as scores and combine.
+  std::optional<double> experts_time_s() const;
+  /// Analytic bytes that the expert stage requests, likewise.
+  std::optional<double> experts_requested_bytes() const;
+};
+
+/// Rows of one layer on one workload: what belongs side by side in a table. Points into the runs it was made
+/// from.
+struct RecordedLayer {
+  const RunHeader* header = nullptr;
+  ResultRow what;  ///< the fields that its rows share; l2_state and group_size of those that have one
+  RecordedSchedule common;                  ///< rows that belong to no schedule: skew, floor
+  std::vector<RecordedSchedule> schedules;  ///< in the order of the rows
+
+  /// "L1024 d256 N64x64 K32, bf16".
+  std::string shape_text() const;
+};
+
+/// Groups the rows of runs into layers, in their order: rows of one sweep point, or else of one run with
+/// equal system, backend, shape, dtype, workload and seed. Rows of other kinds (tests, devices) are left out.
+std::vector<RecordedLayer> recorded_layers(std::span<const RecordedRun> runs);
+
+}  // namespace moescope

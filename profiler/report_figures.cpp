@@ -1,0 +1,156 @@
+#include "profiler/report_figures.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <optional>
+#include <set>
+
+namespace moescope {
+namespace {
+
+/// A quantity that a sweep may have varied.
+struct Quantity {
+  std::string_view name;
+  std::string_view label;
+  std::optional<double> (*of)(const RecordedLayer& layer);
+  bool log = true;
+};
+
+std::optional<double> number(std::optional<std::int64_t> value) {
+  return value ? std::optional(static_cast<double>(*value)) : std::nullopt;
+}
+
+constexpr std::array kQuantities = {
+    Quantity{"L", "tokens L", [](const RecordedLayer& layer) { return number(layer.what.num_tokens); }},
+    Quantity{"N", "experts N",
+             [](const RecordedLayer& layer) { return number(layer.what.grid_rows * layer.what.grid_cols); }},
+    Quantity{"K", "experts per token K", [](const RecordedLayer& layer) { return number(layer.what.top_k); }},
+    Quantity{"d", "width d", [](const RecordedLayer& layer) { return number(layer.what.hidden_size); }},
+    Quantity{"shared", "width of the shared MLP",
+             [](const RecordedLayer& layer) { return number(layer.what.shared_size); }, false},
+    Quantity{"B", "group size B", [](const RecordedLayer& layer) { return number(layer.what.group_size); }},
+    Quantity{"workload", "unevenness of expert load: KL to uniform (nats)",
+             [](const RecordedLayer& layer) {
+               return layer.common.value(Stage::kRouterSelect, "unevenness_nats");
+             },
+             false},
+};
+
+/// Everything that is held fixed while `varied` changes; a line of text for titles. Two quantities that were
+/// swept in step tell layers apart by themselves, so a figure has only what truly varies alone.
+std::string fixed_text(const RecordedLayer& layer, std::string_view varied) {
+  const ResultRow& what = layer.what;
+  std::vector<std::string> words;
+  for (const Quantity& quantity : kQuantities) {
+    const auto value = quantity.of(layer);
+    if (quantity.name != varied && quantity.name != "workload" && value) {
+      words.push_back(fmt::format("{} {:g}", quantity.name, *value));
+    }
+  }
+  if (varied != "workload") {
+    words.push_back(what.workload);
+  }
+  words.push_back(what.dtype);
+  words.push_back(
+      fmt::format("{} on {}, L2 {}, seed {}", what.backend, layer.header->device, what.l2_state, what.seed));
+  if (what.activation != "silu" || what.gates != "softmax") {
+    words.push_back(fmt::format("{}, {}", what.activation, what.gates));
+  }
+  return fmt::format("{}", fmt::join(words, ", "));
+}
+
+/// "staircase", or with the system where there are several.
+std::string line_name(const RecordedLayer& layer, const RecordedSchedule& schedule, bool several_systems) {
+  return several_systems ? fmt::format("{} {}", layer.what.system, schedule.name) : schedule.name;
+}
+
+/// Points of one line by x; of several at one x the last was recorded last.
+using Lines = std::map<std::string, std::map<double, std::pair<double, std::string>>>;
+
+FigurePanel panel(const std::vector<const RecordedLayer*>& layers, const Quantity& quantity,
+                  std::string title, std::optional<double> (*time_of)(const RecordedSchedule&)) {
+  std::set<std::string> systems;
+  for (const RecordedLayer* layer : layers) {
+    systems.insert(layer->what.system);
+  }
+  const bool by_workload = quantity.name == "workload";
+  Lines lines;
+  std::map<double, double> highest;
+  for (const RecordedLayer* layer : layers) {
+    for (const RecordedSchedule& schedule : layer->schedules) {
+      const auto x = quantity.of(*layer);
+      const auto y = time_of(schedule);
+      if (x && y) {
+        lines[line_name(*layer, schedule, systems.size() > 1)][*x] = {*y, layer->what.workload};
+        highest[*x] = std::max(highest[*x], *y);
+      }
+    }
+  }
+  FigurePanel result;
+  result.title = std::move(title);
+  result.x_label = quantity.label;
+  result.y_label = "seconds (median)";
+  result.log_x = quantity.log;
+  result.log_y = true;
+  for (const auto& [name, points] : lines) {
+    FigureSeries series;
+    series.label = name;
+    series.line = !by_workload;
+    for (const auto& [x, point] : points) {
+      series.x.push_back(x);
+      series.y.push_back(point.first);
+      if (by_workload) {
+        // A workload's name stands once, at its highest point.
+        series.tags.push_back(point.first == highest[x] ? point.second : "");
+      }
+    }
+    result.series.push_back(std::move(series));
+  }
+  return result;
+}
+
+}  // namespace
+
+std::vector<Figure> report_figures(const std::vector<RecordedLayer>& layers, std::size_t limit) {
+  struct Candidate {
+    std::size_t points = 0;
+    Figure figure;
+  };
+  std::vector<Candidate> candidates;
+  for (const Quantity& quantity : kQuantities) {
+    std::map<std::string, std::vector<const RecordedLayer*>> groups;
+    for (const RecordedLayer& layer : layers) {
+      if (quantity.of(layer)) {
+        groups[fixed_text(layer, quantity.name)].push_back(&layer);
+      }
+    }
+    for (const auto& [fixed, members] : groups) {
+      std::set<double> values;
+      for (const RecordedLayer* layer : members) {
+        values.insert(*quantity.of(*layer));
+      }
+      if (values.size() < 2) {
+        continue;
+      }
+      Figure figure;
+      figure.title = fixed;
+      figure.panels.push_back(
+          panel(members, quantity, "measured time of the layer",
+                [](const RecordedSchedule& s) { return s.value(Stage::kLayer, "time_s"); }));
+      figure.panels.push_back(panel(members, quantity, "measured time of the expert stage",
+                                    [](const RecordedSchedule& s) { return s.experts_time_s(); }));
+      candidates.push_back({values.size(), std::move(figure)});
+    }
+  }
+  std::ranges::stable_sort(candidates, std::ranges::greater(), &Candidate::points);
+  std::vector<Figure> figures;
+  for (std::size_t i = 0; i < std::min(limit, candidates.size()); ++i) {
+    figures.push_back(std::move(candidates[i].figure));
+  }
+  return figures;
+}
+
+}  // namespace moescope

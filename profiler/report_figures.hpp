@@ -1,0 +1,18 @@
+#pragma once
+
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "profiler/figure.hpp"
+#include "profiler/recorded_points.hpp"
+
+namespace moescope {
+
+/// The figures that recorded layers give: for every quantity that was swept (tokens, experts, K, width, group
+/// size) the time of the layer and of the expert stage over it, and the same over the skew of the workloads,
+/// each with everything else held fixed. Lines are systems and schedules. At most `limit` of them, those with
+/// the most points.
+std::vector<Figure> report_figures(const std::vector<RecordedLayer>& layers, std::size_t limit);
+
+}  // namespace moescope

@@ -1,0 +1,166 @@
+#include "core/experiment.hpp"
+
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "core/error.hpp"
+#include "tests/support/error_text.hpp"
+#include "tests/support/json_schema.hpp"
+#include "tests/support/temporary_directory.hpp"
+
+namespace moescope {
+namespace {
+
+using nlohmann::json;
+using test::error_text;
+using test::JsonSchema;
+using test::read_text;
+
+std::vector<std::string> labels(const Experiment& experiment) {
+  std::vector<std::string> all;
+  for (const ExperimentPoint& point : experiment.points) {
+    all.push_back(point.label);
+  }
+  return all;
+}
+
+TEST(Experiment, MultipliesItsAxesWithWorkloadsFastest) {
+  const Experiment experiment = parse_experiment(R"({
+    "name": "x", "workloads": ["zipf:1", "uniform"], "presets": ["tiny"],
+    "axes": {"top_k": [2, 4], "dtype": "fp32"}, "schedules": ["staircase"], "min_samples": 5, "max_time_s": 0.5})",
+                                                 "file");
+  EXPECT_EQ(labels(experiment), (std::vector<std::string>{"top_k 2, zipf:1", "top_k 2, uniform",
+                                                          "top_k 4, zipf:1", "top_k 4, uniform"}));
+  const ExperimentPoint& last = experiment.points.back();
+  EXPECT_EQ(last.preset, "tiny");
+  EXPECT_EQ(last.dtype, "fp32");
+  EXPECT_EQ(last.top_k, 4);
+  EXPECT_EQ(last.workload, "uniform");
+  EXPECT_EQ(last.system, "omnimoe");
+  EXPECT_EQ(last.num_tokens, std::nullopt);
+  EXPECT_EQ(experiment.min_samples, 5);
+  EXPECT_EQ(experiment.max_time_s, 0.5);
+}
+
+TEST(Experiment, TakesZippedAxesInStep) {
+  const Experiment experiment = parse_experiment(R"({
+    "name": "x", "axes": {"num_tokens": [1, 2], "seed": [7, 8], "top_k": [3, 5]}, "zip": [["top_k", "num_tokens"]]})",
+                                                 "file");
+  EXPECT_EQ(labels(experiment),
+            (std::vector<std::string>{"num_tokens 1, top_k 3, seed 7", "num_tokens 1, top_k 3, seed 8",
+                                      "num_tokens 2, top_k 5, seed 7", "num_tokens 2, top_k 5, seed 8"}));
+}
+
+TEST(Experiment, ZipsSystemsWithTheirPresets) {
+  const Experiment experiment = parse_experiment(R"({
+    "name": "x", "systems": ["omnimoe", "gshard"], "presets": ["table-a-1024-512", "table-a-1024-2"],
+    "zip": [["systems", "presets"]]})",
+                                                 "file");
+  ASSERT_EQ(experiment.points.size(), 2U);
+  EXPECT_EQ(experiment.points[1].system, "gshard");
+  EXPECT_EQ(experiment.points[1].preset, "table-a-1024-2");
+}
+
+TEST(Experiment, NamesPointsByWhatTheyAskFor) {
+  const auto id = [](const std::string& axes) {
+    return parse_experiment(R"({"name": "x", "axes": )" + axes + "}", "file").points.at(0).id;
+  };
+  EXPECT_EQ(id(R"({"num_tokens": 1, "top_k": 2})"), id(R"({"top_k": [2], "num_tokens": [1]})"));
+  EXPECT_NE(id(R"({"num_tokens": 1, "top_k": 2})"), id(R"({"num_tokens": 2, "top_k": 1})"));
+  const auto canonical = [](const std::string& text) { return parse_experiment(text, "file").canonical; };
+  EXPECT_EQ(canonical(R"({"name": "x", "about": "y"})"), canonical(R"({ "about":"y","name":"x" })"));
+  EXPECT_NE(canonical(R"({"name": "x"})"), canonical(R"({"name": "x", "min_samples": 3})"));
+}
+
+TEST(Experiment, NamesFieldAndValueOfWhatCannotWork) {
+  const auto message = [](const std::string& text) {
+    return error_text<FileError>([&] { parse_experiment(text, "f"); });
+  };
+  const auto has = [&](const std::string& members, const std::string& expected) {
+    const std::string actual = message(R"({"name": "x", )" + members + "}");
+    EXPECT_NE(actual.find(expected), std::string::npos) << members << "\n" << actual;
+  };
+  EXPECT_EQ(message("no JSON"), "f: is not a JSON object");
+  EXPECT_EQ(message(R"({"name": "x", "zip": )" + std::string(1000000, '[')), "f: is not a JSON object");
+  EXPECT_EQ(message("[]"), "f: is not a JSON object");
+  EXPECT_EQ(message("{}"), "f: name: \"\": an experiment needs one, of letters, digits, - and _");
+  EXPECT_EQ(message(R"({"name": "../x"})"),
+            "f: name: \"../x\": an experiment needs one, of letters, digits, - and _");
+  has(R"("axis": {})", "f: axis: is not one of name, about");
+  has(R"("axes": [])", "f: axes: []: must be an object");
+  has(R"("axes": {"tokens": 1})", "f: axes.tokens: is not one of num_tokens, hidden_size");
+  has(R"("axes": {"num_tokens": []})", "f: axes.num_tokens: []: needs a value");
+  has(R"("axes": {"num_tokens": [8, -1]})", "f: axes.num_tokens: -1: must be an integer >= 1");
+  has(R"("axes": {"num_tokens": 1.5})", "f: axes.num_tokens: 1.5: must be an integer >= 1");
+  has(R"("axes": {"num_tokens": 18446744073709551615})", "f: axes.num_tokens: 18446744073709551615: must be");
+  has(R"("axes": {"dtype": "fp8"})", "f: axes.dtype: \"fp8\": dtype = fp8");
+  has(R"("axes": {"dtype": 16})", "f: axes.dtype: 16: must be a string");
+  has(R"("axes": {"grid": "8"})", "f: axes.grid: \"8\": grid = 8: must be ROWSxCOLS");
+  has(R"("axes": {"l2": "tepid"})", "f: axes.l2: \"tepid\": l2 = tepid: must be cold or warm");
+  has(R"("axes": {"activation": "tanh"})", "f: axes.activation: \"tanh\"");
+  has(R"("axes": {"gates": "hard"})", "f: axes.gates: \"hard\"");
+  has(R"("axes": {"grid": "8x8", "num_experts": 64})",
+      "f: axes.num_experts: 64: cannot be given beside axes.grid");
+  has(R"("axes": {"seed": [1, 1]})", "f: axes: make the point \"seed 1\" twice");
+  has(R"("workloads": "zipf:1")", "f: workloads: \"zipf:1\": must be a list of strings");
+  has(R"("workloads": ["zipf:steep"])", "f: workloads: \"zipf:steep\": workload = zipf:steep");
+  has(R"("schedules": ["fastest"])", "f: schedules: \"fastest\": schedule = fastest");
+  has(R"("schedules": ["auto", "auto"])", "f: schedules: \"auto\": stands there twice");
+  has(R"("systems": ["vax"])", "f: systems: \"vax\": system = vax");
+  has(R"("presets": ["huge"])", "f: presets: \"huge\": preset = huge");
+  has(R"("systems": ["gshard"], "presets": ["table-a-1024-512"])",
+      "f: presets: \"table-a-1024-512\": preset =");
+  has(R"("metrics": [1])", "f: metrics: 1: must be a string");
+  has(R"("min_samples": 1)", "f: min_samples: 1: must be an integer >= 2");
+  has(R"("max_time_s": 0)", "f: max_time_s: 0: must be a number > 0");
+  has(R"("zip": [["seed"]])", "f: zip: [\"seed\"]: must be a list of two axes or more");
+  has(R"("zip": [["seed", "top_k"]])", "f: zip: \"seed\": is not an axis of this experiment");
+  has(R"("axes": {"seed": [1, 2], "top_k": 1}, "zip": [["seed", "top_k"]])",
+      "seed has 2 values, top_k has 1");
+  has(R"("axes": {"seed": 1, "top_k": 1}, "zip": [["seed", "seed"]])", "f: zip: \"seed\": is zipped twice");
+  std::string values = "[1";
+  for (int i = 2; i <= 400; ++i) {
+    values += ',';
+    values += std::to_string(i);
+  }
+  values += "]";
+  has("\"axes\": {\"seed\": " + values + ", \"top_k\": " + values + "}",
+      "f: axes: make more than 20000 points");
+  EXPECT_EQ(error_text<FileError>([] { read_experiment("absent.json"); }), "absent.json: cannot be opened");
+}
+
+TEST(ExperimentSchema, IsThePublishedFileAndAcceptsOurExperiments) {
+  EXPECT_EQ(experiment_schema_json(),
+            read_text(std::string(MOESCOPE_SOURCE_DIR) + "/core/experiment.schema.json"));
+  const JsonSchema schema(json::parse(experiment_schema_json()));
+  const std::filesystem::path configs =
+      std::filesystem::path(MOESCOPE_SOURCE_DIR) / "experiments" / "configs";
+  for (const auto& entry : std::filesystem::directory_iterator(configs)) {
+    EXPECT_EQ(schema.violation(json::parse(read_text(entry.path()))), "") << entry.path();
+  }
+}
+
+/// The schema and the parser know the same keys.
+TEST(ExperimentSchema, RefusesWhatTheParserRefuses) {
+  const JsonSchema schema(json::parse(experiment_schema_json()));
+  for (const char* text :
+       {R"({})", R"({"name": 1})", R"({"name": "x", "axis": {}})", R"({"name": "x", "axes": {"tokens": 1}})",
+        R"({"name": "x", "axes": {"num_tokens": []}})", R"({"name": "x", "axes": {"num_tokens": "8"}})",
+        R"({"name": "x", "axes": {"dtype": 16}})", R"({"name": "x", "workloads": "zipf:1"})",
+        R"({"name": "x", "zip": [["seed"]]})", R"({"name": "x", "min_samples": 1})",
+        R"({"name": "x", "max_time_s": 0})"}) {
+    EXPECT_NE(schema.violation(json::parse(text)), "") << text;
+    EXPECT_THROW(parse_experiment(text, "f"), FileError) << text;
+  }
+  const json properties = json::parse(experiment_schema_json())["properties"]["axes"]["properties"];
+  const std::string refusal =
+      error_text<FileError>([] { parse_experiment(R"({"name": "x", "axes": {"unknown": 1}})", "f"); });
+  for (const auto& [key, rule] : properties.items()) {
+    EXPECT_NE(refusal.find(key), std::string::npos) << key;
+  }
+}
+
+}  // namespace
+}  // namespace moescope

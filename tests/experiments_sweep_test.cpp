@@ -1,0 +1,363 @@
+// The real program: sweeps that are killed and go on, points that fail, shards, baselines.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <chrono>
+#include <map>
+#include <random>
+#include <set>
+#include <sstream>
+#include <thread>
+
+#include "core/error.hpp"
+#include "core/experiment.hpp"
+#include "core/result.hpp"
+#include "tests/support/run_moescope.hpp"
+#include "tests/support/temporary_directory.hpp"
+
+namespace moescope {
+namespace {
+
+namespace fs = std::filesystem;
+using test::Outcome;
+using test::read_text;
+using test::run_moescope;
+using test::RunningMoescope;
+using test::TemporaryDirectory;
+using test::write_text;
+
+/// 12 points of a few milliseconds: emptying the cache before each sample would take most of the time.
+constexpr const char* kExperiment = R"({
+  "name": "quick",
+  "schedules": ["token_centric", "staircase"],
+  "workloads": ["zipf:1", "uniform"],
+  "axes": {"num_tokens": [8, 16, 24], "seed": [0, 1], "hidden_size": 16, "grid": "8x6", "top_k": 4, "l2": "warm"},
+  "min_samples": 2,
+  "max_time_s": 0.001
+})";
+
+/// What a row says it measured, with the values that do not depend on the clock.
+std::string fingerprint(const ResultRow& row) {
+  const bool repeatable = row.source == Source::kAnalytic || row.metric == "relative_error" ||
+                          row.metric == "max_absolute_error" || row.metric == "workspace_bytes";
+  std::ostringstream text;
+  text.precision(17);
+  text << row.point << '|' << row.system << '|' << row.schedule << '|' << row.stage << '|' << row.backend
+       << '|' << row.num_tokens << '|' << row.hidden_size << '|' << row.grid_rows << '|' << row.grid_cols
+       << '|' << row.top_k << '|' << row.shared_size.value_or(-1) << '|' << row.group_size.value_or(-1) << '|'
+       << row.dtype << '|' << row.activation << '|' << row.gates << '|' << row.workload << '|' << row.seed
+       << '|' << row.l2_state << '|' << to_string(row.source) << '|' << row.metric << '|' << row.unit << '|'
+       << to_string(row.status) << '|' << row.repro << '|';
+  if (repeatable && row.value) {
+    text << *row.value;
+  }
+  return text.str();
+}
+
+struct Contents {
+  std::vector<std::string> rows;  ///< sorted fingerprints
+  std::vector<std::string> points;
+};
+
+Contents contents(const fs::path& directory) {
+  Contents all;
+  for (const RecordedRun& run : read_rows(directory / "rows.jsonl")) {
+    for (const ResultRow& row : run.rows) {
+      all.rows.push_back(fingerprint(row));
+    }
+    for (const RecordedPoint& point : run.points) {
+      all.points.push_back(point.id);
+    }
+  }
+  std::ranges::sort(all.rows);
+  std::ranges::sort(all.points);
+  return all;
+}
+
+std::vector<std::string> sweep_into(const std::string& output) {
+  return {"sweep", "experiment.json", "--quiet", "--threads", "1", "--output", output};
+}
+
+TEST(Sweep, MeasuresEveryPointOnceAndSaysHowToDoItAgain) {
+  const TemporaryDirectory directory;
+  write_text(directory.path() / "experiment.json", kExperiment);
+  const Outcome outcome = run_moescope({"sweep", "experiment.json"}, directory);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.err.find("[1/12] num_tokens 8, seed 0, zipf:1\n"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.err.find("left"), std::string::npos) << outcome.err;
+  EXPECT_NE(outcome.out.find("12 points"), std::string::npos) << outcome.out;
+  const auto runs = read_rows(directory.path() / "results" / "quick-cpu" / "rows.jsonl");
+  ASSERT_EQ(runs.size(), 1U);
+  EXPECT_EQ(runs[0].points.size(), 12U);
+  std::set<std::string> repros;
+  for (const ResultRow& row : runs[0].rows) {
+    repros.insert(row.repro);
+    EXPECT_EQ(row.system, "omnimoe");
+  }
+  EXPECT_EQ(repros.size(), 12U);
+  // The command of a row measures what the row says.
+  const ResultRow& row = runs[0].rows.back();
+  std::vector<std::string> words;
+  std::istringstream text(row.repro);
+  for (std::string word; text >> word;) {
+    words.push_back(word);
+  }
+  ASSERT_EQ(words.front(), "moescope");
+  words.erase(words.begin());
+  words.insert(words.end(), {"--quiet", "--output", "again"});
+  ASSERT_EQ(run_moescope(words, directory).code, 0) << row.repro;
+  std::vector<std::string> again;
+  for (ResultRow same : read_rows(directory.path() / "again" / "rows.jsonl").at(0).rows) {
+    same.point = row.point;
+    same.repro = row.repro;
+    again.push_back(fingerprint(same));
+  }
+  EXPECT_EQ(std::ranges::count(again, fingerprint(row)), 1) << fingerprint(row);
+}
+
+TEST(Sweep, EndsWithTheRowsOfAnUninterruptedOneHoweverOftenItIsKilled) {
+  const TemporaryDirectory directory;
+  write_text(directory.path() / "experiment.json", kExperiment);
+  const auto start = std::chrono::steady_clock::now();
+  ASSERT_EQ(run_moescope(sweep_into("whole"), directory).code, 0);
+  const std::chrono::duration<double> whole_s = std::chrono::steady_clock::now() - start;
+  const Contents expected = contents(directory.path() / "whole");
+  ASSERT_EQ(expected.points.size(), 12U);
+
+  std::mt19937 random(20261122);
+  std::uniform_real_distribution<double> delay_s(0, whole_s.count());
+  int kills = 0;
+  int resumed = 0;
+  for (int sweeps = 0; kills < 20; ++sweeps) {
+    const std::string output = "killed" + std::to_string(sweeps);
+    for (bool done = false; !done;) {
+      const RunningMoescope process(sweep_into(output), directory);
+      if (kills < 20) {
+        std::this_thread::sleep_for(std::chrono::duration<double>(delay_s(random)));
+        process.kill();
+      }
+      const Outcome outcome = process.wait();
+      done = outcome.code == 0;
+      kills += done ? 0 : 1;
+      ASSERT_TRUE(done || outcome.code == -SIGKILL) << outcome.err;
+    }
+    const Contents actual = contents(directory.path() / output);
+    EXPECT_EQ(actual.points, expected.points) << "each point once";
+    EXPECT_EQ(actual.rows, expected.rows);
+    resumed += read_rows(directory.path() / output / "rows.jsonl").size() > 1 ? 1 : 0;
+    ASSERT_LT(sweeps, 100) << "kills come too late to interrupt anything";
+  }
+  EXPECT_GT(resumed, 0) << "some kill came between points";
+}
+
+TEST(Sweep, DoesNothingWhenNothingIsLeft) {
+  const TemporaryDirectory directory;
+  write_text(directory.path() / "experiment.json", kExperiment);
+  ASSERT_EQ(run_moescope(sweep_into("out"), directory).code, 0);
+  const std::string before = read_text(directory.path() / "out" / "rows.jsonl");
+  const Outcome again = run_moescope(sweep_into("out"), directory);
+  EXPECT_EQ(again.code, 0) << again.err;
+  EXPECT_EQ(read_text(directory.path() / "out" / "rows.jsonl"), before);
+}
+
+TEST(Sweep, RefusesADirectoryOfAnotherExperiment) {
+  const TemporaryDirectory directory;
+  write_text(directory.path() / "experiment.json",
+             R"({"name": "a", "axes": {"num_tokens": 8, "hidden_size": 8,
+    "grid": "4x4", "top_k": 2}, "schedules": ["staircase"], "min_samples": 2, "max_time_s": 0.001})");
+  ASSERT_EQ(run_moescope(sweep_into("out"), directory).code, 0);
+  write_text(directory.path() / "experiment.json", kExperiment);
+  const Outcome other = run_moescope(sweep_into("out"), directory);
+  EXPECT_EQ(other.code, static_cast<int>(ExitCode::kBadFile));
+  EXPECT_NE(other.err.find("experiment: is another one"), std::string::npos) << other.err;
+}
+
+TEST(Sweep, RecordsPointsThatFailAndGoesOn) {
+  const TemporaryDirectory directory;
+  write_text(directory.path() / "experiment.json", R"({
+    "name": "holes", "schedules": ["staircase"],
+    "workloads": ["hot:0.5,7", "snapshot:absent.safetensors", "zipf:1"],
+    "axes": {"num_tokens": 8, "hidden_size": 16, "grid": "8x6", "top_k": [4, 49]},
+    "metrics": ["relative_error"], "min_samples": 2, "max_time_s": 0.001})");
+  const Outcome outcome = run_moescope(sweep_into("out"), directory);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("absent.safetensors"), std::string::npos) << outcome.out;
+  const auto runs = read_rows(directory.path() / "out" / "rows.jsonl");
+  ASSERT_EQ(runs.at(0).points.size(), 6U);
+  int ok = 0;
+  for (const RecordedPoint& point : runs[0].points) {
+    ok += point.status == Status::kOk ? 1 : 0;
+  }
+  EXPECT_EQ(ok, 1);
+  for (const ResultRow& row : runs[0].rows) {
+    if (row.status == Status::kOk) {
+      EXPECT_EQ(row.metric, "relative_error") << "nothing else was asked for";
+      EXPECT_EQ(row.top_k, 4);
+    } else if (row.status == Status::kFailed) {
+      EXPECT_TRUE(row.reason.find("COUNT = 7") != std::string::npos ||
+                  row.reason.find("absent") != std::string::npos ||
+                  row.reason.find("top_k = 49") != std::string::npos)
+          << row.reason;
+    }
+  }
+  const Outcome again = run_moescope(sweep_into("out"), directory);
+  EXPECT_EQ(again.code, 0);
+  EXPECT_EQ(read_rows(directory.path() / "out" / "rows.jsonl").size(), 1U) << "a failure is not tried again";
+}
+
+TEST(Sweep, ListsItsPointsWithoutMeasuringThem) {
+  const TemporaryDirectory directory;
+  write_text(directory.path() / "experiment.json", kExperiment);
+  const Outcome outcome = run_moescope({"sweep", "experiment.json", "--dry-run"}, directory);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("num_tokens 24, seed 1, uniform"), std::string::npos) << outcome.out;
+  EXPECT_NE(outcome.out.find("moescope compare -L 24 -d 16 --grid 8x6 -K 4 --workload uniform --seed 1"),
+            std::string::npos)
+      << outcome.out;
+  EXPECT_NE(outcome.out.find("12 points, 0 done"), std::string::npos) << outcome.out;
+  EXPECT_FALSE(fs::exists(directory.path() / "results"));
+}
+
+TEST(Sweep, SharesItsPointsBetweenMachines) {
+  const TemporaryDirectory directory;
+  write_text(directory.path() / "experiment.json", kExperiment);
+  std::vector<std::string> points;
+  for (const char* shard : {"1/5", "2/5", "3/5", "4/5", "5/5"}) {
+    const Outcome outcome = run_moescope({"sweep", "experiment.json", "-q", "--shard", shard}, directory);
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    const std::string name = std::string("quick-cpu-") + shard[0] + "-of-5";
+    const Contents part = contents(directory.path() / "results" / name);
+    points.insert(points.end(), part.points.begin(), part.points.end());
+  }
+  std::ranges::sort(points);
+  EXPECT_EQ(points.size(), 12U);
+  EXPECT_EQ(std::ranges::unique(points).size(), 0U) << "no point twice";
+}
+
+/// A run's rows with every time multiplied, as another run's file.
+void write_scaled(const fs::path& from, const fs::path& to, double factor) {
+  const auto runs = read_rows(from / "rows.jsonl");
+  ResultWriter writer(to, runs.at(0).header);
+  for (ResultRow row : runs[0].rows) {
+    if (row.metric == "time_s" && row.value) {
+      row.value = *row.value * factor;
+      row.spread = 0;
+    }
+    row.point.clear();
+    writer.write(row);
+  }
+}
+
+TEST(Sweep, ExitsWithOneWhenItBecameSlowerThanItsBaseline) {
+  const TemporaryDirectory directory;
+  write_text(directory.path() / "experiment.json", kExperiment);
+  ASSERT_EQ(run_moescope(sweep_into("out"), directory).code, 0);
+  write_scaled(directory.path() / "out", directory.path() / "fast", 1e-3);
+  write_scaled(directory.path() / "out", directory.path() / "slow", 1e3);
+  const auto against = [&](const std::string& baseline) {
+    auto arguments = sweep_into("out");
+    arguments.insert(arguments.end(), {"--baseline", baseline, "--threshold", "5%"});
+    return run_moescope(arguments, directory);
+  };
+  const Outcome slower = against("fast/rows.jsonl");
+  EXPECT_EQ(slower.code, static_cast<int>(ExitCode::kCheckFailed)) << slower.out;
+  EXPECT_NE(slower.out.find("SLOW"), std::string::npos) << slower.out;
+  const Outcome faster = against("slow/rows.jsonl");
+  EXPECT_EQ(faster.code, 0) << faster.out;
+  EXPECT_NE(faster.out.find("FAST"), std::string::npos) << faster.out;
+  EXPECT_EQ(against("out/rows.jsonl").code, 0) << "no slower than itself";
+  EXPECT_EQ(against("absent").code, static_cast<int>(ExitCode::kBadFile));
+}
+
+TEST(Sweep, NamesFieldAndValueOfWhatCannotWorkAndWritesNothing) {
+  const TemporaryDirectory directory;
+  const auto message = [&](const std::string& text, std::vector<std::string> more = {}) {
+    write_text(directory.path() / "experiment.json", text);
+    more.insert(more.begin(), {"sweep", "experiment.json"});
+    const Outcome outcome = run_moescope(more, directory);
+    EXPECT_NE(outcome.code, 0);
+    EXPECT_FALSE(fs::exists(directory.path() / "results")) << text;
+    return outcome.err;
+  };
+  EXPECT_NE(message(R"({"name": "x", "axes": {"num_tokens": 0}})")
+                .find("experiment.json: axes.num_tokens: 0: must be an integer >= 1"),
+            std::string::npos);
+  EXPECT_NE(
+      message(R"({"name": "x", "metrics": ["speed"]})").find("metrics = speed: must be one of num_pairs"),
+      std::string::npos);
+  EXPECT_NE(message(kExperiment, {"--shard", "3/2"}).find("shard = 3/2"), std::string::npos);
+  EXPECT_NE(message(kExperiment, {"--threshold", "much"}).find("threshold = much"), std::string::npos);
+  EXPECT_NE(message(kExperiment, {"--backend", "abacus"}).find("backend = abacus"), std::string::npos);
+}
+
+TEST(Report, MakesOnePageOfASweep) {
+  const TemporaryDirectory directory;
+  write_text(directory.path() / "experiment.json", kExperiment);
+  ASSERT_EQ(run_moescope(sweep_into("out"), directory).code, 0);
+  const Outcome outcome = run_moescope({"report", "out/rows.jsonl", "--output", "page.html"}, directory);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const std::string page = read_text(directory.path() / "page.html");
+  EXPECT_NE(page.find("<h2>Figures</h2>\n<figure>"), std::string::npos);
+  EXPECT_NE(page.find("moescope compare -L 24 -d 16"), std::string::npos);
+  EXPECT_EQ(page.find("http"), std::string::npos) << "needs no network";
+  EXPECT_EQ(run_moescope({"report", "absent"}, directory).code, static_cast<int>(ExitCode::kBadFile));
+}
+
+TEST(ExperimentFiles, AllParseAndCanBeListed) {
+  int files = 0;
+  for (const auto& entry :
+       fs::directory_iterator(fs::path(MOESCOPE_SOURCE_DIR) / "experiments" / "configs")) {
+    const TemporaryDirectory directory;
+    const Experiment experiment = read_experiment(entry.path());
+    EXPECT_EQ(experiment.name, entry.path().stem().string());
+    EXPECT_FALSE(experiment.about.empty()) << entry.path();
+    const Outcome outcome = run_moescope({"sweep", entry.path().string(), "--dry-run"}, directory);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    ++files;
+  }
+  EXPECT_GE(files, 10);
+}
+
+TEST(ExperimentFiles, SkewSmallCoversEveryFamilyAndRunsOnACpu) {
+  const auto file = fs::path(MOESCOPE_SOURCE_DIR) / "experiments" / "configs" / "skew-small.json";
+  std::set<std::string> families;
+  for (const ExperimentPoint& point : read_experiment(file).points) {
+    families.insert(point.workload.substr(0, point.workload.find(':')));
+  }
+  EXPECT_EQ(families,
+            (std::set<std::string>{"uniform", "gaussian", "zipf", "hot", "clustered", "drift", "snapshot"}));
+  const TemporaryDirectory directory;
+  const Outcome outcome =
+      run_moescope({"sweep", file.string(), "-q", "--shard", "13/13", "--output", "out"}, directory);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto runs = read_rows(directory.path() / "out" / "rows.jsonl");
+  EXPECT_EQ(runs.at(0).points.at(0).status, Status::kOk) << runs[0].points[0].reason;
+  EXPECT_EQ(runs[0].rows.at(0).workload, "snapshot:data/small_layer2.safetensors");
+}
+
+/// The first ```json block of README after the heading.
+std::string readme_example() {
+  const std::string text = read_text(fs::path(MOESCOPE_SOURCE_DIR) / "README.md");
+  const auto heading = text.find("## Write your own sweep");
+  const auto begin = text.find("```json\n", heading) + 8;
+  return text.substr(begin, text.find("```", begin) - begin);
+}
+
+TEST(Readme, ItsTenLineSweepRuns) {
+  const TemporaryDirectory directory;
+  const std::string example = readme_example();
+  EXPECT_EQ(std::ranges::count(example, '\n'), 10) << example;
+  write_text(directory.path() / "my-sweep.json", example);
+  const Outcome outcome = run_moescope({"sweep", "my-sweep.json"}, directory);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const Experiment experiment = parse_experiment(example, "README");
+  const auto runs = read_rows(directory.path() / "results" / (experiment.name + "-cpu") / "rows.jsonl");
+  EXPECT_EQ(runs.at(0).points.size(), experiment.points.size());
+  EXPECT_GE(experiment.points.size(), 4U);
+  for (const RecordedPoint& point : runs[0].points) {
+    EXPECT_EQ(point.status, Status::kOk) << point.reason;
+  }
+}
+
+}  // namespace
+}  // namespace moescope

@@ -1,0 +1,113 @@
+#include "profiler/claims.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+namespace moescope {
+namespace {
+
+constexpr const char* kDevice = "a GPU";
+
+void add(RecordedRun& run, const std::string& system, const std::string& schedule, Stage stage,
+         const std::string& metric, double value, std::int64_t top_k, std::int64_t shared) {
+  ResultRow row;
+  row.set_shape(LayerShape{.num_tokens = 4096, .hidden_size = 1024, .top_k = top_k, .shared_size = shared});
+  row.system = system;
+  row.schedule = schedule;
+  row.stage = to_string(stage);
+  row.backend = "cuda";
+  row.workload = "gaussian:1";
+  row.l2_state = "cold";
+  row.metric = metric;
+  row.unit = "s";
+  row.value = value;
+  row.repro = "moescope compare";
+  run.rows.push_back(row);
+}
+
+/// OmniMoE in 2 ms, 4 ms token_centric, scheduling 3 % and selection 10 % of expert_centric's 5 ms.
+RecordedRun omnimoe_run() {
+  RecordedRun run;
+  run.header.device = kDevice;
+  const auto add_omnimoe = [&](const char* schedule, Stage stage, const char* metric, double value) {
+    add(run, "omnimoe", schedule, stage, metric, value, 512, 1024);
+  };
+  add_omnimoe("token_centric", Stage::kLayer, "time_s", 4e-3);
+  add_omnimoe("token_centric", Stage::kLayer, "workspace_bytes", 2e6);
+  add_omnimoe("token_centric", Stage::kExperts, "workspace_bytes", 1e6);  // part of the layer's
+  add_omnimoe("expert_centric", Stage::kLayer, "time_s", 5e-3);
+  add_omnimoe("expert_centric", Stage::kSchedule, "time_s", 1.5e-4);
+  add_omnimoe("expert_centric", Stage::kRouterSelect, "time_s", 5e-4);
+  add_omnimoe("staircase", Stage::kLayer, "time_s", 2e-3);
+  add_omnimoe("staircase", Stage::kLayer, "workspace_bytes", 4e6);
+  return run;
+}
+
+ClaimResult find(const std::vector<RecordedRun>& runs, const std::string& text) {
+  const auto claims = judge_claims(recorded_layers(runs));
+  const auto found = std::ranges::find_if(
+      claims, [&](const ClaimResult& claim) { return claim.claim.find(text) != std::string::npos; });
+  EXPECT_NE(found, claims.end()) << text;
+  return found == claims.end() ? ClaimResult{} : *found;
+}
+
+TEST(Claims, SayNoRowsWhereNothingIsRecorded) {
+  const auto claims = judge_claims({});
+  EXPECT_EQ(claims.size(), 11U);
+  for (const ClaimResult& claim : claims) {
+    EXPECT_EQ(claim.verdict, ClaimVerdict::kNoRows) << claim.claim;
+    EXPECT_FALSE(claim.ours.has_value());
+    EXPECT_FALSE(claim.why.empty()) << claim.claim;
+  }
+  EXPECT_NE(claims_table(claims).text().find("10.9x"), std::string::npos);
+}
+
+TEST(Claims, AreJudgedByTheirRules) {
+  const std::vector<RecordedRun> runs = {omnimoe_run()};
+  const ClaimResult latency = find(runs, "latency without expert-centric");
+  EXPECT_DOUBLE_EQ(*latency.ours, 2.0) << "token_centric over staircase, the faster of the grouped ones";
+  EXPECT_EQ(latency.verdict, ClaimVerdict::kHoldsWithConditions);
+  const ClaimResult memory = find(runs, "memory without expert-centric");
+  EXPECT_DOUBLE_EQ(*memory.ours, 0.5);
+  EXPECT_EQ(memory.verdict, ClaimVerdict::kDoesNotHold);
+  const ClaimResult scheduling = find(runs, "scheduling, share");
+  EXPECT_DOUBLE_EQ(*scheduling.ours, 0.03);
+  EXPECT_EQ(scheduling.verdict, ClaimVerdict::kHolds);
+  const ClaimResult selection = find(runs, "selection");
+  EXPECT_DOUBLE_EQ(*selection.ours, 0.1);
+  EXPECT_EQ(selection.verdict, ClaimVerdict::kDoesNotHold);
+}
+
+TEST(Claims, CompareSystemsOnOneDeviceAlone) {
+  std::vector<RecordedRun> runs = {omnimoe_run()};
+  RecordedRun peer;
+  peer.header.device = "another GPU";
+  add(peer, "peer", "token_centric", Stage::kLayer, "time_s", 21e-3, 1250, 0);
+  runs.push_back(peer);
+  EXPECT_EQ(find(runs, "peer").verdict, ClaimVerdict::kNoRows);
+  runs[1].header.device = kDevice;
+  const ClaimResult claim = find(runs, "peer");
+  EXPECT_DOUBLE_EQ(*claim.ours, 10.5);
+  EXPECT_EQ(claim.verdict, ClaimVerdict::kHolds) << "0.96 of the paper's 10.9";
+  EXPECT_NE(claim.why.find("21.0 ms against 2.00 ms (staircase), a GPU"), std::string::npos) << claim.why;
+}
+
+TEST(Claims, CompareWithAndWithoutTheSharedMlp) {
+  std::vector<RecordedRun> runs = {omnimoe_run(), omnimoe_run()};
+  for (ResultRow& row : runs[1].rows) {
+    row.shared_size = 0;
+    row.value = *row.value * 0.9;
+  }
+  for (RecordedRun& run : runs) {
+    add(run, "omnimoe", "staircase", Stage::kLayer, "peak_bytes", run.rows[0].shared_size == 0 ? 98 : 100,
+        512, *run.rows[0].shared_size);
+  }
+  EXPECT_EQ(find(runs, "memory without the shared MLP").verdict, ClaimVerdict::kHolds);
+  const ClaimResult claim = find(runs, "latency without the shared MLP");
+  EXPECT_NEAR(*claim.ours, 0.9, 1e-12);
+  EXPECT_EQ(claim.verdict, ClaimVerdict::kHolds);
+}
+
+}  // namespace
+}  // namespace moescope

@@ -1,0 +1,114 @@
+#include "profiler/regression.hpp"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "core/error.hpp"
+#include "tests/support/error_text.hpp"
+
+namespace moescope {
+namespace {
+
+using test::error_text;
+
+ResultRow time_row(const std::string& workload, double value, double spread = 0.01,
+                   std::int64_t samples = 11) {
+  ResultRow row;
+  row.schedule = "staircase";
+  row.stage = "layer";
+  row.backend = "cpu";
+  row.dtype = "bf16";
+  row.workload = workload;
+  row.l2_state = "cold";
+  row.metric = "time_s";
+  row.unit = "s";
+  row.value = value;
+  row.spread = spread;
+  row.samples = samples;
+  row.group_size = 64;
+  row.repro = "moescope compare";
+  return row;
+}
+
+std::vector<RecordedRun> run_of(std::vector<ResultRow> rows, const std::string& device = "a machine") {
+  RecordedRun run;
+  run.header.device = device;
+  run.rows = std::move(rows);
+  return {run};
+}
+
+TimeVerdict verdict(const ResultRow& before, const ResultRow& after, double threshold = 0.05) {
+  return compare_times(run_of({before}), run_of({after}), threshold).times.at(0).verdict;
+}
+
+TEST(CompareTimes, CountsWhatIsAboveThresholdAndNoise) {
+  EXPECT_EQ(verdict(time_row("w", 1.0), time_row("w", 1.04)), TimeVerdict::kSame);
+  EXPECT_EQ(verdict(time_row("w", 1.0), time_row("w", 1.06)), TimeVerdict::kSlower);
+  EXPECT_EQ(verdict(time_row("w", 1.0), time_row("w", 0.94)), TimeVerdict::kFaster);
+  EXPECT_EQ(verdict(time_row("w", 1.0), time_row("w", 1.06), 0.1), TimeVerdict::kSame);
+  EXPECT_EQ(verdict(time_row("w", 1.0), time_row("w", 1.04), 0), TimeVerdict::kSlower);
+}
+
+TEST(CompareTimes, AllowsForTheSpreadsThatWereRecorded) {
+  // Range 0.5 of 11 samples: deviation 0.5 / 3.078, of the median sqrt(pi / 2 / 11) times that, three of two
+  // such.
+  const double noise_s = 3 * 0.5 / 3.078 * std::sqrt(1.5707963267948966 / 11) * std::sqrt(2.0);
+  const auto report =
+      compare_times(run_of({time_row("w", 1.0, 0.5)}), run_of({time_row("w", 1.25, 0.4)}), 0.05);
+  EXPECT_NEAR(report.times.at(0).noise_s, noise_s, 1e-12);
+  EXPECT_EQ(report.times[0].verdict, TimeVerdict::kUnclear);
+  EXPECT_TRUE(report.holds());
+  EXPECT_EQ(verdict(time_row("w", 1.0, 0.5), time_row("w", 1.4, 0.4)), TimeVerdict::kSlower);
+  EXPECT_EQ(verdict(time_row("w", 1.0, 0.5, 1001), time_row("w", 1.25, 0.4, 1001)), TimeVerdict::kSlower)
+      << "many samples know their median";
+  EXPECT_EQ(verdict(time_row("w", 1.0, 0.5, 2), time_row("w", 2.0, 0.4, 2)), TimeVerdict::kUnclear)
+      << "two do not";
+}
+
+TEST(CompareTimes, HoldsOnlyTimesOfTheSameThing) {
+  ResultRow other = time_row("w", 9);
+  other.group_size = 32;
+  const auto report =
+      compare_times(run_of({time_row("w", 1), time_row("gone", 1)}), run_of({time_row("w", 1), other}), 0.05);
+  EXPECT_EQ(report.times.size(), 1U);
+  EXPECT_EQ(report.only_before, 1);
+  EXPECT_EQ(report.only_after, 1);
+  EXPECT_TRUE(report.holds());
+  EXPECT_FALSE(compare_times(run_of({time_row("a", 1)}), run_of({time_row("b", 1)}), 0.05).holds())
+      << "nothing was compared";
+}
+
+TEST(CompareTimes, HoldsVersion1RowsAgainstNewOnes) {
+  ResultRow old = time_row("w", 1);
+  old.group_size.reset();
+  old.activation = old.gates = "none";
+  old.repro.clear();
+  EXPECT_EQ(verdict(old, time_row("w", 2)), TimeVerdict::kSlower);
+}
+
+TEST(CompareTimes, TakesTheLastOfSeveralAndNoticesWhatIsLost) {
+  EXPECT_EQ(compare_times(run_of({time_row("w", 9), time_row("w", 1)}), run_of({time_row("w", 1)}), 0.05)
+                .count(TimeVerdict::kSame),
+            1);
+  ResultRow failed = time_row("w", 1);
+  failed.value.reset();
+  failed.spread.reset();
+  failed.status = Status::kFailed;
+  failed.reason = "broken";
+  const auto report = compare_times(run_of({time_row("w", 1)}), run_of({failed}), 0.05);
+  EXPECT_EQ(report.count(TimeVerdict::kLost), 1);
+  EXPECT_FALSE(report.holds());
+}
+
+TEST(CompareTimes, RefusesTimesOfAnotherDevice) {
+  EXPECT_EQ(error_text<InvalidArgument>([] {
+              compare_times(run_of({time_row("w", 1)}, "an H100"), run_of({time_row("w", 1)}, "a CPU"), 0.05);
+            }),
+            "baseline = an H100: these times are of a CPU, which says nothing about it");
+  EXPECT_EQ(error_text<InvalidArgument>([] { compare_times({}, {}, -1); }),
+            "threshold = -1: must be a fraction >= 0");
+}
+
+}  // namespace
+}  // namespace moescope

@@ -1,0 +1,72 @@
+#pragma once
+
+#include <fcntl.h>
+#include <gtest/gtest.h>
+#include <spawn.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <string>
+#include <vector>
+
+#include "tests/support/temporary_directory.hpp"
+
+/// Runs the real program in a directory of its own.
+namespace moescope::test {
+
+struct Outcome {
+  int code = -1;  ///< exit code, or minus the signal that ended it
+  std::string out;
+  std::string err;
+};
+
+/// `moescope arguments...` started in `directory`, its output in files there.
+class RunningMoescope {
+ public:
+  RunningMoescope(std::vector<std::string> arguments, const TemporaryDirectory& directory)
+      : out_(directory.path() / "stdout.txt"), err_(directory.path() / "stderr.txt") {
+    posix_spawn_file_actions_t actions;
+    posix_spawn_file_actions_init(&actions);
+    posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, out_.c_str(), O_WRONLY | O_CREAT | O_TRUNC,
+                                     0600);
+    posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, err_.c_str(), O_WRONLY | O_CREAT | O_TRUNC,
+                                     0600);
+    posix_spawn_file_actions_addchdir_np(&actions, directory.path().c_str());
+    arguments.insert(arguments.begin(), MOESCOPE_BINARY);
+    std::vector<char*> argv;
+    for (std::string& argument : arguments) {
+      argv.push_back(argument.data());
+    }
+    argv.push_back(nullptr);
+    if (posix_spawn(&child_, MOESCOPE_BINARY, &actions, nullptr, argv.data(), environ) != 0) {
+      ADD_FAILURE() << "cannot start " << MOESCOPE_BINARY;
+      child_ = -1;
+    }
+    posix_spawn_file_actions_destroy(&actions);
+  }
+
+  void kill() const {
+    if (child_ > 0) {
+      ::kill(child_, SIGKILL);
+    }
+  }
+  Outcome wait() const {
+    int status = 0;
+    if (child_ <= 0 || waitpid(child_, &status, 0) != child_) {
+      return {};
+    }
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), read_text(out_), read_text(err_)};
+  }
+
+ private:
+  std::string out_;
+  std::string err_;
+  pid_t child_ = -1;
+};
+
+inline Outcome run_moescope(std::vector<std::string> arguments, const TemporaryDirectory& directory) {
+  return RunningMoescope(std::move(arguments), directory).wait();
+}
+
+}  // namespace moescope::test
