@@ -35,6 +35,10 @@ constexpr std::string_view kSnapshot = "trained layer, shape of its snapshot (by
 constexpr std::string_view kTest = "own choice, for tests and first runs";
 
 constexpr std::array kPresets = {
+    // The two names that every system has (system_presets).
+    Preset{"small", "own choice: the small_layer2 snapshot's layer on 1024 tokens",
+           make_shape(1024, 256, 64, 64, 32, 256)},
+    Preset{"table-a", "paper Table A, L = 1024 and the smallest K", table_a(1024, 512)},
     Preset{"table-a-1024-512", kTableAK, table_a(1024, 512)},
     Preset{"table-a-1024-1024", kTableAK, table_a(1024, 1024)},
     Preset{"table-a-1024-2048", kTableAK, table_a(1024, 2048)},

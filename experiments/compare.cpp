@@ -8,6 +8,7 @@
 #include "experiments/backends.hpp"
 #include "experiments/command.hpp"
 #include "experiments/compare_report.hpp"
+#include "experiments/compare_systems.hpp"
 #include "experiments/options.hpp"
 #include "experiments/study_point.hpp"
 #include "profiler/layer_rows.hpp"
@@ -46,6 +47,9 @@ std::vector<StudyPoint> points_of(CommonOptions options) {
 
 ExitCode compare(const CommonOptions& options, const Invocation& invocation) {
   apply_threads(options);
+  if (!options.systems.empty()) {
+    return compare_systems(options, invocation);
+  }
   const StudyPlan plan = study_plan(options);
   const std::vector<StudyPoint> points = points_of(options);
   const auto backend = make_backend(options.backend);
@@ -95,8 +99,10 @@ Command add_compare(CLI::App& app, const Invocation& invocation) {
       examples({"moescope compare",
                 "moescope compare --preset table-a-1024-512 --schedule token_centric "
                 "--schedule staircase --max-time 20",
-                "moescope compare --workload zipf:1 --workload hot:0.5,16 -L 512 --grid 48x16 -d 96 -K 8"}));
+                "moescope compare --workload zipf:1 --workload hot:0.5,16 -L 512 --grid 48x16 -d 96 -K 8",
+                "moescope compare --system omnimoe --system peer --system gshard --preset table-a"}));
   add_shape_options(*sub, *options);
+  add_system_options(*sub, *options);
   add_workload_options(*sub, *options);
   add_schedule_options(*sub, *options);
   add_machine_options(*sub, *options);

@@ -10,6 +10,7 @@
 #include "core/layer_shape.hpp"
 #include "core/moe_backend.hpp"
 #include "core/schedule.hpp"
+#include "core/system.hpp"
 #include "core/workload.hpp"
 #include "profiler/progress.hpp"
 #include "profiler/sampling.hpp"
@@ -29,6 +30,10 @@ struct CommonOptions {
   std::optional<std::int64_t> num_experts;
   std::optional<std::int64_t> top_k;
   std::optional<std::int64_t> shared_size;
+  std::vector<std::string> systems;
+  std::optional<std::int64_t> expert_size;
+  std::optional<std::int64_t> heads;
+  std::optional<std::int64_t> key_size;
   std::string grid;
   std::string dtype;
   std::string activation;
@@ -48,6 +53,8 @@ struct CommonOptions {
 };
 
 void add_shape_options(CLI::App& app, CommonOptions& options);
+/// --system, and the extents that only baselines have.
+void add_system_options(CLI::App& app, CommonOptions& options);
 void add_workload_options(CLI::App& app, CommonOptions& options);
 void add_schedule_options(CLI::App& app, CommonOptions& options);
 /// --backend, --threads, --quiet.
@@ -78,6 +85,14 @@ std::vector<NamedWorkload> chosen_workloads(const CommonOptions& options);
 /// The shape asked for, completed from the workload's file where it has one, and validated. Throws
 /// InvalidArgument or FileError.
 LayerShape resolve_shape(const CommonOptions& options, const WorkloadSpec& spec);
+/// The baseline asked for: its preset (default: small) with what else was given. Throws InvalidArgument, also
+/// for options that only OmniMoE has.
+SystemShape resolve_system(const CommonOptions& options, System system);
+/// The one workload of layers of different kinds; gaussian:1 when none was asked for. Throws InvalidArgument.
+NamedWorkload system_workload(const CommonOptions& options);
+/// Its inputs. Workloads other than gaussian:STD are refused: they are made for a grid of logits.
+SystemInputs make_system_inputs(const NamedWorkload& workload, const SystemShape& shape, std::uint64_t seed);
+
 /// The workload's inputs under the name that rows use. Throws OutOfMemory before making anything when host
 /// memory cannot hold weights and batch.
 LayerInputs make_inputs(const NamedWorkload& workload, const LayerShape& shape, std::uint64_t seed,

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <iostream>
 #include <memory>
+#include <utility>
 
 #include "experiments/backends.hpp"
 #include "experiments/command.hpp"
@@ -10,8 +11,10 @@
 #include "profiler/format.hpp"
 #include "profiler/layer_rows.hpp"
 #include "profiler/layer_study.hpp"
+#include "profiler/system_study.hpp"
 #include "profiler/table.hpp"
 #include "reference/layer_check.hpp"
+#include "reference/system_oracle.hpp"
 
 namespace moescope {
 namespace {
@@ -48,16 +51,23 @@ Table stage_table(const ScheduleStudy& point) {
 }
 
 void print(const LayerStudy& study, const ScheduleStudy& point, const std::string& device, bool explain) {
-  std::cout << fmt::format("{}  {}  {}  seed {}  L2 {}\n", study.workload, study.shape.label(),
+  const bool scheduled = !study.baseline || study.baseline->has_routing();
+  std::cout << fmt::format("{}  {}  {}  seed {}  L2 {}\n", study.workload, study_label(study),
                            to_string(study.shape.dtype), study.seed, to_string(study.l2));
-  std::cout << fmt::format("{} on {} ({})\n\n", to_string(point.ran), study.backend, device);
+  std::cout << fmt::format("{}on {} ({})\n\n", scheduled ? fmt::format("{} ", to_string(point.ran)) : "",
+                           study.backend, device);
   std::cout << stage_table(point).text() << '\n';
   if (const StageSamples* layer = point.times.find(Stage::kLayer)) {
     std::cout << fmt::format("median of {} samples, {} discarded; bytes and flop are analytic\n",
                              layer->count(), point.times.discarded);
   }
-  std::cout << fmt::format("reuse {:.1f} pairs per active expert; floor of the expert stage {}\n",
-                           study.skew.reuse, format_bytes(static_cast<double>(study.floor_bytes)));
+  if (scheduled) {
+    std::cout << fmt::format("reuse {:.1f} pairs per active expert; floor of the expert stage {}\n",
+                             study.skew.reuse, format_bytes(static_cast<double>(study.floor_bytes)));
+  }
+  std::cout << fmt::format("weights {}; peak {}: weights, batch, routing and the largest workspace\n",
+                           format_bytes(static_cast<double>(point.weight_bytes)),
+                           format_bytes(static_cast<double>(point.peak_bytes)));
   std::cout << (point.error ? point.error->describe() : fmt::format("no error: {}", point.error_reason))
             << '\n';
   if (explain && !point.explanation.empty()) {
@@ -67,8 +77,20 @@ void print(const LayerStudy& study, const ScheduleStudy& point, const std::strin
                                     : "output may differ in the last bits from run to run\n");
 }
 
-ExitCode run(const CommonOptions& options, const Invocation& invocation) {
-  apply_threads(options);
+/// How to measure, and where progress is shown.
+struct Bench {
+  MoeBackend& backend;
+  SamplingOptions sampling;
+  L2State l2;
+  Progress& progress;
+
+  StudyProgress say() const {
+    return [this](std::string_view what) { progress.detail(what); };
+  }
+};
+
+/// OmniMoE under the schedule asked for.
+LayerStudy study_omnimoe(const CommonOptions& options, const Bench& bench) {
   auto schedules = chosen_schedules(options);
   if (options.schedules.empty()) {
     schedules = {ScheduleOptions{.kind = ScheduleKind::kStaircase, .group_size = options.group_size}};
@@ -79,19 +101,45 @@ ExitCode run(const CommonOptions& options, const Invocation& invocation) {
                           fmt::format("{} of them", std::max(schedules.size(), workloads.size())),
                           "run takes one; compare takes several");
   }
-  const SamplingOptions sampling = sampling_options(options);
-  const L2State l2 = parse_l2_state(options.l2);
   const LayerShape shape = resolve_shape(options, workloads[0].spec);
-  const auto backend = make_backend(options.backend);
-  if (std::string why; !backend->supports(schedules[0].kind, why)) {
+  if (std::string why; !bench.backend.supports(schedules[0].kind, why)) {
     throw InvalidArgument("schedule", to_string(schedules[0].kind), why);
   }
   const LayerInputs inputs = make_inputs(workloads[0], shape, options.seed);
+  bench.progress.begin(workloads[0].name);
+  return study_layer(bench.backend, inputs, schedules, bench.sampling, bench.l2,
+                     oracle_judge(inputs, kJudgedTokens), bench.say());
+}
+
+LayerStudy study_baseline(const CommonOptions& options, System system, const Bench& bench) {
+  const SystemShape shape = resolve_system(options, system);
+  const NamedWorkload workload = system_workload(options);
+  if (std::string why; !bench.backend.supports_system(system, why)) {
+    throw InvalidArgument("system", to_string(system), why);
+  }
+  const SystemInputs inputs = make_system_inputs(workload, shape, options.seed);
+  bench.progress.begin(shape.label());
+  SystemSubject subject;
+  subject.baseline = &inputs;
+  subject.judge = system_judge(inputs, kJudgedTokens);
+  auto studies = study_systems(bench.backend, {&subject, 1}, bench.sampling, bench.l2, bench.say());
+  return std::move(studies.front());
+}
+
+ExitCode run(const CommonOptions& options, const Invocation& invocation) {
+  apply_threads(options);
+  const SamplingOptions sampling = sampling_options(options);
+  const L2State l2 = parse_l2_state(options.l2);
+  if (options.systems.size() > 1) {
+    throw InvalidArgument("system", fmt::format("{} of them", options.systems.size()),
+                          "run takes one; compare takes several");
+  }
+  const System system = options.systems.empty() ? System::kOmniMoe : parse_system(options.systems.front());
+  const auto backend = make_backend(options.backend);
   Progress progress(std::cerr, progress_style(options), 1);
-  progress.begin(workloads[0].name);
+  const Bench bench{*backend, sampling, l2, progress};
   const LayerStudy study =
-      study_layer(*backend, inputs, schedules, sampling, l2, oracle_judge(inputs, kJudgedTokens),
-                  [&](std::string_view what) { progress.detail(what); });
+      system == System::kOmniMoe ? study_omnimoe(options, bench) : study_baseline(options, system, bench);
   const ScheduleStudy& point = study.schedules[0];
   if (point.status != Status::kOk) {
     throw Error(point.code, point.reason);
@@ -115,8 +163,10 @@ Command add_run(CLI::App& app, const Invocation& invocation) {
   auto* sub = app.add_subcommand(
       "run", "one configuration through the whole layer: time, bytes and flop per stage, error");
   sub->footer(examples({"moescope run", "moescope run --schedule expert_centric --group-size 32 -L 1024",
-                        "moescope run --preset table-a-1024-512 --workload zipf:1 --output results/zipf1"}));
+                        "moescope run --preset table-a-1024-512 --workload zipf:1 --output results/zipf1",
+                        "moescope run --system peer --preset table-a -L 64"}));
   add_shape_options(*sub, *options);
+  add_system_options(*sub, *options);
   add_workload_options(*sub, *options);
   add_schedule_options(*sub, *options);
   add_machine_options(*sub, *options);

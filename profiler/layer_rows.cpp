@@ -15,6 +15,12 @@ ResultRow base_row(const RowContext& context, Stage stage, Source source, std::s
                    std::string unit) {
   ResultRow row;
   row.set_shape(context.shape);
+  if (context.baseline) {
+    const System system = context.baseline->system;
+    row.system = to_string(system);
+    row.activation = system == System::kPkm ? "none" : row.activation;
+    row.gates = context.baseline->has_routing() ? row.gates : "none";
+  }
   row.schedule = context.schedule;
   row.group_size = context.group_size;
   row.stage = to_string(stage);
@@ -92,6 +98,10 @@ std::vector<ResultRow> schedule_rows(const RowContext& context, const ScheduleSt
     rows.push_back(value_row(context, memory.stage, Source::kMeasured, "workspace_bytes",
                              static_cast<double>(memory.workspace_bytes), "bytes"));
   }
+  rows.push_back(value_row(context, Stage::kLayer, Source::kAnalytic, "weight_bytes",
+                           static_cast<double>(point.weight_bytes), "bytes"));
+  rows.push_back(value_row(context, Stage::kLayer, Source::kMeasured, "peak_bytes",
+                           static_cast<double>(point.peak_bytes), "bytes"));
   if (point.error) {
     append(rows, error_rows(context, *point.error));
   } else {
@@ -138,6 +148,9 @@ std::vector<ResultRow> skew_rows(const RowContext& context, const SkewMetrics& s
   add("max_over_mean", skew.max_over_mean, "ratio");
   add("effective_experts", skew.effective_experts, "experts");
   add("reuse", skew.reuse, "pairs_per_expert");
+  if (context.baseline) {
+    return rows;  // its routing has a row per head, or a grid of one row: rows and strips mean nothing
+  }
   add("rows_per_token", skew.rows_per_token, "rows");
   add("cols_per_token", skew.cols_per_token, "cols");
   add("strips_per_token", skew.strips_per_token, "strips");
@@ -207,17 +220,30 @@ RowContext schedule_context(const LayerStudy& study, const ScheduleStudy& point)
   if (has_groups(point.options.kind)) {
     context.group_size = point.options.group_size;
   }
+  context.baseline = study.baseline;
+  if (study.baseline && !study.baseline->has_routing()) {
+    context.schedule = "none";
+  }
   return context;
 }
 
 std::vector<ResultRow> study_rows(const LayerStudy& study) {
-  const RowContext context{study.shape, "none", study.backend, study.workload, study.seed, "none"};
+  RowContext context{study.shape, "none", study.backend, study.workload, study.seed, "none"};
+  context.baseline = study.baseline;
   std::vector<ResultRow> rows;
-  // Without routing the schedules' rows say why.
-  if (study.skew.num_pairs > 0) {
-    rows = skew_rows(context, study.skew);
-    rows.push_back(value_row(context, Stage::kExperts, Source::kAnalytic, "floor_bytes",
-                             static_cast<double>(study.floor_bytes), "bytes"));
+  const auto add = [&](Stage stage, const char* metric, std::int64_t value, const char* unit) {
+    rows.push_back(value_row(context, stage, Source::kAnalytic, metric, static_cast<double>(value), unit));
+  };
+  if (study.skew.num_pairs > 0) {  // dense_mlp routes nothing, and a layer that failed has no routing
+    append(rows, skew_rows(context, study.skew));
+    add(Stage::kExperts, "floor_bytes", study.floor_bytes, "bytes");
+  }
+  if (study.baseline && study.baseline->has_ffn_experts()) {
+    add(Stage::kLayer, "expert_size", study.baseline->expert_size, "columns");
+  }
+  if (study.baseline && study.baseline->has_product_keys()) {
+    add(Stage::kLayer, "heads", study.baseline->heads, "heads");
+    add(Stage::kLayer, "key_size", study.baseline->key_size, "columns");
   }
   for (const ScheduleStudy& point : study.schedules) {
     append(rows, schedule_rows(schedule_context(study, point), point));
@@ -226,7 +252,7 @@ std::vector<ResultRow> study_rows(const LayerStudy& study) {
 }
 
 std::span<const std::string_view> study_metrics() {
-  static constexpr std::array<std::string_view, 28> kMetrics = {"num_pairs",
+  static constexpr std::array<std::string_view, 33> kMetrics = {"num_pairs",
                                                                 "active_experts",
                                                                 "usage",
                                                                 "unevenness_nats",
@@ -251,6 +277,11 @@ std::span<const std::string_view> study_metrics() {
                                                                 "useful_flop",
                                                                 "executed_flop",
                                                                 "workspace_bytes",
+                                                                "weight_bytes",
+                                                                "peak_bytes",
+                                                                "expert_size",
+                                                                "heads",
+                                                                "key_size",
                                                                 "relative_error",
                                                                 "max_absolute_error",
                                                                 "deterministic"};

@@ -4,43 +4,13 @@
 
 #include <algorithm>
 #include <array>
-#include <chrono>
-#include <memory>
-#include <new>
-#include <utility>
+
+#include "profiler/study_rounds.hpp"
 
 namespace moescope {
 namespace {
 
 constexpr std::array kExpertStages = {Stage::kExpertScores, Stage::kExpertCombine, Stage::kExperts};
-
-/// Runs `act`; an error that belongs to this one point is kept as its reason, a bug is not.
-void or_failed(ScheduleStudy& study, const std::function<void()>& act) {
-  const auto fail = [&](ExitCode code, std::string what) {
-    study.status = Status::kFailed;
-    study.code = code;
-    study.reason = std::move(what);
-  };
-  try {
-    act();
-  } catch (const InternalError&) {
-    throw;
-  } catch (const Error& error) {
-    fail(error.code(), error.what());
-  } catch (const std::bad_alloc&) {
-    fail(ExitCode::kOutOfMemory, "out of memory");
-  }
-}
-
-void judge_output(ScheduleStudy& study, LayerExecution& execution, const Judge& judge) {
-  try {
-    study.error = judge(execution.output(), execution.routing());
-  } catch (const InternalError&) {
-    throw;
-  } catch (const Error& error) {
-    study.error_reason = error.what();
-  }
-}
 
 }  // namespace
 
@@ -77,11 +47,11 @@ LayerStudy study_layer(MoeBackend& backend, const LayerInputs& inputs,
   study.skew = compute_skew(routing);
   study.floor_bytes = expert_floor_bytes(inputs.shape, routing);
 
-  std::vector<std::unique_ptr<LayerExecution>> executions(schedules.size());
-  std::vector<Arm> arms;
-  std::vector<std::size_t> arm_schedule;
+  study.schedules.resize(schedules.size());
+  const std::int64_t weight_bytes = layer_weight_bytes(inputs);
+  detail::StudyRounds rounds(l2);
   for (std::size_t s = 0; s < schedules.size(); ++s) {
-    ScheduleStudy& point = study.schedules.emplace_back();
+    ScheduleStudy& point = study.schedules[s];
     point.options = schedules[s];
     say(to_string(schedules[s]));
     if (std::string why; !backend.supports(schedules[s].kind, why)) {
@@ -89,41 +59,17 @@ LayerStudy study_layer(MoeBackend& backend, const LayerInputs& inputs,
       point.reason = why;
       continue;
     }
-    or_failed(point, [&] {
-      auto execution = backend.prepare(inputs, schedules[s]);
-      execution->run(l2);
-      point.ran = execution->schedule_kind();
-      point.explanation = execution->explanation();
-      point.deterministic = execution->deterministic();
-      point.memory = execution->memory();
-      ScheduleOptions resolved = schedules[s];
-      resolved.kind = point.ran;
-      point.cost = analytic_cost(inputs.shape, routing, backend.schedule(routing, resolved));
-      judge_output(point, *execution, judge);
-      executions[s] = std::move(execution);
-    });
-    if (LayerExecution* execution = executions[s].get()) {
-      arms.push_back({to_string(schedules[s]), [execution, l2] {
-                        return ArmSample{execution->run(l2), execution->clocks()};
-                      }});
-      arm_schedule.push_back(s);
-    }
+    rounds.add(
+        point, [&] { return backend.prepare(inputs, schedules[s]); },
+        [&](LayerExecution& /*execution*/) {
+          ScheduleOptions resolved = schedules[s];
+          resolved.kind = point.ran;
+          point.cost = analytic_cost(inputs.shape, routing, backend.schedule(routing, resolved));
+          account_memory(point, weight_bytes, inputs.shape, routing);
+        },
+        judge);
   }
-
-  const auto now_s = [] {
-    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
-  };
-  auto results = sample_alternating(arms, sampling, now_s,
-                                    [&](std::int64_t round) { say(fmt::format("round {}", round)); });
-  for (std::size_t a = 0; a < results.size(); ++a) {
-    ScheduleStudy& point = study.schedules[arm_schedule[a]];
-    if (results[a].failure) {
-      point.status = Status::kFailed;
-      point.reason = *results[a].failure;
-      point.code = results[a].failure_code;
-    }
-    point.times = std::move(results[a]);
-  }
+  rounds.measure(sampling, say);
   const ScheduleStudy* baseline = study.find(ScheduleKind::kTokenCentric);
   for (ScheduleStudy& point : study.schedules) {
     if (baseline == nullptr || baseline->status != Status::kOk || point.status != Status::kOk) {
@@ -136,6 +82,29 @@ LayerStudy study_layer(MoeBackend& backend, const LayerInputs& inputs,
         speed_up(baseline_experts ? &*baseline_experts : nullptr, experts ? &*experts : nullptr);
   }
   return study;
+}
+
+std::int64_t layer_weight_bytes(const LayerInputs& inputs) {
+  const LayerShape& shape = inputs.shape;
+  const std::int64_t router_rows = inputs.fixed_routing ? 0 : shape.grid_rows + shape.grid_cols;
+  const auto bias = std::ssize(inputs.router.row_bias) + std::ssize(inputs.router.col_bias);
+  return (2 * shape.num_experts() + router_rows + 3 * shape.shared_size) * shape.hidden_size *
+             dtype_bytes(shape.dtype) +
+         bias * dtype_bytes(Dtype::kF32);
+}
+
+void account_memory(ScheduleStudy& point, std::int64_t weight_bytes, const LayerShape& shape,
+                    const Routing& routing) {
+  const std::int64_t batch_bytes = 2 * shape.num_tokens * shape.hidden_size * dtype_bytes(shape.dtype);
+  const std::int64_t routing_bytes =
+      routing.num_pairs() * static_cast<std::int64_t>(sizeof(std::int32_t) + sizeof(float)) +
+      (routing.num_tokens + 1) * static_cast<std::int64_t>(sizeof(std::int64_t));
+  std::int64_t workspace = 0;
+  for (const StageMemory& stage : point.memory) {
+    workspace = std::max(workspace, stage.workspace_bytes);
+  }
+  point.weight_bytes = weight_bytes;
+  point.peak_bytes = weight_bytes + batch_bytes + routing_bytes + workspace;
 }
 
 std::int64_t expert_bytes(const AnalyticCost& cost, MemoryLevel level) {

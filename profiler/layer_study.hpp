@@ -28,6 +28,8 @@ struct ScheduleStudy {
   std::string explanation;                 ///< of auto's choice; empty for a schedule that was named
   bool deterministic = false;
   std::vector<StageMemory> memory;
+  std::int64_t weight_bytes = 0;
+  std::int64_t peak_bytes = 0;  ///< weights, X, Y, routing and the largest workspace of a stage
   AnalyticCost cost;
   ArmResult times;
   std::optional<ErrorReport> error;  ///< against the judge's reference
@@ -40,6 +42,7 @@ struct ScheduleStudy {
 /// Every schedule side by side on one layer and one routing.
 struct LayerStudy {
   LayerShape shape;
+  std::optional<SystemShape> baseline;  ///< set when it is of a baseline; `shape` is its row_shape() then
   std::string workload;
   std::uint64_t seed = 0;
   std::string backend;
@@ -67,6 +70,12 @@ Routing route(MoeBackend& backend, const LayerInputs& inputs);
 LayerStudy study_layer(MoeBackend& backend, const LayerInputs& inputs,
                        std::span<const ScheduleOptions> schedules, const SamplingOptions& sampling,
                        L2State l2, const Judge& judge, const StudyProgress& progress = {});
+
+/// Bytes of W, V, router with its biases and shared MLP.
+std::int64_t layer_weight_bytes(const LayerInputs& inputs);
+/// Sets weight_bytes and peak_bytes; point.memory is there already.
+void account_memory(ScheduleStudy& point, std::int64_t weight_bytes, const LayerShape& shape,
+                    const Routing& routing);
 
 /// Bytes of the expert stage, whether it ran as scores and combine or as one fused kernel.
 std::int64_t expert_bytes(const AnalyticCost& cost, MemoryLevel level);

@@ -97,7 +97,7 @@ TEST(Presets, HoldBothSweepsOfTableA) {
 
 TEST(Presets, UnknownNamesGetTheListOfKnownOnes) {
   const auto text = test::error_text<InvalidArgument>([] { find_preset("table-z"); });
-  EXPECT_EQ(text.rfind("preset = table-z: must be one of table-a-1024-512, ", 0), 0U) << text;
+  EXPECT_EQ(text.rfind("preset = table-z: must be one of small, table-a, table-a-1024-512, ", 0), 0U) << text;
   EXPECT_NE(text.find(", million, tiny"), std::string::npos) << text;
 }
 

@@ -158,6 +158,21 @@ TEST(Cli, AnswersEveryBadCallWithOneLineAndItsCode) {
       {{"run", "--grid", "40000x40000", "--workload", "gaussian:1", "-d", "1048576"},
        ExitCode::kOutOfMemory,
        "GiB"},
+      {{"run", "--system", "switch"}, ExitCode::kInvalidArgument, "system = switch: must be one of"},
+      {{"run", "--system", "peer", "--system", "pkm"}, ExitCode::kInvalidArgument, "run takes one"},
+      {{"run", "--system", "peer", "--preset", "tiny"},
+       ExitCode::kInvalidArgument,
+       "preset = tiny: for peer"},
+      {{"run", "--system", "gshard", "--heads", "2"}, ExitCode::kInvalidArgument, "heads = 2: must be 1"},
+      {{"run", "--system", "gshard", "-K", "33"}, ExitCode::kInvalidArgument, "top_k = 33"},
+      {{"run", "--system", "peer", "--schedule", "auto"}, ExitCode::kInvalidArgument, "schedule = auto"},
+      {{"run", "--system", "peer", "--grid", "8x8"}, ExitCode::kInvalidArgument, "grid = 8x8"},
+      {{"run", "--system", "peer", "--workload", "zipf:1"},
+       ExitCode::kInvalidArgument,
+       "workload = zipf:1: must be gaussian:STD"},
+      {{"compare", "--system", "omnimoe", "--system", "pkm", "--heads", "3"},
+       ExitCode::kInvalidArgument,
+       "top_k = 64: must be a multiple of heads = 3"},
       {{"run", "--workload", "snapshot:absent.safetensors"}, ExitCode::kBadFile, "absent.safetensors"},
       {{"run", "--workload", "snapshot:lie.safetensors"}, ExitCode::kBadFile, "lie.safetensors"},
       {{"inspect", "--workload", "zipf:1", "--workload", "zipf:2", "--save-trace", "t.safetensors"},
@@ -278,6 +293,45 @@ TEST(Compare, MeasuresEveryScheduleAndWritesRowsAndAFigure) {
   EXPECT_TRUE(read_text(directory.path() / "out" / "rows.csv").starts_with("schema_version,run_id,system"));
 }
 
+TEST(Compare, PutsSystemsSideBySide) {
+  const TemporaryDirectory directory;
+  std::vector<std::string> arguments = {"compare", "--output", "out", "-L", "24", "-d", "32"};
+  for (const char* system : {"dense_mlp", "gshard", "deepseekmoe", "pkm", "peer", "omnimoe"}) {
+    arguments.insert(arguments.end(), {"--system", system});
+  }
+  arguments.insert(arguments.end(), {"--min-samples", "3", "--max-time", "0.01"});
+  const Outcome outcome = run_moescope(arguments, directory);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto rows = valid_rows(directory.path() / "out");
+  const auto find = [&](const std::string& system, const std::string& schedule, const std::string& metric) {
+    const auto row = std::find_if(rows.begin(), rows.end(), [&](const ResultRow& r) {
+      return r.system == system && r.schedule == schedule && r.stage == "layer" && r.metric == metric;
+    });
+    return row == rows.end() ? nullptr : &*row;
+  };
+  const std::vector<std::pair<std::string, std::string>> layers = {
+      {"dense_mlp", "none"},    {"gshard", "expert_centric"}, {"deepseekmoe", "expert_centric"},
+      {"pkm", "token_centric"}, {"peer", "token_centric"},    {"omnimoe", "expert_centric"},
+      {"omnimoe", "staircase"}};
+  for (const auto& [system, schedule] : layers) {
+    for (const char* metric : {"time_s", "weight_bytes", "peak_bytes", "useful_flop", "relative_error"}) {
+      const ResultRow* row = find(system, schedule, metric);
+      ASSERT_TRUE(row != nullptr) << system << " " << metric;
+      EXPECT_EQ(row->status, Status::kOk) << system << " " << metric;
+      EXPECT_EQ(row->num_tokens, 24);
+      if (row->metric == "relative_error") {
+        EXPECT_LE(*row->value, 4e-3) << system;
+      }
+    }
+  }
+  EXPECT_EQ(find("gshard", "expert_centric", "time_s")->group_size, 1);
+  EXPECT_EQ(find("gshard", "expert_centric", "time_s")->grid_cols, 32);
+  EXPECT_EQ(find("peer", "token_centric", "time_s")->grid_rows, 64);
+  EXPECT_EQ(find("peer", "none", "heads")->value, 10);
+  EXPECT_EQ(find("pkm", "token_centric", "time_s")->activation, "none");
+  EXPECT_EQ(find("dense_mlp", "none", "time_s")->gates, "none");
+}
+
 TEST(Compare, GoesOnPastAPointThatFails) {
   const TemporaryDirectory directory;
   const Outcome outcome =
@@ -331,6 +385,19 @@ TEST(Run, ShowsEveryStageAndWritesOnlyWhenAsked) {
   const Outcome writing = run_moescope(small({"run", "--output", "out"}), directory);
   ASSERT_EQ(writing.code, 0) << writing.err;
   EXPECT_TRUE(has_row(valid_rows(directory.path() / "out"), "staircase", "layer", "time_s", Status::kOk));
+}
+
+TEST(Run, ShowsEveryStageOfABaseline) {
+  const TemporaryDirectory directory;
+  const Outcome outcome = run_moescope({"run", "--system", "deepseekmoe", "-L", "32", "-d", "32", "--dtype",
+                                        "fp32", "--min-samples", "3", "--max-time", "0.01"},
+                                       directory);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  for (const char* word : {"deepseekmoe_L32_d32_N64_K4", "router_project", "router_select", "schedule",
+                           "experts", "shared_mlp", "peak", "bit-identical"}) {
+    EXPECT_NE(outcome.out.find(word), std::string::npos) << word << outcome.out;
+  }
+  EXPECT_FALSE(std::filesystem::exists(directory.path() / "results"));
 }
 
 TEST(Run, FindsTheRecordedLayerFromAnywhereAndNamesNoPathOfThisMachine) {
@@ -390,13 +457,19 @@ TEST(Inspect, ShowsSkewAndAHistogramAndRecordsATraceThatReplays) {
   }
 }
 
-TEST(Golden, ReplaysTheRecordedFiles) {
+TEST(Golden, ReplaysEveryRecordedFile) {
   const TemporaryDirectory directory;
-  const std::string golden = std::string(MOESCOPE_TEST_DATA) + "/golden/";
-  const Outcome outcome = run_moescope(
-      {"golden", golden + "omnimoe_a.npz", golden + "router_tall.npz", golden + "pkm.npz"}, directory);
+  std::vector<std::string> arguments = {"golden"};
+  for (const auto& entry : std::filesystem::directory_iterator(std::string(MOESCOPE_TEST_DATA) + "/golden")) {
+    arguments.push_back(entry.path().string());
+  }
+  const Outcome outcome = run_moescope(arguments, directory);
   EXPECT_EQ(outcome.code, 0) << outcome.out;
-  EXPECT_NE(outcome.out.find("omnimoe_a.npz"), std::string::npos);
+  for (const char* word : {"omnimoe_a.npz", "router_tall.npz", "pkm.npz", "peer_relu.npz", "peer, relu gates",
+                           "gshard_topk_mixtral.npz", "deepseekmoe_v2.npz"}) {
+    EXPECT_NE(outcome.out.find(word), std::string::npos) << word;
+  }
+  EXPECT_EQ(outcome.out.find("skipped"), std::string::npos) << outcome.out;
 }
 
 TEST(Golden, FailsOnAFileThatIsNone) {

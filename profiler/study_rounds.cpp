@@ -1,0 +1,81 @@
+#include "profiler/study_rounds.hpp"
+
+#include <fmt/format.h>
+
+#include <chrono>
+#include <new>
+#include <utility>
+
+namespace moescope::detail {
+namespace {
+
+void or_failed(ScheduleStudy& study, const std::function<void()>& act) {
+  const auto fail = [&](ExitCode code, std::string what) {
+    study.status = Status::kFailed;
+    study.code = code;
+    study.reason = std::move(what);
+  };
+  try {
+    act();
+  } catch (const InternalError&) {
+    throw;
+  } catch (const Error& error) {
+    fail(error.code(), error.what());
+  } catch (const std::bad_alloc&) {
+    fail(ExitCode::kOutOfMemory, "out of memory");
+  }
+}
+
+void judge_output(ScheduleStudy& study, LayerExecution& execution, const Judge& judge) {
+  try {
+    study.error = judge(execution.output(), execution.routing());
+  } catch (const InternalError&) {
+    throw;
+  } catch (const Error& error) {
+    study.error_reason = error.what();
+  }
+}
+
+}  // namespace
+
+void StudyRounds::add(ScheduleStudy& point, const std::function<std::unique_ptr<LayerExecution>()>& prepare,
+                      const std::function<void(LayerExecution&)>& account, const Judge& judge) {
+  or_failed(point, [&] {
+    auto execution = prepare();
+    execution->run(l2_);
+    point.ran = execution->schedule_kind();
+    point.explanation = execution->explanation();
+    point.deterministic = execution->deterministic();
+    point.memory = execution->memory();
+    account(*execution);
+    judge_output(point, *execution, judge);
+    executions_.push_back(std::move(execution));
+    points_.push_back(&point);
+  });
+}
+
+void StudyRounds::measure(const SamplingOptions& sampling, const StudyProgress& say) {
+  std::vector<Arm> arms;
+  for (std::size_t a = 0; a < executions_.size(); ++a) {
+    arms.push_back(
+        {std::string(to_string(points_[a]->options.kind)), [execution = executions_[a].get(), l2 = l2_] {
+           return ArmSample{execution->run(l2), execution->clocks()};
+         }});
+  }
+  const auto now_s = [] {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+  };
+  auto results = sample_alternating(arms, sampling, now_s,
+                                    [&](std::int64_t round) { say(fmt::format("round {}", round)); });
+  for (std::size_t a = 0; a < results.size(); ++a) {
+    ScheduleStudy& point = *points_[a];
+    if (results[a].failure) {
+      point.status = Status::kFailed;
+      point.reason = *results[a].failure;
+      point.code = results[a].failure_code;
+    }
+    point.times = std::move(results[a]);
+  }
+}
+
+}  // namespace moescope::detail

@@ -1,0 +1,32 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "profiler/layer_study.hpp"
+
+/// What studies of one layer and of several share; not for use outside profiler/*_study.cpp.
+namespace moescope::detail {
+
+/// Layers that are measured side by side. Points are held by reference: they stay where they are until
+/// measure() is done.
+class StudyRounds {
+ public:
+  explicit StudyRounds(L2State l2) : l2_(l2) {}
+
+  /// Prepares a layer, runs it once, accounts for it and judges its output. An error that belongs to this one
+  /// point makes it failed, with the reason; a bug is thrown.
+  void add(ScheduleStudy& point, const std::function<std::unique_ptr<LayerExecution>()>& prepare,
+           const std::function<void(LayerExecution&)>& account, const Judge& judge);
+  /// Samples everything that was added, alternating.
+  void measure(const SamplingOptions& sampling, const StudyProgress& say);
+
+ private:
+  L2State l2_;
+  std::vector<std::unique_ptr<LayerExecution>> executions_;
+  std::vector<ScheduleStudy*> points_;  ///< of the executions
+};
+
+}  // namespace moescope::detail

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/system.hpp"
+#include "profiler/layer_study.hpp"
+
+namespace moescope {
+
+/// One of the layers that are measured side by side: OmniMoE under a schedule, or a baseline. Exactly one of
+/// the two is set; both are kept by reference.
+struct SystemSubject {
+  const LayerInputs* omnimoe = nullptr;
+  ScheduleOptions schedule;  ///< of omnimoe
+  const SystemInputs* baseline = nullptr;
+  Judge judge;
+};
+
+/// Runs every subject, alternating (MEASURING protocol), and works out what each should have cost: one study
+/// of one point each, in the order given. What the backend lacks is skipped, what throws Error or runs out of
+/// memory is failed; both with reason.
+std::vector<LayerStudy> study_systems(MoeBackend& backend, std::span<const SystemSubject> subjects,
+                                      const SamplingOptions& sampling, L2State l2,
+                                      const StudyProgress& progress = {});
+
+/// What a study is of, for tables: "gshard_L1024_d1024_N128_K2", "L1024_d1024_N102400_K512" for omnimoe.
+std::string study_label(const LayerStudy& study);
+
+}  // namespace moescope
