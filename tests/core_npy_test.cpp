@@ -266,8 +266,9 @@ TEST(FuzzSeeds, AreReadUnlessTheirNameSaysBad) {
   std::size_t seeds = 0;
   for (const auto& entry :
        std::filesystem::recursive_directory_iterator(MOESCOPE_SOURCE_DIR "/tests/fuzz/corpus")) {
-    if (!entry.is_regular_file() || entry.path().extension() == ".json") {
-      continue;  // descriptions of devices are no arrays
+    const auto extension = entry.path().extension();
+    if (!entry.is_regular_file() || extension == ".json" || extension == ".jsonl") {
+      continue;  // devices, experiments and rows are no arrays
     }
     ++seeds;
     if (entry.path().filename().string().starts_with("bad_")) {
