@@ -12,9 +12,7 @@ namespace moescope {
 namespace detail {
 namespace {
 
-/// Warp instructions of router_select (estimate): sorting one axis and bisecting a threshold on the other per
-/// logit, searching and storing per pair that is emitted.
-constexpr double kSelectPerLogit = 30;
+/// Warp instructions of router_select per pair that is emitted (estimate): searching and storing.
 constexpr double kSelectPerPair = 15;
 
 void add_router(std::vector<KernelLaunch>& launches, const StreamContext& context) {
