@@ -32,8 +32,9 @@ std::optional<double> sum_of(const std::map<std::string, double>& terms, const C
       sum += factor * found->second;
       continue;
     }
-    const auto missing = std::find_if(plan.unavailable.begin(), plan.unavailable.end(),
-                                      [&](const UnavailableCounter& one) { return one.name == counter; });
+    const auto missing =
+        std::find_if(plan.unavailable.begin(), plan.unavailable.end(),
+                     [&name = counter](const UnavailableCounter& one) { return one.name == name; });
     reason = missing != plan.unavailable.end()
                  ? fmt::format("{}: {}", counter, missing->reason)
                  : fmt::format("{}: not given by the measurement of range {}", counter, range.range);
