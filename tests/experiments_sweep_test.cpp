@@ -107,7 +107,9 @@ TEST(Sweep, MeasuresEveryPointOnceAndSaysHowToDoItAgain) {
   words.insert(words.end(), {"--quiet", "--output", "again"});
   ASSERT_EQ(run_moescope(words, directory).code, 0) << row.repro;
   std::vector<std::string> again;
-  for (ResultRow same : read_rows(directory.path() / "again" / "rows.jsonl").at(0).rows) {
+  const auto repeated = read_rows(directory.path() / "again" / "rows.jsonl");
+  ASSERT_EQ(repeated.size(), 1U);
+  for (ResultRow same : repeated[0].rows) {
     same.point = row.point;
     same.repro = row.repro;
     again.push_back(fingerprint(same));
