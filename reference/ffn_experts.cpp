@@ -1,11 +1,13 @@
 // Top-K FFN experts: tokens permuted by expert, a grouped GEMM, and back.
 #include "reference/ffn_experts.hpp"
 
+#include <fmt/format.h>
 #include <omp.h>
 
 #include <algorithm>
 #include <vector>
 
+#include "core/error.hpp"
 #include "reference/activation.hpp"
 #include "reference/matmul.hpp"
 #include "reference/matrix.hpp"
@@ -70,25 +72,20 @@ void run_block(const SystemInputs& inputs, const Schedule& schedule, const Block
   scratch.out.noalias() = scratch.hidden.leftCols(f) * scratch.down.transpose();
 }
 
-}  // namespace
-
-RouterLogits ffn_router_project(const SystemInputs& inputs) {
+/// The columns of a grid with one row, whose logit is 0: OmniMoE's selection serves.
+RouterLogits one_row_logits(const SystemInputs& inputs) {
   return {HostTensor::zeros(Dtype::kF32, inputs.shape.num_tokens, 1),
           matmul_nt(inputs.hidden_states, inputs.weights->router)};
 }
 
-Routing ffn_router_select(const SystemShape& shape, const RouterLogits& logits) {
-  return select_rows(logits, shape.top_k, shape.gate_mode, Marginals::kLogSoftmax);
-}
-
-Schedule ffn_schedule(const Routing& routing) {
+Schedule permutation_by_expert(const Routing& routing) {
   ScheduleOptions options;
   options.kind = ScheduleKind::kExpertCentric;
   options.group_size = 1;
   return build_schedule(routing, options);
 }
 
-HostTensor ffn_experts(const SystemInputs& inputs, const Routing& routing, const Schedule& schedule) {
+HostTensor grouped_ffn(const SystemInputs& inputs, const Routing& routing, const Schedule& schedule) {
   const auto d = inputs.shape.hidden_size;
   HostTensor results(Dtype::kF32, routing.num_pairs(), d);  // in CSR order
   const auto result = results.f32();
@@ -118,20 +115,43 @@ HostTensor ffn_experts(const SystemInputs& inputs, const Routing& routing, const
   return out;
 }
 
-std::vector<StageMemory> ffn_memory(const SystemShape& shape, const Schedule& schedule) {
+}  // namespace
+
+std::vector<StageMemory> FfnExecution::memory() const {
   const auto f32 = dtype_bytes(Dtype::kF32);
-  const auto pairs = shape.num_tokens * shape.top_k;
-  const auto logits = shape.num_tokens * (1 + shape.num_experts) * f32;
-  const auto selectors = omp_get_max_threads() * (1 + shape.num_experts) * 5 * f32;
+  const auto d = shape().hidden_size;
+  const auto f = shape().expert_size;
+  const auto pairs = shape().num_tokens * shape().top_k;
+  const auto logits = shape().num_tokens * (1 + shape().num_experts) * f32;
+  const auto selectors = omp_get_max_threads() * (1 + shape().num_experts) * 5 * f32;
   // Before the first run: sorted_pair_ids, and one (token, offset) per pair.
-  const auto permutation = schedule.items.empty() ? pairs * (8 + 8 + 4) : schedule.bytes();
-  const auto block =
-      kBlockTokens * 2 * (shape.hidden_size + shape.expert_size) + 3 * shape.expert_size * shape.hidden_size;
-  const auto results = (pairs + shape.num_tokens) * shape.hidden_size * f32;
+  const auto permutation = schedule_.items.empty() ? pairs * (8 + 8 + 4) : schedule_.bytes();
+  const auto block = kBlockTokens * 2 * (d + f) + 3 * f * d;
+  const auto results = (pairs + shape().num_tokens) * d * f32;
   return {{Stage::kRouterProject, logits},
           {Stage::kRouterSelect, logits + selectors},
           {Stage::kSchedule, permutation},
           {Stage::kExperts, permutation + results + omp_get_max_threads() * block * f32}};
+}
+
+void FfnExecution::compute(Stage stage) {
+  switch (stage) {
+    case Stage::kRouterProject:
+      logits_ = one_row_logits(inputs_);
+      break;
+    case Stage::kRouterSelect:
+      routing_ = select_rows(logits_, shape().top_k, shape().gate_mode, Marginals::kLogSoftmax);
+      logits_ = {};
+      break;
+    case Stage::kSchedule:
+      schedule_ = permutation_by_expert(routing_);
+      break;
+    case Stage::kExperts:
+      y_ = grouped_ffn(inputs_, routing_, schedule_);
+      break;
+    default:
+      throw InternalError(fmt::format("{} has no stage {}", to_string(shape().system), to_string(stage)));
+  }
 }
 
 }  // namespace moescope::reference

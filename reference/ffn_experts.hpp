@@ -1,28 +1,30 @@
 #pragma once
 
-#include "core/moe_backend.hpp"
 #include "core/schedule.hpp"
-#include "core/system.hpp"
+#include "reference/system_execution.hpp"
 
 /// What GShard and DeepSeekMoE share: a linear router over N experts and gated FFNs as experts.
 namespace moescope::reference {
 
-/// x router^T [L,N] as the columns of a grid with one row, whose logit is 0: the same selection serves.
-RouterLogits ffn_router_project(const SystemInputs& inputs);
+/// y = sum over the top K of gate_e * FFN_e(x), in four stages:
+/// router_project: x router^T [L,N]; router_select: the K largest of its softmax, ties to the lower id, gates
+/// by the shape's gate mode (softmax over the selected: GShard, Mixtral; probabilities among all N:
+/// DeepSeekMoE); schedule: tokens permuted by expert, one work item per active expert; experts: a grouped
+/// GEMM over the items, whose hidden activation is rounded to storage, then every token adds its K results in
+/// the order of expert ids, [L,d] fp32.
+class FfnExecution : public SystemExecution {
+ public:
+  /// Throws InvalidArgument when inputs do not fit.
+  explicit FfnExecution(const SystemInputs& inputs) : SystemExecution(inputs) {}
 
-/// The K largest of softmax(logits), ties to the lower id. Gates: softmax over the selected logits (GShard,
-/// Mixtral), or their probabilities among all N (DeepSeekMoE).
-Routing ffn_router_select(const SystemShape& shape, const RouterLogits& logits);
+  ScheduleKind schedule_kind() const override { return ScheduleKind::kExpertCentric; }
+  std::vector<StageMemory> memory() const override;
 
-/// Tokens permuted by expert: one work item per active expert.
-Schedule ffn_schedule(const Routing& routing);
+ protected:
+  void compute(Stage stage) override;
 
-/// y[t] = sum over its experts e of gate * ((act(x gate_e^T) * (x up_e^T)) down_e^T), [L,d] fp32: a grouped
-/// GEMM over the schedule's items, then every token adds its K results in the order of expert ids. The
-/// hidden activation is rounded to storage.
-HostTensor ffn_experts(const SystemInputs& inputs, const Routing& routing, const Schedule& schedule);
-
-/// Workspace of router_project, router_select, schedule and experts.
-std::vector<StageMemory> ffn_memory(const SystemShape& shape, const Schedule& schedule);
+ private:
+  Schedule schedule_;
+};
 
 }  // namespace moescope::reference

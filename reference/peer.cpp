@@ -4,12 +4,10 @@
 
 #include <vector>
 
-#include "core/error.hpp"
 #include "reference/activation.hpp"
 #include "reference/product_keys.hpp"
 #include "reference/rounding.hpp"
 #include "reference/row_ops.hpp"
-#include "reference/system_execution.hpp"
 
 namespace moescope::reference {
 namespace {
@@ -48,13 +46,12 @@ HostTensor peer_experts(const SystemInputs& inputs, const Routing& routing) {
   return out;
 }
 
-class Peer final : public SystemExecution {
+class Peer final : public ProductKeyExecution {
  public:
-  explicit Peer(const SystemInputs& inputs) : SystemExecution(inputs) {}
+  explicit Peer(const SystemInputs& inputs) : ProductKeyExecution(inputs) {}
 
-  ScheduleKind schedule_kind() const override { return ScheduleKind::kTokenCentric; }
   std::vector<StageMemory> memory() const override {
-    auto memory = product_key_memory(shape());
+    auto memory = ProductKeyExecution::memory();
     const auto scratch =
         omp_get_max_threads() * (shape().hidden_size + shape().top_k) * dtype_bytes(Dtype::kF32);
     memory.push_back({Stage::kExperts, y_bytes(shape()) + scratch});
@@ -63,20 +60,11 @@ class Peer final : public SystemExecution {
 
  private:
   void compute(Stage stage) override {
-    switch (stage) {
-      case Stage::kRouterProject:
-        logits_ = product_key_scores(inputs_, product_key_queries(inputs_));
-        break;
-      case Stage::kRouterSelect:
-        routing_ = product_key_select(shape(), logits_);
-        logits_ = {};
-        break;
-      case Stage::kExperts:
-        y_ = peer_experts(inputs_, routing_);
-        break;
-      default:
-        throw InternalError("peer has no such stage");
+    if (stage != Stage::kExperts) {
+      ProductKeyExecution::compute(stage);
+      return;
     }
+    y_ = peer_experts(inputs_, routing_);
   }
 };
 

@@ -1,9 +1,7 @@
 // Product-key memory (Lample et al. 2019): y = sum over heads and selected (h, e) of softmax(S)_e * value_e.
-#include "core/error.hpp"
 #include "reference/product_keys.hpp"
 #include "reference/rounding.hpp"
 #include "reference/row_ops.hpp"
-#include "reference/system_execution.hpp"
 
 namespace moescope::reference {
 namespace {
@@ -26,33 +24,23 @@ HostTensor pkm_combine(const SystemInputs& inputs, const Routing& routing) {
   return out;
 }
 
-class Pkm final : public SystemExecution {
+class Pkm final : public ProductKeyExecution {
  public:
-  explicit Pkm(const SystemInputs& inputs) : SystemExecution(inputs) {}
+  explicit Pkm(const SystemInputs& inputs) : ProductKeyExecution(inputs) {}
 
-  ScheduleKind schedule_kind() const override { return ScheduleKind::kTokenCentric; }
   std::vector<StageMemory> memory() const override {
-    auto memory = product_key_memory(shape());
+    auto memory = ProductKeyExecution::memory();
     memory.push_back({Stage::kExpertCombine, y_bytes(shape())});
     return memory;
   }
 
  private:
   void compute(Stage stage) override {
-    switch (stage) {
-      case Stage::kRouterProject:
-        logits_ = product_key_scores(inputs_, product_key_queries(inputs_));
-        break;
-      case Stage::kRouterSelect:
-        routing_ = product_key_select(shape(), logits_);
-        logits_ = {};
-        break;
-      case Stage::kExpertCombine:
-        y_ = pkm_combine(inputs_, routing_);
-        break;
-      default:
-        throw InternalError("pkm has no such stage");
+    if (stage != Stage::kExpertCombine) {
+      ProductKeyExecution::compute(stage);
+      return;
     }
+    y_ = pkm_combine(inputs_, routing_);
   }
 };
 

@@ -1,12 +1,14 @@
 // Product keys (Lample et al. 2019): N = n^2 experts are scored by 2 n sub-keys.
 #include "reference/product_keys.hpp"
 
+#include <fmt/format.h>
 #include <omp.h>
 
 #include <algorithm>
 #include <cmath>
 #include <vector>
 
+#include "core/error.hpp"
 #include "reference/matmul.hpp"
 #include "reference/matrix.hpp"
 #include "reference/router_select.hpp"
@@ -47,9 +49,7 @@ void load_columns(const HostTensor& source, std::int64_t row, std::int64_t strid
   });
 }
 
-}  // namespace
-
-HostTensor product_key_queries(const SystemInputs& inputs) {
+HostTensor half_queries(const SystemInputs& inputs) {
   const auto& shape = inputs.shape;
   const auto& keys = *inputs.weights->keys;
   HostTensor queries = matmul_nt(inputs.hidden_states, keys.queries);
@@ -66,7 +66,7 @@ HostTensor product_key_queries(const SystemInputs& inputs) {
   return queries.to(shape.dtype);
 }
 
-RouterLogits product_key_scores(const SystemInputs& inputs, const HostTensor& queries) {
+RouterLogits key_scores(const SystemInputs& inputs, const HostTensor& queries) {
   const auto& shape = inputs.shape;
   const auto n = shape.num_keys();
   RouterLogits scores{HostTensor(Dtype::kF32, shape.num_queries(), n),
@@ -90,9 +90,7 @@ RouterLogits product_key_scores(const SystemInputs& inputs, const HostTensor& qu
   return scores;
 }
 
-Routing product_key_select(const SystemShape& shape, const RouterLogits& scores) {
-  return select_rows(scores, shape.top_k_per_query(), shape.gate_mode, Marginals::kAsGiven);
-}
+}  // namespace
 
 TokenPairs pairs_of_token(const SystemShape& shape, const Routing& routing, std::int64_t token) {
   const auto first = static_cast<std::size_t>(token * shape.top_k);
@@ -101,17 +99,31 @@ TokenPairs pairs_of_token(const SystemShape& shape, const Routing& routing, std:
           std::span(routing.gates).subspan(first, count)};
 }
 
-std::vector<StageMemory> product_key_memory(const SystemShape& shape) {
+std::vector<StageMemory> ProductKeyExecution::memory() const {
   const auto f32 = dtype_bytes(Dtype::kF32);
-  const auto n = shape.num_keys();
+  const auto n = shape().num_keys();
   const auto threads = omp_get_max_threads();
   // The projection in fp32 and rounded; then rounded and all scores, with a block of operands per thread.
-  const auto queries = shape.num_queries() * 2 * shape.key_size;
-  const auto scores = shape.num_queries() * 2 * n * f32;
-  const auto blocks = threads * (kBlockTokens + n) * shape.key_size * f32;
-  const auto rounded = queries * dtype_bytes(shape.dtype);
+  const auto queries = shape().num_queries() * 2 * shape().key_size;
+  const auto scores = shape().num_queries() * 2 * n * f32;
+  const auto blocks = threads * (kBlockTokens + n) * shape().key_size * f32;
+  const auto rounded = queries * dtype_bytes(shape().dtype);
   return {{Stage::kRouterProject, rounded + std::max(queries * f32, scores + blocks)},
           {Stage::kRouterSelect, scores + threads * 2 * n * 5 * f32}};
+}
+
+void ProductKeyExecution::compute(Stage stage) {
+  switch (stage) {
+    case Stage::kRouterProject:
+      logits_ = key_scores(inputs_, half_queries(inputs_));
+      break;
+    case Stage::kRouterSelect:
+      routing_ = select_rows(logits_, shape().top_k_per_query(), shape().gate_mode, Marginals::kAsGiven);
+      logits_ = {};
+      break;
+    default:
+      throw InternalError(fmt::format("{} has no stage {}", to_string(shape().system), to_string(stage)));
+  }
 }
 
 }  // namespace moescope::reference

@@ -1,22 +1,11 @@
 #pragma once
 
-#include "core/moe_backend.hpp"
-#include "core/system.hpp"
+#include <span>
+
+#include "reference/system_execution.hpp"
 
 /// What PKM and PEER share: heads that each select K / heads of N = n^2 experts by two sets of n sub-keys.
 namespace moescope::reference {
-
-/// Half queries [L, 2 * heads * key_size] in storage dtype: x queries^T, and of pkm the layer norm of every
-/// half.
-HostTensor product_key_queries(const SystemInputs& inputs);
-
-/// Scores of all sub-keys, [L * heads, n] fp32 for either half: row i of the grid is q[0] . key[i, 0], column
-/// j is q[1] . key[j, 1].
-RouterLogits product_key_scores(const SystemInputs& inputs, const HostTensor& queries);
-
-/// The K / heads largest sums of every query, ties to the lower id, among all N: the same set as the top K of
-/// the products of both top Ks that the papers form. Gates: softmax over the selected, or max(S, 0).
-Routing product_key_select(const SystemShape& shape, const RouterLogits& scores);
 
 /// Pairs of all heads of a token: they lie together.
 struct TokenPairs {
@@ -25,7 +14,23 @@ struct TokenPairs {
 };
 TokenPairs pairs_of_token(const SystemShape& shape, const Routing& routing, std::int64_t token);
 
-/// Workspace of router_project and router_select.
-std::vector<StageMemory> product_key_memory(const SystemShape& shape);
+/// The first two stages; a derived class does what follows.
+/// router_project: half queries [L, 2 * heads * key_size] in storage dtype, x queries^T, and of pkm the layer
+/// norm of every half; then scores of all sub-keys, [L * heads, n] fp32 for either half: row i of the grid is
+/// q[0] . key[i, 0], column j is q[1] . key[j, 1].
+/// router_select: the K / heads largest sums of every query, ties to the lower id, among all N: the same set
+/// as the top K of the products of both top Ks that the papers form. Gates: softmax over the selected, or
+/// max(S, 0).
+class ProductKeyExecution : public SystemExecution {
+ public:
+  ScheduleKind schedule_kind() const override { return ScheduleKind::kTokenCentric; }
+  /// Of these two stages.
+  std::vector<StageMemory> memory() const override;
+
+ protected:
+  /// Throws InvalidArgument when inputs do not fit.
+  explicit ProductKeyExecution(const SystemInputs& inputs) : SystemExecution(inputs) {}
+  void compute(Stage stage) override;
+};
 
 }  // namespace moescope::reference
