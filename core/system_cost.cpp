@@ -163,6 +163,22 @@ std::vector<Stage> system_stages(System system) {
   throw InternalError("omnimoe's stages depend on its schedule");
 }
 
+ScheduleOptions system_schedule(System system) {
+  switch (system) {
+    case System::kDenseMlp:
+      return {.kind = ScheduleKind::kDenseMasked, .group_size = 1};
+    case System::kGShard:
+    case System::kDeepSeekMoe:
+      return {.kind = ScheduleKind::kExpertCentric, .group_size = 1};
+    case System::kPkm:
+    case System::kPeer:
+      return {.kind = ScheduleKind::kTokenCentric, .group_size = 1};
+    case System::kOmniMoe:
+      break;
+  }
+  throw InternalError("omnimoe has every schedule");
+}
+
 AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing) {
   check_fit(shape, routing);
   SystemTerms terms(shape, routing);

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "core/routing.hpp"
+#include "core/schedule.hpp"
 #include "core/stage.hpp"
 #include "core/system.hpp"
 #include "core/traffic.hpp"
@@ -13,6 +14,10 @@ namespace moescope {
 /// Stages of a baseline in order, without kLayer. dense_mlp is a shared_mlp and nothing else; pkm has no
 /// scores of its own, so its expert stage is expert_combine; product keys need no schedule.
 std::vector<Stage> system_stages(System system);
+
+/// The order of work of a baseline's expert stage, as prepare_system() runs it: expert_centric in groups of
+/// one expert for FFN experts, token_centric for product keys; dense_mlp, which has none, computes all.
+ScheduleOptions system_schedule(System system);
 
 /// All stages of one baseline layer on this routing (empty for dense_mlp). Stage::kLayer sums the others.
 AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing);

@@ -2,83 +2,18 @@
 
 #include <fmt/format.h>
 
-#include <deque>
 #include <iostream>
-#include <utility>
 
 #include "experiments/backends.hpp"
 #include "experiments/compare_report.hpp"
+#include "experiments/system_lineup.hpp"
 #include "profiler/format.hpp"
 #include "profiler/layer_rows.hpp"
 #include "profiler/system_study.hpp"
 #include "profiler/table.hpp"
-#include "reference/layer_check.hpp"
-#include "reference/system_oracle.hpp"
 
 namespace moescope {
 namespace {
-
-/// The layers asked for, with their inputs. Shapes are resolved, hence refused, before any inputs are made.
-class Lineup {
- public:
-  explicit Lineup(CommonOptions options)
-      : options_(std::move(options)), workload_(system_workload(options_)) {
-    if (options_.preset.empty()) {
-      options_.preset = "small";
-    }
-    CommonOptions without_schedules = options_;  // these are omnimoe's alone
-    without_schedules.schedules.clear();
-    for (const std::string& name : options_.systems) {
-      const System system = parse_system(name);
-      if (system == System::kOmniMoe) {
-        resolve_shape(options_, workload_.spec);
-      } else {
-        baselines_.push_back(resolve_system(without_schedules, system));
-      }
-      systems_.push_back(system);
-    }
-  }
-
-  std::vector<SystemSubject> subjects() {
-    std::vector<SystemSubject> subjects;
-    auto baseline = baselines_.begin();
-    for (const System system : systems_) {
-      if (system == System::kOmniMoe) {
-        add_omnimoe(subjects);
-      } else {
-        const SystemInputs& inputs =
-            baseline_inputs_.emplace_back(make_system_inputs(workload_, *baseline++, options_.seed));
-        SystemSubject& subject = subjects.emplace_back();
-        subject.baseline = &inputs;
-        subject.judge = system_judge(inputs, kJudgedTokens);
-      }
-    }
-    return subjects;
-  }
-
- private:
-  void add_omnimoe(std::vector<SystemSubject>& subjects) {
-    const LayerInputs& inputs = omnimoe_inputs_.emplace_back(
-        make_inputs(workload_, resolve_shape(options_, workload_.spec), options_.seed));
-    CommonOptions options = options_;
-    if (options.schedules.empty()) {
-      options.schedules = {"expert_centric", "staircase"};
-    }
-    for (const ScheduleOptions& schedule : chosen_schedules(options)) {
-      SystemSubject& subject = subjects.emplace_back();
-      subject.omnimoe = &inputs;
-      subject.schedule = schedule;
-      subject.judge = oracle_judge(inputs, kJudgedTokens);
-    }
-  }
-
-  CommonOptions options_;
-  NamedWorkload workload_;
-  std::vector<System> systems_;
-  std::vector<SystemShape> baselines_;
-  std::deque<LayerInputs> omnimoe_inputs_;  // subjects refer to them
-  std::deque<SystemInputs> baseline_inputs_;
-};
 
 std::vector<std::string> study_cells(const LayerStudy& study) {
   const ScheduleStudy& point = study.schedules.front();
@@ -138,7 +73,7 @@ void print(const std::vector<LayerStudy>& studies, const std::string& device) {
 ExitCode compare_systems(const CommonOptions& options, const Invocation& invocation) {
   const SamplingOptions sampling = sampling_options(options);
   const L2State l2 = parse_l2_state(options.l2);
-  Lineup lineup(options);
+  SystemLineup lineup(options);
   const auto backend = make_backend(options.backend);
   const auto subjects = lineup.subjects();
   RunHeader header = run_header(invocation, *backend);

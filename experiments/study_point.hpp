@@ -33,6 +33,8 @@ class PointStudy {
   /// A point that cannot be studied at all (its file, its memory) has every schedule failed, with the reason.
   /// Throws InternalError alone.
   LayerStudy study(const StudyPoint& point, const StudyPlan& plan, const StudyProgress& progress = {});
+  /// Lets go of the weights kept for the next point.
+  void release() { experts_.reset(); }
 
  private:
   LayerInputs make_inputs(const StudyPoint& point);

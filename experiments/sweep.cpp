@@ -9,13 +9,12 @@
 #include <utility>
 
 #include "core/experiment.hpp"
-#include "core/system.hpp"
 #include "experiments/backends.hpp"
 #include "experiments/command.hpp"
 #include "experiments/options.hpp"
 #include "experiments/regression_text.hpp"
-#include "experiments/study_point.hpp"
 #include "experiments/sweep_points.hpp"
+#include "experiments/sweep_study.hpp"
 #include "profiler/format.hpp"
 #include "profiler/layer_rows.hpp"
 #include "profiler/table.hpp"
@@ -30,15 +29,6 @@ struct SweepOptions {
   bool dry_run = false;
   std::string baseline;
   std::string threshold = "5%";
-};
-
-/// A point with everything that can be known before it is measured.
-struct PlannedPoint {
-  ExperimentPoint point;
-  CommonOptions options;
-  StudyPlan plan;
-  NamedWorkload workload;
-  std::string repro;
 };
 
 void require_known_metrics(const Experiment& experiment) {
@@ -58,12 +48,7 @@ std::vector<PlannedPoint> plan_points(const Experiment& experiment, const SweepO
     if (!shard.has(p)) {
       continue;
     }
-    CommonOptions asked = point_options(experiment, experiment.points[p], options.machine);
-    StudyPlan plan = study_plan(asked);
-    NamedWorkload workload = named_workload(asked.workloads.front());
-    std::string repro = repro_command(asked);
-    planned.push_back(
-        {experiment.points[p], std::move(asked), std::move(plan), std::move(workload), std::move(repro)});
+    planned.push_back(plan_point(experiment, experiment.points[p], options.machine));
   }
   return planned;
 }
@@ -77,43 +62,6 @@ std::filesystem::path output_directory(const Experiment& experiment, const Sweep
     name += fmt::format("-{}-of-{}", shard.index, shard.count);
   }
   return std::filesystem::path("results") / name;
-}
-
-/// What a point asked for that has no shape, for its rows; 0 where nobody said.
-LayerShape asked_shape(const CommonOptions& options) {
-  LayerShape shape;
-  shape.num_tokens = options.num_tokens.value_or(0);
-  shape.hidden_size = options.hidden_size.value_or(0);
-  shape.grid_rows = shape.grid_cols = 0;
-  shape.top_k = options.top_k.value_or(0);
-  shape.shared_size = options.shared_size.value_or(0);
-  return shape;
-}
-
-LayerStudy study_planned(PointStudy& study, const PlannedPoint& planned, const MoeBackend& backend,
-                         const StudyProgress& progress) {
-  StudyPoint point{planned.workload, asked_shape(planned.options), planned.options.seed};
-  const auto give_up = [&](Status status, ExitCode code, const std::string& reason) {
-    LayerStudy failed = failed_study(point, planned.plan, backend.name(), code, reason);
-    for (ScheduleStudy& schedule : failed.schedules) {
-      schedule.status = status;
-    }
-    return failed;
-  };
-  const System system = parse_system(planned.options.system);
-  if (std::string why; system != System::kOmniMoe) {
-    const bool offered = backend.supports_system(system, why);
-    return give_up(Status::kSkipped, ExitCode::kOk,
-                   offered ? "sweep measures omnimoe layers; baseline systems are not part of it yet" : why);
-  }
-  try {
-    point.shape = resolve_shape(planned.options, planned.workload.spec);
-  } catch (const InternalError&) {
-    throw;
-  } catch (const Error& error) {
-    return give_up(Status::kFailed, error.code(), error.what());
-  }
-  return study.study(point, planned.plan, progress);
 }
 
 std::vector<ResultRow> rows_of(const LayerStudy& study, const PlannedPoint& planned,
@@ -177,15 +125,14 @@ ExitCode measure(const std::vector<PlannedPoint>& planned, const Experiment& exp
       left.push_back(&each);
     }
   }
-  PointStudy study(backend);
+  PlannedStudy study(backend);
   Progress progress(std::cerr, progress_style(machine), std::ssize(left));
   bool any = left.empty();
   ExitCode failure = ExitCode::kOk;
   for (const PlannedPoint* each : left) {
     progress.begin(each->point.label);
     const auto start = std::chrono::steady_clock::now();
-    const LayerStudy result =
-        study_planned(study, *each, backend, [&](std::string_view what) { progress.detail(what); });
+    const LayerStudy result = study.study(*each, [&](std::string_view what) { progress.detail(what); });
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
     const RecordedPoint point = summary(result, each->point.id, elapsed.count());
     writer.write_point(point, rows_of(result, *each, experiment.metrics));

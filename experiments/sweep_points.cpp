@@ -25,7 +25,9 @@ CommonOptions point_options(const Experiment& experiment, const ExperimentPoint&
   options.activation = point.activation;
   options.gates = point.gates;
   options.workloads = {point.workload.empty() ? std::string("gaussian:1") : point.workload};
-  options.schedules = experiment.schedules;
+  if (parse_system(point.system) == System::kOmniMoe) {
+    options.schedules = experiment.schedules;  // a baseline has its own
+  }
   if (point.seed) {
     options.seed = static_cast<std::uint64_t>(*point.seed);
   }
@@ -45,6 +47,7 @@ CommonOptions point_options(const Experiment& experiment, const ExperimentPoint&
 }
 
 std::string repro_command(const CommonOptions& options) {
+  const bool omnimoe = parse_system(options.system) == System::kOmniMoe;
   std::string command = "moescope compare";
   const auto add = [&](std::string_view option, const std::string& value) {
     if (!value.empty()) {
@@ -54,7 +57,7 @@ std::string repro_command(const CommonOptions& options) {
   const auto add_count = [&](std::string_view option, const std::optional<std::int64_t>& value) {
     add(option, value ? fmt::format("{}", *value) : "");
   };
-  add("--system", options.system == "omnimoe" ? "" : options.system);
+  add("--system", omnimoe ? "" : options.system);
   add("--preset", options.preset);
   add_count("-L", options.num_tokens);
   add_count("-d", options.hidden_size);
@@ -69,10 +72,12 @@ std::string repro_command(const CommonOptions& options) {
     add("--workload", workload);
   }
   add("--seed", fmt::format("{}", options.seed));
-  for (const ScheduleOptions& schedule : chosen_schedules(options)) {
-    add("--schedule", to_string(schedule));
+  if (omnimoe) {
+    for (const ScheduleOptions& schedule : chosen_schedules(options)) {
+      add("--schedule", to_string(schedule));
+    }
+    add_count("--group-size", options.group_size);
   }
-  add_count("--group-size", options.group_size);
   add("--backend", options.backend);
   add("--threads", options.threads > 0 ? fmt::format("{}", options.threads) : "");
   add("--l2", options.l2);

@@ -35,8 +35,6 @@ void account(MoeBackend& backend, const SystemSubject& subject, LayerExecution& 
   const Routing routing = execution.routing();
   if (subject.baseline != nullptr) {
     const SystemShape& shape = subject.baseline->shape;
-    point.options.kind = point.ran;
-    point.options.group_size = 1;
     point.cost = analytic_cost(shape, routing);
     study.floor_bytes = expert_floor_bytes(shape, routing);
     account_memory(point, shape.weight_bytes(), study.shape, routing);
@@ -67,7 +65,8 @@ std::vector<LayerStudy> study_systems(MoeBackend& backend, std::span<const Syste
   for (const SystemSubject& subject : subjects) {
     studies.push_back(study_of(backend, subject, l2));
     studies.back().schedules.resize(1);
-    studies.back().schedules.front().options = subject.schedule;
+    studies.back().schedules.front().options =
+        subject.baseline != nullptr ? system_schedule(subject.baseline->shape.system) : subject.schedule;
   }
   detail::StudyRounds rounds(l2);
   for (std::size_t s = 0; s < subjects.size(); ++s) {

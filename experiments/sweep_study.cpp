@@ -1,0 +1,77 @@
+#include "experiments/sweep_study.hpp"
+
+#include <new>
+#include <utility>
+
+#include "core/system_cost.hpp"
+#include "experiments/sweep_points.hpp"
+#include "experiments/system_lineup.hpp"
+
+namespace moescope {
+namespace {
+
+/// What a point asked for that has no shape, for its rows; 0 where nobody said.
+LayerShape asked_shape(const CommonOptions& options) {
+  LayerShape shape;
+  shape.num_tokens = options.num_tokens.value_or(0);
+  shape.hidden_size = options.hidden_size.value_or(0);
+  shape.grid_rows = shape.grid_cols = 0;
+  shape.top_k = options.top_k.value_or(0);
+  shape.shared_size = options.shared_size.value_or(0);
+  return shape;
+}
+
+}  // namespace
+
+PlannedPoint plan_point(const Experiment& experiment, const ExperimentPoint& point,
+                        const CommonOptions& machine) {
+  PlannedPoint planned{point, point_options(experiment, point, machine), {}, {}, {}};
+  planned.plan = study_plan(planned.options);
+  if (const System system = parse_system(planned.options.system); system != System::kOmniMoe) {
+    planned.plan.schedules = {system_schedule(system)};
+  }
+  planned.workload = named_workload(planned.options.workloads.front());
+  planned.repro = repro_command(planned.options);
+  return planned;
+}
+
+LayerStudy PlannedStudy::study(const PlannedPoint& planned, const StudyProgress& progress) {
+  StudyPoint point{planned.workload, asked_shape(planned.options), planned.options.seed};
+  std::optional<SystemShape> baseline;
+  const auto give_up = [&](Status status, ExitCode code, const std::string& reason) {
+    LayerStudy failed = failed_study(point, planned.plan, backend_.name(), code, reason);
+    failed.baseline = baseline;
+    for (ScheduleStudy& schedule : failed.schedules) {
+      schedule.status = status;
+    }
+    return failed;
+  };
+  try {
+    const System system = parse_system(planned.options.system);
+    if (system == System::kOmniMoe) {
+      point.shape = resolve_shape(planned.options, planned.workload.spec);
+      return study_.study(point, planned.plan, progress);
+    }
+    CommonOptions options = planned.options;
+    options.systems = {options.system};
+    SystemLineup lineup(options);
+    baseline = lineup.baselines().front();
+    point.shape = baseline->row_shape();
+    // Before inputs are made, which may be most of the machine's memory.
+    if (std::string why; !backend_.supports_system(system, why)) {
+      return give_up(Status::kSkipped, ExitCode::kOk, why);
+    }
+    study_.release();
+    const auto subjects = lineup.subjects();
+    return std::move(
+        study_systems(backend_, subjects, planned.plan.sampling, planned.plan.l2, progress).front());
+  } catch (const InternalError&) {
+    throw;
+  } catch (const Error& error) {
+    return give_up(Status::kFailed, error.code(), error.what());
+  } catch (const std::bad_alloc&) {
+    return give_up(Status::kFailed, ExitCode::kOutOfMemory, "out of memory");
+  }
+}
+
+}  // namespace moescope

@@ -1,0 +1,37 @@
+#pragma once
+
+#include <string>
+
+#include "core/experiment.hpp"
+#include "experiments/study_point.hpp"
+
+namespace moescope {
+
+/// A point of a sweep with everything that can be known before it is measured.
+struct PlannedPoint {
+  ExperimentPoint point;
+  CommonOptions options;
+  StudyPlan plan;  ///< of a baseline: with its one schedule
+  NamedWorkload workload;
+  std::string repro;
+};
+
+/// `machine` brings backend and threads. Throws InvalidArgument for values that cannot work on any machine.
+PlannedPoint plan_point(const Experiment& experiment, const ExperimentPoint& point,
+                        const CommonOptions& machine);
+
+/// Studies the points of a sweep one after another: omnimoe under its schedules, or a baseline.
+class PlannedStudy {
+ public:
+  explicit PlannedStudy(MoeBackend& backend) : backend_(backend), study_(backend) {}
+
+  /// A point that cannot be studied at all (its shape, its file, its memory) has every schedule failed, one
+  /// that the backend lacks skipped, with the reason. Throws InternalError alone.
+  LayerStudy study(const PlannedPoint& planned, const StudyProgress& progress);
+
+ private:
+  MoeBackend& backend_;
+  PointStudy study_;
+};
+
+}  // namespace moescope

@@ -1,0 +1,36 @@
+#pragma once
+
+#include <deque>
+#include <vector>
+
+#include "experiments/options.hpp"
+#include "profiler/system_study.hpp"
+
+namespace moescope {
+
+/// The layers that options.systems asks for, on tokens of one distribution. Shapes are resolved, hence
+/// refused, before any inputs are made.
+class SystemLineup {
+ public:
+  /// Throws InvalidArgument, or FileError for a workload of omnimoe from a file.
+  explicit SystemLineup(CommonOptions options);
+
+  /// Makes the inputs, which the lineup keeps: baselines one subject each, omnimoe one for every schedule
+  /// asked for (default: expert_centric, the paper's, and staircase). Throws InvalidArgument or OutOfMemory.
+  std::vector<SystemSubject> subjects();
+
+  /// Shapes of the baselines among them, in the order asked for.
+  const std::vector<SystemShape>& baselines() const { return baselines_; }
+
+ private:
+  void add_omnimoe(std::vector<SystemSubject>& subjects);
+
+  CommonOptions options_;
+  NamedWorkload workload_;
+  std::vector<System> systems_;
+  std::vector<SystemShape> baselines_;
+  std::deque<LayerInputs> omnimoe_inputs_;  // subjects refer to them
+  std::deque<SystemInputs> baseline_inputs_;
+};
+
+}  // namespace moescope

@@ -1,0 +1,145 @@
+// The real program: sweeps over baseline systems beside omnimoe.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <map>
+#include <set>
+#include <sstream>
+
+#include "core/error.hpp"
+#include "core/experiment.hpp"
+#include "core/result.hpp"
+#include "core/system.hpp"
+#include "tests/support/run_moescope.hpp"
+#include "tests/support/temporary_directory.hpp"
+
+namespace moescope {
+namespace {
+
+namespace fs = std::filesystem;
+using test::Outcome;
+using test::run_moescope;
+using test::TemporaryDirectory;
+using test::write_text;
+
+constexpr const char* kAllSystems = R"({
+  "name": "systems",
+  "systems": ["dense_mlp", "gshard", "deepseekmoe", "pkm", "peer", "omnimoe"],
+  "presets": ["small"],
+  "schedules": ["token_centric", "staircase"],
+  "axes": {"num_tokens": 8, "hidden_size": 32, "l2": "warm"},
+  "min_samples": 2,
+  "max_time_s": 0.001
+})";
+
+/// Rows of the layer: what a row of each system has to say.
+std::map<std::string, const ResultRow*> layer_rows(const RecordedRun& run, const std::string& system) {
+  std::map<std::string, const ResultRow*> rows;
+  for (const ResultRow& row : run.rows) {
+    if (row.system == system && row.stage == "layer") {
+      rows[row.metric] = &row;
+    }
+  }
+  return rows;
+}
+
+std::vector<std::string> arguments_of(const std::string& repro) {
+  std::istringstream text(repro);
+  std::vector<std::string> words;
+  for (std::string word; text >> word;) {
+    words.push_back(word);
+  }
+  words.erase(words.begin());  // the program
+  words.insert(words.end(), {"--quiet", "--output", "again"});
+  return words;
+}
+
+TEST(SweepOfSystems, GivesEachItsTimeMemoryErrorAndCommand) {
+  const TemporaryDirectory directory;
+  write_text(directory.path() / "systems.json", kAllSystems);
+  const Outcome outcome = run_moescope({"sweep", "systems.json", "-q", "--output", "out"}, directory);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto runs = read_rows(directory.path() / "out" / "rows.jsonl");
+  ASSERT_EQ(runs.at(0).points.size(), systems().size());
+  for (const RecordedPoint& point : runs[0].points) {
+    EXPECT_EQ(point.status, Status::kOk) << point.reason;
+  }
+  for (const System system : systems()) {
+    const std::string name(to_string(system));
+    auto rows = layer_rows(runs[0], name);
+    for (const char* metric : {"time_s", "peak_bytes", "weight_bytes", "relative_error", "hbm_read_bytes"}) {
+      ASSERT_TRUE(rows.contains(metric)) << name << ' ' << metric;
+      EXPECT_TRUE(rows[metric]->value.value_or(0) > 0) << name << ' ' << metric;
+    }
+    EXPECT_LT(*rows["relative_error"]->value, 4e-3) << name;
+    const std::string& repro = rows["time_s"]->repro;
+    EXPECT_EQ(repro.find("--system " + name) != std::string::npos, system != System::kOmniMoe) << repro;
+    EXPECT_EQ(repro.find("--schedule") != std::string::npos, system == System::kOmniMoe) << repro;
+  }
+}
+
+TEST(SweepOfSystems, TheCommandOfABaselinesRowMeasuresTheSameLayer) {
+  const TemporaryDirectory directory;
+  write_text(directory.path() / "systems.json", kAllSystems);
+  // The fifth of six points: peer.
+  ASSERT_EQ(
+      run_moescope({"sweep", "systems.json", "-q", "--shard", "5/6", "--output", "out"}, directory).code, 0);
+  const auto swept = read_rows(directory.path() / "out" / "rows.jsonl");
+  auto expected = layer_rows(swept.at(0), "peer");
+  ASSERT_TRUE(expected.contains("relative_error"));
+  const Outcome outcome = run_moescope(arguments_of(expected["relative_error"]->repro), directory);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto runs = read_rows(directory.path() / "again" / "rows.jsonl");
+  auto actual = layer_rows(runs.at(0), "peer");
+  for (const char* metric : {"relative_error", "weight_bytes", "hbm_read_bytes", "heads"}) {
+    ASSERT_TRUE(actual.contains(metric)) << metric;
+    EXPECT_EQ(actual[metric]->value, expected[metric]->value) << metric;
+    EXPECT_EQ(actual[metric]->schedule, expected[metric]->schedule) << metric;
+  }
+}
+
+TEST(SweepOfSystems, RecordsWhatABaselineCannotBeWithTheReason) {
+  const TemporaryDirectory directory;
+  write_text(directory.path() / "systems.json", R"({
+    "name": "holes", "systems": ["gshard", "peer"], "presets": ["small"], "workloads": ["gaussian:1", "zipf:1"],
+    "axes": {"num_tokens": 8, "hidden_size": 32, "l2": "warm", "top_k": [3, 20]},
+    "min_samples": 2, "max_time_s": 0.001})");
+  const Outcome outcome = run_moescope({"sweep", "systems.json", "-q", "--output", "out"}, directory);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto runs = read_rows(directory.path() / "out" / "rows.jsonl");
+  ASSERT_EQ(runs.at(0).points.size(), 8U);
+  std::multiset<std::string> reasons;
+  for (const RecordedPoint& point : runs[0].points) {
+    reasons.insert(point.reason);
+  }
+  // peer has 10 heads, and no baseline takes a workload that is made for a grid.
+  EXPECT_EQ(reasons.count("top_k = 3: must be a multiple of heads = 10"), 2U);
+  EXPECT_EQ(reasons.count("workload = zipf:1: must be gaussian:STD for a baseline system"), 3U);
+  EXPECT_EQ(reasons.count(""), 3U);
+  for (const ResultRow& row : runs[0].rows) {
+    if (row.status == Status::kFailed) {
+      EXPECT_TRUE(row.system == "gshard" || row.system == "peer");
+      EXPECT_EQ(row.schedule, row.system == "peer" ? "token_centric" : "expert_centric");
+    }
+  }
+}
+
+TEST(ExperimentFiles, TableASmallHasEverySystemAndRunsOnACpu) {
+  const auto file = fs::path(MOESCOPE_SOURCE_DIR) / "experiments" / "configs" / "table-a-small.json";
+  std::set<std::string> found;
+  for (const ExperimentPoint& point : read_experiment(file).points) {
+    found.insert(point.system);
+  }
+  EXPECT_EQ(found.size(), 5U) << "those of the paper's Table A";
+  const TemporaryDirectory directory;
+  const Outcome outcome =
+      run_moescope({"sweep", file.string(), "-q", "--shard", "1/9", "--output", "out"}, directory);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto runs = read_rows(directory.path() / "out" / "rows.jsonl");
+  for (const RecordedPoint& point : runs.at(0).points) {
+    EXPECT_EQ(point.status, Status::kOk) << point.reason;
+  }
+}
+
+}  // namespace
+}  // namespace moescope
