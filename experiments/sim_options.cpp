@@ -9,6 +9,7 @@
 
 #include "core/error.hpp"
 #include "core/workload.hpp"
+#include "profiler/device_variation.hpp"
 #include "profiler/layer_study.hpp"
 
 namespace moescope {
@@ -35,7 +36,8 @@ void add_simulator_options(CLI::App& app, SimulatorOptions& options) {
   app.add_option(
          "--device", options.devices,
          "modelled devices, by comma: names of files in data/devices (h100-sxm, a100-sxm-80gb, h200-sxm, "
-         "b200, rtx4090, l4) or files of your own (default h100-sxm)")
+         "b200, rtx4090, l4) or files of your own (default h100-sxm), with changes behind @: "
+         "h100-sxm@l2_bytes=25MiB@hbm_bytes_per_s=x2")
       ->type_name("NAME|FILE")
       ->delimiter(',');
   app.add_option("--calibration", options.calibration,
@@ -47,6 +49,9 @@ void add_simulator_options(CLI::App& app, SimulatorOptions& options) {
 }
 
 DeviceSpec find_device(const std::string& name) {
+  if (const auto at = name.find('@'); at != std::string::npos) {
+    return vary_device(find_device(name.substr(0, at)), name.substr(at + 1));
+  }
   if (name.find('/') != std::string::npos || name.ends_with(".json")) {
     return read_device(name);
   }

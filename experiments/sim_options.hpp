@@ -20,8 +20,9 @@ struct SimulatorOptions {
 
 void add_simulator_options(CLI::App& app, SimulatorOptions& options);
 
-/// A device by the name of its file in data/devices, or a file (anything with a '/' or ending in .json).
-/// Throws InvalidArgument("device", ...) listing the known names, FileError.
+/// A device by the name of its file in data/devices, or a file (anything with a '/' or ending in .json),
+/// with changes behind a '@' (vary_device()). Throws InvalidArgument("device", ...) listing the known names,
+/// FileError.
 DeviceSpec find_device(const std::string& name);
 /// --calibration: a file, "none", or without it the one that comes with the project.
 Calibration chosen_calibration(const SimulatorOptions& options);

@@ -1,19 +1,69 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <iostream>
 #include <memory>
+#include <optional>
+#include <utility>
 
 #include "core/schedule.hpp"
 #include "experiments/backends.hpp"
 #include "experiments/command.hpp"
-#include "experiments/sim_options.hpp"
+#include "experiments/model_study.hpp"
+#include "profiler/device_variation.hpp"
 #include "profiler/format.hpp"
 #include "profiler/table.hpp"
 
 namespace moescope {
 namespace {
 
-struct SimulateOptions : CommonOptions, SimulatorOptions {};
+struct SimulateOptions : CommonOptions, SimulatorOptions {
+  std::vector<std::string> varied;
+};
+
+/// What a study varies: every device on every layer, each layer on all devices.
+struct StudyAxes {
+  std::vector<DeviceSpec> devices;
+  std::vector<std::optional<std::int64_t>> num_tokens = {std::nullopt};  ///< null: as asked for otherwise
+  std::vector<std::optional<std::int64_t>> top_k = {std::nullopt};
+
+  std::size_t layers() const { return num_tokens.size() * top_k.size(); }
+};
+
+std::vector<std::optional<std::int64_t>> counts(const VariedKey& varied) {
+  std::vector<std::optional<std::int64_t>> values;
+  for (const std::string& text : varied.values) {
+    std::int64_t value = 0;
+    if (!CLI::detail::lexical_cast(text, value)) {
+      throw InvalidArgument(varied.key, text, "must be a whole number");
+    }
+    values.emplace_back(value);
+  }
+  return values;
+}
+
+StudyAxes study_axes(const SimulateOptions& options) {
+  StudyAxes axes;
+  auto names = options.devices.empty() ? std::vector<std::string>{"h100-sxm"} : options.devices;
+  for (const std::string& text : options.varied) {
+    const VariedKey varied = parse_varied_key(text);
+    if (varied.key == "num_tokens" || varied.key == "top_k") {
+      (varied.key == "top_k" ? axes.top_k : axes.num_tokens) = counts(varied);
+      continue;
+    }
+    std::vector<std::string> changed;
+    for (const std::string& name : names) {
+      for (const std::string& value : varied.values) {
+        changed.push_back(fmt::format("{}@{}={}", name, varied.key, value));
+      }
+    }
+    names = std::move(changed);
+  }
+  for (const std::string& name : names) {
+    axes.devices.push_back(find_device(name));
+  }
+  return axes;
+}
 
 Table stage_table() {
   return Table({{"device", Align::kLeft},
@@ -30,83 +80,126 @@ Table stage_table() {
                 {"L2 added to"}});
 }
 
-void add_to_table(Table& table, const LayerModel& model, std::string_view schedule) {
+std::string sampling_text(const LayerModel& model, const StageModel& stage) {
+  return model.classes == kMaxClasses ? "exact" : "+-" + format_percent(stage.sums.sampling_error);
+}
+
+std::string hits_text(const LaunchReplay& sums) {
+  return sums.l2_read_bytes > 0 ? format_percent(sums.l2_hit_bytes / sums.l2_read_bytes) : "-";
+}
+
+void add_stages(Table& table, const ModelledSchedule& modelled) {
   table.add_rule();
-  std::string device = model.device;
-  std::string name(schedule);
-  for (const StageModel& stage : model.stages) {
+  std::string device = modelled.model.device;
+  std::string name = modelled.context.schedule;
+  for (const StageModel& stage : modelled.model.stages) {
     const LaunchReplay& sums = stage.sums;
     table.add_row({std::exchange(device, ""), std::exchange(name, ""), std::string(to_string(stage.stage)),
                    format_seconds(stage.time_s) + (stage.calibrated ? "" : " *"),
                    format_seconds(stage.bound_s), stage.bound, format_bytes(sums.hbm_read_bytes),
-                   format_bytes(sums.hbm_write_bytes),
-                   model.classes == kMaxClasses ? "exact" : "+-" + format_percent(sums.sampling_error),
-                   format_bytes(sums.l2_read_bytes),
-                   sums.l2_read_bytes > 0 ? format_percent(sums.l2_hit_bytes / sums.l2_read_bytes) : "-",
-                   format_bytes(sums.l2_reduce_bytes)});
+                   format_bytes(sums.hbm_write_bytes), sampling_text(modelled.model, stage),
+                   format_bytes(sums.l2_read_bytes), hits_text(sums), format_bytes(sums.l2_reduce_bytes)});
   }
 }
 
-std::vector<ScheduleOptions> simulated_schedules(const SimulateOptions& options) {
-  auto schedules = chosen_schedules(options);
-  if (options.schedules.empty()) {  // all that have a stream
-    std::erase_if(schedules, [](const ScheduleOptions& s) { return s.kind == ScheduleKind::kSparseLibrary; });
+Table study_table() {
+  return Table({{"device", Align::kLeft},
+                {"workload", Align::kLeft},
+                {"L"},
+                {"K"},
+                {"schedule", Align::kLeft},
+                {"layer"},
+                {"of fastest"},
+                {"HBM read"},
+                {"HBM written"},
+                {"sampling"},
+                {"L2 hits"}});
+}
+
+/// One line a schedule, for studies of many points.
+void add_layers(Table& table, std::span<const ModelledSchedule> schedules) {
+  table.add_rule();
+  double fastest_s = schedules.front().model.stages.back().time_s;
+  for (const ModelledSchedule& modelled : schedules) {
+    fastest_s = std::min(fastest_s, modelled.model.stages.back().time_s);
   }
-  return schedules;
+  for (const ModelledSchedule& modelled : schedules) {
+    const bool first = &modelled == &schedules.front();
+    const StageModel& layer = modelled.model.stages.back();
+    const LayerShape& shape = modelled.context.shape;
+    table.add_row({first ? modelled.model.device : "", first ? modelled.context.workload : "",
+                   first ? fmt::to_string(shape.num_tokens) : "", first ? fmt::to_string(shape.top_k) : "",
+                   modelled.context.schedule, format_seconds(layer.time_s) + (layer.calibrated ? "" : " *"),
+                   fmt::format("{:.2f}x", layer.time_s / fastest_s), format_bytes(layer.sums.hbm_read_bytes),
+                   format_bytes(layer.sums.hbm_write_bytes), sampling_text(modelled.model, layer),
+                   hits_text(layer.sums)});
+  }
+}
+
+std::unique_ptr<ResultWriter> make_writer(const SimulateOptions& options, const StudyAxes& axes,
+                                          const Invocation& invocation) {
+  if (options.output.empty()) {
+    return nullptr;
+  }
+  RunHeader header = run_header(invocation, *make_backend("cpu"));
+  header.device = modelled_header(axes.devices);
+  return std::make_unique<ResultWriter>(options.output, std::move(header));
+}
+
+void write(ResultWriter* writer, const std::vector<ResultRow>& rows) {
+  for (const ResultRow& row : writer == nullptr ? std::vector<ResultRow>() : rows) {
+    writer->write(row);
+  }
 }
 
 ExitCode simulate(const SimulateOptions& options, const Invocation& invocation) {
   apply_threads(options);
-  const auto schedules = simulated_schedules(options);
+  const auto schedules = modelled_schedules(options);
   const auto workloads = chosen_workloads(options);
-  std::vector<DeviceSpec> devices;
-  for (const std::string& name :
-       options.devices.empty() ? std::vector<std::string>{"h100-sxm"} : options.devices) {
-    devices.push_back(find_device(name));
-  }
+  const StudyAxes axes = study_axes(options);
   const Calibration calibration = chosen_calibration(options);
-  ReplayOptions replay = replay_options(options);
-  const auto backend = make_backend("cpu");
-  std::unique_ptr<ResultWriter> writer;
-  if (!options.output.empty()) {
-    RunHeader header = run_header(invocation, *backend);
-    header.device = "modelled";
-    for (const DeviceSpec& device : devices) {
-      header.device += (&device == &devices.front() ? ": " : ", ") + device.name;
-    }
-    writer = std::make_unique<ResultWriter>(options.output, std::move(header));
-  }
-  Progress progress(std::cerr, progress_style(options),
-                    static_cast<std::int64_t>(workloads.size() * schedules.size() * devices.size()));
-  for (const NamedWorkload& workload : workloads) {
-    const LayerShape asked = resolve_shape(options, workload.spec);
-    const RoutedLayer layer = route_layer(*backend, workload, asked, options.seed);
-    Table table = stage_table();
-    for (const ScheduleOptions& schedule_options : schedules) {
-      const Schedule schedule = build_schedule(layer.routing, schedule_options);
-      for (const DeviceSpec& device : devices) {
-        progress.begin(
-            fmt::format("{} {} on {}", workload.name, to_string(schedule_options.kind), device.name));
-        replay.progress = [&](double share) { progress.detail(fmt::format("{:.0f} %", 100 * share)); };
-        const auto launches =
-            layer_stream(layer.shape, layer.routing, schedule, device.stream_options(), layer.fixed_routing);
-        const LayerModel model = simulate_layer(launches, schedule_options.kind, device, calibration, replay);
-        add_to_table(table, model, to_string(schedule_options.kind));
-        const RowContext context{layer.shape,
-                                 std::string(to_string(schedule_options.kind)),
-                                 modelled_backend(device),
-                                 workload.name,
-                                 options.seed,
-                                 "cold"};
-        for (const ResultRow& row : writer ? model_rows(context, model) : std::vector<ResultRow>()) {
-          writer->write(row);
-        }
+  ModelStudy study(calibration, replay_options(options));
+  const auto writer = make_writer(options, axes, invocation);
+  Progress progress(
+      std::cerr, progress_style(options),
+      static_cast<std::int64_t>(workloads.size() * axes.layers() * schedules.size() * axes.devices.size()));
+  Table summary = study_table();
+  const auto simulate_everywhere = [&](const NamedWorkload& workload, const SimulateOptions& asked) {
+    const RoutedLayer& layer = study.route(workload, resolve_shape(asked, workload.spec), options.seed);
+    Table stages = stage_table();
+    for (const DeviceSpec& device : axes.devices) {
+      std::vector<ModelledSchedule> modelled;
+      for (const ScheduleOptions& schedule : schedules) {
+        progress.begin(fmt::format("{} {} {} on {}", workload.name, layer.shape.label(),
+                                   to_string(schedule.kind), device.name));
+        modelled.push_back(study.simulate(
+            schedule, device, [&](double share) { progress.detail(fmt::format("{:.0f} %", 100 * share)); }));
+        add_stages(stages, modelled.back());
+        write(writer.get(), model_rows(modelled.back().context, modelled.back().model));
         progress.advance();
       }
+      write(writer.get(), study.skew(device));
+      add_layers(summary, modelled);
     }
-    progress.finish();
-    std::cout << fmt::format("{}  {}  {}  seed {}  L2 cold\n\n{}\n", workload.name, layer.shape.label(),
-                             to_string(layer.shape.dtype), options.seed, table.text());
+    if (options.varied.empty()) {
+      progress.finish();
+      std::cout << fmt::format("{}  {}  {}  seed {}  L2 cold\n\n{}\n", workload.name, layer.shape.label(),
+                               to_string(layer.shape.dtype), options.seed, stages.text());
+    }
+  };
+  for (const NamedWorkload& workload : workloads) {
+    for (const auto& num_tokens : axes.num_tokens) {
+      for (const auto& top_k : axes.top_k) {
+        SimulateOptions asked = options;
+        asked.num_tokens = num_tokens ? num_tokens : options.num_tokens;
+        asked.top_k = top_k ? top_k : options.top_k;
+        simulate_everywhere(workload, asked);
+      }
+    }
+  }
+  progress.finish();
+  if (!options.varied.empty()) {
+    std::cout << summary.text() << '\n';
   }
   std::cout << fmt::format("everything here is modelled; * not calibrated: time is the bound\n{}",
                            calibration.source.empty() ? "" : "calibration: " + calibration.source + '\n');
@@ -124,11 +217,22 @@ Command add_simulate(CLI::App& app, const Invocation& invocation) {
       "simulate",
       "bytes and time per stage on modelled GPUs: the schedule's own accesses through their caches");
   sub->footer(examples({"moescope simulate", "moescope simulate --preset table-a-4096-512 --workload zipf:1",
-                        "moescope simulate --preset table-a-4096-512 --device a100-sxm-80gb,h100-sxm,b200"}));
+                        "moescope simulate --preset table-a-4096-512 --device a100-sxm-80gb,h100-sxm,b200",
+                        "moescope simulate --preset table-a-4096-512 --vary l2_bytes=16MiB,50MiB,126MiB",
+                        "moescope simulate --preset table-a --vary num_tokens=64,1024 --vary top_k=64,512"}));
   add_shape_options(*sub, *options);
   add_workload_options(*sub, *options);
   add_schedule_options(*sub, *options);
   add_simulator_options(*sub, *options);
+  sub->add_option(
+         "--vary", options->varied,
+         "an axis of a what-if study; may be repeated, every combination is simulated. KEY is "
+         "num_tokens, top_k, a value of device files (l2_bytes, num_sms, ...) or hbm_bytes_per_s for "
+         "both directions; values of devices may end in KiB, MiB, GiB, K, M, G or T, or be x and a "
+         "factor. Peaks of the cores follow num_sms and sm_clock_hz; nothing else follows anything")
+      ->type_name("KEY=V,V,...")
+      ->expected(1)
+      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   sub->add_option("--threads", options->threads, "CPU threads (default: all); results do not depend on it")
       ->type_name("N");
   sub->add_flag("-q,--quiet", options->quiet, "no progress on standard error");

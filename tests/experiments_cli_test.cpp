@@ -108,6 +108,33 @@ TEST(Cli, ProfileSaysWhatItCannotCountWithAndGoesOn) {
   EXPECT_NE(once.out.find("staircase ran once"), std::string::npos) << once.out;
 }
 
+TEST(Cli, SimulateVariesDevicesAndLayers) {
+  const TemporaryDirectory directory;
+  const std::vector<std::string> layer = {"simulate", "-d", "16",         "--grid",    "8x6",
+                                          "-K",       "4",  "--schedule", "staircase", "-q"};
+  auto study = layer;
+  for (const char* more : {"--vary", "num_tokens=8,16", "--vary", "l2_bytes=1MiB,2MiB", "--output", "out"}) {
+    study.emplace_back(more);
+  }
+  const Outcome outcome = run_moescope(study, directory);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  const auto runs = read_rows(directory.path() / "out" / "rows.jsonl");
+  ASSERT_EQ(runs.size(), 1U);
+  std::set<std::string> points;
+  for (const ResultRow& row : runs[0].rows) {
+    EXPECT_NE(row.source, Source::kMeasured) << row.metric;
+    if (row.metric == "time_s" && row.stage == to_string(Stage::kLayer)) {
+      points.insert(row.backend + " L" + std::to_string(row.num_tokens));
+    }
+  }
+  const std::string device = "sim: NVIDIA H100 SXM5 80GB, l2_bytes=";
+  EXPECT_EQ(points, (std::set<std::string>{device + "1MiB L16", device + "1MiB L8", device + "2MiB L16",
+                                           device + "2MiB L8"}));
+  auto bad = layer;
+  bad.insert(bad.end(), {"--vary", "top_k=few"});
+  EXPECT_NE(run_moescope(bad, directory).err.find("top_k = few: must be a whole number"), std::string::npos);
+}
+
 TEST(Cli, PrintsItsVersion) {
   const TemporaryDirectory directory;
   const Outcome version = run_moescope({"--version"}, directory);

@@ -1,0 +1,73 @@
+#include "experiments/model_study.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "core/skew.hpp"
+#include "experiments/backends.hpp"
+
+namespace moescope {
+
+ModelStudy::ModelStudy(Calibration calibration, ReplayOptions replay)
+    : calibration_(std::move(calibration)), replay_(std::move(replay)), router_(make_backend("cpu")) {}
+
+const RoutedLayer& ModelStudy::route(const NamedWorkload& workload, const LayerShape& shape,
+                                     std::uint64_t seed) {
+  const std::string wanted =
+      fmt::format("{} {} {} {} {} {} {}", shape.label(), to_string(shape.dtype), shape.shared_size,
+                  to_string(shape.activation), to_string(shape.gate_mode), workload.name, seed);
+  if (!layer_ || routed_ != wanted) {
+    layer_.reset();
+    layer_ = std::make_unique<RoutedLayer>(route_layer(*router_, workload, shape, seed));
+    routed_ = wanted;
+    workload_ = workload.name;
+    seed_ = seed;
+  }
+  return *layer_;
+}
+
+RowContext ModelStudy::context(const DeviceSpec& device) const {
+  RowContext context;
+  context.shape = layer_->shape;
+  context.backend = modelled_backend(device);
+  context.workload = workload_;
+  context.seed = seed_;
+  return context;
+}
+
+ModelledSchedule ModelStudy::simulate(const ScheduleOptions& schedule, const DeviceSpec& device,
+                                      const std::function<void(double)>& progress) {
+  ReplayOptions replay = replay_;
+  replay.progress = progress;
+  const Schedule built = build_schedule(layer_->routing, schedule);
+  const auto launches =
+      layer_stream(layer_->shape, layer_->routing, built, device.stream_options(), layer_->fixed_routing);
+  RowContext of_schedule = context(device);
+  of_schedule.schedule = to_string(schedule.kind);
+  of_schedule.l2_state = "cold";
+  return {std::move(of_schedule), simulate_layer(launches, schedule.kind, device, calibration_, replay)};
+}
+
+std::vector<ResultRow> ModelStudy::skew(const DeviceSpec& device) const {
+  return skew_rows(context(device), compute_skew(layer_->routing));
+}
+
+std::vector<ScheduleOptions> modelled_schedules(const CommonOptions& options) {
+  auto schedules = chosen_schedules(options);
+  if (options.schedules.empty()) {
+    std::erase_if(schedules, [](const ScheduleOptions& s) { return s.kind == ScheduleKind::kSparseLibrary; });
+  }
+  return schedules;
+}
+
+std::string modelled_header(std::span<const DeviceSpec> devices) {
+  std::string text = "modelled";
+  for (const DeviceSpec& device : devices) {
+    text += (&device == &devices.front() ? ": " : "; ") + device.name;
+  }
+  return text;
+}
+
+}  // namespace moescope

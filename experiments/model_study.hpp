@@ -1,0 +1,52 @@
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/moe_backend.hpp"
+#include "experiments/sim_options.hpp"
+#include "profiler/layer_rows.hpp"
+
+namespace moescope {
+
+/// One schedule of one layer on one modelled device.
+struct ModelledSchedule {
+  RowContext context;
+  LayerModel model;
+};
+
+/// Simulates layers; consecutive points of one workload, shape and seed share their routing, which is made
+/// on the CPU.
+class ModelStudy {
+ public:
+  ModelStudy(Calibration calibration, ReplayOptions replay);
+
+  /// Throws what routing, building the schedule and simulating throw.
+  const RoutedLayer& route(const NamedWorkload& workload, const LayerShape& shape, std::uint64_t seed);
+  /// Of the layer that was routed last.
+  ModelledSchedule simulate(const ScheduleOptions& schedule, const DeviceSpec& device,
+                            const std::function<void(double)>& progress = {});
+  /// Skew of the routing of that layer; the rows are the same for every schedule and device.
+  std::vector<ResultRow> skew(const DeviceSpec& device) const;
+
+ private:
+  RowContext context(const DeviceSpec& device) const;
+
+  Calibration calibration_;
+  ReplayOptions replay_;
+  std::unique_ptr<MoeBackend> router_;
+  std::unique_ptr<RoutedLayer> layer_;
+  std::string routed_;  ///< which layer that is
+  std::string workload_;
+  std::uint64_t seed_ = 0;
+};
+
+/// Of the schedules asked for, without any: all that the model has.
+std::vector<ScheduleOptions> modelled_schedules(const CommonOptions& options);
+
+/// What a header says instead of a device's name: "modelled", and the devices where they are known.
+std::string modelled_header(std::span<const DeviceSpec> devices);
+
+}  // namespace moescope
