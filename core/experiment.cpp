@@ -58,6 +58,7 @@ constexpr std::array kAxes = {
              [](std::string_view text) { parse_activation(text); }},
     AxisKind{"gates", &ExperimentPoint::gates, 0, [](std::string_view text) { parse_gate_mode(text); }},
     AxisKind{"l2", &ExperimentPoint::l2, 0, check_l2},
+    AxisKind{"device", &ExperimentPoint::device},
     AxisKind{"seed", &ExperimentPoint::seed, 0},
 };
 /// Lists of their own at the top of the file. Workloads change fastest: synthetic ones share their weights.
@@ -378,6 +379,9 @@ class Parser {
     }
     for (const AxisKind& kind : kAxes) {
       const std::string key(kind.name);
+      if (kind.member == decltype(kind.member)(&ExperimentPoint::device) && point.device.empty()) {
+        continue;  // points recorded before there was such an axis keep their ids
+      }
       if (const auto* text = std::get_if<std::string ExperimentPoint::*>(&kind.member)) {
         fields[key] = point.**text;
       } else if (const auto number =

@@ -28,6 +28,7 @@ struct ExperimentPoint {
   std::string activation;
   std::string gates;
   std::string l2;
+  std::string device;  ///< modelled device, for the model alone
 };
 
 /// A sweep as data: every combination of its axes is a point; on each point all schedules run side by side.

@@ -5,6 +5,7 @@
 #include <fstream>
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -13,10 +14,12 @@
 #include "experiments/command.hpp"
 #include "experiments/options.hpp"
 #include "experiments/regression_text.hpp"
+#include "experiments/sweep_model.hpp"
 #include "experiments/sweep_points.hpp"
 #include "experiments/sweep_study.hpp"
 #include "profiler/format.hpp"
 #include "profiler/layer_rows.hpp"
+#include "profiler/phase_diagram.hpp"
 #include "profiler/table.hpp"
 
 namespace moescope {
@@ -24,15 +27,62 @@ namespace {
 
 struct SweepOptions {
   CommonOptions machine;
+  SimulatorOptions simulator;  ///< for --backend model
   std::string file;
   std::string shard = "1/1";
   bool dry_run = false;
   std::string baseline;
   std::string threshold = "5%";
+  bool phase_diagram = false;
+
+  bool modelled() const { return machine.backend == kModelBackend; }
 };
 
-void require_known_metrics(const Experiment& experiment) {
-  const auto known = study_metrics();
+/// A backend that measures points, or the simulator.
+class PointRunner {
+ public:
+  explicit PointRunner(const SweepOptions& options) {
+    if (options.modelled()) {
+      model_.emplace(options.simulator);
+    }
+  }
+
+  /// Throws InvalidArgument and FileError.
+  void plan(PlannedPoint& planned) const {
+    if (model_) {
+      model_->plan(planned);
+    } else if (!planned.point.device.empty()) {
+      throw InvalidArgument("device", planned.point.device, "is for --backend model");
+    }
+  }
+  /// Opens what the points run on; header of the run.
+  RunHeader start(const SweepOptions& options, const Invocation& invocation) {
+    backend_ = make_backend(model_ ? "cpu" : options.machine.backend);
+    RunHeader header = run_header(invocation, *backend_);
+    if (model_) {
+      header.device = modelled_header({});
+    } else {
+      study_.emplace(*backend_);
+    }
+    return header;
+  }
+  PointResult run(const PlannedPoint& planned, const StudyProgress& progress) {
+    return model_ ? model_->simulate(planned, progress) : study_->measure(planned, progress);
+  }
+
+ private:
+  std::unique_ptr<MoeBackend> backend_;
+  std::optional<PlannedStudy> study_;
+  std::optional<PlannedModel> model_;
+};
+
+void require_known_metrics(const Experiment& experiment, bool modelled) {
+  std::vector<std::string_view> known(study_metrics().begin(), study_metrics().end());
+  for (const std::string_view metric : modelled ? model_metrics() : std::span<const std::string_view>()) {
+    if (std::ranges::find(known, metric) == known.end()) {
+      known.push_back(metric);
+    }
+  }
   for (const std::string& metric : experiment.metrics) {
     if (std::ranges::find(known, metric) == known.end()) {
       throw InvalidArgument("metrics", metric, fmt::format("must be one of {}", fmt::join(known, ", ")));
@@ -41,14 +91,15 @@ void require_known_metrics(const Experiment& experiment) {
 }
 
 /// Values that cannot work on any machine end the sweep here, before anything is written.
-std::vector<PlannedPoint> plan_points(const Experiment& experiment, const SweepOptions& options) {
+std::vector<PlannedPoint> plan_points(const Experiment& experiment, const SweepOptions& options,
+                                      const PointRunner& runner) {
   const Shard shard = parse_shard(options.shard);
   std::vector<PlannedPoint> planned;
   for (std::size_t p = 0; p < experiment.points.size(); ++p) {
     if (!shard.has(p)) {
       continue;
     }
-    planned.push_back(plan_point(experiment, experiment.points[p], options.machine));
+    runner.plan(planned.emplace_back(plan_point(experiment, experiment.points[p], options.machine)));
   }
   return planned;
 }
@@ -64,9 +115,10 @@ std::filesystem::path output_directory(const Experiment& experiment, const Sweep
   return std::filesystem::path("results") / name;
 }
 
-std::vector<ResultRow> rows_of(const LayerStudy& study, const PlannedPoint& planned,
+/// Rows of the metrics asked for, with the command that gives them again.
+std::vector<ResultRow> rows_of(PointResult& result, const PlannedPoint& planned,
                                const std::vector<std::string>& metrics) {
-  std::vector<ResultRow> rows = study_rows(study);
+  std::vector<ResultRow> rows = std::move(result.rows);
   // What could not be had stays, whatever was asked for: a hole has a reason.
   std::erase_if(rows, [&](const ResultRow& row) {
     return !metrics.empty() && row.status == Status::kOk && std::ranges::count(metrics, row.metric) == 0;
@@ -76,21 +128,6 @@ std::vector<ResultRow> rows_of(const LayerStudy& study, const PlannedPoint& plan
     row.repro = planned.repro;
   }
   return rows;
-}
-
-RecordedPoint summary(const LayerStudy& study, const std::string& id, double elapsed_s) {
-  RecordedPoint point;
-  point.id = id;
-  point.elapsed_s = elapsed_s;
-  for (const Status status : {Status::kOk, Status::kFailed, Status::kSkipped}) {
-    const auto found = std::ranges::find(study.schedules, status, &ScheduleStudy::status);
-    if (found != study.schedules.end()) {
-      point.status = status;
-      point.reason = found->reason;
-      break;
-    }
-  }
-  return point;
 }
 
 void list_points(const std::vector<PlannedPoint>& planned, const std::filesystem::path& directory) {
@@ -116,36 +153,37 @@ void list_points(const std::vector<PlannedPoint>& planned, const std::filesystem
                    directory.string());
 }
 
-/// Measures what is left. Returns the code of the first failure if nothing could be measured.
-ExitCode measure(const std::vector<PlannedPoint>& planned, const Experiment& experiment, MoeBackend& backend,
-                 ResultWriter& writer, const CommonOptions& machine) {
+/// Runs what is left. Returns the code of the first failure if nothing came of any.
+ExitCode run_points(const std::vector<PlannedPoint>& planned, const Experiment& experiment,
+                    PointRunner& runner, ResultWriter& writer, const CommonOptions& machine) {
   std::vector<const PlannedPoint*> left;
   for (const PlannedPoint& each : planned) {
     if (!writer.points().contains(each.point.id)) {
       left.push_back(&each);
     }
   }
-  PlannedStudy study(backend);
   Progress progress(std::cerr, progress_style(machine), std::ssize(left));
   bool any = left.empty();
   ExitCode failure = ExitCode::kOk;
   for (const PlannedPoint* each : left) {
     progress.begin(each->point.label);
     const auto start = std::chrono::steady_clock::now();
-    const LayerStudy result = study.study(*each, [&](std::string_view what) { progress.detail(what); });
+    PointResult result = runner.run(*each, [&](std::string_view what) { progress.detail(what); });
     const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
-    const RecordedPoint point = summary(result, each->point.id, elapsed.count());
+    RecordedPoint point;
+    point.id = each->point.id;
+    point.status = result.status;
+    point.reason = result.reason;
+    point.elapsed_s = elapsed.count();
     writer.write_point(point, rows_of(result, *each, experiment.metrics));
-    any = any || point.status != Status::kFailed;
-    for (const ScheduleStudy& schedule : result.schedules) {
-      failure = failure == ExitCode::kOk ? schedule.code : failure;
-      if (schedule.code == ExitCode::kDeviceError) {
-        // No later point would work in this process.
-        progress.finish();
-        throw Error(ExitCode::kDeviceError,
-                    fmt::format("{}; the point is recorded as failed, the same command goes on after it",
-                                schedule.reason));
-      }
+    any = any || result.status != Status::kFailed;
+    failure = failure == ExitCode::kOk ? result.code : failure;
+    if (result.code == ExitCode::kDeviceError) {
+      // No later point would work in this process.
+      progress.finish();
+      throw Error(ExitCode::kDeviceError,
+                  fmt::format("{}; the point is recorded as failed, the same command goes on after it",
+                              result.reason));
     }
     progress.advance();
   }
@@ -168,8 +206,22 @@ void print_summary(const std::filesystem::path& directory) {
     }
   }
   std::cout << failures
-            << fmt::format("{} points, {} of measuring\nrows: {}/rows.jsonl, rows.csv, run.json\n", points,
+            << fmt::format("{} points, {} in all\nrows: {}/rows.jsonl, rows.csv, run.json\n", points,
                            format_seconds(elapsed_s), directory.string());
+}
+
+/// Which schedule is fastest over L and K, from the rows of the sweep.
+void draw_phase_diagram(const std::filesystem::path& directory) {
+  const std::vector<RecordedRun> runs = read_rows(directory / "rows.jsonl");
+  const auto panels = phase_panels(recorded_layers(runs));
+  if (panels.empty()) {
+    std::cout << "phase diagram: needs two L, two K and two schedules that differ in nothing else\n";
+    return;
+  }
+  std::cout << '\n' << crossover_table(panels).text() << '\n';
+  const FigureResult figure = draw_figure(phase_figure(panels), directory, "phase-diagram");
+  std::cout << (figure.status == Status::kOk ? fmt::format("figure: {}\n", figure.image.string())
+                                             : fmt::format("figure: unavailable: {}\n", figure.reason));
 }
 
 ExitCode hold_against(const std::vector<RecordedRun>& baseline, const std::filesystem::path& directory,
@@ -182,9 +234,10 @@ ExitCode hold_against(const std::vector<RecordedRun>& baseline, const std::files
 ExitCode sweep(const SweepOptions& options, const Invocation& invocation) {
   apply_threads(options.machine);
   const Experiment experiment = read_experiment(options.file);
-  require_known_metrics(experiment);
+  require_known_metrics(experiment, options.modelled());
   const double threshold = parse_threshold(options.threshold);
-  const auto planned = plan_points(experiment, options);
+  PointRunner runner(options);
+  const auto planned = plan_points(experiment, options, runner);
   const std::filesystem::path directory = output_directory(experiment, options);
   if (options.dry_run) {
     list_points(planned, directory);
@@ -194,19 +247,21 @@ ExitCode sweep(const SweepOptions& options, const Invocation& invocation) {
   if (!options.baseline.empty()) {
     baseline = read_rows(options.baseline);
   }
-  const auto backend = make_backend(options.machine.backend);
-  RunHeader header = run_header(invocation, *backend);
+  RunHeader header = runner.start(options, invocation);
   header.experiment = experiment.canonical;
   ExitCode code = ExitCode::kOk;
   {
     ResultWriter writer(directory, std::move(header), ExistingRun::kContinue);
-    code = measure(planned, experiment, *backend, writer, options.machine);
+    code = run_points(planned, experiment, runner, writer, options.machine);
   }
   if (planned.empty()) {
     std::cout << "this shard has no points\n";
     return code;
   }
   print_summary(directory);
+  if (options.phase_diagram) {
+    draw_phase_diagram(directory);
+  }
   return baseline.empty() || code != ExitCode::kOk ? code : hold_against(baseline, directory, threshold);
 }
 
@@ -220,15 +275,20 @@ Command add_sweep(CLI::App& app, const Invocation& invocation) {
   sub->footer(
       examples({"moescope sweep experiments/configs/skew-small.json", "moescope sweep my.json --dry-run",
                 "moescope sweep my.json --backend cuda --shard 2/8",
+                "moescope sweep my.json --backend model --device a100-sxm-80gb",
                 "moescope sweep my.json --output results/new --baseline results/old/rows.jsonl "
                 "--threshold 5%"}) +
       "\n\nThe format is core/experiment.schema.json; README has an example.");
   sub->add_option("file", options->file, "the experiment, JSON")->required()->type_name("FILE");
   add_machine_options(*sub, options->machine);
+  sub->get_option("--backend")->description("cpu (default), cuda, or model: the simulator");
+  add_simulator_options(*sub->add_option_group("Model", "For --backend model"), options->simulator);
   add_output_option(*sub, options->machine, "default: results/<name>-<backend>, and the shard");
   sub->add_option("--shard", options->shard, "this machine's share of the points (default 1/1: all)")
       ->type_name("I/N");
   sub->add_flag("-n,--dry-run", options->dry_run, "list the points, measure none");
+  sub->add_flag("--phase-diagram", options->phase_diagram,
+                "print and draw which schedule is fastest over L and K: phase-diagram.svg beside the rows");
   sub->add_option(
          "--baseline", options->baseline,
          "rows.jsonl of an earlier run: exit with 1 when a time is slower by more than the threshold "

@@ -1,14 +1,63 @@
 #include "experiments/sweep_points.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <charconv>
 #include <cmath>
+#include <utility>
 
 #include "core/command_text.hpp"
 #include "core/error.hpp"
 
 namespace moescope {
+namespace {
+
+/// A command line as it grows; what is empty is left out.
+class CommandText {
+ public:
+  explicit CommandText(std::string command) : text_(std::move(command)) {}
+
+  void add(std::string_view option, const std::string& value) {
+    if (!value.empty()) {
+      text_ += fmt::format(" {} {}", option, shell_word(value));
+    }
+  }
+  void add_count(std::string_view option, const std::optional<std::int64_t>& value) {
+    add(option, value ? fmt::format("{}", *value) : "");
+  }
+  /// What says which layer it is: shape, workload, schedules.
+  void add_layer(const CommonOptions& options) {
+    const bool omnimoe = parse_system(options.system) == System::kOmniMoe;
+    add("--system", omnimoe ? "" : options.system);
+    add("--preset", options.preset);
+    add_count("-L", options.num_tokens);
+    add_count("-d", options.hidden_size);
+    add_count("--num-experts", options.num_experts);
+    add("--grid", options.grid);
+    add_count("-K", options.top_k);
+    add_count("--shared-size", options.shared_size);
+    add("--dtype", options.dtype);
+    add("--activation", options.activation);
+    add("--gates", options.gates);
+    for (const std::string& workload : options.workloads) {
+      add("--workload", workload);
+    }
+    add("--seed", fmt::format("{}", options.seed));
+    if (omnimoe) {
+      for (const ScheduleOptions& schedule : chosen_schedules(options)) {
+        add("--schedule", to_string(schedule));
+      }
+      add_count("--group-size", options.group_size);
+    }
+  }
+  const std::string& text() const { return text_; }
+
+ private:
+  std::string text_;
+};
+
+}  // namespace
 
 CommonOptions point_options(const Experiment& experiment, const ExperimentPoint& point,
                             const CommonOptions& machine) {
@@ -47,43 +96,23 @@ CommonOptions point_options(const Experiment& experiment, const ExperimentPoint&
 }
 
 std::string repro_command(const CommonOptions& options) {
-  const bool omnimoe = parse_system(options.system) == System::kOmniMoe;
-  std::string command = "moescope compare";
-  const auto add = [&](std::string_view option, const std::string& value) {
-    if (!value.empty()) {
-      command += fmt::format(" {} {}", option, shell_word(value));
-    }
-  };
-  const auto add_count = [&](std::string_view option, const std::optional<std::int64_t>& value) {
-    add(option, value ? fmt::format("{}", *value) : "");
-  };
-  add("--system", omnimoe ? "" : options.system);
-  add("--preset", options.preset);
-  add_count("-L", options.num_tokens);
-  add_count("-d", options.hidden_size);
-  add_count("--num-experts", options.num_experts);
-  add("--grid", options.grid);
-  add_count("-K", options.top_k);
-  add_count("--shared-size", options.shared_size);
-  add("--dtype", options.dtype);
-  add("--activation", options.activation);
-  add("--gates", options.gates);
-  for (const std::string& workload : options.workloads) {
-    add("--workload", workload);
-  }
-  add("--seed", fmt::format("{}", options.seed));
-  if (omnimoe) {
-    for (const ScheduleOptions& schedule : chosen_schedules(options)) {
-      add("--schedule", to_string(schedule));
-    }
-    add_count("--group-size", options.group_size);
-  }
-  add("--backend", options.backend);
-  add("--threads", options.threads > 0 ? fmt::format("{}", options.threads) : "");
-  add("--l2", options.l2);
-  add_count("--min-samples", options.min_samples);
-  add("--max-time", fmt::format("{}", options.max_time_s));
-  return command;
+  CommandText command("moescope compare");
+  command.add_layer(options);
+  command.add("--backend", options.backend);
+  command.add("--threads", options.threads > 0 ? fmt::format("{}", options.threads) : "");
+  command.add("--l2", options.l2);
+  command.add_count("--min-samples", options.min_samples);
+  command.add("--max-time", fmt::format("{}", options.max_time_s));
+  return command.text();
+}
+
+std::string model_repro_command(const CommonOptions& options, const SimulatorOptions& simulator) {
+  CommandText command("moescope simulate");
+  command.add_layer(options);
+  command.add("--device", fmt::format("{}", fmt::join(simulator.devices, ",")));
+  command.add("--calibration", simulator.calibration);
+  command.add_count("--max-accesses", simulator.max_accesses);
+  return command.text();
 }
 
 Shard parse_shard(std::string_view text) {

@@ -5,6 +5,7 @@
 
 #include "core/experiment.hpp"
 #include "experiments/options.hpp"
+#include "experiments/sim_options.hpp"
 
 namespace moescope {
 
@@ -14,6 +15,9 @@ CommonOptions point_options(const Experiment& experiment, const ExperimentPoint&
 
 /// The `moescope compare` that measures what these options ask for, whatever the defaults will be.
 std::string repro_command(const CommonOptions& options);
+
+/// The `moescope simulate` that models what these options ask for, on the devices of `simulator`.
+std::string model_repro_command(const CommonOptions& options, const SimulatorOptions& simulator);
 
 /// One of several machines that share a sweep: points whose place in the list is index - 1 modulo count.
 struct Shard {

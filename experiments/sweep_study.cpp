@@ -1,16 +1,15 @@
 #include "experiments/sweep_study.hpp"
 
+#include <algorithm>
 #include <new>
 #include <utility>
 
 #include "core/system_cost.hpp"
 #include "experiments/sweep_points.hpp"
 #include "experiments/system_lineup.hpp"
+#include "profiler/layer_rows.hpp"
 
 namespace moescope {
-namespace {
-
-/// What a point asked for that has no shape, for its rows; 0 where nobody said.
 LayerShape asked_shape(const CommonOptions& options) {
   LayerShape shape;
   shape.num_tokens = options.num_tokens.value_or(0);
@@ -20,8 +19,6 @@ LayerShape asked_shape(const CommonOptions& options) {
   shape.shared_size = options.shared_size.value_or(0);
   return shape;
 }
-
-}  // namespace
 
 PlannedPoint plan_point(const Experiment& experiment, const ExperimentPoint& point,
                         const CommonOptions& machine) {
@@ -33,6 +30,30 @@ PlannedPoint plan_point(const Experiment& experiment, const ExperimentPoint& poi
   planned.workload = named_workload(planned.options.workloads.front());
   planned.repro = repro_command(planned.options);
   return planned;
+}
+
+PointResult PlannedStudy::measure(const PlannedPoint& planned, const StudyProgress& progress) {
+  const LayerStudy study = this->study(planned, progress);
+  PointResult result{study_rows(study), Status::kOk, {}, ExitCode::kOk};
+  for (const Status status : {Status::kOk, Status::kFailed, Status::kSkipped}) {
+    const auto found = std::ranges::find(study.schedules, status, &ScheduleStudy::status);
+    if (found != study.schedules.end()) {
+      result.status = status;
+      result.reason = found->reason;
+      break;
+    }
+  }
+  for (const ScheduleStudy& schedule : study.schedules) {
+    const bool gone = schedule.code == ExitCode::kDeviceError;
+    if (gone || result.code == ExitCode::kOk) {
+      result.code = schedule.code;
+      result.reason = gone ? schedule.reason : result.reason;
+    }
+    if (gone) {
+      break;
+    }
+  }
+  return result;
 }
 
 LayerStudy PlannedStudy::study(const PlannedPoint& planned, const StudyProgress& progress) {

@@ -16,6 +16,17 @@ struct PlannedPoint {
   std::string repro;
 };
 
+/// What a point asked for that has no shape, for its rows; 0 where nobody said.
+LayerShape asked_shape(const CommonOptions& options);
+
+/// What came of a point: its rows, and whether it counts.
+struct PointResult {
+  std::vector<ResultRow> rows;
+  Status status = Status::kOk;  ///< ok when anything came of it, else failed or skipped
+  std::string reason;
+  ExitCode code = ExitCode::kOk;  ///< of the first error
+};
+
 /// `machine` brings backend and threads. Throws InvalidArgument for values that cannot work on any machine.
 PlannedPoint plan_point(const Experiment& experiment, const ExperimentPoint& point,
                         const CommonOptions& machine);
@@ -24,6 +35,9 @@ PlannedPoint plan_point(const Experiment& experiment, const ExperimentPoint& poi
 class PlannedStudy {
  public:
   explicit PlannedStudy(MoeBackend& backend) : backend_(backend), study_(backend) {}
+
+  /// Its rows, and the first reason for having none. Throws what study() throws.
+  PointResult measure(const PlannedPoint& planned, const StudyProgress& progress);
 
   /// A point that cannot be studied at all (its shape, its file, its memory) has every schedule failed, one
   /// that the backend lacks skipped, with the reason. Throws InternalError alone.

@@ -174,7 +174,7 @@ std::string html_report(const std::string& title, std::span<const RecordedRun> r
       "<!doctype html>\n<html lang=en><head><meta charset=utf-8><title>{0}</title><style>{1}</style></head>"
       "<body>\n<h1>{0}</h1>\n<h2>Runs</h2>\n{2}<h2>Figures</h2>\n{3}<h2>Schedules</h2>\n"
       "<p class=note>Times are measured: median over alternating samples, spread (max - min) / median; "
-      "speed-up "
+      "on a backend \"sim: ...\" they and the bytes are modelled. Speed-up "
       "over token_centric, round by round. Bytes are analytic: what the expert stage loads and stores; the "
       "floor "
       "is active experts, tokens and output once. Errors are relative, against the fp64 oracle.</p>\n{4}"

@@ -67,6 +67,16 @@ std::string line_name(const RecordedLayer& layer, const RecordedSchedule& schedu
   return several_systems ? fmt::format("{} {}", layer.what.system, schedule.name) : schedule.name;
 }
 
+/// Where a layer's times come from; layers of one figure share a backend, hence this.
+Source time_source(const RecordedLayer& layer) {
+  for (const RecordedSchedule& schedule : layer.schedules) {
+    if (const ResultRow* row = schedule.find(Stage::kLayer, "time_s")) {
+      return row->source;
+    }
+  }
+  return Source::kMeasured;
+}
+
 /// Points of one line by x; of several at one x the last was recorded last.
 using Lines = std::map<std::string, std::map<double, std::pair<double, std::string>>>;
 
@@ -137,10 +147,11 @@ std::vector<Figure> report_figures(const std::vector<RecordedLayer>& layers, std
       }
       Figure figure;
       figure.title = fixed;
+      const std::string kind(to_string(time_source(*members.front())));
       figure.panels.push_back(
-          panel(members, quantity, "measured time of the layer",
+          panel(members, quantity, kind + " time of the layer",
                 [](const RecordedSchedule& s) { return s.value(Stage::kLayer, "time_s"); }));
-      figure.panels.push_back(panel(members, quantity, "measured time of the expert stage",
+      figure.panels.push_back(panel(members, quantity, kind + " time of the expert stage",
                                     [](const RecordedSchedule& s) { return s.experts_time_s(); }));
       candidates.push_back({values.size(), std::move(figure)});
     }

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <map>
 #include <random>
 #include <set>
@@ -313,7 +314,10 @@ TEST(ExperimentFiles, AllParseAndCanBeListed) {
     const Experiment experiment = read_experiment(entry.path());
     EXPECT_EQ(experiment.name, entry.path().stem().string());
     EXPECT_FALSE(experiment.about.empty()) << entry.path();
-    const Outcome outcome = run_moescope({"sweep", entry.path().string(), "--dry-run"}, directory);
+    const bool modelled = std::ranges::any_of(
+        experiment.points, [](const ExperimentPoint& point) { return !point.device.empty(); });
+    const Outcome outcome = run_moescope(
+        {"sweep", entry.path().string(), "--dry-run", "--backend", modelled ? "model" : "cpu"}, directory);
     EXPECT_EQ(outcome.code, 0) << outcome.err;
     ++files;
   }
@@ -359,6 +363,74 @@ TEST(Readme, ItsTenLineSweepRuns) {
   for (const RecordedPoint& point : runs[0].points) {
     EXPECT_EQ(point.status, Status::kOk) << point.reason;
   }
+}
+
+TEST(Sweep, SimulatesPointsAndDrawsWhichScheduleIsFastest) {
+  const TemporaryDirectory directory;
+  write_text(directory.path() / "model.json", R"({
+    "name": "model",
+    "schedules": ["token_centric", "staircase"],
+    "axes": {"device": ["h100-sxm", "h100-sxm@l2_bytes=1MiB"], "num_tokens": [8, 32], "top_k": [2, 8],
+             "hidden_size": 16, "grid": "8x6"},
+    "metrics": ["time_s", "hbm_read_bytes", "unevenness_nats"]
+  })");
+  const std::vector<std::string> command = {"sweep",   "model.json",      "--backend", "model",
+                                            "--quiet", "--phase-diagram", "--output",  "out"};
+  const Outcome outcome = run_moescope(command, directory);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("NVIDIA H100 SXM5 80GB, l2_bytes=1MiB, gaussian:1"), std::string::npos)
+      << outcome.out;
+  EXPECT_TRUE(fs::exists(directory.path() / "out" / "phase-diagram.gp"));
+  const auto runs = read_rows(directory.path() / "out" / "rows.jsonl");
+  ASSERT_EQ(runs.size(), 1U);
+  EXPECT_EQ(runs[0].header.device, "modelled");
+  EXPECT_EQ(runs[0].points.size(), 8U);
+  std::string repro;
+  for (const ResultRow& row : runs[0].rows) {
+    EXPECT_TRUE(row.backend.starts_with("sim: NVIDIA H100")) << row.backend;
+    EXPECT_NE(row.source, Source::kMeasured);
+    repro = row.repro;
+  }
+  EXPECT_NE(repro.find("moescope simulate -L 32"), std::string::npos) << repro;
+  EXPECT_NE(repro.find("--device h100-sxm@l2_bytes=1MiB"), std::string::npos) << repro;
+  // The command of a row gives its value again.
+  std::istringstream words(repro);
+  std::vector<std::string> again(std::istream_iterator<std::string>(words), {});
+  again.erase(again.begin());
+  again.insert(again.end(), {"--quiet", "--output", "again"});
+  EXPECT_EQ(run_moescope(again, directory).code, 0);
+  const auto repeated = read_rows(directory.path() / "again" / "rows.jsonl");
+  const ResultRow& wanted = runs[0].rows.back();
+  const auto same = std::ranges::find_if(repeated.at(0).rows, [&](const ResultRow& row) {
+    return row.schedule == wanted.schedule && row.stage == wanted.stage && row.metric == wanted.metric;
+  });
+  ASSERT_NE(same, repeated[0].rows.end());
+  EXPECT_EQ(same->value, wanted.value);
+  // Nothing is left to do, and a backend that measures has no such devices.
+  EXPECT_EQ(run_moescope(command, directory).code, 0);
+  EXPECT_EQ(read_rows(directory.path() / "out" / "rows.jsonl").size(), 1U);
+  const Outcome measured = run_moescope({"sweep", "model.json", "--quiet", "--output", "cpu"}, directory);
+  EXPECT_EQ(measured.code, static_cast<int>(ExitCode::kInvalidArgument));
+  EXPECT_NE(measured.err.find("device = h100-sxm: is for --backend model"), std::string::npos)
+      << measured.err;
+}
+
+TEST(Sweep, SkipsAndFailsModelledPointsWithAReason) {
+  const TemporaryDirectory directory;
+  write_text(directory.path() / "model.json", R"({
+    "name": "model", "systems": ["omnimoe", "peer"], "schedules": ["staircase"],
+    "axes": {"num_tokens": 8, "hidden_size": 16, "num_experts": 64, "top_k": [4, 65]}
+  })");
+  const Outcome outcome =
+      run_moescope({"sweep", "model.json", "--backend", "model", "--quiet", "--output", "out"}, directory);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  const auto runs = read_rows(directory.path() / "out" / "rows.jsonl");
+  std::map<Status, int> points;
+  for (const RecordedPoint& point : runs.at(0).points) {
+    ++points[point.status];
+  }
+  EXPECT_EQ(points, (std::map<Status, int>{{Status::kOk, 1}, {Status::kSkipped, 2}, {Status::kFailed, 1}}));
+  EXPECT_NE(outcome.out.find("top_k = 65"), std::string::npos) << outcome.out;
 }
 
 }  // namespace

@@ -1,0 +1,122 @@
+#include "experiments/sweep_model.hpp"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <iterator>
+#include <new>
+#include <utility>
+
+#include "experiments/sweep_points.hpp"
+
+namespace moescope {
+namespace {
+
+/// Notes that `schedule` could not be simulated.
+void add_failure(PointResult& result, RowContext context, const ScheduleOptions& schedule, Status status,
+                 ExitCode code, const std::string& reason) {
+  context.schedule = to_string(schedule.kind);
+  context.l2_state = "cold";
+  result.rows.push_back(absent_row(context, Stage::kLayer, Source::kModelled, "time_s", "s", status, reason));
+  result.status = status;
+  result.reason = reason;
+  result.code = result.code == ExitCode::kOk ? code : result.code;
+}
+
+/// Runs `body`; false when it failed, which is noted for `schedules`.
+template <class Body>
+bool attempt(PointResult& result, const RowContext& context, std::span<const ScheduleOptions> schedules,
+             const Body& body) {
+  const auto fail = [&](ExitCode code, const std::string& reason) {
+    for (const ScheduleOptions& schedule : schedules) {
+      add_failure(result, context, schedule, Status::kFailed, code, reason);
+    }
+  };
+  try {
+    body();
+    return true;
+  } catch (const InternalError&) {
+    throw;
+  } catch (const Error& error) {
+    fail(error.code(), error.what());
+  } catch (const std::bad_alloc&) {
+    fail(ExitCode::kOutOfMemory, "out of memory");
+  }
+  return false;
+}
+
+}  // namespace
+
+PlannedModel::PlannedModel(SimulatorOptions options)
+    : options_(std::move(options)), study_(chosen_calibration(options_), replay_options(options_)) {
+  if (options_.devices.empty()) {
+    options_.devices = {"h100-sxm"};
+  }
+  if (options_.devices.size() > 1) {
+    throw InvalidArgument("device", fmt::format("{}", fmt::join(options_.devices, ",")),
+                          "must be one in a sweep; several are an axis \"device\" of its file");
+  }
+}
+
+const std::string& PlannedModel::device_name(const PlannedPoint& planned) const {
+  return planned.point.device.empty() ? options_.devices.front() : planned.point.device;
+}
+
+void PlannedModel::plan(PlannedPoint& planned) const {
+  SimulatorOptions simulator = options_;
+  simulator.devices = {device_name(planned)};
+  find_device(simulator.devices.front());
+  std::erase_if(planned.plan.schedules, [&](const ScheduleOptions& schedule) {
+    return planned.options.schedules.empty() && schedule.kind == ScheduleKind::kSparseLibrary;
+  });
+  planned.repro = model_repro_command(planned.options, simulator);
+}
+
+PointResult PlannedModel::simulate(const PlannedPoint& planned, const StudyProgress& progress) {
+  const DeviceSpec device = find_device(device_name(planned));
+  PointResult result;
+  RowContext context;
+  context.shape = asked_shape(planned.options);
+  context.backend = modelled_backend(device);
+  context.workload = planned.workload.name;
+  context.seed = planned.options.seed;
+  if (parse_system(planned.options.system) != System::kOmniMoe) {
+    add_failure(result, context, planned.plan.schedules.front(), Status::kSkipped, ExitCode::kOk,
+                "the simulator has no access streams of baseline systems");
+    return result;
+  }
+  const bool routed = attempt(result, context, planned.plan.schedules, [&] {
+    const LayerShape shape = resolve_shape(planned.options, planned.workload.spec);
+    context.shape = study_.route(planned.workload, shape, planned.options.seed).shape;
+  });
+  if (!routed) {
+    return result;
+  }
+  result.rows = study_.skew(device);
+  bool any = false;
+  for (const ScheduleOptions& schedule : planned.plan.schedules) {
+    progress(to_string(schedule));
+    any = attempt(result, context, std::span(&schedule, 1),
+                  [&] {
+                    const ModelledSchedule modelled = study_.simulate(schedule, device);
+                    std::ranges::move(model_rows(modelled.context, modelled.model),
+                                      std::back_inserter(result.rows));
+                  }) ||
+          any;
+  }
+  if (any) {
+    result.status = Status::kOk;
+    result.reason.clear();
+  }
+  return result;
+}
+
+std::span<const std::string_view> model_metrics() {
+  static constexpr std::array<std::string_view, 10> kMetrics = {
+      "time_s",          "bound_s",        "hbm_read_bytes",     "hbm_write_bytes",
+      "l2_read_bytes",   "l2_write_bytes", "l2_reduction_bytes", "l2_fabric_bytes",
+      "l1_hit_fraction", "tensor_flop"};
+  return kMetrics;
+}
+
+}  // namespace moescope

@@ -1,0 +1,244 @@
+#include "profiler/phase_diagram.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <set>
+#include <utility>
+
+namespace moescope {
+namespace {
+
+/// Points of one K by L.
+std::map<std::int64_t, const PhasePoint*> row_of(const PhasePanel& panel, std::int64_t top_k) {
+  std::map<std::int64_t, const PhasePoint*> row;
+  for (const PhasePoint& point : panel.points) {
+    if (point.top_k == top_k) {
+      row[point.num_tokens] = &point;
+    }
+  }
+  return row;
+}
+
+std::optional<double> time_of(const PhasePoint& point, std::string_view schedule) {
+  const auto found = point.layer_s.find(std::string(schedule));
+  return found == point.layer_s.end() ? std::nullopt : std::optional(found->second);
+}
+
+/// Schedules of all panels, in alphabetical order, so that a colour means the same everywhere.
+std::vector<std::string> all_schedules(std::span<const PhasePanel> panels) {
+  std::set<std::string> names;
+  for (const PhasePanel& panel : panels) {
+    for (const PhasePoint& point : panel.points) {
+      for (const auto& entry : point.layer_s) {
+        names.insert(entry.first);
+      }
+    }
+  }
+  return {names.begin(), names.end()};
+}
+
+/// All pairs of `names`.
+std::vector<std::pair<std::string, std::string>> pairs_of(const std::vector<std::string>& names) {
+  std::vector<std::pair<std::string, std::string>> pairs;
+  for (std::size_t a = 0; a < names.size(); ++a) {
+    for (std::size_t b = a + 1; b < names.size(); ++b) {
+      pairs.emplace_back(names[a], names[b]);
+    }
+  }
+  return pairs;
+}
+
+/// Whether one of the two is fastest at the recorded points on both sides of `num_tokens`.
+bool fastest_around(const PhasePanel& panel, std::int64_t top_k, double num_tokens,
+                    const std::pair<std::string, std::string>& pair) {
+  const auto row = row_of(panel, top_k);
+  const auto above = std::ranges::find_if(
+      row, [&](const auto& entry) { return static_cast<double>(entry.first) >= num_tokens; });
+  if (above == row.end() || above == row.begin()) {
+    return false;
+  }
+  const auto of_pair = [&](const PhasePoint& point) {
+    return point.fastest() == pair.first || point.fastest() == pair.second;
+  };
+  return of_pair(*above->second) && of_pair(*std::prev(above)->second);
+}
+
+FigurePanel draw(const PhasePanel& panel, const std::vector<std::string>& schedules) {
+  FigurePanel drawn{panel.title, "tokens L", "experts per token K", true, {}, true};
+  for (std::size_t s = 0; s < schedules.size(); ++s) {
+    FigureSeries series;
+    series.label = schedules[s] + " fastest";
+    series.line = false;
+    series.colour = static_cast<int>(s);
+    for (const PhasePoint& point : panel.points) {
+      if (point.fastest() == schedules[s]) {
+        series.x.push_back(static_cast<double>(point.num_tokens));
+        series.y.push_back(static_cast<double>(point.top_k));
+        series.tags.push_back(fmt::format("{:.1f}", point.margin()));
+      }
+    }
+    drawn.series.push_back(std::move(series));
+  }
+  const auto pairs = pairs_of(schedules);
+  for (std::size_t p = 0; p < pairs.size(); ++p) {
+    FigureSeries line;
+    line.label = fmt::format("{} = {}", pairs[p].first, pairs[p].second);
+    line.points = false;
+    line.colour = static_cast<int>(schedules.size() + p);
+    for (const std::int64_t top_k : panel.top_ks()) {
+      for (const double at : panel.crossovers(top_k, pairs[p].second, pairs[p].first)) {
+        if (fastest_around(panel, top_k, std::abs(at), pairs[p])) {
+          line.x.push_back(std::abs(at));
+          line.y.push_back(static_cast<double>(top_k));
+        }
+      }
+    }
+    if (line.x.size() > 1) {
+      drawn.series.push_back(std::move(line));
+    }
+  }
+  return drawn;
+}
+
+/// "token_centric", from L = 210 staircase".
+std::string crossover_text(const PhasePanel& panel, std::int64_t top_k,
+                           const std::pair<std::string, std::string>& pair) {
+  const auto row = row_of(panel, top_k);
+  const auto first = time_of(*row.begin()->second, pair.first);
+  const auto second = time_of(*row.begin()->second, pair.second);
+  if (!first || !second) {
+    return "-";
+  }
+  std::string text = *first <= *second ? pair.first : pair.second;
+  for (const double at : panel.crossovers(top_k, pair.second, pair.first)) {
+    text += fmt::format(", from {:.0f} {}", std::abs(at), at > 0 ? pair.second : pair.first);
+  }
+  return text;
+}
+
+}  // namespace
+
+const std::string& PhasePoint::fastest() const {
+  return std::ranges::min_element(layer_s, {}, [](const auto& entry) { return entry.second; })->first;
+}
+
+double PhasePoint::margin() const {
+  double best = INFINITY;
+  double next = INFINITY;
+  for (const auto& entry : layer_s) {
+    next = std::min(next, std::max(best, entry.second));
+    best = std::min(best, entry.second);
+  }
+  return next / best;
+}
+
+std::vector<std::int64_t> PhasePanel::top_ks() const {
+  std::set<std::int64_t> values;
+  for (const PhasePoint& point : points) {
+    values.insert(point.top_k);
+  }
+  return {values.begin(), values.end()};
+}
+
+std::vector<double> PhasePanel::crossovers(std::int64_t top_k, std::string_view schedule,
+                                           std::string_view other) const {
+  std::vector<double> found;
+  std::optional<std::pair<double, double>> before;  // log L, log of other's time over schedule's
+  for (const auto& [num_tokens, point] : row_of(*this, top_k)) {
+    const auto mine = time_of(*point, schedule);
+    const auto theirs = time_of(*point, other);
+    if (!mine || !theirs) {
+      continue;
+    }
+    const std::pair<double, double> now{std::log(static_cast<double>(num_tokens)), std::log(*theirs / *mine)};
+    if (before && (before->second < 0) != (now.second < 0)) {
+      const double share = before->second / (before->second - now.second);
+      const double at = std::exp(before->first + share * (now.first - before->first));
+      found.push_back(now.second < 0 ? -at : at);
+    }
+    before = now;
+  }
+  return found;
+}
+
+std::vector<PhasePanel> phase_panels(const std::vector<RecordedLayer>& layers) {
+  std::vector<PhasePanel> panels;
+  std::map<std::string, std::size_t> places;
+  for (const RecordedLayer& layer : layers) {
+    const ResultRow& what = layer.what;
+    PhasePoint point{what.num_tokens, what.top_k, {}};
+    Source source = Source::kMeasured;
+    for (const RecordedSchedule& schedule : layer.schedules) {
+      const ResultRow* time = schedule.find(Stage::kLayer, "time_s");
+      if (time != nullptr && time->status == Status::kOk && time->value.value_or(0) > 0) {
+        point.layer_s[schedule.name] = *time->value;
+        source = time->source;
+      }
+    }
+    if (what.system != "omnimoe" || point.layer_s.size() < 2) {
+      continue;
+    }
+    const std::string title =
+        source == Source::kModelled
+            ? fmt::format("{}, {}", what.backend.starts_with("sim: ") ? what.backend.substr(5) : what.backend,
+                          what.workload)
+            : fmt::format("{} on {}, {}", what.backend, layer.header->device, what.workload);
+    const std::string key =
+        fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}", title, what.hidden_size, what.grid_rows,
+                    what.grid_cols, what.shared_size.value_or(-1), what.dtype, what.activation, what.gates,
+                    what.l2_state, what.seed, to_string(source));
+    const auto [place, is_new] = places.try_emplace(key, panels.size());
+    if (is_new) {
+      panels.push_back({title, source, {}});
+    }
+    panels[place->second].points.push_back(std::move(point));
+  }
+  std::erase_if(panels, [](const PhasePanel& panel) {
+    std::set<std::int64_t> tokens;
+    for (const PhasePoint& point : panel.points) {
+      tokens.insert(point.num_tokens);
+    }
+    return tokens.size() < 2 || panel.top_ks().size() < 2;
+  });
+  return panels;
+}
+
+Figure phase_figure(std::span<const PhasePanel> panels) {
+  Figure figure;
+  const bool modelled =
+      std::ranges::all_of(panels, [](const PhasePanel& panel) { return panel.source == Source::kModelled; });
+  figure.title =
+      fmt::format("The fastest schedule of a layer{}; beside a point: time of the next over its own",
+                  modelled ? ", modelled" : "");
+  figure.columns = 3;
+  const auto schedules = all_schedules(panels);
+  for (const PhasePanel& panel : panels) {
+    figure.panels.push_back(draw(panel, schedules));
+  }
+  return figure;
+}
+
+Table crossover_table(std::span<const PhasePanel> panels) {
+  const auto pairs = pairs_of(all_schedules(panels));
+  std::vector<TableColumn> columns = {{"where", Align::kLeft}, {"K"}};
+  for (const auto& pair : pairs) {
+    columns.push_back({fmt::format("{} or {}: the faster one, by L", pair.first, pair.second), Align::kLeft});
+  }
+  Table table(std::move(columns));
+  for (const PhasePanel& panel : panels) {
+    table.add_rule();
+    std::string title = panel.title;
+    for (const std::int64_t top_k : panel.top_ks()) {
+      std::vector<std::string> cells = {std::exchange(title, ""), fmt::to_string(top_k)};
+      for (const auto& pair : pairs) {
+        cells.push_back(crossover_text(panel, top_k, pair));
+      }
+      table.add_row(std::move(cells));
+    }
+  }
+  return table;
+}
+
+}  // namespace moescope
