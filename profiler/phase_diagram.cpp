@@ -69,7 +69,7 @@ FigurePanel draw(const PhasePanel& panel, const std::vector<std::string>& schedu
   FigurePanel drawn{panel.title, "tokens L", "experts per token K", true, {}, true};
   for (std::size_t s = 0; s < schedules.size(); ++s) {
     FigureSeries series;
-    series.label = schedules[s] + " fastest";
+    series.label = schedules[s];
     series.line = false;
     series.colour = static_cast<int>(s);
     for (const PhasePoint& point : panel.points) {
@@ -210,7 +210,7 @@ Figure phase_figure(std::span<const PhasePanel> panels) {
   const bool modelled =
       std::ranges::all_of(panels, [](const PhasePanel& panel) { return panel.source == Source::kModelled; });
   figure.title =
-      fmt::format("The fastest schedule of a layer{}; beside a point: time of the next over its own",
+      fmt::format("The fastest schedule of a layer{}; beside a point: time of the next fastest over its own",
                   modelled ? ", modelled" : "");
   figure.columns = 3;
   const auto schedules = all_schedules(panels);

@@ -67,6 +67,24 @@ TEST(Cli, CeilingsSaysHowEachWasMeasuredAndWritesRows) {
   }
 }
 
+TEST(Cli, CeilingsWritesADeviceThatTheSimulatorTakes) {
+  const TemporaryDirectory directory;
+  const std::string rows = MOESCOPE_SOURCE_DIR "/results/h100/ceilings.jsonl";
+  const Outcome outcome = run_moescope(
+      {"ceilings", "--rows", rows, "--like", "h100-sxm", "--device-json", "./h100.json"}, directory);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("recorded: NVIDIA H100 80GB HBM3"), std::string::npos) << outcome.out;
+  const Outcome simulated = run_moescope({"simulate", "-L", "8", "-d", "16", "--grid", "8x6", "-K", "4",
+                                          "--schedule", "staircase", "--device", "./h100.json", "-q"},
+                                         directory);
+  EXPECT_EQ(simulated.code, 0) << simulated.err;
+  EXPECT_NE(simulated.out.find("NVIDIA H100 80GB HBM3"), std::string::npos) << simulated.out;
+  EXPECT_EQ(run_moescope({"ceilings", "--rows", rows, "--device-json", "x.json"}, directory).code,
+            code_of(ExitCode::kInvalidArgument))
+      << "somebody has to say what nobody measures";
+  EXPECT_FALSE(std::filesystem::exists(directory.path() / "x.json"));
+}
+
 TEST(Cli, ProfileWritesRowsAndATraceWithOrWithoutCounters) {
   const TemporaryDirectory directory;
   const Outcome outcome = run_moescope(

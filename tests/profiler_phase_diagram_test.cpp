@@ -53,7 +53,7 @@ TEST(PhaseDiagram, FindsWhereSchedulesCrossOver) {
   EXPECT_NE(figure.title.find("modelled"), std::string::npos);
   ASSERT_EQ(figure.panels.size(), 1U);
   ASSERT_EQ(figure.panels[0].series.size(), 3U);
-  EXPECT_EQ(figure.panels[0].series[0].label, "grower fastest");
+  EXPECT_EQ(figure.panels[0].series[0].label, "grower");
   EXPECT_EQ(figure.panels[0].series[0].x.size(), 4U);
   EXPECT_EQ(figure.panels[0].series[1].tags, (std::vector<std::string>{"25.0", "25.0"}));
   EXPECT_EQ(figure.panels[0].series[2].label, "grower = slow_start");
