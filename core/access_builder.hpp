@@ -10,21 +10,38 @@ namespace moescope::detail {
 
 /// Where tensors lie: one after another on 4 KiB borders.
 struct TensorMap {
-  std::uint64_t x = 0;              ///< [L, d]
-  std::uint64_t router = 0;         ///< [Nr + Nc, d]
-  std::uint64_t w_in = 0;           ///< [N, d]
-  std::uint64_t w_out = 0;          ///< [N, d]
-  std::uint64_t shared = 0;         ///< gate, up [h, d] each, down [d, h]
-  std::uint64_t token_offsets = 0;  ///< [L + 1] 8 bytes
-  std::uint64_t expert_ids = 0;     ///< [M]
-  std::uint64_t gates = 0;          ///< [M]
-  std::uint64_t schedule = 0;       ///< lists of the schedule: sorted pairs [M], entry tokens, entry offsets
-  std::uint64_t strips = 0;         ///< log-probabilities of rows, of columns, of uncovered rows: fp32
-  std::uint64_t y = 0;              ///< [L, d] fp32, or the staircase's sums
-  std::uint64_t output = 0;         ///< [L, d]
-  std::uint64_t scratch = 0;        ///< stages take turns in it
+  std::uint64_t x = 0;               ///< [L, d]
+  std::uint64_t router = 0;          ///< [Nr + Nc, d]
+  std::uint64_t w_in = 0;            ///< [N, d]
+  std::uint64_t w_out = 0;           ///< [N, d]
+  std::uint64_t shared = 0;          ///< gate, up [h, d] each, down [d, h]
+  std::uint64_t token_offsets = 0;   ///< [L + 1] 8 bytes
+  std::uint64_t expert_ids = 0;      ///< [M]
+  std::uint64_t gates = 0;           ///< [M]
+  std::uint64_t schedule = 0;        ///< lists of the schedule: sorted pairs [M], entry tokens, entry offsets
+  std::uint64_t strips = 0;          ///< StripArrays
+  std::uint64_t working = 0;         ///< logits, later y [L, d] fp32 or the staircase's sums in their place
+  std::uint64_t output = 0;          ///< [L, d]
+  std::uint64_t shared_result = 0;   ///< [L, d] fp32
+  std::uint64_t shared_scratch = 0;  ///< gate and up of a chunk of tokens
+  std::uint64_t scratch = 0;         ///< stages take turns in it
 
   explicit TensorMap(const LayerShape& shape);
+};
+
+/// Where the lists of strips lie (kernels/strips.hpp), from TensorMap::strips on.
+struct StripArrays {
+  std::uint64_t row_log_probs = 0;   ///< [L, Nr] fp32
+  std::uint64_t col_log_probs = 0;   ///< [L, Nc] fp32
+  std::uint64_t uncovered_rows = 0;  ///< [L, Nr] fp32
+  std::uint64_t of_tokens = 0;       ///< threshold, tie limit, gate shift, strips, exponent: [L] 4 bytes each
+  std::uint64_t cover = 0;           ///< [L, max_strips_of_token] 4 bytes
+  std::uint64_t ranks = 0;           ///< likewise
+  std::uint64_t counts = 0;          ///< [Nr + Nc] 4 bytes
+  std::uint64_t tokens = 0;          ///< of the strips, one strip after another, 4 bytes each
+  std::uint64_t end = 0;
+
+  StripArrays(const LayerShape& shape, std::uint64_t first);
 };
 
 /// A matrix as a product reads or writes it.
@@ -40,7 +57,7 @@ struct Product {
   std::int64_t n = 0;
   std::int64_t k = 0;
   bool transpose_b = true;
-  bool add = false;  ///< D is read too
+  bool add = false;  ///< D is added to
   Operand a, b, d;
 };
 
@@ -61,6 +78,16 @@ struct StreamContext {
   std::int64_t row_bytes;  ///< of X, W, V
   std::int64_t element_bytes;
 
+  /// The staircase schedule runs on strips.
+  bool on_strips() const {
+    return schedule->kind == ScheduleKind::kStaircase && options.staircase == StaircaseKernels::kThresholds;
+  }
+  /// Of the sums that strips add to.
+  std::int64_t strip_sum_bytes() const { return schedule->options.deterministic ? 4 : 2; }
+  std::int64_t strip_segment() const {
+    return options.strip_segment_experts > 0 ? options.strip_segment_experts
+                                             : strip_segment_experts(shape.grid_rows, shape.grid_cols);
+  }
   std::uint64_t x_row(std::int64_t token) const {
     return map.x + static_cast<std::uint64_t>(token * row_bytes);
   }
@@ -88,7 +115,10 @@ void add_token_pairs(std::vector<KernelLaunch>& launches, Stage stage, bool scor
 /// access_tiles.cpp: kernels over lists of pairs, for all items of the schedule.
 void add_pair_tiles(std::vector<KernelLaunch>& launches, Stage stage, bool scores_only,
                     const StreamContext& context);
-/// access_strips.cpp: the staircase from thresholds.
+/// access_strips.cpp: the staircase from thresholds: its selection, its schedule, its expert stage with the
+/// clearing of sums before it.
+void add_strip_select(std::vector<KernelLaunch>& launches, const StreamContext& context);
+void add_strip_schedule(std::vector<KernelLaunch>& launches, const StreamContext& context);
 void add_strips(std::vector<KernelLaunch>& launches, const StreamContext& context);
 /// access_dense_masked.cpp
 void add_dense_masked(std::vector<KernelLaunch>& launches, const StreamContext& context);

@@ -65,7 +65,7 @@ void add_dense_masked(std::vector<KernelLaunch>& launches, const StreamContext& 
     combine.add = first > 0;
     combine.a = {context.map.scratch + static_cast<std::uint64_t>(plan.p_offset), plan.experts * e, e};
     combine.b = {context.v_row(first), context.row_bytes, e};
-    combine.d = {context.map.y, shape.hidden_size * 4, 4};
+    combine.d = {context.map.working, shape.hidden_size * 4, 4};
     add_product(launches, Stage::kExperts, "combine", combine, context);
   }
 }

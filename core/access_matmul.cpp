@@ -12,29 +12,46 @@ struct ProductPlan {
   std::int64_t tile_m = 128;
   std::int64_t tile_n = 256;
   std::int64_t splits = 1;
-  std::int64_t sharing = 1;  ///< tiles of a cluster, one below the other: each loads its part of B for all
+  bool clusters = false;  ///< of 2 x 2 tiles: each loads half of what it shares with a neighbour for both
 };
 
-/// cuBLASLt's choice is its own; this is a model of it: the largest usual tile that still gives every
-/// multiprocessor one, two to a cluster where there are clusters, and for products with fewer tiles than that
-/// a split of k into pieces of at least 256.
+/// cuBLASLt's choice is its own; this is a model of it that gives the tiles counted on an H100
+/// (results/h100/profile.jsonl: tensor_flop and tma_read_bytes of router_project and shared_mlp): of the
+/// usual tiles the one that needs least time when every multiprocessor takes as many as the busiest, the
+/// largest among equals; and for products with few tiles a split of k into pieces of at least 256.
 ProductPlan plan_product(const Product& product, std::int64_t num_sms, bool clusters) {
-  constexpr std::array<std::pair<std::int64_t, std::int64_t>, 4> kTiles = {
-      {{128, 256}, {128, 128}, {64, 128}, {64, 64}}};
+  constexpr std::array<std::pair<std::int64_t, std::int64_t>, 7> kTiles = {
+      {{128, 256}, {192, 128}, {160, 128}, {128, 128}, {64, 256}, {64, 128}, {64, 64}}};
+  constexpr std::int64_t kOperandCost = 32;  // products that loading one more row of A or B is worth
   ProductPlan plan;
-  std::int64_t tiles = 0;
+  std::int64_t best = 0;
+  std::int64_t best_tiles = 0;
   for (const auto& [m, n] : kTiles) {
-    plan.tile_m = m;
-    plan.tile_n = n;
-    tiles = ceil_div(product.m, m) * ceil_div(product.n, n);
-    if (tiles >= num_sms && m <= round_up(product.m, 64)) {
-      plan.sharing = clusters && product.m > m ? 2 : 1;
-      return plan;
+    const std::int64_t tiles = ceil_div(product.m, m) * ceil_div(product.n, n);
+    const std::int64_t time = ceil_div(tiles, num_sms) * (m * n + kOperandCost * (m + n));
+    if (best == 0 || time < best) {
+      best = time;
+      best_tiles = tiles;
+      plan.tile_m = m;
+      plan.tile_n = n;
     }
   }
-  plan.splits = std::clamp<std::int64_t>(num_sms / tiles, 1, std::max<std::int64_t>(product.k / 256, 1));
+  plan.clusters = clusters;
+  plan.splits = std::clamp<std::int64_t>(num_sms / best_tiles, 1, std::max<std::int64_t>(product.k / 256, 1));
   return plan;
 }
+
+/// Which of `count` rows tile number `index` of `tiles` loads: half, when it shares them with a neighbour.
+struct SharedRows {
+  std::int64_t first = 0;
+  std::int64_t count = 0;
+
+  SharedRows(std::int64_t rows, std::int64_t index, std::int64_t tiles, bool shared) {
+    const bool alone = !shared || (tiles % 2 == 1 && index == tiles - 1);
+    first = alone ? 0 : rows * (index % 2) / 2;
+    count = alone ? rows : rows * (index % 2 + 1) / 2 - first;
+  }
+};
 
 /// k goes by in slabs of this many elements, so that A and B advance together.
 constexpr std::int64_t kSlab = 512;
@@ -59,18 +76,20 @@ void fill_product(const Product& p, const ProductPlan& plan, std::uint64_t parti
     return operand.address +
            static_cast<std::uint64_t>(row * operand.pitch_bytes + col * operand.element_bytes);
   };
+  const std::int64_t tiles_of_row = ceil_div(p.n, plan.tile_n);
+  const SharedRows own_a(rows, tile / rows_of_tiles, tiles_of_row, plan.clusters);
   for (std::int64_t k = split * part; k < k_end; k += kSlab) {
     const std::int64_t width = std::min(kSlab, k_end - k);
-    unit.bursts.push_back(
-        burst(at(p.a, m, k), width * p.a.element_bytes, AccessKind::kRead, rows, p.a.pitch_bytes));
+    unit.bursts.push_back(burst(at(p.a, m + own_a.first, k), width * p.a.element_bytes, AccessKind::kRead,
+                                own_a.count, p.a.pitch_bytes));
     // The block's part of B: some of its columns when they are rows in memory, else some of its rows.
-    const std::int64_t part_of_b = tile % rows_of_tiles % plan.sharing;
     const std::int64_t b_rows = p.transpose_b ? cols : width;
-    const std::int64_t b_first = b_rows * part_of_b / plan.sharing;
-    const std::int64_t b_count = b_rows * (part_of_b + 1) / plan.sharing - b_first;
+    const SharedRows own_b(b_rows, tile % rows_of_tiles, rows_of_tiles, plan.clusters);
     const std::int64_t b_bytes = (p.transpose_b ? width : cols) * p.b.element_bytes;
-    const std::uint64_t b_at = p.transpose_b ? at(p.b, n + b_first, k) : at(p.b, k + b_first, n);
-    unit.bursts.push_back(burst(b_at, b_bytes, AccessKind::kRead, b_count, p.b.pitch_bytes));
+    const std::uint64_t b_at = p.transpose_b ? at(p.b, n + own_b.first, k) : at(p.b, k + own_b.first, n);
+    unit.bursts.push_back(burst(b_at, b_bytes, AccessKind::kRead, own_b.count, p.b.pitch_bytes));
+    unit.multicast_bytes += static_cast<double>((rows - own_a.count) * width * p.a.element_bytes +
+                                                (b_rows - own_b.count) * b_bytes);
     unit.dependent_steps += kStepsPerSlab;
   }
   const std::int64_t depth = std::max<std::int64_t>(k_end - split * part, 0);
@@ -80,12 +99,8 @@ void fill_product(const Product& p, const ProductPlan& plan, std::uint64_t parti
     unit.bursts.push_back(burst(partial + offset, cols * 4, AccessKind::kWrite, rows, p.n * 4));
     return;
   }
-  if (p.add) {
-    unit.bursts.push_back(
-        burst(at(p.d, m, n), cols * p.d.element_bytes, AccessKind::kRead, rows, p.d.pitch_bytes));
-  }
-  unit.bursts.push_back(
-      burst(at(p.d, m, n), cols * p.d.element_bytes, AccessKind::kWrite, rows, p.d.pitch_bytes));
+  unit.bursts.push_back(burst(at(p.d, m, n), cols * p.d.element_bytes,
+                              p.add ? AccessKind::kReduce : AccessKind::kWrite, rows, p.d.pitch_bytes));
 }
 
 }  // namespace

@@ -12,8 +12,9 @@ namespace moescope {
 namespace detail {
 namespace {
 
-/// Warp instructions of router_select per pair that is emitted (estimate): searching and storing.
-constexpr double kSelectPerPair = 15;
+/// Warp instructions of router_select: searching, and per pair that is listed.
+constexpr double kSelectPerToken = 7300;
+constexpr double kSelectPerPair = 8;
 
 void add_router(std::vector<KernelLaunch>& launches, const StreamContext& context) {
   const LayerShape& shape = context.shape;
@@ -21,37 +22,26 @@ void add_router(std::vector<KernelLaunch>& launches, const StreamContext& contex
   Product logits{.m = shape.num_tokens, .n = sides, .k = shape.hidden_size, .a = {}, .b = {}, .d = {}};
   logits.a = {context.map.x, context.row_bytes, context.element_bytes};
   logits.b = {context.map.router, context.row_bytes, context.element_bytes};
-  logits.d = {context.map.scratch, sides * 4, 4};
+  logits.d = {context.map.working, sides * 4, 4};
   add_product(launches, Stage::kRouterProject, "logits", logits, context);
 
-  // One block per token; what it issues depends on the sorted axis and on the pairs it emits.
-  const bool strips = context.schedule->kind == ScheduleKind::kStaircase &&
-                      context.options.staircase == StaircaseKernels::kThresholds;
+  if (context.on_strips()) {
+    add_strip_select(launches, context);
+    return;
+  }
+  // A block per token.
   launches.push_back(
       {Stage::kRouterSelect, "select", shape.num_tokens, 12,
-       [context, sides, strips](std::int64_t token, WorkUnit& unit) {
+       [context, sides](std::int64_t token, WorkUnit& unit) {
          unit.clear();
-         const auto at = [](std::uint64_t base, std::int64_t bytes) {
-           return base + static_cast<std::uint64_t>(bytes);
-         };
-         unit.bursts.push_back(
-             burst(at(context.map.scratch, token * sides * 4), sides * 4, AccessKind::kReadCached));
-         if (strips) {  // log-probabilities of rows, columns and uncovered rows
-           const std::int64_t rows = context.shape.grid_rows * 4;
-           const std::int64_t cols = context.shape.grid_cols * 4;
-           const std::int64_t tokens = context.shape.num_tokens;
-           for (const auto& [base, bytes] :
-                {std::pair{std::int64_t{0}, rows}, {tokens * rows, cols}, {tokens * (rows + cols), rows}}) {
-             unit.bursts.push_back(
-                 burst(at(context.map.strips, base + token * bytes), bytes, AccessKind::kWrite));
-           }
-           return;
-         }
          const std::int64_t first = context.routing->token_offsets[token];
          const std::int64_t pairs = context.routing->token_offsets[token + 1] - first;
-         unit.instructions += kSelectPerPair * static_cast<double>(pairs);
-         unit.bursts.push_back(burst(at(context.map.expert_ids, first * 4), pairs * 4, AccessKind::kWrite));
-         unit.bursts.push_back(burst(at(context.map.gates, first * 4), pairs * 4, AccessKind::kWrite));
+         const auto offset = static_cast<std::uint64_t>(first * 4);
+         unit.instructions = kSelectPerToken + kSelectPerPair * static_cast<double>(pairs);
+         unit.bursts.push_back(burst(context.map.working + static_cast<std::uint64_t>(token * sides * 4),
+                                     sides * 4, AccessKind::kReadCached));
+         unit.bursts.push_back(burst(context.map.expert_ids + offset, pairs * 4, AccessKind::kWrite));
+         unit.bursts.push_back(burst(context.map.gates + offset, pairs * 4, AccessKind::kWrite));
        }});
 }
 
@@ -103,19 +93,42 @@ void add_shared_mlp(std::vector<KernelLaunch>& launches, const StreamContext& co
     Product up{.m = tokens, .n = 2 * h, .k = shape.hidden_size, .a = {}, .b = {}, .d = {}};
     up.a = {context.x_row(first), context.row_bytes, e};
     up.b = {context.map.shared, context.row_bytes, e};
-    up.d = {context.map.scratch, row, 4};
+    up.d = {context.map.shared_scratch, row, 4};
     add_product(launches, Stage::kSharedMlp, "gate and up", up, context);
-    add_pass(launches, Stage::kSharedMlp, "activate",
-             {{context.map.scratch, tokens * row, AccessKind::kRead},
-              {context.map.scratch, tokens * row, AccessKind::kWrite}},
-             0);
-    Product down{.m = tokens, .n = shape.hidden_size, .k = h, .add = true, .a = {}, .b = {}, .d = {}};
-    down.a = {context.map.scratch, row, e};
+    // A block per token; its result takes the place of the row's beginning.
+    launches.push_back(
+        {Stage::kSharedMlp, "activate", tokens, 8, [context, row, h, e](std::int64_t token, WorkUnit& unit) {
+           unit.clear();
+           unit.dependent_steps = 1;
+           const std::uint64_t at = context.map.shared_scratch + static_cast<std::uint64_t>(token * row);
+           unit.bursts.push_back(burst(at, row, AccessKind::kRead));
+           unit.bursts.push_back(burst(at, h * e, AccessKind::kWrite));
+         }});
+    Product down{.m = tokens, .n = shape.hidden_size, .k = h, .a = {}, .b = {}, .d = {}};
+    down.a = {context.map.shared_scratch, row, e};
     down.b = {context.map.shared + static_cast<std::uint64_t>(2 * h * context.row_bytes), h * e, e};
-    down.d = {context.map.y + static_cast<std::uint64_t>(first * shape.hidden_size * 4),
+    down.d = {context.map.shared_result + static_cast<std::uint64_t>(first * shape.hidden_size * 4),
               shape.hidden_size * 4, 4};
     add_product(launches, Stage::kSharedMlp, "down", down, context);
   }
+}
+
+/// What ends a layer: sums and the shared MLP's result to storage.
+void add_finish(std::vector<KernelLaunch>& launches, const StreamContext& context) {
+  const LayerShape& shape = context.shape;
+  const std::int64_t values = shape.num_tokens * shape.hidden_size;
+  const bool rounds = shape.dtype == Dtype::kBF16;
+  if (!rounds && shape.shared_size == 0) {
+    return;
+  }
+  const std::int64_t sum_bytes = context.on_strips() ? context.strip_sum_bytes() : 4;
+  std::vector<PassPart> parts = {{context.map.working, values * sum_bytes, AccessKind::kRead}};
+  if (shape.shared_size > 0) {
+    parts.push_back({context.map.shared_result, values * 4, AccessKind::kRead});
+  }
+  parts.push_back(
+      {rounds ? context.map.output : context.map.working, values * (rounds ? 2 : 4), AccessKind::kWrite});
+  add_pass(launches, launches.back().stage, "round output", std::move(parts), 0);
 }
 
 void add_experts(std::vector<KernelLaunch>& launches, const StreamContext& context) {
@@ -127,13 +140,13 @@ void add_experts(std::vector<KernelLaunch>& launches, const StreamContext& conte
       add_pair_tiles(launches, Stage::kExperts, false, context);
       return;
     case ScheduleKind::kStaircase:
-      if (context.options.staircase == StaircaseKernels::kFusedLists) {
-        add_pair_tiles(launches, Stage::kExperts, false, context);
-      } else if (context.options.staircase == StaircaseKernels::kPairLists) {
+      if (context.on_strips()) {
+        add_strips(launches, context);
+      } else if (context.schedule->options.deterministic) {
         add_pair_tiles(launches, Stage::kExpertScores, true, context);
         add_token_pairs(launches, Stage::kExpertCombine, false, true, context);
       } else {
-        add_strips(launches, context);
+        add_pair_tiles(launches, Stage::kExperts, false, context);
       }
       return;
     case ScheduleKind::kDenseMasked:
@@ -166,9 +179,13 @@ TensorMap::TensorMap(const LayerShape& shape) {
   place(expert_ids, pairs * 4);
   place(gates, pairs * 4);
   place(schedule, 3 * (pairs + 1) * 4);
-  place(strips, shape.num_tokens * (2 * shape.grid_rows + shape.grid_cols) * 4);
-  place(y, shape.num_tokens * shape.hidden_size * 4);
+  place(strips, static_cast<std::int64_t>(StripArrays(shape, 0).end));
+  place(working, shape.num_tokens * std::max(shape.hidden_size, shape.grid_rows + shape.grid_cols) * 4);
   place(output, shape.num_tokens * row);
+  place(shared_result, shape.shared_size > 0 ? shape.num_tokens * shape.hidden_size * 4 : 0);
+  place(shared_scratch, shape.shared_size > 0 ? SharedMlpChunks::tokens(shape.num_tokens, shape.shared_size) *
+                                                    SharedMlpChunks::row_bytes(shape.shared_size)
+                                              : 0);
   place(scratch, 0);
 }
 
@@ -185,6 +202,8 @@ void WorkUnit::clear() {
   tensor_flop = 0;
   cuda_core_flop = 0;
   instructions = 0;
+  multicast_bytes = 0;
+  clocks = 0;
   dependent_steps = 0;
 }
 
@@ -204,29 +223,24 @@ std::vector<KernelLaunch> layer_stream(const LayerShape& shape, const Routing& r
   // Thresholds come from the router and describe strips only: other routing takes the lists of pairs.
   const bool groups = std::ranges::any_of(
       schedule.items, [](const WorkItem& item) { return item.kind == WorkItemKind::kGroup; });
-  if (options.staircase == StaircaseKernels::kThresholds && (fixed_routing || groups)) {
-    context.options.staircase = StaircaseKernels::kPairLists;
+  if (fixed_routing || groups || shape.dtype != Dtype::kBF16) {
+    context.options.staircase = StaircaseKernels::kLists;
   }
   std::vector<KernelLaunch> launches;
   if (!fixed_routing) {
     detail::add_router(launches, context);
   }
-  const bool lists = schedule.kind == ScheduleKind::kExpertCentric ||
-                     (schedule.kind == ScheduleKind::kStaircase &&
-                      context.options.staircase != StaircaseKernels::kThresholds);
-  if (lists) {
+  if (context.on_strips()) {
+    detail::add_strip_schedule(launches, context);
+  } else if (schedule.kind == ScheduleKind::kExpertCentric || schedule.kind == ScheduleKind::kStaircase) {
     detail::add_schedule(launches, context);
   }
-  detail::add_experts(launches, context);
   if (shape.shared_size > 0) {
     detail::add_shared_mlp(launches, context);
   }
-  if (shape.dtype == Dtype::kBF16) {
-    const std::int64_t values = shape.num_tokens * shape.hidden_size;
-    detail::add_pass(launches, launches.back().stage, "round output",
-                     {{context.map.y, values * 4, AccessKind::kRead},
-                      {context.map.output, values * 2, AccessKind::kWrite}},
-                     0);
+  detail::add_experts(launches, context);
+  if (schedule.kind != ScheduleKind::kTokenCentric) {  // which stores its own output
+    detail::add_finish(launches, context);
   }
   return launches;
 }

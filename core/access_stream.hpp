@@ -7,6 +7,7 @@
 
 #include "core/schedule.hpp"
 #include "core/stage.hpp"
+#include "core/strip_tiles.hpp"
 
 /// What the kernels of a layer ask of memory, in the order in which they ask: launches of work units, and
 /// each unit's accesses as bursts of rows. Made from the same schedules and tile arithmetic that the kernels
@@ -17,7 +18,8 @@ enum class AccessKind : std::uint8_t {
   kRead,        ///< from L2, around L1 (cp.async.cg, TMA)
   kReadCached,  ///< through L1 (ld.global.nc)
   kWrite,       ///< stored through to L2
-  kReduce       ///< added to in L2 (red.global, bulk reductions)
+  kReduce,      ///< added to in L2 (red.global, bulk reductions)
+  kReduceKept   ///< likewise, by a line that other data shall not push out of L2 (evict_last)
 };
 
 /// `rows` pieces of `bytes`, `pitch_bytes` apart.
@@ -37,6 +39,8 @@ struct WorkUnit {
   double tensor_flop = 0;      ///< executed on tensor cores, masked-out products included
   double cuda_core_flop = 0;   ///< fp32 multiply-adds (as 2) outside them
   double instructions = 0;     ///< warp instructions, where issuing them can bound the kernel
+  double multicast_bytes = 0;  ///< received beside `bursts`: what another block of the cluster asked L2 for
+  double clocks = 0;           ///< least time by the kernel's own pace, in clocks of the multiprocessor
   double dependent_steps = 0;  ///< times the block waits for a whole trip to memory before it can go on
 
   void clear();
@@ -53,12 +57,14 @@ struct KernelLaunch {
   std::function<void(std::int64_t index, WorkUnit& unit)> fill;
 };
 
-/// Which kernels run the staircase schedule.
+/// Which kernels run the staircase schedule. Whether sums are bit-repeatable is the schedule's to say.
 enum class StaircaseKernels : std::uint8_t {
-  kPairLists,   ///< lists of pairs: tiles that score (stage expert_scores), then a pass by token
-                ///< (expert_combine)
-  kFusedLists,  ///< lists of pairs: one kernel that adds to y with fp32 atomics
-  kThresholds  ///< strips straight from the router's scores: one kernel that adds scaled sums of 2 or 4 bytes
+  /// Lists of pairs. Repeatable: tiles that score (stage expert_scores), then a pass by token
+  /// (expert_combine); otherwise one kernel that adds to y with fp32 atomics.
+  kLists,
+  /// Strips straight from the router's scores, by one kernel that adds scaled sums: int32 when repeatable,
+  /// else fp16.
+  kThresholds
 };
 
 /// What the kernels take from the device they run on, and what can be varied to ask "what if".
@@ -66,10 +72,9 @@ struct StreamOptions {
   std::int64_t num_sms = 132;
   std::int64_t shared_bytes_per_block = 232448;
   bool clusters = true;  ///< thread block clusters (compute capability 9.0)
-  StaircaseKernels staircase = StaircaseKernels::kThresholds;
-  std::int64_t strip_tile_tokens = 128;      ///< kThresholds: most tokens of a strip in one tile
-  std::int64_t strip_segment_experts = 320;  ///< kThresholds: experts of a strip that one work unit takes
-  std::int64_t strip_sum_bytes = 4;          ///< kThresholds: int32 sums (bit-repeatable); 2: fp16
+  StaircaseKernels staircase = StaircaseKernels::kThresholds;  ///< where kernels and routing allow it
+  std::int64_t strip_tile_tokens = kStripTileTokens;           ///< most tokens of a strip in one tile
+  std::int64_t strip_segment_experts = 0;  ///< experts of a strip in one work unit; 0: as the kernels choose
 };
 
 /// Launches of the whole layer in order: the stages that the GPU backend runs for this schedule (kAuto and

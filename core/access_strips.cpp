@@ -1,9 +1,20 @@
 #include <algorithm>
+#include <memory>
+#include <utility>
 
 #include "core/access_builder.hpp"
 
 namespace moescope::detail {
 namespace {
+
+/// Warp instructions of router_select_strips.cu per token: 7567 counted on Gaussian logits, 7927 on a trained
+/// router (results/h100/profile.jsonl).
+constexpr double kSelectPerToken = 7700;
+constexpr std::int64_t kTokensPerPrepareBlock = 8;
+/// Columns of X, W and V that go through the kernel's rings at a time.
+constexpr std::int64_t kChunkColumns = 64;
+
+std::uint64_t at(std::uint64_t base, std::int64_t bytes) { return base + static_cast<std::uint64_t>(bytes); }
 
 /// A tile of a strip's tokens against one segment of its experts.
 struct StripUnit {
@@ -13,71 +24,234 @@ struct StripUnit {
   std::int64_t first_expert;  ///< within the strip
 };
 
-void fill_strip(const StreamContext& context, const StripUnit& strip, WorkUnit& unit) {
+/// The strips of each token: CSR over tokens.
+struct Covers {
+  std::vector<std::int64_t> offsets;
+  std::vector<std::int64_t> strips;   ///< row r, or Nr + column
+  std::vector<std::int64_t> entries;  ///< place in Schedule::tokens
+};
+
+std::int64_t strip_index(const StreamContext& context, const WorkItem& item) {
+  return item.kind == WorkItemKind::kRowStrip ? item.strip : context.shape.grid_rows + item.strip;
+}
+
+std::shared_ptr<const Covers> covers_of(const StreamContext& context) {
+  const Schedule& schedule = *context.schedule;
+  auto covers = std::make_shared<Covers>();
+  covers->offsets.assign(static_cast<std::size_t>(context.shape.num_tokens) + 1, 0);
+  for (const std::int32_t token : schedule.tokens) {
+    ++covers->offsets[static_cast<std::size_t>(token) + 1];
+  }
+  for (std::size_t t = 1; t < covers->offsets.size(); ++t) {
+    covers->offsets[t] += covers->offsets[t - 1];
+  }
+  covers->strips.resize(schedule.tokens.size());
+  covers->entries.resize(schedule.tokens.size());
+  std::vector<std::int64_t> next(covers->offsets.begin(), covers->offsets.end() - 1);
+  for (const WorkItem& item : schedule.items) {
+    for (std::int64_t entry = item.token_begin; entry < item.token_end; ++entry) {
+      const auto place = static_cast<std::size_t>(next[static_cast<std::size_t>(schedule.tokens[entry])]++);
+      covers->strips[place] = strip_index(context, item);
+      covers->entries[place] = entry;
+    }
+  }
+  return covers;
+}
+
+void fill_select(const StreamContext& context, const StripArrays& arrays, const Covers& covers,
+                 std::int64_t token, WorkUnit& unit) {
+  unit.clear();
+  const std::int64_t rows = context.shape.grid_rows * 4;
+  const std::int64_t cols = context.shape.grid_cols * 4;
+  const auto add = [&](std::uint64_t address, std::int64_t bytes, AccessKind kind) {
+    unit.bursts.push_back(burst(address, bytes, kind));
+  };
+  unit.instructions = kSelectPerToken;
+  add(at(context.map.working, token * (rows + cols)), rows + cols, AccessKind::kReadCached);
+  add(at(arrays.row_log_probs, token * rows), rows, AccessKind::kWrite);
+  add(at(arrays.col_log_probs, token * cols), cols, AccessKind::kWrite);
+  // Read again when the cover is known.
+  add(at(arrays.row_log_probs, token * rows), rows, AccessKind::kRead);
+  add(at(arrays.uncovered_rows, token * rows), rows, AccessKind::kWrite);
+  add(at(arrays.col_log_probs, token * cols), cols, AccessKind::kRead);
+  const std::int64_t first = covers.offsets[token];
+  const std::int64_t strips = covers.offsets[token + 1] - first;
+  const std::int64_t list = token * max_strips_of_token(context.shape) * 4;
+  if (strips > 0) {
+    add(at(arrays.cover, list), strips * 4, AccessKind::kWrite);
+    for (std::int64_t i = first; i < first + strips; ++i) {
+      add(at(arrays.counts, covers.strips[i] * 4), 4, AccessKind::kReduce);
+    }
+    add(at(arrays.ranks, list), strips * 4, AccessKind::kWrite);
+  }
+  for (std::int64_t i = 0; i < 4; ++i) {
+    add(at(arrays.of_tokens, (i * context.shape.num_tokens + token) * 4), 4, AccessKind::kWrite);
+  }
+}
+
+void fill_strip(const StreamContext& context, const StripArrays& arrays, const StripUnit& strip,
+                WorkUnit& unit) {
   unit.clear();
   const LayerShape& shape = context.shape;
   const WorkItem& item = context.schedule->items[strip.item];
   const bool row = item.kind == WorkItemKind::kRowStrip;
   const std::int64_t length = row ? shape.grid_cols : shape.grid_rows;
-  const std::int64_t experts = std::min(context.options.strip_segment_experts, length - strip.first_expert);
+  const std::int64_t experts = std::min(context.strip_segment(), length - strip.first_expert);
   const auto& tokens = context.schedule->tokens;
   const std::int64_t first = row ? item.strip * shape.grid_cols + strip.first_expert
                                  : strip.first_expert * shape.grid_cols + item.strip;
   const std::int64_t pitch = (row ? 1 : shape.grid_cols) * context.row_bytes;
-  for (std::int64_t entry = strip.begin; entry < strip.end; ++entry) {
-    unit.bursts.push_back(burst(context.x_row(tokens[entry]), context.row_bytes, AccessKind::kRead));
-  }
-  unit.bursts.push_back(burst(context.w_row(first), context.row_bytes, AccessKind::kRead, experts, pitch));
+  const auto each_token = [&](const auto& add) {
+    for (std::int64_t entry = strip.begin; entry < strip.end; ++entry) {
+      add(tokens[entry]);
+    }
+  };
+  const auto add = [&](std::uint64_t address, std::int64_t bytes, AccessKind kind, std::int64_t rows = 1,
+                       std::int64_t step = 0) {
+    unit.bursts.push_back(burst(address, bytes, kind, rows, step));
+  };
+  // The item: its tokens, and of each the strip's own log-probability and five numbers.
+  add(at(arrays.tokens, strip.begin * 4), (strip.end - strip.begin) * 4, AccessKind::kReadCached);
+  const std::int64_t own = row ? shape.grid_rows : shape.grid_cols;
+  each_token([&](std::int64_t token) {
+    add(at(row ? arrays.row_log_probs : arrays.col_log_probs, (token * own + item.strip) * 4), 4,
+        AccessKind::kReadCached);
+    for (const std::int64_t array : {0, 1, 2, 4}) {  // threshold, tie limit, gate shift, exponent
+      add(at(arrays.of_tokens, (array * shape.num_tokens + token) * 4), 4, AccessKind::kReadCached);
+    }
+  });
+  const std::int64_t chunk = kChunkColumns * context.element_bytes;
+  const auto chunks = [&](const auto& visit) {
+    for (std::int64_t column = 0; column < context.row_bytes; column += chunk) {
+      visit(column, std::min(chunk, context.row_bytes - column));
+    }
+  };
+  chunks([&](std::int64_t column, std::int64_t bytes) {
+    add(at(context.w_row(first), column), bytes, AccessKind::kRead, experts, pitch);
+    each_token([&](std::int64_t token) { add(at(context.x_row(token), column), bytes, AccessKind::kRead); });
+  });
   // Log-probabilities of the other axis: of the columns for a row, of the uncovered rows for a column.
-  const std::int64_t row_block = shape.num_tokens * shape.grid_rows * 4;
-  const std::int64_t col_block = shape.num_tokens * shape.grid_cols * 4;
-  const std::uint64_t others =
-      context.map.strips + static_cast<std::uint64_t>(row ? row_block : row_block + col_block);
-  for (std::int64_t entry = strip.begin; entry < strip.end; ++entry) {
-    unit.bursts.push_back(
-        burst(others + static_cast<std::uint64_t>((tokens[entry] * length + strip.first_expert) * 4),
-              experts * 4, AccessKind::kRead));
-  }
-  unit.bursts.push_back(burst(context.v_row(first), context.row_bytes, AccessKind::kRead, experts, pitch));
-  const std::int64_t sum_bytes = shape.hidden_size * context.options.strip_sum_bytes;
-  for (std::int64_t entry = strip.begin; entry < strip.end; ++entry) {
-    unit.bursts.push_back(burst(context.map.y + static_cast<std::uint64_t>(tokens[entry] * sum_bytes),
-                                sum_bytes, AccessKind::kReduce));
-  }
+  each_token([&](std::int64_t token) {
+    add(at(row ? arrays.col_log_probs : arrays.uncovered_rows, (token * length + strip.first_expert) * 4),
+        experts * 4, AccessKind::kRead);
+  });
+  chunks([&](std::int64_t column, std::int64_t bytes) {
+    add(at(context.v_row(first), column), bytes, AccessKind::kRead, experts, pitch);
+    const std::int64_t scale = context.strip_sum_bytes();
+    each_token([&](std::int64_t token) {
+      add(at(context.map.working, token * shape.hidden_size * scale + column / context.element_bytes * scale),
+          bytes / context.element_bytes * scale, AccessKind::kReduceKept);
+    });
+  });
   // Producers run ahead into the next tile: what is left is waiting for the item and for the ring to drain.
   unit.dependent_steps = 4;
   // Warpgroups of 64 tokens compute whole segments.
   unit.tensor_flop = 4.0 * static_cast<double>(round_up(strip.end - strip.begin, 64) *
-                                               context.options.strip_segment_experts * shape.hidden_size);
+                                               context.strip_segment() * shape.hidden_size);
 }
 
 }  // namespace
 
+StripArrays::StripArrays(const LayerShape& shape, std::uint64_t first) {
+  const std::int64_t tokens_of_layer = shape.num_tokens;
+  const std::int64_t entries = tokens_of_layer * max_strips_of_token(shape);
+  const auto place = [&first](std::uint64_t& array, std::int64_t words) {
+    array = first;
+    first += static_cast<std::uint64_t>(round_up(words * 4, 256));
+  };
+  place(row_log_probs, tokens_of_layer * shape.grid_rows);
+  place(col_log_probs, tokens_of_layer * shape.grid_cols);
+  place(uncovered_rows, tokens_of_layer * shape.grid_rows);
+  place(of_tokens, 5 * tokens_of_layer);
+  place(cover, entries);
+  place(ranks, entries);
+  place(counts, shape.grid_rows + shape.grid_cols);
+  place(tokens, entries);
+  end = first;
+}
+
+void add_strip_select(std::vector<KernelLaunch>& launches, const StreamContext& context) {
+  launches.push_back(
+      {Stage::kRouterSelect, "select strips", context.shape.num_tokens, 24,
+       [context, arrays = StripArrays(context.shape, context.map.strips), covers = covers_of(context)](
+           std::int64_t token, WorkUnit& unit) { fill_select(context, arrays, *covers, token, unit); }});
+}
+
+void add_strip_schedule(std::vector<KernelLaunch>& launches, const StreamContext& context) {
+  // kernels/schedule_strips.cu: two blocks of 32 warps to a multiprocessor of an H100 at most, a warp to a
+  // token; the first block writes offsets and tiles only (20 bytes to a strip here).
+  const std::int64_t blocks = std::min<std::int64_t>(264, 1 + ceil_div(context.shape.num_tokens, 32));
+  launches.push_back(
+      {Stage::kSchedule, "list strips", blocks, 2,
+       [context, blocks, arrays = StripArrays(context.shape, context.map.strips),
+        covers = covers_of(context)](std::int64_t block, WorkUnit& unit) {
+         unit.clear();
+         const auto add = [&](std::uint64_t address, std::int64_t bytes, AccessKind kind) {
+           unit.bursts.push_back(burst(address, bytes, kind));
+         };
+         unit.dependent_steps = 6;  // counts, scan, sizes, covers, places, the ticket
+         const std::int64_t strips = context.shape.grid_rows + context.shape.grid_cols;
+         add(arrays.counts, strips * 4, AccessKind::kReadCached);
+         if (block == 0) {
+           add(arrays.end, strips * 20, AccessKind::kWrite);
+           return;
+         }
+         const std::int64_t list = max_strips_of_token(context.shape) * 4;
+         for (std::int64_t token = block - 1; token < context.shape.num_tokens; token += blocks - 1) {
+           const std::int64_t first = covers->offsets[token];
+           const std::int64_t size = covers->offsets[token + 1] - first;
+           add(at(arrays.of_tokens, (3 * context.shape.num_tokens + token) * 4), 4, AccessKind::kReadCached);
+           if (size > 0) {
+             add(at(arrays.cover, token * list), size * 4, AccessKind::kReadCached);
+             add(at(arrays.ranks, token * list), size * 4, AccessKind::kReadCached);
+           }
+           for (std::int64_t i = first; i < first + size; ++i) {
+             add(at(arrays.tokens, covers->entries[i] * 4), 4, AccessKind::kWrite);
+           }
+         }
+       }});
+}
+
 void add_strips(std::vector<KernelLaunch>& launches, const StreamContext& context) {
+  const StripArrays arrays(context.shape, context.map.strips);
+  const std::int64_t prepare_units = ceil_div(context.shape.num_tokens, kTokensPerPrepareBlock);
+  launches.push_back(
+      {Stage::kExperts, "clear sums", prepare_units, 8,
+       [context, arrays](std::int64_t index, WorkUnit& unit) {
+         unit.clear();
+         unit.dependent_steps = 1;
+         const std::int64_t first = index * kTokensPerPrepareBlock;
+         const std::int64_t count = std::min(kTokensPerPrepareBlock, context.shape.num_tokens - first);
+         const std::int64_t sums = context.shape.hidden_size * context.strip_sum_bytes();
+         unit.bursts.push_back(
+             burst(at(context.map.working, first * sums), count * sums, AccessKind::kWrite));
+         unit.bursts.push_back(
+             burst(context.x_row(first), count * context.row_bytes, AccessKind::kReadCached));
+         unit.bursts.push_back(burst(at(arrays.of_tokens, (4 * context.shape.num_tokens + first) * 4),
+                                     count * 4, AccessKind::kWrite));
+       }});
   const Schedule& schedule = *context.schedule;
+  const std::int64_t most = context.options.strip_tile_tokens;
+  const std::int64_t segment = context.strip_segment();
   std::vector<StripUnit> units;
   for (std::size_t i = 0; i < schedule.items.size(); ++i) {
     const WorkItem& item = schedule.items[i];
     const std::int64_t length =
         item.kind == WorkItemKind::kRowStrip ? context.shape.grid_cols : context.shape.grid_rows;
-    for (std::int64_t begin = item.token_begin; begin < item.token_end;
-         begin += context.options.strip_tile_tokens) {
-      const std::int64_t end = std::min(begin + context.options.strip_tile_tokens, item.token_end);
-      for (std::int64_t first = 0; first < length; first += context.options.strip_segment_experts) {
+    const std::int64_t count = item.token_end - item.token_begin;
+    std::int64_t begin = item.token_begin;
+    for (std::int64_t tile = 0; tile < ceil_div(count, most); ++tile) {
+      const std::int64_t end = begin + strip_tile_tokens(count, most, tile);
+      for (std::int64_t first = 0; first < length; first += segment) {
         units.push_back({static_cast<std::int64_t>(i), begin, end, first});
       }
+      begin = end;
     }
   }
-  const std::int64_t sums =
-      context.shape.num_tokens * context.shape.hidden_size * context.options.strip_sum_bytes;
-  add_pass(launches, Stage::kExperts, "clear sums",
-           {{context.map.y, sums, AccessKind::kWrite},
-            {context.map.x, context.shape.num_tokens * context.row_bytes, AccessKind::kRead}},
-           0);
   const auto count = static_cast<std::int64_t>(units.size());
   launches.push_back({Stage::kExperts, "strips", count, 1,
-                      [context, units = std::move(units)](std::int64_t index, WorkUnit& unit) {
-                        fill_strip(context, units[static_cast<std::size_t>(index)], unit);
+                      [context, arrays, units = std::move(units)](std::int64_t index, WorkUnit& unit) {
+                        fill_strip(context, arrays, units[static_cast<std::size_t>(index)], unit);
                       }});
 }
 

@@ -120,8 +120,8 @@ void fill_tile(const StreamContext& context, const TilePlan& plan, const TileOfI
     unit.tensor_flop += 2.0 * static_cast<double>(rows * round_up(chunk_end - chunk, 16)) * d;
     for (std::int64_t entry = tile.begin; entry < tile.end; ++entry) {
       const std::int64_t bytes = context.shape.hidden_size * 4;
-      unit.bursts.push_back(burst(context.map.y + static_cast<std::uint64_t>(tokens[entry] * bytes), bytes,
-                                  AccessKind::kReduce));
+      unit.bursts.push_back(burst(context.map.working + static_cast<std::uint64_t>(tokens[entry] * bytes),
+                                  bytes, AccessKind::kReduce));
     }
   }
 }
@@ -132,9 +132,10 @@ void add_pair_tiles(std::vector<KernelLaunch>& launches, Stage stage, bool score
                     const StreamContext& context) {
   const TilePlan plan = plan_tiles(context, scores_only);
   if (!scores_only) {
-    add_pass(launches, stage, "clear y",
-             {{context.map.y, context.shape.num_tokens * context.shape.hidden_size * 4, AccessKind::kWrite}},
-             0);
+    add_pass(
+        launches, stage, "clear y",
+        {{context.map.working, context.shape.num_tokens * context.shape.hidden_size * 4, AccessKind::kWrite}},
+        0);
   }
   std::vector<TileOfItem> tiles;
   for (std::size_t i = 0; i < context.schedule->items.size(); ++i) {

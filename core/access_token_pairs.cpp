@@ -7,11 +7,12 @@ namespace moescope::detail {
 namespace {
 
 /// Warp instructions per pair beside those per 16-byte load: reduction, addresses, ids, loop (estimate from
-/// the source of the inner loop).
+/// the source of the inner loop; the sum with the following is counted).
 constexpr double kInstructionsPerPair = 50;
-/// Per 16-byte load of W: 8 bf16 of it and of x unpacked and multiplied; of V: unpacked and added.
-constexpr double kInstructionsPerScoreLoad = 25;
-constexpr double kInstructionsPerSumLoad = 17;
+/// Per 16-byte load of W: 8 bf16 of it and of x unpacked and multiplied; of V: unpacked and added. Together
+/// 262 a pair at d = 1024, as counted (results/h100/profile.jsonl: 262.7).
+constexpr double kInstructionsPerScoreLoad = 31;
+constexpr double kInstructionsPerSumLoad = 22;
 
 }  // namespace
 
@@ -22,7 +23,9 @@ void add_token_pairs(std::vector<KernelLaunch>& launches, Stage stage, bool scor
                          context.options.clusters ? TokenSplit::kMaxClusterBlocks : 1,
                          context.options.clusters && score && sum ? TokenSplit::kMaxClusters : 1);
   const std::int64_t blocks_of_token = split.cluster_blocks * split.clusters;
-  const auto fill = [context, split, blocks_of_token, score, sum](std::int64_t index, WorkUnit& unit) {
+  const bool finishes = score && sum;
+  const auto fill = [context, split, blocks_of_token, score, sum, finishes](std::int64_t index,
+                                                                            WorkUnit& unit) {
     unit.clear();
     const Routing& routing = *context.routing;
     const std::int64_t first = index / blocks_of_token * split.tokens_per_block();
@@ -71,11 +74,20 @@ void add_token_pairs(std::vector<KernelLaunch>& launches, Stage stage, bool scor
                           ((score ? 1.0 : 0.0) + (sum ? 1.0 : 0.0));
     for (std::int64_t token = first; token < end; ++token) {
       if (sum) {  // a token's blocks share the columns
-        const std::int64_t bytes = context.shape.hidden_size * 4 / blocks_of_token;
-        unit.bursts.push_back(burst(
-            context.map.y +
-                static_cast<std::uint64_t>(token * context.shape.hidden_size * 4 + block_of_token * bytes),
-            bytes, AccessKind::kWrite));
+        const std::int64_t columns = context.shape.hidden_size / blocks_of_token;
+        const std::int64_t at = token * context.shape.hidden_size + block_of_token * columns;
+        const auto add = [&](std::uint64_t tensor, std::int64_t bytes, AccessKind kind) {
+          unit.bursts.push_back(
+              burst(tensor + static_cast<std::uint64_t>(at * bytes), columns * bytes, kind));
+        };
+        if (finishes && context.shape.shared_size > 0) {
+          add(context.map.shared_result, 4, AccessKind::kReadCached);
+        }
+        const bool rounds = finishes && context.shape.dtype == Dtype::kBF16;
+        add(rounds ? context.map.output : context.map.working, rounds ? 2 : 4, AccessKind::kWrite);
+        if (rounds) {  // in stores of 8 bytes, 16 bytes apart: every sector is stored to twice
+          add(context.map.output, 2, AccessKind::kWrite);
+        }
       } else {
         const auto pairs = static_cast<std::int64_t>(routing.ids_of(token).size());
         unit.bursts.push_back(

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <filesystem>
 #include <fstream>
 #include <iostream>
@@ -22,7 +23,7 @@ namespace fs = std::filesystem;
 
 struct ValidateOptions : SimulatorOptions {
   std::vector<std::string> files;
-  std::vector<std::string> metrics = {"time_s", "hbm_read_bytes", "hbm_write_bytes"};
+  std::vector<std::string> metrics = {"time_s", "hbm_bytes", "l2_read_bytes"};
   std::string data_folder = "data";
   std::int64_t shared_size = 1024;
   std::uint64_t seed = 0;
@@ -50,10 +51,32 @@ struct MeasuredPoint {
   std::map<std::pair<std::string, std::string>, double> values;
 };
 
+/// Read and written: what a stage costs HBM. A sum of two counters, so rows do not have it.
+constexpr const char* kHbmBytes = "hbm_bytes";
+constexpr std::array kHbmParts = {"hbm_read_bytes", "hbm_write_bytes"};
+
+bool is_asked_for(const std::string& metric, const ValidateOptions& options) {
+  const auto asked = [&](std::string_view name) {
+    return std::ranges::find(options.metrics, name) != options.metrics.end();
+  };
+  return asked(metric) || (asked(kHbmBytes) && std::ranges::find(kHbmParts, metric) != kHbmParts.end());
+}
+
 bool takes_part(const ResultRow& row, const ValidateOptions& options) {
   return row.source == Source::kMeasured && row.status == Status::kOk && row.backend == "cuda" &&
-         row.system == "omnimoe" && row.l2_state == "cold" && row.value.value_or(0) > 0 &&
-         std::ranges::find(options.metrics, row.metric) != options.metrics.end();
+         row.system == "omnimoe" && row.l2_state == "cold" && row.value && is_asked_for(row.metric, options);
+}
+
+/// The sum of both parts, for every stage that has them.
+void add_hbm_bytes(MeasuredPoint& point) {
+  std::map<std::pair<std::string, std::string>, double> sums;
+  for (const auto& [name, value] : point.values) {
+    const auto other = point.values.find({name.first, kHbmParts[1]});
+    if (name.second == kHbmParts[0] && other != point.values.end()) {
+      sums[{name.first, kHbmBytes}] = value + other->second;
+    }
+  }
+  point.values.merge(sums);
 }
 
 std::vector<MeasuredPoint> read_points(const ValidateOptions& options) {
@@ -65,11 +88,12 @@ std::vector<MeasuredPoint> read_points(const ValidateOptions& options) {
         if (!takes_part(row, options)) {
           continue;
         }
-        const ScheduleKind kind = parse_schedule_kind(row.schedule);
-        if (kind == ScheduleKind::kSparseLibrary || kind == ScheduleKind::kAuto) {
+        MeasuredPoint point;
+        point.schedule = parse_schedule(row.schedule);
+        if (point.schedule.kind == ScheduleKind::kSparseLibrary ||
+            point.schedule.kind == ScheduleKind::kAuto) {
           continue;  // not ours, or not said which
         }
-        MeasuredPoint point;
         LayerShape& shape = point.layer.shape;
         shape.num_tokens = row.num_tokens;
         shape.hidden_size = row.hidden_size;
@@ -81,8 +105,7 @@ std::vector<MeasuredPoint> read_points(const ValidateOptions& options) {
         shape.validate();
         point.layer.workload = row.workload;
         point.layer.seed = row.seed;
-        point.schedule.kind = kind;
-        point.schedule.group_size = row.group_size.value_or(ScheduleOptions{}.group_size);
+        point.schedule.group_size = row.group_size.value_or(point.schedule.group_size);
         const std::string name =
             fmt::format("{} {} {} {} {} {} {} {}", run.header.run_id, shape.label(), row.dtype,
                         shape.shared_size, row.workload, row.seed, row.schedule, point.schedule.group_size);
@@ -93,6 +116,9 @@ std::vector<MeasuredPoint> read_points(const ValidateOptions& options) {
         points[place->second].values[{row.stage, row.metric}] = *row.value;
       }
     }
+  }
+  for (MeasuredPoint& point : points) {
+    add_hbm_bytes(point);
   }
   return points;
 }
@@ -115,31 +141,33 @@ NamedWorkload workload_of(const std::string& name, const std::string& data_folde
 StaircaseKernels staircase_kernels(const MeasuredPoint& point) {
   const bool lists = std::ranges::any_of(
       point.values, [](const auto& value) { return value.first.first == to_string(Stage::kExpertScores); });
-  return lists ? StaircaseKernels::kPairLists : StaircaseKernels::kThresholds;
+  return lists ? StaircaseKernels::kLists : StaircaseKernels::kThresholds;
 }
 
 double modelled(const StageModel& stage, std::string_view metric) {
   const LaunchReplay& sums = stage.sums;
-  return metric == "time_s"               ? stage.bound_s
-         : metric == "hbm_read_bytes"     ? sums.hbm_read_bytes
-         : metric == "hbm_write_bytes"    ? sums.hbm_write_bytes
-         : metric == "l2_read_bytes"      ? sums.l2_read_bytes
-         : metric == "l2_write_bytes"     ? sums.l2_write_bytes
-         : metric == "l2_reduction_bytes" ? sums.l2_reduce_bytes
-         : metric == "l2_fabric_bytes"    ? sums.link_bytes
-                                          : -1;
+  return metric == "time_s"                ? stage.bound_s
+         : metric == kHbmBytes             ? sums.hbm_read_bytes + sums.hbm_write_bytes
+         : metric == "hbm_read_bytes"      ? sums.hbm_read_bytes
+         : metric == "hbm_write_bytes"     ? sums.hbm_write_bytes
+         : metric == "l2_read_bytes"       ? sums.l2_read_bytes + sums.multicast_bytes
+         : metric == "l2_slice_read_bytes" ? sums.l2_read_bytes
+         : metric == "l2_write_bytes"      ? sums.l2_write_bytes
+         : metric == "l2_reduction_bytes"  ? sums.l2_reduce_bytes
+         : metric == "l2_fabric_bytes"     ? sums.link_bytes
+                                           : -1;
 }
 
 void add_predictions(const MeasuredPoint& point, const LayerModel& model,
-                     std::vector<Prediction>& predictions) {
+                     const std::vector<std::string>& metrics, std::vector<Prediction>& predictions) {
   for (const auto& [name, measured] : point.values) {
     const auto& [stage_name, metric] = name;
     const auto stage = std::ranges::find_if(
         model.stages, [&](const StageModel& one) { return to_string(one.stage) == stage_name; });
     const double value = stage == model.stages.end() ? -1 : modelled(*stage, metric);
-    if (value >= 0 && stage->stage != Stage::kLayer) {
+    if (value >= 0 && measured > 0 && std::ranges::find(metrics, metric) != metrics.end()) {
       predictions.push_back({point.layer.shape.label(), point.layer.workload, point.layer.seed,
-                             std::string(to_string(point.schedule.kind)), stage_name, metric, value,
+                             to_string(point.schedule), stage_name, metric, value,
                              metric == "time_s" ? value : 0, measured});
     }
   }
@@ -159,8 +187,8 @@ std::vector<Prediction> predict(std::vector<MeasuredPoint>& points, const Valida
   std::unique_ptr<RoutedLayer> layer;
   const MeasuredPoint* routed = nullptr;
   for (const MeasuredPoint& point : points) {
-    progress.begin(fmt::format("{} {} {}", point.layer.shape.label(), point.layer.workload,
-                               to_string(point.schedule.kind)));
+    progress.begin(
+        fmt::format("{} {} {}", point.layer.shape.label(), point.layer.workload, to_string(point.schedule)));
     try {
       if (routed == nullptr || routed->layer.key() != point.layer.key()) {
         routed = nullptr;
@@ -174,12 +202,13 @@ std::vector<Prediction> predict(std::vector<MeasuredPoint>& points, const Valida
       stream.staircase = staircase_kernels(point);
       const auto launches =
           layer_stream(layer->shape, layer->routing, schedule, stream, layer->fixed_routing);
-      add_predictions(point, simulate_layer(launches, point.schedule.kind, device, {}, replay), predictions);
+      add_predictions(point, simulate_layer(launches, point.schedule.kind, device, {}, replay),
+                      options.metrics, predictions);
     } catch (const InternalError&) {
       throw;
     } catch (const Error& error) {
       skipped.push_back(fmt::format("{} {} {}: {}", point.layer.shape.label(), point.layer.workload,
-                                    to_string(point.schedule.kind), error.what()));
+                                    to_string(point.schedule), error.what()));
     }
     progress.advance();
   }
@@ -208,6 +237,20 @@ void print_report(std::ostream& out, std::span<const Prediction> predictions,
   }
   for (const std::string& line : skipped) {
     out << "not predicted: " << line << '\n';
+  }
+}
+
+void write_predictions(const fs::path& file, std::span<const Prediction> predictions) {
+  std::ofstream stream(file, std::ios::binary);
+  stream << "shape,workload,seed,schedule,stage,metric,predicted,measured,held_out\n";
+  for (const Prediction& one : predictions) {
+    stream << fmt::format("{},\"{}\",{},{},{},{},{:.6g},{:.6g},{}\n", one.shape, one.workload, one.seed,
+                          one.schedule, one.stage, one.metric, one.predicted, one.measured,
+                          one.held_out ? 1 : 0);
+  }
+  stream.flush();
+  if (!stream) {
+    throw FileError(file.string(), "", "cannot be written");
   }
 }
 
@@ -254,6 +297,7 @@ ExitCode validate_model(const ValidateOptions& options, const Invocation& /*invo
   if (!options.output.empty()) {
     std::error_code error;
     fs::create_directories(options.output, error);
+    write_predictions(fs::path(options.output) / "predictions.csv", predictions);
     const FigureResult figure =
         draw_figure(validation_figure(predictions, device.name + ", modelled over measured"), options.output,
                     "validation");
@@ -275,10 +319,9 @@ Command add_validate(CLI::App& app, const Invocation& invocation) {
                         "moescope validate rows.jsonl --calibration none",
                         "moescope validate rows.jsonl --fit calibration.json --seed 7"}));
   sub->add_option("rows", options->files, "recorded rows.jsonl files")->required()->type_name("FILE");
-  sub->add_option(
-         "--metric", options->metrics,
-         "quantities, by comma: time_s, hbm_read_bytes, hbm_write_bytes (the default), l2_read_bytes, "
-         "l2_write_bytes, l2_reduction_bytes, l2_fabric_bytes")
+  sub->add_option("--metric", options->metrics,
+                  "quantities, by comma: time_s, hbm_bytes, l2_read_bytes (the default), hbm_read_bytes, "
+                  "hbm_write_bytes, l2_slice_read_bytes, l2_write_bytes, l2_reduction_bytes, l2_fabric_bytes")
       ->delimiter(',')
       ->type_name("NAME");
   sub->add_option("--fit", options->fit, "fit a calibration on the points not held out, write it and use it")

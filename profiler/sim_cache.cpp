@@ -18,6 +18,14 @@ void CacheGeometry::validate(std::string_view name) const {
                           fmt::format("must be a positive multiple of {} ({} ways of {}-byte lines)",
                                       kLineBytes * ways, ways, kLineBytes));
   }
+  if (dirty_bytes < 0 || dirty_bytes > capacity_bytes) {
+    throw InvalidArgument(fmt::format("{}.dirty_bytes", name), fmt::to_string(dirty_bytes),
+                          fmt::format("must be in [0, {}]", capacity_bytes));
+  }
+  if (kept_ways < 0 || kept_ways > ways) {
+    throw InvalidArgument(fmt::format("{}.kept_ways", name), fmt::to_string(kept_ways),
+                          fmt::format("must be in [0, {}]", ways));
+  }
 }
 
 SectoredCache::SectoredCache(const CacheGeometry& geometry, std::span<const unsigned> classes)
@@ -46,6 +54,10 @@ SectoredCache::SectoredCache(const CacheGeometry& geometry, std::span<const unsi
   sectors_.assign(sets * padded_ways_, 0);
   if (geometry.replacement == Replacement::kRandom) {
     victims_.assign(sets, 0);
+  }
+  if (geometry.dirty_bytes > 0) {
+    write_numbers_.assign(sets * padded_ways_, 0);
+    writes_.resize(static_cast<std::size_t>(slots));
   }
 }
 
@@ -78,28 +90,111 @@ std::size_t SectoredCache::find(std::size_t set, std::uint64_t line) const {
   return kAbsent;
 }
 
+std::size_t SectoredCache::victim(std::size_t set) {
+  const std::size_t first = set * padded_ways_;
+  std::size_t way = ways_ - 1;  // empty ways are the last ones
+  if (lines_[first + way] == kNoLine) {
+    return way;
+  }
+  if (geometry_.replacement == Replacement::kRandom) {
+    victims_[set] = victims_[set] * 1664525U + 1013904223U;  // Numerical Recipes' generator
+    way = (victims_[set] >> 16) % ways_;
+  }
+  if (!kept_.empty()) {
+    for (std::size_t tried = 0; tried < ways_; ++tried) {
+      const std::size_t candidate = (way + ways_ - tried) % ways_;
+      if (kept_[first + candidate] == 0) {
+        return candidate;
+      }
+    }
+  }
+  return way;
+}
+
 std::size_t SectoredCache::touch(std::uint64_t line, CacheOutcome& outcome) {
   const std::size_t set = set_of(line);
-  std::uint32_t* const lines = &lines_[set * padded_ways_];
-  std::uint8_t* const sectors = &sectors_[set * padded_ways_];
+  const std::size_t first = set * padded_ways_;
   std::size_t way = find(set, line);
   std::uint8_t state = 0;
+  std::uint8_t kept = 0;
+  std::uint32_t number = 0;
   if (way != kAbsent) {
-    state = sectors[way];
+    number = write_numbers_.empty() ? 0 : write_numbers_[first + way];
+    state = sectors_[first + way];
+    kept = kept_.empty() ? 0 : kept_[first + way];
   } else {
-    way = ways_ - 1;  // empty ways are the last ones
-    if (geometry_.replacement == Replacement::kRandom && lines[way] != kNoLine) {
-      victims_[set] = victims_[set] * 1664525U + 1013904223U;  // Numerical Recipes' generator
-      way = (victims_[set] >> 16) % ways_;
+    way = victim(set);
+    outcome.written_back = sectors_[first + way] >> kSectorsPerLine;
+    if (outcome.written_back != 0 && !writes_.empty()) {
+      --writes_[slot_of(first)].dirty_lines;
     }
-    outcome.written_back = sectors[way] >> kSectorsPerLine;
-    outcome.evicted_line = lines[way];
+    outcome.evicted_line = lines_[first + way];
   }
-  std::move_backward(lines, lines + way, lines + way + 1);
-  std::move_backward(sectors, sectors + way, sectors + way + 1);
-  lines[0] = static_cast<std::uint32_t>(line);
-  sectors[0] = state;
-  return set * padded_ways_;
+  const auto to_front = [&](auto& values, auto value) {
+    auto* const begin = &values[first];
+    std::move_backward(begin, begin + way, begin + way + 1);
+    *begin = value;
+  };
+  to_front(lines_, static_cast<std::uint32_t>(line));
+  to_front(sectors_, state);
+  if (!kept_.empty()) {
+    to_front(kept_, kept);
+  }
+  if (!write_numbers_.empty()) {
+    to_front(write_numbers_, number);
+  }
+  return first;
+}
+
+void SectoredCache::note_write(std::size_t first, bool dirty, CacheOutcome& outcome) {
+  if (writes_.empty()) {
+    return;
+  }
+  Writes& writes = writes_[slot_of(first)];
+  const auto most = std::max<std::int64_t>(
+      geometry_.dirty_bytes / kLineBytes / static_cast<std::int64_t>(geometry_.classes()), 1);
+  writes.dirty_lines += dirty ? 0 : 1;
+  write_numbers_[first] = ++last_write_;
+  writes.order.emplace_back(lines_[first], last_write_);
+  const auto place = [&](const std::pair<std::uint32_t, std::uint32_t>& write) {
+    const std::size_t set = set_of(write.first);
+    const std::size_t way = find(set, write.first);
+    const std::size_t at = set * padded_ways_ + way;
+    const bool is_last = way != kAbsent && write_numbers_[at] == write.second;
+    return is_last && sectors_[at] >> kSectorsPerLine != 0 ? at : kAbsent;
+  };
+  while (writes.dirty_lines > most) {
+    const std::size_t oldest = place(writes.order.front());
+    writes.order.pop_front();
+    if (oldest != kAbsent) {
+      outcome.cleaned = sectors_[oldest] >> kSectorsPerLine;
+      sectors_[oldest] &= kWholeLine;
+      --writes.dirty_lines;
+    }
+  }
+  if (writes.order.size() > static_cast<std::size_t>(8 * most)) {  // mostly overtaken by later writes
+    std::erase_if(writes.order, [&](const auto& write) { return place(write) == kAbsent; });
+  }
+}
+
+void SectoredCache::keep(std::uint64_t line) {
+  const std::size_t set = set_of(line);
+  const std::size_t way = find(set, line);
+  if (way == kAbsent || geometry_.kept_ways == 0) {
+    return;
+  }
+  if (kept_.empty()) {
+    kept_.assign(lines_.size(), 0);
+  }
+  std::uint8_t* const kept = &kept_[set * padded_ways_];
+  kept[way] = 1;
+  std::int64_t count = 0;
+  for (std::size_t i = 0; i < ways_; ++i) {
+    count += kept[i];
+    if (count > geometry_.kept_ways) {
+      kept[i] = 0;
+    }
+  }
 }
 
 CacheOutcome SectoredCache::read(std::uint64_t line, SectorMask sectors) {
@@ -116,15 +211,20 @@ CacheOutcome SectoredCache::write(std::uint64_t line, SectorMask sectors) {
     outcome.missing = sectors;
     return outcome;
   }
-  sectors_[touch(line, outcome)] |= static_cast<std::uint8_t>(sectors | sectors << kSectorsPerLine);
+  const std::size_t first = touch(line, outcome);
+  const bool dirty = sectors_[first] >> kSectorsPerLine != 0;
+  sectors_[first] |= static_cast<std::uint8_t>(sectors | sectors << kSectorsPerLine);
+  note_write(first, dirty, outcome);
   return outcome;
 }
 
 CacheOutcome SectoredCache::reduce(std::uint64_t line, SectorMask sectors) {
   CacheOutcome outcome;
-  std::uint8_t& state = sectors_[touch(line, outcome)];
-  outcome.missing = static_cast<SectorMask>(sectors & ~state);
-  state |= static_cast<std::uint8_t>(sectors | sectors << kSectorsPerLine);
+  const std::size_t first = touch(line, outcome);
+  outcome.missing = static_cast<SectorMask>(sectors & ~sectors_[first]);
+  const bool dirty = sectors_[first] >> kSectorsPerLine != 0;
+  sectors_[first] |= static_cast<std::uint8_t>(sectors | sectors << kSectorsPerLine);
+  note_write(first, dirty, outcome);
   return outcome;
 }
 
@@ -140,6 +240,9 @@ void SectoredCache::forget(std::uint64_t line) {
   if (way == kAbsent) {
     return;
   }
+  if (!writes_.empty() && sectors_[set * padded_ways_ + way] >> kSectorsPerLine != 0) {
+    --writes_[slot_of(set * padded_ways_)].dirty_lines;
+  }
   const auto close_gap = [&](auto& values, auto empty) {
     auto* const first = &values[set * padded_ways_];
     std::move(first + way + 1, first + ways_, first + way);
@@ -147,11 +250,21 @@ void SectoredCache::forget(std::uint64_t line) {
   };
   close_gap(lines_, kNoLine);
   close_gap(sectors_, std::uint8_t{0});
+  if (!kept_.empty()) {
+    close_gap(kept_, std::uint8_t{0});
+  }
+  if (!write_numbers_.empty()) {
+    close_gap(write_numbers_, std::uint32_t{0});
+  }
 }
 
 void SectoredCache::invalidate() {
   std::ranges::fill(lines_, kNoLine);
   std::ranges::fill(sectors_, std::uint8_t{0});
+  kept_.clear();
+  for (Writes& writes : writes_) {
+    writes = {};
+  }
 }
 
 std::int64_t SectoredCache::dirty_sectors() const {

@@ -1,8 +1,10 @@
 #pragma once
 
 #include <cstdint>
+#include <deque>
 #include <span>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 /// A sectored, set-associative, write-back cache, fed with line addresses. Lines are placed by a hash of
@@ -30,12 +32,17 @@ struct CacheGeometry {
   Replacement replacement = Replacement::kLru;
   Placement placement = Placement::kHashed;
   WriteMiss write_miss = WriteMiss::kAllocate;
+  /// Most dirty data: one more line, and the one written longest ago is written back and stays, clean.
+  /// Counted for each class of sets on its own. 0: no limit.
+  std::int64_t dirty_bytes = 0;
+  /// Most lines of a set that keep() protects: one more, and the one used longest ago is like others again.
+  std::int64_t kept_ways = 0;
 
   std::int64_t sets() const { return capacity_bytes / (kLineBytes * ways); }
   /// Classes a line can fall into: 64, or 1 when the sets do not divide into so many.
   unsigned classes() const { return sets() % kMaxClasses == 0 ? kMaxClasses : 1; }
   /// Throws InvalidArgument naming `name` and the field: capacity a positive multiple of ways x 128 bytes,
-  /// ways in [1, 64].
+  /// ways in [1, 64], dirty_bytes in [0, capacity], kept_ways in [0, ways].
   void validate(std::string_view name) const;
 };
 
@@ -55,6 +62,7 @@ constexpr unsigned line_class(std::uint64_t line, Placement placement) {
 struct CacheOutcome {
   SectorMask missing = 0;          ///< sectors that were not there, of those asked for
   SectorMask written_back = 0;     ///< dirty sectors of the line that had to leave
+  SectorMask cleaned = 0;          ///< dirty sectors of a line that stays, beyond CacheGeometry::dirty_bytes
   std::uint64_t evicted_line = 0;  ///< its number, when written_back != 0
 };
 
@@ -73,6 +81,8 @@ class SectoredCache {
   CacheOutcome write(std::uint64_t line, SectorMask sectors);
   /// Read, changed in place and dirty: what a reduction in L2 does.
   CacheOutcome reduce(std::uint64_t line, SectorMask sectors);
+  /// From now on the line leaves only when its set holds nothing but such lines (PTX: evict_last).
+  void keep(std::uint64_t line);
   /// Whether the line holds these sectors; changes nothing.
   bool holds(std::uint64_t line, SectorMask sectors) const;
   /// Drops one line without writing it back.
@@ -92,6 +102,13 @@ class SectoredCache {
   std::size_t find(std::size_t set, std::uint64_t line) const;
   /// The line moved, or put, into the set's first way, which is the most recent one. Returns its place.
   std::size_t touch(std::uint64_t line, CacheOutcome& outcome);
+  /// The line in the first way of the set that starts at `first` was written, and was `dirty` before. Cleans
+  /// another if there are too many.
+  void note_write(std::size_t first, bool dirty, CacheOutcome& outcome);
+  /// Class slot of the set that starts at `first`.
+  std::size_t slot_of(std::size_t first) const { return first / padded_ways_ / sets_per_class_; }
+  /// The way that has to leave.
+  std::size_t victim(std::size_t set);
 
   CacheGeometry geometry_;
   std::size_t ways_;
@@ -101,6 +118,16 @@ class SectoredCache {
   std::vector<int> slot_of_class_;     ///< [classes] place among the simulated ones, -1 when not simulated
   std::vector<std::uint32_t> lines_;   ///< [simulated sets, padded ways] numbers, most recent first
   std::vector<std::uint8_t> sectors_;  ///< likewise: valid sectors in the lower half, dirty ones in the upper
+  /// With a limit of dirty data. Per way: number of its last write; per class: dirty lines, and writes in
+  /// order, of which those count whose number is still that of their line.
+  struct Writes {
+    std::int64_t dirty_lines = 0;
+    std::deque<std::pair<std::uint32_t, std::uint32_t>> order;  ///< line, number
+  };
+  std::vector<std::uint32_t> write_numbers_;
+  std::vector<Writes> writes_;
+  std::uint32_t last_write_ = 0;
+  std::vector<std::uint8_t> kept_;      ///< likewise, 1: kept; empty until a line is
   std::vector<std::uint32_t> victims_;  ///< [simulated sets] state of the random sequence
 };
 

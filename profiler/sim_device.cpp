@@ -39,6 +39,8 @@ void for_each_value(Device& device, Visit&& visit) {
   visit("hbm_write_bytes_per_s", device.hbm_write_bytes_per_s, 1e6, 1e16);
   visit("l2_bytes", device.l2_bytes, 1 << 13, 1LL << 32);
   visit("l2_ways", device.l2_ways, 1, 64);
+  visit("l2_dirty_fraction", device.l2_dirty_fraction, 0.001, 1);
+  visit("l2_kept_ways", device.l2_kept_ways, 0, 64);
   visit("l2_halves", device.l2_halves, kHalves);
   visit("l2_replacement", device.l2_replacement, kReplacements);
   visit("l2_bytes_per_s", device.l2_bytes_per_s, 1e6, 1e17);
@@ -155,7 +157,11 @@ MemoryGeometry DeviceSpec::memory() const {
   MemoryGeometry geometry;
   geometry.num_sms = num_sms;
   geometry.l1 = {.capacity_bytes = l1_bytes, .ways = l1_bytes / (kLineBytes * kL1Sets)};
-  geometry.l2 = {.capacity_bytes = l2_bytes, .ways = l2_ways, .replacement = l2_replacement};
+  geometry.l2 = {.capacity_bytes = l2_bytes,
+                 .ways = l2_ways,
+                 .replacement = l2_replacement,
+                 .dirty_bytes = static_cast<std::int64_t>(l2_dirty_fraction * static_cast<double>(l2_bytes)),
+                 .kept_ways = l2_kept_ways};
   geometry.halves = l2_halves;
   return geometry;
 }
@@ -166,7 +172,7 @@ StreamOptions DeviceSpec::stream_options() const {
   options.shared_bytes_per_block = shared_bytes_per_block;
   options.clusters = compute_capability >= 90;
   // The kernel on thresholds needs wgmma, which compute capability 9.0 alone has.
-  options.staircase = compute_capability == 90 ? StaircaseKernels::kThresholds : StaircaseKernels::kPairLists;
+  options.staircase = compute_capability == 90 ? StaircaseKernels::kThresholds : StaircaseKernels::kLists;
   return options;
 }
 

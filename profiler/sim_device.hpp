@@ -23,6 +23,8 @@ struct DeviceSpec {
   double hbm_write_bytes_per_s = 0;  ///< the same for writing
   std::int64_t l2_bytes = 0;
   std::int64_t l2_ways = 0;
+  double l2_dirty_fraction = 1;   ///< most of L2 that waits to be written back
+  std::int64_t l2_kept_ways = 0;  ///< most lines of a set that evict_last protects
   L2Halves l2_halves = L2Halves::kOne;
   Replacement l2_replacement = Replacement::kLru;
   double l2_bytes_per_s = 0;         ///< reads and writes of all multiprocessors

@@ -20,6 +20,7 @@ void add(LaunchReplay& sum, const LaunchReplay& part) {
   sum.l1_hit_bytes += part.l1_hit_bytes;
   sum.l2_read_bytes += part.l2_read_bytes;
   sum.l2_hit_bytes += part.l2_hit_bytes;
+  sum.multicast_bytes += part.multicast_bytes;
   sum.l2_write_bytes += part.l2_write_bytes;
   sum.l2_reduce_bytes += part.l2_reduce_bytes;
   sum.link_bytes += part.link_bytes;
@@ -116,7 +117,8 @@ std::vector<ResultRow> model_rows(const RowContext& context, const LayerModel& m
     add_row("bound_s", stage.bound_s, "s");
     add_bytes("hbm_read_bytes", sums.hbm_read_bytes);
     add_bytes("hbm_write_bytes", sums.hbm_write_bytes);
-    add_bytes("l2_read_bytes", sums.l2_read_bytes);
+    add_bytes("l2_read_bytes", sums.l2_read_bytes + sums.multicast_bytes);
+    add_bytes("l2_slice_read_bytes", sums.l2_read_bytes);
     add_bytes("l2_write_bytes", sums.l2_write_bytes);
     add_bytes("l2_reduction_bytes", sums.l2_reduce_bytes);
     add_bytes("l2_fabric_bytes", sums.link_bytes);

@@ -15,6 +15,7 @@ unsigned home_of(std::uint64_t line) { return static_cast<unsigned>(hash_line(li
 
 CacheGeometry half_of(CacheGeometry l2) {
   l2.capacity_bytes /= 2;
+  l2.dirty_bytes /= 2;
   return l2;
 }
 
@@ -136,8 +137,11 @@ void MemoryModel::access_l2(unsigned half, std::uint64_t line, SectorMask sector
     counters.l2_reduce += count;
     outcome = l2_[home].reduce(line, sectors);
     counters.hbm_read += std::popcount(outcome.missing);
+    if (kind == AccessKind::kReduceKept) {
+      l2_[home].keep(line);
+    }
   }
-  counters.hbm_write += std::popcount(outcome.written_back);
+  counters.hbm_write += std::popcount(outcome.written_back) + std::popcount(outcome.cleaned);
   if (geometry_.halves == L2Halves::kCacheBoth) {
     l2_[1 - home].forget(line);
   }

@@ -22,6 +22,8 @@ struct SlotRates {
   double tensor_flop_per_s;
   double fp32_flop_per_s;
   double instructions_per_s;
+  double received_bytes_per_s;
+  double clock_hz;
 
   SlotRates(const DeviceSpec& device, std::int64_t slots) {
     const auto all = static_cast<double>(slots);
@@ -33,6 +35,8 @@ struct SlotRates {
     reduce_bytes_per_s = device.l2_reduce_bytes_per_s / all;
     tensor_flop_per_s = device.tensor_bf16_flop_per_s / sms / per_sm;
     fp32_flop_per_s = device.fp32_flop_per_s / sms / per_sm;
+    received_bytes_per_s = device.sm_l2_bytes_per_clock * device.sm_clock_hz / per_sm;
+    clock_hz = device.sm_clock_hz;
     instructions_per_s = device.issue_per_clock * device.sm_clock_hz / per_sm;
   }
 
@@ -44,13 +48,14 @@ struct SlotRates {
     double reduced = 0;
     for (const Burst& burst : unit.bursts) {
       const double bytes = static_cast<double>(burst.bytes) * burst.rows;
-      (burst.kind == AccessKind::kReadCached ? cached
-       : burst.kind == AccessKind::kReduce   ? reduced
-                                             : moved) += bytes;
+      (burst.kind == AccessKind::kReadCached                                 ? cached
+       : burst.kind == AccessKind::kRead || burst.kind == AccessKind::kWrite ? moved
+                                                                             : reduced) += bytes;
     }
     const double memory_s = cached / l1_bytes_per_s + moved / l2_bytes_per_s + reduced / reduce_bytes_per_s;
     return std::max({memory_s, unit.tensor_flop / tensor_flop_per_s, unit.cuda_core_flop / fp32_flop_per_s,
-                     unit.instructions / instructions_per_s});
+                     unit.instructions / instructions_per_s, unit.clocks / clock_hz,
+                     (moved + unit.multicast_bytes) / received_bytes_per_s});
   }
 };
 
@@ -140,6 +145,7 @@ class LaunchPlayer {
     result.tensor_flop += slot.unit.tensor_flop;
     result.cuda_core_flop += slot.unit.cuda_core_flop;
     result.instructions += slot.unit.instructions;
+    result.multicast_bytes += slot.unit.multicast_bytes;
   }
 
   void advance(Slot& slot, std::int64_t sm) {

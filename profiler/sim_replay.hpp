@@ -31,6 +31,7 @@ struct LaunchReplay {
   double l1_hit_bytes = 0;
   double l2_read_bytes = 0;
   double l2_hit_bytes = 0;
+  double multicast_bytes = 0;  ///< received on top of l2_read_bytes: one read of L2 for several blocks
   double l2_write_bytes = 0;
   double l2_reduce_bytes = 0;
   double link_bytes = 0;

@@ -53,8 +53,8 @@ struct Streams {
   Schedule schedule;
   std::vector<KernelLaunch> launches;
 
-  Streams(ScheduleKind kind, const StreamOptions& options = {}) {
-    schedule = build_schedule(routing, {.kind = kind, .group_size = 5});
+  Streams(ScheduleKind kind, const StreamOptions& options = {}, bool deterministic = true) {
+    schedule = build_schedule(routing, {.kind = kind, .group_size = 5, .deterministic = deterministic});
     launches = layer_stream(shape, routing, schedule, options);
   }
 
@@ -103,9 +103,13 @@ TEST(AccessStream, TokenCentricReadsOneRowOfWAndVPerPairAsTheTrafficModelSays) {
   const auto pairs = static_cast<std::uint64_t>(s.routing.num_pairs() * s.row_bytes());
   EXPECT_EQ(s.bytes(Stage::kExperts, s.map().w_in, s.matrix_bytes())[AccessKind::kReadCached], pairs);
   EXPECT_EQ(s.bytes(Stage::kExperts, s.map().w_out, s.matrix_bytes())[AccessKind::kReadCached], pairs);
-  EXPECT_EQ(
-      s.bytes(Stage::kExperts, s.map().y, s.shape.num_tokens * s.shape.hidden_size * 4)[AccessKind::kWrite],
-      static_cast<std::uint64_t>(s.shape.num_tokens * s.shape.hidden_size * 4));
+  // The kernel ends the layer: it adds the shared MLP's result and rounds; 8-byte stores, 16 bytes apart,
+  // touch every sector twice.
+  const std::int64_t values = s.shape.num_tokens * s.shape.hidden_size;
+  EXPECT_EQ(s.bytes(Stage::kExperts, s.map().shared_result, values * 4)[AccessKind::kReadCached],
+            static_cast<std::uint64_t>(values * 4));
+  EXPECT_EQ(s.bytes(Stage::kExperts, s.map().output, values * 2)[AccessKind::kWrite],
+            static_cast<std::uint64_t>(values * 4));
   // Every row as often as it has pairs, whatever the split of the work.
   std::map<std::uint64_t, std::int64_t> seen;
   s.for_each_row(Stage::kExperts, [&](std::uint64_t address, std::uint64_t, AccessKind) {
@@ -132,41 +136,71 @@ TEST(AccessStream, TilesReadTheirItemsAndAddToEachOfTheirTokens) {
   EXPECT_EQ(s.bytes(Stage::kExperts, s.map().w_out, s.matrix_bytes())[AccessKind::kRead], experts * row);
   EXPECT_EQ(s.bytes(Stage::kExperts, s.map().x, s.shape.num_tokens * s.row_bytes())[AccessKind::kRead],
             entries * row);
-  EXPECT_EQ(
-      s.bytes(Stage::kExperts, s.map().y, s.shape.num_tokens * s.shape.hidden_size * 4)[AccessKind::kReduce],
-      entries * row * 2);
+  EXPECT_EQ(s.bytes(Stage::kExperts, s.map().working,
+                    s.shape.num_tokens * s.shape.hidden_size * 4)[AccessKind::kReduce],
+            entries * row * 2);
 }
 
 TEST(AccessStream, StripsReadWholeRowsAndColumnsOfTheGrid) {
-  for (const std::int64_t tile : {4, 128}) {
-    for (const std::int64_t segment : {4, 320}) {
-      StreamOptions options;
-      options.strip_tile_tokens = tile;
-      options.strip_segment_experts = segment;
-      options.strip_sum_bytes = 2;
-      const Streams s(ScheduleKind::kStaircase, options);
-      std::uint64_t experts = 0;
-      std::uint64_t sums = 0;
-      for (const WorkItem& item : s.schedule.items) {
-        const bool row = item.kind == WorkItemKind::kRowStrip;
-        const std::int64_t length = row ? s.shape.grid_cols : s.shape.grid_rows;
-        const std::int64_t tokens = item.token_end - item.token_begin;
-        experts += static_cast<std::uint64_t>(length * ((tokens + tile - 1) / tile));
-        sums += static_cast<std::uint64_t>(tokens * ((length + segment - 1) / segment));
+  for (const bool deterministic : {true, false}) {
+    for (const std::int64_t tile : {4, 128}) {
+      for (const std::int64_t segment : {4, 320}) {
+        StreamOptions options;
+        options.strip_tile_tokens = tile;
+        options.strip_segment_experts = segment;
+        const Streams s(ScheduleKind::kStaircase, options, deterministic);
+        std::uint64_t experts = 0;
+        std::uint64_t sums = 0;
+        for (const WorkItem& item : s.schedule.items) {
+          const bool row = item.kind == WorkItemKind::kRowStrip;
+          const std::int64_t length = row ? s.shape.grid_cols : s.shape.grid_rows;
+          const std::int64_t tokens = item.token_end - item.token_begin;
+          experts += static_cast<std::uint64_t>(length * ((tokens + tile - 1) / tile));
+          sums += static_cast<std::uint64_t>(tokens * ((length + segment - 1) / segment));
+        }
+        EXPECT_EQ(s.bytes(Stage::kExperts, s.map().w_in, s.matrix_bytes())[AccessKind::kRead],
+                  experts * static_cast<std::uint64_t>(s.row_bytes()));
+        EXPECT_EQ(s.bytes(Stage::kExperts, s.map().w_out, s.matrix_bytes())[AccessKind::kRead],
+                  experts * static_cast<std::uint64_t>(s.row_bytes()));
+        // int32 sums when they have to be repeatable, else fp16; cleared before, rounded after.
+        const std::int64_t sum_bytes = s.shape.hidden_size * (deterministic ? 4 : 2);
+        auto of_sums = s.bytes(Stage::kExperts, s.map().working, s.shape.num_tokens * sum_bytes);
+        EXPECT_EQ(of_sums[AccessKind::kReduceKept], sums * static_cast<std::uint64_t>(sum_bytes));
+        EXPECT_EQ(of_sums[AccessKind::kWrite], static_cast<std::uint64_t>(s.shape.num_tokens * sum_bytes));
+        EXPECT_EQ(of_sums[AccessKind::kRead], static_cast<std::uint64_t>(s.shape.num_tokens * sum_bytes));
       }
-      EXPECT_EQ(s.bytes(Stage::kExperts, s.map().w_in, s.matrix_bytes())[AccessKind::kRead],
-                experts * static_cast<std::uint64_t>(s.row_bytes()));
-      EXPECT_EQ(s.bytes(Stage::kExperts, s.map().w_out, s.matrix_bytes())[AccessKind::kRead],
-                experts * static_cast<std::uint64_t>(s.row_bytes()));
-      EXPECT_EQ(s.bytes(Stage::kExperts, s.map().y, 1 << 20)[AccessKind::kReduce],
-                sums * static_cast<std::uint64_t>(s.shape.hidden_size * 2));
     }
   }
 }
 
+/// Sectors that the staircase's selection and schedule ask for, computed by hand from what the kernels read
+/// and write (kernels/router_select_strips.cu, schedule_strips.cu).
+TEST(AccessStream, StripsAreSelectedAndListedAsTheKernelsDo) {
+  const Streams s(ScheduleKind::kStaircase);
+  const auto tokens = static_cast<std::uint64_t>(s.shape.num_tokens);
+  const auto rows = static_cast<std::uint64_t>(s.shape.grid_rows);
+  const auto cols = static_cast<std::uint64_t>(s.shape.grid_cols);
+  const auto entries = static_cast<std::uint64_t>(s.schedule.tokens.size());
+  const detail::StripArrays arrays(s.shape, s.map().strips);
+  const auto of = [&](Stage stage, std::uint64_t begin, std::uint64_t end) {
+    return s.bytes(stage, begin, static_cast<std::int64_t>(end - begin));
+  };
+  using enum Stage;
+  EXPECT_EQ(of(kRouterSelect, s.map().working, s.map().output)[AccessKind::kReadCached],
+            tokens * (rows + cols) * 4);
+  auto log_probs = of(kRouterSelect, arrays.row_log_probs, arrays.of_tokens);
+  EXPECT_EQ(log_probs[AccessKind::kWrite], tokens * (2 * rows + cols) * 4);
+  EXPECT_EQ(log_probs[AccessKind::kRead], tokens * (rows + cols) * 4);
+  EXPECT_EQ(of(kRouterSelect, arrays.of_tokens, arrays.cover)[AccessKind::kWrite], tokens * 16);
+  EXPECT_EQ(of(kRouterSelect, arrays.cover, arrays.counts)[AccessKind::kWrite], entries * 8);
+  EXPECT_EQ(of(kRouterSelect, arrays.counts, arrays.tokens)[AccessKind::kReduce], entries * 4);
+  EXPECT_EQ(of(kSchedule, arrays.tokens, arrays.end)[AccessKind::kWrite], entries * 4);
+  EXPECT_EQ(of(kSchedule, arrays.cover, arrays.counts)[AccessKind::kReadCached], entries * 8);
+}
+
 TEST(AccessStream, StaircaseOnListsWritesEveryScoreOnce) {
   StreamOptions options;
-  options.staircase = StaircaseKernels::kPairLists;
+  options.staircase = StaircaseKernels::kLists;
   const Streams s(ScheduleKind::kStaircase, options);
   const std::int64_t scores = s.routing.num_pairs() * 4;
   EXPECT_EQ(s.bytes(Stage::kExpertScores, s.map().scratch, scores)[AccessKind::kWrite],
@@ -203,14 +237,15 @@ TEST(AccessStream, HasTheStagesTheLayerHas) {
   };
   using enum Stage;
   EXPECT_EQ(stages(Streams(ScheduleKind::kTokenCentric).launches),
-            (std::vector{kRouterProject, kRouterSelect, kExperts, kSharedMlp}));
+            (std::vector{kRouterProject, kRouterSelect, kSharedMlp, kExperts}));
   EXPECT_EQ(stages(Streams(ScheduleKind::kExpertCentric).launches),
-            (std::vector{kRouterProject, kRouterSelect, kSchedule, kExperts, kSharedMlp}));
+            (std::vector{kRouterProject, kRouterSelect, kSchedule, kSharedMlp, kExperts}));
   const Streams s(ScheduleKind::kStaircase);
-  EXPECT_EQ(stages(s.launches), (std::vector{kRouterProject, kRouterSelect, kExperts, kSharedMlp}));
+  EXPECT_EQ(stages(s.launches),
+            (std::vector{kRouterProject, kRouterSelect, kSchedule, kSharedMlp, kExperts}));
   // Recorded routing has no thresholds.
   EXPECT_EQ(stages(layer_stream(s.shape, s.routing, s.schedule, {}, true)),
-            (std::vector{kSchedule, kExpertScores, kExpertCombine, kSharedMlp}));
+            (std::vector{kSchedule, kSharedMlp, kExpertScores, kExpertCombine}));
 }
 
 TEST(AccessStream, RefusesWhatTheKernelsDoNotTake) {

@@ -7,6 +7,7 @@
 #include <list>
 #include <map>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "core/error.hpp"
@@ -79,41 +80,87 @@ TEST(SimCache, ForgetsOneLineAndKeepsTheOrderOfTheOthers) {
   EXPECT_FALSE(cache.holds(1, 0b0001));
 }
 
-/// The same cache written the slow way: a list per set, most recent first.
+/// The same cache written the slow way: a list per set, most recent first; limits by looking at every line.
 class SlowLru {
  public:
-  SlowLru(std::int64_t sets, std::size_t ways) : sets_(static_cast<std::uint64_t>(sets)), ways_(ways) {}
+  explicit SlowLru(const CacheGeometry& geometry) : geometry_(geometry) {}
 
   struct Line {
     std::uint64_t number;
-    SectorMask valid;
-    SectorMask dirty;
+    SectorMask valid = 0;
+    SectorMask dirty = 0;
+    bool kept = false;
+    std::uint64_t written = 0;
   };
 
   CacheOutcome access(std::uint64_t line, SectorMask sectors, bool fetch, bool dirty) {
-    auto& set = lists_[line % sets_];
+    auto& set = set_of(line);
     CacheOutcome outcome;
-    auto found = std::find_if(set.begin(), set.end(), [&](const Line& one) { return one.number == line; });
-    if (found == set.end()) {
-      if (set.size() == ways_) {
-        outcome.written_back = set.back().dirty;
-        outcome.evicted_line = set.back().number;
-        set.pop_back();
-      }
-      set.push_front({line, 0, 0});
-    } else {
+    const auto found =
+        std::find_if(set.begin(), set.end(), [&](const Line& one) { return one.number == line; });
+    if (found != set.end()) {
       set.splice(set.begin(), set, found);
+    } else {
+      if (set.size() == static_cast<std::size_t>(geometry_.ways)) {
+        auto victim = std::prev(set.end());
+        for (auto one = set.rbegin(); one != set.rend(); ++one) {
+          if (!one->kept) {
+            victim = std::prev(one.base());
+            break;
+          }
+        }
+        outcome.written_back = victim->dirty;
+        outcome.evicted_line = victim->number;
+        set.erase(victim);
+      }
+      set.push_front({line});
     }
     Line& front = set.front();
     outcome.missing = fetch ? static_cast<SectorMask>(sectors & ~front.valid) : SectorMask{0};
     front.valid |= sectors;
-    front.dirty |= dirty ? sectors : SectorMask{0};
+    if (dirty) {
+      front.dirty |= sectors;
+      front.written = ++writes_;
+      clean_one(line, outcome);
+    }
     return outcome;
   }
 
+  void keep(std::uint64_t line) {
+    auto& set = set_of(line);
+    std::int64_t kept = 0;
+    for (Line& one : set) {
+      one.kept = (one.kept || one.number == line) && geometry_.kept_ways > 0;
+      kept += one.kept ? 1 : 0;
+      one.kept = one.kept && kept <= geometry_.kept_ways;
+    }
+  }
+
  private:
-  std::uint64_t sets_;
-  std::size_t ways_;
+  std::list<Line>& set_of(std::uint64_t line) {
+    return lists_[line % static_cast<std::uint64_t>(geometry_.sets())];
+  }
+
+  void clean_one(std::uint64_t line, CacheOutcome& outcome) {
+    const std::int64_t most =
+        std::max<std::int64_t>(geometry_.dirty_bytes / kLineBytes / geometry_.classes(), 1);
+    std::int64_t dirty = 0;
+    Line* oldest = nullptr;
+    for (auto& [index, set] : lists_) {
+      for (Line& one : set) {
+        if (one.dirty != 0 && one.number % geometry_.classes() == line % geometry_.classes()) {
+          ++dirty;
+          oldest = oldest == nullptr || one.written < oldest->written ? &one : oldest;
+        }
+      }
+    }
+    if (geometry_.dirty_bytes > 0 && dirty > most) {
+      outcome.cleaned = std::exchange(oldest->dirty, 0);
+    }
+  }
+
+  CacheGeometry geometry_;
+  std::uint64_t writes_ = 0;
   std::map<std::uint64_t, std::list<Line>> lists_;
 };
 
@@ -121,23 +168,41 @@ TEST(SimCache, AgreesWithABruteForceModelOnRandomStreams) {
   std::uint64_t draw = 0;
   for (const auto& [sets, ways] : {std::pair{1, 1}, {1, 8}, {3, 2}, {64, 4}, {128, 16}}) {
     for (const unsigned lines : {2U, 40U, 4000U}) {
-      SCOPED_TRACE(fmt::format("{} sets, {} ways, {} lines", sets, ways, lines));
-      SectoredCache cache(plain(sets, ways));
-      SlowLru slow(sets, static_cast<std::size_t>(ways));
-      const Philox random(17, lines);
-      for (int i = 0; i < 20000; ++i) {
-        const std::uint64_t bits = random.bits(draw++);
-        const std::uint64_t line = bits % lines;
-        const auto sectors = static_cast<SectorMask>((bits >> 40) % 15 + 1);
-        const unsigned kind = (bits >> 50) % 3;
-        const CacheOutcome got = kind == 0   ? cache.read(line, sectors)
-                                 : kind == 1 ? cache.write(line, sectors)
-                                             : cache.reduce(line, sectors);
-        const CacheOutcome want = slow.access(line, sectors, kind != 1, kind != 0);
-        ASSERT_EQ(got.missing, want.missing) << "access " << i;
-        ASSERT_EQ(got.written_back, want.written_back) << "access " << i;
-        if (want.written_back != 0) {
-          ASSERT_EQ(got.evicted_line, want.evicted_line) << "access " << i;
+      for (const int limits : {0, 1, 2, 3}) {
+        SCOPED_TRACE(fmt::format("{} sets, {} ways, {} lines, limits {}", sets, ways, lines, limits));
+        CacheGeometry geometry = plain(sets, ways);
+        geometry.dirty_bytes = limits % 2 == 1 ? geometry.capacity_bytes / 3 : 0;
+        geometry.kept_ways = limits / 2 == 1 ? (ways + 2) / 3 : 0;
+        SectoredCache cache(geometry);
+        SlowLru slow(geometry);
+        const Philox random(17, lines);
+        std::int64_t written_back = 0;
+        std::int64_t cleaned = 0;
+        for (int i = 0; i < (limits % 2 == 1 ? 2000 : 20000); ++i) {
+          const std::uint64_t bits = random.bits(draw++);
+          const std::uint64_t line = bits % lines;
+          const auto sectors = static_cast<SectorMask>((bits >> 40) % 15 + 1);
+          const unsigned kind = (bits >> 50) % 3;
+          const CacheOutcome got = kind == 0   ? cache.read(line, sectors)
+                                   : kind == 1 ? cache.write(line, sectors)
+                                               : cache.reduce(line, sectors);
+          const CacheOutcome want = slow.access(line, sectors, kind != 1, kind != 0);
+          ASSERT_EQ(got.missing, want.missing) << "access " << i;
+          ASSERT_EQ(got.written_back, want.written_back) << "access " << i;
+          ASSERT_EQ(got.cleaned, want.cleaned) << "access " << i;
+          if (want.written_back != 0) {
+            ASSERT_EQ(got.evicted_line, want.evicted_line) << "access " << i;
+          }
+          if (kind == 2 && (bits >> 60) % 2 == 0) {
+            cache.keep(line);
+            slow.keep(line);
+          }
+          written_back += std::popcount(got.written_back);
+          cleaned += std::popcount(got.cleaned);
+        }
+        if (lines == 4000 && sets * ways >= 8) {
+          EXPECT_EQ(cleaned > 0, limits % 2 == 1);
+          EXPECT_TRUE(written_back > 0 || limits % 2 == 1);
         }
       }
     }

@@ -20,7 +20,7 @@ TEST(SimDevice, EveryFileLoadsAndEveryValueHasASource) {
   int files = 0;
   for (const auto& entry : std::filesystem::directory_iterator(kDevices)) {
     const DeviceSpec device = read_device(entry.path());
-    EXPECT_EQ(device.sources.size(), 22U) << entry.path();
+    EXPECT_EQ(device.sources.size(), 24U) << entry.path();
     EXPECT_EQ(device_json(parse_device(device_json(device), "copy")), device_json(device));
     ++files;
   }
