@@ -144,6 +144,8 @@ Roofline read_roofline(const std::vector<RecordedRun>& runs, RooflineFlop flop) 
                               fmt::format("times must be of the device whose ceilings are there, {}",
                                           roofline.ceilings.device));
       }
+      roofline.recorded.insert(fmt::format("revision {}, {}", run.header.git_revision.substr(0, 7),
+                                           run.header.started_utc.substr(0, 10)));
       RooflinePoint point{
           label_of(row),
           row.schedule,

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -36,6 +37,7 @@ struct RooflinePoint {
 struct Roofline {
   DeviceCeilings ceilings;
   RooflineFlop flop = RooflineFlop::kUseful;
+  std::set<std::string> recorded;  ///< revision and date of the runs that the times are from
   std::vector<RooflinePoint> points;
 
   /// Highest FLOP/s that the measured ceilings allow at an intensity; empty when one was not measured.

@@ -93,7 +93,7 @@ FigureSeries stage_series(const Roofline& roofline, const Level& level, const st
 constexpr double kTagWidth = 0.9;
 constexpr double kTagHeight = 0.15;
 /// From a point to its tag.
-constexpr double kTagGap = 0.07;
+constexpr double kTagGap = 0.12;
 
 /// Places the tags of all points of a panel to the right of them, and above where another tag stands already:
 /// stages of different schedules lie close together.
@@ -145,7 +145,7 @@ FigurePanel panel_of(const Roofline& roofline, const Level& level, const std::st
   }
   if (!schedules.empty()) {
     auto series = stage_series(roofline, level, label, schedules.front(), true);
-    series.colour = 5;
+    series.colour = 7;
     panel.series.push_back(std::move(series));
   }
   place_tags(panel.series);
@@ -169,7 +169,8 @@ std::string number(std::optional<double> value) { return value ? fmt::format("{:
 
 Figure roofline_figure(const Roofline& roofline) {
   Figure figure;
-  figure.title = fmt::format("{}: every stage against the measured ceilings", roofline.ceilings.device);
+  figure.title = fmt::format("{}, {}: every stage against the measured ceilings", roofline.ceilings.device,
+                             fmt::join(roofline.recorded, "; "));
   figure.columns = static_cast<int>(kLevels.size());
   figure.panel_width = 760;
   figure.panel_height = 620;

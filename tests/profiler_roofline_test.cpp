@@ -56,6 +56,8 @@ void add_stage(RecordedRun& run, const std::string& schedule, const std::string&
 std::vector<RecordedRun> recorded() {
   RecordedRun run;
   run.header.device = "fake device";
+  run.header.git_revision = "0123456789abcdef";
+  run.header.started_utc = "2026-01-02T03:04:05Z";
   run.rows = {ceiling_row(ceiling::kHbmCopy, 100), ceiling_row(ceiling::kL2Read, 400),
               ceiling_row(ceiling::kBf16Matrix, 1000)};
   for (const char* schedule : {"token_centric", "staircase"}) {
@@ -101,6 +103,7 @@ TEST(Roofline, FigureHasAPanelPerLevelWithRoofAndLabelledPoints) {
   const Figure figure = roofline_figure(read_roofline(recorded(), RooflineFlop::kUseful));
   ASSERT_EQ(figure.panels.size(), 2U);
   EXPECT_EQ(figure.columns, 2);
+  EXPECT_NE(figure.title.find("revision 0123456, 2026-01-02"), std::string::npos) << figure.title;
   for (const FigurePanel& panel : figure.panels) {
     EXPECT_TRUE(panel.log_x && panel.log_y);
     ASSERT_EQ(panel.series.size(), 4U) << "a roof, two schedules, the stages they share";

@@ -1,0 +1,20 @@
+"""What counts as the same figure: `python -m unittest discover -s notebooks`."""
+import unittest
+
+from run_notebooks import same_figure
+
+FIGURE = '<path id="p3e99912ab0" d="M 1.25 2e-3 L 10 20"/><text>4 us</text>'
+
+
+class SameFigure(unittest.TestCase):
+    def test_last_digits_and_names_may_differ(self):
+        self.assertTrue(same_figure(FIGURE, FIGURE))
+        self.assertTrue(same_figure(FIGURE, FIGURE.replace("1.25", "1.250001").replace("p3e99912ab0", "p0123456789")))
+
+    def test_anything_else_may_not(self):
+        for old, new in (("1.25", "1.5"), ("L 10 20", ""), ("us", "ms"), ("4 us", "5 us"), ("L 10", "L -10")):
+            self.assertFalse(same_figure(FIGURE, FIGURE.replace(old, new)), new)
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# Runs the notebooks from top to bottom without a GPU, in an environment of their own (build/notebooks-venv, from
+# notebooks/requirements.txt), after the checks of their loader. What is committed, figures of the README included, must
+# be what the recorded rows give.
+# Usage: scripts/notebooks.sh [--update]
+# --update writes outputs and figures into notebooks/ and docs/ instead. MOESCOPE names a program that is built already.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/setup.sh
+setup_packages "notebooks" python3-venv
+setup_packages "figures" gnuplot-nox
+[ -n "${MOESCOPE:-}" ] || ./run.sh --version >/dev/null
+
+venv=build/notebooks-venv
+pins=notebooks/requirements.txt
+if ! cmp -s "$pins" "$venv/requirements.txt"; then
+  echo "moescope: installing the packages of $pins into $venv"
+  rm -rf "$venv"
+  python3 -m venv "$venv"
+  "$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$pins"
+  cp "$pins" "$venv/requirements.txt" # only now: an interrupted installation starts again
+fi
+"$venv/bin/python" -m unittest discover -s notebooks -p 'test_*.py' -q
+mkdir -p build/notebooks
+exec "$venv/bin/python" notebooks/run_notebooks.py "$@" build/notebooks
