@@ -85,8 +85,8 @@ class Parser {
       throw FileError(name_, "", "is not a JSON object");
     }
     require_known(file, "",
-                  {"name", "about", "systems", "presets", "workloads", "schedules", "metrics", "axes", "zip",
-                   "min_samples", "max_time_s"});
+                  {"name", "about", "systems", "presets", "workloads", "schedules", "metrics", "tuned_on",
+                   "axes", "zip", "min_samples", "max_time_s", "minutes"});
     Experiment experiment;
     experiment.name = name_of(file);
     experiment.about = text_of(file, "about");
@@ -95,11 +95,18 @@ class Parser {
       checked("schedules", schedule, [&] { parse_schedule(schedule); });
     }
     experiment.metrics = texts_of(file, "metrics");
+    experiment.tuned_on = text_of(file, "tuned_on");
+    if (file.contains("tuned_on")) {
+      checked("tuned_on", experiment.tuned_on, [&] { WorkloadSpec::parse(experiment.tuned_on); });
+    }
     read_sampling(file, experiment);
+    read_minutes(file, experiment);
     read_axes(file);
     make_points(group(file), experiment);
     // Sorted keys: the order in which a file says things does not matter, but for the axes' values.
-    experiment.canonical = nlohmann::json::parse(text).dump();
+    nlohmann::json canonical = nlohmann::json::parse(text);
+    canonical.erase("minutes");  // an estimate that got better makes no other experiment
+    experiment.canonical = canonical.dump();
     return experiment;
   }
 
@@ -194,6 +201,20 @@ class Parser {
         fail("max_time_s", value, "must be a number > 0");
       }
       experiment.max_time_s = value.get<double>();
+    }
+  }
+
+  void read_minutes(const Json& file, Experiment& experiment) const {
+    const Json minutes = file.value("minutes", Json::object());
+    if (!minutes.is_object()) {
+      fail("minutes", minutes, "must be an object of backends");
+    }
+    require_known(minutes, "minutes.", {"cpu", "cuda"});
+    for (const auto& [backend, value] : minutes.items()) {
+      if (!value.is_number() || !(value.get<double>() > 0) || !std::isfinite(value.get<double>())) {
+        fail("minutes." + backend, value, "must be a number > 0");
+      }
+      experiment.minutes[backend] = value.get<double>();
     }
   }
 
@@ -333,7 +354,7 @@ class Parser {
       }
       check_preset(point);
       point.label = words.empty() ? experiment.name : fmt::format("{}", fmt::join(words, ", "));
-      point.id = id_of(point, experiment.schedules);
+      point.id = id_of(point, experiment);
       if (!ids.insert(point.id).second) {
         throw FileError(name_, "axes", fmt::format("make the point \"{}\" twice", point.label));
       }
@@ -372,8 +393,11 @@ class Parser {
     });
   }
 
-  static std::string id_of(const ExperimentPoint& point, const std::vector<std::string>& schedules) {
-    nlohmann::json fields = {{"schedules", schedules}};
+  static std::string id_of(const ExperimentPoint& point, const Experiment& experiment) {
+    nlohmann::json fields = {{"schedules", experiment.schedules}};
+    if (!experiment.tuned_on.empty()) {
+      fields["tuned_on"] = experiment.tuned_on;
+    }
     for (const auto* list : {&kSystems, &kPresets, &kWorkloads}) {
       fields[std::string(list->name)] = point.*std::get<std::string ExperimentPoint::*>(list->member);
     }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -11,7 +12,7 @@ namespace moescope {
 
 /// What one point of an experiment asks for, in the words of the command line. What is not given stays empty.
 struct ExperimentPoint {
-  std::string id;     ///< hash of everything below and of the experiment's schedules
+  std::string id;     ///< hash of everything below and of the experiment's schedules and tuned_on
   std::string label;  ///< what tells it from the other points: "num_tokens 64, zipf:1"
   std::string system = "omnimoe";
   std::string preset;
@@ -37,8 +38,10 @@ struct Experiment {
   std::string about;
   std::vector<std::string> schedules;  ///< empty: all but auto
   std::vector<std::string> metrics;    ///< that are recorded; empty: all
+  std::string tuned_on;  ///< workload; what auto chooses there is measured on every point too. Empty: no
   std::optional<std::int64_t> min_samples;
   std::optional<double> max_time_s;
+  std::map<std::string, double> minutes;  ///< backend -> what the whole sweep is expected to take there
   std::vector<ExperimentPoint> points;
   std::string
       canonical;  ///< the experiment's JSON without insignificant differences; tells experiments apart

@@ -48,6 +48,9 @@ std::vector<StudyPoint> points_of(CommonOptions options) {
 ExitCode compare(const CommonOptions& options, const Invocation& invocation) {
   apply_threads(options);
   if (!options.systems.empty()) {
+    if (!options.tuned_on.empty()) {
+      throw InvalidArgument("tuned_on", options.tuned_on, "cannot be given beside --system");
+    }
     return compare_systems(options, invocation);
   }
   const StudyPlan plan = study_plan(options);
@@ -77,7 +80,8 @@ ExitCode compare(const CommonOptions& options, const Invocation& invocation) {
   for (const LayerStudy& study : studies) {
     for (const ScheduleStudy& point : study.schedules) {
       if (options.explain && !point.explanation.empty()) {
-        std::cout << fmt::format("\n{}: auto chose {}\n", study.workload, point.explanation);
+        std::cout << fmt::format("\n{}: auto chose {}\n",
+                                 point.tuned_on.empty() ? study.workload : point.tuned_on, point.explanation);
       }
     }
   }
@@ -105,6 +109,7 @@ Command add_compare(CLI::App& app, const Invocation& invocation) {
   add_system_options(*sub, *options);
   add_workload_options(*sub, *options);
   add_schedule_options(*sub, *options);
+  add_tuned_option(*sub, *options);
   add_machine_options(*sub, *options);
   add_sampling_options(*sub, *options);
   add_explain_option(*sub, *options);

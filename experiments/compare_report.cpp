@@ -48,11 +48,11 @@ std::string ratio_text(const std::optional<RatioSummary>& ratio) {
 }
 
 std::vector<std::string> schedule_cells(const LayerStudy& study, const ScheduleStudy& point) {
-  std::string name = to_string(point.options);
+  std::string name = point.name();
   if (!measured(point)) {
     return {name, std::string(to_string(point.status)), "-", "-", "-", "-", "-", "-", "-"};
   }
-  if (point.ran != point.options.kind) {
+  if (point.is_chosen()) {
     name += fmt::format(" -> {}", to_string(point.ran));
   }
   const StageSamples& layer = *point.times.find(Stage::kLayer);
@@ -102,12 +102,11 @@ std::string reasons_text(const std::vector<LayerStudy>& studies) {
     for (const ScheduleStudy& point : study.schedules) {
       std::string line;
       if (point.status == Status::kSkipped) {
-        line = fmt::format("{} skipped: {}\n", to_string(point.options), point.reason);
+        line = fmt::format("{} skipped: {}\n", point.name(), point.reason);
       } else if (point.status == Status::kFailed) {
-        line = fmt::format("{}: {} failed: {}\n", study.workload, to_string(point.options), point.reason);
+        line = fmt::format("{}: {} failed: {}\n", study.workload, point.name(), point.reason);
       } else if (!point.error) {
-        line = fmt::format("{}: {} has no error: {}\n", study.workload, to_string(point.options),
-                           point.error_reason);
+        line = fmt::format("{}: {} has no error: {}\n", study.workload, point.name(), point.error_reason);
       }
       if (!line.empty() && std::ranges::find(lines, line) == lines.end()) {
         lines.push_back(std::move(line));
@@ -137,7 +136,7 @@ FigureSeries sweep_series(const std::vector<LayerStudy>& studies, std::size_t sc
   }
   std::ranges::sort(points);
   FigureSeries series;
-  series.label = to_string(studies.front().schedules[schedule].options);
+  series.label = studies.front().schedules[schedule].name();
   for (const auto& [x, y] : points) {
     series.x.push_back(x);
     series.y.push_back(y);

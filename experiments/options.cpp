@@ -130,6 +130,13 @@ void add_schedule_options(CLI::App& app, CommonOptions& options) {
       ->type_name("B");
 }
 
+void add_tuned_option(CLI::App& app, CommonOptions& options) {
+  app.add_option("--tuned-on", options.tuned_on,
+                 "measure the schedule that auto chooses on this workload, too, kept as it is on all the "
+                 "others: what does it lose when the routing becomes another?")
+      ->type_name("SPEC");
+}
+
 void add_machine_options(CLI::App& app, CommonOptions& options) {
   app.add_option("--backend", options.backend, "cpu (default) or cuda")->type_name("NAME");
   app.add_option("--threads", options.threads, "CPU threads (default: all)")->type_name("N");

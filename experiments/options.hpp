@@ -41,6 +41,7 @@ struct CommonOptions {
   std::vector<std::string> workloads;
   std::uint64_t seed = 0;
   std::vector<std::string> schedules;
+  std::string tuned_on;
   std::int64_t group_size = ScheduleOptions{}.group_size;
   std::string backend = "cpu";
   std::string l2 = "cold";
@@ -57,6 +58,8 @@ void add_shape_options(CLI::App& app, CommonOptions& options);
 void add_system_options(CLI::App& app, CommonOptions& options);
 void add_workload_options(CLI::App& app, CommonOptions& options);
 void add_schedule_options(CLI::App& app, CommonOptions& options);
+/// --tuned-on: of `compare`, which has several workloads.
+void add_tuned_option(CLI::App& app, CommonOptions& options);
 /// --backend, --threads, --quiet.
 void add_machine_options(CLI::App& app, CommonOptions& options);
 /// --l2, --min-samples, --max-time.

@@ -1,6 +1,9 @@
 #include "experiments/study_point.hpp"
 
+#include <fmt/format.h>
+
 #include <new>
+#include <utility>
 
 #include "reference/layer_check.hpp"
 
@@ -19,7 +22,11 @@ bool synthetic(const WorkloadSpec& spec) {
 }  // namespace
 
 StudyPlan study_plan(const CommonOptions& options) {
-  return {chosen_schedules(options), sampling_options(options), parse_l2_state(options.l2)};
+  StudyPlan plan{chosen_schedules(options), sampling_options(options), parse_l2_state(options.l2)};
+  if (!options.tuned_on.empty()) {
+    plan.tuned_on = named_workload(options.tuned_on);
+  }
+  return plan;
 }
 
 LayerInputs PointStudy::make_inputs(const StudyPoint& point) {
@@ -36,11 +43,36 @@ LayerInputs PointStudy::make_inputs(const StudyPoint& point) {
   return inputs;
 }
 
+PointStudy::TunedSchedule PointStudy::tune(const NamedWorkload& workload, const StudyPoint& point,
+                                           const StudyPlan& plan) {
+  ScheduleOptions options{.kind = ScheduleKind::kAuto, .group_size = plan.schedules.front().group_size};
+  std::string wanted =
+      fmt::format("{} {} {} {} {} {} {}", workload.name, point.shape.label(), point.shape.grid_rows,
+                  point.shape.shared_size, to_string(point.shape.dtype), point.seed, options.group_size);
+  if (wanted != tuned_for_) {
+    const LayerInputs inputs = make_inputs({workload, point.shape, point.seed});
+    const auto execution = backend_.prepare(inputs, options);
+    options.kind = execution->schedule_kind();
+    tuned_ = {options, execution->explanation()};
+    tuned_for_ = std::move(wanted);
+  }
+  return tuned_;
+}
+
 LayerStudy PointStudy::study(const StudyPoint& point, const StudyPlan& plan, const StudyProgress& progress) {
   try {
+    std::vector<ScheduleOptions> schedules = plan.schedules;
+    if (plan.tuned_on) {
+      schedules.push_back(tune(*plan.tuned_on, point, plan).options);
+    }
     const LayerInputs inputs = make_inputs(point);
-    return study_layer(backend_, inputs, plan.schedules, plan.sampling, plan.l2,
-                       oracle_judge(inputs, kJudgedTokens), progress);
+    LayerStudy study = study_layer(backend_, inputs, schedules, plan.sampling, plan.l2,
+                                   oracle_judge(inputs, kJudgedTokens), progress);
+    if (plan.tuned_on) {
+      study.schedules.back().tuned_on = plan.tuned_on->name;
+      study.schedules.back().explanation = tuned_.explanation;
+    }
+    return study;
   } catch (const InternalError&) {
     throw;
   } catch (const Error& error) {

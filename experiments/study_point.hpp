@@ -1,6 +1,8 @@
 #pragma once
 
 #include <memory>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "experiments/options.hpp"
@@ -20,8 +22,11 @@ struct StudyPlan {
   std::vector<ScheduleOptions> schedules;
   SamplingOptions sampling;
   L2State l2 = L2State::kCold;
+  /// What auto chooses here is measured as well: a schedule that was tuned for another routing.
+  std::optional<NamedWorkload> tuned_on = std::nullopt;
 };
-/// What --schedule, --group-size, --min-samples, --max-time and --l2 ask for. Throws InvalidArgument.
+/// What --schedule, --tuned-on, --group-size, --min-samples, --max-time and --l2 ask for. Throws
+/// InvalidArgument.
 StudyPlan study_plan(const CommonOptions& options);
 
 /// Studies points one after another, against the oracle; synthetic ones of one shape and seed share their
@@ -37,12 +42,21 @@ class PointStudy {
   void release() { experts_.reset(); }
 
  private:
+  /// What auto chose on a workload, and why.
+  struct TunedSchedule {
+    ScheduleOptions options;
+    std::string explanation;
+  };
+
   LayerInputs make_inputs(const StudyPoint& point);
+  TunedSchedule tune(const NamedWorkload& workload, const StudyPoint& point, const StudyPlan& plan);
 
   MoeBackend& backend_;
   LayerShape shape_;
   std::uint64_t seed_ = 0;
   std::shared_ptr<const ExpertWeights> experts_;
+  std::string tuned_for_;  ///< layer and workload of tuned_
+  TunedSchedule tuned_;
 };
 
 /// The study of a point that failed as a whole.

@@ -130,7 +130,17 @@ std::vector<ResultRow> rows_of(PointResult& result, const PlannedPoint& planned,
   return rows;
 }
 
-void list_points(const std::vector<PlannedPoint>& planned, const std::filesystem::path& directory) {
+/// ", about 2 min with cpu for all of them" where the file says so; a shard takes its share.
+std::string expected_text(const Experiment& experiment, const SweepOptions& options) {
+  const auto minutes = experiment.minutes.find(options.machine.backend);
+  const auto shards = static_cast<double>(parse_shard(options.shard).count);
+  return minutes == experiment.minutes.end() ? ""
+                                             : fmt::format(", about {:.2g} min with {} for all of them",
+                                                           minutes->second / shards, minutes->first);
+}
+
+void list_points(const std::vector<PlannedPoint>& planned, const std::filesystem::path& directory,
+                 const std::string& expected) {
   std::set<std::string> done;
   if (std::ifstream stream(directory / "rows.jsonl", std::ios::binary); stream) {
     for (const RecordedRun& run : parse_rows(stream, (directory / "rows.jsonl").string()).runs) {
@@ -147,10 +157,10 @@ void list_points(const std::vector<PlannedPoint>& planned, const std::filesystem
   }
   std::cout << table.text()
             << fmt::format(
-                   "\n{} points, {} done in {}\n", planned.size(),
+                   "\n{} points, {} done in {}{}\n", planned.size(),
                    std::ranges::count_if(
                        planned, [&](const PlannedPoint& each) { return done.contains(each.point.id); }),
-                   directory.string());
+                   directory.string(), expected);
 }
 
 /// Runs what is left. Returns the code of the first failure if nothing came of any.
@@ -240,7 +250,7 @@ ExitCode sweep(const SweepOptions& options, const Invocation& invocation) {
   const auto planned = plan_points(experiment, options, runner);
   const std::filesystem::path directory = output_directory(experiment, options);
   if (options.dry_run) {
-    list_points(planned, directory);
+    list_points(planned, directory, expected_text(experiment, options));
     return ExitCode::kOk;
   }
   std::vector<RecordedRun> baseline;

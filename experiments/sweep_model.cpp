@@ -12,6 +12,8 @@
 namespace moescope {
 namespace {
 
+constexpr std::string_view kNoAuto = "the simulator runs schedules by name; auto chooses on a backend";
+
 /// Notes that `schedule` could not be simulated.
 void add_failure(PointResult& result, RowContext context, const ScheduleOptions& schedule, Status status,
                  ExitCode code, const std::string& reason) {
@@ -96,6 +98,10 @@ PointResult PlannedModel::simulate(const PlannedPoint& planned, const StudyProgr
   bool any = false;
   for (const ScheduleOptions& schedule : planned.plan.schedules) {
     progress(to_string(schedule));
+    if (schedule.kind == ScheduleKind::kAuto) {
+      add_failure(result, context, schedule, Status::kSkipped, ExitCode::kOk, std::string(kNoAuto));
+      continue;
+    }
     any = attempt(result, context, std::span(&schedule, 1),
                   [&] {
                     const ModelledSchedule modelled = study_.simulate(schedule, device);
@@ -103,6 +109,12 @@ PointResult PlannedModel::simulate(const PlannedPoint& planned, const StudyProgr
                                       std::back_inserter(result.rows));
                   }) ||
           any;
+  }
+  if (planned.plan.tuned_on) {
+    RowContext tuned = context;
+    tuned.schedule = "tuned";
+    result.rows.push_back(absent_row(tuned, Stage::kLayer, Source::kModelled, "time_s", "s", Status::kSkipped,
+                                     std::string(kNoAuto)));
   }
   if (any) {
     result.status = Status::kOk;

@@ -76,6 +76,7 @@ CommonOptions point_options(const Experiment& experiment, const ExperimentPoint&
   options.workloads = {point.workload.empty() ? std::string("gaussian:1") : point.workload};
   if (parse_system(point.system) == System::kOmniMoe) {
     options.schedules = experiment.schedules;  // a baseline has its own
+    options.tuned_on = experiment.tuned_on;
   }
   if (point.seed) {
     options.seed = static_cast<std::uint64_t>(*point.seed);
@@ -98,6 +99,7 @@ CommonOptions point_options(const Experiment& experiment, const ExperimentPoint&
 std::string repro_command(const CommonOptions& options) {
   CommandText command("moescope compare");
   command.add_layer(options);
+  command.add("--tuned-on", options.tuned_on);
   command.add("--backend", options.backend);
   command.add("--threads", options.threads > 0 ? fmt::format("{}", options.threads) : "");
   command.add("--l2", options.l2);

@@ -61,13 +61,12 @@ ResultRow clock_row(const RowContext& context, const ArmResult& times, std::stri
   return row;
 }
 
-void append_speed_up(std::vector<ResultRow>& rows, const RowContext& context, Stage stage,
-                     const std::optional<RatioSummary>& ratio) {
+void append_ratio(std::vector<ResultRow>& rows, const RowContext& context, Stage stage, const char* metric,
+                  const std::optional<RatioSummary>& ratio) {
   if (!ratio) {
     return;
   }
-  ResultRow row =
-      value_row(context, stage, Source::kMeasured, "speed_up_over_token_centric", ratio->median, "ratio");
+  ResultRow row = value_row(context, stage, Source::kMeasured, metric, ratio->median, "ratio");
   row.samples = ratio->samples;
   row.spread = (ratio->max - ratio->min) / ratio->median;
   rows.push_back(std::move(row));
@@ -79,7 +78,8 @@ bool has_groups(ScheduleKind kind) {
          kind == ScheduleKind::kAuto;
 }
 
-std::vector<ResultRow> schedule_rows(const RowContext& context, const ScheduleStudy& point) {
+std::vector<ResultRow> schedule_rows(const RowContext& context, const LayerStudy& study,
+                                     const ScheduleStudy& point) {
   std::vector<ResultRow> rows;
   if (point.status != Status::kOk) {
     rows.push_back(
@@ -87,12 +87,14 @@ std::vector<ResultRow> schedule_rows(const RowContext& context, const ScheduleSt
     return rows;
   }
   append(rows, time_rows(context, point.times));
-  if (point.ran != point.options.kind) {
+  if (point.is_chosen()) {
     const auto layer = std::ranges::find(rows, to_string(Stage::kLayer), &ResultRow::stage);
-    layer->reason = fmt::format("auto ran {}", to_string(point.ran));
+    layer->reason = fmt::format(
+        "auto {} {}", point.tuned_on.empty() ? "ran" : "on " + point.tuned_on + " ran", to_string(point.ran));
+    append_ratio(rows, context, Stage::kLayer, "time_over_fastest", time_over_fastest(study, point));
   }
-  append_speed_up(rows, context, Stage::kLayer, point.layer_speed_up);
-  append_speed_up(rows, context, Stage::kExperts, point.expert_speed_up);
+  append_ratio(rows, context, Stage::kLayer, "speed_up_over_token_centric", point.layer_speed_up);
+  append_ratio(rows, context, Stage::kExperts, "speed_up_over_token_centric", point.expert_speed_up);
   append(rows, cost_rows(context, point.cost));
   for (const StageMemory& memory : point.memory) {
     rows.push_back(value_row(context, memory.stage, Source::kMeasured, "workspace_bytes",
@@ -215,8 +217,8 @@ std::vector<ResultRow> error_rows(const RowContext& context, const ErrorReport& 
 }
 
 RowContext schedule_context(const LayerStudy& study, const ScheduleStudy& point) {
-  RowContext context{study.shape, to_string(point.options),        study.backend, study.workload,
-                     study.seed,  std::string(to_string(study.l2))};
+  RowContext context{study.shape,    point.name(), study.backend,
+                     study.workload, study.seed,   std::string(to_string(study.l2))};
   if (has_groups(point.options.kind)) {
     context.group_size = point.options.group_size;
   }
@@ -246,13 +248,13 @@ std::vector<ResultRow> study_rows(const LayerStudy& study) {
     add(Stage::kLayer, "key_size", study.baseline->key_size, "columns");
   }
   for (const ScheduleStudy& point : study.schedules) {
-    append(rows, schedule_rows(schedule_context(study, point), point));
+    append(rows, schedule_rows(schedule_context(study, point), study, point));
   }
   return rows;
 }
 
 std::span<const std::string_view> study_metrics() {
-  static constexpr std::array<std::string_view, 33> kMetrics = {"num_pairs",
+  static constexpr std::array<std::string_view, 34> kMetrics = {"num_pairs",
                                                                 "active_experts",
                                                                 "usage",
                                                                 "unevenness_nats",
@@ -270,6 +272,7 @@ std::span<const std::string_view> study_metrics() {
                                                                 "sm_clock_hz",
                                                                 "temperature_c",
                                                                 "speed_up_over_token_centric",
+                                                                "time_over_fastest",
                                                                 "hbm_read_bytes",
                                                                 "hbm_write_bytes",
                                                                 "l2_read_bytes",

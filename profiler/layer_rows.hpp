@@ -45,8 +45,8 @@ std::vector<ResultRow> error_rows(const RowContext& context, const ErrorReport& 
 
 /// Everything a study knows, as rows: skew and floor once, then per schedule time, cost, memory, error,
 /// speed-up. A schedule that was skipped or failed gives one time_s row with its reason. What auto resolved
-/// to stands as the reason of the layer's time_s. A baseline's own extents are rows too: expert_size, heads,
-/// key_size.
+/// to stands as the reason of the layer's time_s, and time_over_fastest says what its choice lost. A
+/// baseline's own extents are rows too: expert_size, heads, key_size.
 std::vector<ResultRow> study_rows(const LayerStudy& study);
 /// Names of the metrics that study_rows() gives.
 std::span<const std::string_view> study_metrics();

@@ -20,6 +20,18 @@ const ScheduleStudy* LayerStudy::find(ScheduleKind kind) const {
   return found == schedules.end() ? nullptr : &*found;
 }
 
+std::optional<RatioSummary> time_over_fastest(const LayerStudy& study, const ScheduleStudy& point) {
+  const StageSamples* fastest = nullptr;
+  for (const ScheduleStudy& each : study.schedules) {
+    const StageSamples* layer =
+        each.status != Status::kOk || each.is_chosen() ? nullptr : each.times.find(Stage::kLayer);
+    if (layer != nullptr && (fastest == nullptr || layer->median_s() < fastest->median_s())) {
+      fastest = layer;
+    }
+  }
+  return speed_up(point.times.find(Stage::kLayer), fastest);
+}
+
 Routing route(MoeBackend& backend, const LayerInputs& inputs) {
   if (!inputs.fixed_routing) {
     return backend.router_select(inputs.shape, backend.router_project(inputs));

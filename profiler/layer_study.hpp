@@ -26,6 +26,7 @@ struct ScheduleStudy {
   ExitCode code = ExitCode::kOk;           ///< of the error that failed it
   ScheduleKind ran = ScheduleKind::kAuto;  ///< options.kind, with auto resolved
   std::string explanation;                 ///< of auto's choice; empty for a schedule that was named
+  std::string tuned_on;                    ///< the workload that auto chose `options` on; empty for others
   bool deterministic = false;
   std::vector<StageMemory> memory;
   std::int64_t weight_bytes = 0;
@@ -37,6 +38,11 @@ struct ScheduleStudy {
   /// token_centric's time / this one's, when both were measured: of the layer and of the expert stage alone.
   std::optional<RatioSummary> layer_speed_up;
   std::optional<RatioSummary> expert_speed_up;
+
+  /// As rows and tables name it: "tuned" when it was tuned on another workload, else by its options.
+  std::string name() const { return tuned_on.empty() ? to_string(options) : "tuned"; }
+  /// Whether a choice of auto stands behind it, here or on another workload.
+  bool is_chosen() const { return options.kind == ScheduleKind::kAuto || !tuned_on.empty(); }
 };
 
 /// Every schedule side by side on one layer and one routing.
@@ -54,6 +60,10 @@ struct LayerStudy {
   /// Null when `kind` was not asked for.
   const ScheduleStudy* find(ScheduleKind kind) const;
 };
+
+/// Time of the layer under `point` over that of the fastest schedule of the study that was asked for by name,
+/// round by round: what a choice lost. Null when there is no such schedule, or no common round.
+std::optional<RatioSummary> time_over_fastest(const LayerStudy& study, const ScheduleStudy& point);
 
 /// Compares a layer's output with the truth; may throw Error, which is recorded as the reason for having no
 /// error.

@@ -74,6 +74,22 @@ TEST(Experiment, NamesPointsByWhatTheyAskFor) {
   EXPECT_NE(canonical(R"({"name": "x"})"), canonical(R"({"name": "x", "min_samples": 3})"));
 }
 
+TEST(Experiment, ATunedScheduleMakesOtherPointsAndMinutesDoNot) {
+  const auto parsed = [](const std::string& more) {
+    return parse_experiment(R"({"name": "x", "workloads": ["zipf:1"])" + more + "}", "file");
+  };
+  const Experiment plain = parsed("");
+  EXPECT_EQ(plain.tuned_on, "");
+  EXPECT_TRUE(plain.minutes.empty());
+  const Experiment tuned = parsed(R"(, "tuned_on": "zipf:0")");
+  EXPECT_EQ(tuned.tuned_on, "zipf:0");
+  EXPECT_NE(tuned.points[0].id, plain.points[0].id);
+  const Experiment timed = parsed(R"(, "minutes": {"cpu": 0.5, "cuda": 2})");
+  EXPECT_EQ(timed.minutes, (std::map<std::string, double>{{"cpu", 0.5}, {"cuda", 2}}));
+  EXPECT_EQ(timed.points[0].id, plain.points[0].id);
+  EXPECT_EQ(timed.canonical, plain.canonical) << "the same experiment goes on under a better estimate";
+}
+
 TEST(Experiment, NamesFieldAndValueOfWhatCannotWork) {
   const auto message = [](const std::string& text) {
     return error_text<FileError>([&] { parse_experiment(text, "f"); });
@@ -115,6 +131,11 @@ TEST(Experiment, NamesFieldAndValueOfWhatCannotWork) {
   has(R"("metrics": [1])", "f: metrics: 1: must be a string");
   has(R"("min_samples": 1)", "f: min_samples: 1: must be an integer >= 2");
   has(R"("max_time_s": 0)", "f: max_time_s: 0: must be a number > 0");
+  has(R"("tuned_on": "zipf:steep")", "f: tuned_on: \"zipf:steep\": workload = zipf:steep");
+  has(R"("tuned_on": 1)", "f: tuned_on: 1: must be a string");
+  has(R"("minutes": 3)", "f: minutes: 3: must be an object of backends");
+  has(R"("minutes": {"tpu": 3})", "f: minutes.tpu: is not one of cpu, cuda");
+  has(R"("minutes": {"cpu": 0})", "f: minutes.cpu: 0: must be a number > 0");
   has(R"("zip": [["seed"]])", "f: zip: [\"seed\"]: must be a list of two axes or more");
   has(R"("zip": [["seed", "top_k"]])", "f: zip: \"seed\": is not an axis of this experiment");
   has(R"("axes": {"seed": [1, 2], "top_k": 1}, "zip": [["seed", "top_k"]])",
@@ -150,7 +171,8 @@ TEST(ExperimentSchema, RefusesWhatTheParserRefuses) {
         R"({"name": "x", "axes": {"num_tokens": []}})", R"({"name": "x", "axes": {"num_tokens": "8"}})",
         R"({"name": "x", "axes": {"dtype": 16}})", R"({"name": "x", "workloads": "zipf:1"})",
         R"({"name": "x", "zip": [["seed"]]})", R"({"name": "x", "min_samples": 1})",
-        R"({"name": "x", "max_time_s": 0})"}) {
+        R"({"name": "x", "max_time_s": 0})", R"({"name": "x", "minutes": {"tpu": 1}})",
+        R"({"name": "x", "tuned_on": 1})"}) {
     EXPECT_NE(schema.violation(json::parse(text)), "") << text;
     EXPECT_THROW(parse_experiment(text, "f"), FileError) << text;
   }

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# usage: update_claims.sh [MOESCOPE]    writes what `moescope claims results/h100/*.jsonl --markdown` says into README.md
+set -euo pipefail
+cd "$(dirname "$0")/.."
+table=$("${1:-build/cpu/experiments/moescope}" claims results/h100/*.jsonl --markdown)
+TABLE=$table python3 - <<'EOF'
+import os, pathlib
+begin, end = "<!-- claims: begin -->\n", "<!-- claims: end -->"
+readme = pathlib.Path("README.md")
+text = readme.read_text()
+head, rest = text.split(begin, 1)
+readme.write_text(head + begin + os.environ["TABLE"] + "\n" + end + rest.split(end, 1)[1])
+EOF
