@@ -31,6 +31,7 @@ Command add_roofline(CLI::App& app, const Invocation& invocation);
 Command add_ceilings(CLI::App& app, const Invocation& invocation);
 Command add_simulate(CLI::App& app, const Invocation& invocation);
 Command add_validate(CLI::App& app, const Invocation& invocation);
+Command add_paper(CLI::App& app, const Invocation& invocation);
 Command add_report(CLI::App& app, const Invocation& invocation);
 Command add_claims(CLI::App& app, const Invocation& invocation);
 Command add_golden(CLI::App& app, const Invocation& invocation);

@@ -55,7 +55,8 @@ int run(int argc, char** argv) {
       add_check(app, invocation),    add_inspect(app, invocation),  add_profile(app, invocation),
       add_ceilings(app, invocation), add_roofline(app, invocation), add_report(app, invocation),
       add_claims(app, invocation),   add_golden(app, invocation),   add_counters(app, invocation),
-      add_doctor(app, invocation),   add_simulate(app, invocation), add_validate(app, invocation)};
+      add_doctor(app, invocation),   add_simulate(app, invocation), add_validate(app, invocation),
+      add_paper(app, invocation)};
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {

@@ -48,6 +48,7 @@ TEST(Cli, HelpTeachesEverySubcommandAndTheExitCodes) {
     EXPECT_NE(sub.out.find("Example"), std::string::npos) << command;
     EXPECT_NE(sub.out.find(std::string("moescope ") + command), std::string::npos) << command;
   }
+  EXPECT_NE(run_moescope({"paper", "--help"}, directory).out.find("a100-sxm-80gb"), std::string::npos);
   EXPECT_NE(run_moescope({"run", "--help"}, directory).out.find("zipf"), std::string::npos)
       << "workloads are explained";
 }
@@ -174,6 +175,8 @@ TEST(Cli, AnswersEveryBadCallWithOneLineAndItsCode) {
       {{}, ExitCode::kUsage, "a subcommand is required"},
       {{"fly"}, ExitCode::kUsage, "fly"},
       {{"run", "--no-such-option"}, ExitCode::kUsage, "--no-such-option"},
+      {{"paper", "--device", "h100-sxm,b200"}, ExitCode::kInvalidArgument, "device = 2 of them: must be one"},
+      {{"simulate", "--device", "h100-sxm@l2_bytes=7"}, ExitCode::kInvalidArgument, "values.l2_bytes: 7"},
       {{"run", "-L", "many"}, ExitCode::kUsage, "many"},
       {{"golden"}, ExitCode::kUsage, "files"},
       {{"run", "--preset", "huge"}, ExitCode::kInvalidArgument, "preset = huge"},
