@@ -5,6 +5,7 @@
 #include <iostream>
 #include <iterator>
 #include <memory>
+#include <utility>
 
 #include "experiments/command.hpp"
 #include "profiler/html_report.hpp"
@@ -47,10 +48,12 @@ class Scratch {
 std::vector<ReportFigure> draw_figures(const std::vector<RecordedRun>& runs) {
   const Scratch scratch;
   std::vector<ReportFigure> drawn;
-  for (const Figure& figure : report_figures(recorded_layers(runs), kMaxFigures)) {
+  for (Figure& figure : report_figures(recorded_layers(runs), kMaxFigures)) {
+    // The page has it as a caption, whole: in the figure a long one would be cut.
+    const std::string title = std::exchange(figure.title, "");
     const FigureResult result = draw_figure(figure, scratch.path(), fmt::format("figure{}", drawn.size()));
     ReportFigure& report = drawn.emplace_back();
-    report.title = figure.title;
+    report.title = title;
     report.reason = result.reason;
     if (result.status == Status::kOk) {
       std::ifstream stream(result.image, std::ios::binary);

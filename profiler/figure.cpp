@@ -6,6 +6,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cmath>
@@ -50,12 +51,35 @@ bool drawable(const FigurePanel& panel, const FigureSeries& series) {
   return false;
 }
 
+/// Lines that the axis' names, drawn at an angle, and the key, two columns at the least, take below a panel.
+int bottom_lines(const FigurePanel& panel) {
+  std::size_t longest = 0;
+  for (const std::string& name : panel.x_names) {
+    longest = std::max(longest, name.size());
+  }
+  const auto entries = std::ranges::count_if(panel.series, [](const auto& s) { return !s.label.empty(); });
+  return static_cast<int>(4 + (entries + 1) / 2 + static_cast<std::ptrdiff_t>(longest / 4));
+}
+
+void append_x_axis(std::string& out, const FigurePanel& panel) {
+  out += fmt::format("set bmargin {}\nset xtics autofreq norotate\nset autoscale x\n", bottom_lines(panel));
+  if (!panel.x_names.empty()) {
+    std::vector<std::string> ticks;
+    for (std::size_t i = 0; i < panel.x_names.size(); ++i) {
+      ticks.push_back(fmt::format("{} {}", quoted(panel.x_names[i]), i));
+    }
+    out += fmt::format("set xtics rotate by -25 ({})\nset xrange [-0.3:{}]\n", fmt::join(ticks, ", "),
+                       static_cast<double>(panel.x_names.size()) - 0.7);
+  }
+}
+
 void append_panel(std::string& out, const FigurePanel& panel, int panel_index) {
   out += fmt::format("set title {}\nset xlabel {}\nset ylabel {}\n", quoted(panel.title),
                      quoted(panel.x_label), quoted(panel.y_label));
   out += "unset logscale\n";
   out += panel.log_y ? "set autoscale y\nset logscale y\n" : "set yrange [0:*]\n";
   out += panel.log_x ? "set logscale x\n" : "";
+  append_x_axis(out, panel);
   std::string plots;
   for (std::size_t s = 0; s < panel.series.size(); ++s) {
     const FigureSeries& series = panel.series[s];
@@ -146,7 +170,7 @@ std::string figure_script(const Figure& figure, const std::string& name) {
   const int rows = (panels + columns - 1) / columns;
   std::string out = fmt::format(
       "set terminal {} size {},{} noenhanced font \"sans,12\" background \"white\"\nset output {}\n"
-      "set encoding utf8\nset grid xtics ytics mytics\nset bmargin 7\nset key outside bottom center "
+      "set encoding utf8\nset grid xtics ytics mytics\nset format \"%g\"\nset key outside bottom center "
       "horizontal\nset pointsize 0.7\n",
       figure.png ? "pngcairo" : "svg", figure.panel_width * columns, figure.panel_height * rows,
       quoted(name + extension(figure)));

@@ -30,6 +30,8 @@ struct FigurePanel {
   bool log_y = false;  ///< points that are not > 0 are left out then
   std::vector<FigureSeries> series;
   bool log_x = false;  ///< likewise
+  /// Empty, or what stands below x = 0, 1, ... instead of numbers.
+  std::vector<std::string> x_names = {};
 };
 
 /// Panels under one title, row by row.

@@ -17,7 +17,8 @@ constexpr std::string_view kStyle =
     "table{border-collapse:collapse;margin:.6rem 0;font-variant-numeric:tabular-nums}"
     "th,td{padding:.15rem .6rem;text-align:right;border-bottom:1px solid #ddd}"
     "th{background:#f4f4f4}td.t,th.t{text-align:left}tr.layer td{background:#eef3fa;text-align:left}"
-    "code{font-size:.85em;word-break:break-all}figure{margin:1rem 0}figcaption{color:#444}"
+    "code{font-size:.85em;overflow-wrap:anywhere}summary{cursor:pointer}figure{margin:1rem "
+    "0}figcaption{color:#444}"
     "img{max-width:100%;height:auto}.note{color:#555}";
 
 std::string escaped(std::string_view text) {
@@ -43,8 +44,22 @@ std::string escaped(std::string_view text) {
   return out;
 }
 
+/// One line of what the runs are, the table folded below it: a report of many runs begins with what they
+/// found.
 std::string runs_table(std::span<const RecordedRun> runs) {
-  std::string html =
+  std::set<std::string> devices;
+  std::set<std::string> revisions;
+  std::set<std::string> days;
+  for (const RecordedRun& run : runs) {
+    devices.insert(escaped(run.header.device));
+    revisions.insert(escaped(run.header.git_revision.substr(0, 7)));
+    days.insert(escaped(run.header.started_utc.substr(0, 10)));
+  }
+  std::string html = fmt::format("<details{}><summary>{} on {}, built from {}, {}</summary>\n",
+                                 runs.size() <= 4 ? " open" : "",
+                                 runs.size() == 1 ? "1 run" : fmt::format("{} runs", runs.size()),
+                                 fmt::join(devices, "; "), fmt::join(revisions, ", "), fmt::join(days, ", "));
+  html +=
       "<table><tr><th class=t>run</th><th class=t>device</th><th class=t>driver</th><th class=t>built "
       "from</th><th>rows</th><th class=t>command</th></tr>\n";
   for (const RecordedRun& run : runs) {
@@ -56,7 +71,7 @@ std::string runs_table(std::span<const RecordedRun> runs) {
         escaped(header.git_revision.substr(0, 12)), header.git_dirty ? ", with changes" : "",
         escaped(header.build), run.rows.size(), escaped(header.command_line));
   }
-  return html + "</table>\n";
+  return html + "</table></details>\n";
 }
 
 std::string text_or_dash(const std::optional<double>& value, std::string (*format)(double)) {
@@ -112,17 +127,36 @@ std::string layer_row(const RecordedLayer& layer) {
   return fmt::format("<tr class=layer><td colspan=9>{}</td></tr>\n", text);
 }
 
+/// Whether a time of the layer or of its expert stage was tried, so that it belongs in the table.
+bool has_time(const RecordedSchedule& schedule) {
+  return schedule.find(Stage::kLayer, "time_s") != nullptr || schedule.experts_time_s();
+}
+
 std::string layers_table(const std::vector<RecordedLayer>& layers) {
   std::string html =
       "<table><tr><th class=t>schedule</th><th>layer</th><th>spread</th><th>speed-up</th><th>experts</th>"
       "<th>speed-up</th><th>requested bytes</th><th>over floor</th><th>error</th></tr>\n";
+  std::size_t untimed = 0;
+  double worst = 0;
   for (const RecordedLayer& layer : layers) {
+    if (std::ranges::none_of(layer.schedules, has_time)) {
+      ++untimed;
+      for (const RecordedSchedule& schedule : layer.schedules) {
+        worst = std::max(worst, schedule.value(Stage::kLayer, "relative_error").value_or(0));
+      }
+      continue;
+    }
     html += layer_row(layer);
     for (const RecordedSchedule& schedule : layer.schedules) {
       html += schedule_row(layer, schedule);
     }
   }
-  return html + "</table>\n";
+  html += "</table>\n";
+  return untimed == 0 ? html
+                      : html + fmt::format(
+                                   "<p class=note>Layers that were run but not timed: {}; "
+                                   "their largest error: {}.</p>\n",
+                                   untimed, error_text(worst));
 }
 
 std::string missing_list(std::span<const RecordedRun> runs) {

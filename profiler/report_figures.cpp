@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <array>
+#include <filesystem>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <set>
@@ -39,6 +41,20 @@ constexpr std::array kQuantities = {
              false},
 };
 
+/// Colours of schedules in every figure; see figure.cpp.
+int colour_of(std::string_view schedule) {
+  constexpr std::array<std::string_view, 6> kOrder = {
+      "token_centric", "expert_centric", "staircase", "staircase:atomics", "dense_masked", "sparse_library"};
+  const auto place = std::ranges::find(kOrder, schedule);
+  return place != kOrder.end() ? static_cast<int>(place - kOrder.begin()) : schedule == "auto" ? 7 : -1;
+}
+
+/// "tablea_layer2" of snapshot:some/where/tablea_layer2.safetensors; other workloads as they are.
+std::string short_name(const std::string& workload) {
+  const bool is_file = workload.starts_with("snapshot:") || workload.starts_with("trace:");
+  return is_file ? std::filesystem::path(workload.substr(workload.find(':') + 1)).stem().string() : workload;
+}
+
 /// Everything that is held fixed while `varied` changes; a line of text for titles. Two quantities that were
 /// swept in step tell layers apart by themselves, so a figure has only what truly varies alone.
 std::string fixed_text(const RecordedLayer& layer, std::string_view varied) {
@@ -56,8 +72,11 @@ std::string fixed_text(const RecordedLayer& layer, std::string_view varied) {
   words.push_back(what.dtype);
   words.push_back(
       fmt::format("{} on {}, L2 {}, seed {}", what.backend, layer.header->device, what.l2_state, what.seed));
-  if (what.activation != "silu" || what.gates != "softmax") {
-    words.push_back(fmt::format("{}, {}", what.activation, what.gates));
+  words.push_back(fmt::format("revision {}", layer.header->git_revision.substr(0, 7)));
+  for (const auto& [value, usual] : {std::pair(what.activation, "silu"), std::pair(what.gates, "softmax")}) {
+    if (value != usual && value != "none") {
+      words.push_back(value);
+    }
   }
   return fmt::format("{}", fmt::join(words, ", "));
 }
@@ -77,8 +96,29 @@ Source time_source(const RecordedLayer& layer) {
   return Source::kMeasured;
 }
 
-/// Points of one line by x; of several at one x the last was recorded last.
-using Lines = std::map<std::string, std::map<double, std::pair<double, std::string>>>;
+/// Milliseconds of one line by x; of several at one x the last was recorded last.
+struct Line {
+  std::map<double, double> points;
+  int colour = -1;
+};
+
+/// Workloads of `layers` by their skew, named below the axis: several lie close together on a scale of
+/// numbers.
+std::map<double, std::string> workload_names(const std::vector<const RecordedLayer*>& layers,
+                                             const Quantity& quantity) {
+  std::map<double, std::string> names;
+  for (const RecordedLayer* layer : layers) {
+    if (const auto x = quantity.of(*layer)) {
+      std::string& name = names[*x];
+      const std::string more = short_name(layer->what.workload);
+      name = name.empty() || name == more ? more : fmt::format("{}, {}", name, more);
+    }
+  }
+  for (auto& [x, name] : names) {
+    name += fmt::format(" ({:.2f})", x);
+  }
+  return names;
+}
 
 FigurePanel panel(const std::vector<const RecordedLayer*>& layers, const Quantity& quantity,
                   std::string title, std::optional<double> (*time_of)(const RecordedSchedule&)) {
@@ -86,40 +126,48 @@ FigurePanel panel(const std::vector<const RecordedLayer*>& layers, const Quantit
   for (const RecordedLayer* layer : layers) {
     systems.insert(layer->what.system);
   }
-  const bool by_workload = quantity.name == "workload";
-  Lines lines;
-  std::map<double, double> highest;
+  const bool several = systems.size() > 1;
+  const auto names =
+      quantity.name == "workload" ? workload_names(layers, quantity) : std::map<double, std::string>();
+  std::map<std::string, Line> lines;
   for (const RecordedLayer* layer : layers) {
     for (const RecordedSchedule& schedule : layer->schedules) {
       const auto x = quantity.of(*layer);
       const auto y = time_of(schedule);
       if (x && y) {
-        lines[line_name(*layer, schedule, systems.size() > 1)][*x] = {*y, layer->what.workload};
-        highest[*x] = std::max(highest[*x], *y);
+        Line& line = lines[line_name(*layer, schedule, several)];
+        const double place =
+            names.empty() ? *x : static_cast<double>(std::distance(names.begin(), names.find(*x)));
+        line.points[place] = *y * 1e3;
+        line.colour = several ? -1 : colour_of(schedule.name);
       }
     }
   }
   FigurePanel result;
   result.title = std::move(title);
   result.x_label = quantity.label;
-  result.y_label = "seconds (median)";
+  result.y_label = "milliseconds (median)";
   result.log_x = quantity.log;
   result.log_y = true;
-  for (const auto& [name, points] : lines) {
+  for (const auto& [x, name] : names) {
+    result.x_names.push_back(name);
+  }
+  for (const auto& [name, line] : lines) {
     FigureSeries series;
     series.label = name;
-    series.line = !by_workload;
-    for (const auto& [x, point] : points) {
+    series.colour = line.colour;
+    for (const auto& [x, y] : line.points) {
       series.x.push_back(x);
-      series.y.push_back(point.first);
-      if (by_workload) {
-        // A workload's name stands once, at its highest point.
-        series.tags.push_back(point.first == highest[x] ? point.second : "");
-      }
+      series.y.push_back(y);
     }
     result.series.push_back(std::move(series));
   }
   return result;
+}
+
+/// Whether anything changes along the panel's axis.
+bool worth_drawing(const FigurePanel& panel) {
+  return std::ranges::any_of(panel.series, [](const FigureSeries& series) { return series.x.size() > 1; });
 }
 
 }  // namespace
@@ -153,7 +201,10 @@ std::vector<Figure> report_figures(const std::vector<RecordedLayer>& layers, std
                 [](const RecordedSchedule& s) { return s.value(Stage::kLayer, "time_s"); }));
       figure.panels.push_back(panel(members, quantity, kind + " time of the expert stage",
                                     [](const RecordedSchedule& s) { return s.experts_time_s(); }));
-      candidates.push_back({values.size(), std::move(figure)});
+      std::erase_if(figure.panels, [](const FigurePanel& one) { return !worth_drawing(one); });
+      if (!figure.panels.empty()) {
+        candidates.push_back({values.size(), std::move(figure)});
+      }
     }
   }
   std::ranges::stable_sort(candidates, std::ranges::greater(), &Candidate::points);

@@ -72,6 +72,19 @@ TEST(Figure, LaysPanelsOutInRowsOnLogarithmicAxesAsPng) {
   EXPECT_NE(script.find("$panel2_series0 using 1:2 with lines "), std::string::npos);
 }
 
+TEST(Figure, NamesPlacesOnTheAxisAndMakesRoomForThem) {
+  Figure figure = make_figure();
+  figure.panels[0].x_names = {"uniform", "hot \"1\""};
+  const std::string script = figure_script(figure, "skew");
+  EXPECT_NE(
+      script.find("set xtics rotate by -25 (\"uniform\" 0, \"hot \\\"1\\\"\" 1)\nset xrange [-0.3:1.3]\n"),
+      std::string::npos)
+      << script;
+  EXPECT_LT(script.find("set xrange [-0.3:1.3]"),
+            script.find("set xtics autofreq norotate\nset autoscale x", script.find("$panel0_series0")))
+      << "the next panel has numbers again";
+}
+
 TEST(Figure, KeepsALabelFromBecomingACommand) {
   Figure figure = make_figure();
   figure.title = "a\"\n!touch owned\n";

@@ -90,7 +90,8 @@ TEST(ReportFigures, DrawsWhatWasSweptAndNothingElse) {
   ASSERT_EQ(layer.series.size(), 2U);
   EXPECT_EQ(layer.series[0].label, "staircase");
   EXPECT_EQ(layer.series[0].x, (std::vector<double>{16, 32, 64}));
-  EXPECT_EQ(layer.series[0].y, (std::vector<double>{0.032, 0.064, 0.128}));
+  EXPECT_EQ(layer.series[0].y, (std::vector<double>{32, 64, 128})) << layer.y_label;
+  EXPECT_EQ(layer.series[0].colour, 2) << "a schedule has one colour in all figures";
   EXPECT_EQ(figures[0].title.find("L 16"), std::string::npos) << figures[0].title;
   EXPECT_NE(figures[0].title.find("N 16, K 2"), std::string::npos) << figures[0].title;
   EXPECT_TRUE(report_figures(recorded_layers(runs), 0).empty());
@@ -98,7 +99,8 @@ TEST(ReportFigures, DrawsWhatWasSweptAndNothingElse) {
 
 TEST(ReportFigures, PutsWorkloadsOverTheirSkew) {
   RecordedRun run;
-  for (const auto& [workload, unevenness] : {std::pair("uniform", 0.1), std::pair("zipf:2", 3.0)}) {
+  for (const auto& [workload, unevenness] :
+       {std::pair("snapshot:some/where/layer_2.safetensors", 3.0), std::pair("uniform", 0.1)}) {
     run.rows.push_back(make_row("none", Stage::kRouterSelect, "unevenness_nats", unevenness, 16, workload));
     run.rows.push_back(make_row("staircase", Stage::kLayer, "time_s", unevenness, 16, workload));
   }
@@ -106,8 +108,32 @@ TEST(ReportFigures, PutsWorkloadsOverTheirSkew) {
   const auto figures = report_figures(recorded_layers(runs), 10);
   ASSERT_EQ(figures.size(), 1U);
   const FigureSeries& series = figures[0].panels[0].series.at(0);
-  EXPECT_EQ(series.x, (std::vector<double>{0.1, 3.0}));
-  EXPECT_EQ(series.tags, (std::vector<std::string>{"uniform", "zipf:2"}));
+  EXPECT_EQ(series.x, (std::vector<double>{0, 1}));
+  EXPECT_EQ(series.y, (std::vector<double>{100, 3000}));
+  EXPECT_EQ(figures[0].panels[0].x_names, (std::vector<std::string>{"uniform (0.10)", "layer_2 (3.00)"}));
+  EXPECT_EQ(figures[0].panels.size(), 1U) << "no time of the expert stage: no panel of it";
+}
+
+TEST(ReportFigures, KeepsRevisionsApart) {
+  std::vector<RecordedRun> runs;
+  for (const std::int64_t tokens : {16, 32}) {
+    RecordedRun& run = runs.emplace_back();
+    run.header.git_revision = tokens == 16 ? "0123456789" : "abcdef0123";
+    run.rows.push_back(make_row("staircase", Stage::kLayer, "time_s", 1, tokens));
+  }
+  EXPECT_TRUE(report_figures(recorded_layers(runs), 10).empty());
+  runs[1].header.git_revision = runs[0].header.git_revision;
+  ASSERT_EQ(report_figures(recorded_layers(runs), 10).size(), 1U);
+  EXPECT_NE(report_figures(recorded_layers(runs), 10)[0].title.find("revision 0123456"), std::string::npos);
+}
+
+TEST(HtmlReport, SaysOfLayersWithoutTimesOnlyHowFarOffTheyWere) {
+  RecordedRun run;
+  run.rows.push_back(make_row("staircase", Stage::kLayer, "relative_error", 2.5e-3, 16));
+  const std::vector<RecordedRun> runs = {run};
+  const std::string html = html_report("checks", runs, {});
+  EXPECT_NE(html.find("not timed: 1; their largest error: 2.5e-03"), std::string::npos);
+  EXPECT_EQ(html.find("<td class=t>staircase"), std::string::npos);
 }
 
 TEST(HtmlReport, HasEverythingInsideAndNothingFromElsewhere) {
