@@ -118,6 +118,21 @@ TEST(Sweep, MeasuresEveryPointOnceAndSaysHowToDoItAgain) {
   EXPECT_EQ(std::ranges::count(again, fingerprint(row)), 1) << fingerprint(row);
 }
 
+std::uintmax_t size_or_none(const fs::path& file) {
+  std::error_code error;
+  const auto size = fs::file_size(file, error);
+  return error ? 0 : size;
+}
+
+/// Returns once `file` has that many bytes, or the process has ended.
+void wait_for_bytes(const fs::path& file, std::uintmax_t bytes, const RunningMoescope& process) {
+  while (size_or_none(file) < bytes && !process.ended()) {
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+}
+
+/// Every other kill comes after a random time; the rest after a random number of further bytes, so that on a
+/// machine that has become slower since the clock was taken, too, some come between points and inside lines.
 TEST(Sweep, EndsWithTheRowsOfAnUninterruptedOneHoweverOftenItIsKilled) {
   const TemporaryDirectory directory;
   write_text(directory.path() / "experiment.json", kExperiment);
@@ -125,18 +140,25 @@ TEST(Sweep, EndsWithTheRowsOfAnUninterruptedOneHoweverOftenItIsKilled) {
   ASSERT_EQ(run_moescope(sweep_into("whole"), directory).code, 0);
   const std::chrono::duration<double> whole_s = std::chrono::steady_clock::now() - start;
   const Contents expected = contents(directory.path() / "whole");
+  const auto whole_bytes = size_or_none(directory.path() / "whole" / "rows.jsonl");
   ASSERT_EQ(expected.points.size(), 12U);
 
   std::mt19937 random(20261122);
   std::uniform_real_distribution<double> delay_s(0, whole_s.count());
+  std::uniform_int_distribution<std::uintmax_t> further_bytes(1, whole_bytes / 2);
   int kills = 0;
   int resumed = 0;
   for (int sweeps = 0; kills < 20; ++sweeps) {
     const std::string output = "killed" + std::to_string(sweeps);
+    const fs::path rows = directory.path() / output / "rows.jsonl";
     for (bool done = false; !done;) {
       const RunningMoescope process(sweep_into(output), directory);
       if (kills < 20) {
-        std::this_thread::sleep_for(std::chrono::duration<double>(delay_s(random)));
+        if (kills % 2 == 0) {
+          std::this_thread::sleep_for(std::chrono::duration<double>(delay_s(random)));
+        } else {
+          wait_for_bytes(rows, size_or_none(rows) + further_bytes(random), process);
+        }
         process.kill();
       }
       const Outcome outcome = process.wait();
@@ -147,7 +169,7 @@ TEST(Sweep, EndsWithTheRowsOfAnUninterruptedOneHoweverOftenItIsKilled) {
     const Contents actual = contents(directory.path() / output);
     EXPECT_EQ(actual.points, expected.points) << "each point once";
     EXPECT_EQ(actual.rows, expected.rows);
-    resumed += read_rows(directory.path() / output / "rows.jsonl").size() > 1 ? 1 : 0;
+    resumed += read_rows(rows).size() > 1 ? 1 : 0;
     ASSERT_LT(sweeps, 100) << "kills come too late to interrupt anything";
   }
   EXPECT_GT(resumed, 0) << "some kill came between points";

@@ -46,6 +46,12 @@ class RunningMoescope {
     posix_spawn_file_actions_destroy(&actions);
   }
 
+  bool ended() const {
+    siginfo_t info{};
+    return child_ <= 0 ||
+           (waitid(P_PID, static_cast<id_t>(child_), &info, WEXITED | WNOHANG | WNOWAIT) == 0 &&
+            info.si_pid == child_);
+  }
   void kill() const {
     if (child_ > 0) {
       ::kill(child_, SIGKILL);
