@@ -209,7 +209,7 @@ class Parser {
     if (!minutes.is_object()) {
       fail("minutes", minutes, "must be an object of backends");
     }
-    require_known(minutes, "minutes.", {"cpu", "cuda"});
+    require_known(minutes, "minutes.", {"cpu", "cuda", "model"});
     for (const auto& [backend, value] : minutes.items()) {
       if (!value.is_number() || !(value.get<double>() > 0) || !std::isfinite(value.get<double>())) {
         fail("minutes." + backend, value, "must be a number > 0");

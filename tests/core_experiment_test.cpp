@@ -134,7 +134,7 @@ TEST(Experiment, NamesFieldAndValueOfWhatCannotWork) {
   has(R"("tuned_on": "zipf:steep")", "f: tuned_on: \"zipf:steep\": workload = zipf:steep");
   has(R"("tuned_on": 1)", "f: tuned_on: 1: must be a string");
   has(R"("minutes": 3)", "f: minutes: 3: must be an object of backends");
-  has(R"("minutes": {"tpu": 3})", "f: minutes.tpu: is not one of cpu, cuda");
+  has(R"("minutes": {"tpu": 3})", "f: minutes.tpu: is not one of cpu, cuda, model");
   has(R"("minutes": {"cpu": 0})", "f: minutes.cpu: 0: must be a number > 0");
   has(R"("zip": [["seed"]])", "f: zip: [\"seed\"]: must be a list of two axes or more");
   has(R"("zip": [["seed", "top_k"]])", "f: zip: \"seed\": is not an axis of this experiment");

@@ -124,6 +124,15 @@ TEST(SweepOfSystems, RecordsWhatABaselineCannotBeWithTheReason) {
   }
 }
 
+TEST(ExperimentFiles, SayHowLongTheyTake) {
+  for (const auto& entry :
+       fs::directory_iterator(fs::path(MOESCOPE_SOURCE_DIR) / "experiments" / "configs")) {
+    const Experiment experiment = read_experiment(entry.path());
+    EXPECT_FALSE(experiment.minutes.empty()) << entry.path();
+    EXPECT_TRUE(!experiment.name.ends_with("-small") || experiment.minutes.contains("cpu")) << entry.path();
+  }
+}
+
 TEST(ExperimentFiles, TableASmallHasEverySystemAndRunsOnACpu) {
   const auto file = fs::path(MOESCOPE_SOURCE_DIR) / "experiments" / "configs" / "table-a-small.json";
   std::set<std::string> found;
