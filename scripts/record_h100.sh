@@ -9,9 +9,11 @@
 #   verify    check --full, every gpu test, compute-sanitizer's four tools                            about 7 minutes
 #   points    compare: every schedule at the points of README's tables, under skew and trained routing about 6 minutes
 #   peers     the PyTorch peers on the same shapes                                                    about 1 minute
+#   sweeps    every experiment file in experiments/configs that is for a GPU; SWEEPS (environment) names some of them. The
+#             same command goes on after an interruption                                  minutes: sweep FILE --dry-run
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
-[ $# -ge 3 ] || { sed -n '2,13s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 3 ] || { sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 mkdir -p "$2"
 bundle=$(realpath "$1") out=$(realpath "$2")
 shift 2
@@ -63,9 +65,18 @@ peers() {
     4096,512 16384,512
 }
 
+sweeps() {
+  local name
+  cd "$here"  # files name data/ of the repository
+  for name in ${SWEEPS:-ablations skew-trained skew shift small-batches scaling-tokens table-a drift groups scaling-experts}; do
+    step "sweep $name"
+    moescope sweep "experiments/configs/$name.json" --backend cuda --quiet --output "$out/$name"
+  done
+}
+
 for part in "$@"; do
   case $part in
-    verify | points | peers) "$part" ;;
+    verify | points | peers | sweeps) "$part" ;;
     *) echo "record_h100.sh: no part '$part'" >&2; exit 2 ;;
   esac
 done
