@@ -166,7 +166,11 @@ ClaimResult absolute_latency(const std::vector<RecordedLayer>& layers) {
     const RecordedSchedule* named = find_schedule(layer, "expert_centric");
     result.ours = layer_time_s(best);
     result.rows = revision(*layer);
-    result.verdict = *result.ours <= *result.paper ? ClaimVerdict::kHolds : ClaimVerdict::kDoesNotHold;
+    // Another device being faster says little of the claim.
+    const bool same_device = layer->header->device.find("A100") != std::string::npos;
+    result.verdict = *result.ours > *result.paper ? ClaimVerdict::kDoesNotHold
+                     : same_device                ? ClaimVerdict::kHolds
+                                                  : ClaimVerdict::kHoldsWithConditions;
     result.why = fmt::format("{}{}, {}; the paper's is of an A100", best.name,
                              named == nullptr
                                  ? std::string()
@@ -407,15 +411,17 @@ std::vector<ClaimResult> judge_claims(const std::vector<RecordedLayer>& layers) 
 }
 
 std::string_view claim_rules() {
-  return "Rules. A ratio of cost: holds when ours is at least 0.9 of the paper's; with conditions when it is "
-         "smaller "
-         "but above\n1.1; else it does not hold here. A ratio about 1: holds within 10 %; with conditions on "
-         "the same "
-         "side of 1. A share\n(the paper names none for selection: 5 % as for scheduling): holds when every "
-         "recorded "
-         "layer keeps it; with conditions\nwhen some do. A time: holds when ours is no longer. The paper "
-         "measured on "
-         "an A100. Ours of a share\nis that at L 4096 K 512 gaussian:1. Rows: revisions of moescope.\n";
+  return "Rules. A ratio of cost: holds when ours is at least 0.9 of the paper's; with conditions when it "
+         "is\n"
+         "smaller but above 1.1; else it does not hold here. A ratio about 1: holds within 10 %; with "
+         "conditions\n"
+         "on the same side of 1. A share (the paper names none for selection: 5 % as for scheduling): holds "
+         "when\n"
+         "every recorded layer keeps it; with conditions when some do; ours is that at L 4096 K 512 "
+         "gaussian:1.\n"
+         "A time: holds when ours is no longer; with conditions on another device than the paper's A100. "
+         "Rows:\n"
+         "revisions of moescope.\n";
 }
 
 Table claims_table(const std::vector<ClaimResult>& claims) {
