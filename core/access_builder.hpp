@@ -102,7 +102,7 @@ struct StreamContext {
 Burst burst(std::uint64_t address, std::int64_t bytes, AccessKind kind, std::int64_t rows = 1,
             std::int64_t pitch_bytes = 0);
 
-/// access_matmul.cpp: one product as cuBLASLt would take it, with a reduction kernel when k is split.
+/// access_matmul.cpp: one product as cuBLASLt would take it.
 void add_product(std::vector<KernelLaunch>& launches, Stage stage, std::string name, const Product& product,
                  const StreamContext& context);
 /// access_matmul.cpp: one elementwise kernel over arrays of any length, each part in equal steps.

@@ -58,8 +58,7 @@ constexpr std::int64_t kSlab = 512;
 /// Waits per slab: 8 steps of 64 behind a pipeline of 4 stages (estimate).
 constexpr double kStepsPerSlab = 2;
 
-void fill_product(const Product& p, const ProductPlan& plan, std::uint64_t partial, std::int64_t index,
-                  WorkUnit& unit) {
+void fill_product(const Product& p, const ProductPlan& plan, std::int64_t index, WorkUnit& unit) {
   unit.clear();
   unit.dependent_steps = 2;  // first load, last store
   // Tiles run down m first: those at work together share columns of B.
@@ -94,13 +93,10 @@ void fill_product(const Product& p, const ProductPlan& plan, std::uint64_t parti
   }
   const std::int64_t depth = std::max<std::int64_t>(k_end - split * part, 0);
   unit.tensor_flop = 2.0 * static_cast<double>(plan.tile_m * plan.tile_n) * static_cast<double>(depth);
-  if (plan.splits > 1) {
-    const auto offset = static_cast<std::uint64_t>((split * p.m + m) * p.n * 4 + n * 4);
-    unit.bursts.push_back(burst(partial + offset, cols * 4, AccessKind::kWrite, rows, p.n * 4));
-    return;
-  }
+  // Splits of k add up without a kernel of their own: the shared MLP of one token is three launches.
   unit.bursts.push_back(burst(at(p.d, m, n), cols * p.d.element_bytes,
-                              p.add ? AccessKind::kReduce : AccessKind::kWrite, rows, p.d.pitch_bytes));
+                              p.add || plan.splits > 1 ? AccessKind::kReduce : AccessKind::kWrite, rows,
+                              p.d.pitch_bytes));
 }
 
 }  // namespace
@@ -108,23 +104,10 @@ void fill_product(const Product& p, const ProductPlan& plan, std::uint64_t parti
 void add_product(std::vector<KernelLaunch>& launches, Stage stage, std::string name, const Product& product,
                  const StreamContext& context) {
   const ProductPlan plan = plan_product(product, context.options.num_sms, context.options.clusters);
-  // The library's workspace lies behind everything else.
-  const std::uint64_t partial = context.map.scratch + (std::uint64_t{1} << 34);
   const std::int64_t tiles = ceil_div(product.m, plan.tile_m) * ceil_div(product.n, plan.tile_n);
   launches.push_back(
-      {stage, name, tiles * plan.splits, 1, [product, plan, partial](std::int64_t index, WorkUnit& unit) {
-         fill_product(product, plan, partial, index, unit);
-       }});
-  if (plan.splits > 1) {
-    const std::int64_t bytes = product.m * product.n * 4;
-    std::vector<PassPart> parts = {
-        {partial, bytes * plan.splits, AccessKind::kRead},
-        {product.d.address, product.m * product.d.pitch_bytes, AccessKind::kWrite}};
-    if (product.add) {
-      parts.push_back({product.d.address, product.m * product.d.pitch_bytes, AccessKind::kRead});
-    }
-    add_pass(launches, stage, name + ", sum of splits", std::move(parts), 0);
-  }
+      {stage, std::move(name), tiles * plan.splits, 1,
+       [product, plan](std::int64_t index, WorkUnit& unit) { fill_product(product, plan, index, unit); }});
 }
 
 void add_pass(std::vector<KernelLaunch>& launches, Stage stage, std::string name, std::vector<PassPart> parts,

@@ -12,9 +12,14 @@ namespace moescope {
 namespace detail {
 namespace {
 
-/// Warp instructions of router_select: searching, and per pair that is listed.
+/// Warp instructions of router_select: searching, and per pair that is listed (11141 a token at K = 512,
+/// results/h100/profile.jsonl).
 constexpr double kSelectPerToken = 7300;
-constexpr double kSelectPerPair = 8;
+constexpr double kSelectPerPair = 7.5;
+/// Trips to memory that one token's selection is as long as: 32 us at K = 512 for one token alone
+/// (compare-1-512.jsonl), some 130 us at K = 4096 (compare-1024-4096.jsonl).
+constexpr double kSelectSteps = 53;
+constexpr double kSelectStepsPerPair = 0.1;
 
 void add_router(std::vector<KernelLaunch>& launches, const StreamContext& context) {
   const LayerShape& shape = context.shape;
@@ -31,12 +36,13 @@ void add_router(std::vector<KernelLaunch>& launches, const StreamContext& contex
   }
   // A block per token.
   launches.push_back(
-      {Stage::kRouterSelect, "select", shape.num_tokens, 12,
+      {Stage::kRouterSelect, "select", shape.num_tokens, 16,
        [context, sides](std::int64_t token, WorkUnit& unit) {
          unit.clear();
          const std::int64_t first = context.routing->token_offsets[token];
          const std::int64_t pairs = context.routing->token_offsets[token + 1] - first;
          const auto offset = static_cast<std::uint64_t>(first * 4);
+         unit.dependent_steps = kSelectSteps + kSelectStepsPerPair * static_cast<double>(pairs);
          unit.instructions = kSelectPerToken + kSelectPerPair * static_cast<double>(pairs);
          unit.bursts.push_back(burst(context.map.working + static_cast<std::uint64_t>(token * sides * 4),
                                      sides * 4, AccessKind::kReadCached));
@@ -44,6 +50,10 @@ void add_router(std::vector<KernelLaunch>& launches, const StreamContext& contex
          unit.bursts.push_back(burst(context.map.gates + offset, pairs * 4, AccessKind::kWrite));
        }});
 }
+
+/// Issue slots of a multiprocessor that a pass of the radix sort takes per pair, waiting included: 110 us for
+/// two passes over 2.1 million pairs (results/h100/profile.jsonl, less the launches).
+constexpr double kSortIssue = 18;
 
 /// Stage schedule of the grouped schedules (kernels/schedule.cu): passes over the pairs. Keys are 2 bytes up
 /// to 65536 items.
@@ -61,8 +71,8 @@ void add_schedule(std::vector<KernelLaunch>& launches, const StreamContext& cont
   const std::uint64_t ranks_at = values + static_cast<std::uint64_t>(ids);
   const std::uint64_t sorted = context.map.schedule;
   const std::uint64_t lists = sorted + static_cast<std::uint64_t>(ids);
-  const auto pass = [&](const char* name, std::vector<PassPart> parts) {
-    add_pass(launches, Stage::kSchedule, name, std::move(parts), 0);
+  const auto pass = [&](const char* name, std::vector<PassPart> parts, double issue_per_pair = 0) {
+    add_pass(launches, Stage::kSchedule, name, std::move(parts), issue_per_pair * static_cast<double>(pairs));
   };
   pass("clear ranks", {{ranks_at, ranks, kWrite}});
   if (context.schedule->kind == ScheduleKind::kStaircase) {
@@ -74,9 +84,11 @@ void add_schedule(std::vector<KernelLaunch>& launches, const StreamContext& cont
   pass("keys", {{context.map.expert_ids, ids, kRead}, {keys_a, keys, kWrite}, {sorted, ids, kWrite}});
   pass("count keys", {{keys_a, keys, kRead}});
   pass("sort, low byte",
-       {{keys_a, keys, kRead}, {sorted, ids, kRead}, {keys_b, keys, kWrite}, {values, ids, kWrite}});
+       {{keys_a, keys, kRead}, {sorted, ids, kRead}, {keys_b, keys, kWrite}, {values, ids, kWrite}},
+       kSortIssue);
   pass("sort, high byte",
-       {{keys_b, keys, kRead}, {values, ids, kRead}, {keys_a, keys, kWrite}, {sorted, ids, kWrite}});
+       {{keys_b, keys, kRead}, {values, ids, kRead}, {keys_a, keys, kWrite}, {sorted, ids, kWrite}},
+       kSortIssue);
   pass("find entries", {{keys_a, keys, kRead}, {sorted, ids, kRead}, {lists, entries, kWrite}});
   pass("tokens of entries",
        {{lists, entries, kRead}, {lists + static_cast<std::uint64_t>(entries), entries, kWrite}});

@@ -46,6 +46,10 @@ struct WorkUnit {
   void clear();
 };
 
+/// Names of first kernels of expert stages by which others tell how a layer ends.
+inline constexpr const char* kTokenPairs = "token pairs";
+inline constexpr const char* kClearSums = "clear sums";
+
 /// One kernel. Units are taken in order by whichever block slot is free: by the hardware's block scheduler,
 /// or by persistent blocks from a counter.
 struct KernelLaunch {

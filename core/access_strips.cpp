@@ -10,6 +10,18 @@ namespace {
 /// Warp instructions of router_select_strips.cu per token: 7567 counted on Gaussian logits, 7927 on a trained
 /// router (results/h100/profile.jsonl).
 constexpr double kSelectPerToken = 7700;
+/// Trips to memory that one token's selection is as long as: 20 us for one token alone, whom four warps serve
+/// (compare-1-512.jsonl); by one warp 27 us at K = 512 (docs/performance.md), 39 us at K = 4096
+/// (compare-1024-4096.jsonl).
+constexpr double kSelectSteps = 58;
+constexpr double kSelectStepsOfOneWarp = 75;
+constexpr double kSelectStepsPerPair = 0.011;
+constexpr std::int64_t kFewTokens = 528;
+/// Clocks of a tile by the kernel's own pace at d = 1024 and 320 experts, where neither HBM nor L2 bounds it:
+/// what all tiles take, and what 64 tokens more take (compare-1-512.jsonl: 32 us for tiles of one token;
+/// profile.jsonl, trained router: 57 us for nearly full tiles).
+constexpr double kTileClocks = 13e3;
+constexpr double kClocksPer64Tokens = 50e3;
 constexpr std::int64_t kTokensPerPrepareBlock = 8;
 /// Columns of X, W and V that go through the kernel's rings at a time.
 constexpr std::int64_t kChunkColumns = 64;
@@ -67,6 +79,10 @@ void fill_select(const StreamContext& context, const StripArrays& arrays, const 
     unit.bursts.push_back(burst(address, bytes, kind));
   };
   unit.instructions = kSelectPerToken;
+  unit.dependent_steps =
+      context.shape.num_tokens <= kFewTokens
+          ? kSelectSteps
+          : kSelectStepsOfOneWarp + kSelectStepsPerPair * static_cast<double>(context.shape.top_k);
   add(at(context.map.working, token * (rows + cols)), rows + cols, AccessKind::kReadCached);
   add(at(arrays.row_log_probs, token * rows), rows, AccessKind::kWrite);
   add(at(arrays.col_log_probs, token * cols), cols, AccessKind::kWrite);
@@ -145,6 +161,9 @@ void fill_strip(const StreamContext& context, const StripArrays& arrays, const S
   });
   // Producers run ahead into the next tile: what is left is waiting for the item and for the ring to drain.
   unit.dependent_steps = 4;
+  unit.clocks =
+      (kTileClocks + kClocksPer64Tokens * static_cast<double>(ceil_div(strip.end - strip.begin, 64))) *
+      static_cast<double>(shape.hidden_size * context.strip_segment()) / (1024.0 * 320.0);
   // Warpgroups of 64 tokens compute whole segments.
   unit.tensor_flop = 4.0 * static_cast<double>(round_up(strip.end - strip.begin, 64) *
                                                context.strip_segment() * shape.hidden_size);
@@ -172,7 +191,7 @@ StripArrays::StripArrays(const LayerShape& shape, std::uint64_t first) {
 
 void add_strip_select(std::vector<KernelLaunch>& launches, const StreamContext& context) {
   launches.push_back(
-      {Stage::kRouterSelect, "select strips", context.shape.num_tokens, 24,
+      {Stage::kRouterSelect, "select strips", context.shape.num_tokens, 32,
        [context, arrays = StripArrays(context.shape, context.map.strips), covers = covers_of(context)](
            std::int64_t token, WorkUnit& unit) { fill_select(context, arrays, *covers, token, unit); }});
 }
@@ -189,7 +208,8 @@ void add_strip_schedule(std::vector<KernelLaunch>& launches, const StreamContext
          const auto add = [&](std::uint64_t address, std::int64_t bytes, AccessKind kind) {
            unit.bursts.push_back(burst(address, bytes, kind));
          };
-         unit.dependent_steps = 6;  // counts, scan, sizes, covers, places, the ticket
+         unit.dependent_steps =
+             19;  // as long as for one token alone: 8 us with its launch (compare-1-512.jsonl)
          const std::int64_t strips = context.shape.grid_rows + context.shape.grid_cols;
          add(arrays.counts, strips * 4, AccessKind::kReadCached);
          if (block == 0) {
@@ -216,8 +236,7 @@ void add_strips(std::vector<KernelLaunch>& launches, const StreamContext& contex
   const StripArrays arrays(context.shape, context.map.strips);
   const std::int64_t prepare_units = ceil_div(context.shape.num_tokens, kTokensPerPrepareBlock);
   launches.push_back(
-      {Stage::kExperts, "clear sums", prepare_units, 8,
-       [context, arrays](std::int64_t index, WorkUnit& unit) {
+      {Stage::kExperts, kClearSums, prepare_units, 8, [context, arrays](std::int64_t index, WorkUnit& unit) {
          unit.clear();
          unit.dependent_steps = 1;
          const std::int64_t first = index * kTokensPerPrepareBlock;

@@ -96,7 +96,7 @@ void add_token_pairs(std::vector<KernelLaunch>& launches, Stage stage, bool scor
       }
     }
   };
-  const std::string name = score && sum ? "token pairs" : score ? "scores by token" : "sums by token";
+  const std::string name = score && sum ? kTokenPairs : score ? "scores by token" : "sums by token";
   // Launch bounds of the kernel: two blocks of eight warps.
   launches.push_back(
       {stage, name, split.num_blocks, 2 * TokenSplit::kWarpsPerBlock / split.warps_per_block(), fill});

@@ -47,7 +47,7 @@ ModelledSchedule ModelStudy::simulate(const ScheduleOptions& schedule, const Dev
   RowContext of_schedule = context(device);
   of_schedule.schedule = to_string(schedule.kind);
   of_schedule.l2_state = "cold";
-  return {std::move(of_schedule), simulate_layer(launches, schedule.kind, device, calibration_, replay)};
+  return {std::move(of_schedule), simulate_layer(launches, device, calibration_, replay)};
 }
 
 std::vector<ResultRow> ModelStudy::skew(const DeviceSpec& device) const {

@@ -149,7 +149,7 @@ StaircaseKernels staircase_kernels(const MeasuredPoint& point) {
 
 double modelled(const StageModel& stage, std::string_view metric) {
   const LaunchReplay& sums = stage.sums;
-  return metric == "time_s"                ? stage.bound_s
+  return metric == "time_s"                ? stage.time_s
          : metric == kHbmBytes             ? sums.hbm_read_bytes + sums.hbm_write_bytes
          : metric == "hbm_read_bytes"      ? sums.hbm_read_bytes
          : metric == "hbm_write_bytes"     ? sums.hbm_write_bytes
@@ -161,23 +161,44 @@ double modelled(const StageModel& stage, std::string_view metric) {
                                            : -1;
 }
 
-void add_predictions(const MeasuredPoint& point, const LayerModel& model,
-                     const std::vector<std::string>& metrics, std::vector<Prediction>& predictions) {
-  for (const auto& [name, measured] : point.values) {
-    const auto& [stage_name, metric] = name;
-    const auto stage = std::ranges::find_if(
-        model.stages, [&](const StageModel& one) { return to_string(one.stage) == stage_name; });
-    const double value = stage == model.stages.end() ? -1 : modelled(*stage, metric);
-    if (value >= 0 && measured > 0 && std::ranges::find(metrics, metric) != metrics.end()) {
-      predictions.push_back({point.layer.shape.label(), point.layer.workload, point.layer.seed,
-                             to_string(point.schedule), stage_name, metric, value,
-                             metric == "time_s" ? value : 0, measured});
+/// What the model says of one recorded point.
+struct PointModel {
+  const MeasuredPoint* point;
+  LayerModel model;
+};
+
+/// Predictions beside measurements, in the order of the models.
+std::vector<Prediction> compare(std::span<const PointModel> models, const ValidateOptions& options) {
+  std::vector<Prediction> predictions;
+  for (const auto& [point, model] : models) {
+    for (const auto& [name, measured] : point->values) {
+      const auto& [stage_name, metric] = name;
+      const auto stage = std::ranges::find(model.stages, stage_name,
+                                           [](const StageModel& one) { return to_string(one.stage); });
+      const double value = stage == model.stages.end() ? -1 : modelled(*stage, metric);
+      if (value < 0 || measured <= 0 || std::ranges::count(options.metrics, metric) == 0) {
+        continue;
+      }
+      Prediction one{.shape = point->layer.shape.label(),
+                     .workload = point->layer.workload,
+                     .seed = point->layer.seed,
+                     .schedule = to_string(point->schedule),
+                     .stage = stage_name,
+                     .kernel = stage->kernel,
+                     .metric = metric,
+                     .predicted = value,
+                     .measured = measured};
+      one.bound_s = metric == "time_s" && stage->stage != Stage::kLayer ? stage->bound_s : 0;
+      predictions.push_back(std::move(one));
     }
   }
+  draw_held_out(predictions, options.seed);
+  return predictions;
 }
 
-std::vector<Prediction> predict(std::vector<MeasuredPoint>& points, const ValidateOptions& options,
-                                const DeviceSpec& device, std::vector<std::string>& skipped) {
+std::vector<PointModel> model_points(std::vector<MeasuredPoint>& points, const ValidateOptions& options,
+                                     const DeviceSpec& device, const Calibration& calibration,
+                                     std::vector<std::string>& skipped) {
   std::ranges::stable_sort(points, {}, [](const MeasuredPoint& point) { return point.layer.key(); });
   const auto backend = make_backend("cpu");
   ReplayOptions replay = replay_options(options);
@@ -186,7 +207,7 @@ std::vector<Prediction> predict(std::vector<MeasuredPoint>& points, const Valida
                     : stderr_is_terminal() ? Progress::Style::kTerminal
                                            : Progress::Style::kLines,
                     static_cast<std::int64_t>(points.size()));
-  std::vector<Prediction> predictions;
+  std::vector<PointModel> models;
   std::unique_ptr<RoutedLayer> layer;
   const MeasuredPoint* routed = nullptr;
   for (const MeasuredPoint& point : points) {
@@ -205,8 +226,7 @@ std::vector<Prediction> predict(std::vector<MeasuredPoint>& points, const Valida
       stream.staircase = staircase_kernels(point);
       const auto launches =
           layer_stream(layer->shape, layer->routing, schedule, stream, layer->fixed_routing);
-      add_predictions(point, simulate_layer(launches, point.schedule.kind, device, {}, replay),
-                      options.metrics, predictions);
+      models.push_back({&point, simulate_layer(launches, device, calibration, replay)});
     } catch (const InternalError&) {
       throw;
     } catch (const Error& error) {
@@ -215,7 +235,7 @@ std::vector<Prediction> predict(std::vector<MeasuredPoint>& points, const Valida
     }
     progress.advance();
   }
-  return predictions;
+  return models;
 }
 
 void print_report(std::ostream& out, std::span<const Prediction> predictions,
@@ -274,8 +294,8 @@ ExitCode validate_model(const ValidateOptions& options, const Invocation& /*invo
                                       fmt::join(options.metrics, ", ")));
   }
   std::vector<std::string> skipped;
-  std::vector<Prediction> predictions = predict(points, options, device, skipped);
-  draw_held_out(predictions, options.seed);
+  std::vector<PointModel> models = model_points(points, options, device, calibration, skipped);
+  std::vector<Prediction> predictions = compare(models, options);
   if (!options.fit.empty()) {
     std::set<std::string> names;
     for (const std::string& file : options.files) {
@@ -289,8 +309,11 @@ ExitCode validate_model(const ValidateOptions& options, const Invocation& /*invo
     if (!stream) {
       throw FileError(options.fit, "", "cannot be written");
     }
+    for (PointModel& one : models) {
+      calibrate(one.model, calibration);
+    }
+    predictions = compare(models, options);
   }
-  apply_calibration(predictions, calibration);
   std::cout << fmt::format(
       "{} modelled, {} points, a third held out by draw {}; errors are relative to the measurement\n",
       device.name, points.size(), options.seed);

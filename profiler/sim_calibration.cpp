@@ -21,7 +21,7 @@ constexpr double kLeastSpread = 1e-3;
 
 }  // namespace
 
-StageFit fit_stage(std::string schedule, std::string stage, std::span<const FitPoint> points) {
+StageFit fit_stage(std::string kernel, std::string stage, std::span<const FitPoint> points) {
   // Minimise sum ((a + b x - t) / t)^2 with weights 1 / t^2.
   double w = 0;
   double wx = 0;
@@ -30,8 +30,7 @@ StageFit fit_stage(std::string schedule, std::string stage, std::span<const FitP
   double wxt = 0;
   for (const FitPoint& point : points) {
     if (!(point.bound_s > 0) || !(point.measured_s > 0)) {
-      throw InternalError(
-          fmt::format("a fit of {} {} was given a time that is not positive", schedule, stage));
+      throw InternalError(fmt::format("a fit of {} {} was given a time that is not positive", kernel, stage));
     }
     const double weight = 1 / (point.measured_s * point.measured_s);
     w += weight;
@@ -41,9 +40,9 @@ StageFit fit_stage(std::string schedule, std::string stage, std::span<const FitP
     wxt += weight * point.bound_s * point.measured_s;
   }
   if (points.empty()) {
-    throw InternalError(fmt::format("a fit of {} {} was given no points", schedule, stage));
+    throw InternalError(fmt::format("a fit of {} {} was given no points", kernel, stage));
   }
-  StageFit fit{std::move(schedule), std::move(stage), 0, wxt / wxx, static_cast<std::int64_t>(points.size())};
+  StageFit fit{std::move(kernel), std::move(stage), 0, wxt / wxx, static_cast<std::int64_t>(points.size())};
   const double determinant = w * wxx - wx * wx;
   if (points.size() > 1 && determinant > kLeastSpread * w * wxx) {
     const double fixed_s = (wxx * wt - wx * wxt) / determinant;
@@ -56,10 +55,9 @@ StageFit fit_stage(std::string schedule, std::string stage, std::span<const FitP
   return fit;
 }
 
-const StageFit* Calibration::find(ScheduleKind schedule, Stage stage) const {
-  const auto found = std::ranges::find_if(fits, [&](const StageFit& fit) {
-    return fit.schedule == to_string(schedule) && fit.stage == to_string(stage);
-  });
+const StageFit* Calibration::find(std::string_view kernel, Stage stage) const {
+  const auto found = std::ranges::find_if(
+      fits, [&](const StageFit& fit) { return fit.kernel == kernel && fit.stage == to_string(stage); });
   return found == fits.end() ? nullptr : &*found;
 }
 
@@ -69,11 +67,10 @@ Calibration parse_calibration(std::string_view json, std::string_view path) {
     const auto document = nlohmann::json::parse(json);
     document.at("source").get_to(calibration.source);
     for (const auto& one : document.at("fits")) {
-      StageFit fit{one.at("schedule"), one.at("stage"), one.at("fixed_s"), one.at("stretch"),
-                   one.at("points")};
+      StageFit fit{one.at("kernel"), one.at("stage"), one.at("fixed_s"), one.at("stretch"), one.at("points")};
       const auto require = [&](bool holds, const char* field, double value, const char* requirement) {
         if (!holds) {
-          throw FileError(path, fmt::format("fits.{}.{}.{}", fit.schedule, fit.stage, field),
+          throw FileError(path, fmt::format("fits.{}.{}.{}", fit.kernel, fit.stage, field),
                           fmt::format("{}: {}", value, requirement));
         }
       };
@@ -102,7 +99,7 @@ std::string calibration_json(const Calibration& calibration) {
   document["source"] = calibration.source;
   document["fits"] = nlohmann::ordered_json::array();
   for (const StageFit& fit : calibration.fits) {
-    document["fits"].push_back({{"schedule", fit.schedule},
+    document["fits"].push_back({{"kernel", fit.kernel},
                                 {"stage", fit.stage},
                                 {"fixed_s", fit.fixed_s},
                                 {"stretch", fit.stretch},

@@ -6,16 +6,15 @@
 #include <string_view>
 #include <vector>
 
-#include "core/schedule.hpp"
 #include "core/stage.hpp"
 
-/// What the model leaves out (latencies, imperfect overlap), fitted to measurements: per schedule and stage
-/// two numbers, with the data they come from.
+/// What the model leaves out (latencies, imperfect overlap), fitted to measurements: two numbers for the
+/// kernels of a stage, with the data they come from. Schedules that run the same kernels share them.
 namespace moescope {
 
 /// time = fixed_s + stretch * bound_s.
 struct StageFit {
-  std::string schedule;
+  std::string kernel;  ///< the stage's first kernel, as KernelLaunch::name
   std::string stage;
   double fixed_s = 0;       ///< >= 0
   double stretch = 1;       ///< > 0; dimensionless, so it carries over to other devices as an estimate
@@ -32,17 +31,17 @@ struct FitPoint {
 
 /// Least squares of relative errors with fixed_s >= 0 and stretch >= 0.05. One point gives a stretch alone.
 /// Throws InternalError without points, or with times that are not positive.
-StageFit fit_stage(std::string schedule, std::string stage, std::span<const FitPoint> points);
+StageFit fit_stage(std::string kernel, std::string stage, std::span<const FitPoint> points);
 
 struct Calibration {
   std::string source;  ///< device, rows and draw that the fits rest on; empty: none
   std::vector<StageFit> fits;
 
-  /// Null when nothing was fitted for this stage.
-  const StageFit* find(ScheduleKind schedule, Stage stage) const;
+  /// Null when nothing was fitted for these kernels.
+  const StageFit* find(std::string_view kernel, Stage stage) const;
 };
 
-/// {"source": ..., "fits": [{"schedule", "stage", "fixed_s", "stretch", "points"}]}. Throws FileError naming
+/// {"source": ..., "fits": [{"kernel", "stage", "fixed_s", "stretch", "points"}]}. Throws FileError naming
 /// `path`, the field and what is wrong.
 Calibration parse_calibration(std::string_view json, std::string_view path);
 Calibration read_calibration(const std::filesystem::path& file);

@@ -60,41 +60,76 @@ const StageModel* LayerModel::find(Stage stage) const {
   return found == stages.end() ? nullptr : &*found;
 }
 
-LayerModel simulate_layer(std::span<const KernelLaunch> launches, ScheduleKind schedule,
-                          const DeviceSpec& device, const Calibration& calibration,
-                          const ReplayOptions& options) {
+void calibrate(LayerModel& model, const Calibration& calibration) {
+  StageModel& layer = model.stages.back();
+  layer.time_s = 0;
+  layer.calibrated = true;
+  const StageModel* beside = nullptr;  // the shared MLP
+  const StageModel* schedule = nullptr;
+  double before_s = 0;  // what runs ahead of the expert stage
+  double experts_s = 0;
+  for (StageModel& stage : model.stages) {
+    if (&stage == &layer) {
+      break;
+    }
+    const StageFit* fit = calibration.find(stage.kernel, stage.stage);
+    stage.calibrated = fit != nullptr;
+    stage.time_s = fit != nullptr ? fit->time_s(stage.bound_s) : stage.bound_s;
+    layer.time_s += stage.time_s;
+    layer.calibrated = layer.calibrated && stage.calibrated;
+    beside = stage.stage == Stage::kSharedMlp ? &stage : beside;
+    schedule = stage.stage == Stage::kSchedule ? &stage : schedule;
+    const bool of_experts = stage.stage == Stage::kExperts || stage.stage == Stage::kExpertScores ||
+                            stage.stage == Stage::kExpertCombine;
+    (of_experts ? experts_s : before_s) += stage.stage == Stage::kSharedMlp ? 0 : stage.time_s;
+  }
+  model.hidden_s = 0;
+  if (model.stages.size() > 1) {
+    const StageModel& last = model.stages[model.stages.size() - 2];
+    const bool on_strips = last.kernel == kClearSums;
+    const bool joins_early = on_strips || last.kernel == kTokenPairs;
+    if (beside != nullptr) {
+      model.hidden_s = std::min(beside->time_s * beside->idle_s / beside->bound_s,
+                                before_s + (joins_early ? 0 : experts_s));
+    }
+    if (on_strips && schedule != nullptr) {
+      model.hidden_s += std::min(last.first_s, schedule->time_s);
+    }
+  }
+  layer.time_s -= model.hidden_s;
+}
+
+LayerModel simulate_layer(std::span<const KernelLaunch> launches, const DeviceSpec& device,
+                          const Calibration& calibration, const ReplayOptions& options) {
   const Replay played = replay(launches, device, options);
   LayerModel model;
   model.device = device.name;
   model.classes = played.classes;
   double longest_s = 0;
+  StageModel layer;
+  layer.bound = "its stages";
   for (const LaunchReplay& launch : played.launches) {
+    const LaunchTime time = launch_time(launch, device);
     if (model.stages.empty() || model.stages.back().stage != launch.stage) {
-      model.stages.emplace_back().stage = launch.stage;
+      StageModel& stage = model.stages.emplace_back();
+      stage.stage = launch.stage;
+      stage.kernel = launch.name;
+      stage.first_s = time.bound_s;
       longest_s = 0;
     }
     StageModel& stage = model.stages.back();
-    const LaunchTime time = launch_time(launch, device);
     stage.bound_s += time.bound_s;
+    stage.idle_s += time.bound_s - std::max({time.hbm_s, time.l2_s, time.blocks_s});
     if (time.bound_s > longest_s) {
       longest_s = time.bound_s;
       stage.bound = time.bound();
     }
     add(stage.sums, launch);
-  }
-  StageModel layer;
-  layer.calibrated = true;
-  layer.bound = "its stages";
-  for (StageModel& stage : model.stages) {
-    const StageFit* fit = calibration.find(schedule, stage.stage);
-    stage.calibrated = fit != nullptr;
-    stage.time_s = fit != nullptr ? fit->time_s(stage.bound_s) : stage.bound_s;
-    layer.time_s += stage.time_s;
-    layer.bound_s += stage.bound_s;
-    layer.calibrated = layer.calibrated && stage.calibrated;
-    add(layer.sums, stage.sums);
+    layer.bound_s += time.bound_s;
+    add(layer.sums, launch);
   }
   model.stages.push_back(std::move(layer));
+  calibrate(model, calibration);
   return model;
 }
 

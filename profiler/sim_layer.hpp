@@ -25,13 +25,16 @@ struct LaunchTime {
 };
 LaunchTime launch_time(const LaunchReplay& launch, const DeviceSpec& device);
 
-/// One stage, or the layer (Stage::kLayer: the sum of the others).
+/// One stage, or the layer (Stage::kLayer: the others, less what overlaps).
 struct StageModel {
   Stage stage = Stage::kLayer;
+  std::string kernel;       ///< its first, which stands for the stage's kernels in a Calibration
   double time_s = 0;        ///< calibrated where a calibration has the stage, else bound_s
   double bound_s = 0;       ///< sum of its kernels' bounds
   std::string bound;        ///< what bounds its longest kernel
   bool calibrated = false;  ///< of the layer: every stage is
+  double idle_s = 0;        ///< of bound_s, what leaves the device to others: launches and latency
+  double first_s = 0;       ///< bound of its first kernel
   LaunchReplay sums;        ///< of its kernels
 };
 
@@ -39,15 +42,20 @@ struct LayerModel {
   std::string device;
   std::vector<StageModel> stages;  ///< in order; the last is Stage::kLayer
   unsigned classes = kMaxClasses;  ///< of 64 that were simulated
+  double hidden_s = 0;             ///< of the stages' times, what overlaps with other stages in a layer
 
   /// Null when the layer has no such stage.
   const StageModel* find(Stage stage) const;
 };
 
+/// Sets the times of all stages and the layer by `calibration`. In a layer the shared MLP runs beside the
+/// other stages (up to the expert stage where that adds its result), and the staircase clears its sums beside
+/// the schedule; what overlaps is the time in which they leave the device idle.
+void calibrate(LayerModel& model, const Calibration& calibration);
+
 /// Replays `launches` on `device` from cold caches and works out times. Throws what replay() throws.
-LayerModel simulate_layer(std::span<const KernelLaunch> launches, ScheduleKind schedule,
-                          const DeviceSpec& device, const Calibration& calibration,
-                          const ReplayOptions& options);
+LayerModel simulate_layer(std::span<const KernelLaunch> launches, const DeviceSpec& device,
+                          const Calibration& calibration, const ReplayOptions& options);
 
 /// time_s, bound_s and every byte and FLOP count of each stage, under the names that measurements have;
 /// source modelled. Counts that rest on a sample carry its standard error as `spread`.

@@ -53,7 +53,7 @@ Calibration fit_calibration(std::span<const Prediction> predictions, std::string
   std::map<std::pair<std::string, std::string>, std::vector<FitPoint>> points;
   for (const Prediction& one : predictions) {
     if (one.metric == "time_s" && !one.held_out && one.bound_s > 0) {
-      points[{one.schedule, one.stage}].push_back({one.bound_s, one.measured});
+      points[{one.kernel, one.stage}].push_back({one.bound_s, one.measured});
     }
   }
   Calibration calibration;
@@ -62,17 +62,6 @@ Calibration fit_calibration(std::span<const Prediction> predictions, std::string
     calibration.fits.push_back(fit_stage(name.first, name.second, of_stage));
   }
   return calibration;
-}
-
-void apply_calibration(std::span<Prediction> predictions, const Calibration& calibration) {
-  for (Prediction& one : predictions) {
-    const auto fit = std::ranges::find_if(calibration.fits, [&](const StageFit& candidate) {
-      return candidate.schedule == one.schedule && candidate.stage == one.stage;
-    });
-    if (one.metric == "time_s" && one.bound_s > 0 && fit != calibration.fits.end()) {
-      one.predicted = fit->time_s(one.bound_s);
-    }
-  }
 }
 
 ErrorSummary summarise_errors(std::vector<double> errors) {

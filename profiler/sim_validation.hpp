@@ -21,9 +21,10 @@ struct Prediction {
   std::uint64_t seed = 0;
   std::string schedule;
   std::string stage;
+  std::string kernel;  ///< as StageModel has it
   std::string metric;  ///< time_s, hbm_read_bytes, ...
   double predicted = 0;
-  double bound_s = 0;   ///< of time_s: the model before any calibration; else 0
+  double bound_s = 0;   ///< of a stage's time_s: the model before any calibration; else 0
   double measured = 0;  ///< > 0
   bool held_out = false;
 
@@ -37,10 +38,9 @@ struct Prediction {
 /// names, so that it does not depend on the order of rows.
 void draw_held_out(std::span<Prediction> predictions, std::uint64_t seed);
 
-/// Fits every schedule's stages on the time_s that are not held out; `source` says what they are.
+/// Fits the kernels of every stage on the time_s that are not held out and have a bound; `source` says what
+/// they are.
 Calibration fit_calibration(std::span<const Prediction> predictions, std::string source);
-/// Replaces predicted times by calibrated ones; stages without a fit keep theirs.
-void apply_calibration(std::span<Prediction> predictions, const Calibration& calibration);
 
 /// Of a set of relative errors; all 0 without any.
 struct ErrorSummary {
