@@ -203,6 +203,10 @@ ExitCode simulate(const SimulateOptions& options, const Invocation& invocation) 
   }
   std::cout << fmt::format("everything here is modelled; * not calibrated: time is the bound\n{}",
                            calibration.source.empty() ? "" : "calibration: " + calibration.source + '\n');
+  for (const DeviceSpec& device : axes.devices) {
+    const std::string note = carried_over(calibration, device.name);
+    std::cout << note << (note.empty() ? "" : "\n");
+  }
   if (writer) {
     std::cout << fmt::format("rows: {}/rows.jsonl, rows.csv\n", writer->directory().string());
   }

@@ -277,6 +277,25 @@ void write_predictions(const fs::path& file, std::span<const Prediction> predict
   }
 }
 
+/// The rows with their revisions, and the command that fits again.
+std::string source_of_fit(const ValidateOptions& options) {
+  std::vector<std::string> rows;
+  std::vector<std::string> names;
+  for (const std::string& file : options.files) {
+    std::set<std::string> revisions;
+    for (const RecordedRun& run : read_rows(file)) {
+      revisions.insert(run.header.git_revision.substr(0, 7));
+    }
+    names.push_back(fs::path(file).filename().string());
+    rows.push_back(fmt::format("{} (revision {})", names.back(), fmt::join(revisions, ", ")));
+  }
+  return fmt::format(
+      "stage times of {}; the third of the points that draw {} holds out was not used; fitted are fixed_s "
+      "and "
+      "stretch of each stage's kernels; by moescope validate {} --seed {} --max-accesses {} --fit FILE",
+      fmt::join(rows, ", "), options.seed, fmt::join(names, " "), options.seed, options.max_accesses);
+}
+
 ExitCode validate_model(const ValidateOptions& options, const Invocation& /*invocation*/) {
   CommonOptions common;
   common.threads = options.threads;
@@ -297,13 +316,7 @@ ExitCode validate_model(const ValidateOptions& options, const Invocation& /*invo
   std::vector<PointModel> models = model_points(points, options, device, calibration, skipped);
   std::vector<Prediction> predictions = compare(models, options);
   if (!options.fit.empty()) {
-    std::set<std::string> names;
-    for (const std::string& file : options.files) {
-      names.insert(fs::path(file).filename().string());
-    }
-    calibration =
-        fit_calibration(predictions, fmt::format("{} modelled; {}; two thirds of the points, draw {}",
-                                                 device.name, fmt::join(names, ", "), options.seed));
+    calibration = fit_calibration(predictions, device.name, source_of_fit(options));
     std::ofstream stream(options.fit, std::ios::binary);
     stream << calibration_json(calibration) << std::flush;
     if (!stream) {

@@ -61,10 +61,26 @@ const StageFit* Calibration::find(std::string_view kernel, Stage stage) const {
   return found == fits.end() ? nullptr : &*found;
 }
 
+std::string carried_over(const Calibration& calibration, std::string_view device) {
+  if (calibration.fits.empty() || calibration.device == device) {
+    return "";
+  }
+  std::vector<std::string> kernels;
+  for (const StageFit& fit : calibration.fits) {
+    kernels.push_back(fit.kernel);
+  }
+  return fmt::format(
+      "{}: fixed_s and stretch of {} kernels ({}) are carried over from {}, as are kernel constants in "
+      "core/access_*.cpp: "
+      "an assumption (that launches, and what keeps a kernel from its bound, cost the same there)",
+      device, kernels.size(), fmt::join(kernels, ", "), calibration.device);
+}
+
 Calibration parse_calibration(std::string_view json, std::string_view path) {
   Calibration calibration;
   try {
     const auto document = nlohmann::json::parse(json);
+    document.at("device").get_to(calibration.device);
     document.at("source").get_to(calibration.source);
     for (const auto& one : document.at("fits")) {
       StageFit fit{one.at("kernel"), one.at("stage"), one.at("fixed_s"), one.at("stretch"), one.at("points")};
@@ -96,6 +112,7 @@ Calibration read_calibration(const std::filesystem::path& file) {
 
 std::string calibration_json(const Calibration& calibration) {
   nlohmann::ordered_json document;
+  document["device"] = calibration.device;
   document["source"] = calibration.source;
   document["fits"] = nlohmann::ordered_json::array();
   for (const StageFit& fit : calibration.fits) {

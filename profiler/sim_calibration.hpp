@@ -34,6 +34,7 @@ struct FitPoint {
 StageFit fit_stage(std::string kernel, std::string stage, std::span<const FitPoint> points);
 
 struct Calibration {
+  std::string device;  ///< modelled device that was fitted, DeviceSpec::name; empty: none
   std::string source;  ///< device, rows and draw that the fits rest on; empty: none
   std::vector<StageFit> fits;
 
@@ -41,8 +42,12 @@ struct Calibration {
   const StageFit* find(std::string_view kernel, Stage stage) const;
 };
 
-/// {"source": ..., "fits": [{"kernel", "stage", "fixed_s", "stretch", "points"}]}. Throws FileError naming
-/// `path`, the field and what is wrong.
+/// What a user of `calibration` on `device` must know: empty on the device it was fitted on and without fits,
+/// else which constants are carried over and what that assumes.
+std::string carried_over(const Calibration& calibration, std::string_view device);
+
+/// {"device": ..., "source": ..., "fits": [{"kernel", "stage", "fixed_s", "stretch", "points"}]}. Throws
+/// FileError naming `path`, the field and what is wrong.
 Calibration parse_calibration(std::string_view json, std::string_view path);
 Calibration read_calibration(const std::filesystem::path& file);
 std::string calibration_json(const Calibration& calibration);

@@ -49,7 +49,7 @@ void draw_held_out(std::span<Prediction> predictions, std::uint64_t seed) {
   }
 }
 
-Calibration fit_calibration(std::span<const Prediction> predictions, std::string source) {
+Calibration fit_calibration(std::span<const Prediction> predictions, std::string device, std::string source) {
   std::map<std::pair<std::string, std::string>, std::vector<FitPoint>> points;
   for (const Prediction& one : predictions) {
     if (one.metric == "time_s" && !one.held_out && one.bound_s > 0) {
@@ -57,6 +57,7 @@ Calibration fit_calibration(std::span<const Prediction> predictions, std::string
     }
   }
   Calibration calibration;
+  calibration.device = std::move(device);
   calibration.source = std::move(source);
   for (const auto& [name, of_stage] : points) {
     calibration.fits.push_back(fit_stage(name.first, name.second, of_stage));

@@ -38,9 +38,9 @@ struct Prediction {
 /// names, so that it does not depend on the order of rows.
 void draw_held_out(std::span<Prediction> predictions, std::uint64_t seed);
 
-/// Fits the kernels of every stage on the time_s that are not held out and have a bound; `source` says what
-/// they are.
-Calibration fit_calibration(std::span<const Prediction> predictions, std::string source);
+/// Fits the kernels of every stage on the time_s that are not held out and have a bound, on
+/// `device`; `source` says what they are.
+Calibration fit_calibration(std::span<const Prediction> predictions, std::string device, std::string source);
 
 /// Of a set of relative errors; all 0 without any.
 struct ErrorSummary {

@@ -88,12 +88,16 @@ TEST(SimCalibration, RecoversALineAndNeverGoesBelowZero) {
 
 TEST(SimCalibration, ReadsWhatItWritesAndNamesWhatIsWrong) {
   Calibration calibration;
+  calibration.device = "H100";
   calibration.source = "rows";
   calibration.fits.push_back({"strips", "experts", 1e-6, 1.5, 4});
   const Calibration again = parse_calibration(calibration_json(calibration), "x");
   ASSERT_NE(again.find("strips", Stage::kExperts), nullptr);
   EXPECT_DOUBLE_EQ(again.fits[0].stretch, 1.5);
   EXPECT_EQ(again.find("strips", Stage::kSchedule), nullptr);
+  EXPECT_EQ(carried_over(again, "H100"), "");
+  EXPECT_NE(carried_over(again, "A100").find("1 kernels (strips) are carried over from H100"),
+            std::string::npos);
   calibration.fits[0].stretch = -1;
   EXPECT_EQ(test::error_text<FileError>([&] { parse_calibration(calibration_json(calibration), "x"); }),
             "x: fits.strips.experts.stretch: -1: must be in (0, 1000)");
@@ -134,7 +138,7 @@ TEST(SimValidation, DrawsAThirdOfThePointsWhateverTheOrderOfRows) {
 TEST(SimValidation, FitsOnTheOthersAndReportsBothParts) {
   auto predictions = some_predictions();
   draw_held_out(predictions, 3);
-  const Calibration calibration = fit_calibration(predictions, "here");
+  const Calibration calibration = fit_calibration(predictions, "a GPU", "here");
   ASSERT_EQ(calibration.fits.size(), 2U);
   EXPECT_EQ(calibration.fits[0].points, 6);
   Table before = make_error_table();

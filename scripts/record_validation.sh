@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Records what the simulator is validated against, on a machine with a GPU: `moescope profile`, so times and hardware counters of
+# every stage, for 4 schedules at 17 points of shape and skew, one of them a trained router: 68 points.
+# Usage: scripts/record_validation.sh BUNDLE OUT        record them: OUT/validation.jsonl
+#        scripts/record_validation.sh --list            print the command of every point, and run none
+# BUNDLE holds `moescope` (scripts/bundle.sh). Afterwards, anywhere:
+#   moescope validate OUT/validation.jsonl
+set -euo pipefail
+here=$(cd "$(dirname "$0")/.." && pwd)
+
+schedules=(token_centric expert_centric staircase dense_masked)
+points=() # num_tokens, top_k, workload
+for tokens in 64 256 1024 4096; do
+  for workload in gaussian:1 zipf:1 zipf:1.5; do
+    points+=("$tokens 512 $workload")
+  done
+done
+for workload in gaussian:1 zipf:1; do
+  points+=("1024 4096 $workload" "1024 128 $workload")
+done
+
+# command PROGRAM OUTPUT SHAPE...
+command_of() {
+  local program=$1 output=$2
+  shift 2
+  echo "$program" profile --backend cuda "$@" "${schedules[@]/#/--schedule=}" --metrics traffic --seed 1 -q \
+    --min-samples 11 --max-time 1 --ceilings "${output%/*}/ceilings/rows.jsonl" --output "$output"
+}
+
+# commands PROGRAM OUTPUT: one a line, ceilings aside.
+commands() {
+  local program=$1 out=$2 number=0
+  for point in "${points[@]}"; do
+    read -r tokens top_k workload <<<"$point"
+    number=$((number + 1))
+    command_of "$program" "$out/$number" --preset table-a-1024-512 -L "$tokens" -K "$top_k" --workload "$workload"
+  done
+  command_of "$program" "$out/trained" --workload snapshot:small_layer2.safetensors
+}
+
+if [ "${1:-}" = --list ]; then
+  echo moescope ceilings --backend cuda --output OUT/ceilings
+  commands moescope OUT
+  exit 0
+fi
+[ $# -eq 2 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+mkdir -p "$2"
+bundle=$(realpath "$1")
+out=$(realpath "$2")
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+export LD_LIBRARY_PATH=$bundle/lib:/usr/local/cuda/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+cd "$here/data" # rows name files as the command line does
+"$bundle/moescope" ceilings --backend cuda --output "$scratch/ceilings"
+commands "$bundle/moescope" "$scratch" | while read -r line; do
+  echo "== $line"
+  $line || echo "exit code $?"
+done
+cat "$scratch"/[0-9]*/rows.jsonl "$scratch/trained/rows.jsonl" >"$out/validation.jsonl"
+echo "$(grep -c '"metric":"hbm_read_bytes"' "$out/validation.jsonl") rows of HBM reads in $out/validation.jsonl"
