@@ -82,20 +82,22 @@ FigurePanel draw(const PhasePanel& panel, const std::vector<std::string>& schedu
     drawn.series.push_back(std::move(series));
   }
   const auto pairs = pairs_of(schedules);
-  for (std::size_t p = 0; p < pairs.size(); ++p) {
+  bool labelled = false;  // the points on both sides say which pair it is
+  for (const auto& pair : pairs) {
     FigureSeries line;
-    line.label = fmt::format("{} = {}", pairs[p].first, pairs[p].second);
+    line.label = labelled ? "" : "equally fast";
     line.points = false;
-    line.colour = static_cast<int>(schedules.size() + p);
+    line.colour = static_cast<int>(schedules.size());
     for (const std::int64_t top_k : panel.top_ks()) {
-      for (const double at : panel.crossovers(top_k, pairs[p].second, pairs[p].first)) {
-        if (fastest_around(panel, top_k, std::abs(at), pairs[p])) {
+      for (const double at : panel.crossovers(top_k, pair.second, pair.first)) {
+        if (fastest_around(panel, top_k, std::abs(at), pair)) {
           line.x.push_back(std::abs(at));
           line.y.push_back(static_cast<double>(top_k));
         }
       }
     }
     if (line.x.size() > 1) {
+      labelled = true;
       drawn.series.push_back(std::move(line));
     }
   }

@@ -56,7 +56,7 @@ TEST(PhaseDiagram, FindsWhereSchedulesCrossOver) {
   EXPECT_EQ(figure.panels[0].series[0].label, "grower");
   EXPECT_EQ(figure.panels[0].series[0].x.size(), 4U);
   EXPECT_EQ(figure.panels[0].series[1].tags, (std::vector<std::string>{"25.0", "25.0"}));
-  EXPECT_EQ(figure.panels[0].series[2].label, "grower = slow_start");
+  EXPECT_EQ(figure.panels[0].series[2].label, "equally fast");
   EXPECT_NEAR(figure.panels[0].series[2].x[0], 200, 1e-6);
 }
 
