@@ -225,6 +225,44 @@ TEST(AccessStream, DenseProductsMultiplyEverythingOnce) {
             6.0 * static_cast<double>(s.shape.num_tokens * s.shape.hidden_size * s.shape.shared_size));
 }
 
+/// Flop and operands that counters of an H100 saw at (4096, 512) on Table A (results/h100/profile.jsonl):
+/// 130 tiles of 160 x 128 for the router's logits; 128 x 128 and 64 x 128 for the shared MLP.
+TEST(AccessStream, ProductsTakeTheTilesThatWereCounted) {
+  LayerShape shape;
+  shape.num_tokens = 4096;
+  shape.hidden_size = 1024;
+  shape.grid_rows = shape.grid_cols = 320;
+  shape.top_k = 1;
+  shape.shared_size = 1024;
+  Routing routing;
+  routing.num_tokens = shape.num_tokens;
+  routing.grid_rows = routing.grid_cols = 320;
+  routing.token_offsets.resize(4097);
+  std::iota(routing.token_offsets.begin(), routing.token_offsets.end(), 0);
+  routing.expert_ids.assign(4096, 7);
+  routing.gates.assign(4096, 1.0F);
+  const Schedule schedule = build_schedule(routing, {.kind = ScheduleKind::kTokenCentric});
+  std::map<Stage, double> flop;
+  std::map<Stage, double> received;
+  WorkUnit unit;
+  for (const KernelLaunch& launch : layer_stream(shape, routing, schedule, {})) {
+    for (std::int64_t u = 0; u < launch.units; ++u) {
+      launch.fill(u, unit);
+      flop[launch.stage] += unit.tensor_flop;
+      if (unit.tensor_flop > 0) {
+        received[launch.stage] += unit.multicast_bytes;
+        for (const Burst& burst : unit.bursts) {
+          received[launch.stage] += burst.kind == AccessKind::kRead ? 1.0 * burst.bytes * burst.rows : 0.0;
+        }
+      }
+    }
+  }
+  EXPECT_EQ(flop[Stage::kRouterProject], 5452595200.0);
+  EXPECT_EQ(flop[Stage::kSharedMlp], 25769803776.0);
+  EXPECT_NEAR(received[Stage::kRouterProject], 76.677e6, 0.02 * 76.677e6);  // tma_read_bytes
+  EXPECT_NEAR(received[Stage::kSharedMlp], 469.762e6, 0.001 * 469.762e6);
+}
+
 TEST(AccessStream, HasTheStagesTheLayerHas) {
   const auto stages = [](const std::vector<KernelLaunch>& launches) {
     std::vector<Stage> order;

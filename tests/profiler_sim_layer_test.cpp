@@ -64,6 +64,45 @@ TEST(SimTime, StagesAddUpToTheLayerAndRowsAreModelled) {
   }
 }
 
+/// A layer whose shared MLP is all launches hides it behind what runs ahead of the experts; one that keeps
+/// the device busy hides nothing.
+TEST(SimTime, SharedMlpHidesAsFarAsItLeavesTheDeviceIdle) {
+  const auto reads = [](std::uint32_t bytes) {
+    return [bytes](std::int64_t index, WorkUnit& unit) {
+      unit.clear();
+      unit.bursts.push_back({static_cast<std::uint64_t>(index) << 20, bytes, 1, 0, AccessKind::kRead});
+    };
+  };
+  for (const bool busy : {false, true}) {
+    const std::vector<KernelLaunch> launches = {
+        {Stage::kRouterSelect, "select", 132, 1, reads(1 << 20)},
+        {Stage::kSharedMlp, "gate and up", busy ? 4000 : 1, 1, reads(busy ? 1 << 20 : 32)},
+        {Stage::kExperts, kTokenPairs, 132, 1, reads(1 << 20)}};
+    const LayerModel model = simulate_layer(launches, h100(), {}, {});
+    const StageModel& mlp = *model.find(Stage::kSharedMlp);
+    const StageModel& layer = *model.find(Stage::kLayer);
+    EXPECT_DOUBLE_EQ(layer.time_s, layer.bound_s - model.hidden_s);
+    EXPECT_LE(model.hidden_s, mlp.time_s);
+    if (busy) {
+      EXPECT_LT(model.hidden_s, 0.02 * mlp.time_s);
+    } else {
+      EXPECT_GT(model.hidden_s, 0.95 * mlp.time_s);
+    }
+  }
+}
+
+TEST(SimCalibration, TheOneThatComesAlongIsForTheH100AndNamesKernelsThatStreamsHave) {
+  const Calibration calibration = read_calibration(MOESCOPE_SOURCE_DIR "/data/calibration-h100.json");
+  EXPECT_EQ(carried_over(calibration, h100().name), "");
+  for (const char* word : {"draw 0", "revision c1cd8d8", "moescope validate"}) {
+    EXPECT_NE(calibration.source.find(word), std::string::npos) << word;
+  }
+  for (const auto& [kernel, stage] :
+       {std::pair{kTokenPairs, Stage::kExperts}, {kClearSums, Stage::kExperts}}) {
+    EXPECT_NE(calibration.find(kernel, stage), nullptr) << kernel;
+  }
+}
+
 TEST(SimCalibration, RecoversALineAndNeverGoesBelowZero) {
   std::vector<FitPoint> points;
   for (const double bound : {1e-5, 1e-4, 1e-3}) {
