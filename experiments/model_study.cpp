@@ -45,7 +45,7 @@ ModelledSchedule ModelStudy::simulate(const ScheduleOptions& schedule, const Dev
   const auto launches =
       layer_stream(layer_->shape, layer_->routing, built, device.stream_options(), layer_->fixed_routing);
   RowContext of_schedule = context(device);
-  of_schedule.schedule = to_string(schedule.kind);
+  of_schedule.schedule = to_string(schedule);
   of_schedule.l2_state = "cold";
   return {std::move(of_schedule), simulate_layer(launches, device, calibration_, replay)};
 }

@@ -171,7 +171,7 @@ ExitCode simulate(const SimulateOptions& options, const Invocation& invocation) 
       std::vector<ModelledSchedule> modelled;
       for (const ScheduleOptions& schedule : schedules) {
         progress.begin(fmt::format("{} {} {} on {}", workload.name, layer.shape.label(),
-                                   to_string(schedule.kind), device.name));
+                                   to_string(schedule), device.name));
         modelled.push_back(study.simulate(
             schedule, device, [&](double share) { progress.detail(fmt::format("{:.0f} %", 100 * share)); }));
         add_stages(stages, modelled.back());
