@@ -15,8 +15,7 @@ ln -s "$snapshots"/*.safetensors "$scratch" # rows name files as the command lin
 cd "$scratch"
 PATH=$scratch:$PATH
 
-# staircase:atomics is no schedule of its own to the simulator.
-schedules=(token_centric expert_centric staircase dense_masked)
+schedules=(token_centric expert_centric staircase staircase:atomics dense_masked)
 routers=(snapshot:tablea_layer2.safetensors snapshot:tablea_bn_layer2.safetensors)
 simulate() { # TOKENS TOP_K WORKLOAD...
   local name=$1-$2 tokens=$1 top_k=$2
