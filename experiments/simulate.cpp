@@ -170,8 +170,8 @@ ExitCode simulate(const SimulateOptions& options, const Invocation& invocation) 
     for (const DeviceSpec& device : axes.devices) {
       std::vector<ModelledSchedule> modelled;
       for (const ScheduleOptions& schedule : schedules) {
-        progress.begin(fmt::format("{} {} {} on {}", workload.name, layer.shape.label(),
-                                   to_string(schedule), device.name));
+        progress.begin(fmt::format("{} {} {} on {}", workload.name, layer.shape.label(), to_string(schedule),
+                                   device.name));
         modelled.push_back(study.simulate(
             schedule, device, [&](double share) { progress.detail(fmt::format("{:.0f} %", 100 * share)); }));
         add_stages(stages, modelled.back());
