@@ -49,7 +49,7 @@ def program(*arguments: str | Path) -> str:
     """What `moescope ARGUMENTS` prints, run in the repository's root. The program is $MOESCOPE, or what ./run.sh or
     cmake --preset cpu built. A failure raises and shows its message."""
     places = [ROOT / "build" / kind / "experiments" / "moescope" for kind in ("cpu-run", "cpu")]
-    if "MOESCOPE" in os.environ:
+    if os.environ.get("MOESCOPE"):  # an empty one names none, as in scripts/notebooks.sh
         places = [Path(os.environ["MOESCOPE"])]
     binary = next((path for path in places if path.exists()), None)
     if binary is None:
