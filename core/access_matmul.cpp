@@ -37,7 +37,8 @@ ProductPlan plan_product(const Product& product, std::int64_t num_sms, bool clus
     }
   }
   plan.clusters = clusters;
-  plan.splits = std::clamp<std::int64_t>(num_sms / best_tiles, 1, std::max<std::int64_t>(product.k / 256, 1));
+  plan.splits = std::clamp<std::int64_t>(num_sms / std::max<std::int64_t>(best_tiles, 1), 1,
+                                         std::max<std::int64_t>(product.k / 256, 1));
   return plan;
 }
 
@@ -116,7 +117,7 @@ void add_pass(std::vector<KernelLaunch>& launches, Stage stage, std::string name
   for (const PassPart& part : parts) {
     most = std::max(most, part.bytes);
   }
-  constexpr std::int64_t kUnitBytes = 16 * 1024;
+  constexpr std::int64_t kUnitBytes = std::int64_t{16} << 10;
   const std::int64_t units = ceil_div(most, kUnitBytes);
   launches.push_back({stage, std::move(name), units, 8,
                       [parts = std::move(parts), units, instructions](std::int64_t index, WorkUnit& unit) {

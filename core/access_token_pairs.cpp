@@ -65,7 +65,7 @@ void add_token_pairs(std::vector<KernelLaunch>& launches, Stage stage, bool scor
     }
     // Ids, x and gates, then one trip per pair of a worker, its rows being asked for one pair ahead.
     unit.dependent_steps = 2 + static_cast<double>(steps);
-    const double loads = static_cast<double>(split.chunks * split.team);
+    const auto loads = static_cast<double>(split.chunks * split.team);
     unit.instructions =
         static_cast<double>(done) *
         (kInstructionsPerPair * static_cast<double>(split.team) +

@@ -77,7 +77,7 @@ struct Axis {
 /// Parses one file; every message names it and the field.
 class Parser {
  public:
-  explicit Parser(const std::string& name) : name_(name) {}
+  explicit Parser(std::string name) : name_(std::move(name)) {}
 
   Experiment parse(std::string_view text) {
     const Json file = detail::parse_json<Json>(text);

@@ -1,6 +1,5 @@
 #include <fmt/format.h>
-#include <stdlib.h>
-
+#include <cstdlib>
 #include <fstream>
 #include <iostream>
 #include <iterator>

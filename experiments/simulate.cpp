@@ -147,7 +147,10 @@ std::unique_ptr<ResultWriter> make_writer(const SimulateOptions& options, const 
 }
 
 void write(ResultWriter* writer, const std::vector<ResultRow>& rows) {
-  for (const ResultRow& row : writer == nullptr ? std::vector<ResultRow>() : rows) {
+  if (writer == nullptr) {
+    return;
+  }
+  for (const ResultRow& row : rows) {
     writer->write(row);
   }
 }
