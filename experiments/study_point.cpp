@@ -2,9 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <new>
 #include <utility>
 
+#include "profiler/or_failure.hpp"
 #include "reference/layer_check.hpp"
 
 namespace moescope {
@@ -60,7 +60,7 @@ PointStudy::TunedSchedule PointStudy::tune(const NamedWorkload& workload, const 
 }
 
 LayerStudy PointStudy::study(const StudyPoint& point, const StudyPlan& plan, const StudyProgress& progress) {
-  try {
+  const auto measure = [&] {
     std::vector<ScheduleOptions> schedules = plan.schedules;
     if (plan.tuned_on) {
       schedules.push_back(tune(*plan.tuned_on, point, plan).options);
@@ -73,13 +73,10 @@ LayerStudy PointStudy::study(const StudyPoint& point, const StudyPlan& plan, con
       study.schedules.back().explanation = tuned_.explanation;
     }
     return study;
-  } catch (const InternalError&) {
-    throw;
-  } catch (const Error& error) {
-    return failed_study(point, plan, backend_.name(), error.code(), error.what());
-  } catch (const std::bad_alloc&) {
-    return failed_study(point, plan, backend_.name(), ExitCode::kOutOfMemory, "out of memory");
-  }
+  };
+  return or_failure(measure, [&](ExitCode code, const std::string& reason) {
+    return failed_study(point, plan, backend_.name(), code, reason);
+  });
 }
 
 LayerStudy failed_study(const StudyPoint& point, const StudyPlan& plan, std::string_view backend,

@@ -4,10 +4,10 @@
 
 #include <array>
 #include <iterator>
-#include <new>
 #include <utility>
 
 #include "experiments/sweep_points.hpp"
+#include "profiler/or_failure.hpp"
 
 namespace moescope {
 namespace {
@@ -33,18 +33,14 @@ bool attempt(PointResult& result, const RowContext& context, std::span<const Sch
     for (const ScheduleOptions& schedule : schedules) {
       add_failure(result, context, schedule, Status::kFailed, code, reason);
     }
+    return false;
   };
-  try {
-    body();
-    return true;
-  } catch (const InternalError&) {
-    throw;
-  } catch (const Error& error) {
-    fail(error.code(), error.what());
-  } catch (const std::bad_alloc&) {
-    fail(ExitCode::kOutOfMemory, "out of memory");
-  }
-  return false;
+  return or_failure(
+      [&] {
+        body();
+        return true;
+      },
+      fail);
 }
 
 }  // namespace

@@ -1,13 +1,13 @@
 #include "experiments/sweep_study.hpp"
 
 #include <algorithm>
-#include <new>
 #include <utility>
 
 #include "core/system_cost.hpp"
 #include "experiments/sweep_points.hpp"
 #include "experiments/system_lineup.hpp"
 #include "profiler/layer_rows.hpp"
+#include "profiler/or_failure.hpp"
 
 namespace moescope {
 LayerShape asked_shape(const CommonOptions& options) {
@@ -67,7 +67,7 @@ LayerStudy PlannedStudy::study(const PlannedPoint& planned, const StudyProgress&
     }
     return failed;
   };
-  try {
+  const auto study = [&]() -> LayerStudy {
     const System system = parse_system(planned.options.system);
     if (system == System::kOmniMoe) {
       point.shape = resolve_shape(planned.options, planned.workload.spec);
@@ -86,13 +86,10 @@ LayerStudy PlannedStudy::study(const PlannedPoint& planned, const StudyProgress&
     const auto subjects = lineup.subjects();
     return std::move(
         study_systems(backend_, subjects, planned.plan.sampling, planned.plan.l2, progress).front());
-  } catch (const InternalError&) {
-    throw;
-  } catch (const Error& error) {
-    return give_up(Status::kFailed, error.code(), error.what());
-  } catch (const std::bad_alloc&) {
-    return give_up(Status::kFailed, ExitCode::kOutOfMemory, "out of memory");
-  }
+  };
+  return or_failure(study, [&](ExitCode code, const std::string& reason) {
+    return give_up(Status::kFailed, code, reason);
+  });
 }
 
 }  // namespace moescope

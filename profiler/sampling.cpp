@@ -6,8 +6,9 @@
 #include <chrono>
 #include <cmath>
 #include <limits>
-#include <new>
 #include <utility>
+
+#include "profiler/or_failure.hpp"
 
 namespace moescope {
 namespace {
@@ -33,22 +34,14 @@ void record(ArmResult& result, const ArmSample& sample, std::int64_t round) {
 /// Runs one arm and turns an error that the user can act on into a recorded failure; a bug is not one of
 /// these.
 std::optional<ArmSample> try_run(const Arm& arm, ArmResult& result) {
-  const auto fail = [&](ExitCode code, std::string what) {
-    result.failure = std::move(what);
+  const auto fail = [&](ExitCode code, std::string reason) -> std::optional<ArmSample> {
+    result.failure = std::move(reason);
     result.failure_code = code;
     result.stages.clear();
     result.clocks.clear();
+    return std::nullopt;
   };
-  try {
-    return arm.run();
-  } catch (const InternalError&) {
-    throw;
-  } catch (const Error& error) {
-    fail(error.code(), error.what());
-  } catch (const std::bad_alloc&) {
-    fail(ExitCode::kOutOfMemory, "out of memory");
-  }
-  return std::nullopt;
+  return or_failure([&]() -> std::optional<ArmSample> { return arm.run(); }, fail);
 }
 
 bool converged(const ArmResult& result, const SamplingOptions& options) {

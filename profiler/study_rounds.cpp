@@ -3,27 +3,19 @@
 #include <fmt/format.h>
 
 #include <chrono>
-#include <new>
 #include <utility>
+
+#include "profiler/or_failure.hpp"
 
 namespace moescope::detail {
 namespace {
 
 void or_failed(ScheduleStudy& study, const std::function<void()>& act) {
-  const auto fail = [&](ExitCode code, std::string what) {
+  or_failure(act, [&](ExitCode code, std::string reason) {
     study.status = Status::kFailed;
     study.code = code;
-    study.reason = std::move(what);
-  };
-  try {
-    act();
-  } catch (const InternalError&) {
-    throw;
-  } catch (const Error& error) {
-    fail(error.code(), error.what());
-  } catch (const std::bad_alloc&) {
-    fail(ExitCode::kOutOfMemory, "out of memory");
-  }
+    study.reason = std::move(reason);
+  });
 }
 
 void judge_output(ScheduleStudy& study, LayerExecution& execution, const Judge& judge) {

@@ -75,4 +75,13 @@ inline Outcome run_moescope(std::vector<std::string> arguments, const TemporaryD
   return RunningMoescope(std::move(arguments), directory).wait();
 }
 
+/// A shape that any command is done with at once.
+inline std::vector<std::string> small(std::vector<std::string> arguments) {
+  for (const char* more :
+       {"-L", "32", "-d", "16", "--grid", "8x6", "-K", "4", "--min-samples", "3", "--max-time", "0.01"}) {
+    arguments.emplace_back(more);
+  }
+  return arguments;
+}
+
 }  // namespace moescope::test

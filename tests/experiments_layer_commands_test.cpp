@@ -1,0 +1,272 @@
+// The real program: what run, compare, check, inspect and golden print and write.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "core/error.hpp"
+#include "core/result.hpp"
+#include "core/stage.hpp"
+#include "tests/support/json_schema.hpp"
+#include "tests/support/run_moescope.hpp"
+#include "tests/support/temporary_directory.hpp"
+
+namespace moescope {
+namespace {
+
+using test::Outcome;
+using test::read_text;
+using test::run_moescope;
+using test::small;
+using test::TemporaryDirectory;
+using test::write_text;
+
+int code_of(ExitCode code) { return static_cast<int>(code); }
+
+/// Rows of a real run, checked against the published schema line by line.
+std::vector<ResultRow> valid_rows(const std::filesystem::path& results) {
+  const test::JsonSchema schema(
+      nlohmann::json::parse(read_text(std::string(MOESCOPE_SOURCE_DIR) + "/core/result.schema.json")));
+  std::istringstream lines(read_text(results / "rows.jsonl"));
+  for (std::string line; std::getline(lines, line);) {
+    EXPECT_EQ(schema.violation(nlohmann::json::parse(line)), "");
+  }
+  EXPECT_EQ(schema.violation(nlohmann::json::parse(read_text(results / "run.json"))), "");
+  return read_rows(results / "rows.jsonl").at(0).rows;
+}
+
+bool has_row(const std::vector<ResultRow>& rows, std::string_view schedule, std::string_view stage,
+             std::string_view metric, Status status) {
+  return std::any_of(rows.begin(), rows.end(), [&](const ResultRow& row) {
+    return row.schedule == schedule && row.stage == stage && row.metric == metric && row.status == status;
+  });
+}
+
+TEST(Compare, MeasuresEveryScheduleAndWritesRowsAndAFigure) {
+  const TemporaryDirectory directory;
+  const Outcome outcome =
+      run_moescope(small({"compare", "--output", "out", "--dtype", "fp32", "--shared-size", "8"}), directory);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto rows = valid_rows(directory.path() / "out");
+  std::set<std::string> workloads;
+  for (const ResultRow& row : rows) {
+    workloads.insert(row.workload);
+    EXPECT_EQ(row.backend, "cpu");
+    EXPECT_EQ(row.num_tokens, 32);
+    EXPECT_EQ(row.grid_rows, 8);
+    EXPECT_EQ(row.grid_cols, 6);
+    if (row.metric == "relative_error" && row.status == Status::kOk) {
+      EXPECT_LE(*row.value, 1e-5) << row.schedule;
+    }
+  }
+  EXPECT_EQ(workloads, (std::set<std::string>{"zipf:0", "zipf:0.5", "zipf:1", "zipf:1.5", "zipf:2"}));
+  for (const char* schedule : {"token_centric", "expert_centric", "staircase", "dense_masked"}) {
+    for (const char* metric :
+         {"time_s", "l2_read_bytes", "hbm_read_bytes", "useful_flop", "executed_flop", "relative_error"}) {
+      EXPECT_TRUE(has_row(rows, schedule, "layer", metric, Status::kOk)) << schedule << " " << metric;
+    }
+    EXPECT_TRUE(has_row(rows, schedule, "layer", "speed_up_over_token_centric", Status::kOk)) << schedule;
+    EXPECT_NE(outcome.out.find(schedule), std::string::npos);
+  }
+  EXPECT_TRUE(has_row(rows, "sparse_library", "layer", "time_s", Status::kSkipped));
+  EXPECT_TRUE(has_row(rows, "none", "router_select", "reuse", Status::kOk));
+  EXPECT_TRUE(has_row(rows, "none", "experts", "floor_bytes", Status::kOk));
+  EXPECT_NE(outcome.out.find("rows:   out/rows.jsonl"), std::string::npos);
+  EXPECT_TRUE(std::filesystem::exists(directory.path() / "out" / "skew.gp"));
+  EXPECT_NE(outcome.out.find("figure: "), std::string::npos);
+  EXPECT_EQ(outcome.err.find('\r'), std::string::npos) << "plain lines when not on a terminal";
+  EXPECT_NE(outcome.err.find("[1/5] zipf:0\n[2/5] zipf:0.5, about"), std::string::npos) << outcome.err;
+  EXPECT_TRUE(read_text(directory.path() / "out" / "rows.csv").starts_with("schema_version,run_id,system"));
+}
+
+TEST(Compare, PutsSystemsSideBySide) {
+  const TemporaryDirectory directory;
+  std::vector<std::string> arguments = {"compare", "--output", "out", "-L", "24", "-d", "32"};
+  for (const char* system : {"dense_mlp", "gshard", "deepseekmoe", "pkm", "peer", "omnimoe"}) {
+    arguments.insert(arguments.end(), {"--system", system});
+  }
+  arguments.insert(arguments.end(), {"--min-samples", "3", "--max-time", "0.01"});
+  const Outcome outcome = run_moescope(arguments, directory);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  const auto rows = valid_rows(directory.path() / "out");
+  const auto find = [&](const std::string& system, const std::string& schedule, const std::string& metric) {
+    const auto row = std::find_if(rows.begin(), rows.end(), [&](const ResultRow& r) {
+      return r.system == system && r.schedule == schedule && r.stage == "layer" && r.metric == metric;
+    });
+    return row == rows.end() ? nullptr : &*row;
+  };
+  const std::vector<std::pair<std::string, std::string>> layers = {
+      {"dense_mlp", "none"},    {"gshard", "expert_centric"}, {"deepseekmoe", "expert_centric"},
+      {"pkm", "token_centric"}, {"peer", "token_centric"},    {"omnimoe", "expert_centric"},
+      {"omnimoe", "staircase"}};
+  for (const auto& [system, schedule] : layers) {
+    for (const char* metric : {"time_s", "weight_bytes", "peak_bytes", "useful_flop", "relative_error"}) {
+      const ResultRow* row = find(system, schedule, metric);
+      ASSERT_TRUE(row != nullptr) << system << " " << metric;
+      EXPECT_EQ(row->status, Status::kOk) << system << " " << metric;
+      EXPECT_EQ(row->num_tokens, 24);
+      if (row->metric == "relative_error") {
+        EXPECT_LE(*row->value, 4e-3) << system;
+      }
+    }
+  }
+  EXPECT_EQ(find("gshard", "expert_centric", "time_s")->group_size, 1);
+  EXPECT_EQ(find("gshard", "expert_centric", "time_s")->grid_cols, 32);
+  EXPECT_EQ(find("peer", "token_centric", "time_s")->grid_rows, 64);
+  EXPECT_EQ(find("peer", "none", "heads")->value, 10);
+  EXPECT_EQ(find("pkm", "token_centric", "time_s")->activation, "none");
+  EXPECT_EQ(find("dense_mlp", "none", "time_s")->gates, "none");
+}
+
+TEST(Compare, GoesOnPastAPointThatFails) {
+  const TemporaryDirectory directory;
+  const Outcome outcome =
+      run_moescope(small({"compare", "--output", "out", "--quiet", "--workload", "hot:0.5,7", "--workload",
+                          "zipf:1", "--schedule", "staircase"}),
+                   directory);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_EQ(outcome.err, "") << "quiet";
+  const auto rows = valid_rows(directory.path() / "out");
+  int failed = 0;
+  int measured = 0;
+  for (const ResultRow& row : rows) {
+    failed += row.workload.starts_with("hot") && row.status == Status::kFailed ? 1 : 0;
+    measured += row.workload == "zipf:1" && row.metric == "time_s" && row.status == Status::kOk ? 1 : 0;
+  }
+  EXPECT_EQ(failed, 1) << outcome.out;
+  EXPECT_GT(measured, 0);
+  EXPECT_NE(outcome.out.find("COUNT = 7 must not exceed"), std::string::npos) << "the reason is shown";
+}
+
+TEST(Compare, EndsWithTheCodeOfTheFailureWhenNothingCouldBeMeasured) {
+  const TemporaryDirectory directory;
+  const Outcome outcome = run_moescope(
+      small({"compare", "--output", "out", "--workload", "hot:0.5,7", "--schedule", "staircase"}), directory);
+  EXPECT_EQ(outcome.code, code_of(ExitCode::kInvalidArgument)) << outcome.err;
+}
+
+TEST(Compare, KeepsEarlierResults) {
+  const TemporaryDirectory directory;
+  const auto arguments =
+      small({"compare", "--output", "out", "--workload", "zipf:1", "--schedule", "staircase"});
+  ASSERT_EQ(run_moescope(arguments, directory).code, 0);
+  const std::string before = read_text(directory.path() / "out" / "rows.jsonl");
+  const Outcome again = run_moescope(arguments, directory);
+  EXPECT_EQ(again.code, code_of(ExitCode::kBadFile));
+  EXPECT_NE(again.err.find("exists already"), std::string::npos) << again.err;
+  EXPECT_EQ(read_text(directory.path() / "out" / "rows.jsonl"), before);
+}
+
+TEST(Run, ShowsEveryStageAndWritesOnlyWhenAsked) {
+  const TemporaryDirectory directory;
+  const Outcome outcome =
+      run_moescope(small({"run", "--shared-size", "8", "--schedule", "expert_centric"}), directory);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  for (const char* stage :
+       {"router_project", "router_select", "schedule", "experts", "shared_mlp", "layer"}) {
+    EXPECT_NE(outcome.out.find(std::string("\n") + stage), std::string::npos) << stage << "\n" << outcome.out;
+  }
+  EXPECT_NE(outcome.out.find("relative error"), std::string::npos);
+  EXPECT_FALSE(std::filesystem::exists(directory.path() / "results"));
+  const Outcome writing = run_moescope(small({"run", "--output", "out"}), directory);
+  ASSERT_EQ(writing.code, 0) << writing.err;
+  EXPECT_TRUE(has_row(valid_rows(directory.path() / "out"), "staircase", "layer", "time_s", Status::kOk));
+}
+
+TEST(Run, ShowsEveryStageOfABaseline) {
+  const TemporaryDirectory directory;
+  const Outcome outcome = run_moescope({"run", "--system", "deepseekmoe", "-L", "32", "-d", "32", "--dtype",
+                                        "fp32", "--min-samples", "3", "--max-time", "0.01"},
+                                       directory);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  for (const char* word : {"deepseekmoe_L32_d32_N64_K4", "router_project", "router_select", "schedule",
+                           "experts", "shared_mlp", "peak", "bit-identical"}) {
+    EXPECT_NE(outcome.out.find(word), std::string::npos) << word << outcome.out;
+  }
+  EXPECT_FALSE(std::filesystem::exists(directory.path() / "results"));
+}
+
+TEST(Run, FindsTheRecordedLayerFromAnywhereAndNamesNoPathOfThisMachine) {
+  const TemporaryDirectory directory;
+  const Outcome outcome = run_moescope(
+      {"run", "-L", "16", "--min-samples", "2", "--max-time", "0.01", "--output", "out"}, directory);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("snapshot:data/small_layer2.safetensors"), std::string::npos);
+  EXPECT_EQ(outcome.out.find(MOESCOPE_SOURCE_DIR), std::string::npos);
+  for (const ResultRow& row : valid_rows(directory.path() / "out")) {
+    EXPECT_EQ(row.workload, "snapshot:data/small_layer2.safetensors");
+  }
+}
+
+TEST(Check, PassesOnThePointAskedForAndWritesRows) {
+  const TemporaryDirectory directory;
+  const Outcome outcome = run_moescope({"check", "-L", "32", "-d", "24", "--grid", "48x16", "-K", "24",
+                                        "--dtype", "fp32", "--workload", "zipf:1.5", "--output", "out"},
+                                       directory);
+  EXPECT_EQ(outcome.code, 0) << outcome.out << outcome.err;
+  EXPECT_NE(outcome.out.find("cpu: 4 passed, 0 failed, 1 skipped"), std::string::npos) << outcome.out;
+  const auto rows = valid_rows(directory.path() / "out");
+  EXPECT_TRUE(has_row(rows, "staircase", "layer", "relative_error", Status::kOk));
+  EXPECT_TRUE(has_row(rows, "staircase", "schedule", "mismatch", Status::kOk));
+  EXPECT_TRUE(has_row(rows, "staircase", "router_select", "wrong_pairs", Status::kOk));
+  EXPECT_TRUE(has_row(rows, "staircase", "router_select", "near_ties", Status::kOk));
+  EXPECT_TRUE(has_row(rows, "sparse_library", "layer", "relative_error", Status::kSkipped));
+}
+
+TEST(Check, FailsWhenNothingCouldBeCompared) {
+  const TemporaryDirectory directory;
+  const Outcome outcome = run_moescope(
+      {"check", "-L", "8", "-d", "8", "--grid", "4x4", "-K", "2", "--schedule", "sparse_library"}, directory);
+  EXPECT_EQ(outcome.code, code_of(ExitCode::kCheckFailed)) << outcome.out;
+  EXPECT_NE(outcome.out.find("0 passed, 0 failed, 1 skipped"), std::string::npos) << outcome.out;
+}
+
+TEST(Inspect, ShowsSkewAndAHistogramAndRecordsATraceThatReplays) {
+  const TemporaryDirectory directory;
+  const Outcome outcome =
+      run_moescope({"inspect", "-L", "64", "-d", "16", "--grid", "8x8", "-K", "4", "--workload", "zipf:1",
+                    "--save-trace", "t.safetensors", "--output", "out"},
+                   directory);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("unevenness_nats"), std::string::npos);
+  EXPECT_NE(outcome.out.find("pairs per expert"), std::string::npos);
+  EXPECT_NE(outcome.out.find("##"), std::string::npos);
+  const auto rows = valid_rows(directory.path() / "out");
+  const Outcome replay = run_moescope(
+      {"inspect", "-d", "16", "--workload", "trace:t.safetensors", "--output", "replayed"}, directory);
+  ASSERT_EQ(replay.code, 0) << replay.err;
+  const auto replayed = valid_rows(directory.path() / "replayed");
+  ASSERT_EQ(replayed.size(), rows.size());
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    EXPECT_EQ(replayed[i].metric, rows[i].metric);
+    EXPECT_EQ(replayed[i].value, rows[i].value) << rows[i].metric;
+  }
+}
+
+TEST(Golden, ReplaysEveryRecordedFile) {
+  const TemporaryDirectory directory;
+  std::vector<std::string> arguments = {"golden"};
+  for (const auto& entry : std::filesystem::directory_iterator(std::string(MOESCOPE_TEST_DATA) + "/golden")) {
+    arguments.push_back(entry.path().string());
+  }
+  const Outcome outcome = run_moescope(arguments, directory);
+  EXPECT_EQ(outcome.code, 0) << outcome.out;
+  for (const char* word : {"omnimoe_a.npz", "router_tall.npz", "pkm.npz", "peer_relu.npz", "peer, relu gates",
+                           "gshard_topk_mixtral.npz", "deepseekmoe_v2.npz"}) {
+    EXPECT_NE(outcome.out.find(word), std::string::npos) << word;
+  }
+  EXPECT_EQ(outcome.out.find("skipped"), std::string::npos) << outcome.out;
+}
+
+TEST(Golden, FailsOnAFileThatIsNone) {
+  const TemporaryDirectory directory;
+  write_text(directory.path() / "none.npz", "no zip file");
+  const Outcome outcome = run_moescope({"golden", "none.npz"}, directory);
+  EXPECT_EQ(outcome.code, code_of(ExitCode::kCheckFailed));
+  EXPECT_NE(outcome.out.find("FAILED"), std::string::npos) << outcome.out;
+}
+
+}  // namespace
+}  // namespace moescope
