@@ -1,41 +1,40 @@
 #include "kernels/cuda_layer.hpp"
 
-#include <algorithm>
-
-#include "kernels/memory_stream.hpp"
 #include "kernels/nvtx.hpp"
 
 namespace moescope::cuda {
 
-DeviceContext::DeviceContext()
-    : info(device_info()), nvml(info.pci_bus_id), flush(2 * std::max(info.l2_bytes, std::int64_t{1})) {}
-
 CudaLayer::CudaLayer(std::shared_ptr<DeviceContext> context, std::shared_ptr<const ExpertBuffers> experts,
                      const LayerInputs& inputs, const ScheduleOptions& options, std::string explanation)
-    : context_(std::move(context)),
+    : CudaLayer(context, std::move(experts), inputs,
+                design_layer(inputs.shape, options, inputs.fixed_routing.has_value(),
+                             context->info.compute_capability),
+                std::move(explanation)) {}
+
+CudaLayer::CudaLayer(std::shared_ptr<DeviceContext> context, std::shared_ptr<const ExpertBuffers> experts,
+                     const LayerInputs& inputs, const LayerDesign& design, std::string explanation)
+    : GraphedLayer(std::move(context), layer_stages(design)),
       experts_(std::move(experts)),
       inputs_(inputs),
-      design_(design_layer(inputs.shape, options, inputs.fixed_routing.has_value(),
-                           context_->info.compute_capability)),
+      design_(design),
       explanation_(std::move(explanation)),
       plan_(plan_layer_memory(design_)),
-      stages_(layer_stages(design_)),
       blas_(plan_.library),
       shared_blas_(plan_.shared_library),
-      hidden_states_(upload(inputs.hidden_states, stream_.get())),
-      working_(make_filled<std::byte>(plan_.working, stream_.get())),
-      output_(make_filled<std::byte>(plan_.output, stream_.get())),
+      hidden_states_(upload(inputs.hidden_states, stream())),
+      working_(make_filled<std::byte>(plan_.working, stream())),
+      output_(make_filled<std::byte>(plan_.output, stream())),
       shared_result_(
-          make_filled<float>(plan_.shared_result / static_cast<std::int64_t>(sizeof(float)), stream_.get())),
-      shared_scratch_(make_filled<std::byte>(plan_.shared_scratch, stream_.get())),
-      scratch_(make_filled<std::byte>(plan_.scratch, stream_.get())),
-      token_workspace_(plan_.token_workspace),
-      stage_events_(stages_.size() + 1) {
+          make_filled<float>(plan_.shared_result / static_cast<std::int64_t>(sizeof(float)), stream())),
+      shared_scratch_(make_filled<std::byte>(plan_.shared_scratch, stream())),
+      scratch_(make_filled<std::byte>(plan_.scratch, stream())),
+      token_workspace_(plan_.token_workspace) {
   const LayerShape& shape = inputs.shape;
+  const ScheduleOptions& options = design_.options;
   if (inputs.fixed_routing.has_value()) {
-    routing_.emplace(shape, *inputs.fixed_routing, stream_.get());
+    routing_.emplace(shape, *inputs.fixed_routing, stream());
   } else {
-    router_ = RouterBuffers(shape, inputs.router, stream_.get());
+    router_ = RouterBuffers(shape, inputs.router, stream());
     if (!design_.on_strips) {
       routing_.emplace(shape);
     }
@@ -45,7 +44,7 @@ CudaLayer::CudaLayer(std::shared_ptr<DeviceContext> context, std::shared_ptr<con
   router_.describe(weights_);
   if (token_workspace_.bytes() > 0) {
     MOESCOPE_CUDA_CHECK(cudaMemsetAsync(token_workspace_.get(), 0,
-                                        static_cast<std::size_t>(token_workspace_.bytes()), stream_.get()));
+                                        static_cast<std::size_t>(token_workspace_.bytes()), stream()));
   }
   if (design_.on_strips) {
     strips_ = StripBuffers(shape, LayerDesign::kStripRule, experts_staircase_tile_tokens(shape));
@@ -53,33 +52,9 @@ CudaLayer::CudaLayer(std::shared_ptr<DeviceContext> context, std::shared_ptr<con
   } else if (groups_pairs(design_)) {
     schedule_ = ScheduleBuffers(shape, options);
   } else if (options.kind == ScheduleKind::kSparseLibrary) {
-    sparse_.emplace(shape, hidden_states_.get(), weights_, routing_->view(), y(), stream_.get());
+    sparse_.emplace(shape, hidden_states_.get(), weights_, routing_->view(), y(), stream());
   }
-  for (const Stage stage : stages_) {
-    enqueue(stage);
-  }
-  stream_.synchronize();
   capture();
-}
-
-bool CudaLayer::has(Stage stage) const { return std::ranges::find(stages_, stage) != stages_.end(); }
-
-void CudaLayer::capture() {
-  const auto record = [&](const Event& event) {
-    MOESCOPE_CUDA_CHECK(cudaEventRecordWithFlags(event.get(), stream_.get(), cudaEventRecordExternal));
-  };
-  stage_graph_ = capture_graph(stream_.get(), [&] {
-    record(stage_events_[0]);
-    for (std::size_t i = 0; i < stages_.size(); ++i) {
-      enqueue(stages_[i]);
-      record(stage_events_[i + 1]);
-    }
-  });
-  layer_graph_ = capture_graph(stream_.get(), [&] {
-    record(layer_events_[0]);
-    enqueue_overlapped();
-    record(layer_events_[1]);
-  });
 }
 
 /// Beside the router and what follows it run the shared MLP, which needs nothing but X, and the
@@ -87,50 +62,45 @@ void CudaLayer::capture() {
 void CudaLayer::enqueue_overlapped() {
   const bool beside = has(Stage::kSharedMlp) || design_.on_strips;
   const bool join_early = finishes_layer(design_) || design_.on_strips;
-  const auto join = [&] {
+  const auto join_if_forked = [&] {
     if (beside) {
-      join_.record(side_stream_.get());
-      MOESCOPE_CUDA_CHECK(cudaStreamWaitEvent(stream_.get(), join_.get(), 0));
+      join();
     }
-  };
-  const auto fork = [&] {
-    fork_.record(stream_.get());
-    MOESCOPE_CUDA_CHECK(cudaStreamWaitEvent(side_stream_.get(), fork_.get(), 0));
   };
   if (has(Stage::kSharedMlp)) {
     fork();
-    enqueue(Stage::kSharedMlp, side_stream_.get());
+    enqueue(Stage::kSharedMlp, side_stream());
   }
   for (const Stage stage : stages_) {
     if (stage == Stage::kSharedMlp) {
       continue;
     }
     if (stage == stages_.back() && join_early) {
-      join();
+      join_if_forked();
     }
-    enqueue(stage, stream_.get());
+    enqueue(stage, stream());
     if (stage == Stage::kRouterSelect && design_.on_strips) {
       fork();
-      prepare_experts(side_stream_.get());
+      prepare_experts(side_stream());
     }
   }
   if (!join_early) {
-    join();
+    join_if_forked();
   }
   if (!finishes_layer(design_)) {
-    finish(stream_.get());
+    finish(stream());
   }
 }
 
 void CudaLayer::enqueue(Stage stage) {
   if (stage == stages_.back() && design_.on_strips) {
     const StageRange range(stage);
-    prepare_experts(stream_.get());
+    prepare_experts(stream());
   }
-  enqueue(stage, stream_.get());
+  enqueue(stage, stream());
   if (stage == stages_.back() && !finishes_layer(design_)) {
     const StageRange range(stage);
-    finish(stream_.get());
+    finish(stream());
   }
 }
 
@@ -230,70 +200,38 @@ void CudaLayer::enqueue_experts(Stage stage, cudaStream_t stream) {
   }
 }
 
-void CudaLayer::flush_if(L2State l2) {
-  if (l2 == L2State::kCold) {
-    const Bytes& flush = context_->flush;
-    MOESCOPE_CUDA_CHECK(
-        cudaMemsetAsync(flush.get(), 0xa5, static_cast<std::size_t>(flush.bytes()), stream_.get()));
-  }
-}
-
-std::vector<StageTime> CudaLayer::run(L2State l2) {
-  flush_if(l2);
-  MOESCOPE_CUDA_CHECK(cudaGraphLaunch(stage_graph_.get(), stream_.get()));
-  flush_if(l2);
-  MOESCOPE_CUDA_CHECK(cudaGraphLaunch(layer_graph_.get(), stream_.get()));
-  stream_.synchronize();
-  check_logits();
-  std::vector<StageTime> times;
-  for (std::size_t i = 0; i < stages_.size(); ++i) {
-    times.push_back({stages_[i], stage_events_[i + 1].seconds_since(stage_events_[i])});
-  }
-  times.push_back({Stage::kLayer, layer_events_[1].seconds_since(layer_events_[0])});
-  return times;
-}
-
-void CudaLayer::empty_cache() {
-  const Bytes& flush = context_->flush;
-  MOESCOPE_CUDA_CHECK(
-      cudaMemsetAsync(flush.get(), 0xa5, static_cast<std::size_t>(flush.bytes()), stream_.get()));
-  launch_memory_read(flush.get(), flush.bytes(), stream_.get());
-  stream_.synchronize();
-}
-
 void CudaLayer::check_logits() {
   if (inputs_.fixed_routing.has_value()) {
     return;
   }
   std::int64_t bad = 0;
-  MOESCOPE_CUDA_CHECK(
-      cudaMemcpyAsync(&bad, bad_logit_.get(), sizeof bad, cudaMemcpyDeviceToHost, stream_.get()));
-  stream_.synchronize();
+  MOESCOPE_CUDA_CHECK(cudaMemcpyAsync(&bad, bad_logit_.get(), sizeof bad, cudaMemcpyDeviceToHost, stream()));
+  synchronize();
   if (bad >= 0) {
     enqueue(Stage::kRouterProject);  // the experts' sums have taken the place of the logits
-    throw_bad_logit(download_logits(inputs_.shape, logits(), stream_.get()));
+    throw_bad_logit(download_logits(inputs_.shape, logits(), stream()));
   }
 }
 
 HostTensor CudaLayer::output() {
   const LayerShape& shape = inputs_.shape;
   const void* const data = shape.dtype == Dtype::kF32 ? static_cast<const void*>(y()) : output_.get();
-  return download(shape.dtype, shape.num_tokens, shape.hidden_size, data, stream_.get());
+  return download(shape.dtype, shape.num_tokens, shape.hidden_size, data, stream());
 }
 
 Routing CudaLayer::routing() {
   const LayerShape& shape = design_.shape;
   if (routing_.has_value()) {
-    return routing_->download(shape, stream_.get());
+    return routing_->download(shape, stream());
   }
   // On strips no pair is listed: the same selection from the same logits, as a list.
   const DeviceBuffer<float> logits(shape.num_tokens * (shape.grid_rows + shape.grid_cols));
   const Bytes workspace(router_select_workspace_bytes(shape));
   const DeviceBuffer<std::int64_t> bad_logit(1);
   const RoutingBuffers routing(shape);
-  launch_router_project(blas_, shape, hidden_states_.get(), weights_, logits.get(), stream_.get());
-  launch_router_select(shape, logits.get(), routing.view(), bad_logit.get(), workspace.get(), stream_.get());
-  return routing.download(shape, stream_.get());
+  launch_router_project(blas_, shape, hidden_states_.get(), weights_, logits.get(), stream());
+  launch_router_select(shape, logits.get(), routing.view(), bad_logit.get(), workspace.get(), stream());
+  return routing.download(shape, stream());
 }
 
 bool CudaLayer::deterministic() const {

@@ -1,0 +1,79 @@
+#include "kernels/graphed_layer.hpp"
+
+#include <algorithm>
+
+#include "kernels/memory_stream.hpp"
+
+namespace moescope::cuda {
+
+DeviceContext::DeviceContext()
+    : info(device_info()), nvml(info.pci_bus_id), flush(2 * std::max(info.l2_bytes, std::int64_t{1})) {}
+
+GraphedLayer::GraphedLayer(std::shared_ptr<DeviceContext> context, std::vector<Stage> stages)
+    : context_(std::move(context)), stages_(std::move(stages)), stage_events_(stages_.size() + 1) {}
+
+bool GraphedLayer::has(Stage stage) const { return std::ranges::find(stages_, stage) != stages_.end(); }
+
+void GraphedLayer::capture() {
+  for (const Stage stage : stages_) {
+    enqueue(stage);
+  }
+  stream_.synchronize();
+  const auto record = [&](const Event& event) {
+    MOESCOPE_CUDA_CHECK(cudaEventRecordWithFlags(event.get(), stream_.get(), cudaEventRecordExternal));
+  };
+  stage_graph_ = capture_graph(stream_.get(), [&] {
+    record(stage_events_[0]);
+    for (std::size_t i = 0; i < stages_.size(); ++i) {
+      enqueue(stages_[i]);
+      record(stage_events_[i + 1]);
+    }
+  });
+  layer_graph_ = capture_graph(stream_.get(), [&] {
+    record(layer_events_[0]);
+    enqueue_overlapped();
+    record(layer_events_[1]);
+  });
+}
+
+void GraphedLayer::fork() {
+  fork_.record(stream_.get());
+  MOESCOPE_CUDA_CHECK(cudaStreamWaitEvent(side_stream_.get(), fork_.get(), 0));
+}
+
+void GraphedLayer::join() {
+  join_.record(side_stream_.get());
+  MOESCOPE_CUDA_CHECK(cudaStreamWaitEvent(stream_.get(), join_.get(), 0));
+}
+
+void GraphedLayer::flush_if(L2State l2) {
+  if (l2 == L2State::kCold) {
+    const Bytes& flush = context_->flush;
+    MOESCOPE_CUDA_CHECK(
+        cudaMemsetAsync(flush.get(), 0xa5, static_cast<std::size_t>(flush.bytes()), stream_.get()));
+  }
+}
+
+std::vector<StageTime> GraphedLayer::run(L2State l2) {
+  flush_if(l2);
+  MOESCOPE_CUDA_CHECK(cudaGraphLaunch(stage_graph_.get(), stream_.get()));
+  flush_if(l2);
+  MOESCOPE_CUDA_CHECK(cudaGraphLaunch(layer_graph_.get(), stream_.get()));
+  stream_.synchronize();
+  check_logits();
+  std::vector<StageTime> times;
+  for (std::size_t i = 0; i < stages_.size(); ++i) {
+    times.push_back({stages_[i], stage_events_[i + 1].seconds_since(stage_events_[i])});
+  }
+  times.push_back({Stage::kLayer, layer_events_[1].seconds_since(layer_events_[0])});
+  return times;
+}
+
+void GraphedLayer::empty_cache() {
+  flush_if(L2State::kCold);
+  const Bytes& flush = context_->flush;
+  launch_memory_read(flush.get(), flush.bytes(), stream_.get());
+  stream_.synchronize();
+}
+
+}  // namespace moescope::cuda
