@@ -45,19 +45,6 @@ struct StaircaseItem {
   float gate_offset[Tiles::kTokens];      ///< gate * 2^exponent = 2^(S log2(e) + gate_offset)
 };
 
-/// Position in a ring of kSlots slots; the parity of a slot's barriers flips every round.
-template <int kSlots>
-struct RingPosition {
-  std::uint32_t slot = 0;
-  std::uint32_t parity = 0;
-  __device__ __forceinline__ void advance() {
-    if (++slot == kSlots) {
-      slot = 0;
-      parity ^= 1U;
-    }
-  }
-};
-
 /// A block's shared memory. Barriers `full` complete when a slot's data have landed, `empty` when all its
 /// readers are done with it.
 template <class Tiles>

@@ -44,6 +44,19 @@ __device__ __forceinline__ void barrier_wait(std::uint32_t barrier, std::uint32_
   } while (done == 0);
 }
 
+/// Position in a ring of kSlots slots; the parity of a slot's barriers flips every round.
+template <int kSlots>
+struct RingPosition {
+  std::uint32_t slot = 0;
+  std::uint32_t parity = 0;
+  __device__ __forceinline__ void advance() {
+    if (++slot == kSlots) {
+      slot = 0;
+      parity ^= 1U;
+    }
+  }
+};
+
 /// Orders this thread's ordinary accesses to shared memory, and those it has waited for, before later ones of
 /// the tensor cores and the bulk copy engine.
 __device__ __forceinline__ void fence_proxy_async() {
