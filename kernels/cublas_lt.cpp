@@ -37,14 +37,21 @@ void set(const Preference& preference, cublasLtMatmulPreferenceAttributes_t attr
 
 cudaDataType_t cuda_type(Dtype dtype) { return dtype == Dtype::kF32 ? CUDA_R_32F : CUDA_R_16BF; }
 
-/// Largest power of two up to 256 (cuBLASLt's own default assumption) that divides the address.
-std::uint32_t alignment(const void* pointer) {
-  const auto address = std::bit_cast<std::uintptr_t>(pointer) | std::uintptr_t{256};
+template <class T>
+void set(const Layout& layout, cublasLtMatrixLayoutAttribute_t attribute, T value) {
+  MOESCOPE_BLAS_CHECK(cublasLtMatrixLayoutSetAttribute(layout.get(), attribute, &value, sizeof value));
+}
+
+/// Largest power of two up to 256 (cuBLASLt's own default assumption) that divides the addresses of all of a
+/// batch's matrices.
+std::uint32_t alignment(const void* pointer, std::int64_t stride, Dtype dtype) {
+  const auto address = std::bit_cast<std::uintptr_t>(pointer) |
+                       static_cast<std::uintptr_t>(stride * dtype_bytes(dtype)) | std::uintptr_t{256};
   return static_cast<std::uint32_t>(std::uintptr_t{1} << std::countr_zero(address));
 }
 
 /// Everything the choice of an algorithm depends on.
-using Key = std::array<std::int64_t, 14>;
+using Key = std::array<std::int64_t, 18>;
 
 Gemm with_leading_dimensions(Gemm gemm) {
   const auto complete = [](std::int64_t& leading, std::int64_t dense, std::string_view field) {
@@ -53,8 +60,8 @@ Gemm with_leading_dimensions(Gemm gemm) {
       throw InvalidArgument(field, std::to_string(leading), fmt::format("at least the row length {}", dense));
     }
   };
-  const std::array<std::pair<std::string_view, std::int64_t>, 3> extents{
-      {{"gemm.m", gemm.m}, {"gemm.n", gemm.n}, {"gemm.k", gemm.k}}};
+  const std::array<std::pair<std::string_view, std::int64_t>, 4> extents{
+      {{"gemm.m", gemm.m}, {"gemm.n", gemm.n}, {"gemm.k", gemm.k}, {"gemm.batch", gemm.batch}}};
   for (const auto& [field, value] : extents) {
     if (value < 1 || value > std::numeric_limits<std::int32_t>::max()) {
       throw InvalidArgument(field, std::to_string(value), "in [1, 2^31)");
@@ -114,6 +121,19 @@ void CublasLt::run(const Gemm& requested, cudaStream_t stream) {
   MOESCOPE_BLAS_CHECK(
       cublasLtMatrixLayoutCreate(d.out(), cuda_type(gemm.out), u64(gemm.n), u64(gemm.m), gemm.ldd));
 
+  if (gemm.batch > 1) {
+    const auto repeat = [&](const Layout& layout, std::int64_t stride) {
+      set(layout, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, static_cast<std::int32_t>(gemm.batch));
+      set(layout, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, stride);
+    };
+    repeat(a, gemm.stride_a);
+    repeat(b, gemm.stride_b);
+    repeat(d, gemm.stride_d);
+  }
+  const std::uint32_t align_a = alignment(gemm.a, gemm.stride_a, gemm.in);
+  const std::uint32_t align_b = alignment(gemm.b, gemm.stride_b, gemm.in);
+  const std::uint32_t align_d = alignment(gemm.d, gemm.stride_d, gemm.out);
+
   const Key key{gemm.m,
                 gemm.n,
                 gemm.k,
@@ -125,18 +145,22 @@ void CublasLt::run(const Gemm& requested, cudaStream_t stream) {
                 static_cast<std::int64_t>(gemm.out),
                 gemm.bias != nullptr ? 1 : 0,
                 gemm.beta != 0 ? 1 : 0,
-                alignment(gemm.a),
-                alignment(gemm.b),
-                alignment(gemm.d)};
+                gemm.batch,
+                gemm.stride_a,
+                gemm.stride_b,
+                gemm.stride_d,
+                align_a,
+                align_b,
+                align_d};
   auto found = impl_->algorithms.find(key);
   if (found == impl_->algorithms.end()) {
     Preference preference;
     MOESCOPE_BLAS_CHECK(cublasLtMatmulPreferenceCreate(preference.out()));
     set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, u64(impl_->workspace.bytes()));
-    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, alignment(gemm.b));
-    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, alignment(gemm.a));
-    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, alignment(gemm.d));
-    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, alignment(gemm.d));
+    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, align_b);
+    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, align_a);
+    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, align_d);
+    set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, align_d);
     cublasLtMatmulHeuristicResult_t result{};
     int count = 0;
     MOESCOPE_BLAS_CHECK(cublasLtMatmulAlgoGetHeuristic(impl_->handle.get(), operation.get(), b.get(), a.get(),

@@ -26,6 +26,11 @@ struct Gemm {
   std::int64_t ldd = 0;         ///< 0: dense (n)
   float beta = 0;               ///< 0: D is written and may hold anything before; 1: added to
   const float* bias = nullptr;  ///< [n] fp32, added to every row; null: none
+  /// Products of one shape, their matrices a stride (in elements) apart.
+  std::int64_t batch = 1;
+  std::int64_t stride_a = 0;
+  std::int64_t stride_b = 0;
+  std::int64_t stride_d = 0;
 };
 
 /// cuBLASLt with its handle, workspace and the algorithm chosen once per problem (first heuristic result).

@@ -1,19 +1,26 @@
 // expert_combine, token by token: y_t = sum_k p_k w_out[I_k] (the outer sum of eq. 7): a product of the
-// sparse [L,N] matrix of scores and V [N,d]. y [L,d] fp32.
+// sparse [L,N] matrix of scores and V [N,d]. y [L,d] fp32. The baselines sum rows the same way: PKM its
+// values, FFN experts their results by pair.
 #include "kernels/nvtx.hpp"
+#include "kernels/system_launch.hpp"
 #include "kernels/token_pairs.cuh"
 
 namespace moescope::cuda {
 
+void launch_row_sums(const LayerShape& shape, const void* rows, const std::int32_t* ids, const float* weights,
+                     ExpertOutput output, cudaStream_t stream) {
+  TokenPairsArgs args;
+  args.w_out = rows;
+  args.expert_ids = ids;
+  args.scores_in = weights;
+  args.output = SumOutput(output);
+  launch_token_pairs<false, true>(shape, args, nullptr, stream);
+}
+
 void launch_expert_combine(const LayerShape& shape, const DeviceWeights& weights, DeviceRouting routing,
                            const float* scores, float* y, cudaStream_t stream) {
   const StageRange range(Stage::kExpertCombine);
-  TokenPairsArgs args;
-  args.w_out = weights.w_out;
-  args.expert_ids = routing.expert_ids;
-  args.scores_in = scores;
-  args.output = SumOutput(ExpertOutput{.y = y});
-  launch_token_pairs<false, true>(shape, args, nullptr, stream);
+  launch_row_sums(shape, weights.w_out, routing.expert_ids, scores, {.y = y}, stream);
 }
 
 }  // namespace moescope::cuda

@@ -71,12 +71,19 @@ class CublasLt;  ///< handle, algorithm choice and workspace; cublas_lt.hpp
 void launch_router_project(CublasLt& blas, const LayerShape& shape, const void* hidden_states,
                            const DeviceWeights& weights, float* logits, cudaStream_t stream);
 
+/// What of the logits is summed and selected from.
+enum class SelectMarginals : std::uint8_t {
+  kLogSoftmax,  ///< paper eq. 10
+  kAsGiven,     ///< product keys: the logits are the scores of sub-keys
+};
+
 // router_select.cu: exact top K of log_softmax(row)[i] + log_softmax(col)[j], ties to the lower id; gates;
-// sorted by id. A NaN or infinite logit sets *bad_logit (device int64, initialised to -1 by the launcher) to
-// its flat index.
+// sorted by id. With marginals as given, of row[i] + col[j]. A NaN or infinite logit sets *bad_logit (device
+// int64, initialised to -1 by the launcher) to its flat index.
 std::int64_t router_select_workspace_bytes(const LayerShape& shape);
 void launch_router_select(const LayerShape& shape, const float* logits, DeviceRouting routing,
-                          std::int64_t* bad_logit, void* workspace, cudaStream_t stream);
+                          std::int64_t* bad_logit, void* workspace, cudaStream_t stream,
+                          SelectMarginals marginals = SelectMarginals::kLogSoftmax);
 
 // router_select_strips.cu: the same selection as thresholds and strip covers, no pair listed: every array of
 // DeviceStrips with a token in its shape. A token with a NaN or infinite logit gets no strips; *bad_logit as

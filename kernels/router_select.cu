@@ -148,21 +148,21 @@ __device__ int start_rows(const EmitMemory<Count>& emit, const SearchMemory<Coun
 /// The pairs of the limit row, whose columns are not its length's best.
 template <class Count>
 __device__ void emit_limit_row(const EmitMemory<Count>& emit, int num_candidates, const LimitRow& limit,
-                               int cols, float threshold, float shift, int start, std::int32_t* ids,
-                               float* gates) {
+                               const SelectArguments& args, float threshold, float shift, int start,
+                               std::int32_t* ids, float* gates) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
 #pragma unroll 1
   for (int first = 0; first < num_candidates; first += kWarp) {
     const int j = first + lane < num_candidates ? static_cast<int>(emit.candidates[first + lane]) : 0;
     const float score = limit.score + emit.col_log_probs[j];
-    const int id = limit.id * cols + j;
+    const int id = limit.id * args.cols + j;
     const bool takes =
         first + lane < num_candidates && (score > threshold || (score == threshold && id <= limit.tie_id));
     const unsigned mask = __ballot_sync(kAllLanes, takes);
     if (takes) {
       const int at = start + __popc(mask & ((1U << lane) - 1));
       ids[at] = id;
-      gates[at] = expf(score - shift);
+      gates[at] = gate_of(args, score, shift);
     }
     start += __popc(mask);
   }
@@ -213,14 +213,15 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps > 1      ? 4
       const float threshold = selection.threshold.score;
       const int num_candidates = list_candidates(emit, args.cols, marginals.best_row, threshold);
       list_columns(emit, num_candidates, memory.sorted, memory.lengths, selection.lengths.longest);
-      const float shift = args.softmax ? log_sum_exp(memory.search, memory.sorted, marginals,
-                                                     selection.threshold, selection.lengths.longest)
-                                       : 0.0F;
+      const float shift = args.gate_mode == GateMode::kSoftmax
+                              ? log_sum_exp(memory.search, memory.sorted, marginals, selection.threshold,
+                                            selection.lengths.longest)
+                              : 0.0F;
       __syncwarp();
       const int limit_start =
           start_rows(emit, memory.search, marginals.in_play, memory.lengths, args.top_k, selection.limit);
       if (selection.limit.partial) {
-        emit_limit_row(emit, num_candidates, selection.limit, args.cols, threshold, shift, limit_start, ids,
+        emit_limit_row(emit, num_candidates, selection.limit, args, threshold, shift, limit_start, ids,
                        gates);
       }
       listed = {.limit = selection.limit, .shift = shift};
@@ -240,7 +241,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps > 1      ? 4
           const int j = emit.table[static_cast<int>(memory.search.above[row]) + k -
                                    static_cast<int>(memory.search.probe[row])];
           ids[k] = row_id * args.cols + j;
-          gates[k] = expf(memory.search.rows[row] + emit.col_log_probs[j] - shift);
+          gates[k] = gate_of(args, memory.search.rows[row] + emit.col_log_probs[j], shift);
         }
       }
       rows_before += __popc(starts);
@@ -257,10 +258,11 @@ std::int64_t router_select_workspace_bytes(const LayerShape& shape) {
 }
 
 void launch_router_select(const LayerShape& shape, const float* logits, DeviceRouting routing,
-                          std::int64_t* bad_logit, void* workspace, cudaStream_t stream) {
+                          std::int64_t* bad_logit, void* workspace, cudaStream_t stream,
+                          SelectMarginals marginals) {
   const StageRange range(Stage::kRouterSelect);
   SelectCsrArguments args{};
-  args.select = select_arguments(shape, csr_select_memory(shape), logits, workspace);
+  args.select = select_arguments(shape, csr_select_memory(shape), marginals, logits, workspace);
   MOESCOPE_CUDA_CHECK(
       cudaMemsetAsync(bad_logit, 0xff, sizeof *bad_logit, stream));  // -1; as unsigned the largest
   args.memory = csr_memory(shape, args.select.layout.per_lane);

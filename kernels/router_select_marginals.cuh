@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/block_ops.cuh"
+#include "kernels/launch.hpp"
 
 /// A token's marginals: log-softmax of its row and column logits by one warp, and their sorting.
 namespace moescope::cuda {
@@ -77,6 +78,34 @@ __device__ __forceinline__ float log_softmax(float (&x)[kPerLane]) {
     x[m] = (x[m] - largest) - log_sum;
   }
   return 0.0F - log_sum;
+}
+
+/// The same, or nothing but the largest where the logits are the marginals.
+__device__ inline float to_marginal(const float* logits, int count, SelectMarginals marginals, float* p,
+                                    bool& finite) {
+  if (marginals == SelectMarginals::kLogSoftmax) {
+    return log_softmax(logits, count, p, finite);
+  }
+  float largest = -FLT_MAX;
+  for (int i = static_cast<int>(threadIdx.x) % kWarp; i < count; i += kWarp) {
+    const float s = logits[i];
+    p[i] = s;
+    finite = finite && isfinite(s);
+    largest = fmaxf(largest, s);
+  }
+  return warp_max(largest);
+}
+template <int kPerLane>
+__device__ __forceinline__ float to_marginal(float (&x)[kPerLane], SelectMarginals marginals) {
+  if (marginals == SelectMarginals::kLogSoftmax) {
+    return log_softmax(x);
+  }
+  float largest = -FLT_MAX;
+#pragma unroll
+  for (int m = 0; m < kPerLane; ++m) {
+    largest = fmaxf(largest, x[m]);
+  }
+  return warp_max(largest);
 }
 
 /// report(i) for the first NaN or infinite logit of a side that each lane sees.

@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps > 1      ? 4
                  .strip_col = cover.k < args.cols ? memory.sorted[cover.k] : 0.0F,
                  .last_needed_col = cover.prefix > 0 ? memory.sorted[cover.prefix - 1] : INFINITY};
       __syncwarp();
-      if (args.softmax) {
+      if (args.gate_mode == GateMode::kSoftmax) {
         shift = log_sum_exp(memory.search, memory.sorted, marginals, selection.threshold,
                             selection.lengths.longest);
       }
@@ -192,8 +192,8 @@ void launch_router_select_strips(const LayerShape& shape, StripRule rule, const 
   const std::int64_t max_cover = strip_capacity(shape, rule, 1).max_cover;
   const StripScratch scratch = strip_scratch(shape, max_cover);
   SelectStripsArguments args{};
-  args.select = select_arguments(shape, strips_select_memory(shape, max_cover), logits,
-                                 strips.scratch + scratch.memory);
+  args.select = select_arguments(shape, strips_select_memory(shape, max_cover), SelectMarginals::kLogSoftmax,
+                                 logits, strips.scratch + scratch.memory);
   args.max_cover = static_cast<int>(max_cover);
   args.num_lengths = rule == StripRule::kRowsOnly ? 1 : args.max_cover + 1;
   args.out = strips;

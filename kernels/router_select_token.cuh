@@ -23,18 +23,20 @@ struct SelectArguments {
   int rows;
   int cols;
   int top_k;
-  bool softmax;  ///< gates: softmax over the selected, else exp(S)
+  GateMode gate_mode;
+  SelectMarginals marginals;
   SelectMemory layout;
   const float* logits;  ///< [L, rows + cols]
   std::byte* memory;    ///< global working memory, or null: shared
 };
 inline SelectArguments select_arguments(const LayerShape& shape, const SelectMemory& layout,
-                                        const float* logits, void* memory) {
+                                        SelectMarginals marginals, const float* logits, void* memory) {
   return {.num_tokens = shape.num_tokens,
           .rows = static_cast<int>(shape.grid_rows),
           .cols = static_cast<int>(shape.grid_cols),
           .top_k = static_cast<int>(shape.top_k),
-          .softmax = shape.gate_mode == GateMode::kSoftmax,
+          .gate_mode = shape.gate_mode,
+          .marginals = marginals,
           .layout = layout,
           .logits = logits,
           .memory = layout.shared ? nullptr : static_cast<std::byte*>(memory)};
@@ -125,8 +127,14 @@ __device__ int count_prefix(int count, Holds holds) {
   return low;
 }
 
-/// Log-softmax of both sides to row_out and col_out, columns sorted to `sorted`, and the rows in play to
-/// memory.rows with memory.above cleared. False when a logit is NaN or infinite.
+/// The gate of a selected score; `shift`: of softmax gates the log-sum-exp of the selected, else 0.
+__device__ __forceinline__ float gate_of(const SelectArguments& args, float score, float shift) {
+  return args.gate_mode == GateMode::kRelu ? fmaxf(score, 0.0F) : expf(score - shift);
+}
+
+/// Marginals of both sides (log-softmax, or the logits themselves) to row_out and col_out, columns sorted to
+/// `sorted`, and the rows in play to memory.rows with memory.above cleared. False when a logit is NaN or
+/// infinite.
 template <int kPerLane, int kWarps, class Count>
 __device__ bool prepare(const SelectArguments& args, const float* logits, float* row_out, float* col_out,
                         float* sorted, const SearchMemory<Count>& memory, Marginals& result) {
@@ -149,7 +157,7 @@ __device__ bool prepare(const SelectArguments& args, const float* logits, float*
       if constexpr (kTogether) {
         finite = load_values(logits, args.rows, row) && finite;
       }
-      const float best_col = log_softmax(col);
+      const float best_col = to_marginal(col, args.marginals);
       store_values(col, args.cols, col_out);
       sort_warp(col);
 #pragma unroll
@@ -162,7 +170,7 @@ __device__ bool prepare(const SelectArguments& args, const float* logits, float*
       if constexpr (!kTogether) {
         finite = load_values(logits, args.rows, row) && finite;
       }
-      shared.best_row = log_softmax(row);
+      shared.best_row = to_marginal(row, args.marginals);
       store_values(row, args.rows, row_out);
 #pragma unroll
       for (int m = 0; m < kPerLane; ++m) {
@@ -173,13 +181,13 @@ __device__ bool prepare(const SelectArguments& args, const float* logits, float*
   } else {
     const int sort_length = static_cast<int>(args.layout.sort_length);
     if (has_cols) {
-      shared.best_col = log_softmax(logits + args.rows, args.cols, col_out, finite);
+      shared.best_col = to_marginal(logits + args.rows, args.cols, args.marginals, col_out, finite);
       for (int j = lane; j < sort_length; j += kWarp) {
         sorted[j] = j < args.cols ? col_out[j] : -INFINITY;
       }
     }
     if (has_rows) {
-      shared.best_row = log_softmax(logits, args.rows, row_out, finite);
+      shared.best_row = to_marginal(logits, args.rows, args.marginals, row_out, finite);
       for (int i = lane; i < args.rows; i += kWarp) {
         lane_best = fmaxf(lane_best, row_out[i]);
         lane_least = fminf(lane_least, row_out[i]);
