@@ -1,6 +1,7 @@
 #include "kernels/cuda_backend.hpp"
 
 #include "kernels/cuda_layer.hpp"
+#include "kernels/cuda_system_layer.hpp"
 #include "kernels/gpu_rates.hpp"
 
 namespace moescope {
@@ -26,6 +27,8 @@ class CudaBackend final : public MoeBackend {
   HostTensor experts(const LayerInputs& inputs, const Routing& routing, const Schedule& schedule) override;
   HostTensor shared_mlp(const LayerInputs& inputs) override;
   std::unique_ptr<LayerExecution> prepare(const LayerInputs& inputs, const ScheduleOptions& options) override;
+  bool supports_system(System system, std::string& why) const override;
+  std::unique_ptr<LayerExecution> prepare_system(const SystemInputs& inputs) override;
 
  private:
   cudaStream_t stream() const { return stream_.get(); }
@@ -33,6 +36,8 @@ class CudaBackend final : public MoeBackend {
   /// them.
   std::shared_ptr<const ExpertBuffers> expert_buffers(const LayerInputs& inputs);
   DeviceWeights expert_weights(const LayerInputs& inputs);
+  /// Throws OutOfMemory when `layer` needs more device memory than is free.
+  void require_memory(const std::string& layer, std::int64_t need) const;
   /// Device schedule built from `routing`; equal to what core's builder makes of the same options.
   ScheduleBuffers build_schedule(const LayerShape& shape, const ScheduleOptions& options,
                                  const RoutingBuffers& routing);
@@ -274,16 +279,32 @@ std::unique_ptr<LayerExecution> CudaBackend::prepare(const LayerInputs& inputs,
   const LayerMemoryPlan plan = plan_layer_memory(design_layer(
       inputs.shape, options, inputs.fixed_routing.has_value(), context_->info.compute_capability));
   const std::int64_t need = plan.total_bytes() - (cached ? plan.experts : 0);
+  require_memory(fmt::format("layer {} under {}", inputs.shape.label(), to_string(options.kind)), need);
+  return std::make_unique<CudaLayer>(context_, expert_buffers(inputs), inputs, options,
+                                     std::move(explanation));
+}
+
+void CudaBackend::require_memory(const std::string& layer, std::int64_t need) const {
   std::size_t free_bytes = 0;
   std::size_t all_bytes = 0;
   MOESCOPE_CUDA_CHECK(cudaMemGetInfo(&free_bytes, &all_bytes));
   if (static_cast<std::uint64_t>(need) > free_bytes) {
-    throw OutOfMemory(
-        fmt::format("layer {} under {} on {}", inputs.shape.label(), to_string(options.kind), device()),
-        static_cast<std::uint64_t>(need), free_bytes);
+    throw OutOfMemory(fmt::format("{} on {}", layer, device()), static_cast<std::uint64_t>(need), free_bytes);
   }
-  return std::make_unique<CudaLayer>(context_, expert_buffers(inputs), inputs, options,
-                                     std::move(explanation));
+}
+
+bool CudaBackend::supports_system(System system, std::string& why) const {
+  if (system == System::kOmniMoe) {
+    why = "omnimoe is prepared from LayerInputs";
+    return false;
+  }
+  return true;
+}
+
+std::unique_ptr<LayerExecution> CudaBackend::prepare_system(const SystemInputs& inputs) {
+  const SystemDesign design = design_system(inputs, context_->info.compute_capability);
+  require_memory(fmt::format("layer {}", inputs.shape.label()), plan_system_memory(design).total_bytes());
+  return std::make_unique<CudaSystemLayer>(context_, inputs, design);
 }
 
 }  // namespace

@@ -18,14 +18,6 @@ void copy_out(void* host, const void* device, std::int64_t bytes, cudaStream_t s
   MOESCOPE_CUDA_CHECK(cudaStreamSynchronize(stream));
 }
 
-/// Two matrices of equal row length, one under the other.
-Bytes stack(const HostTensor& upper, const HostTensor& lower, cudaStream_t stream) {
-  Bytes both(upper.bytes() + lower.bytes());
-  copy_in(both.get(), upper.data(), upper.bytes(), stream);
-  copy_in(both.get() + upper.bytes(), lower.data(), lower.bytes(), stream);
-  return both;
-}
-
 void throw_unless_finite(const HostTensor& logits, std::string_view name) {
   const auto view = logits.f32();
   for (std::int64_t token = 0; token < view.rows; ++token) {
@@ -45,6 +37,13 @@ Bytes upload(const HostTensor& tensor, cudaStream_t stream) {
   Bytes device(tensor.bytes());
   copy_in(device.get(), tensor.data(), tensor.bytes(), stream);
   return device;
+}
+
+Bytes stack(const HostTensor& upper, const HostTensor& lower, cudaStream_t stream) {
+  Bytes both(upper.bytes() + lower.bytes());
+  copy_in(both.get(), upper.data(), upper.bytes(), stream);
+  copy_in(both.get() + upper.bytes(), lower.data(), lower.bytes(), stream);
+  return both;
 }
 
 HostTensor download(Dtype dtype, std::int64_t rows, std::int64_t cols, const void* device,

@@ -17,6 +17,8 @@ using Bytes = DeviceBuffer<std::byte>;
 
 /// A copy on the device. The host tensor must stay until `stream` has passed the copy.
 Bytes upload(const HostTensor& tensor, cudaStream_t stream);
+/// Two matrices of equal row length, one under the other, on the device; the host tensors must stay as above.
+Bytes stack(const HostTensor& upper, const HostTensor& lower, cudaStream_t stream);
 /// A copy of rows x cols elements on the host; blocks until `stream` is done.
 HostTensor download(Dtype dtype, std::int64_t rows, std::int64_t cols, const void* device,
                     cudaStream_t stream);

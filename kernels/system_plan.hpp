@@ -1,0 +1,59 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/moe_backend.hpp"
+#include "core/stage.hpp"
+#include "core/system.hpp"
+
+/// What a baseline layer on the GPU runs and holds, from its shape alone: arithmetic, no device needed.
+namespace moescope::cuda {
+
+struct SystemDesign {
+  SystemShape shape;
+  bool has_norm = false;  ///< pkm: half queries pass a layer norm
+  /// The dense branch's gate, up and activation are one grouped product with one expert (grouped_gemm.hpp),
+  /// its hidden activations never leave storage precision. Otherwise it is OmniMoE's shared MLP
+  /// (shared_mlp.cu).
+  bool fused_mlp = false;
+};
+
+/// Throws InvalidArgument for what the kernels cannot do: hidden_size (and expert_size) no multiple of 8,
+/// more than kMaxFfnExperts FFN experts, L*K of FFN experts not below 2^31, rows longer than the gathers
+/// take, FFN experts in bf16 on another device than compute capability 9.0 (10 * major + minor).
+SystemDesign design_system(const SystemInputs& inputs, std::int64_t compute_capability);
+
+/// The stages in the order they depend on each other: core's system_stages(), but a shared expert comes
+/// before the routed ones, whose last kernel adds it.
+std::vector<Stage> system_layer_stages(System system);
+
+/// Device memory of one layer in bytes, before anything is allocated.
+struct SystemMemoryPlan {
+  std::int64_t hidden_states = 0;
+  std::int64_t weights = 0;
+  std::int64_t routing = 0;  ///< expert ids and gates
+  std::int64_t output = 0;   ///< [L, d] in storage dtype
+  /// One buffer: of the router [queries | logits | selection's workspace], after it of FFN experts
+  /// [hidden | results].
+  std::int64_t working = 0;
+  std::int64_t logits_offset = 0;
+  std::int64_t select_offset = 0;
+  std::int64_t results_offset = 0;
+  std::int64_t row_tokens = 0;  ///< of the permutation, as is pair_rows
+  std::int64_t pair_rows = 0;
+  std::int64_t tiles = 0;  ///< and their number
+  std::int64_t schedule_scratch = 0;
+  std::int64_t mlp_tiles = 0;    ///< of the fused dense branch
+  std::int64_t mlp_scratch = 0;  ///< of the dense branch: its hidden activations
+  std::int64_t mlp_result = 0;  ///< of a shared expert, or of a dense branch that does not round itself: fp32
+  std::int64_t token_workspace = 0;  ///< of peer's gather
+  std::int64_t library = 0;          ///< cuBLASLt's workspace, of the router
+  std::int64_t mlp_library = 0;      ///< cuBLASLt's workspace, of the dense branch
+  std::vector<StageMemory> stages;   ///< the extra memory that each stage uses; kLayer: all of it, held
+
+  std::int64_t total_bytes() const;
+};
+SystemMemoryPlan plan_system_memory(const SystemDesign& design);
+
+}  // namespace moescope::cuda
