@@ -163,9 +163,19 @@ GoldenResult replay_golden(const std::filesystem::path& path) {
     return replay_router(golden);
   }
   if (const auto system = detail::golden_system(golden)) {
-    return detail::replay_system(golden, *system);
+    ReferenceBackend backend;
+    return detail::replay_system(golden, *system, backend);
   }
   throw FileError(golden.path, "", "holds no arrays of a known golden file");
+}
+
+GoldenResult replay_golden_system(const std::filesystem::path& path, MoeBackend& backend) {
+  const Golden golden{path.string(), read_npy_or_npz(path)};
+  const auto system = detail::golden_system(golden);
+  if (!system) {
+    throw FileError(golden.path, "", "holds no arrays of a baseline system's golden file");
+  }
+  return detail::replay_system(golden, *system, backend);
 }
 
 }  // namespace moescope

@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <string>
 
+#include "core/moe_backend.hpp"
 #include "core/result.hpp"
 
 namespace moescope {
@@ -24,5 +25,9 @@ struct GoldenResult {
 /// layer against y. Throws FileError when the file cannot be read, is none of these kinds, or its arrays do
 /// not fit together.
 GoldenResult replay_golden(const std::filesystem::path& file);
+
+/// Replays the golden file of a baseline system on `backend`, in fp32 as above. Throws FileError also for a
+/// file of another kind, and what the backend throws.
+GoldenResult replay_golden_system(const std::filesystem::path& file, MoeBackend& backend);
 
 }  // namespace moescope

@@ -44,6 +44,6 @@ GoldenResult judged(std::string kind, double error, std::string_view where);
 /// The baseline that the file records, by the arrays only it has; empty for none.
 std::optional<System> golden_system(const Golden& golden);
 /// Replays a baseline's layer against y.
-GoldenResult replay_system(const Golden& golden, System system);
+GoldenResult replay_system(const Golden& golden, System system, MoeBackend& backend);
 
 }  // namespace moescope::detail

@@ -7,7 +7,6 @@
 
 #include "core/error.hpp"
 #include "reference/golden_file.hpp"
-#include "reference/reference_backend.hpp"
 
 namespace moescope::detail {
 namespace {
@@ -87,8 +86,7 @@ SystemInputs read_inputs(const Golden& golden, System system) {
   return inputs;
 }
 
-double replay_error(const SystemInputs& inputs, const HostTensor& expected) {
-  ReferenceBackend backend;
+double replay_error(MoeBackend& backend, const SystemInputs& inputs, const HostTensor& expected) {
   const auto execution = backend.prepare_system(inputs);
   execution->run(L2State::kWarm);
   return max_relative_error(execution->output(), expected);
@@ -105,17 +103,17 @@ std::optional<System> golden_system(const Golden& golden) {
   return std::nullopt;
 }
 
-GoldenResult replay_system(const Golden& golden, System system) {
+GoldenResult replay_system(const Golden& golden, System system, MoeBackend& backend) {
   SystemInputs inputs = read_inputs(golden, system);
   const HostTensor expected = golden.matrix("y");
   std::string kind(to_string(system));
-  double error = replay_error(inputs, expected);
+  double error = replay_error(backend, inputs, expected);
   if (system == System::kPeer) {
     // The file does not say which gates its module had; only the right ones can reproduce it. With relu gates
     // the published module keeps the best expert of every head, whatever its top_k.
     inputs.shape.gate_mode = GateMode::kRelu;
     inputs.shape.top_k = inputs.shape.heads;
-    const double relu_error = replay_error(inputs, expected);
+    const double relu_error = replay_error(backend, inputs, expected);
     kind += relu_error < error ? ", relu gates" : ", softmax gates";
     error = std::min(error, relu_error);
   }
