@@ -7,6 +7,7 @@
 
 #include "experiments/backends.hpp"
 #include "experiments/check_points.hpp"
+#include "experiments/check_systems.hpp"
 #include "experiments/command.hpp"
 #include "experiments/options.hpp"
 #include "profiler/layer_rows.hpp"
@@ -122,6 +123,9 @@ ExitCode check(const CheckOptions& options, const Invocation& invocation) {
   if (options.sampled_tokens < 1) {
     throw InvalidArgument("sampled_tokens", fmt::format("{}", options.sampled_tokens), "must be >= 1");
   }
+  if (!options.systems.empty()) {
+    return check_systems(options, options.full, options.sampled_tokens, invocation);
+  }
   const auto schedules = chosen_schedules(options);
   const auto points = chosen_points(options);
   const auto backend = make_backend(options.backend);
@@ -171,11 +175,13 @@ Command add_check(CLI::App& app, const Invocation& invocation) {
       "check",
       "a backend against the fp64 oracle (and, for cuda, stage by stage against the CPU) on awkward shapes");
   sub->footer(examples({"moescope check", "moescope check --backend cuda --full --output results/check",
-                        "moescope check --grid 48x16 -d 96 -K 24 --workload zipf:1.5 --schedule staircase"}));
+                        "moescope check --grid 48x16 -d 96 -K 24 --workload zipf:1.5 --schedule staircase",
+                        "moescope check --backend cuda --system gshard --system peer --full"}));
   sub->add_flag("--full", options->full, "also paper Table A at L = 1024 and 4096: gigabytes and minutes");
   sub->add_option("--sampled-tokens", options->sampled_tokens, "tokens compared with the oracle (default 8)")
       ->type_name("N");
   add_shape_options(*sub, *options);
+  add_system_options(*sub, *options);
   add_workload_options(*sub, *options);
   add_schedule_options(*sub, *options);
   add_machine_options(*sub, *options);

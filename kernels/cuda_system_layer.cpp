@@ -239,10 +239,4 @@ Routing CudaSystemLayer::routing() {
   return none;
 }
 
-ScheduleKind CudaSystemLayer::schedule_kind() const {
-  return shape().has_ffn_experts()    ? ScheduleKind::kExpertCentric
-         : shape().has_product_keys() ? ScheduleKind::kTokenCentric
-                                      : ScheduleKind::kDenseMasked;
-}
-
 }  // namespace moescope::cuda

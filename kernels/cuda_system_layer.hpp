@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "core/system_cost.hpp"
 #include "kernels/cublas_lt.hpp"
 #include "kernels/graphed_layer.hpp"
 #include "kernels/system_buffers.hpp"
@@ -25,7 +26,7 @@ class CudaSystemLayer final : public GraphedLayer {
   HostTensor output() override;
   Routing routing() override;
   std::vector<StageMemory> memory() const override { return plan_.stages; }
-  ScheduleKind schedule_kind() const override;
+  ScheduleKind schedule_kind() const override { return system_schedule(shape().system).kind; }
   bool deterministic() const override { return true; }
   void enqueue(Stage stage) override { enqueue(stage, stream()); }
 

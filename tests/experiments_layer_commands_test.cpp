@@ -223,6 +223,24 @@ TEST(Check, FailsWhenNothingCouldBeCompared) {
   EXPECT_NE(outcome.out.find("0 passed, 0 failed, 1 skipped"), std::string::npos) << outcome.out;
 }
 
+TEST(Check, ComparesBaselineSystemsWithTheOracle) {
+  const TemporaryDirectory directory;
+  const Outcome outcome =
+      run_moescope({"check", "--system", "gshard", "--system", "peer", "--output", "out"}, directory);
+  EXPECT_EQ(outcome.code, 0) << outcome.out << outcome.err;
+  EXPECT_NE(outcome.out.find("cpu: 12 passed, 0 failed, 0 skipped"), std::string::npos) << outcome.out;
+  std::set<std::string> systems;
+  const auto rows = valid_rows(directory.path() / "out");
+  for (const ResultRow& row : rows) {
+    EXPECT_EQ(row.metric, "relative_error");
+    systems.insert(row.system);
+  }
+  EXPECT_EQ(systems, (std::set<std::string>{"gshard", "peer"}));
+  const Outcome refused = run_moescope({"check", "--system", "omnimoe"}, directory);
+  EXPECT_EQ(refused.code, code_of(ExitCode::kInvalidArgument));
+  EXPECT_NE(refused.err.find("system = omnimoe"), std::string::npos) << refused.err;
+}
+
 TEST(Inspect, ShowsSkewAndAHistogramAndRecordsATraceThatReplays) {
   const TemporaryDirectory directory;
   const Outcome outcome =

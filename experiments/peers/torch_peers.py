@@ -3,7 +3,7 @@
 
 PyTorch is no dependency of moescope: this script runs where torch with CUDA is installed and says so where it is not.
 Its rows have moescope's result schema (core/result.schema.json) and `backend` "torch", so that they can stand beside
-the rows of `moescope compare --backend cuda` from the same machine:
+the rows of `moescope compare --backend cuda` from the same machine (torch_systems.py has the baseline systems):
 
   python3 experiments/peers/torch_peers.py --out results/peers                      # Table A points, own routing
   python3 experiments/peers/torch_peers.py --out results/peers --points 64,512 4096,512 --peers dense_masked gather
@@ -119,10 +119,10 @@ class Rows:
 
     def row(self, point, schedule, stage, metric, unit, value, samples=1, spread=None, reason=""):
         self.put({
-            "schema_version": SCHEMA_VERSION, "run_id": self.run_id, "system": "omnimoe", "schedule": schedule,
+            "schema_version": SCHEMA_VERSION, "run_id": self.run_id, "system": point.system, "schedule": schedule,
             "stage": stage, "backend": "torch", "L": point.num_tokens, "d": point.hidden_size, "Nr": point.rows,
             "Nc": point.cols, "K": point.top_k, "shared_size": point.shared_size, "B": None, "dtype": "bf16",
-            "activation": "silu", "gates": "softmax", "workload": point.workload, "seed": point.seed,
+            "activation": point.activation, "gates": point.gates_mode, "workload": point.workload, "seed": point.seed,
             "l2_state": point.l2, "source": "measured", "metric": metric, "value": value, "unit": unit,
             "samples": samples, "spread": spread, "status": "failed" if value is None else "ok", "reason": reason,
             "point": "", "repro": self.command_line,
@@ -175,6 +175,7 @@ class Point:
     """One shape with its inputs on the GPU. Weights are shared between points."""
 
     weights = None
+    system, activation, gates_mode = "omnimoe", "silu", "softmax"
 
     def __init__(self, torch, arguments, num_tokens, top_k, trace=None):
         self.num_tokens, self.top_k = num_tokens, top_k

@@ -1,0 +1,166 @@
+#include "experiments/check_systems.hpp"
+
+#include <fmt/format.h>
+
+#include <iostream>
+#include <memory>
+#include <new>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/system_cost.hpp"
+#include "experiments/backends.hpp"
+#include "profiler/layer_rows.hpp"
+#include "reference/system_oracle.hpp"
+
+namespace moescope {
+namespace {
+
+bool describes_a_shape(const CommonOptions& options) {
+  return !options.preset.empty() || options.num_tokens || options.hidden_size || options.num_experts ||
+         options.top_k || options.shared_size || options.expert_size || options.heads || options.key_size ||
+         !options.dtype.empty() || !options.activation.empty() || !options.gates.empty();
+}
+
+/// Shapes whose extents are no multiples of a tile, one token, K = 1, and more than a tile of rows per
+/// expert.
+std::vector<SystemShape> awkward_shapes(System system) {
+  std::vector<SystemShape> shapes;
+  const auto add = [&](std::int64_t num_tokens, std::int64_t hidden_size, std::int64_t per_head) {
+    SystemShape shape = find_system_preset(system, "small").shape;
+    shape.num_tokens = num_tokens;
+    shape.hidden_size = hidden_size;
+    if (shape.has_routing()) {
+      shape.top_k = per_head * shape.heads;
+    }
+    shapes.push_back(shape);
+  };
+  add(1, 256, 3);
+  add(300, 264, 7);
+  add(1030, 256, 1);
+  return shapes;
+}
+
+std::vector<SystemShape> shapes_of(const CommonOptions& options, System system, bool full) {
+  if (describes_a_shape(options)) {
+    return {resolve_system(options, system)};
+  }
+  std::vector<SystemShape> shapes;
+  for (const Dtype dtype : {Dtype::kBF16, Dtype::kF32}) {
+    for (SystemShape shape : awkward_shapes(system)) {
+      shape.dtype = dtype;
+      shapes.push_back(shape);
+    }
+  }
+  if (full) {
+    const SystemShape base = find_system_preset(system, "table-a").shape;
+    SystemShape most = base;
+    for (const SystemPreset& preset : system_presets(system)) {
+      most = preset.shape.top_k > most.top_k ? preset.shape : most;
+    }
+    SystemShape long_batch = base;
+    long_batch.num_tokens = 4096;
+    shapes.push_back(base);
+    if (most.top_k > base.top_k) {
+      shapes.push_back(most);
+    }
+    shapes.push_back(long_batch);
+  }
+  return shapes;
+}
+
+RowContext row_context(const SystemInputs& inputs, const MoeBackend& backend) {
+  RowContext context;
+  context.shape = inputs.shape.row_shape();
+  context.schedule =
+      inputs.shape.has_routing() ? to_string(system_schedule(inputs.shape.system).kind) : "none";
+  context.backend = backend.name();
+  context.workload = inputs.workload;
+  context.seed = inputs.seed;
+  context.l2_state = to_string(L2State::kWarm);
+  context.baseline = inputs.shape;
+  return context;
+}
+
+struct Tally {
+  std::int64_t passed = 0;
+  std::int64_t failed = 0;
+  std::int64_t skipped = 0;
+};
+
+void print_line(const char* verdict, const SystemShape& shape, const std::string& rest) {
+  std::cout << fmt::format("{:<8}{:<36} {:<5} {}\n", verdict, shape.label(), to_string(shape.dtype), rest)
+            << std::flush;
+}
+
+void check_shape(MoeBackend& backend, const SystemShape& shape, const NamedWorkload& workload,
+                 const CommonOptions& options, std::int64_t sampled_tokens, ResultWriter* writer,
+                 Tally& tally) {
+  std::optional<SystemInputs> inputs;
+  std::optional<SystemCheck> check;
+  std::string why;
+  try {
+    inputs.emplace(make_system_inputs(workload, shape, options.seed));
+    check = check_system(backend, *inputs, sampled_tokens);
+  } catch (const OutOfMemory& error) {
+    why = error.what();
+  } catch (const InvalidArgument& error) {  // of the backend: shapes are resolved, hence valid, by now
+    why = error.what();
+  } catch (const std::bad_alloc&) {
+    why = "out of memory";
+  }
+  if (!check) {
+    ++tally.skipped;
+    print_line("skipped", shape, why);
+    if (writer != nullptr && inputs) {
+      writer->write(absent_row(row_context(*inputs, backend), Stage::kLayer, Source::kMeasured,
+                               "relative_error", "fraction", Status::kSkipped, why));
+    }
+    return;
+  }
+  const bool passed = check->passed();
+  ++(passed ? tally.passed : tally.failed);
+  print_line(passed ? "ok" : "FAILED", shape, check->describe());
+  if (writer != nullptr) {
+    const RowContext context = row_context(*inputs, backend);
+    writer->write(passed ? value_row(context, Stage::kLayer, Source::kMeasured, "relative_error",
+                                     check->error.relative_error, "fraction")
+                         : absent_row(context, Stage::kLayer, Source::kMeasured, "relative_error", "fraction",
+                                      Status::kFailed, check->describe()));
+  }
+}
+
+}  // namespace
+
+ExitCode check_systems(const CommonOptions& options, bool full, std::int64_t sampled_tokens,
+                       const Invocation& invocation) {
+  const NamedWorkload workload = system_workload(options);
+  std::vector<SystemShape> shapes;
+  for (const std::string& name : options.systems) {
+    const System system = parse_system(name);
+    if (system == System::kOmniMoe) {
+      throw InvalidArgument("system", name, "is what check is for without --system");
+    }
+    const auto own = shapes_of(options, system, full);
+    shapes.insert(shapes.end(), own.begin(), own.end());
+  }
+  const auto backend = make_backend(options.backend);
+  std::unique_ptr<ResultWriter> writer;
+  if (!options.output.empty()) {
+    writer = std::make_unique<ResultWriter>(options.output, run_header(invocation, *backend));
+  }
+  Tally tally;
+  for (const SystemShape& shape : shapes) {
+    check_shape(*backend, shape, workload, options, sampled_tokens, writer.get(), tally);
+  }
+  std::cout << fmt::format("{}: {} passed, {} failed, {} skipped\n", backend->name(), tally.passed,
+                           tally.failed, tally.skipped);
+  if (writer) {
+    std::cout << "rows: " << writer->directory().string() << "/rows.jsonl, rows.csv\n";
+  }
+  // A check that compared nothing has shown nothing.
+  return tally.failed > 0 || tally.passed == 0 ? ExitCode::kCheckFailed : ExitCode::kOk;
+}
+
+}  // namespace moescope
