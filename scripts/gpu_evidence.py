@@ -22,10 +22,12 @@ import tempfile
 # Every kernel runs at least once in what this keeps; the sanitizers make programs 10 to 100 times slower.
 SANITIZER_FILTER = ("*L1_d32_*:*L3_d8_N48x16_*:ResolvesTies*L5_*:*RouterSelectGpuValues*:Dtypes/RouterProject*:Dtypes/SharedMlp*:"
                     "RoundOutput*:*GraphReplayEqualsPlainLaunches*:*FixedRoutingSkipsTheRouter*:*MixesStripsAndGroups*:"
-                    "ExpertsStaircase.AddendIsAddedOnce:ExpertsStaircase.TilesOfAnyFill*:*/StripsGpu*/L33_*:*/StripsGpu*/L130_*:*OnStrips*:*MemoryStream*")
+                    "ExpertsStaircase.AddendIsAddedOnce:ExpertsStaircase.TilesOfAnyFill*:*/StripsGpu*/L33_*:*/StripsGpu*/L130_*:*OnStrips*:*MemoryStream*:"
+                    "*GroupedGemmGpu.EveryActivation*:*FfnRouterGpu*_L5_*:*FfnRouterGpu*_L40_*:*SystemsGpu.ReplayEqualsPlainLaunches*:"
+                    "*SystemsGpu.SelectAsTheReferenceDoes*:*SystemsGpuValues.ReluGates*")
 SANITIZER_TIMEOUT_S = 100
 # These read how much memory the GPU has left, or its counters, so nothing else may run.
-ALONE = ("kernels_backend_test", "cupti_counters_test")
+ALONE = ("kernels_backend_test", "kernels_systems_test", "cupti_counters_test")
 NO_KERNELS = ("kernels_gpu_rates_test",)  # host code that reads recorded rows: CI runs it, and needs no GPU for it
 TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
 

@@ -9,11 +9,12 @@
 #   verify    check --full, every gpu test, compute-sanitizer's four tools                            about 7 minutes
 #   points    compare: every schedule at the points of README's tables, under skew and trained routing about 6 minutes
 #   peers     the PyTorch peers on the same shapes                                                    about 1 minute
+#   systems   the baselines: check --system, the dense MLP, the PyTorch peers of all                    not timed yet
 #   sweeps    every experiment file in experiments/configs that is for a GPU; SWEEPS (environment) names some of them. The
 #             same command goes on after an interruption                                  minutes: sweep FILE --dry-run
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
-[ $# -ge 3 ] || { sed -n '2,15s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 3 ] || { sed -n '2,16s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 mkdir -p "$2"
 bundle=$(realpath "$1") out=$(realpath "$2")
 shift 2
@@ -65,6 +66,17 @@ peers() {
     4096,512 16384,512
 }
 
+systems() {
+  step "check --system"
+  moescope check --backend cuda --full --quiet --output "$out/check-systems" --system dense_mlp --system gshard --system deepseekmoe \
+    --system pkm --system peer | tee "$out/check-systems.txt" | tail -4
+  for tokens in 1024 4096 16384; do
+    moescope run --backend cuda --system dense_mlp --preset "table-a-$tokens" --workload gaussian:1 --quiet --output "$out/dense-mlp-$tokens"
+  done
+  step "PyTorch peers of the baselines"
+  python3 "$here/experiments/peers/torch_systems.py" --out "$out/torch_systems" --samples 11
+}
+
 sweeps() {
   local name
   cd "$here"  # files name data/ of the repository
@@ -76,7 +88,7 @@ sweeps() {
 
 for part in "$@"; do
   case $part in
-    verify | points | peers | sweeps) "$part" ;;
+    verify | points | peers | systems | sweeps) "$part" ;;
     *) echo "record_h100.sh: no part '$part'" >&2; exit 2 ;;
   esac
 done
