@@ -134,7 +134,7 @@ Routing CudaBackend::router_select(const LayerShape& shape, const RouterLogits& 
   copy(logits.row, 0);
   copy(logits.col, shape.grid_rows);
   const RoutingBuffers routing(shape);
-  const DeviceBuffer<std::int64_t> bad_logit(1);
+  const auto bad_logit = make_filled<std::int64_t>(1, stream());  // -1: none
   const Bytes workspace(router_select_workspace_bytes(shape));
   launch_router_select(shape, device.get(), routing.view(), bad_logit.get(), workspace.get(), stream());
   std::int64_t bad = 0;

@@ -38,7 +38,7 @@ CudaLayer::CudaLayer(std::shared_ptr<DeviceContext> context, std::shared_ptr<con
     if (!design_.on_strips) {
       routing_.emplace(shape);
     }
-    bad_logit_ = DeviceBuffer<std::int64_t>(1);
+    bad_logit_ = make_filled<std::int64_t>(1, stream());  // -1: none
   }
   experts_->describe(weights_);
   router_.describe(weights_);
@@ -246,7 +246,7 @@ Routing CudaLayer::routing() {
   // On strips no pair is listed: the same selection from the same logits, as a list.
   const DeviceBuffer<float> logits(shape.num_tokens * (shape.grid_rows + shape.grid_cols));
   const Bytes workspace(router_select_workspace_bytes(shape));
-  const DeviceBuffer<std::int64_t> bad_logit(1);
+  const auto bad_logit = make_filled<std::int64_t>(1, stream());
   const RoutingBuffers routing(shape);
   launch_router_project(blas_, shape, hidden_states_.get(), weights_, logits.get(), stream());
   launch_router_select(shape, logits.get(), routing.view(), bad_logit.get(), workspace.get(), stream());

@@ -28,7 +28,7 @@ CudaSystemLayer::CudaSystemLayer(std::shared_ptr<DeviceContext> context, const S
   if (shape().has_routing()) {
     // K per token in all: of product keys, the heads' one after the other.
     routing_.emplace(shape().row_shape());
-    bad_logit_ = DeviceBuffer<std::int64_t>(1);
+    bad_logit_ = make_filled<std::int64_t>(1, stream());  // -1: none
   }
   if (shape().has_ffn_experts()) {
     tiles_ =

@@ -136,8 +136,6 @@ void launch_ffn_select(const SystemShape& shape, const float* logits, DeviceRout
                           fmt::format("at most {} on the GPU", kMaxFfnExperts));
   }
   const StageRange range(Stage::kRouterSelect);
-  MOESCOPE_CUDA_CHECK(
-      cudaMemsetAsync(bad_logit, 0xff, sizeof *bad_logit, stream));  // -1; as unsigned the largest
   const FfnSelectArguments args{.logits = logits,
                                 .routing = routing,
                                 .bad_logit = reinterpret_cast<unsigned long long*>(bad_logit),

@@ -78,8 +78,8 @@ enum class SelectMarginals : std::uint8_t {
 };
 
 // router_select.cu: exact top K of log_softmax(row)[i] + log_softmax(col)[j], ties to the lower id; gates;
-// sorted by id. With marginals as given, of row[i] + col[j]. A NaN or infinite logit sets *bad_logit (device
-// int64, initialised to -1 by the launcher) to its flat index.
+// sorted by id. With marginals as given, of row[i] + col[j]. *bad_logit (device int64) must be -1 before; the
+// smallest flat index of a NaN or infinite logit is left there, and stays until its owner clears it.
 std::int64_t router_select_workspace_bytes(const LayerShape& shape);
 void launch_router_select(const LayerShape& shape, const float* logits, DeviceRouting routing,
                           std::int64_t* bad_logit, void* workspace, cudaStream_t stream,

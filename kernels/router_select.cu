@@ -187,6 +187,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps > 1      ? 4
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const unsigned up_to_here = kAllLanes >> (kWarp - 1 - lane);
 
+  begin_dependent<kWarps>();
   for (std::int64_t token = blockIdx.x; token < args.num_tokens; token += gridDim.x) {
     TokenMemory<kPerLane> memory(args, shared_memory);
     const EmitMemory<typename TokenMemory<kPerLane>::Count> emit(memory.rest, csr_args.memory);
@@ -263,8 +264,6 @@ void launch_router_select(const LayerShape& shape, const float* logits, DeviceRo
   const StageRange range(Stage::kRouterSelect);
   SelectCsrArguments args{};
   args.select = select_arguments(shape, csr_select_memory(shape), marginals, logits, workspace);
-  MOESCOPE_CUDA_CHECK(
-      cudaMemsetAsync(bad_logit, 0xff, sizeof *bad_logit, stream));  // -1; as unsigned the largest
   args.memory = csr_memory(shape, args.select.layout.per_lane);
   args.routing = routing;
   args.bad_logit = reinterpret_cast<unsigned long long*>(bad_logit);

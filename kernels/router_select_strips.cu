@@ -24,11 +24,9 @@ struct SelectStripsArguments {
   int short_row;    ///< rows of up to this many become pairs
   int max_pairs;    ///< pairs per token in `pair_ids`; 0: none are listed
   DeviceStrips out;
-  unsigned long long* first_bad;
-  unsigned* ticket;
   std::int32_t* strip_counts;
   std::int32_t* cover_ranks;
-  std::int64_t* bad_logit;
+  unsigned long long* bad_logit;
 };
 
 /// What one warp finds and the others need.
@@ -153,6 +151,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps > 1      ? 4
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const bool first_warp = threadIdx.x < kWarp;
 
+  begin_dependent<kWarps>();
   for (std::int64_t token = blockIdx.x; token < args.num_tokens; token += gridDim.x) {
     TokenMemory<kPerLane> memory(args, shared_memory);
     float* const row_out = out.row_log_probs + token * args.rows;
@@ -162,10 +161,8 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps > 1      ? 4
     Bracket bracket;
     if (!search_token<kPerLane, kWarps>(args, args.logits + flat, row_out, col_out, memory, marginals,
                                         bracket)) {
-      find_bad(args.logits + flat, args.rows + args.cols, [&](int i) {
-        atomicMax(strips_args.first_bad, ~static_cast<unsigned long long>(flat + i));
-        __threadfence();
-      });
+      find_bad(args.logits + flat, args.rows + args.cols,
+               [&](int i) { atomicMin(strips_args.bad_logit, static_cast<unsigned long long>(flat + i)); });
       if (threadIdx.x == 0) {
         out.threshold[token] = INFINITY;
         out.tie_limit[token] = -1;
@@ -236,13 +233,6 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps > 1      ? 4
     }
     B::sync();
   }
-
-  B::sync();
-  const unsigned last = gridDim.x - 1;
-  if (threadIdx.x == 0 && atomicInc(strips_args.ticket, last) == last) {  // the last block; wraps to 0
-    __threadfence();
-    *strips_args.bad_logit = static_cast<std::int64_t>(~atomicExch(strips_args.first_bad, 0));
-  }
 }
 
 }  // namespace
@@ -261,11 +251,9 @@ void launch_router_select_strips(const LayerShape& shape, StripRule rule, const 
   args.short_row = std::max(rule.short_row, 0);
   args.max_pairs = static_cast<int>(capacity.max_pairs);
   args.out = strips;
-  args.first_bad = reinterpret_cast<unsigned long long*>(strips.scratch + scratch.first_bad);
-  args.ticket = reinterpret_cast<unsigned*>(strips.scratch + scratch.tickets);
   args.strip_counts = reinterpret_cast<std::int32_t*>(strips.scratch + scratch.strip_counts);
   args.cover_ranks = reinterpret_cast<std::int32_t*>(strips.scratch + scratch.cover_ranks);
-  args.bad_logit = bad_logit;
+  args.bad_logit = reinterpret_cast<unsigned long long*>(bad_logit);
   dispatch_per_lane(
       args.select.layout.per_lane,
       [&](auto per_lane) {

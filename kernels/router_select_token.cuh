@@ -8,6 +8,7 @@
 
 #include "kernels/block_ops.cuh"
 #include "kernels/cuda_raii.hpp"
+#include "kernels/dependent_launch.cuh"
 #include "kernels/router_select_cover.cuh"
 #include "kernels/router_select_marginals.cuh"
 #include "kernels/router_select_search.cuh"
@@ -358,7 +359,18 @@ void dispatch_per_lane(int per_lane, Launch launch, std::index_sequence<kIndex..
   }
 }
 
-/// Launches `kernel`, of kWarps warps, with one block per token; `args.select` are SelectArguments.
+/// What a selection kernel does first. With few tokens all its blocks run at once, so that the next kernel's
+/// blocks, which wait for the end of this one, keep none of them from starting.
+template <int kWarps>
+__device__ __forceinline__ void begin_dependent() {
+  if constexpr (kWarps > 1) {
+    release_successor();
+  }
+  wait_for_predecessor();
+}
+
+/// Launches `kernel`, of kWarps warps, with one block per token; `args.select` are SelectArguments. The
+/// kernel calls begin_dependent().
 template <int kWarps, class Arguments>
 void launch_select(void (*kernel)(Arguments), const Arguments& args, cudaStream_t stream) {
   const SelectMemory& layout = args.select.layout;
@@ -369,8 +381,11 @@ void launch_select(void (*kernel)(Arguments), const Arguments& args, cudaStream_
                                            cudaSharedmemCarveoutMaxShared));
   const std::int64_t blocks =
       std::min(args.select.num_tokens, layout.shared ? std::int64_t{1} << 30 : kGlobalSelectBlocks);
-  kernel<<<static_cast<unsigned>(blocks), kWarps * kWarp, static_cast<std::size_t>(bytes), stream>>>(args);
-  MOESCOPE_CUDA_CHECK(cudaGetLastError());
+  launch_dependent(kernel,
+                   {.grid = dim3(static_cast<unsigned>(blocks)),
+                    .block = dim3(kWarps * kWarp),
+                    .shared_bytes = static_cast<std::size_t>(bytes)},
+                   stream, args);
 }
 
 /// Warps of a token when there are few tokens: those are bound by one token's latency, many by instructions,

@@ -9,6 +9,7 @@
 #include "core/tile_config.hpp"
 #include "kernels/block_ops.cuh"
 #include "kernels/cuda_raii.hpp"
+#include "kernels/dependent_launch.cuh"
 #include "kernels/launch.hpp"
 #include "kernels/nvtx.hpp"
 #include "kernels/strip_plan.hpp"
@@ -49,6 +50,7 @@ __global__ void __launch_bounds__(kThreads, 2) list_strips(const StripListArgume
   const bool lists = blockIdx.x == 0;
   const bool fills = gridDim.x == 1 || blockIdx.x > 0;
   const bool in_shared = args.num_strips <= kMaxSharedStrips;
+  wait_for_predecessor();
   std::int32_t* const offsets = in_shared ? shared_offsets : args.strips.strip_offsets;
 
   // Entries in the low half, tiles in the high one: one scan for both.
@@ -122,16 +124,18 @@ void launch_schedule_strips(const LayerShape& shape, StripRule rule, std::int64_
   args.strips = strips;
   args.strip_counts = reinterpret_cast<std::int32_t*>(strips.scratch + scratch.strip_counts);
   args.cover_ranks = reinterpret_cast<const std::int32_t*>(strips.scratch + scratch.cover_ranks);
-  args.ticket = reinterpret_cast<unsigned*>(strips.scratch + scratch.tickets) + 1;
+  args.ticket = reinterpret_cast<unsigned*>(strips.scratch + scratch.ticket);
   std::int64_t blocks = 1;
   std::int64_t shared_bytes = 0;
   if (args.num_strips <= kMaxSharedStrips) {
     blocks = std::min(kMaxBlocks, 1 + ceil_div(shape.num_tokens, kThreads / kWarp));
     shared_bytes = args.num_strips * std::int64_t{4};
   }
-  list_strips<<<static_cast<unsigned>(blocks), kThreads, static_cast<std::size_t>(shared_bytes), stream>>>(
-      args);
-  MOESCOPE_CUDA_CHECK(cudaGetLastError());
+  launch_dependent(list_strips,
+                   {.grid = dim3(static_cast<unsigned>(blocks)),
+                    .block = dim3(kThreads),
+                    .shared_bytes = static_cast<std::size_t>(shared_bytes)},
+                   stream, args);
 }
 
 }  // namespace moescope::cuda

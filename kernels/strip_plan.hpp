@@ -47,8 +47,7 @@ inline constexpr std::int64_t kGlobalSelectBlocks = 1056;
 
 /// Byte offsets in DeviceStrips::scratch. Up to `cover_ranks` it is zero between runs.
 struct StripScratch {
-  std::int64_t first_bad = 0;     ///< uint64: ~(smallest flat index of a bad logit), 0 when there is none
-  std::int64_t tickets = 8;       ///< uint32 [2]: blocks that have finished, of select and of schedule
+  std::int64_t ticket = 0;        ///< uint32: blocks of the schedule that have finished
   std::int64_t strip_counts = 0;  ///< int32 [Nr+Nc]: tokens of each strip
   std::int64_t cover_ranks = 0;   ///< int32 [L, max_cover]: the token's place in its strips
   std::int64_t memory = 0;        ///< global SelectMemory of every block in flight; none when it is shared

@@ -15,8 +15,8 @@
 namespace moescope::cuda {
 
 // ffn_select.cu: the K largest of log-softmax(logits [L, N]), ties to the lower id, sorted by id; gates are
-// softmax over the selected or their probability among all N. A NaN or infinite logit sets *bad_logit as in
-// launch_router_select. At most kMaxFfnExperts experts.
+// softmax over the selected or their probability among all N. *bad_logit as in launch_router_select:
+// -1 before. At most kMaxFfnExperts experts.
 inline constexpr std::int64_t kMaxFfnExperts = 1024;
 void launch_ffn_select(const SystemShape& shape, const float* logits, DeviceRouting routing,
                        std::int64_t* bad_logit, cudaStream_t stream);

@@ -40,7 +40,7 @@ Selected select(const SystemShape& shape, const std::vector<float>& logits) {
   const RoutingBuffers routing(row);
   poison(routing.view().expert_ids, row.num_pairs() * 4, stream.get());
   poison(routing.view().gates, row.num_pairs() * 4, stream.get());
-  const DeviceBuffer<std::int64_t> bad(1);
+  const auto bad = make_filled<std::int64_t>(1, stream.get());
   launch_ffn_select(shape, device.get(), routing.view(), bad.get(), stream.get());
   Selected result{routing.download(row, stream.get()), 0};
   MOESCOPE_CUDA_CHECK(

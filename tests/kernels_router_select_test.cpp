@@ -36,7 +36,7 @@ Selected select(const LayerShape& shape, const std::vector<float>& logits) {
   };
   poison(routing.view().expert_ids, shape.num_pairs() * 4);
   poison(routing.view().gates, shape.num_pairs() * 4);
-  const DeviceBuffer<std::int64_t> bad(1);
+  const auto bad = make_filled<std::int64_t>(1, stream.get());
   const Bytes workspace(router_select_workspace_bytes(shape));
   if (workspace.bytes() > 0) {
     poison(workspace.get(), workspace.bytes());

@@ -55,7 +55,6 @@ class StripCase {
     poison(view.pair_ids, tokens * strips_.capacity().max_pairs);
     poison(view.pair_gates, tokens * strips_.capacity().max_pairs);
     poison(view.pair_counts, rule.lists_pairs() ? tokens : 0);
-    poison(bad_.get(), 1);
   }
 
   void upload(const std::vector<float>& logits) const {
@@ -65,6 +64,8 @@ class StripCase {
     stream_.synchronize();
   }
   void launch() const {
+    MOESCOPE_CUDA_CHECK(
+        cudaMemsetAsync(bad_.get(), 0xff, static_cast<std::size_t>(bad_.bytes()), stream_.get()));
     launch_router_select_strips(shape_, rule_, logits_.get(), strips_.view(), bad_.get(), stream_.get());
     launch_schedule_strips(shape_, rule_, tile_tokens_, strips_.view(), stream_.get());
   }
