@@ -238,6 +238,14 @@ LayerShape resolve_shape(const CommonOptions& options, const WorkloadSpec& spec)
   return shape;
 }
 
+System chosen_system(const CommonOptions& options) {
+  if (options.systems.size() > 1) {
+    throw InvalidArgument("system", fmt::format("{} of them", options.systems.size()),
+                          "must be one here; compare takes several");
+  }
+  return options.systems.empty() ? System::kOmniMoe : parse_system(options.systems.front());
+}
+
 SystemShape resolve_system(const CommonOptions& options, System system) {
   const auto refuse = [&](bool given, const char* field, const std::string& value) {
     if (given) {

@@ -23,14 +23,13 @@ inline constexpr std::int64_t kJudgedTokens = 16;
 
 /// Options that subcommands share, as typed. What is not given stays empty.
 struct CommonOptions {
-  std::string system = "omnimoe";
+  std::vector<std::string> systems;  ///< none: omnimoe
   std::string preset;
   std::optional<std::int64_t> num_tokens;
   std::optional<std::int64_t> hidden_size;
   std::optional<std::int64_t> num_experts;
   std::optional<std::int64_t> top_k;
   std::optional<std::int64_t> shared_size;
-  std::vector<std::string> systems;
   std::optional<std::int64_t> expert_size;
   std::optional<std::int64_t> heads;
   std::optional<std::int64_t> key_size;
@@ -88,6 +87,8 @@ std::vector<NamedWorkload> chosen_workloads(const CommonOptions& options);
 /// The shape asked for, completed from the workload's file where it has one, and validated. Throws
 /// InvalidArgument or FileError.
 LayerShape resolve_shape(const CommonOptions& options, const WorkloadSpec& spec);
+/// The one kind of layer asked for. Throws InvalidArgument for several.
+System chosen_system(const CommonOptions& options);
 /// The baseline asked for: its preset (default: small) with what else was given. Throws InvalidArgument, also
 /// for options that only OmniMoE has.
 SystemShape resolve_system(const CommonOptions& options, System system);

@@ -130,11 +130,7 @@ ExitCode run(const CommonOptions& options, const Invocation& invocation) {
   apply_threads(options);
   const SamplingOptions sampling = sampling_options(options);
   const L2State l2 = parse_l2_state(options.l2);
-  if (options.systems.size() > 1) {
-    throw InvalidArgument("system", fmt::format("{} of them", options.systems.size()),
-                          "run takes one; compare takes several");
-  }
-  const System system = options.systems.empty() ? System::kOmniMoe : parse_system(options.systems.front());
+  const System system = chosen_system(options);
   const auto backend = make_backend(options.backend);
   Progress progress(std::cerr, progress_style(options), 1);
   const Bench bench{*backend, sampling, l2, progress};

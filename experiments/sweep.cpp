@@ -124,7 +124,7 @@ std::vector<ResultRow> rows_of(PointResult& result, const PlannedPoint& planned,
     return !metrics.empty() && row.status == Status::kOk && std::ranges::count(metrics, row.metric) == 0;
   });
   for (ResultRow& row : rows) {
-    row.system = planned.options.system;
+    row.system = planned.point.system;
     row.repro = planned.repro;
   }
   return rows;

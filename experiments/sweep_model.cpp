@@ -78,7 +78,7 @@ PointResult PlannedModel::simulate(const PlannedPoint& planned, const StudyProgr
   context.backend = modelled_backend(device);
   context.workload = planned.workload.name;
   context.seed = planned.options.seed;
-  if (parse_system(planned.options.system) != System::kOmniMoe) {
+  if (chosen_system(planned.options) != System::kOmniMoe) {
     add_failure(result, context, planned.plan.schedules.front(), Status::kSkipped, ExitCode::kOk,
                 "the simulator has no access streams of baseline systems");
     return result;

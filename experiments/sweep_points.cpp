@@ -28,8 +28,9 @@ class CommandText {
   }
   /// What says which layer it is: shape, workload, schedules.
   void add_layer(const CommonOptions& options) {
-    const bool omnimoe = parse_system(options.system) == System::kOmniMoe;
-    add("--system", omnimoe ? "" : options.system);
+    const System system = chosen_system(options);
+    const bool omnimoe = system == System::kOmniMoe;
+    add("--system", omnimoe ? "" : std::string(to_string(system)));
     add("--preset", options.preset);
     add_count("-L", options.num_tokens);
     add_count("-d", options.hidden_size);
@@ -62,7 +63,7 @@ class CommandText {
 CommonOptions point_options(const Experiment& experiment, const ExperimentPoint& point,
                             const CommonOptions& machine) {
   CommonOptions options = machine;
-  options.system = point.system;
+  options.systems = {point.system};
   options.preset = point.preset;
   options.num_tokens = point.num_tokens;
   options.hidden_size = point.hidden_size;

@@ -24,7 +24,7 @@ PlannedPoint plan_point(const Experiment& experiment, const ExperimentPoint& poi
                         const CommonOptions& machine) {
   PlannedPoint planned{point, point_options(experiment, point, machine), {}, {}, {}};
   planned.plan = study_plan(planned.options);
-  if (const System system = parse_system(planned.options.system); system != System::kOmniMoe) {
+  if (const System system = chosen_system(planned.options); system != System::kOmniMoe) {
     planned.plan.schedules = {system_schedule(system)};
   }
   planned.workload = named_workload(planned.options.workloads.front());
@@ -68,14 +68,12 @@ LayerStudy PlannedStudy::study(const PlannedPoint& planned, const StudyProgress&
     return failed;
   };
   const auto study = [&]() -> LayerStudy {
-    const System system = parse_system(planned.options.system);
+    const System system = chosen_system(planned.options);
     if (system == System::kOmniMoe) {
       point.shape = resolve_shape(planned.options, planned.workload.spec);
       return study_.study(point, planned.plan, progress);
     }
-    CommonOptions options = planned.options;
-    options.systems = {options.system};
-    SystemLineup lineup(options);
+    SystemLineup lineup(planned.options);
     baseline = lineup.baselines().front();
     point.shape = baseline->row_shape();
     // Before inputs are made, which may be most of the machine's memory.
