@@ -10,6 +10,7 @@
 #include "experiments/check_systems.hpp"
 #include "experiments/command.hpp"
 #include "experiments/options.hpp"
+#include "experiments/system_options.hpp"
 #include "profiler/layer_rows.hpp"
 #include "reference/layer_check.hpp"
 
@@ -120,6 +121,7 @@ void check_point(MoeBackend& backend, MoeBackend* mirror, const CheckPoint& poin
 
 ExitCode check(const CheckOptions& options, const Invocation& invocation) {
   apply_threads(options);
+  require_meaningful(options);
   if (options.sampled_tokens < 1) {
     throw InvalidArgument("sampled_tokens", fmt::format("{}", options.sampled_tokens), "must be >= 1");
   }

@@ -11,6 +11,7 @@
 
 #include "core/system_cost.hpp"
 #include "experiments/backends.hpp"
+#include "experiments/system_options.hpp"
 #include "profiler/layer_rows.hpp"
 #include "reference/system_oracle.hpp"
 

@@ -11,6 +11,7 @@
 #include "experiments/compare_systems.hpp"
 #include "experiments/options.hpp"
 #include "experiments/study_point.hpp"
+#include "experiments/system_options.hpp"
 #include "profiler/layer_rows.hpp"
 
 namespace moescope {
@@ -47,6 +48,7 @@ std::vector<StudyPoint> points_of(CommonOptions options) {
 
 ExitCode compare(const CommonOptions& options, const Invocation& invocation) {
   apply_threads(options);
+  require_meaningful(options);
   if (!options.systems.empty()) {
     if (!options.tuned_on.empty()) {
       throw InvalidArgument("tuned_on", options.tuned_on, "cannot be given beside --system");

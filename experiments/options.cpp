@@ -25,18 +25,6 @@ bool from_file(const WorkloadSpec& spec) {
   return spec.family == WorkloadSpec::Family::kSnapshot || spec.family == WorkloadSpec::Family::kTrace;
 }
 
-/// 0 stands for "as in the file"; asking for it is no way to spell that.
-void set_extent(const char* field, const std::optional<std::int64_t>& asked, std::int64_t minimum,
-                std::int64_t& out) {
-  if (!asked) {
-    return;
-  }
-  if (*asked < minimum) {
-    throw InvalidArgument(field, fmt::format("{}", *asked), fmt::format("must be >= {}", minimum));
-  }
-  out = *asked;
-}
-
 std::int64_t square_side(std::int64_t num_experts) {
   const auto side = std::llround(std::sqrt(static_cast<double>(num_experts)));
   if (num_experts < 1 || side * side != num_experts) {
@@ -65,6 +53,17 @@ void require_memory(const LayerShape& shape, bool has_experts) {
 
 }  // namespace
 
+void set_extent(const char* field, const std::optional<std::int64_t>& asked, std::int64_t minimum,
+                std::int64_t& out) {
+  if (!asked) {
+    return;
+  }
+  if (*asked < minimum) {
+    throw InvalidArgument(field, fmt::format("{}", *asked), fmt::format("must be >= {}", minimum));
+  }
+  out = *asked;
+}
+
 void add_shape_options(CLI::App& app, CommonOptions& options) {
   std::string names;
   for (const Preset& preset : presets()) {
@@ -85,26 +84,6 @@ void add_shape_options(CLI::App& app, CommonOptions& options) {
   group->add_option("--activation", options.activation, "silu (default), gelu or relu")->type_name("NAME");
   group->add_option("--gates", options.gates, "softmax (default) or probability; of peer softmax or relu")
       ->type_name("MODE");
-}
-
-void add_system_options(CLI::App& app, CommonOptions& options) {
-  std::string names;
-  for (const System system : systems()) {
-    names += fmt::format("{}{}", names.empty() ? "" : ", ", to_string(system));
-  }
-  auto* group = app.add_option_group(
-      "System",
-      "The kind of layer. --preset, -L, -d, -K, --num-experts, --shared-size, --dtype, --activation "
-      "and --gates hold for every kind; presets small and table-a exist for all");
-  group->add_option("--system", options.systems, names + "; default omnimoe")
-      ->type_name("NAME")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-  group->add_option("--expert-size", options.expert_size, "gshard, deepseekmoe: width of an expert")
-      ->type_name("N");
-  group->add_option("--heads", options.heads, "pkm, peer: heads; each selects K / heads experts")
-      ->type_name("N");
-  group->add_option("--key-size", options.key_size, "pkm, peer: width of a sub-key")->type_name("N");
 }
 
 void add_workload_options(CLI::App& app, CommonOptions& options) {
@@ -238,63 +217,6 @@ LayerShape resolve_shape(const CommonOptions& options, const WorkloadSpec& spec)
   return shape;
 }
 
-System chosen_system(const CommonOptions& options) {
-  if (options.systems.size() > 1) {
-    throw InvalidArgument("system", fmt::format("{} of them", options.systems.size()),
-                          "must be one here; compare takes several");
-  }
-  return options.systems.empty() ? System::kOmniMoe : parse_system(options.systems.front());
-}
-
-SystemShape resolve_system(const CommonOptions& options, System system) {
-  const auto refuse = [&](bool given, const char* field, const std::string& value) {
-    if (given) {
-      throw InvalidArgument(field, value, fmt::format("is for omnimoe; {} has none", to_string(system)));
-    }
-  };
-  refuse(!options.grid.empty(), "grid", options.grid);
-  refuse(!options.schedules.empty(), "schedule", fmt::format("{}", fmt::join(options.schedules, ", ")));
-  SystemShape shape = find_system_preset(system, options.preset.empty() ? "small" : options.preset).shape;
-  set_extent("num_tokens", options.num_tokens, 1, shape.num_tokens);
-  set_extent("hidden_size", options.hidden_size, 1, shape.hidden_size);
-  set_extent("num_experts", options.num_experts, 1, shape.num_experts);
-  set_extent("top_k", options.top_k, 1, shape.top_k);
-  set_extent("shared_size", options.shared_size, 0, shape.shared_size);
-  set_extent("expert_size", options.expert_size, 1, shape.expert_size);
-  set_extent("heads", options.heads, 1, shape.heads);
-  set_extent("key_size", options.key_size, 1, shape.key_size);
-  if (!options.dtype.empty()) {
-    shape.dtype = parse_dtype(options.dtype);
-  }
-  if (!options.activation.empty()) {
-    shape.activation = parse_activation(options.activation);
-  }
-  if (!options.gates.empty()) {
-    shape.gate_mode = parse_gate_mode(options.gates);
-  }
-  shape.validate();
-  return shape;
-}
-
-NamedWorkload system_workload(const CommonOptions& options) {
-  if (options.workloads.size() > 1) {
-    throw InvalidArgument("workload", fmt::format("{} of them", options.workloads.size()),
-                          "must be one beside --system");
-  }
-  WorkloadSpec spec = WorkloadSpec::parse(options.workloads.empty() ? "gaussian:1" : options.workloads[0]);
-  std::string name = spec.text;
-  return {std::move(spec), std::move(name)};
-}
-
-SystemInputs make_system_inputs(const NamedWorkload& workload, const SystemShape& shape, std::uint64_t seed) {
-  if (workload.spec.family != WorkloadSpec::Family::kGaussian) {
-    throw InvalidArgument("workload", workload.spec.text, "must be gaussian:STD for a baseline system");
-  }
-  SystemInputs inputs = make_system_inputs(shape, workload.spec.parameters.front(), seed);
-  inputs.workload = workload.name;
-  return inputs;
-}
-
 LayerInputs make_inputs(const NamedWorkload& workload, const LayerShape& shape, std::uint64_t seed,
                         std::shared_ptr<const ExpertWeights> experts) {
   require_memory(shape, experts != nullptr);
@@ -316,11 +238,8 @@ std::vector<ScheduleOptions> chosen_schedules(const CommonOptions& options) {
       schedules.push_back({.kind = kind});
     }
   }
-  if (options.group_size < 1) {
-    throw InvalidArgument("group_size", fmt::format("{}", options.group_size), "must be >= 1");
-  }
   for (ScheduleOptions& schedule : schedules) {
-    schedule.group_size = options.group_size;
+    set_extent("group_size", options.group_size, 1, schedule.group_size);
   }
   return schedules;
 }

@@ -41,7 +41,7 @@ struct CommonOptions {
   std::uint64_t seed = 0;
   std::vector<std::string> schedules;
   std::string tuned_on;
-  std::int64_t group_size = ScheduleOptions{}.group_size;
+  std::optional<std::int64_t> group_size;
   std::string backend = "cpu";
   std::string l2 = "cold";
   std::string output;
@@ -53,8 +53,6 @@ struct CommonOptions {
 };
 
 void add_shape_options(CLI::App& app, CommonOptions& options);
-/// --system, and the extents that only baselines have.
-void add_system_options(CLI::App& app, CommonOptions& options);
 void add_workload_options(CLI::App& app, CommonOptions& options);
 void add_schedule_options(CLI::App& app, CommonOptions& options);
 /// --tuned-on: of `compare`, which has several workloads.
@@ -84,19 +82,13 @@ NamedWorkload recorded_layer();
 /// Every workload asked for. Without any: the recorded layer, or gaussian:1 when a shape was asked for.
 std::vector<NamedWorkload> chosen_workloads(const CommonOptions& options);
 
+/// Takes over an extent that was asked for. Throws InvalidArgument naming `field` below `minimum`; 0 may
+/// stand for "as in the file", and asking for it is no way to spell that.
+void set_extent(const char* field, const std::optional<std::int64_t>& asked, std::int64_t minimum,
+                std::int64_t& out);
 /// The shape asked for, completed from the workload's file where it has one, and validated. Throws
 /// InvalidArgument or FileError.
 LayerShape resolve_shape(const CommonOptions& options, const WorkloadSpec& spec);
-/// The one kind of layer asked for. Throws InvalidArgument for several.
-System chosen_system(const CommonOptions& options);
-/// The baseline asked for: its preset (default: small) with what else was given. Throws InvalidArgument, also
-/// for options that only OmniMoE has.
-SystemShape resolve_system(const CommonOptions& options, System system);
-/// The one workload of layers of different kinds; gaussian:1 when none was asked for. Throws InvalidArgument.
-NamedWorkload system_workload(const CommonOptions& options);
-/// Its inputs. Workloads other than gaussian:STD are refused: they are made for a grid of logits.
-SystemInputs make_system_inputs(const NamedWorkload& workload, const SystemShape& shape, std::uint64_t seed);
-
 /// The workload's inputs under the name that rows use. Throws OutOfMemory before making anything when host
 /// memory cannot hold weights and batch.
 LayerInputs make_inputs(const NamedWorkload& workload, const LayerShape& shape, std::uint64_t seed,

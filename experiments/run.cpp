@@ -8,6 +8,7 @@
 #include "experiments/backends.hpp"
 #include "experiments/command.hpp"
 #include "experiments/options.hpp"
+#include "experiments/system_options.hpp"
 #include "profiler/format.hpp"
 #include "profiler/layer_rows.hpp"
 #include "profiler/layer_study.hpp"
@@ -93,7 +94,8 @@ struct Bench {
 LayerStudy study_omnimoe(const CommonOptions& options, const Bench& bench) {
   auto schedules = chosen_schedules(options);
   if (options.schedules.empty()) {
-    schedules = {ScheduleOptions{.kind = ScheduleKind::kStaircase, .group_size = options.group_size}};
+    schedules = {
+        ScheduleOptions{.kind = ScheduleKind::kStaircase, .group_size = schedules.front().group_size}};
   }
   const auto workloads = chosen_workloads(options);
   if (schedules.size() != 1 || workloads.size() != 1) {
@@ -131,6 +133,7 @@ ExitCode run(const CommonOptions& options, const Invocation& invocation) {
   const SamplingOptions sampling = sampling_options(options);
   const L2State l2 = parse_l2_state(options.l2);
   const System system = chosen_system(options);
+  require_meaningful(options);
   const auto backend = make_backend(options.backend);
   Progress progress(std::cerr, progress_style(options), 1);
   const Bench bench{*backend, sampling, l2, progress};

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "experiments/sweep_points.hpp"
+#include "experiments/system_options.hpp"
 #include "profiler/or_failure.hpp"
 
 namespace moescope {

@@ -9,6 +9,7 @@
 
 #include "core/command_text.hpp"
 #include "core/error.hpp"
+#include "experiments/system_options.hpp"
 
 namespace moescope {
 namespace {
@@ -82,9 +83,7 @@ CommonOptions point_options(const Experiment& experiment, const ExperimentPoint&
   if (point.seed) {
     options.seed = static_cast<std::uint64_t>(*point.seed);
   }
-  if (point.group_size) {
-    options.group_size = *point.group_size;
-  }
+  options.group_size = point.group_size;
   if (!point.l2.empty()) {
     options.l2 = point.l2;
   }

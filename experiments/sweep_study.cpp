@@ -6,6 +6,7 @@
 #include "core/system_cost.hpp"
 #include "experiments/sweep_points.hpp"
 #include "experiments/system_lineup.hpp"
+#include "experiments/system_options.hpp"
 #include "profiler/layer_rows.hpp"
 #include "profiler/or_failure.hpp"
 

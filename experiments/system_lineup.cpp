@@ -2,6 +2,7 @@
 
 #include <utility>
 
+#include "experiments/system_options.hpp"
 #include "reference/layer_check.hpp"
 #include "reference/system_oracle.hpp"
 
@@ -12,14 +13,12 @@ SystemLineup::SystemLineup(CommonOptions options)
   if (options_.preset.empty()) {
     options_.preset = "small";
   }
-  CommonOptions without_schedules = options_;  // these are omnimoe's alone
-  without_schedules.schedules.clear();
   for (const std::string& name : options_.systems) {
     const System system = parse_system(name);
     if (system == System::kOmniMoe) {
       resolve_shape(options_, workload_.spec);
     } else {
-      baselines_.push_back(resolve_system(without_schedules, system));
+      baselines_.push_back(resolve_system(options_, system));
     }
     systems_.push_back(system);
   }

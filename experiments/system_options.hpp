@@ -1,0 +1,23 @@
+#pragma once
+
+#include "core/system.hpp"
+#include "experiments/options.hpp"
+
+namespace moescope {
+
+/// --system, and the extents that only baselines have.
+void add_system_options(CLI::App& app, CommonOptions& options);
+
+/// The one kind of layer asked for. Throws InvalidArgument for several.
+System chosen_system(const CommonOptions& options);
+/// Throws InvalidArgument for an option that none of the systems asked for has.
+void require_meaningful(const CommonOptions& options);
+/// The baseline asked for: its preset (default: small) with what else was given; what only other systems have
+/// is left aside. Throws InvalidArgument.
+SystemShape resolve_system(const CommonOptions& options, System system);
+/// The one workload of layers of different kinds; gaussian:1 when none was asked for. Throws InvalidArgument.
+NamedWorkload system_workload(const CommonOptions& options);
+/// Its inputs. Workloads other than gaussian:STD are refused: they are made for a grid of logits.
+SystemInputs make_system_inputs(const NamedWorkload& workload, const SystemShape& shape, std::uint64_t seed);
+
+}  // namespace moescope
