@@ -2,7 +2,10 @@
 
 #include <utility>
 
+#include "core/system_cost.hpp"
+#include "experiments/study_point.hpp"
 #include "experiments/system_options.hpp"
+#include "profiler/or_failure.hpp"
 #include "reference/layer_check.hpp"
 #include "reference/system_oracle.hpp"
 
@@ -31,29 +34,57 @@ std::vector<SystemSubject> SystemLineup::subjects() {
     if (system == System::kOmniMoe) {
       add_omnimoe(subjects);
     } else {
-      const SystemInputs& inputs =
-          baseline_inputs_.emplace_back(make_system_inputs(workload_, *baseline++, options_.seed));
-      SystemSubject& subject = subjects.emplace_back();
-      subject.baseline = &inputs;
-      subject.judge = system_judge(inputs, kJudgedTokens);
+      subjects.push_back(baseline_subject(*baseline++));
     }
   }
   return subjects;
 }
 
+SystemSubject SystemLineup::baseline_subject(const SystemShape& shape) {
+  const auto make = [&] {
+    const SystemInputs& inputs =
+        baseline_inputs_.emplace_back(make_system_inputs(workload_, shape, options_.seed));
+    SystemSubject subject;
+    subject.baseline = &inputs;
+    subject.judge = system_judge(inputs, kJudgedTokens);
+    return subject;
+  };
+  return or_failure(make, [&](ExitCode code, const std::string& reason) {
+    SystemSubject subject = failed_subject(shape.row_shape(), system_schedule(shape.system), code, reason);
+    subject.failed->baseline = shape;
+    return subject;
+  });
+}
+
 void SystemLineup::add_omnimoe(std::vector<SystemSubject>& subjects) {
-  const LayerInputs& inputs = omnimoe_inputs_.emplace_back(
-      make_inputs(workload_, resolve_shape(options_, workload_.spec), options_.seed));
   CommonOptions options = options_;
   if (options.schedules.empty()) {
     options.schedules = {"expert_centric", "staircase"};
   }
-  for (const ScheduleOptions& schedule : chosen_schedules(options)) {
-    SystemSubject& subject = subjects.emplace_back();
-    subject.omnimoe = &inputs;
-    subject.schedule = schedule;
-    subject.judge = oracle_judge(inputs, kJudgedTokens);
-  }
+  const std::vector<ScheduleOptions> schedules = chosen_schedules(options);
+  const LayerShape shape = resolve_shape(options, workload_.spec);
+  const auto make = [&] {
+    const LayerInputs& inputs = omnimoe_inputs_.emplace_back(make_inputs(workload_, shape, options.seed));
+    for (const ScheduleOptions& schedule : schedules) {
+      SystemSubject& subject = subjects.emplace_back();
+      subject.omnimoe = &inputs;
+      subject.schedule = schedule;
+      subject.judge = oracle_judge(inputs, kJudgedTokens);
+    }
+  };
+  or_failure(make, [&](ExitCode code, const std::string& reason) {
+    for (const ScheduleOptions& schedule : schedules) {
+      subjects.push_back(failed_subject(shape, schedule, code, reason));
+    }
+  });
+}
+
+SystemSubject SystemLineup::failed_subject(const LayerShape& shape, const ScheduleOptions& schedule,
+                                           ExitCode code, const std::string& reason) const {
+  SystemSubject subject;
+  subject.failed = failed_study({workload_, shape, options_.seed},
+                                StudyPlan{.schedules = {schedule}, .sampling = {}}, "", code, reason);
+  return subject;
 }
 
 }  // namespace moescope

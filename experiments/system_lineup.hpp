@@ -16,14 +16,18 @@ class SystemLineup {
   explicit SystemLineup(CommonOptions options);
 
   /// Makes the inputs, which the lineup keeps: baselines one subject each, omnimoe one for every schedule
-  /// asked for (default: expert_centric, the paper's, and staircase). Throws InvalidArgument or OutOfMemory.
+  /// asked for (default: expert_centric, the paper's, and staircase). A layer whose inputs cannot be made,
+  /// for want of memory or with this workload, is there as failed. Throws InvalidArgument for a schedule.
   std::vector<SystemSubject> subjects();
 
   /// Shapes of the baselines among them, in the order asked for.
   const std::vector<SystemShape>& baselines() const { return baselines_; }
 
  private:
+  SystemSubject baseline_subject(const SystemShape& shape);
   void add_omnimoe(std::vector<SystemSubject>& subjects);
+  SystemSubject failed_subject(const LayerShape& shape, const ScheduleOptions& schedule, ExitCode code,
+                               const std::string& reason) const;
 
   CommonOptions options_;
   NamedWorkload workload_;

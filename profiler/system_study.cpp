@@ -7,9 +7,15 @@ namespace moescope {
 namespace {
 
 LayerStudy study_of(const MoeBackend& backend, const SystemSubject& subject, L2State l2) {
-  LayerStudy study;
+  LayerStudy study = subject.failed.value_or(LayerStudy{});
   study.backend = backend.name();
   study.l2 = l2;
+  if (subject.failed) {
+    return study;
+  }
+  study.schedules.resize(1);
+  study.schedules.front().options =
+      subject.baseline != nullptr ? system_schedule(subject.baseline->shape.system) : subject.schedule;
   if (subject.baseline != nullptr) {
     study.shape = subject.baseline->shape.row_shape();
     study.baseline = subject.baseline->shape;
@@ -64,13 +70,13 @@ std::vector<LayerStudy> study_systems(MoeBackend& backend, std::span<const Syste
   std::vector<LayerStudy> studies;
   for (const SystemSubject& subject : subjects) {
     studies.push_back(study_of(backend, subject, l2));
-    studies.back().schedules.resize(1);
-    studies.back().schedules.front().options =
-        subject.baseline != nullptr ? system_schedule(subject.baseline->shape.system) : subject.schedule;
   }
   detail::StudyRounds rounds(l2);
   for (std::size_t s = 0; s < subjects.size(); ++s) {
     const SystemSubject& subject = subjects[s];
+    if (subject.failed) {
+      continue;
+    }
     ScheduleStudy& point = studies[s].schedules.front();
     say(study_label(studies[s]));
     if (std::string why; !supported(backend, subject, why)) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -9,12 +10,13 @@
 
 namespace moescope {
 
-/// One of the layers that are measured side by side: OmniMoE under a schedule, or a baseline. Exactly one of
-/// the two is set; both are kept by reference.
+/// One of the layers that are measured side by side: OmniMoE under a schedule, or a baseline, both kept by
+/// reference, or what stands for one that could not be made. Exactly one of the three is set.
 struct SystemSubject {
   const LayerInputs* omnimoe = nullptr;
   ScheduleOptions schedule;  ///< of omnimoe
   const SystemInputs* baseline = nullptr;
+  std::optional<LayerStudy> failed;  ///< its study, of one failed point; backend and L2 state are filled in
   Judge judge;
 };
 

@@ -1,6 +1,7 @@
 // The real program: what run, compare, check, inspect and golden print and write.
 #include <gtest/gtest.h>
 
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
@@ -145,6 +146,34 @@ TEST(Compare, EndsWithTheCodeOfTheFailureWhenNothingCouldBeMeasured) {
   const Outcome outcome = run_moescope(
       small({"compare", "--output", "out", "--workload", "hot:0.5,7", "--schedule", "staircase"}), directory);
   EXPECT_EQ(outcome.code, code_of(ExitCode::kInvalidArgument)) << outcome.err;
+}
+
+TEST(Compare, GoesOnPastASystemThatDoesNotFit) {
+  const TemporaryDirectory directory;
+  // Terabytes of FFN experts, and a small dense layer.
+  std::vector<std::string> arguments = {
+      "compare",       "--output", "out",           "-L", "8",  "-d",         "1024", "--system", "gshard",
+      "--expert-size", "30000000", "--min-samples", "2",  "-q", "--max-time", "0.001"};
+  const Outcome alone = run_moescope(arguments, directory);
+  EXPECT_EQ(alone.code, code_of(ExitCode::kOutOfMemory)) << "nothing could be measured: " << alone.err;
+  arguments[2] = "both";
+  arguments.insert(arguments.end(), {"--system", "dense_mlp"});
+  const Outcome outcome = run_moescope(arguments, directory);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  for (const char* output : {"out", "both"}) {
+    std::map<std::string, ResultRow> times;
+    for (const ResultRow& row : valid_rows(directory.path() / output)) {
+      if (row.metric == "time_s" && row.stage == "layer") {
+        times[row.system] = row;
+      }
+    }
+    EXPECT_EQ(times["gshard"].status, Status::kFailed);
+    EXPECT_EQ(times["gshard"].schedule, "expert_centric");
+    EXPECT_NE(times["gshard"].reason.find("GiB"), std::string::npos) << times["gshard"].reason;
+    EXPECT_EQ(times.contains("dense_mlp"), std::string(output) == "both");
+    EXPECT_EQ(times["dense_mlp"].status, Status::kOk);
+  }
+  EXPECT_NE(outcome.out.find("GiB"), std::string::npos) << "the table says why\n" << outcome.out;
 }
 
 TEST(Compare, KeepsEarlierResults) {
