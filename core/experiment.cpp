@@ -20,6 +20,7 @@
 #include "core/layer_shape.hpp"
 #include "core/schedule.hpp"
 #include "core/system.hpp"
+#include "core/system_options.hpp"
 #include "core/workload.hpp"
 
 namespace moescope {
@@ -52,6 +53,9 @@ constexpr std::array kAxes = {
     AxisKind{"grid", &ExperimentPoint::grid, 0, [](std::string_view text) { parse_grid(text); }},
     AxisKind{"top_k", &ExperimentPoint::top_k, 1},
     AxisKind{"shared_size", &ExperimentPoint::shared_size, 0},
+    AxisKind{"expert_size", &ExperimentPoint::expert_size, 1},
+    AxisKind{"heads", &ExperimentPoint::heads, 1},
+    AxisKind{"key_size", &ExperimentPoint::key_size, 1},
     AxisKind{"group_size", &ExperimentPoint::group_size, 1},
     AxisKind{"dtype", &ExperimentPoint::dtype, 0, [](std::string_view text) { parse_dtype(text); }},
     AxisKind{"activation", &ExperimentPoint::activation, 0,
@@ -353,6 +357,7 @@ class Parser {
         }
       }
       check_preset(point);
+      check_axes(point);
       point.label = words.empty() ? experiment.name : fmt::format("{}", fmt::join(words, ", "));
       point.id = id_of(point, experiment);
       if (!ids.insert(point.id).second) {
@@ -391,6 +396,26 @@ class Parser {
         find_system_preset(system, point.preset);
       }
     });
+  }
+
+  /// Refuses a value that the point's system has no use for.
+  void check_axes(const ExperimentPoint& point) const {
+    const System system = parse_system(point.system);
+    for (const AxisKind& kind : kAxes) {
+      Json value;
+      if (const auto* text = std::get_if<std::string ExperimentPoint::*>(&kind.member)) {
+        value = point.**text;
+      } else if (const auto number =
+                     point.*std::get<std::optional<std::int64_t> ExperimentPoint::*>(kind.member)) {
+        value = *number;
+      }
+      if (!value.is_null() && value != "") {
+        checked(fmt::format("axes.{}", kind.name), value, [&] {
+          require_system_has({&system, 1}, kind.name,
+                             value.is_string() ? value.get<std::string>() : value.dump());
+        });
+      }
+    }
   }
 
   static std::string id_of(const ExperimentPoint& point, const Experiment& experiment) {

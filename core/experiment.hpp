@@ -22,6 +22,9 @@ struct ExperimentPoint {
   std::optional<std::int64_t> num_experts;
   std::optional<std::int64_t> top_k;
   std::optional<std::int64_t> shared_size;
+  std::optional<std::int64_t> expert_size;
+  std::optional<std::int64_t> heads;
+  std::optional<std::int64_t> key_size;
   std::optional<std::int64_t> group_size;
   std::optional<std::int64_t> seed;
   std::string grid;

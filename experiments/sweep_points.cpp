@@ -39,6 +39,9 @@ class CommandText {
     add("--grid", options.grid);
     add_count("-K", options.top_k);
     add_count("--shared-size", options.shared_size);
+    add_count("--expert-size", options.expert_size);
+    add_count("--heads", options.heads);
+    add_count("--key-size", options.key_size);
     add("--dtype", options.dtype);
     add("--activation", options.activation);
     add("--gates", options.gates);
@@ -71,6 +74,9 @@ CommonOptions point_options(const Experiment& experiment, const ExperimentPoint&
   options.num_experts = point.num_experts;
   options.top_k = point.top_k;
   options.shared_size = point.shared_size;
+  options.expert_size = point.expert_size;
+  options.heads = point.heads;
+  options.key_size = point.key_size;
   options.grid = point.grid;
   options.dtype = point.dtype;
   options.activation = point.activation;

@@ -124,6 +124,11 @@ TEST(Experiment, NamesFieldAndValueOfWhatCannotWork) {
   has(R"("workloads": ["zipf:steep"])", "f: workloads: \"zipf:steep\": workload = zipf:steep");
   has(R"("schedules": ["fastest"])", "f: schedules: \"fastest\": schedule = fastest");
   has(R"("schedules": ["auto", "auto"])", "f: schedules: \"auto\": stands there twice");
+  has(R"("systems": ["pkm", "gshard"], "axes": {"heads": [2, 4]})",
+      "f: axes.heads: 2: heads = 2: is for pkm, peer; gshard has none");
+  has(R"("axes": {"key_size": 64})",
+      "f: axes.key_size: 64: key_size = 64: is for pkm, peer; omnimoe has none");
+  has(R"("systems": ["peer"], "axes": {"grid": "8x8"})", "f: axes.grid: \"8x8\": grid = 8x8: is for omnimoe");
   has(R"("systems": ["vax"])", "f: systems: \"vax\": system = vax");
   has(R"("presets": ["huge"])", "f: presets: \"huge\": preset = huge");
   has(R"("systems": ["gshard"], "presets": ["table-a-1024-512"])",

@@ -98,6 +98,38 @@ TEST(SweepOfSystems, TheCommandOfABaselinesRowMeasuresTheSameLayer) {
   }
 }
 
+TEST(SweepOfSystems, VariesTheExtentsThatOnlyBaselinesHave) {
+  const TemporaryDirectory directory;
+  write_text(directory.path() / "ffn.json", R"({
+    "name": "ffn", "systems": ["gshard", "deepseekmoe"], "presets": ["small"],
+    "axes": {"num_tokens": 8, "hidden_size": 32, "l2": "warm", "expert_size": [16, 24]},
+    "min_samples": 2, "max_time_s": 0.001})");
+  write_text(directory.path() / "keys.json", R"({
+    "name": "keys", "systems": ["peer"], "presets": ["small"], "zip": [["heads", "key_size"]],
+    "axes": {"num_tokens": 8, "hidden_size": 32, "l2": "warm", "top_k": 20, "heads": [4, 5], "key_size": [8, 16]},
+    "min_samples": 2, "max_time_s": 0.001})");
+  std::map<std::string, std::multiset<std::string>>
+      found;  // of a metric: the values its rows say were asked for
+  for (const std::string file : {"ffn", "keys"}) {
+    const Outcome outcome = run_moescope({"sweep", file + ".json", "-q", "--output", file}, directory);
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    const auto runs = read_rows(directory.path() / file / "rows.jsonl");
+    for (const ResultRow& row : runs.at(0).rows) {
+      for (const auto& [metric, option] : std::map<std::string, std::string>{
+               {"expert_size", "--expert-size"}, {"heads", "--heads"}, {"key_size", "--key-size"}}) {
+        if (row.metric == metric && row.status == Status::kOk) {
+          const auto value = std::to_string(static_cast<std::int64_t>(row.value.value()));
+          found[metric].insert(value);
+          EXPECT_NE((row.repro + ' ').find(' ' + option + ' ' + value + ' '), std::string::npos) << row.repro;
+        }
+      }
+    }
+  }
+  EXPECT_EQ(found["expert_size"], (std::multiset<std::string>{"16", "16", "24", "24"}));
+  EXPECT_EQ(found["heads"], (std::multiset<std::string>{"4", "5"}));
+  EXPECT_EQ(found["key_size"], (std::multiset<std::string>{"16", "8"}));
+}
+
 TEST(SweepOfSystems, RecordsWhatABaselineCannotBeWithTheReason) {
   const TemporaryDirectory directory;
   write_text(directory.path() / "systems.json", R"({
