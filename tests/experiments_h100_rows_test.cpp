@@ -3,9 +3,13 @@
 
 #include <filesystem>
 #include <map>
+#include <nlohmann/json.hpp>
+#include <sstream>
 #include <string>
 
 #include "core/result.hpp"
+#include "tests/support/json_schema.hpp"
+#include "tests/support/temporary_directory.hpp"
 
 namespace moescope {
 namespace {
@@ -45,6 +49,28 @@ double experts_time_s(const RecordedRun& run, const std::string& schedule, std::
   }
   EXPECT_GT(sum, 0) << schedule << " L" << num_tokens << " K" << top_k;
   return sum;
+}
+
+/// Whoever wrote them: the program, scripts/gpu_evidence.py or experiments/peers.
+TEST(RecordedRows, KeepToThePublishedSchema) {
+  const test::JsonSchema schema(nlohmann::json::parse(result_schema_json()));
+  int files = 0;
+  for (const char* machine : {"cpu", "h100"}) {
+    for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(MOESCOPE_SOURCE_DIR) /
+                                                                 "results" / machine)) {
+      if (entry.path().extension() != ".jsonl") {
+        continue;
+      }
+      ++files;
+      std::istringstream lines(test::read_text(entry.path()));
+      std::int64_t number = 0;
+      for (std::string line; std::getline(lines, line);) {
+        ++number;
+        ASSERT_EQ(schema.violation(nlohmann::json::parse(line)), "") << entry.path() << ", line " << number;
+      }
+    }
+  }
+  EXPECT_GE(files, 10);
 }
 
 TEST(RecordedH100, ChecksOfEveryStageAndScheduleHold) {
