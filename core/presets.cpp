@@ -8,25 +8,13 @@
 namespace moescope {
 namespace {
 
-constexpr LayerShape make_shape(std::int64_t num_tokens, std::int64_t hidden_size, std::int64_t grid_rows,
-                                std::int64_t grid_cols, std::int64_t top_k, std::int64_t shared_size) {
-  LayerShape shape;
-  shape.num_tokens = num_tokens;
-  shape.hidden_size = hidden_size;
-  shape.grid_rows = grid_rows;
-  shape.grid_cols = grid_cols;
-  shape.top_k = top_k;
-  shape.shared_size = shared_size;
-  return shape;
-}
+// Shapes in the order of LayerShape: L, d, grid, K, width of the shared MLP.
 
 /// OmniMoE row of paper Table A: d = 1024, N = 320^2, shared ffn 1024, bf16.
 constexpr LayerShape table_a(std::int64_t num_tokens, std::int64_t top_k) {
-  return make_shape(num_tokens, 1024, 320, 320, top_k, 1024);
+  return {num_tokens, 1024, 320, 320, top_k, 1024};
 }
-constexpr LayerShape table_b(std::int64_t hidden_size) {
-  return make_shape(1024, hidden_size, 320, 320, 512, 1024);
-}
+constexpr LayerShape table_b(std::int64_t hidden_size) { return {1024, hidden_size, 320, 320, 512, 1024}; }
 
 constexpr std::string_view kTableAK = "paper Table A, sweep over K at L = 1024";
 constexpr std::string_view kTableAL = "paper Table A, sweep over L at K = 512";
@@ -37,7 +25,7 @@ constexpr std::string_view kTest = "own choice, for tests and first runs";
 constexpr std::array kPresets = {
     // The two names that every system has (system_presets).
     Preset{"small", "own choice: the small_layer2 snapshot's layer on 1024 tokens",
-           make_shape(1024, 256, 64, 64, 32, 256)},
+           LayerShape{1024, 256, 64, 64, 32, 256}},
     Preset{"table-a", "paper Table A, L = 1024 and the smallest K", table_a(1024, 512)},
     Preset{"table-a-1024-512", kTableAK, table_a(1024, 512)},
     Preset{"table-a-1024-1024", kTableAK, table_a(1024, 1024)},
@@ -51,12 +39,12 @@ constexpr std::array kPresets = {
     Preset{"table-b-1024", kTableB, table_b(1024)},
     Preset{"table-b-1536", kTableB, table_b(1536)},
     Preset{"table-b-2048", kTableB, table_b(2048)},
-    Preset{"small-layer2", kSnapshot, make_shape(8192, 256, 64, 64, 32, 256)},
+    Preset{"small-layer2", kSnapshot, LayerShape{8192, 256, 64, 64, 32, 256}},
     Preset{"tablea-layer2", kSnapshot, table_a(4096, 512)},
     Preset{"million", "own choice: a million experts, grid 1024 x 1024",
-           make_shape(1024, 256, 1024, 1024, 512, 0)},
-    Preset{"tiny", kTest, make_shape(64, 32, 16, 16, 8, 32)},
-    Preset{"tiny-tall", kTest, make_shape(48, 8, 48, 16, 12, 0)},
+           LayerShape{1024, 256, 1024, 1024, 512, 0}},
+    Preset{"tiny", kTest, LayerShape{64, 32, 16, 16, 8, 32}},
+    Preset{"tiny-tall", kTest, LayerShape{48, 8, 48, 16, 12, 0}},
 };
 
 }  // namespace

@@ -16,19 +16,6 @@ constexpr const char* kOneHot = "one_hot_expert";
 /// Philox stream of the routings made here; apart from those of core's workloads.
 constexpr std::uint32_t kOneHotStream = 0x0ec4;
 
-LayerShape make_shape(std::int64_t num_tokens, std::int64_t hidden_size, std::int64_t grid_rows,
-                      std::int64_t grid_cols, std::int64_t top_k, std::int64_t shared_size, Dtype dtype) {
-  LayerShape shape;
-  shape.num_tokens = num_tokens;
-  shape.hidden_size = hidden_size;
-  shape.grid_rows = grid_rows;
-  shape.grid_cols = grid_cols;
-  shape.top_k = top_k;
-  shape.shared_size = shared_size;
-  shape.dtype = dtype;
-  return shape;
-}
-
 CheckPoint make_point(const char* workload, const LayerShape& shape) {
   if (std::string_view(workload) == kOneHot) {
     return {{WorkloadSpec::parse("uniform"), kOneHot}, shape, true};
@@ -70,7 +57,7 @@ std::vector<CheckPoint> check_points(bool full) {
   for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
     const auto add = [&](const char* workload, std::int64_t L, std::int64_t d, std::int64_t rows,
                          std::int64_t cols, std::int64_t K, std::int64_t shared = 0) {
-      points.push_back(make_point(workload, make_shape(L, d, rows, cols, K, shared, dtype)));
+      points.push_back(make_point(workload, LayerShape{L, d, rows, cols, K, shared, dtype}));
     };
     add("gaussian:1", 1, 64, 16, 16, 8, 32);
     add("gaussian:1", 3, 64, 16, 16, 8);
@@ -85,7 +72,7 @@ std::vector<CheckPoint> check_points(bool full) {
     add("hot:1,1", 100, 64, 16, 16, 1);  // every token on one expert
     add(kOneHot, 100, 64, 16, 16, 12);
   }
-  points.push_back(make_point("gaussian:1", make_shape(8, 256, 1024, 1024, 512, 0, Dtype::kBF16)));
+  points.push_back(make_point("gaussian:1", LayerShape{8, 256, 1024, 1024, 512, 0, Dtype::kBF16}));
   NamedWorkload recorded = recorded_layer();
   CommonOptions options;
   options.num_tokens = 512;
