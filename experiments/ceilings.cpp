@@ -47,15 +47,18 @@ KnownCeilings measure(const CeilingOptions& options, const Invocation& invocatio
 
 /// The last run of the file that has any.
 KnownCeilings recorded(const std::string& file) {
-  const auto runs = read_rows(file);
-  for (auto run = runs.rbegin(); run != runs.rend(); ++run) {
-    if (auto ceilings = recorded_ceilings({*run})) {
-      std::cout << fmt::format("recorded: {}, run {}\n\n{}", ceilings->device, run->header.run_id,
-                               ceilings_text(*ceilings));
-      return {std::move(*ceilings), run->header};
+  std::optional<KnownCeilings> known;
+  for (const RecordedRun& run : read_rows(file)) {
+    if (auto ceilings = recorded_ceilings({run})) {
+      known = KnownCeilings{std::move(*ceilings), run.header};
     }
   }
-  throw FileError(file, "", "has no ceilings");
+  if (!known) {
+    throw FileError(file, "", "has no ceilings");
+  }
+  std::cout << fmt::format("recorded: {}, run {}\n\n{}", known->ceilings.device, known->header.run_id,
+                           ceilings_text(known->ceilings));
+  return *std::move(known);
 }
 
 void write_device(const CeilingOptions& options, const KnownCeilings& known, const DeviceSpec& like) {

@@ -193,7 +193,7 @@ std::string figures_html(const std::vector<ReportFigure>& figures) {
     // As an image of its own: the ids inside one SVG would meet those of the next.
     const std::string image = figure.svg.empty()
                                   ? fmt::format("<p class=note>no figure: {}</p>", escaped(figure.reason))
-                                  : fmt::format("<img alt=\"{}\" src=\"data:image/svg+xml;base64,{}\">",
+                                  : fmt::format(R"(<img alt="{}" src="data:image/svg+xml;base64,{}">)",
                                                 escaped(figure.title), base64(figure.svg));
     html += fmt::format("<figure>{}<figcaption>{}</figcaption></figure>\n", image, escaped(figure.title));
   }
@@ -208,10 +208,9 @@ std::string html_report(const std::string& title, std::span<const RecordedRun> r
       "<!doctype html>\n<html lang=en><head><meta charset=utf-8><title>{0}</title><style>{1}</style></head>"
       "<body>\n<h1>{0}</h1>\n<h2>Runs</h2>\n{2}<h2>Figures</h2>\n{3}<h2>Schedules</h2>\n"
       "<p class=note>Times are measured: median over alternating samples, spread (max - min) / median; "
-      "on a backend \"sim: ...\" they and the bytes are modelled. Speed-up "
-      "over token_centric, round by round. Bytes are analytic: what the expert stage loads and stores; the "
-      "floor "
-      "is active experts, tokens and output once. Errors are relative, against the fp64 oracle.</p>\n{4}"
+      "on a backend &quot;sim: ...&quot; they and the bytes are modelled. Speed-up over token_centric, round "
+      "by round. Bytes are analytic: what the expert stage loads and stores; the floor is active experts, "
+      "tokens and output once. Errors are relative, against the fp64 oracle.</p>\n{4}"
       "<h2>What is missing, and why</h2>\n{5}</body></html>\n",
       escaped(title), kStyle, runs_table(runs), figures_html(figures), layers_table(recorded_layers(runs)),
       missing_list(runs));
