@@ -21,7 +21,7 @@ struct DenseChunks {
   static constexpr std::int64_t kFewTokens = 256;
   /// One block of the kernel between the products writes this much of one row of P, from shared memory: eight
   /// blocks fit a multiprocessor.
-  static constexpr std::int64_t kSegmentBytes = 16 * 1024;
+  static constexpr std::int64_t kSegmentBytes = std::int64_t{16} * 1024;
 
   std::int64_t experts = 0;     ///< columns of S and P; also their leading dimension
   Dtype scores = Dtype::kBF16;  ///< storage of S; P has the layer's

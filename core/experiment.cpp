@@ -404,12 +404,12 @@ class Parser {
     for (const AxisKind& kind : kAxes) {
       Json value;
       if (const auto* text = std::get_if<std::string ExperimentPoint::*>(&kind.member)) {
-        value = point.**text;
+        value = (point.**text).empty() ? Json() : Json(point.**text);
       } else if (const auto number =
                      point.*std::get<std::optional<std::int64_t> ExperimentPoint::*>(kind.member)) {
         value = *number;
       }
-      if (!value.is_null() && value != "") {
+      if (!value.is_null()) {
         checked(fmt::format("axes.{}", kind.name), value, [&] {
           require_system_has({&system, 1}, kind.name,
                              value.is_string() ? value.get<std::string>() : value.dump());

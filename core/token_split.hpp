@@ -14,12 +14,12 @@ struct TokenSplit {
   static constexpr std::int64_t kWarpsPerBlock = 8;
   /// 16-byte loads per lane and row: 4 x 32 lanes x 16 B = 2 KiB, d = 1024 in bf16.
   static constexpr std::int64_t kMaxChunks = 4;
-  static constexpr std::int64_t kBytesPerChunk = 32 * 16;
+  static constexpr std::int64_t kBytesPerChunk = std::int64_t{32} * 16;
   /// Portable limit of thread block clusters (CUDA programming guide).
   static constexpr std::int64_t kMaxClusterBlocks = 8;
   static constexpr std::int64_t kMaxClusters = 8;
   /// Warps to fill an H100: 132 multiprocessors x 16 warps of 128 registers.
-  static constexpr std::int64_t kWarpsToFill = 132 * 16;
+  static constexpr std::int64_t kWarpsToFill = std::int64_t{132} * 16;
   /// Most blocks in all when a token has several clusters. More only add sums to combine: L = 8, K = 512
   /// takes 0.017 ms with 64 blocks and with 128 (H100).
   static constexpr std::int64_t kBlocksInClusters = 64;
