@@ -18,8 +18,9 @@ void add_system_options(CLI::App& app, CommonOptions& options) {
   }
   auto* group = app.add_option_group(
       "System",
-      "The kind of layer. --preset, -L, -d, -K, --num-experts, --shared-size, --dtype, --activation and "
-      "--gates hold for every kind, presets small and table-a exist for all; --grid, --schedule and "
+      "The kind of layer. --preset, -L, -d, -K, --num-experts, --shared-size, --dtype, --activation (not "
+      "pkm) "
+      "and --gates hold for every kind, presets small and table-a exist for all; --grid, --schedule and "
       "--group-size are omnimoe's. An option that none of the systems asked for has is an error");
   group->add_option("--system", options.systems, names + "; default omnimoe")
       ->type_name("NAME")
@@ -56,6 +57,7 @@ void require_meaningful(const CommonOptions& options) {
   const auto require_count = [&](const char* option, const std::optional<std::int64_t>& value) {
     require(option, value ? fmt::to_string(*value) : "");
   };
+  require("activation", options.activation);
   require("grid", options.grid);
   require("schedule", fmt::format("{}", fmt::join(options.schedules, ", ")));
   require_count("group_size", options.group_size);
@@ -82,7 +84,7 @@ SystemShape resolve_system(const CommonOptions& options, System system) {
   if (!options.dtype.empty()) {
     shape.dtype = parse_dtype(options.dtype);
   }
-  if (!options.activation.empty()) {
+  if (!options.activation.empty() && system_has(system, "activation")) {
     shape.activation = parse_activation(options.activation);
   }
   if (!options.gates.empty()) {
