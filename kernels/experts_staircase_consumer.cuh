@@ -58,15 +58,18 @@ class StaircaseConsumer {
   }
   __device__ __forceinline__ void release(std::uint32_t slot) const { arrive(shared_.empty(slot)); }
 
+  /// Lets slots of the ring go by.
+  __device__ __forceinline__ void skip(int slots) {
+#pragma unroll 1
+    for (int i = 0; i < slots; ++i) {
+      barrier_wait(shared_.full(ring_.slot), ring_.parity);
+      release(ring_.slot);
+      ring_.advance();
+    }
+  }
+
   /// A work item without tokens for this warpgroup: keeps in step with the rings.
   __device__ __forceinline__ void pass(int chunks) {
-    const auto skip = [&](int slots) {
-      for (int i = 0; i < slots; ++i) {
-        barrier_wait(shared_.full(ring_.slot), ring_.parity);
-        release(ring_.slot);
-        ring_.advance();
-      }
-    };
     for (int i = 0; i < chunks; ++i) {
       barrier_wait(shared_.x_full(x_ring_.slot), x_ring_.parity);
       arrive(shared_.x_empty(x_ring_.slot));
@@ -131,29 +134,27 @@ class StaircaseConsumer {
     const int row = warpgroup_ * 64 + warp_ * 16 + lane_ / 4;
     const StaircaseToken upper = token_of(item, row);
     const StaircaseToken lower = token_of(item, row + 8);
-    constexpr int kBlocks = Tiles::kN / Tiles::kLogBlock;
+    const int group = (warpgroup_ * 64 + warp_ * 16) / Tiles::kLogTokens;
 #pragma unroll
     for (int part = 0; part < Tiles::kParts; ++part) {
+      skip(group);
+      barrier_wait(shared_.full(ring_.slot), ring_.parity);
+      const std::byte* const logs = shared_.base + ring_.slot * Tiles::kSlotBytes +
+                                    row % Tiles::kLogTokens * Tiles::kLogStride + lane_ % 4 * 8;
 #pragma unroll
-      for (int block = 0; block < kBlocks; ++block) {
-        barrier_wait(shared_.full(ring_.slot), ring_.parity);
-        const std::byte* const logs =
-            shared_.base + ring_.slot * Tiles::kSlotBytes + row * Tiles::kLogStride + lane_ % 4 * 8;
-#pragma unroll
-        for (int i = 0; i < Tiles::kLogBlock / 8; ++i) {
-          const int n = block * (Tiles::kLogBlock / 8) + i;  // block of 8 columns
-          const int column = part * Tiles::kN + n * 8 + lane_ % 4 * 2;
-          const float2 high = *reinterpret_cast<const float2*>(logs + i * 32);
-          const float2 low = *reinterpret_cast<const float2*>(logs + 8 * Tiles::kLogStride + i * 32);
-          const float* const score = s[part] + 4 * n;
-          p[part][n / 2][n % 2 * 2] = pack_bf16(weigh<kActivation>(upper, high.x, column, score[0]),
-                                                weigh<kActivation>(upper, high.y, column + 1, score[1]));
-          p[part][n / 2][n % 2 * 2 + 1] = pack_bf16(weigh<kActivation>(lower, low.x, column, score[2]),
-                                                    weigh<kActivation>(lower, low.y, column + 1, score[3]));
-        }
-        release(ring_.slot);
-        ring_.advance();
+      for (int n = 0; n < Tiles::kN / 8; ++n) {  // blocks of 8 columns
+        const int column = part * Tiles::kN + n * 8 + lane_ % 4 * 2;
+        const float2 high = *reinterpret_cast<const float2*>(logs + n * 32);
+        const float2 low = *reinterpret_cast<const float2*>(logs + 8 * Tiles::kLogStride + n * 32);
+        const float* const score = s[part] + 4 * n;
+        p[part][n / 2][n % 2 * 2] = pack_bf16(weigh<kActivation>(upper, high.x, column, score[0]),
+                                              weigh<kActivation>(upper, high.y, column + 1, score[1]));
+        p[part][n / 2][n % 2 * 2 + 1] = pack_bf16(weigh<kActivation>(lower, low.x, column, score[2]),
+                                                  weigh<kActivation>(lower, low.y, column + 1, score[3]));
       }
+      release(ring_.slot);
+      ring_.advance();
+      skip(Tiles::kLogGroups - 1 - group);
     }
   }
 
@@ -164,28 +165,62 @@ class StaircaseConsumer {
     const bool adds = lane_ < 16 && row < count;
     std::byte* const sums = static_cast<std::byte*>(args_.sums) +
                             std::int64_t{adds ? item.tokens[row] : 0} * args_.hidden_size * Tiles::kSumBytes;
-    for (int chunk = 0; chunk < chunks; ++chunk) {
-      float y[Tiles::kChunk / 2];
+    // Two chunks in turn: while one's products run, the other's sums are added. Every wait has a constant
+    // count of products in flight, or ptxas serialises them all.
+    float even[Tiles::kChunk / 2];
+    float odd[Tiles::kChunk / 2];
+    RingPosition<Tiles::kSlots> done = ring_;
+    multiply(p, even);
+    int chunk = 0;
+    for (; chunk + 2 < chunks; chunk += 2) {
+      multiply(p, odd);
+      retire<Tiles::kParts>(even, done);
+      add(sums, adds, chunk * Tiles::kChunk, even);
+      multiply(p, even);
+      retire<Tiles::kParts>(odd, done);
+      add(sums, adds, (chunk + 1) * Tiles::kChunk, odd);
+    }
+    if (chunk + 1 < chunks) {
+      multiply(p, odd);
+      retire<Tiles::kParts>(even, done);
+      add(sums, adds, chunk * Tiles::kChunk, even);
+      retire<0>(odd, done);
+      add(sums, adds, (chunk + 1) * Tiles::kChunk, odd);
+    } else {
+      retire<0>(even, done);
+      add(sums, adds, chunk * Tiles::kChunk, even);
+    }
+  }
+
+  /// Starts y = P V for the next chunk of V.
+  __device__ __forceinline__ void multiply(const Weights& p, float (&y)[Tiles::kChunk / 2]) {
 #pragma unroll
-      for (int i = 0; i < Tiles::kChunk / 2; ++i) {
-        y[i] = 0.0F;
+    for (int i = 0; i < Tiles::kChunk / 2; ++i) {
+      y[i] = 0.0F;
+    }
+#pragma unroll
+    for (int part = 0; part < Tiles::kParts; ++part) {
+      barrier_wait(shared_.full(ring_.slot), ring_.parity);
+      const std::uint64_t v = matrix_descriptor(shared_.slot(ring_.slot));
+      wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < kSteps; ++k) {
+        wgmma_registers(y, p[part][k], v + k * (16 * Tiles::kRowBytes / 16));
       }
+      wgmma_commit();
+      ring_.advance();
+    }
+  }
+
+  /// Waits for a chunk's products, after which kPending slots' are in flight, and releases its slots.
+  template <int kPending>
+  __device__ __forceinline__ void retire(float (&y)[Tiles::kChunk / 2], RingPosition<Tiles::kSlots>& done) {
+    wgmma_wait<kPending>();
+    keep_order(y);
 #pragma unroll
-      for (int part = 0; part < Tiles::kParts; ++part) {
-        barrier_wait(shared_.full(ring_.slot), ring_.parity);
-        const std::uint64_t v = matrix_descriptor(shared_.slot(ring_.slot));
-        wgmma_fence();
-#pragma unroll
-        for (int k = 0; k < kSteps; ++k) {
-          wgmma_registers(y, p[part][k], v + k * (16 * Tiles::kRowBytes / 16));
-        }
-        wgmma_commit();
-        wgmma_wait<0>();
-        keep_order(y);
-        release(ring_.slot);
-        ring_.advance();
-      }
-      add(sums, adds, chunk * Tiles::kChunk, y);
+    for (int part = 0; part < Tiles::kParts; ++part) {
+      release(done.slot);
+      done.advance();
     }
   }
 

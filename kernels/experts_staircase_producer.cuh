@@ -58,7 +58,13 @@ __device__ __forceinline__ void gather_tokens(const StaircaseArguments& args,
                                               const StaircaseShared<Tiles>& shared, int half, int lane) {
   RingPosition<Tiles::kXSlots> ring;
   RingPosition<Tiles::kQueue> queue;
-  const int piece = lane % 8;  // of the row's 8 pieces of 16 bytes
+  constexpr int kRows = 16;  // of a lane: first_row, first_row + 4, ...
+  const int first_row = 64 * half + lane / 8;
+  const std::uint32_t piece = lane % 8;                          // of a row's 8 pieces of 16 bytes
+  const std::uint32_t pieces = args.hidden_size / 8;             // of a token in memory
+  const std::uint32_t even = (piece ^ (first_row % 8)) * 16;     // the swizzle of rows 0, 8, ... on
+  const std::uint32_t odd = (piece ^ (first_row % 8 + 4)) * 16;  // and of rows 4, 12, ...
+  const auto* const source = reinterpret_cast<const uint4*>(args.hidden_states);
   while (true) {
     barrier_wait(shared.item_full(queue.slot), queue.parity);
     const StaircaseItem<Tiles>& item = shared.items[queue.slot];
@@ -66,17 +72,22 @@ __device__ __forceinline__ void gather_tokens(const StaircaseArguments& args,
     if (count == 0) {
       return;
     }
-    const int end = count < 64 * (half + 1) ? count : 64 * (half + 1);
-    for (int column = 0; column < args.hidden_size; column += Tiles::kChunk) {
+    std::uint32_t token[kRows];  // where the rows begin, in pieces
+#pragma unroll
+    for (int i = 0; i < kRows; ++i) {
+      token[i] = first_row + 4 * i < count ? item.tokens[first_row + 4 * i] * pieces : 0;
+    }
+    const int rows = count > first_row ? (count - first_row + 3) / 4 : 0;
+    for (std::uint32_t column = piece; column < pieces + piece; column += Tiles::kChunk / 8) {
       barrier_wait(shared.x_empty(ring.slot), ring.parity ^ 1U);
-      const __nv_bfloat16* const source = args.hidden_states + column + piece * 8;
-      const bool valid = column + piece * 8 < args.hidden_size;
-      const std::uint32_t target = shared.x_slot(ring.slot);
-#pragma unroll 4
-      for (int row = 64 * half + lane / 8; row < end; row += 4) {
-        copy_async_or_zero(
-            target + row * Tiles::kRowBytes + ((piece ^ (row % 8)) * 16),
-            valid ? source + std::int64_t{item.tokens[row]} * args.hidden_size : args.hidden_states, valid);
+      const std::uint32_t target = shared.x_slot(ring.slot) + first_row * Tiles::kRowBytes;
+      const bool valid = column < pieces;
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        if (i < rows) {
+          copy_async_or_zero(target + (i % 2 == 0 ? even : odd) + i * 4 * Tiles::kRowBytes,
+                             source + (valid ? token[i] + column : 0), valid);
+        }
       }
       barrier_arrive_after_copies(shared.x_full(ring.slot));
       ring.advance();
@@ -142,8 +153,8 @@ __device__ __forceinline__ int fetch_item(const StaircaseArguments& args, Stairc
   return tile.count;
 }
 
-/// Log-probabilities of the segment's experts, 32 per token and slot, from `slot` on; -inf where the strip
-/// has ended.
+/// Log-probabilities of the segment's experts, of 32 tokens and one product in a slot, from `slot` on, the
+/// products in turn; -inf where the strip has ended. A lane to a token.
 template <class Tiles>
 __device__ __forceinline__ void gather_log_probs(const StaircaseArguments& args,
                                                  const StaircaseShared<Tiles>& shared,
@@ -151,41 +162,35 @@ __device__ __forceinline__ void gather_log_probs(const StaircaseArguments& args,
                                                  std::uint32_t& parities, int lane) {
   const int length = item.is_col != 0 ? args.grid_rows : args.grid_cols;
   const float* const others = item.is_col != 0 ? args.strips.uncovered_rows : args.strips.col_log_probs;
-  const int count = item.count;
-  const bool aligned = length % 4 == 0;  // then rows are multiples of 16 bytes, and end in whole pieces
+  const bool aligned = length % 4 == 0;  // then rows are multiples of 16 bytes
   for (int block = 0; block < Tiles::kLogSlots; ++block) {
     barrier_wait(shared.granted(slot), parities >> slot & 1U);
     parities ^= 1U << slot;
-    const int begin = item.first + block * Tiles::kLogBlock;
-    const std::uint32_t offset = slot * Tiles::kSlotBytes;
-    if (aligned) {
-      const int column = begin + lane % 8 * 4;
-#pragma unroll 4
-      for (int row = lane / 8; row < count; row += 4) {
-        const std::uint32_t place = offset + row * Tiles::kLogStride + lane % 8 * 16;
-        if (column < length) {
-          copy_async(shared.slots + place, others + std::int64_t{item.tokens[row]} * length + column);
-        } else {
-          *reinterpret_cast<float4*>(shared.base + place) =
-              make_float4(-CUDART_INF_F, -CUDART_INF_F, -CUDART_INF_F, -CUDART_INF_F);
-        }
+    const int begin = item.first + block / Tiles::kLogGroups * Tiles::kN;
+    const int columns = length - begin < 0 ? 0 : length - begin < Tiles::kN ? length - begin : Tiles::kN;
+    const int first_row = block % Tiles::kLogGroups * Tiles::kLogTokens;
+    const int rows = min(max(item.count - first_row, 0), Tiles::kLogTokens);
+    const std::uint32_t target = slot * Tiles::kSlotBytes + lane * Tiles::kLogStride;
+    const std::uint32_t full = shared.full(slot);
+    const float* const source =
+        lane < rows ? others + std::int64_t{item.tokens[first_row + lane]} * length + begin : others;
+    if (lane < rows) {
+      auto* const row = reinterpret_cast<float*>(shared.base + target);
+      for (int column = columns; column < Tiles::kN; ++column) {
+        row[column] = -CUDART_INF_F;
       }
-    } else {
-      const int column = begin + lane;
-#pragma unroll 4
-      for (int row = 0; row < count; ++row) {
-        const std::uint32_t place = offset + row * Tiles::kLogStride + lane * 4;
-        if (column < length) {
-          copy_async_word(shared.slots + place, others + std::int64_t{item.tokens[row]} * length + column);
-        } else {
-          *reinterpret_cast<float*>(shared.base + place) = -CUDART_INF_F;
-        }
+      for (int column = 0; !aligned && column < columns; ++column) {
+        copy_async_word(shared.slots + target + column * 4, source + column);
       }
+      barrier_hold_for_copies(full);
     }
-    barrier_hold_for_copies(shared.full(slot));
     __syncwarp();
     if (lane == 0) {
-      barrier_arrive(shared.full(slot));
+      barrier_arrive_expect(full, aligned ? rows * columns * 4 : 0);
+    }
+    __syncwarp();
+    if (aligned && lane < rows && columns > 0) {
+      load_bulk(shared.slots + target, source, columns * 4, full);
     }
     slot = (slot + 1) % Tiles::kSlots;
   }

@@ -73,6 +73,15 @@ __device__ __forceinline__ void load_box(std::uint32_t target, const CUtensorMap
       : "memory");
 }
 
+/// `bytes` of global to shared memory, all 16-byte multiples; completes on `barrier`.
+__device__ __forceinline__ void load_bulk(std::uint32_t target, const void* source, int bytes,
+                                          std::uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(target),
+      "l"(source), "r"(bytes), "r"(barrier)
+      : "memory");
+}
+
 __device__ __forceinline__ void prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }

@@ -12,8 +12,8 @@
 namespace moescope::cuda {
 
 /// A tile is kTokens tokens against a segment of kExperts experts of one strip. Its operands pass through a
-/// ring of equal slots. A slot holds kN experts' 64 columns of W or V, or 32 of the tile's log-probabilities
-/// per token.
+/// ring of equal slots. A slot holds kN experts' 64 columns of W or V, or kN log-probabilities of 32
+/// tokens.
 template <int kN_, int kParts_, StaircaseSums kSums_>
 struct StaircaseTiles {
   static constexpr int kN = kN_;          ///< experts of one tensor-core product
@@ -28,10 +28,12 @@ struct StaircaseTiles {
   static constexpr int kChunk = 64;  ///< columns of X, W, V in a slot: 128 bytes, the swizzle's width
   static constexpr int kRowBytes = kChunk * 2;
 
-  static constexpr int kLogBlock = 32;    ///< log-probabilities per token in a slot
-  static constexpr int kLogStride = 160;  ///< bytes; 128 and padding, so that 8-byte reads hit all banks
-  static constexpr int kLogSlots = kExperts / kLogBlock;
-  static constexpr int kSlotBytes = round_up(std::max(kN * kRowBytes, kTokens* kLogStride), 1024);
+  static constexpr int kLogTokens = 32;              ///< tokens whose log-probabilities share a slot
+  static constexpr int kLogBytes = kN * 4;           ///< of one token and one product's experts
+  static constexpr int kLogStride = kLogBytes + 32;  ///< 8-byte reads of 4 rows hit all banks
+  static constexpr int kLogGroups = kTokens / kLogTokens;
+  static constexpr int kLogSlots = kParts * kLogGroups;
+  static constexpr int kSlotBytes = round_up(std::max(kN * kRowBytes, kLogTokens* kLogStride), 1024);
   static constexpr int kXSlots = 3;
   static constexpr int kXSlotBytes = kTokens * kRowBytes;
 
@@ -53,7 +55,7 @@ struct StaircaseTiles {
   static constexpr int kSlots = std::min(16, (kLimitBytes - kFixedBytes - kBarrierBytes) / kSlotBytes);
   static constexpr int kSharedBytes = kFixedBytes + kBarrierBytes + kSlots * kSlotBytes;
 
-  static_assert(kN % kLogBlock == 0 && kN % 16 == 0 && kN <= 256 && kSlots >= 4);
+  static_assert(kN % 32 == 0 && kN <= 256 && kSlots >= 4);
   static_assert(8 * (3 * kSlots + 2 * kXSlots + 2 * kQueue) <= kBarrierBytes);
 };
 
