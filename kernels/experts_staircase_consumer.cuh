@@ -50,6 +50,25 @@ class StaircaseConsumer {
   using Scores = float[Tiles::kParts][Tiles::kN / 2];
   using Weights = std::uint32_t[Tiles::kParts][kSteps][4];
 
+  /// Where this lane adds: with fp16 one of 8 pieces of 16 bytes in each of 4 rows, otherwise a whole row.
+  struct SumRows {
+    static constexpr int kRows = 4;
+    static constexpr std::uint32_t kNone = ~0U;
+    std::uint32_t place[kRows];  ///< in pieces from the start of the sums
+    std::int32_t token;          ///< -1: none
+
+    __device__ __forceinline__ SumRows(const StaircaseItem<Tiles>& item, int count, int hidden_size,
+                                       int first_row, int lane)
+        : token(lane < 16 && first_row + lane < count ? item.tokens[first_row + lane] : -1) {
+#pragma unroll
+      for (int i = 0; i < kRows; ++i) {
+        const int row = first_row + lane / 8 + 4 * i;
+        place[i] =
+            row < count ? item.tokens[row] * static_cast<std::uint32_t>(hidden_size / 8) + lane % 8 : kNone;
+      }
+    }
+  };
+
   __device__ __forceinline__ void arrive(std::uint32_t barrier) const {
     __syncwarp();
     if (lane_ == 0) {
@@ -161,10 +180,7 @@ class StaircaseConsumer {
   /// sums[tokens] += P V, 64 columns at a time.
   __device__ __forceinline__ void combine(const StaircaseItem<Tiles>& item, int count, const Weights& p,
                                           int chunks) {
-    const int row = warpgroup_ * 64 + warp_ * 16 + lane_;  // of lanes that add a token's sums
-    const bool adds = lane_ < 16 && row < count;
-    std::byte* const sums = static_cast<std::byte*>(args_.sums) +
-                            std::int64_t{adds ? item.tokens[row] : 0} * args_.hidden_size * Tiles::kSumBytes;
+    const SumRows sums(item, count, args_.hidden_size, warpgroup_ * 64 + warp_ * 16, lane_);
     // Two chunks in turn: while one's products run, the other's sums are added. Every wait has a constant
     // count of products in flight, or ptxas serialises them all.
     float even[Tiles::kChunk / 2];
@@ -175,20 +191,20 @@ class StaircaseConsumer {
     for (; chunk + 2 < chunks; chunk += 2) {
       multiply(p, odd);
       retire<Tiles::kParts>(even, done);
-      add(sums, adds, chunk * Tiles::kChunk, even);
+      add(sums, chunk * Tiles::kChunk, even);
       multiply(p, even);
       retire<Tiles::kParts>(odd, done);
-      add(sums, adds, (chunk + 1) * Tiles::kChunk, odd);
+      add(sums, (chunk + 1) * Tiles::kChunk, odd);
     }
     if (chunk + 1 < chunks) {
       multiply(p, odd);
       retire<Tiles::kParts>(even, done);
-      add(sums, adds, chunk * Tiles::kChunk, even);
+      add(sums, chunk * Tiles::kChunk, even);
       retire<0>(odd, done);
-      add(sums, adds, (chunk + 1) * Tiles::kChunk, odd);
+      add(sums, (chunk + 1) * Tiles::kChunk, odd);
     } else {
       retire<0>(even, done);
-      add(sums, adds, chunk * Tiles::kChunk, even);
+      add(sums, chunk * Tiles::kChunk, even);
     }
   }
 
@@ -224,21 +240,34 @@ class StaircaseConsumer {
     }
   }
 
-  /// Adds a chunk through this warp's staging rows, one bulk reduction per token.
-  __device__ __forceinline__ void add(std::byte* sums, bool adds, int column,
+  /// Adds a chunk of this warp's 16 tokens through its staging rows: fp16 by 16-byte atomics of all lanes,
+  /// which keep clear of the bulk copy engine (at 128 bytes a piece the sums would hold up W and V in it);
+  /// int32, which has no such atomics, by one bulk reduction per token.
+  __device__ __forceinline__ void add(const SumRows& sums, int column,
                                       const float (&y)[Tiles::kChunk / 2]) const {
     const std::uint32_t stage = shared_.stages + (warpgroup_ * 4 + warp_) * Tiles::kStageBytes;
-    wait_bulk_read();
-    __syncwarp();
     if constexpr (Tiles::kSums == StaircaseSums::kFp16) {
       const std::uint32_t target = stage + (lane_ % 16) * Tiles::kStageStride + lane_ / 16 * 16;
+      __syncwarp();
 #pragma unroll
       for (int n = 0; n < Tiles::kChunk / 8; n += 2) {
         const float* const v = y + 4 * n;
         store_matrices(target + n * 16, pack_f16(v[0], v[1]), pack_f16(v[2], v[3]), pack_f16(v[4], v[5]),
                        pack_f16(v[6], v[7]));
       }
+      __syncwarp();
+      const bool inside = column + lane_ % 8 * 8 < args_.hidden_size;
+      auto* const base = static_cast<uint4*>(args_.sums) + column / 8;
+#pragma unroll
+      for (int i = 0; i < SumRows::kRows; ++i) {
+        const uint4 values = load_shared(stage + (lane_ / 8 + 4 * i) * Tiles::kStageStride + lane_ % 8 * 16);
+        if (inside && sums.place[i] != SumRows::kNone) {
+          reduce_f16(base + sums.place[i], values, policy_);
+        }
+      }
     } else {
+      wait_bulk_read();
+      __syncwarp();
       const std::uint32_t target = stage + lane_ / 4 * Tiles::kStageStride + lane_ % 4 * 8;
 #pragma unroll
       for (int n = 0; n < Tiles::kChunk / 8; ++n) {
@@ -246,19 +275,16 @@ class StaircaseConsumer {
         store_pair(target + n * 32 + 8 * Tiles::kStageStride, __float2int_rn(y[4 * n + 2]),
                    __float2int_rn(y[4 * n + 3]));
       }
-    }
-    fence_proxy_async();
-    __syncwarp();
-    if (adds) {
-      const int columns = args_.hidden_size - column;
-      const int bytes = (columns < Tiles::kChunk ? columns : Tiles::kChunk) * Tiles::kSumBytes;
-      std::byte* const target = sums + std::int64_t{column} * Tiles::kSumBytes;
-      if constexpr (Tiles::kSums == StaircaseSums::kFp16) {
-        reduce_bulk_f16(target, stage + lane_ * Tiles::kStageStride, bytes, policy_);
-      } else {
-        reduce_bulk_s32(target, stage + lane_ * Tiles::kStageStride, bytes, policy_);
+      fence_proxy_async();
+      __syncwarp();
+      if (sums.token >= 0) {
+        const int columns = args_.hidden_size - column;
+        const int bytes = (columns < Tiles::kChunk ? columns : Tiles::kChunk) * Tiles::kSumBytes;
+        auto* const target_row =
+            static_cast<std::int32_t*>(args_.sums) + std::int64_t{sums.token} * args_.hidden_size + column;
+        reduce_bulk_s32(target_row, stage + lane_ * Tiles::kStageStride, bytes, policy_);
+        commit_bulk();
       }
-      commit_bulk();
     }
   }
 

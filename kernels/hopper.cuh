@@ -93,16 +93,14 @@ __device__ __forceinline__ std::uint64_t keep_in_l2() {
   return policy;
 }
 
-/// target[0 .. bytes) += source, element by element (fp16 or int32), by the bulk copy engine. All 16-byte
-/// multiples.
-__device__ __forceinline__ void reduce_bulk_f16(void* target, std::uint32_t source, int bytes,
-                                                std::uint64_t policy) {
+/// Adds 8 fp16 values to global memory, 16-byte aligned, with L2's atomics.
+__device__ __forceinline__ void reduce_f16(uint4* target, uint4 values, std::uint64_t policy) {
   asm volatile(
-      "cp.reduce.async.bulk.global.shared::cta.bulk_group.L2::cache_hint.add.noftz.f16 [%0], [%1], %2, %3;" ::
-          "l"(target),
-      "r"(source), "r"(bytes), "l"(policy)
+      "red.relaxed.gpu.global.add.noftz.L2::cache_hint.v4.f16x2 [%0], {%1, %2, %3, %4}, %5;" ::"l"(target),
+      "r"(values.x), "r"(values.y), "r"(values.z), "r"(values.w), "l"(policy)
       : "memory");
 }
+/// target[0 .. bytes) += source, int32 by int32, by the bulk copy engine. All 16-byte multiples.
 __device__ __forceinline__ void reduce_bulk_s32(void* target, std::uint32_t source, int bytes,
                                                 std::uint64_t policy) {
   asm volatile(
@@ -131,6 +129,14 @@ __device__ __forceinline__ void grow_registers() {
 
 __device__ __forceinline__ void store_pair(std::uint32_t address, int a, int b) {
   asm volatile("st.shared.v2.b32 [%0], {%1, %2};" ::"r"(address), "r"(a), "r"(b) : "memory");
+}
+__device__ __forceinline__ uint4 load_shared(std::uint32_t address) {
+  uint4 v;
+  asm volatile("ld.shared.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+               : "r"(address)
+               : "memory");
+  return v;
 }
 /// Four 8 x 8 matrices of 16-bit elements from registers to shared memory; lane l gives the address of row l
 /// % 8 of matrix l / 8.
