@@ -47,9 +47,7 @@ CudaLayer::CudaLayer(std::shared_ptr<DeviceContext> context, std::shared_ptr<con
                                         static_cast<std::size_t>(token_workspace_.bytes()), stream()));
   }
   if (design_.on_strips) {
-    strips_ = StripBuffers(shape, design_.strip_rule, experts_staircase_tile_tokens(shape));
-    pair_sums_ =
-        make_filled<float>(plan_.pair_sums / static_cast<std::int64_t>(sizeof(float)), stream());
+    strips_ = StripBuffers(shape, LayerDesign::kStripRule, experts_staircase_tile_tokens(shape));
     exponents_ = DeviceBuffer<std::int32_t>(shape.num_tokens);
   } else if (groups_pairs(design_)) {
     schedule_ = ScheduleBuffers(shape, options);
@@ -63,8 +61,7 @@ CudaLayer::CudaLayer(std::shared_ptr<DeviceContext> context, std::shared_ptr<con
 /// preparation of the sums, which take the place of the logits.
 void CudaLayer::enqueue_overlapped() {
   const bool beside = has(Stage::kSharedMlp) || design_.on_strips;
-  const bool has_pairs = design_.on_strips && design_.strip_rule.lists_pairs();
-  const bool join_early = finishes_layer(design_) || (design_.on_strips && !has_pairs);
+  const bool join_early = finishes_layer(design_) || design_.on_strips;
   const auto join_if_forked = [&] {
     if (beside) {
       join();
@@ -80,16 +77,11 @@ void CudaLayer::enqueue_overlapped() {
     }
     if (stage == stages_.back() && join_early) {
       join_if_forked();
-    } else if (stage == stages_.back() && has_pairs) {
-      // The pairs' blocks and the strips' share no multiprocessor; the strips' begin where the pairs' end.
-      MOESCOPE_CUDA_CHECK(cudaStreamWaitEvent(stream(), prepared_.get(), 0));
     }
     enqueue(stage, stream());
     if (stage == Stage::kRouterSelect && design_.on_strips) {
       fork();
       prepare_experts(side_stream());
-      prepared_.record(side_stream());
-      enqueue_pairs(side_stream());
     }
   }
   if (!join_early) {
@@ -108,9 +100,6 @@ void CudaLayer::enqueue(Stage stage) {
   enqueue(stage, stream());
   if (stage == stages_.back() && !finishes_layer(design_)) {
     const StageRange range(stage);
-    if (design_.on_strips) {
-      enqueue_pairs(stream());
-    }
     finish(stream());
   }
 }
@@ -120,18 +109,10 @@ void CudaLayer::prepare_experts(cudaStream_t stream) {
                            staircase_output(), stream);
 }
 
-void CudaLayer::enqueue_pairs(cudaStream_t stream) {
-  if (design_.strip_rule.lists_pairs()) {
-    launch_experts_pairs(design_.shape, design_.strip_rule, hidden_states_.get(), weights_, strips_.view(),
-                         {.y = pair_sums_.get(), .addend = shared_result_.get()}, stream);
-  }
-}
-
 void CudaLayer::finish(cudaStream_t stream) {
   const LayerShape& shape = design_.shape;
   if (design_.on_strips) {
-    const float* const addend = design_.strip_rule.lists_pairs() ? pair_sums_.get() : shared_result_.get();
-    launch_round_output(shape, staircase_output(), addend, output_.get(), stream);
+    launch_round_output(shape, staircase_output(), shared_result_.get(), output_.get(), stream);
   } else if (shape.dtype == Dtype::kBF16) {
     launch_round_output(shape, y(), shared_result_.get(), output_.get(), stream);
   } else if (shared_result_.get() != nullptr) {
@@ -147,8 +128,8 @@ void CudaLayer::enqueue(Stage stage, cudaStream_t stream) {
       break;
     case Stage::kRouterSelect:
       if (design_.on_strips) {
-        launch_router_select_strips(shape, design_.strip_rule, logits(), strips_.view(), bad_logit_.get(),
-                                    stream);
+        launch_router_select_strips(shape, LayerDesign::kStripRule, logits(), strips_.view(),
+                                    bad_logit_.get(), stream);
         break;
       }
       launch_router_select(shape, logits(), routing_->view(), bad_logit_.get(),
@@ -156,7 +137,7 @@ void CudaLayer::enqueue(Stage stage, cudaStream_t stream) {
       break;
     case Stage::kSchedule:
       if (design_.on_strips) {
-        launch_schedule_strips(shape, design_.strip_rule, experts_staircase_tile_tokens(shape),
+        launch_schedule_strips(shape, LayerDesign::kStripRule, experts_staircase_tile_tokens(shape),
                                strips_.view(), stream);
         break;
       }

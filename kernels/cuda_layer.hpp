@@ -46,8 +46,6 @@ class CudaLayer final : public GraphedLayer {
   /// What has to be done for the experts' kernel that needs no routing.
   void prepare_experts(cudaStream_t stream);
   StaircaseOutput staircase_output() const { return {design_.sums(), working_.get(), exponents_.get()}; }
-  /// The pairs that lie outside the strips, if the strips' rule leaves any.
-  void enqueue_pairs(cudaStream_t stream);
   /// What is left to do after the experts' kernel: the shared MLP's result added, rounding.
   void finish(cudaStream_t stream);
   void enqueue_overlapped() override;
@@ -68,7 +66,6 @@ class CudaLayer final : public GraphedLayer {
   ScheduleBuffers schedule_;
   StripBuffers strips_;
   DeviceBuffer<std::int32_t> exponents_;
-  DeviceBuffer<float> pair_sums_;  ///< with the shared MLP's result
   DeviceBuffer<std::int64_t> bad_logit_;
   Bytes working_;
   Bytes output_;
@@ -78,7 +75,6 @@ class CudaLayer final : public GraphedLayer {
   Bytes token_workspace_;
   std::optional<SparseLibrary> sparse_;
   DeviceWeights weights_;
-  Event prepared_;  ///< what the experts' kernel adds to is ready
 };
 
 }  // namespace moescope::cuda

@@ -30,21 +30,4 @@ void launch_experts_token_centric(const LayerShape& shape, const void* hidden_st
   launch_token_pairs<true, true>(shape, args, workspace, stream);
 }
 
-void launch_experts_pairs(const LayerShape& shape, StripRule rule, const void* hidden_states,
-                          const DeviceWeights& weights, DeviceStrips strips, ExpertOutput output,
-                          cudaStream_t stream) {
-  const StageRange range(Stage::kExperts);
-  LayerShape pairs = shape;
-  pairs.top_k = strip_capacity(shape, rule, 1).max_pairs;
-  TokenPairsArgs args;
-  args.x = hidden_states;
-  args.w_in = weights.w_in;
-  args.w_out = weights.w_out;
-  args.expert_ids = strips.pair_ids;
-  args.gates = strips.pair_gates;
-  args.counts = strips.pair_counts;
-  args.output = SumOutput(output);
-  launch_token_pairs<true, true>(pairs, args, nullptr, stream);
-}
-
 }  // namespace moescope::cuda

@@ -119,12 +119,6 @@ void launch_experts_token_centric(const LayerShape& shape, const void* hidden_st
                                   const DeviceWeights& weights, DeviceRouting routing, void* workspace,
                                   ExpertOutput output, cudaStream_t stream);
 
-// experts_token_centric.cu: output.y = the experts' outputs of the pairs that `strips` lists, plus the
-// addend; a row of it for every token. Deterministic.
-void launch_experts_pairs(const LayerShape& shape, StripRule rule, const void* hidden_states,
-                          const DeviceWeights& weights, DeviceStrips strips, ExpertOutput output,
-                          cudaStream_t stream);
-
 // experts_tiles.cu: expert_centric and staircase on tensor cores. Fused: y is cleared and added to with fp32
 // atomics.
 void launch_experts_tiles(const LayerShape& shape, const ScheduleOptions& options, const void* hidden_states,

@@ -37,21 +37,7 @@ LayerDesign design_layer(const LayerShape& shape, const ScheduleOptions& options
   const auto minor = static_cast<int>(compute_capability % 10);
   const bool on_strips = options.kind == ScheduleKind::kStaircase && !fixed_routing &&
                          experts_staircase_supported(shape, major, minor);
-  return {.shape = shape,
-          .options = options,
-          .fixed_routing = fixed_routing,
-          .on_strips = on_strips,
-          .strip_rule = staircase_strip_rule(shape)};
-}
-
-StripRule staircase_strip_rule(const LayerShape& shape) {
-  constexpr std::int64_t kFewestTokens = 384;
-  constexpr std::int64_t kMostTokens = 1280;
-  constexpr std::int64_t kMostPairs = 1024;
-  constexpr std::int32_t kShortRow = 2;
-  const bool rows = shape.num_tokens >= kFewestTokens && shape.num_tokens <= kMostTokens &&
-                    shape.top_k <= kMostPairs && shape.top_k > kShortRow;
-  return rows ? StripRule{kShortRow} : StripRule::kMinimalCover;
+  return {shape, options, fixed_routing, on_strips};
 }
 
 bool groups_pairs(const LayerDesign& design) {
@@ -83,7 +69,7 @@ std::vector<Stage> layer_stages(const LayerDesign& design) {
 
 std::int64_t LayerMemoryPlan::total_bytes() const {
   return hidden_states + router + experts + routing + output + working + shared_result + shared_scratch +
-         schedule + exponents + pair_sums + scratch + token_workspace + library + shared_library;
+         schedule + exponents + scratch + token_workspace + library + shared_library;
 }
 
 LayerMemoryPlan plan_layer_memory(const LayerDesign& design) {
@@ -115,8 +101,8 @@ LayerMemoryPlan plan_layer_memory(const LayerDesign& design) {
   }
   ScheduleCapacity capacity;
   if (design.on_strips) {
-    plan.schedule = strip_capacity(shape, design.strip_rule, experts_staircase_tile_tokens(shape)).bytes;
-    plan.pair_sums = design.strip_rule.lists_pairs() ? outputs * kFloatBytes : 0;
+    plan.schedule =
+        strip_capacity(shape, LayerDesign::kStripRule, experts_staircase_tile_tokens(shape)).bytes;
     plan.exponents = shape.num_tokens * static_cast<std::int64_t>(sizeof(std::int32_t));
   } else if (groups_pairs(design)) {
     capacity = schedule_capacity(shape, design.options);
@@ -151,8 +137,7 @@ LayerMemoryPlan plan_layer_memory(const LayerDesign& design) {
         break;
       case Stage::kExperts:
         scratch = dense ? dense_masked_workspace_bytes(shape) : 0;
-        other = sums + plan.exponents + plan.pair_sums + plan.schedule + plan.token_workspace +
-                (dense ? plan.library : 0);
+        other = sums + plan.exponents + plan.schedule + plan.token_workspace + (dense ? plan.library : 0);
         break;
       case Stage::kSharedMlp:
         other = plan.shared_result + plan.shared_scratch + plan.shared_library;
@@ -166,7 +151,7 @@ LayerMemoryPlan plan_layer_memory(const LayerDesign& design) {
   // With fp32 storage the working buffer ends as the output: that part is not extra.
   const std::int64_t extra_working = plan.working - (bf16 ? 0 : outputs * kFloatBytes);
   plan.stages.push_back({Stage::kLayer, extra_working + plan.shared_result + plan.shared_scratch +
-                                            plan.schedule + plan.exponents + plan.pair_sums + plan.scratch +
+                                            plan.schedule + plan.exponents + plan.scratch +
                                             plan.token_workspace + plan.library + plan.shared_library});
   return plan;
 }

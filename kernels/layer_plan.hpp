@@ -25,12 +25,8 @@ struct LayerDesign {
   StaircaseSums sums() const {
     return options.deterministic ? StaircaseSums::kFixedPoint : StaircaseSums::kFp16;
   }
-  StripRule strip_rule = StripRule::kMinimalCover;
+  static constexpr StripRule kStripRule = StripRule::kMinimalCover;
 };
-
-/// How the staircase kernel's strips are cut for a shape: rows and pairs while a row strip's tokens fill
-/// about one tile, so that W and V are read once; else the fewest strips.
-StripRule staircase_strip_rule(const LayerShape& shape);
 
 /// The design on a device of `compute_capability` (10 * major + minor): on strips where the kernel runs and
 /// the router's scores are there.
@@ -60,7 +56,6 @@ struct LayerMemoryPlan {
   std::int64_t shared_scratch = 0;  ///< of the shared MLP
   std::int64_t schedule = 0;   ///< arrays of the device schedule, strips, or cuSPARSE's copies and buffers
   std::int64_t exponents = 0;  ///< of the sums on strips
-  std::int64_t pair_sums = 0;  ///< [L,d] fp32 of the pairs beside strips
   std::int64_t scratch = 0;    ///< one buffer that schedule and expert stages use in turn
   std::int64_t token_workspace = 0;  ///< of token_centric
   std::int64_t library = 0;          ///< cuBLASLt's workspace, of the router and dense_masked

@@ -1,6 +1,6 @@
 // Stage router_select (paper eqs. 10-11) for the staircase schedule: per token the exact top K of
 // S[i,j] = p_r[i] + p_c[j] as a threshold, the log-sum-exp of the selected scores, and the smallest cover by
-// strips, of which no pair is listed; or rows as strips and the pairs of the rows that hold few.
+// strips. No pair is ever listed.
 //
 // Columns are sorted in registers, the threshold is searched by counting
 // (router_select_search.cuh), the cover follows from the rows' counts (router_select_cover.cuh). 32 warps per
@@ -21,8 +21,6 @@ struct SelectStripsArguments {
   SelectArguments select;
   int max_cover;    ///< strips per token in `cover` and `cover_ranks`
   int num_lengths;  ///< row lengths a cover can be cut at: 1 (only rows) or max_cover + 1
-  int short_row;    ///< rows of up to this many become pairs
-  int max_pairs;    ///< pairs per token in `pair_ids`; 0: none are listed
   DeviceStrips out;
   std::int32_t* strip_counts;
   std::int32_t* cover_ranks;
@@ -78,14 +76,13 @@ __device__ int mark_cover(const SelectArguments& args, const CoveredToken& cover
   return row_words + (args.cols + kWarp - 1) / kWarp;
 }
 
-/// The strips that words [first_word, words) of the masks mark, ascending, to `list`; returns their number.
-/// By one warp.
-__device__ int list_cover(const unsigned* masks, int first_word, int words, int rows, std::int32_t* list) {
+/// The strips that the masks mark, ascending, to `list`; returns their number. By one warp.
+__device__ int list_cover(const unsigned* masks, int words, int rows, std::int32_t* list) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int row_words = (rows + kWarp - 1) / kWarp;
   int size = 0;
 #pragma unroll 1
-  for (int first = first_word; first < words; first += kWarp) {
+  for (int first = 0; first < words; first += kWarp) {
     const int word = first + lane;
     unsigned mask = word < words ? masks[word] : 0;
     int total;
@@ -97,43 +94,6 @@ __device__ int list_cover(const unsigned* masks, int first_word, int words, int 
     size += total;
   }
   __syncwarp();
-  return size;
-}
-
-/// The selected experts of rows that `masks` does not mark, all of them among `num_cols` columns (strip
-/// indexes, ascending), by ascending id with their gates; returns their number. By one warp, a row to a lane.
-__device__ int list_pairs(const SelectArguments& args, const float* row_log_probs, const float* col_log_probs,
-                          const unsigned* masks, const std::int32_t* columns, int num_cols, float threshold,
-                          int tie_id, float shift, std::int32_t* ids, float* gates) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  int size = 0;
-#pragma unroll 1
-  for (int first = 0; first < args.rows; first += kWarp) {
-    const int i = first + lane;
-    const bool real = i < args.rows && (masks[first / kWarp] >> lane & 1U) == 0;
-    const float p = real ? row_log_probs[i] : 0.0F;
-    const auto selects = [&](int j, float score) {
-      return real && (score > threshold || (score == threshold && i * args.cols + j <= tie_id));
-    };
-    int count = 0;
-#pragma unroll 1
-    for (int c = 0; c < num_cols; ++c) {
-      const int j = columns[c] - args.rows;
-      count += selects(j, p + col_log_probs[j]) ? 1 : 0;
-    }
-    int total;
-    int at = size + Block<kWarp>::inclusive_scan(count, total) - count;
-    size += total;
-#pragma unroll 1
-    for (int c = 0; total > 0 && c < num_cols; ++c) {
-      const int j = columns[c] - args.rows;
-      const float score = p + col_log_probs[j];
-      if (selects(j, score)) {
-        ids[at] = i * args.cols + j;
-        gates[at++] = expf(score - shift);
-      }
-    }
-  }
   return size;
 }
 
@@ -168,9 +128,6 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps > 1      ? 4
         out.tie_limit[token] = -1;
         out.gate_shift[token] = 0;
         out.cover_sizes[token] = 0;
-        if (strips_args.max_pairs > 0) {
-          out.pair_counts[token] = 0;
-        }
       }
       B::sync();
       continue;
@@ -179,14 +136,9 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps > 1      ? 4
     if (first_warp) {
       const Selection selection =
           find_selection<kPerLane>(args, col_out, memory, marginals, bracket, strips_args.num_lengths);
-      const LimitRow& limit = selection.limit;
-      const int short_row = strips_args.short_row;
-      // Rows of at most short_row select among as many best columns, and the partial row's.
       const Cover cover =
-          short_row > 0
-              ? Cover{short_row, min(short_row, args.cols), limit.partial && limit.length <= short_row}
-              : find_cover(memory.lengths, strips_args.num_lengths, selection.lengths.num_rows, limit,
-                           memory.sorted, col_out, args.cols, selection.threshold.score);
+          find_cover(memory.lengths, strips_args.num_lengths, selection.lengths.num_rows, selection.limit,
+                     memory.sorted, col_out, args.cols, selection.threshold.score);
       covered = {.selection = selection,
                  .cover = cover,
                  .strip_col = cover.k < args.cols ? memory.sorted[cover.k] : 0.0F,
@@ -204,20 +156,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps > 1      ? 4
     B::sync();
     if (first_warp) {
       auto* const list = reinterpret_cast<std::int32_t*>(memory.sorted);  // a cover has at most `cols` strips
-      int cover_words = words;
-      if (strips_args.max_pairs > 0) {
-        cover_words = (args.rows + kWarp - 1) / kWarp;
-        const int num_cols = list_cover(masks, cover_words, words, args.rows, list);
-        const std::int64_t at = token * strips_args.max_pairs;
-        const int pairs =
-            list_pairs(args, row_out, col_out, masks, list, num_cols, covered.selection.threshold.score,
-                       covered.selection.limit.tie_id, shift, out.pair_ids + at, out.pair_gates + at);
-        if (lane == 0) {
-          out.pair_counts[token] = pairs;
-        }
-        __syncwarp();
-      }
-      const int size = list_cover(masks, 0, cover_words, args.rows, list);
+      const int size = list_cover(masks, words, args.rows, list);
 #pragma unroll 1
       for (int e = lane; e < size; e += kWarp) {
         const std::int64_t at = token * strips_args.max_cover + e;
@@ -240,16 +179,13 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps > 1      ? 4
 void launch_router_select_strips(const LayerShape& shape, StripRule rule, const float* logits,
                                  DeviceStrips strips, std::int64_t* bad_logit, cudaStream_t stream) {
   const StageRange range(Stage::kRouterSelect);
-  const StripCapacity capacity = strip_capacity(shape, rule, 1);
-  const std::int64_t max_cover = capacity.max_cover;
+  const std::int64_t max_cover = strip_capacity(shape, rule, 1).max_cover;
   const StripScratch scratch = strip_scratch(shape, max_cover);
   SelectStripsArguments args{};
   args.select = select_arguments(shape, strips_select_memory(shape, max_cover), SelectMarginals::kLogSoftmax,
                                  logits, strips.scratch + scratch.memory);
   args.max_cover = static_cast<int>(max_cover);
-  args.num_lengths = rule.minimal() ? args.max_cover + 1 : 1;
-  args.short_row = std::max(rule.short_row, 0);
-  args.max_pairs = static_cast<int>(capacity.max_pairs);
+  args.num_lengths = rule == StripRule::kRowsOnly ? 1 : args.max_cover + 1;
   args.out = strips;
   args.strip_counts = reinterpret_cast<std::int32_t*>(strips.scratch + scratch.strip_counts);
   args.cover_ranks = reinterpret_cast<std::int32_t*>(strips.scratch + scratch.cover_ranks);

@@ -18,9 +18,6 @@ StripBuffers::StripBuffers(const LayerShape& shape, StripRule rule, std::int64_t
       strip_offsets_(shape.grid_rows + shape.grid_cols + 1),
       strip_tokens_(capacity_.max_entries),
       tiles_(capacity_.max_tiles),
-      pair_ids_(shape.num_tokens * capacity_.max_pairs),
-      pair_gates_(shape.num_tokens * capacity_.max_pairs),
-      pair_counts_(rule.lists_pairs() ? shape.num_tokens : 0),
       counts_(4),
       scratch_(capacity_.scratch_bytes) {
   MOESCOPE_CUDA_CHECK(cudaMemset(scratch_.get(), 0, static_cast<std::size_t>(scratch_.bytes())));
@@ -39,9 +36,6 @@ DeviceStrips StripBuffers::view() const {
           .strip_offsets = strip_offsets_.get(),
           .strip_tokens = strip_tokens_.get(),
           .tiles = tiles_.get(),
-          .pair_ids = pair_ids_.get(),
-          .pair_gates = pair_gates_.get(),
-          .pair_counts = pair_counts_.get(),
           .counts = counts_.get(),
           .scratch = scratch_.get()};
 }
@@ -49,8 +43,7 @@ DeviceStrips StripBuffers::view() const {
 std::int64_t StripBuffers::bytes() const {
   return row_log_probs_.bytes() + col_log_probs_.bytes() + uncovered_rows_.bytes() + threshold_.bytes() +
          tie_limit_.bytes() + gate_shift_.bytes() + cover_sizes_.bytes() + cover_.bytes() +
-         strip_offsets_.bytes() + strip_tokens_.bytes() + tiles_.bytes() + pair_ids_.bytes() +
-         pair_gates_.bytes() + pair_counts_.bytes() + counts_.bytes() + scratch_.bytes();
+         strip_offsets_.bytes() + strip_tokens_.bytes() + tiles_.bytes() + counts_.bytes() + scratch_.bytes();
 }
 
 HostStrips StripBuffers::download(cudaStream_t stream) const {
@@ -59,7 +52,6 @@ HostStrips StripBuffers::download(cudaStream_t stream) const {
   };
   HostStrips host;
   host.max_cover = capacity_.max_cover;
-  host.max_pairs = capacity_.max_pairs;
   host.counts = all(counts_);
   host.row_log_probs = all(row_log_probs_);
   host.col_log_probs = all(col_log_probs_);
@@ -70,9 +62,6 @@ HostStrips StripBuffers::download(cudaStream_t stream) const {
   host.cover_sizes = all(cover_sizes_);
   host.cover = all(cover_);
   host.strip_offsets = all(strip_offsets_);
-  host.pair_ids = all(pair_ids_);
-  host.pair_gates = all(pair_gates_);
-  host.pair_counts = all(pair_counts_);
   host.strip_tokens = copy_to_host(strip_tokens_.get(), host.counts[0], stream);
   host.tiles = copy_to_host(tiles_.get(), host.counts[1], stream);
   return host;

@@ -23,11 +23,7 @@ struct HostStrips {
   std::vector<std::int32_t> strip_offsets;  ///< [Nr+Nc+1]
   std::vector<std::int32_t> strip_tokens;   ///< [counts[0]]
   std::vector<StripTile> tiles;             ///< [counts[1]]
-  std::int64_t max_pairs = 0;
-  std::vector<std::int32_t> pair_ids;     ///< [L, max_pairs]; unused places hold anything
-  std::vector<float> pair_gates;          ///< [L, max_pairs]
-  std::vector<std::int32_t> pair_counts;  ///< [L], or none
-  std::vector<std::int32_t> counts;       ///< [4]
+  std::vector<std::int32_t> counts;         ///< [4]
 };
 
 /// Owner of the device arrays of DeviceStrips.
@@ -58,9 +54,6 @@ class StripBuffers {
   DeviceBuffer<std::int32_t> strip_offsets_;
   DeviceBuffer<std::int32_t> strip_tokens_;
   DeviceBuffer<StripTile> tiles_;
-  DeviceBuffer<std::int32_t> pair_ids_;
-  DeviceBuffer<float> pair_gates_;
-  DeviceBuffer<std::int32_t> pair_counts_;
   DeviceBuffer<std::int32_t> counts_;
   DeviceBuffer<std::byte> scratch_;
 };

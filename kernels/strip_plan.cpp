@@ -108,21 +108,18 @@ StripCapacity strip_capacity(const LayerShape& shape, StripRule rule, std::int64
   StripCapacity capacity;
   capacity.tile_tokens = tile_tokens;
   // All rows in use are a cover, and so are all columns in use.
-  capacity.max_cover = rule.minimal() ? std::min({max_strips(shape.top_k), shape.grid_rows, shape.grid_cols})
-                                      : std::min(shape.top_k / (rule.short_row + 1), shape.grid_rows);
+  capacity.max_cover = rule == StripRule::kRowsOnly
+                           ? std::min(shape.top_k, shape.grid_rows)
+                           : std::min({max_strips(shape.top_k), shape.grid_rows, shape.grid_cols});
   capacity.max_entries = shape.num_tokens * capacity.max_cover;
-  capacity.max_pairs = rule.lists_pairs() ? std::min(shape.top_k, rule.short_row * shape.grid_rows) : 0;
-  constexpr std::int64_t kMaxIndex = std::numeric_limits<std::int32_t>::max();
-  if (capacity.max_entries > kMaxIndex || shape.num_tokens * capacity.max_pairs > kMaxIndex) {
+  if (capacity.max_entries > std::numeric_limits<std::int32_t>::max()) {
     throw InvalidArgument("num_tokens", fmt::to_string(shape.num_tokens),
-                          fmt::format("tokens times {} strips and {} pairs must be below 2^31",
-                                      capacity.max_cover, capacity.max_pairs));
+                          fmt::format("tokens times {} strips must be below 2^31", capacity.max_cover));
   }
   const std::int64_t strips = shape.grid_rows + shape.grid_cols;
   capacity.max_tiles = capacity.max_entries / tile_tokens + std::min(strips, capacity.max_entries);
   capacity.scratch_bytes = strip_scratch(shape, capacity.max_cover).bytes;
-  const std::int64_t of_pairs = rule.lists_pairs() ? 2 * capacity.max_pairs + 1 : 0;
-  const std::int64_t per_token = 2 * shape.grid_rows + shape.grid_cols + 4 + capacity.max_cover + of_pairs;
+  const std::int64_t per_token = 2 * shape.grid_rows + shape.grid_cols + 4 + capacity.max_cover;
   capacity.bytes = shape.num_tokens * per_token * 4 + (strips + 1) * 4 + capacity.max_entries * 4 +
                    capacity.max_tiles * static_cast<std::int64_t>(sizeof(StripTile)) + 4 * 4 +
                    capacity.scratch_bytes;

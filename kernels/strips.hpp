@@ -12,20 +12,10 @@
 namespace moescope::cuda {
 
 /// How a token's selected set is cut into strips.
-struct StripRule {
-  /// Negative: the fewest strips, rows and columns (core's minimal_strip_cover), at most 2 sqrt(K).
-  /// Otherwise: rows that hold more selected experts than this are strips, so that W and V are read once;
-  /// what the other rows hold is listed as pairs.
-  std::int32_t short_row = -1;
-
-  static const StripRule kMinimalCover;
-  static const StripRule kRowsOnly;  ///< every row that holds a selected expert; no pairs
-  constexpr bool minimal() const { return short_row < 0; }
-  constexpr bool lists_pairs() const { return short_row > 0; }
-  friend constexpr bool operator==(StripRule, StripRule) = default;
+enum class StripRule : std::uint8_t {
+  kMinimalCover,  ///< fewest strips, rows and columns (core's minimal_strip_cover): at most 2 sqrt(K)
+  kRowsOnly,      ///< every row that holds a selected expert: W and V are read once, a token has more strips
 };
-inline constexpr StripRule StripRule::kMinimalCover{-1};
-inline constexpr StripRule StripRule::kRowsOnly{0};
 
 /// One unit of work: tokens strip_tokens[first_entry, first_entry + count) against the experts of `strip`.
 struct StripTile {
@@ -65,9 +55,6 @@ struct DeviceStrips {
   std::int32_t* strip_offsets = nullptr;  ///< [Nr+Nc+1] first entry of each strip
   std::int32_t* strip_tokens = nullptr;   ///< [max_entries]
   StripTile* tiles = nullptr;             ///< [max_tiles], tiles of one strip adjacent
-  std::int32_t* pair_ids = nullptr;     ///< [L, max_pairs] experts outside the strips, ascending; null: none
-  float* pair_gates = nullptr;          ///< [L, max_pairs]
-  std::int32_t* pair_counts = nullptr;  ///< [L]
   std::int32_t* counts = nullptr;  ///< [4]: entries, tiles, next tile (the experts kernel's counter), spare
   std::byte* scratch = nullptr;  ///< of the two launchers that fill all this: zero before the first run, and
                                  ///< every run leaves the part zero that the next one relies on
@@ -77,14 +64,13 @@ struct DeviceStrips {
 struct StripCapacity {
   std::int64_t tile_tokens = 0;  ///< most tokens in one tile
   std::int64_t max_cover =
-      0;  ///< strips of one token: min(floor(2 sqrt K), Nr, Nc), or of rows min(K / (short_row + 1), Nr)
-  std::int64_t max_pairs = 0;  ///< of one token outside its strips: min(K, short_row Nr)
+      0;  ///< strips of one token: min(floor(2 sqrt K), Nr, Nc), or min(K, Nr) with kRowsOnly
   std::int64_t max_entries = 0;
   std::int64_t max_tiles = 0;
   std::int64_t scratch_bytes = 0;
   std::int64_t bytes = 0;  ///< all arrays of DeviceStrips with scratch
 };
-/// Throws InvalidArgument when L * max_cover or L * max_pairs >= 2^31 (32-bit indexes) or tile_tokens < 1.
+/// Throws InvalidArgument when L * max_cover >= 2^31 (entries have 32-bit indexes) or tile_tokens < 1.
 StripCapacity strip_capacity(const LayerShape& shape, StripRule rule, std::int64_t tile_tokens);
 
 }  // namespace moescope::cuda

@@ -82,7 +82,7 @@ __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, 2)
   // d is a multiple of 8, so a 16-byte chunk lies within the row or outside it as a whole.
   const int valid = col < d ? min((d - col - 1) / Part::kStride + 1, kChunks) : 0;
 
-  bool has_pairs = token < args.num_tokens && split < args.top_k;
+  const bool has_pairs = token < args.num_tokens && split < args.top_k;
   Part x;  // as stored: unpacked it would cost bf16 twice the registers, and occupancy
   if constexpr (kScore) {
     if (has_pairs) {
@@ -94,9 +94,6 @@ __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, 2)
     }
   }
   wait_for_predecessor();
-  const unsigned num_pairs =
-      has_pairs && args.counts != nullptr ? static_cast<unsigned>(args.counts[token]) : args.top_k;
-  has_pairs = has_pairs && split < num_pairs;
 
   float acc[kChunks][kElements] = {};
   if (has_pairs) {
@@ -110,7 +107,7 @@ __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, 2)
     // always has this pair's and the next one's rows to fetch. Past the last pair, its row is read again: no
     // branch, and no traffic.
     const T* first_matrix = kScore ? w_in : w_out;
-    const unsigned last = split + ((num_pairs - 1 - split) & ~(splits - 1));
+    const unsigned last = split + ((args.top_k - 1 - split) & ~(splits - 1));
     const auto row = [&](const T* matrix, std::int32_t id) {
       return matrix + static_cast<std::int64_t>(id) * d;
     };

@@ -46,7 +46,6 @@ struct TokenPairsArgs {
   const void* w_out = nullptr;               ///< [N, d]
   const std::int32_t* expert_ids = nullptr;  ///< [L*K]
   const float* gates = nullptr;              ///< [L*K]
-  const std::int32_t* counts = nullptr;      ///< [L] pairs of each token, of K places; null: K
   const float* scores_in = nullptr;          ///< [L*K] p, when only summing
   float* scores_out = nullptr;               ///< [L*K] p, when only scoring
   SumOutput output;

@@ -63,7 +63,6 @@ class Staircase {
                                        cuda::experts_staircase_tile_tokens(c.shape))),
         case_(make_case(c, strips_.routing)),
         experts_(case_),
-        rule_(c.rule),
         bound_(1) {
     const auto upload = [&]<class T>(const std::vector<T>& values) {
       arrays_.push_back(test::to_device(values));
@@ -78,12 +77,6 @@ class Staircase {
     view_.strip_offsets = upload(strips_.strip_offsets);
     view_.strip_tokens = upload(strips_.strip_tokens);
     view_.tiles = upload(strips_.tiles);
-    if (c.rule.lists_pairs()) {
-      view_.pair_ids = upload(strips_.pair_ids);
-      view_.pair_gates = upload(strips_.pair_gates);
-      view_.pair_counts = upload(strips_.pair_counts);
-      pair_sums_ = cuda::DeviceBuffer<float>(c.shape.num_tokens * c.shape.hidden_size);
-    }
     view_.counts =
         upload(std::vector<std::int32_t>{static_cast<std::int32_t>(strips_.strip_tokens.size()),
                                          static_cast<std::int32_t>(strips_.tiles.size()), 1 << 30, 0});
@@ -105,12 +98,6 @@ class Staircase {
     const cuda::StaircaseOutput target{.kind = kind, .sums = sums.get(), .exponents = exponents.get()};
     cuda::launch_staircase_prepare(shape, experts_.x(), bound_.get(), view_, target, nullptr);
     cuda::launch_experts_staircase(shape, experts_.x(), experts_.weights(), view_, target, nullptr);
-    if (rule_.lists_pairs()) {
-      MOESCOPE_CUDA_CHECK(cudaMemset(pair_sums_.get(), 0xff, static_cast<std::size_t>(pair_sums_.bytes())));
-      cuda::launch_experts_pairs(shape, rule_, experts_.x(), experts_.weights(), view_,
-                                 {.y = pair_sums_.get(), .addend = addend}, nullptr);
-      addend = pair_sums_.get();
-    }
     cuda::launch_round_output(shape, target, addend, output.get(), nullptr);
     std::vector<Bf16> rounded(static_cast<std::size_t>(count));
     MOESCOPE_CUDA_CHECK(cudaMemcpy(rounded.data(), output.get(), static_cast<std::size_t>(output.bytes()),
@@ -133,8 +120,6 @@ class Staircase {
   test::HostStrips strips_;
   ExpertCase case_;
   test::DeviceExperts experts_;
-  StripRule rule_;
-  cuda::DeviceBuffer<float> pair_sums_;
   cuda::DeviceBuffer<float> bound_;
   std::vector<cuda::DeviceBuffer<std::byte>> arrays_;
   cuda::DeviceStrips view_;
@@ -181,9 +166,7 @@ TEST(ExpertsStaircase, EqualsThePlainLoopOnAwkwardShapes) {
         make_shape(300, 1000, 48, 16, 37), make_shape(257, 104, 130, 250, 100),
         make_shape(100, 64, 320, 320, 200), make_shape(60, 64, 444, 90, 150)}) {
     expect_as_plain_loop({bf16(shape)});
-    for (const StripRule rule : {StripRule::kRowsOnly, StripRule{1}, StripRule{3}}) {
-      expect_as_plain_loop({bf16(shape), Logits::kGaussian, rule});
-    }
+    expect_as_plain_loop({bf16(shape), Logits::kGaussian, StripRule::kRowsOnly});
   }
 }
 
@@ -193,9 +176,7 @@ TEST(ExpertsStaircase, EqualsThePlainLoopUnderEverySkew) {
        {Logits::kGaussian, Logits::kPopular, Logits::kTies, Logits::kSame, Logits::kOneStrip, Logits::kHot}) {
     expect_as_plain_loop({bf16(make_shape(300, 256, 64, 64, 32)), logits});
     expect_as_plain_loop({bf16(make_shape(200, 96, 100, 37, 111)), logits});
-    for (const StripRule rule : {StripRule::kRowsOnly, StripRule{2}}) {
-      expect_as_plain_loop({bf16(make_shape(400, 72, 200, 320, 90)), logits, rule});
-    }
+    expect_as_plain_loop({bf16(make_shape(400, 72, 200, 320, 90)), logits, StripRule::kRowsOnly});
   }
 }
 

@@ -52,9 +52,6 @@ class StripCase {
     poison(view.strip_offsets, shape.grid_rows + shape.grid_cols + 1);
     poison(view.tiles, strips_.capacity().max_tiles);
     poison(view.counts, 4);
-    poison(view.pair_ids, tokens * strips_.capacity().max_pairs);
-    poison(view.pair_gates, tokens * strips_.capacity().max_pairs);
-    poison(view.pair_counts, rule.lists_pairs() ? tokens : 0);
   }
 
   void upload(const std::vector<float>& logits) const {
@@ -126,16 +123,12 @@ void expect_token(const LayerShape& shape, StripRule rule, const cuda::HostStrip
     ASSERT_NEAR(std::exp(score - strips.gate_shift[at]), gate, 4e-6F * gate + 1e-37F) << "pair " << k;
   }
 
-  const test::CutToken cut = test::cut_token(ids, rows, cols, rule);
-  const StripCover& cover = cut.cover;
-  if (rule.lists_pairs()) {
-    ASSERT_EQ(strips.pair_counts[at], std::ssize(cut.pairs));
-    for (std::size_t q = 0; q < cut.pairs.size(); ++q) {
-      const std::size_t place = at * static_cast<std::size_t>(strips.max_pairs) + q;
-      ASSERT_EQ(strips.pair_ids[place], ids[cut.pairs[q]]);
-      const float gate = csr.gates_of(token)[cut.pairs[q]];
-      ASSERT_NEAR(strips.pair_gates[place], gate, 4e-6F * gate + 1e-37F);
-    }
+  StripCover cover;
+  if (rule == StripRule::kMinimalCover) {
+    cover = minimal_strip_cover(ids, rows, cols);
+  } else {
+    for (const std::int32_t id : ids) cover.rows.push_back(static_cast<std::int32_t>(id / cols));
+    cover.rows.erase(std::unique(cover.rows.begin(), cover.rows.end()), cover.rows.end());
   }
   std::vector<std::int32_t> expected = cover.rows;
   for (const std::int32_t c : cover.cols) expected.push_back(static_cast<std::int32_t>(rows + c));
@@ -233,9 +226,7 @@ TEST_P(StripsGpu, SelectWhatTheCsrSelectionDoesOnNormalLogits) {
     expect_strips(shape, StripRule::kMinimalCover, 128, test::normal_logits(shape, 7, 1));
   }
   expect_strips(shape, StripRule::kMinimalCover, 7, test::normal_logits(shape, 8, 4));
-  for (const StripRule rule : {StripRule::kRowsOnly, StripRule{1}, StripRule{2}, StripRule{5}}) {
-    expect_strips(shape, rule, 192, test::normal_logits(shape, 9, 1));
-  }
+  expect_strips(shape, StripRule::kRowsOnly, 192, test::normal_logits(shape, 9, 1));
 }
 
 TEST_P(StripsGpu, ResolveTiesToTheLowerId) {
@@ -243,14 +234,10 @@ TEST_P(StripsGpu, ResolveTiesToTheLowerId) {
   for (const double levels : {1.0, 3.0, 40.0, 100000.0}) {
     expect_strips(shape, StripRule::kMinimalCover, 128,
                   test::exact_logits(shape, static_cast<std::uint64_t>(levels), levels));
-    expect_strips(shape, StripRule{2}, 128,
-                  test::exact_logits(shape, static_cast<std::uint64_t>(levels), levels));
   }
   for (const double step : {1.0, 0.1, 0.01}) {
     expect_strips(shape, StripRule::kMinimalCover, 128, test::coarse_logits(shape, 3, step));
-    for (const StripRule rule : {StripRule::kRowsOnly, StripRule{1}, StripRule{3}}) {
-      expect_strips(shape, rule, 128, test::coarse_logits(shape, 4, step));
-    }
+    expect_strips(shape, StripRule::kRowsOnly, 128, test::coarse_logits(shape, 4, step));
   }
 }
 
@@ -319,7 +306,7 @@ TEST(StripsGpuValues, ReportsTheFirstBadLogitAndGivesItsTokenNoStrips) {
 TEST(StripsGpuValues, BuffersHoldWhatTheCapacitySays) {
   MOESCOPE_NEEDS_GPU();
   for (const LayerShape& shape : strip_shapes()) {
-    for (const StripRule rule : {StripRule::kMinimalCover, StripRule::kRowsOnly, StripRule{2}}) {
+    for (const StripRule rule : {StripRule::kMinimalCover, StripRule::kRowsOnly}) {
       const StripBuffers buffers(shape, rule, 128);
       EXPECT_EQ(buffers.bytes(), strip_capacity(shape, rule, 128).bytes) << shape.label();
     }

@@ -24,9 +24,6 @@ struct HostStrips {
   std::vector<std::vector<std::int32_t>> covers;  ///< strips of each token, ascending
   std::vector<std::int32_t> strip_offsets, strip_tokens;
   std::vector<cuda::StripTile> tiles;
-  std::vector<std::int32_t> pair_ids;  ///< [L, max_pairs] of strip_capacity()
-  std::vector<float> pair_gates;
-  std::vector<std::int32_t> pair_counts;
   Routing routing;
 };
 
@@ -84,38 +81,12 @@ inline std::vector<std::int32_t> select_sums(const float* row, std::int64_t rows
   return ids;
 }
 
-/// A token's set cut into strips, and what is left as pairs.
-struct CutToken {
-  StripCover cover;
-  std::vector<std::size_t> pairs;  ///< places in `ids`
-};
-inline CutToken cut_token(const std::vector<std::int32_t>& ids, std::int64_t rows, std::int64_t cols,
-                          cuda::StripRule rule) {
-  CutToken cut;
-  if (rule.minimal()) {
-    cut.cover = minimal_strip_cover(ids, rows, cols);
-    return cut;
-  }
-  for (std::size_t begin = 0; begin < ids.size();) {
-    std::size_t end = begin;
-    while (end < ids.size() && ids[end] / cols == ids[begin] / cols) ++end;
-    if (end - begin > static_cast<std::size_t>(rule.short_row)) {
-      cut.cover.rows.push_back(static_cast<std::int32_t>(ids[begin] / cols));
-    } else {
-      for (std::size_t k = begin; k < end; ++k) cut.pairs.push_back(k);
-    }
-    begin = end;
-  }
-  return cut;
-}
-
 /// Strips of a batch from its logits [L, Nr] and [L, Nc].
 inline HostStrips make_host_strips(const LayerShape& shape, const std::vector<float>& row_logits,
                                    const std::vector<float>& col_logits, cuda::StripRule rule,
                                    std::int64_t tile_tokens) {
   const std::int64_t rows = shape.grid_rows;
   const std::int64_t cols = shape.grid_cols;
-  const std::int64_t max_pairs = cuda::strip_capacity(shape, rule, tile_tokens).max_pairs;
   HostStrips strips;
   strips.row_log_probs = log_softmax(row_logits, rows);
   strips.col_log_probs = log_softmax(col_logits, cols);
@@ -132,8 +103,15 @@ inline HostStrips make_host_strips(const LayerShape& shape, const std::vector<fl
     std::int32_t tie_limit = -1;
     const std::vector<std::int32_t> ids =
         select_sums(row, rows, col, cols, shape.top_k, threshold, tie_limit);
-    const CutToken cut = cut_token(ids, rows, cols, rule);
-    const StripCover& cover = cut.cover;
+    StripCover cover;
+    if (rule == cuda::StripRule::kMinimalCover) {
+      cover = minimal_strip_cover(ids, rows, cols);
+    } else {
+      for (const std::int32_t id : ids) {
+        const auto r = static_cast<std::int32_t>(id / cols);
+        if (cover.rows.empty() || cover.rows.back() != r) cover.rows.push_back(r);
+      }
+    }
     std::vector<std::int32_t> strip_list = cover.rows;
     for (const std::int32_t r : cover.rows) {
       strips.uncovered_rows[token * rows + r] = -std::numeric_limits<float>::infinity();
@@ -150,14 +128,6 @@ inline HostStrips make_host_strips(const LayerShape& shape, const std::vector<fl
       strips.routing.gates.push_back(static_cast<float>(
           std::exp(static_cast<double>(row[id / cols]) + static_cast<double>(col[id % cols]) - shift)));
     }
-    const auto first_pair = static_cast<std::size_t>(strips.routing.token_offsets.back());
-    for (const std::size_t k : cut.pairs) {
-      strips.pair_ids.push_back(ids[k]);
-      strips.pair_gates.push_back(strips.routing.gates[first_pair + k]);
-    }
-    strips.pair_ids.resize(static_cast<std::size_t>((token + 1) * max_pairs), -1);
-    strips.pair_gates.resize(strips.pair_ids.size(), std::numeric_limits<float>::quiet_NaN());
-    strips.pair_counts.push_back(static_cast<std::int32_t>(cut.pairs.size()));
     strips.routing.token_offsets.push_back(strips.routing.num_pairs());
     strips.threshold.push_back(threshold);
     strips.tie_limit.push_back(tie_limit);
