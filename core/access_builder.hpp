@@ -26,7 +26,7 @@ struct TensorMap {
   std::uint64_t shared_scratch = 0;  ///< gate and up of a chunk of tokens
   std::uint64_t scratch = 0;         ///< stages take turns in it
 
-  explicit TensorMap(const LayerShape& shape);
+  TensorMap(const LayerShape& shape, StripRule rule);
 };
 
 /// Where the lists of strips lie (kernels/strips.hpp), from TensorMap::strips on.
@@ -41,7 +41,7 @@ struct StripArrays {
   std::uint64_t tokens = 0;          ///< of the strips, one strip after another, 4 bytes each
   std::uint64_t end = 0;
 
-  StripArrays(const LayerShape& shape, std::uint64_t first);
+  StripArrays(const LayerShape& shape, StripRule rule, std::uint64_t first);
 };
 
 /// A matrix as a product reads or writes it.

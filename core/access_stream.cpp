@@ -174,7 +174,7 @@ void add_experts(std::vector<KernelLaunch>& launches, const StreamContext& conte
 
 }  // namespace
 
-TensorMap::TensorMap(const LayerShape& shape) {
+TensorMap::TensorMap(const LayerShape& shape, StripRule rule) {
   std::uint64_t next = 0;
   const auto place = [&next](std::uint64_t& tensor, std::int64_t bytes) {
     tensor = next;
@@ -191,7 +191,7 @@ TensorMap::TensorMap(const LayerShape& shape) {
   place(expert_ids, pairs * 4);
   place(gates, pairs * 4);
   place(schedule, 3 * (pairs + 1) * 4);
-  place(strips, static_cast<std::int64_t>(StripArrays(shape, 0).end));
+  place(strips, static_cast<std::int64_t>(StripArrays(shape, rule, 0).end));
   place(working, shape.num_tokens * std::max(shape.hidden_size, shape.grid_rows + shape.grid_cols) * 4);
   place(output, shape.num_tokens * row);
   place(shared_result, shape.shared_size > 0 ? shape.num_tokens * shape.hidden_size * 4 : 0);
@@ -219,6 +219,23 @@ void WorkUnit::clear() {
   dependent_steps = 0;
 }
 
+namespace {
+
+/// Thresholds come from the router and describe strips only: other routing takes the lists of pairs.
+bool takes_thresholds(const LayerShape& shape, const StreamOptions& options, bool fixed_routing) {
+  return options.staircase == StaircaseKernels::kThresholds && !fixed_routing && shape.dtype == Dtype::kBF16;
+}
+
+}  // namespace
+
+ScheduleOptions options_on_device(const LayerShape& shape, ScheduleOptions schedule,
+                                  const StreamOptions& options, bool fixed_routing) {
+  const bool strips =
+      schedule.kind == ScheduleKind::kStaircase && takes_thresholds(shape, options, fixed_routing);
+  schedule.strip_rule = strips ? strip_rule(shape, schedule.deterministic) : StripRule::kMinimalCover;
+  return schedule;
+}
+
 std::vector<KernelLaunch> layer_stream(const LayerShape& shape, const Routing& routing,
                                        const Schedule& schedule, const StreamOptions& options,
                                        bool fixed_routing) {
@@ -230,12 +247,16 @@ std::vector<KernelLaunch> layer_stream(const LayerShape& shape, const Routing& r
         fmt::format("the CUDA kernels need a multiple of 8 up to {} for {}",
                     TokenSplit::max_row_bytes() / dtype_bytes(shape.dtype), to_string(shape.dtype)));
   }
-  detail::StreamContext context{
-      shape, &routing, &schedule, options, detail::TensorMap(shape), row_bytes, dtype_bytes(shape.dtype)};
-  // Thresholds come from the router and describe strips only: other routing takes the lists of pairs.
+  detail::StreamContext context{shape,
+                                &routing,
+                                &schedule,
+                                options,
+                                detail::TensorMap(shape, schedule.options.strip_rule),
+                                row_bytes,
+                                dtype_bytes(shape.dtype)};
   const bool groups = std::ranges::any_of(
       schedule.items, [](const WorkItem& item) { return item.kind == WorkItemKind::kGroup; });
-  if (fixed_routing || groups || shape.dtype != Dtype::kBF16) {
+  if (groups || !takes_thresholds(shape, options, fixed_routing)) {
     context.options.staircase = StaircaseKernels::kLists;
   }
   std::vector<KernelLaunch> launches;

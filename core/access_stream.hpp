@@ -81,6 +81,10 @@ struct StreamOptions {
   std::int64_t strip_segment_experts = 0;  ///< experts of a strip in one work unit; 0: as the kernels choose
 };
 
+/// `schedule` as the GPU backend builds it: with the rule by which its kernels cut strips.
+ScheduleOptions options_on_device(const LayerShape& shape, ScheduleOptions schedule,
+                                  const StreamOptions& options, bool fixed_routing = false);
+
 /// Launches of the whole layer in order: the stages that the GPU backend runs for this schedule (kAuto and
 /// kSparseLibrary: InvalidArgument). `routing` and `schedule` must outlive the launches; `fixed_routing`: it
 /// was recorded, so there are no router stages. Addresses are of a made-up layout in which tensors follow one

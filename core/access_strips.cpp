@@ -92,7 +92,8 @@ void fill_select(const StreamContext& context, const StripArrays& arrays, const 
   add(at(arrays.col_log_probs, token * cols), cols, AccessKind::kRead);
   const std::int64_t first = covers.offsets[token];
   const std::int64_t strips = covers.offsets[token + 1] - first;
-  const std::int64_t list = token * max_strips_of_token(context.shape) * 4;
+  const std::int64_t list =
+      token * max_strips_of_token(context.shape, context.schedule->options.strip_rule) * 4;
   if (strips > 0) {
     add(at(arrays.cover, list), strips * 4, AccessKind::kWrite);
     for (std::int64_t i = first; i < first + strips; ++i) {
@@ -171,9 +172,9 @@ void fill_strip(const StreamContext& context, const StripArrays& arrays, const S
 
 }  // namespace
 
-StripArrays::StripArrays(const LayerShape& shape, std::uint64_t first) {
+StripArrays::StripArrays(const LayerShape& shape, StripRule rule, std::uint64_t first) {
   const std::int64_t tokens_of_layer = shape.num_tokens;
-  const std::int64_t entries = tokens_of_layer * max_strips_of_token(shape);
+  const std::int64_t entries = tokens_of_layer * max_strips_of_token(shape, rule);
   const auto place = [&first](std::uint64_t& array, std::int64_t words) {
     array = first;
     first += static_cast<std::uint64_t>(round_up(words * 4, 256));
@@ -192,8 +193,11 @@ StripArrays::StripArrays(const LayerShape& shape, std::uint64_t first) {
 void add_strip_select(std::vector<KernelLaunch>& launches, const StreamContext& context) {
   launches.push_back(
       {Stage::kRouterSelect, "select strips", context.shape.num_tokens, 32,
-       [context, arrays = StripArrays(context.shape, context.map.strips), covers = covers_of(context)](
-           std::int64_t token, WorkUnit& unit) { fill_select(context, arrays, *covers, token, unit); }});
+       [context,
+        arrays = StripArrays(context.shape, context.schedule->options.strip_rule, context.map.strips),
+        covers = covers_of(context)](std::int64_t token, WorkUnit& unit) {
+         fill_select(context, arrays, *covers, token, unit);
+       }});
 }
 
 void add_strip_schedule(std::vector<KernelLaunch>& launches, const StreamContext& context) {
@@ -202,7 +206,8 @@ void add_strip_schedule(std::vector<KernelLaunch>& launches, const StreamContext
   const std::int64_t blocks = std::min<std::int64_t>(264, 1 + ceil_div(context.shape.num_tokens, 32));
   launches.push_back(
       {Stage::kSchedule, "list strips", blocks, 2,
-       [context, blocks, arrays = StripArrays(context.shape, context.map.strips),
+       [context, blocks,
+        arrays = StripArrays(context.shape, context.schedule->options.strip_rule, context.map.strips),
         covers = covers_of(context)](std::int64_t block, WorkUnit& unit) {
          unit.clear();
          const auto add = [&](std::uint64_t address, std::int64_t bytes, AccessKind kind) {
@@ -216,7 +221,8 @@ void add_strip_schedule(std::vector<KernelLaunch>& launches, const StreamContext
            add(arrays.end, strips * 20, AccessKind::kWrite);
            return;
          }
-         const std::int64_t list = max_strips_of_token(context.shape) * 4;
+         const std::int64_t list =
+             max_strips_of_token(context.shape, context.schedule->options.strip_rule) * 4;
          for (std::int64_t token = block - 1; token < context.shape.num_tokens; token += blocks - 1) {
            const std::int64_t first = covers->offsets[token];
            const std::int64_t size = covers->offsets[token + 1] - first;
@@ -233,7 +239,7 @@ void add_strip_schedule(std::vector<KernelLaunch>& launches, const StreamContext
 }
 
 void add_strips(std::vector<KernelLaunch>& launches, const StreamContext& context) {
-  const StripArrays arrays(context.shape, context.map.strips);
+  const StripArrays arrays(context.shape, context.schedule->options.strip_rule, context.map.strips);
   const std::int64_t prepare_units = ceil_div(context.shape.num_tokens, kTokensPerPrepareBlock);
   launches.push_back(
       {Stage::kExperts, kClearSums, prepare_units, 8, [context, arrays](std::int64_t index, WorkUnit& unit) {

@@ -27,11 +27,18 @@ ScheduleKind parse_schedule_kind(std::string_view text);
 /// False for kAuto.
 bool is_fused(ScheduleKind kind);
 
+/// How a token's selected set is cut into strips.
+enum class StripRule : std::uint8_t {
+  kMinimalCover,  ///< fewest strips, rows and columns (minimal_strip_cover): at most 2 sqrt(K)
+  kRowsOnly,      ///< every row that holds a selected expert: W and V are read once, a token has more strips
+};
+
 /// How a schedule is built; part of every row's identity.
 struct ScheduleOptions {
   ScheduleKind kind = ScheduleKind::kStaircase;
   std::int64_t group_size = 64;  ///< [B] expert_centric: active experts per group; also for explicit lists
   bool deterministic = true;     ///< bit-repeatable combine where the backend offers a faster one without
+  StripRule strip_rule = StripRule::kMinimalCover;  ///< staircase: how a token's set is cut into strips
 };
 
 /// The schedule as rows and the command line name it: its kind, or "staircase:atomics" where the

@@ -86,7 +86,10 @@ class CoverFinder {
 constexpr std::int64_t kNoStaircase = -1;
 
 /// The threshold k of each token's cover, or kNoStaircase: [L].
-std::vector<std::int64_t> find_thresholds(const Routing& routing) {
+std::vector<std::int64_t> find_thresholds(const Routing& routing, StripRule rule) {
+  if (rule == StripRule::kRowsOnly) {
+    return std::vector<std::int64_t>(static_cast<std::size_t>(routing.num_tokens), 0);
+  }
   std::int64_t max_top_k = 0;
   for (std::int64_t token = 0; token < routing.num_tokens; ++token) {
     max_top_k = std::max(max_top_k, routing.token_offsets[token + 1] - routing.token_offsets[token]);
@@ -156,7 +159,7 @@ Schedule build_staircase(const Routing& routing, const ScheduleOptions& options)
   schedule.options = options;
   schedule.options.kind = schedule.kind;
 
-  const std::vector<std::int64_t> thresholds = find_thresholds(routing);
+  const std::vector<std::int64_t> thresholds = find_thresholds(routing, options.strip_rule);
   ExpertGroups groups = group_remaining_experts(routing, thresholds, options.group_size);
 
   // Buckets in order of execution: Nr row strips, Nc column strips, the groups.

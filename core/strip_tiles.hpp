@@ -7,21 +7,36 @@
 #include "core/layer_shape.hpp"
 #include "core/tile_config.hpp"
 
-/// How strips are cut into work for the staircase kernels, for whoever models them. The kernels have the same
-/// rules in kernels/strips.hpp, staircase_tiles.hpp and strip_plan.cpp; tests/kernels_strip_tiles_test.cpp
-/// holds the two against each other.
+/// How the staircase kernels cut a routing into strips and strips into work, for them and for whoever models
+/// them.
 namespace moescope {
 
 /// Most tokens of one tile.
 inline constexpr std::int64_t kStripTileTokens = 128;
 
-/// Tokens of tile `tile` of a strip with `count` tokens: two tiles share equally, more are full ones and a
-/// rest.
-constexpr std::int64_t strip_tile_tokens(std::int64_t count, std::int64_t most, std::int64_t tile) {
-  if (ceil_div(count, most) == 2) {
+/// The rule for a batch. Rows alone read half of the bytes, but their tiles grow in number with L and with
+/// the rows that a token uses, about sqrt(K): up to where tiles cost more than bytes. Measured on an H100 at
+/// N = 320^2, d = 1024, K = 512 (docs/performance.md); repeatable sums cost more per tile.
+constexpr StripRule strip_rule(const LayerShape& shape, bool deterministic) {
+  constexpr double kTopK = 512;
+  const double most_tokens = deterministic ? 896 : 1280;
+  const auto tokens = static_cast<double>(shape.num_tokens);
+  return tokens * tokens * static_cast<double>(shape.top_k) <= most_tokens * most_tokens * kTopK
+             ? StripRule::kRowsOnly
+             : StripRule::kMinimalCover;
+}
+
+/// Tokens of tile `tile` of a strip with `count` tokens. Two tiles share equally: they then run side by side
+/// and find each other's W and V in L2 (a small one runs ahead of its neighbour by more than L2 keeps). From
+/// three on, full tiles and a rest: each reads W and V from L2 anyway, and a rest costs less. Measured:
+/// docs/performance.md.
+template <class Int>
+constexpr Int strip_tile_tokens(Int count, Int most, Int tile) {
+  if ((count + most - 1) / most == 2) {
     return (count + 1 - tile) / 2;
   }
-  return std::min(count - tile * most, most);
+  const Int left = count - tile * most;
+  return left < most ? left : most;
 }
 
 /// Experts of a strip that one work unit takes: the segment that pads the grid's strips least, the larger one
@@ -39,8 +54,12 @@ constexpr std::int64_t strip_segment_experts(std::int64_t grid_rows, std::int64_
   return best;
 }
 
-/// Most strips that cover one token's selected set: min(floor(2 sqrt K), Nr, Nc).
-inline std::int64_t max_strips_of_token(const LayerShape& shape) {
+/// Most strips that cover one token's selected set: min(floor(2 sqrt K), Nr, Nc), or with rows alone
+/// min(K, Nr). (All rows in use are a cover, and so are all columns in use.)
+inline std::int64_t max_strips_of_token(const LayerShape& shape, StripRule rule) {
+  if (rule == StripRule::kRowsOnly) {
+    return std::min(shape.top_k, shape.grid_rows);
+  }
   auto strips = static_cast<std::int64_t>(2 * std::sqrt(static_cast<double>(shape.top_k)));
   while (strips * strips > 4 * shape.top_k) {
     --strips;

@@ -266,7 +266,13 @@ std::unique_ptr<LayerExecution> CudaBackend::prepare(const LayerInputs& inputs,
     const Routing routing = inputs.fixed_routing.has_value()
                                 ? *inputs.fixed_routing
                                 : router_select(inputs.shape, router_project(inputs));
-    const ScheduleChoice choice = choose_schedule(inputs.shape, routing, asked, gpu_rates(context_->info));
+    ScheduleOptions as_staircase = asked;  // the one kind with more to know than its name
+    as_staircase.kind = ScheduleKind::kStaircase;
+    as_staircase.strip_rule = design_layer(inputs.shape, as_staircase, inputs.fixed_routing.has_value(),
+                                           context_->info.compute_capability)
+                                  .strip_rule();
+    const ScheduleChoice choice =
+        choose_schedule(inputs.shape, routing, as_staircase, gpu_rates(context_->info));
     options.kind = choice.kind;
     explanation = choice.explanation();
   }

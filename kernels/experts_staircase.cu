@@ -16,13 +16,11 @@
 namespace moescope::cuda {
 namespace {
 
-constexpr int kTileTokens = StaircaseTiles<160, 2, StaircaseSums::kFp16>::kTokens;
-
 /// Strips of either rule that a batch can have, hence an upper bound of its tiles.
 std::int64_t most_tiles(const LayerShape& shape) {
   const std::int64_t strips = shape.grid_rows + shape.grid_cols;
   const std::int64_t entries = shape.num_tokens * std::min(shape.top_k, strips);
-  return entries / kTileTokens + std::min(entries, strips);
+  return entries / kStripTileTokens + std::min(entries, strips);
 }
 
 }  // namespace
@@ -42,10 +40,8 @@ bool experts_staircase_supported(const LayerShape& shape, int major, int minor) 
 #endif
   constexpr std::int64_t kMaxInt = std::int64_t{1} << 31U;
   return kBuilt && major == 9 && minor == 0 && shape.dtype == Dtype::kBF16 && shape.hidden_size % 8 == 0 &&
-         most_tiles(shape) * kTileTokens < kMaxInt;
+         most_tiles(shape) * kStripTileTokens < kMaxInt;
 }
-
-std::int64_t experts_staircase_tile_tokens(const LayerShape& /*shape*/) { return kTileTokens; }
 
 void launch_experts_staircase(const LayerShape& shape, const void* hidden_states,
                               const DeviceWeights& weights, DeviceStrips strips, StaircaseOutput output,

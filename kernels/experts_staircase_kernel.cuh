@@ -82,7 +82,7 @@ void launch_staircase_tiles(const LayerShape& shape, const DeviceWeights& weight
 template <StaircaseSums kSums>
 void launch_staircase(const LayerShape& shape, const DeviceWeights& weights, const StaircaseArguments& args,
                       std::int64_t max_tiles, cudaStream_t stream) {
-  switch (staircase_segment(shape.grid_rows, shape.grid_cols)) {
+  switch (strip_segment_experts(shape.grid_rows, shape.grid_cols)) {
     case 64:
       return launch_staircase_tiles<StaircaseTiles<64, 1, kSums>>(shape, weights, args, max_tiles, stream);
     case 160:

@@ -141,8 +141,6 @@ struct StaircaseOutput {
 /// Whether the kernel takes this shape (bf16 storage, hidden_size a multiple of 8, 32-bit strip entries) on a
 /// device of compute capability `major`.`minor`, in a build that holds its code.
 bool experts_staircase_supported(const LayerShape& shape, int major, int minor);
-/// Most tokens in a tile: the `tile_tokens` that strips for this kernel must be cut with.
-std::int64_t experts_staircase_tile_tokens(const LayerShape& shape);
 /// Bytes of StaircaseOutput::sums.
 std::int64_t staircase_sums_bytes(const LayerShape& shape, StaircaseSums kind);
 /// *bound (device, one float) = max over experts of |w_in[i]|_2 * |w_out[i]|_inf. Once per set of weights.
@@ -152,7 +150,7 @@ void launch_expert_bound(const LayerShape& shape, const DeviceWeights& weights, 
 /// routing): exponents from |x_t|_2 and `bound`, sums and the tile counter (strips.counts[2]) cleared.
 void launch_staircase_prepare(const LayerShape& shape, const void* hidden_states, const float* bound,
                               DeviceStrips strips, StaircaseOutput output, cudaStream_t stream);
-/// output.sums += the experts' outputs. `strips` holds tiles of at most experts_staircase_tile_tokens().
+/// output.sums += the experts' outputs. `strips` holds tiles of at most kStripTileTokens.
 void launch_experts_staircase(const LayerShape& shape, const void* hidden_states,
                               const DeviceWeights& weights, DeviceStrips strips, StaircaseOutput output,
                               cudaStream_t stream);

@@ -25,7 +25,9 @@ struct LayerDesign {
   StaircaseSums sums() const {
     return options.deterministic ? StaircaseSums::kFixedPoint : StaircaseSums::kFp16;
   }
-  static constexpr StripRule kStripRule = StripRule::kMinimalCover;
+  StripRule strip_rule() const {
+    return on_strips ? moescope::strip_rule(shape, options.deterministic) : StripRule::kMinimalCover;
+  }
 };
 
 /// The design on a device of `compute_capability` (10 * major + minor): on strips where the kernel runs and

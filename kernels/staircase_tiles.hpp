@@ -3,12 +3,12 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/strip_tiles.hpp"
 #include "core/tile_config.hpp"
 #include "kernels/launch.hpp"
 
-/// Host arithmetic of the staircase kernel (experts_staircase.cu): the segments that strips are cut into and
-/// a block's shared memory. constexpr, so that it is tested without a GPU; the kernel uses the same
-/// functions.
+/// Host arithmetic of the staircase kernel (experts_staircase.cu): a block's shared memory. constexpr, so
+/// that it is tested without a GPU; the kernel uses the same functions.
 namespace moescope::cuda {
 
 /// A tile is kTokens tokens against a segment of kExperts experts of one strip. Its operands pass through a
@@ -22,6 +22,7 @@ struct StaircaseTiles {
   static constexpr int kExperts = kN * kParts;
   static constexpr int kWarpgroups = 2;  ///< consumers, 64 tokens each
   static constexpr int kTokens = 64 * kWarpgroups;
+  static_assert(kTokens == kStripTileTokens);
   static constexpr int kThreads = 128 * (kWarpgroups + 1);
   static constexpr int kProducerRegisters = 40;
   static constexpr int kConsumerRegisters = 232;
@@ -58,19 +59,5 @@ struct StaircaseTiles {
   static_assert(kN % 32 == 0 && kN <= 256 && kSlots >= 4);
   static_assert(8 * (3 * kSlots + 2 * kXSlots + 2 * kQueue) <= kBarrierBytes);
 };
-
-/// Experts per segment for a grid: the size that pads its strips least, the larger one among equals.
-constexpr int staircase_segment(std::int64_t grid_rows, std::int64_t grid_cols) {
-  int best = 0;
-  std::int64_t best_padded = 0;
-  for (const int experts : {320, 256, 160, 64}) {
-    const std::int64_t padded = round_up(grid_rows, experts) + round_up(grid_cols, experts);
-    if (best == 0 || padded < best_padded) {
-      best = experts;
-      best_padded = padded;
-    }
-  }
-  return best;
-}
 
 }  // namespace moescope::cuda

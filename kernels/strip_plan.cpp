@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <limits>
 
 #include "core/error.hpp"
@@ -14,18 +13,6 @@ namespace moescope::cuda {
 namespace {
 
 constexpr std::int64_t kAlignment = 16;
-
-/// Largest s with s * s <= 4 K.
-std::int64_t max_strips(std::int64_t top_k) {
-  auto strips = static_cast<std::int64_t>(2 * std::sqrt(static_cast<double>(top_k)));
-  while (strips * strips > 4 * top_k) {
-    --strips;
-  }
-  while ((strips + 1) * (strips + 1) <= 4 * top_k) {
-    ++strips;
-  }
-  return strips;
-}
 
 /// Layout with `num_lengths` words for the histogram and extra(per_lane) bytes at the end.
 template <class Extra>
@@ -107,10 +94,7 @@ StripCapacity strip_capacity(const LayerShape& shape, StripRule rule, std::int64
   }
   StripCapacity capacity;
   capacity.tile_tokens = tile_tokens;
-  // All rows in use are a cover, and so are all columns in use.
-  capacity.max_cover = rule == StripRule::kRowsOnly
-                           ? std::min(shape.top_k, shape.grid_rows)
-                           : std::min({max_strips(shape.top_k), shape.grid_rows, shape.grid_cols});
+  capacity.max_cover = max_strips_of_token(shape, rule);
   capacity.max_entries = shape.num_tokens * capacity.max_cover;
   if (capacity.max_entries > std::numeric_limits<std::int32_t>::max()) {
     throw InvalidArgument("num_tokens", fmt::to_string(shape.num_tokens),

@@ -6,16 +6,11 @@
 #include <cstdint>
 
 #include "core/layer_shape.hpp"
+#include "core/strip_tiles.hpp"
 
 /// Routing of a batch as thresholds and strips, straight from the router's scores: the staircase schedule's
 /// own form, in which no pair is ever listed. Conventions as in launch.hpp.
 namespace moescope::cuda {
-
-/// How a token's selected set is cut into strips.
-enum class StripRule : std::uint8_t {
-  kMinimalCover,  ///< fewest strips, rows and columns (core's minimal_strip_cover): at most 2 sqrt(K)
-  kRowsOnly,      ///< every row that holds a selected expert: W and V are read once, a token has more strips
-};
 
 /// One unit of work: tokens strip_tokens[first_entry, first_entry + count) against the experts of `strip`.
 struct StripTile {
@@ -24,19 +19,6 @@ struct StripTile {
   std::int32_t count = 0;  ///< tokens, at most StripCapacity::tile_tokens
   std::int32_t reserved = 0;
 };
-
-/// Tokens of tile `tile` of a strip with `count` tokens. Two tiles share equally: they then run side by side
-/// and find each other's W and V in L2 (a small one runs ahead of its neighbour by more than L2 keeps). From
-/// three on, full tiles and a rest: each reads W and V from L2 anyway, and a rest costs less. Measured:
-/// docs/performance.md.
-constexpr std::int32_t strip_tile_tokens(std::int32_t count, std::int32_t tile_tokens, std::int32_t tile) {
-  const std::int32_t tiles = (count + tile_tokens - 1) / tile_tokens;
-  if (tiles == 2) {
-    return (count + 1 - tile) / 2;
-  }
-  const std::int32_t left = count - tile * tile_tokens;
-  return left < tile_tokens ? left : tile_tokens;
-}
 
 /// Expert (r, c) belongs to token t's selected set exactly if S = p_r[r] + p_c[c] (fp32, rounded once)
 /// satisfies S > threshold[t], or S == threshold[t] and its id <= tie_limit[t]. Its gate is exp(S -

@@ -181,7 +181,7 @@ TEST(AccessStream, StripsAreSelectedAndListedAsTheKernelsDo) {
   const auto rows = static_cast<std::uint64_t>(s.shape.grid_rows);
   const auto cols = static_cast<std::uint64_t>(s.shape.grid_cols);
   const auto entries = static_cast<std::uint64_t>(s.schedule.tokens.size());
-  const detail::StripArrays arrays(s.shape, s.map().strips);
+  const detail::StripArrays arrays(s.shape, s.schedule.options.strip_rule, s.map().strips);
   const auto of = [&](Stage stage, std::uint64_t begin, std::uint64_t end) {
     return s.bytes(stage, begin, static_cast<std::int64_t>(end - begin));
   };

@@ -203,5 +203,25 @@ TEST(StaircaseSchedule, GivesEachTokenItsMinimalCover) {
   }
 }
 
+TEST(StaircaseSchedule, OfRowsAloneTakesEveryRowInUseOnce) {
+  for (const RoutingSkew skew : {RoutingSkew::kGaussian, RoutingSkew::kUniform}) {
+    const Routing routing = test::make_routing({test::make_shape(60, 8, 20, 30, 50), skew}, 5);
+    const Schedule schedule = build_staircase(routing, {.strip_rule = StripRule::kRowsOnly});
+    validate(schedule, routing);
+    std::vector<std::set<std::int32_t>> rows_of(static_cast<std::size_t>(routing.num_tokens));
+    for (const WorkItem& item : schedule.items) {
+      ASSERT_EQ(item.kind, WorkItemKind::kRowStrip);
+      for (std::int64_t t = item.token_begin; t < item.token_end; ++t) {
+        EXPECT_TRUE(rows_of[schedule.tokens[t]].insert(item.strip).second);
+      }
+    }
+    for (std::int64_t token = 0; token < routing.num_tokens; ++token) {
+      std::set<std::int32_t> expected;
+      for (const std::int32_t id : routing.ids_of(token)) expected.insert(id / 30);
+      EXPECT_EQ(rows_of[token], expected) << "token " << token;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace moescope

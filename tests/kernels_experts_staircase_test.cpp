@@ -17,7 +17,6 @@ namespace moescope {
 namespace {
 
 using cuda::StaircaseSums;
-using cuda::StripRule;
 using test::ExpertCase;
 using test::make_shape;
 using test::RoutingSkew;
@@ -59,8 +58,7 @@ class Staircase {
  public:
   explicit Staircase(const StaircaseCase& c)
       : strips_(test::make_host_strips(c.shape, make_logits(c, c.shape.grid_rows, 1),
-                                       make_logits(c, c.shape.grid_cols, 2), c.rule,
-                                       cuda::experts_staircase_tile_tokens(c.shape))),
+                                       make_logits(c, c.shape.grid_cols, 2), c.rule, kStripTileTokens)),
         case_(make_case(c, strips_.routing)),
         experts_(case_),
         bound_(1) {
@@ -220,14 +218,6 @@ TEST(ExpertsStaircase, AddendIsAddedOnce) {
     const auto* const values = reinterpret_cast<const float*>(device.get());
     EXPECT_LE(test::relative_error(staircase.run(kind, values), reference), 3e-3);
   }
-}
-
-TEST(ExpertsStaircaseHost, SegmentsPadStripsLeast) {
-  EXPECT_EQ(cuda::staircase_segment(320, 320), 320);
-  EXPECT_EQ(cuda::staircase_segment(64, 64), 64);
-  EXPECT_EQ(cuda::staircase_segment(1024, 1024), 256);
-  EXPECT_EQ(cuda::staircase_segment(160, 100), 160);
-  EXPECT_EQ(cuda::staircase_segment(1, 1), 64);
 }
 
 TEST(ExpertsStaircaseHost, WhatItTakesIsSaid) {

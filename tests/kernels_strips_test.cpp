@@ -25,7 +25,6 @@ namespace {
 
 using cuda::DeviceBuffer;
 using cuda::StripBuffers;
-using cuda::StripRule;
 using test::make_shape;
 
 /// Logits on the device with the outputs of both selections.
@@ -170,7 +169,7 @@ void expect_lists(const LayerShape& shape, const cuda::HostStrips& strips, std::
       ASSERT_GE(strips.tiles[tile].count, 1);
       ASSERT_LE(strips.tiles[tile].count, tile_tokens);
       ASSERT_EQ(strips.tiles[tile].count,
-                cuda::strip_tile_tokens(end - first, static_cast<std::int32_t>(tile_tokens), part));
+                strip_tile_tokens(end - first, static_cast<std::int32_t>(tile_tokens), part));
       next += strips.tiles[tile].count;
     }
   }
@@ -308,7 +307,7 @@ TEST(StripsGpuValues, BuffersHoldWhatTheCapacitySays) {
   for (const LayerShape& shape : strip_shapes()) {
     for (const StripRule rule : {StripRule::kMinimalCover, StripRule::kRowsOnly}) {
       const StripBuffers buffers(shape, rule, 128);
-      EXPECT_EQ(buffers.bytes(), strip_capacity(shape, rule, 128).bytes) << shape.label();
+      EXPECT_EQ(buffers.bytes(), cuda::strip_capacity(shape, rule, 128).bytes) << shape.label();
     }
   }
 }

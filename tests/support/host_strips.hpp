@@ -83,7 +83,7 @@ inline std::vector<std::int32_t> select_sums(const float* row, std::int64_t rows
 
 /// Strips of a batch from its logits [L, Nr] and [L, Nc].
 inline HostStrips make_host_strips(const LayerShape& shape, const std::vector<float>& row_logits,
-                                   const std::vector<float>& col_logits, cuda::StripRule rule,
+                                   const std::vector<float>& col_logits, StripRule rule,
                                    std::int64_t tile_tokens) {
   const std::int64_t rows = shape.grid_rows;
   const std::int64_t cols = shape.grid_cols;
@@ -104,7 +104,7 @@ inline HostStrips make_host_strips(const LayerShape& shape, const std::vector<fl
     const std::vector<std::int32_t> ids =
         select_sums(row, rows, col, cols, shape.top_k, threshold, tie_limit);
     StripCover cover;
-    if (rule == cuda::StripRule::kMinimalCover) {
+    if (rule == StripRule::kMinimalCover) {
       cover = minimal_strip_cover(ids, rows, cols);
     } else {
       for (const std::int32_t id : ids) {
@@ -141,7 +141,7 @@ inline HostStrips make_host_strips(const LayerShape& shape, const std::vector<fl
     const auto count = static_cast<std::int32_t>(tokens[strip].size());
     std::int32_t done = 0;
     for (std::int32_t tile = 0; done < count; ++tile) {
-      const std::int32_t size = cuda::strip_tile_tokens(count, static_cast<std::int32_t>(tile_tokens), tile);
+      const std::int32_t size = strip_tile_tokens(count, static_cast<std::int32_t>(tile_tokens), tile);
       strips.tiles.push_back(
           {.strip = static_cast<std::int32_t>(strip), .first_entry = first + done, .count = size});
       done += size;

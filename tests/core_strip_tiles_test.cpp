@@ -1,0 +1,83 @@
+// How strips are cut, and into what tiles.
+#include "core/strip_tiles.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "core/access_stream.hpp"
+
+namespace moescope {
+namespace {
+
+LayerShape shape_of(std::int64_t num_tokens, std::int64_t top_k) {
+  return {.num_tokens = num_tokens, .hidden_size = 1024, .grid_rows = 320, .grid_cols = 320, .top_k = top_k};
+}
+
+TEST(StripTiles, HoldEveryTokenOnceAndTwoOfThemShareEqually) {
+  for (const int most : {1, 4, 128}) {
+    for (int count = 1; count <= 5 * most; ++count) {
+      const int tiles = (count + most - 1) / most;
+      int sum = 0;
+      int smallest = most;
+      for (int tile = 0; tile < tiles; ++tile) {
+        const int tokens = strip_tile_tokens(count, most, tile);
+        ASSERT_GE(tokens, 1) << count << " tokens, tile " << tile << " of at most " << most;
+        ASSERT_LE(tokens, most);
+        smallest = std::min(smallest, tokens);
+        sum += tokens;
+      }
+      ASSERT_EQ(sum, count);
+      if (tiles == 2) {
+        ASSERT_EQ(smallest, count / 2);
+      }
+    }
+  }
+}
+
+TEST(StripTiles, SegmentsPadStripsLeast) {
+  EXPECT_EQ(strip_segment_experts(320, 320), 320);
+  EXPECT_EQ(strip_segment_experts(64, 64), 64);
+  EXPECT_EQ(strip_segment_experts(1024, 1024), 256);
+  EXPECT_EQ(strip_segment_experts(160, 100), 160);
+  EXPECT_EQ(strip_segment_experts(1, 1), 64);
+}
+
+TEST(StripTiles, ATokenHasAtMostTwoSqrtKStripsOrKRows) {
+  for (std::int64_t top_k = 1; top_k <= 4096; ++top_k) {
+    LayerShape shape = shape_of(1, top_k);
+    const std::int64_t strips = max_strips_of_token(shape, StripRule::kMinimalCover);
+    ASSERT_LE(strips * strips, 4 * top_k);
+    ASSERT_TRUE((strips + 1) * (strips + 1) > 4 * top_k || strips == 320);
+    ASSERT_EQ(max_strips_of_token(shape, StripRule::kRowsOnly), std::min<std::int64_t>(top_k, 320));
+    shape.grid_cols = 10;
+    ASSERT_LE(max_strips_of_token(shape, StripRule::kMinimalCover), 10);
+  }
+}
+
+TEST(StripRuleOfABatch, IsRowsAloneUpToWhereTilesCostMoreThanBytes) {
+  EXPECT_EQ(strip_rule(shape_of(64, 512), false), StripRule::kRowsOnly);
+  EXPECT_EQ(strip_rule(shape_of(1280, 512), false), StripRule::kRowsOnly);
+  EXPECT_EQ(strip_rule(shape_of(1281, 512), false), StripRule::kMinimalCover);
+  EXPECT_EQ(strip_rule(shape_of(1024, 512), true), StripRule::kMinimalCover);
+  EXPECT_EQ(strip_rule(shape_of(1024, 4096), false), StripRule::kMinimalCover);
+  EXPECT_EQ(strip_rule(shape_of(2560, 128), false), StripRule::kRowsOnly);
+}
+
+TEST(StripRuleOfABatch, HoldsWhereTheKernelOnStripsRuns) {
+  const LayerShape shape = shape_of(256, 512);
+  const auto rule = [&](const LayerShape& of, ScheduleKind kind, const StreamOptions& options, bool fixed) {
+    return options_on_device(of, {.kind = kind}, options, fixed).strip_rule;
+  };
+  EXPECT_EQ(rule(shape, ScheduleKind::kStaircase, {}, false), StripRule::kRowsOnly);
+  EXPECT_EQ(rule(shape, ScheduleKind::kStaircase, {}, true), StripRule::kMinimalCover);
+  EXPECT_EQ(rule(shape, ScheduleKind::kExpertCentric, {}, false), StripRule::kMinimalCover);
+  EXPECT_EQ(rule(shape, ScheduleKind::kStaircase, {.staircase = StaircaseKernels::kLists}, false),
+            StripRule::kMinimalCover);
+  LayerShape fp32 = shape;
+  fp32.dtype = Dtype::kF32;
+  EXPECT_EQ(rule(fp32, ScheduleKind::kStaircase, {}, false), StripRule::kMinimalCover);
+}
+
+}  // namespace
+}  // namespace moescope
