@@ -86,14 +86,16 @@ void fill_select(const StreamContext& context, const StripArrays& arrays, const 
   add(at(context.map.working, token * (rows + cols)), rows + cols, AccessKind::kReadCached);
   add(at(arrays.row_log_probs, token * rows), rows, AccessKind::kWrite);
   add(at(arrays.col_log_probs, token * cols), cols, AccessKind::kWrite);
-  // Read again when the cover is known.
+  // Read again when the cover is known; columns only where it may have some.
+  const StripRule rule = context.schedule->options.strip_rule;
   add(at(arrays.row_log_probs, token * rows), rows, AccessKind::kRead);
   add(at(arrays.uncovered_rows, token * rows), rows, AccessKind::kWrite);
-  add(at(arrays.col_log_probs, token * cols), cols, AccessKind::kRead);
+  if (rule != StripRule::kRowsOnly) {
+    add(at(arrays.col_log_probs, token * cols), cols, AccessKind::kRead);
+  }
   const std::int64_t first = covers.offsets[token];
   const std::int64_t strips = covers.offsets[token + 1] - first;
-  const std::int64_t list =
-      token * max_strips_of_token(context.shape, context.schedule->options.strip_rule) * 4;
+  const std::int64_t list = token * max_strips_of_token(context.shape, rule) * 4;
   if (strips > 0) {
     add(at(arrays.cover, list), strips * 4, AccessKind::kWrite);
     for (std::int64_t i = first; i < first + strips; ++i) {
@@ -220,6 +222,9 @@ void add_strip_schedule(std::vector<KernelLaunch>& launches, const StreamContext
          if (block == 0) {
            add(arrays.end, strips * 20, AccessKind::kWrite);
            return;
+         }
+         if (block == blocks - 1) {  // the last to finish clears the counts for the next run
+           add(arrays.counts, strips * 4, AccessKind::kWrite);
          }
          const std::int64_t list =
              max_strips_of_token(context.shape, context.schedule->options.strip_rule) * 4;

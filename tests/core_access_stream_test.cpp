@@ -53,8 +53,10 @@ struct Streams {
   Schedule schedule;
   std::vector<KernelLaunch> launches;
 
-  Streams(ScheduleKind kind, const StreamOptions& options = {}, bool deterministic = true) {
-    schedule = build_schedule(routing, {.kind = kind, .group_size = 5, .deterministic = deterministic});
+  Streams(ScheduleKind kind, const StreamOptions& options = {}, bool deterministic = true,
+          StripRule rule = StripRule::kMinimalCover) {
+    schedule = build_schedule(
+        routing, {.kind = kind, .group_size = 5, .deterministic = deterministic, .strip_rule = rule});
     launches = layer_stream(shape, routing, schedule, options);
   }
 
@@ -93,7 +95,7 @@ struct Streams {
     }
     return flop;
   }
-  detail::TensorMap map() const { return detail::TensorMap(shape); }
+  detail::TensorMap map() const { return {shape, schedule.options.strip_rule}; }
   std::int64_t row_bytes() const { return shape.hidden_size * 2; }
   std::int64_t matrix_bytes() const { return shape.num_experts() * row_bytes(); }
 };
@@ -173,29 +175,65 @@ TEST(AccessStream, StripsReadWholeRowsAndColumnsOfTheGrid) {
   }
 }
 
-/// Sectors that the staircase's selection and schedule ask for, computed by hand from what the kernels read
+/// Bytes that the staircase's selection and schedule ask for, computed by hand from what the kernels read
 /// and write (kernels/router_select_strips.cu, schedule_strips.cu).
 TEST(AccessStream, StripsAreSelectedAndListedAsTheKernelsDo) {
-  const Streams s(ScheduleKind::kStaircase);
-  const auto tokens = static_cast<std::uint64_t>(s.shape.num_tokens);
-  const auto rows = static_cast<std::uint64_t>(s.shape.grid_rows);
-  const auto cols = static_cast<std::uint64_t>(s.shape.grid_cols);
-  const auto entries = static_cast<std::uint64_t>(s.schedule.tokens.size());
-  const detail::StripArrays arrays(s.shape, s.schedule.options.strip_rule, s.map().strips);
-  const auto of = [&](Stage stage, std::uint64_t begin, std::uint64_t end) {
-    return s.bytes(stage, begin, static_cast<std::int64_t>(end - begin));
+  for (const StripRule rule : {StripRule::kMinimalCover, StripRule::kRowsOnly}) {
+    const Streams s(ScheduleKind::kStaircase, {}, true, rule);
+    const auto tokens = static_cast<std::uint64_t>(s.shape.num_tokens);
+    const auto rows = static_cast<std::uint64_t>(s.shape.grid_rows);
+    const auto cols = static_cast<std::uint64_t>(s.shape.grid_cols);
+    const auto entries = static_cast<std::uint64_t>(s.schedule.tokens.size());
+    const detail::StripArrays arrays(s.shape, rule, s.map().strips);
+    const auto of = [&](Stage stage, std::uint64_t begin, std::uint64_t end) {
+      return s.bytes(stage, begin, static_cast<std::int64_t>(end - begin));
+    };
+    using enum Stage;
+    EXPECT_EQ(of(kRouterSelect, s.map().working, s.map().output)[AccessKind::kReadCached],
+              tokens * (rows + cols) * 4);
+    // Rows alone: whether a column belongs to the cover is not asked.
+    const std::uint64_t read_again = rule == StripRule::kRowsOnly ? rows : rows + cols;
+    auto log_probs = of(kRouterSelect, arrays.row_log_probs, arrays.of_tokens);
+    EXPECT_EQ(log_probs[AccessKind::kWrite], tokens * (2 * rows + cols) * 4);
+    EXPECT_EQ(log_probs[AccessKind::kRead], tokens * read_again * 4);
+    EXPECT_EQ(of(kRouterSelect, arrays.of_tokens, arrays.cover)[AccessKind::kWrite], tokens * 16);
+    EXPECT_EQ(of(kRouterSelect, arrays.cover, arrays.counts)[AccessKind::kWrite], entries * 8);
+    EXPECT_EQ(of(kRouterSelect, arrays.counts, arrays.tokens)[AccessKind::kReduce], entries * 4);
+    EXPECT_EQ(of(kSchedule, arrays.tokens, arrays.end)[AccessKind::kWrite], entries * 4);
+    EXPECT_EQ(of(kSchedule, arrays.cover, arrays.counts)[AccessKind::kReadCached], entries * 8);
+    EXPECT_EQ(of(kSchedule, arrays.counts, arrays.tokens)[AccessKind::kWrite], (rows + cols) * 4);
+  }
+}
+
+/// What options_on_device() makes of a small batch: every row that a token uses, and no column.
+TEST(AccessStream, RowsAloneReadEachUsedRowOnceAndKeepListsForThem) {
+  const StreamOptions options;
+  const LayerShape shape = small_shape();
+  const ScheduleOptions on_device =
+      options_on_device(shape, {.kind = ScheduleKind::kStaircase, .deterministic = false}, options);
+  ASSERT_EQ(on_device.strip_rule, StripRule::kRowsOnly);
+  const Streams s(ScheduleKind::kStaircase, options, false, on_device.strip_rule);
+  // staircase_routing(): rows 0 to 8, two of them per token, whose 37 tokens fit one tile.
+  ASSERT_EQ(s.schedule.items.size(), 8U);
+  ASSERT_EQ(s.schedule.tokens.size(), 2U * 37);
+  const auto strip = static_cast<std::uint64_t>(s.shape.grid_cols * s.row_bytes());
+  for (const std::uint64_t matrix : {s.map().w_in, s.map().w_out}) {
+    EXPECT_EQ(s.bytes(Stage::kExperts, matrix, s.matrix_bytes())[AccessKind::kRead], 8 * strip);
+  }
+  EXPECT_EQ(s.bytes(Stage::kExperts, s.map().x, 37 * s.row_bytes())[AccessKind::kRead],
+            static_cast<std::uint64_t>(2 * 37 * s.row_bytes()));
+  // Of the log-probabilities of the other axis, columns' alone; a row's own is one number.
+  const detail::StripArrays arrays(s.shape, on_device.strip_rule, s.map().strips);
+  const auto of = [&](std::uint64_t begin, std::uint64_t end) {
+    return s.bytes(Stage::kExperts, begin, static_cast<std::int64_t>(end - begin));
   };
-  using enum Stage;
-  EXPECT_EQ(of(kRouterSelect, s.map().working, s.map().output)[AccessKind::kReadCached],
-            tokens * (rows + cols) * 4);
-  auto log_probs = of(kRouterSelect, arrays.row_log_probs, arrays.of_tokens);
-  EXPECT_EQ(log_probs[AccessKind::kWrite], tokens * (2 * rows + cols) * 4);
-  EXPECT_EQ(log_probs[AccessKind::kRead], tokens * (rows + cols) * 4);
-  EXPECT_EQ(of(kRouterSelect, arrays.of_tokens, arrays.cover)[AccessKind::kWrite], tokens * 16);
-  EXPECT_EQ(of(kRouterSelect, arrays.cover, arrays.counts)[AccessKind::kWrite], entries * 8);
-  EXPECT_EQ(of(kRouterSelect, arrays.counts, arrays.tokens)[AccessKind::kReduce], entries * 4);
-  EXPECT_EQ(of(kSchedule, arrays.tokens, arrays.end)[AccessKind::kWrite], entries * 4);
-  EXPECT_EQ(of(kSchedule, arrays.cover, arrays.counts)[AccessKind::kReadCached], entries * 8);
+  EXPECT_EQ(of(arrays.col_log_probs, arrays.uncovered_rows)[AccessKind::kRead], 2U * 37 * 10 * 4);
+  EXPECT_EQ(of(arrays.row_log_probs, arrays.col_log_probs)[AccessKind::kReadCached], 2U * 37 * 4);
+  EXPECT_TRUE(of(arrays.uncovered_rows, arrays.of_tokens).empty());
+  // A token may use as many rows as it has experts: 8, where a cover has at most 5 strips.
+  EXPECT_EQ(arrays.ranks - arrays.cover, round_up(37 * 8 * 4, 256));
+  const detail::StripArrays covers(s.shape, StripRule::kMinimalCover, s.map().strips);
+  EXPECT_EQ(covers.ranks - covers.cover, round_up(37 * 5 * 4, 256));
 }
 
 TEST(AccessStream, StaircaseOnListsWritesEveryScoreOnce) {
