@@ -224,7 +224,8 @@ Routing CudaLayer::routing() {
     return routing_->download(shape, stream());
   }
   // On strips no pair is listed: the same selection from the same logits, as a list.
-  const DeviceBuffer<float> logits(shape.num_tokens * (shape.grid_rows + shape.grid_cols));
+  // Filled first: what cuBLASLt stores through the bulk copy engine counts as never written to initcheck.
+  const auto logits = make_filled<float>(shape.num_tokens * (shape.grid_rows + shape.grid_cols), stream());
   const Bytes workspace(router_select_workspace_bytes(shape));
   const auto bad_logit = make_filled<std::int64_t>(1, stream());
   const RoutingBuffers routing(shape);

@@ -110,8 +110,10 @@ struct StaircaseShared {
       barrier_init(x_empty(i), kConsumerWarps);
     }
     for (std::uint32_t i = 0; i < Tiles::kQueue; ++i) {
-      barrier_init(item_full(i), 1);
-      barrier_init(item_empty(i), kConsumerWarps + 4);  // and the producer warps
+      // Every lane arrives that writes an item or reads it, but for the weights' one thread: what a lane
+      // did is then ordered by its own arrival, which racecheck can follow, and once a tile it costs nothing.
+      barrier_init(item_full(i), 32);
+      barrier_init(item_empty(i), 32 * (kConsumerWarps + 3) + 1);
     }
     fence_proxy_async();
   }

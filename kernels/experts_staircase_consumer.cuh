@@ -36,10 +36,7 @@ class StaircaseConsumer {
       } else {
         pass(chunks);
       }
-      __syncwarp();
-      if (lane_ == 0) {
-        barrier_arrive(shared_.item_empty(queue.slot));
-      }
+      barrier_arrive(shared_.item_empty(queue.slot));
       queue.advance();
     }
     wait_bulk();

@@ -1,6 +1,6 @@
 #pragma once
 
-#include <math_constants.h>
+#include <limits>
 
 #include "kernels/experts_staircase_common.cuh"
 
@@ -92,10 +92,7 @@ __device__ __forceinline__ void gather_tokens(const StaircaseArguments& args,
       barrier_arrive_after_copies(shared.x_full(ring.slot));
       ring.advance();
     }
-    __syncwarp();
-    if (lane == 0) {
-      barrier_arrive(shared.item_empty(queue.slot));
-    }
+    barrier_arrive(shared.item_empty(queue.slot));
     queue.advance();
   }
 }
@@ -153,6 +150,18 @@ __device__ __forceinline__ int fetch_item(const StaircaseArguments& args, Stairc
   return tile.count;
 }
 
+/// What log-probabilities of experts behind a strip's end are copied from.
+struct MinusInfinity {
+  static constexpr int kMost = 256;
+  alignas(16) float values[kMost];
+  constexpr MinusInfinity() : values() {
+    for (float& value : values) {
+      value = -std::numeric_limits<float>::infinity();
+    }
+  }
+};
+static __device__ const MinusInfinity kMinusInfinity;
+
 /// Log-probabilities of the segment's experts, of 32 tokens and one product in a slot, from `slot` on, the
 /// products in turn; -inf where the strip has ended. A lane to a token.
 template <class Tiles>
@@ -170,27 +179,37 @@ __device__ __forceinline__ void gather_log_probs(const StaircaseArguments& args,
     const int columns = length - begin < 0 ? 0 : length - begin < Tiles::kN ? length - begin : Tiles::kN;
     const int first_row = block % Tiles::kLogGroups * Tiles::kLogTokens;
     const int rows = min(max(item.count - first_row, 0), Tiles::kLogTokens);
-    const std::uint32_t target = slot * Tiles::kSlotBytes + lane * Tiles::kLogStride;
+    const std::uint32_t first_target = shared.slot(slot);
     const std::uint32_t full = shared.full(slot);
-    const float* const source =
-        lane < rows ? others + std::int64_t{item.tokens[first_row + lane]} * length + begin : others;
-    if (lane < rows) {
-      auto* const row = reinterpret_cast<float*>(shared.base + target);
-      for (int column = columns; column < Tiles::kN; ++column) {
-        row[column] = -CUDART_INF_F;
+    if (aligned) {
+      if (lane == 0) {
+        barrier_arrive_expect(full, rows * Tiles::kLogBytes);
       }
-      for (int column = 0; !aligned && column < columns; ++column) {
-        copy_async_word(shared.slots + target + column * 4, source + column);
+      __syncwarp();
+      if (lane < rows) {
+        const std::uint32_t target = first_target + lane * Tiles::kLogStride;
+        if (columns > 0) {
+          load_bulk(target, others + std::int64_t{item.tokens[first_row + lane]} * length + begin,
+                    columns * 4, full);
+        }
+        if (columns < Tiles::kN) {
+          load_bulk(target + columns * 4, kMinusInfinity.values, (Tiles::kN - columns) * 4, full);
+        }
       }
-      barrier_hold_for_copies(full);
-    }
-    __syncwarp();
-    if (lane == 0) {
-      barrier_arrive_expect(full, aligned ? rows * columns * 4 : 0);
-    }
-    __syncwarp();
-    if (aligned && lane < rows && columns > 0) {
-      load_bulk(shared.slots + target, source, columns * 4, full);
+    } else {
+      for (int row = 0; row < rows; ++row) {
+        const float* const source = others + std::int64_t{item.tokens[first_row + row]} * length + begin;
+        for (int column = lane; column < Tiles::kN; column += 32) {
+          copy_async_word(first_target + row * Tiles::kLogStride + column * 4,
+                          column < columns ? source + column : kMinusInfinity.values);
+        }
+      }
+      commit_copies();
+      wait_copies<0>();
+      __syncwarp();
+      if (lane == 0) {
+        barrier_arrive(full);
+      }
     }
     slot = (slot + 1) % Tiles::kSlots;
   }
@@ -210,10 +229,8 @@ __device__ __forceinline__ void fetch_items(const StaircaseArguments& args,
   const auto fetch = [&] {
     barrier_wait(shared.item_empty(queue.slot), queue.parity ^ 1U);
     const int count = fetch_item<Tiles>(args, shared.items[queue.slot], num_items, lane);
-    __syncwarp();
-    if (lane == 0) {
-      barrier_arrive(shared.item_full(queue.slot));
-    }
+    __syncwarp();  // this warp reads other lanes' entries itself
+    barrier_arrive(shared.item_full(queue.slot));
     queue.advance();
     return count;
   };
@@ -221,10 +238,7 @@ __device__ __forceinline__ void fetch_items(const StaircaseArguments& args,
   while (fetch() > 0) {
     gather_log_probs<Tiles>(args, shared, shared.items[current], slot, parities, lane);
     slot = (slot + 2 * weight_slots) % Tiles::kSlots;  // past V and the next item's W
-    __syncwarp();
-    if (lane == 0) {
-      barrier_arrive(shared.item_empty(current));
-    }
+    barrier_arrive(shared.item_empty(current));
     current = queue.slot;
   }
 }

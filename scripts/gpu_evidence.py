@@ -89,7 +89,8 @@ def sanitize(job):
     command = ["compute-sanitizer", "--tool", tool, program, f"--gtest_filter={SANITIZER_FILTER}"]
     what = f"{tool} {program.name}"
     try:
-        done = run(command, timeout=SANITIZER_TIMEOUT_S, env=dict(os.environ, MOESCOPE_REQUIRE_GPU="1"))
+        done = run(command, timeout=SANITIZER_TIMEOUT_S,
+                   env=dict(os.environ, MOESCOPE_REQUIRE_GPU="1", MOESCOPE_SANITIZER="1"))
     except subprocess.TimeoutExpired:
         print(f"{what}: no result in {SANITIZER_TIMEOUT_S} s")
         return [row(head, "sanitizer_findings", None, "findings", "failed", f"{what}: no result in {SANITIZER_TIMEOUT_S} s")], True

@@ -130,7 +130,9 @@ void check_layer(MoeBackend& backend, const LayerInputs& inputs, const ScheduleO
   EXPECT_EQ(times.back().stage, Stage::kLayer);
   // A run of its own, in which stages overlap: it does not take longer than they do one after another.
   EXPECT_GT(times.back().time_s, 0);
-  EXPECT_LE(times.back().time_s, 1e-5 + 1.05 * sum);
+  if (!test::under_sanitizer()) {
+    EXPECT_LE(times.back().time_s, 1e-5 + 1.05 * sum);
+  }
 
   const Routing routing = layer->routing();
   ASSERT_NO_THROW(routing.validate());

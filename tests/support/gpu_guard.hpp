@@ -16,6 +16,12 @@ inline bool gpu_is_required() {
   return value != nullptr && std::string(value) == "1";
 }
 
+/// MOESCOPE_SANITIZER=1 says that a tool slows kernels down unevenly: what compares times is left out.
+inline bool under_sanitizer() {
+  const char* value = std::getenv("MOESCOPE_SANITIZER");
+  return value != nullptr && std::string(value) == "1";
+}
+
 }  // namespace moescope::test
 
 /// First line of a test body (or of SetUp) that needs a GPU.
