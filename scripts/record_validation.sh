@@ -24,7 +24,7 @@ command_of() {
   local program=$1 output=$2
   shift 2
   echo "$program" profile --backend cuda "$@" "${schedules[@]/#/--schedule=}" --metrics traffic --seed 1 -q \
-    --min-samples 11 --max-time 1 --ceilings "${output%/*}/ceilings/rows.jsonl" --output "$output"
+    --min-samples 11 --max-time 0.3 --ceilings "${output%/*}/ceilings/rows.jsonl" --output "$output"
 }
 
 # commands PROGRAM OUTPUT: one a line, ceilings aside.
