@@ -46,12 +46,18 @@ struct CacheGeometry {
   void validate(std::string_view name) const;
 };
 
-/// Spreads line numbers over sets; the same for every cache, so that classes agree between levels.
+/// Spreads line numbers over sets; the same for every cache, so that classes agree between levels. The lower
+/// 6 bits are a permutation of every 64 neighbouring lines: a long range has equally many lines in each
+/// class, so that a sample of classes sees its share of it.
 constexpr std::uint64_t hash_line(std::uint64_t line) {
-  std::uint64_t h = line * 0x9E3779B97F4A7C15ULL;
-  h ^= h >> 32;
-  h *= 0xD6E8FEB86659FD93ULL;
-  return h ^ (h >> 32);
+  constexpr auto mix = [](std::uint64_t x) {
+    std::uint64_t h = x * 0x9E3779B97F4A7C15ULL;
+    h ^= h >> 32;
+    h *= 0xD6E8FEB86659FD93ULL;
+    return h ^ (h >> 32);
+  };
+  constexpr std::uint64_t kLower = kMaxClasses - 1;
+  return (mix(line) & ~kLower) | ((line ^ mix(line / kMaxClasses)) & kLower);
 }
 /// Class of a line among 64.
 constexpr unsigned line_class(std::uint64_t line, Placement placement) {
