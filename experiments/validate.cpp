@@ -291,7 +291,7 @@ std::string source_of_fit(const ValidateOptions& options) {
     rows.push_back(fmt::format("{} (revision {})", names.back(), fmt::join(revisions, ", ")));
   }
   return fmt::format(
-      "stage times of {}; the third of the points that draw {} holds out was not used; fitted are fixed_s "
+      "stage times of {}; the points that draw {} holds out were not used; fitted are fixed_s "
       "and "
       "stretch of each stage's kernels; by moescope validate {} --seed {} --max-accesses {} --fit FILE",
       fmt::join(rows, ", "), options.seed, fmt::join(names, " "), options.seed, options.max_accesses);
@@ -329,7 +329,7 @@ ExitCode validate_model(const ValidateOptions& options, const Invocation& /*invo
     predictions = compare(models, options);
   }
   std::cout << fmt::format(
-      "{} modelled, {} points, a third held out by draw {}; errors are relative to the measurement\n",
+      "{} modelled, {} points, those of draw {} held out; errors are relative to the measurement\n",
       device.name, points.size(), options.seed);
   std::cout << (calibration.source.empty() ? "not calibrated\n\n"
                                            : "calibration: " + calibration.source + "\n\n");

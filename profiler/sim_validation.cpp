@@ -36,14 +36,27 @@ std::string Prediction::point() const {
 }
 
 void draw_held_out(std::span<Prediction> predictions, std::uint64_t seed) {
-  const auto names = distinct(predictions, [](const Prediction& one) { return one.point(); });
-  std::vector<std::string> order(names.begin(), names.end());
+  constexpr std::size_t kFewestShapes = 3;
+  const auto name_of_point = [](const Prediction& one) { return one.point(); };
+  const auto name_of_shape = [](const Prediction& one) { return one.shape; };
+  const bool by_shape = distinct(predictions, name_of_shape).size() >= kFewestShapes;
+  std::map<std::string, std::set<std::string>> groups;  // what is drawn, and the points in it
+  for (const Prediction& one : predictions) {
+    groups[by_shape ? one.shape : one.point()].insert(one.point());
+  }
+  std::vector<std::string> order;
+  for (const auto& group : groups) {
+    order.push_back(group.first);
+  }
   const Philox random(seed, kDrawStream);
   for (std::size_t i = order.size(); i > 1; --i) {  // Fisher and Yates
     std::swap(order[i - 1], order[random.bits(i) % i]);
   }
-  order.resize((order.size() + 2) / 3);
-  const std::set<std::string> drawn(order.begin(), order.end());
+  const std::size_t wanted = (distinct(predictions, name_of_point).size() + 2) / 3;
+  std::set<std::string> drawn;
+  for (std::size_t i = 0; drawn.size() < wanted; ++i) {
+    drawn.merge(groups[order[i]]);
+  }
   for (Prediction& one : predictions) {
     one.held_out = drawn.contains(one.point());
   }

@@ -34,8 +34,9 @@ struct Prediction {
   std::string point() const;
 };
 
-/// Marks a third of the points (rounded up) as held out: the first ones of a shuffle by `seed` of the sorted
-/// names, so that it does not depend on the order of rows.
+/// Marks points as held out: whole shapes, the first ones of a shuffle by `seed` of the sorted names, until
+/// they hold a third of the points (so that it does not depend on the order of rows); points one by one where
+/// there are fewer than three shapes.
 void draw_held_out(std::span<Prediction> predictions, std::uint64_t seed);
 
 /// Fits the kernels of every stage on the time_s that are not held out and have a bound, on

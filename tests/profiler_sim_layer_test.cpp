@@ -174,6 +174,25 @@ TEST(SimValidation, DrawsAThirdOfThePointsWhateverTheOrderOfRows) {
   EXPECT_FALSE(std::ranges::equal(predictions, other, {}, &Prediction::held_out, &Prediction::held_out));
 }
 
+TEST(SimValidation, HoldsOutWholeShapesWhereThereAreSeveral) {
+  for (const std::uint64_t seed : {0U, 1U, 2U, 3U}) {
+    std::vector<Prediction> predictions;
+    for (int shape = 0; shape < 5; ++shape) {
+      for (const char* schedule : {"staircase", "token_centric"}) {
+        predictions.push_back(
+            {std::to_string(shape), "gaussian:1", 0, schedule, "experts", "kernel", "time_s", 1, 1, 2});
+      }
+    }
+    draw_held_out(predictions, seed);
+    std::int64_t held = 0;
+    for (std::size_t i = 0; i < predictions.size(); ++i) {
+      held += predictions[i].held_out ? 1 : 0;
+      EXPECT_EQ(predictions[i].held_out, predictions[i ^ 1U].held_out);  // both schedules of a shape
+    }
+    EXPECT_EQ(held, 4);  // two shapes: a third of 10 points, rounded up
+  }
+}
+
 TEST(SimValidation, FitsOnTheOthersAndReportsBothParts) {
   auto predictions = some_predictions();
   draw_held_out(predictions, 3);
