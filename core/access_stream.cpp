@@ -219,23 +219,6 @@ void WorkUnit::clear() {
   dependent_steps = 0;
 }
 
-namespace {
-
-/// Thresholds come from the router and describe strips only: other routing takes the lists of pairs.
-bool takes_thresholds(const LayerShape& shape, const StreamOptions& options, bool fixed_routing) {
-  return options.staircase == StaircaseKernels::kThresholds && !fixed_routing && shape.dtype == Dtype::kBF16;
-}
-
-}  // namespace
-
-ScheduleOptions options_on_device(const LayerShape& shape, ScheduleOptions schedule,
-                                  const StreamOptions& options, bool fixed_routing) {
-  const bool strips =
-      schedule.kind == ScheduleKind::kStaircase && takes_thresholds(shape, options, fixed_routing);
-  schedule.strip_rule = strips ? strip_rule(shape, schedule.deterministic) : StripRule::kMinimalCover;
-  return schedule;
-}
-
 std::vector<KernelLaunch> layer_stream(const LayerShape& shape, const Routing& routing,
                                        const Schedule& schedule, const StreamOptions& options,
                                        bool fixed_routing) {
@@ -256,8 +239,13 @@ std::vector<KernelLaunch> layer_stream(const LayerShape& shape, const Routing& r
                                 dtype_bytes(shape.dtype)};
   const bool groups = std::ranges::any_of(
       schedule.items, [](const WorkItem& item) { return item.kind == WorkItemKind::kGroup; });
-  if (groups || !takes_thresholds(shape, options, fixed_routing)) {
+  // Thresholds come from the router and describe strips only: other routing takes the lists of pairs.
+  if (groups || fixed_routing || shape.dtype != Dtype::kBF16) {
     context.options.staircase = StaircaseKernels::kLists;
+  }
+  if (!context.on_strips() && schedule.options.strip_rule == StripRule::kRowsOnly) {
+    throw InvalidArgument("schedule", to_string(schedule.options),
+                          "rows alone need the router's scores, bf16 and kernels that take thresholds");
   }
   std::vector<KernelLaunch> launches;
   if (!fixed_routing) {

@@ -81,15 +81,11 @@ struct StreamOptions {
   std::int64_t strip_segment_experts = 0;  ///< experts of a strip in one work unit; 0: as the kernels choose
 };
 
-/// `schedule` as the GPU backend builds it: with the rule by which its kernels cut strips.
-ScheduleOptions options_on_device(const LayerShape& shape, ScheduleOptions schedule,
-                                  const StreamOptions& options, bool fixed_routing = false);
-
 /// Launches of the whole layer in order: the stages that the GPU backend runs for this schedule (kAuto and
 /// kSparseLibrary: InvalidArgument). `routing` and `schedule` must outlive the launches; `fixed_routing`: it
 /// was recorded, so there are no router stages. Addresses are of a made-up layout in which tensors follow one
-/// another. Throws InvalidArgument as LayerShape::validate(), and for a hidden_size that the kernels do not
-/// take.
+/// another. Throws InvalidArgument as LayerShape::validate(), for a hidden_size that the kernels do not
+/// take, and for a staircase of rows alone where they take lists of pairs.
 std::vector<KernelLaunch> layer_stream(const LayerShape& shape, const Routing& routing,
                                        const Schedule& schedule, const StreamOptions& options,
                                        bool fixed_routing = false);

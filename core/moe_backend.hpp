@@ -55,8 +55,6 @@ class LayerExecution {
   virtual ClockSample clocks() const { return {}; }
   /// The schedule that ran (kAuto resolved) and whether its output is bit-identical from run to run.
   virtual ScheduleKind schedule_kind() const = 0;
-  /// How the staircase schedule cuts a token's set here.
-  virtual StripRule strip_rule() const { return StripRule::kMinimalCover; }
   /// Why kAuto resolved to that: a line, then one for each candidate. Empty for a schedule that was named.
   virtual std::string explanation() const { return {}; }
   virtual bool deterministic() const = 0;

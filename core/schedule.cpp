@@ -17,7 +17,8 @@ constexpr std::array kKinds = {ScheduleKind::kTokenCentric,  ScheduleKind::kExpe
                                ScheduleKind::kStaircase,     ScheduleKind::kDenseMasked,
                                ScheduleKind::kSparseLibrary, ScheduleKind::kAuto};
 
-/// Ends the name of a schedule that need not be bit-repeatable.
+/// Follow the name of a staircase that takes rows alone, and of one that need not be bit-repeatable.
+constexpr std::string_view kRows = ":rows";
 constexpr std::string_view kAtomics = ":atomics";
 
 template <class T>
@@ -56,14 +57,21 @@ ScheduleKind parse_schedule_kind(std::string_view text) {
 }
 
 std::string to_string(const ScheduleOptions& options) {
-  const std::string_view suffix =
-      options.kind == ScheduleKind::kStaircase && !options.deterministic ? kAtomics : "";
-  return fmt::format("{}{}", to_string(options.kind), suffix);
+  const bool staircase = options.kind == ScheduleKind::kStaircase;
+  return fmt::format("{}{}{}", to_string(options.kind),
+                     staircase && options.strip_rule == StripRule::kRowsOnly ? kRows : "",
+                     staircase && !options.deterministic ? kAtomics : "");
 }
 
 ScheduleOptions parse_schedule(std::string_view text) {
-  if (text == fmt::format("{}{}", to_string(ScheduleKind::kStaircase), kAtomics)) {
-    return {.kind = ScheduleKind::kStaircase, .deterministic = false};
+  for (const StripRule rule : {StripRule::kMinimalCover, StripRule::kRowsOnly}) {
+    for (const bool deterministic : {true, false}) {
+      const ScheduleOptions staircase{
+          .kind = ScheduleKind::kStaircase, .deterministic = deterministic, .strip_rule = rule};
+      if (text == to_string(staircase)) {
+        return staircase;
+      }
+    }
   }
   return {.kind = parse_schedule_kind(text)};
 }

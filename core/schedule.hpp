@@ -41,8 +41,9 @@ struct ScheduleOptions {
   StripRule strip_rule = StripRule::kMinimalCover;  ///< staircase: how a token's set is cut into strips
 };
 
-/// The schedule as rows and the command line name it: its kind, or "staircase:atomics" where the
-/// bit-repeatable combine was waived. The group size is not part of the name.
+/// The schedule as rows and the command line name it: its kind; a staircase has ":rows" behind it where it
+/// takes rows alone, and ":atomics" where the bit-repeatable combine was waived. The group size is not part
+/// of the name.
 std::string to_string(const ScheduleOptions& options);
 /// Inverse; the group size is the default. Throws InvalidArgument("schedule", ...).
 ScheduleOptions parse_schedule(std::string_view text);

@@ -14,18 +14,6 @@ namespace moescope {
 /// Most tokens of one tile.
 inline constexpr std::int64_t kStripTileTokens = 128;
 
-/// The rule for a batch. Rows alone read half of the bytes, but their tiles grow in number with L and with
-/// the rows that a token uses, about sqrt(K): up to where tiles cost more than bytes. Measured on an H100 at
-/// N = 320^2, d = 1024, K = 512 (docs/performance.md); repeatable sums cost more per tile.
-constexpr StripRule strip_rule(const LayerShape& shape, bool deterministic) {
-  constexpr double kTopK = 512;
-  const double most_tokens = deterministic ? 896 : 1280;
-  const auto tokens = static_cast<double>(shape.num_tokens);
-  return tokens * tokens * static_cast<double>(shape.top_k) <= most_tokens * most_tokens * kTopK
-             ? StripRule::kRowsOnly
-             : StripRule::kMinimalCover;
-}
-
 /// Tokens of tile `tile` of a strip with `count` tokens. Two tiles share equally: they then run side by side
 /// and find each other's W and V in L2 (a small one runs ahead of its neighbour by more than L2 keeps). From
 /// three on, full tiles and a rest: each reads W and V from L2 anyway, and a rest costs less. Measured:

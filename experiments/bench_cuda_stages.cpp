@@ -143,9 +143,7 @@ class Bench {
     layer_ = backend_->prepare(*inputs_, schedule.options);
     layer_->run(l2_);
     const Routing routing = layer_->routing();
-    ScheduleOptions ran = schedule.options;
-    ran.strip_rule = layer_->strip_rule();
-    cost_ = analytic_cost(point.shape, routing, build_schedule(routing, ran));
+    cost_ = analytic_cost(point.shape, routing, build_schedule(routing, schedule.options));
     layer_name_ = name;
   }
 

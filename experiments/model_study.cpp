@@ -41,9 +41,7 @@ ModelledSchedule ModelStudy::simulate(const ScheduleOptions& schedule, const Dev
                                       const std::function<void(double)>& progress) {
   ReplayOptions replay = replay_;
   replay.progress = progress;
-  const Schedule built = build_schedule(
-      layer_->routing,
-      options_on_device(layer_->shape, schedule, device.stream_options(), layer_->fixed_routing));
+  const Schedule built = build_schedule(layer_->routing, schedule);
   const auto launches =
       layer_stream(layer_->shape, layer_->routing, built, device.stream_options(), layer_->fixed_routing);
   RowContext of_schedule = context(device);

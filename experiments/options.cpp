@@ -100,8 +100,8 @@ void add_workload_options(CLI::App& app, CommonOptions& options) {
 void add_schedule_options(CLI::App& app, CommonOptions& options) {
   app.add_option("--schedule", options.schedules,
                  "token_centric, expert_centric, staircase, dense_masked, sparse_library or auto; "
-                 "staircase:atomics need not "
-                 "be bit-repeatable, and is faster on a GPU; may be repeated")
+                 "staircase:atomics need not be bit-repeatable, and is faster on a GPU; staircase:rows and "
+                 "staircase:rows:atomics take grid rows alone, no columns; may be repeated")
       ->type_name("NAME")
       ->expected(1)
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);

@@ -223,8 +223,7 @@ std::vector<PointModel> model_points(std::vector<MeasuredPoint>& points, const V
       }
       StreamOptions stream = device.stream_options();
       stream.staircase = staircase_kernels(point);
-      const Schedule schedule = build_schedule(
-          layer->routing, options_on_device(layer->shape, point.schedule, stream, layer->fixed_routing));
+      const Schedule schedule = build_schedule(layer->routing, point.schedule);
       const auto launches =
           layer_stream(layer->shape, layer->routing, schedule, stream, layer->fixed_routing);
       models.push_back({&point, simulate_layer(launches, device, calibration, replay)});

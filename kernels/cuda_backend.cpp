@@ -156,6 +156,9 @@ Schedule CudaBackend::schedule(const Routing& routing, const ScheduleOptions& op
   shape = shape_of(shape, routing);
   require_gpu_shape(shape, options.kind);
   const RoutingBuffers device(shape, routing, stream());
+  if (options.strip_rule == StripRule::kRowsOnly) {
+    return moescope::build_schedule(routing, options);  // the device lists the smallest cover
+  }
   return build_schedule(shape, options, device).download(stream());
 }
 
@@ -266,13 +269,7 @@ std::unique_ptr<LayerExecution> CudaBackend::prepare(const LayerInputs& inputs,
     const Routing routing = inputs.fixed_routing.has_value()
                                 ? *inputs.fixed_routing
                                 : router_select(inputs.shape, router_project(inputs));
-    ScheduleOptions as_staircase = asked;  // the one kind with more to know than its name
-    as_staircase.kind = ScheduleKind::kStaircase;
-    as_staircase.strip_rule = design_layer(inputs.shape, as_staircase, inputs.fixed_routing.has_value(),
-                                           context_->info.compute_capability)
-                                  .strip_rule();
-    const ScheduleChoice choice =
-        choose_schedule(inputs.shape, routing, as_staircase, gpu_rates(context_->info));
+    const ScheduleChoice choice = choose_schedule(inputs.shape, routing, asked, gpu_rates(context_->info));
     options.kind = choice.kind;
     explanation = choice.explanation();
   }
@@ -282,8 +279,13 @@ std::unique_ptr<LayerExecution> CudaBackend::prepare(const LayerInputs& inputs,
   if (!cached) {
     cached_device_.reset();
   }
-  const LayerMemoryPlan plan = plan_layer_memory(design_layer(
-      inputs.shape, options, inputs.fixed_routing.has_value(), context_->info.compute_capability));
+  const LayerDesign design = design_layer(inputs.shape, options, inputs.fixed_routing.has_value(),
+                                          context_->info.compute_capability);
+  if (options.strip_rule == StripRule::kRowsOnly && !design.on_strips) {
+    throw InvalidArgument("schedule", to_string(options),
+                          "rows alone need the router's scores, bf16 and compute capability 9.0");
+  }
+  const LayerMemoryPlan plan = plan_layer_memory(design);
   const std::int64_t need = plan.total_bytes() - (cached ? plan.experts : 0);
   require_memory(fmt::format("layer {} under {}", inputs.shape.label(), to_string(options.kind)), need);
   return std::make_unique<CudaLayer>(context_, expert_buffers(inputs), inputs, options,

@@ -33,7 +33,6 @@ class CudaLayer final : public GraphedLayer {
   Routing routing() override;
   std::vector<StageMemory> memory() const override { return plan_.stages; }
   ScheduleKind schedule_kind() const override { return design_.options.kind; }
-  StripRule strip_rule() const override { return design_.strip_rule(); }
   std::string explanation() const override { return explanation_; }
   bool deterministic() const override;
   void enqueue(Stage stage) override;

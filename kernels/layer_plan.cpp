@@ -101,7 +101,7 @@ LayerMemoryPlan plan_layer_memory(const LayerDesign& design) {
   }
   ScheduleCapacity capacity;
   if (design.on_strips) {
-    plan.schedule = strip_capacity(shape, design.strip_rule(), kStripTileTokens).bytes;
+    plan.schedule = strip_capacity(shape, design.options.strip_rule, kStripTileTokens).bytes;
     plan.exponents = shape.num_tokens * static_cast<std::int64_t>(sizeof(std::int32_t));
   } else if (groups_pairs(design)) {
     capacity = schedule_capacity(shape, design.options);

@@ -21,12 +21,9 @@ struct LayerDesign {
   /// pairs (schedule.cu, experts_tiles.cu).
   bool on_strips = false;
 
-  /// Of the strips: what the experts are summed in, and how a token's set is cut.
+  /// Of the strips: what the experts are summed in.
   StaircaseSums sums() const {
     return options.deterministic ? StaircaseSums::kFixedPoint : StaircaseSums::kFp16;
-  }
-  StripRule strip_rule() const {
-    return on_strips ? moescope::strip_rule(shape, options.deterministic) : StripRule::kMinimalCover;
   }
 };
 

@@ -73,10 +73,9 @@ LayerStudy study_layer(MoeBackend& backend, const LayerInputs& inputs,
     }
     rounds.add(
         point, [&] { return backend.prepare(inputs, schedules[s]); },
-        [&](LayerExecution& execution) {
+        [&](LayerExecution& /*execution*/) {
           ScheduleOptions resolved = schedules[s];
           resolved.kind = point.ran;
-          resolved.strip_rule = execution.strip_rule();
           point.cost = analytic_cost(inputs.shape, routing, backend.schedule(routing, resolved));
           account_memory(point, weight_bytes, inputs.shape, routing);
         },

@@ -205,14 +205,10 @@ TEST(AccessStream, StripsAreSelectedAndListedAsTheKernelsDo) {
   }
 }
 
-/// What options_on_device() makes of a small batch: every row that a token uses, and no column.
+/// Every row that a token uses, and no column.
 TEST(AccessStream, RowsAloneReadEachUsedRowOnceAndKeepListsForThem) {
   const StreamOptions options;
-  const LayerShape shape = small_shape();
-  const ScheduleOptions on_device =
-      options_on_device(shape, {.kind = ScheduleKind::kStaircase, .deterministic = false}, options);
-  ASSERT_EQ(on_device.strip_rule, StripRule::kRowsOnly);
-  const Streams s(ScheduleKind::kStaircase, options, false, on_device.strip_rule);
+  const Streams s(ScheduleKind::kStaircase, options, false, StripRule::kRowsOnly);
   // staircase_routing(): rows 0 to 8, two of them per token, whose 37 tokens fit one tile.
   ASSERT_EQ(s.schedule.items.size(), 8U);
   ASSERT_EQ(s.schedule.tokens.size(), 2U * 37);
@@ -223,7 +219,7 @@ TEST(AccessStream, RowsAloneReadEachUsedRowOnceAndKeepListsForThem) {
   EXPECT_EQ(s.bytes(Stage::kExperts, s.map().x, 37 * s.row_bytes())[AccessKind::kRead],
             static_cast<std::uint64_t>(2 * 37 * s.row_bytes()));
   // Of the log-probabilities of the other axis, columns' alone; a row's own is one number.
-  const detail::StripArrays arrays(s.shape, on_device.strip_rule, s.map().strips);
+  const detail::StripArrays arrays(s.shape, StripRule::kRowsOnly, s.map().strips);
   const auto of = [&](std::uint64_t begin, std::uint64_t end) {
     return s.bytes(Stage::kExperts, begin, static_cast<std::int64_t>(end - begin));
   };
@@ -234,6 +230,12 @@ TEST(AccessStream, RowsAloneReadEachUsedRowOnceAndKeepListsForThem) {
   EXPECT_EQ(arrays.ranks - arrays.cover, round_up(37 * 8 * 4, 256));
   const detail::StripArrays covers(s.shape, StripRule::kMinimalCover, s.map().strips);
   EXPECT_EQ(covers.ranks - covers.cover, round_up(37 * 5 * 4, 256));
+}
+
+TEST(AccessStream, RowsAloneNeedThresholds) {
+  StreamOptions options;
+  options.staircase = StaircaseKernels::kLists;
+  EXPECT_THROW(Streams(ScheduleKind::kStaircase, options, false, StripRule::kRowsOnly), InvalidArgument);
 }
 
 TEST(AccessStream, StaircaseOnListsWritesEveryScoreOnce) {

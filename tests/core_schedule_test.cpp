@@ -55,6 +55,12 @@ TEST(ScheduleKind, ParsesWhatItPrints) {
   EXPECT_EQ(to_string(parse_schedule("staircase")), "staircase");
   EXPECT_FALSE(parse_schedule("staircase:atomics").deterministic);
   EXPECT_EQ(to_string(parse_schedule("staircase:atomics")), "staircase:atomics");
+  EXPECT_EQ(parse_schedule("staircase").strip_rule, StripRule::kMinimalCover);
+  for (const char* name : {"staircase:rows", "staircase:rows:atomics"}) {
+    EXPECT_EQ(parse_schedule(name).strip_rule, StripRule::kRowsOnly);
+    EXPECT_EQ(to_string(parse_schedule(name)), name);
+  }
+  EXPECT_THROW(parse_schedule("staircase:atomics:rows"), InvalidArgument);
   EXPECT_EQ(to_string(parse_schedule("dense_masked")), "dense_masked");
   EXPECT_THROW(parse_schedule("dense_masked:atomics"), InvalidArgument);
   EXPECT_EQ(message_of<InvalidArgument>([] { parse_schedule_kind("stairs"); }),

@@ -5,8 +5,6 @@
 
 #include <algorithm>
 
-#include "core/access_stream.hpp"
-
 namespace moescope {
 namespace {
 
@@ -53,30 +51,6 @@ TEST(StripTiles, ATokenHasAtMostTwoSqrtKStripsOrKRows) {
     shape.grid_cols = 10;
     ASSERT_LE(max_strips_of_token(shape, StripRule::kMinimalCover), 10);
   }
-}
-
-TEST(StripRuleOfABatch, IsRowsAloneUpToWhereTilesCostMoreThanBytes) {
-  EXPECT_EQ(strip_rule(shape_of(64, 512), false), StripRule::kRowsOnly);
-  EXPECT_EQ(strip_rule(shape_of(1280, 512), false), StripRule::kRowsOnly);
-  EXPECT_EQ(strip_rule(shape_of(1281, 512), false), StripRule::kMinimalCover);
-  EXPECT_EQ(strip_rule(shape_of(1024, 512), true), StripRule::kMinimalCover);
-  EXPECT_EQ(strip_rule(shape_of(1024, 4096), false), StripRule::kMinimalCover);
-  EXPECT_EQ(strip_rule(shape_of(2560, 128), false), StripRule::kRowsOnly);
-}
-
-TEST(StripRuleOfABatch, HoldsWhereTheKernelOnStripsRuns) {
-  const LayerShape shape = shape_of(256, 512);
-  const auto rule = [&](const LayerShape& of, ScheduleKind kind, const StreamOptions& options, bool fixed) {
-    return options_on_device(of, {.kind = kind}, options, fixed).strip_rule;
-  };
-  EXPECT_EQ(rule(shape, ScheduleKind::kStaircase, {}, false), StripRule::kRowsOnly);
-  EXPECT_EQ(rule(shape, ScheduleKind::kStaircase, {}, true), StripRule::kMinimalCover);
-  EXPECT_EQ(rule(shape, ScheduleKind::kExpertCentric, {}, false), StripRule::kMinimalCover);
-  EXPECT_EQ(rule(shape, ScheduleKind::kStaircase, {.staircase = StaircaseKernels::kLists}, false),
-            StripRule::kMinimalCover);
-  LayerShape fp32 = shape;
-  fp32.dtype = Dtype::kF32;
-  EXPECT_EQ(rule(fp32, ScheduleKind::kStaircase, {}, false), StripRule::kMinimalCover);
 }
 
 }  // namespace
