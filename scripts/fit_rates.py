@@ -28,7 +28,7 @@ BOUNDS = {"fixed_s": (1e-6, 1e-3), "memory": (5e11, 3.35e12), "cache": (5e11, 2e
 
 def read_points(paths):
     """{(L, d, Nr, Nc, K, workload): {schedule: numbers}}; numbers are summed over the stages that count. Where several
-    files hold a point, the last one counts."""
+    files hold a schedule at a point, the last one counts."""
     points = {}
     cache_bytes = set()
     for path in paths:
@@ -51,7 +51,8 @@ def read_points(paths):
                     point[row["schedule"]][metric] += value
                 elif row["schedule"] != "none" and row["stage"] == "schedule" and metric == "time_s":
                     point[row["schedule"]][metric] += value
-        points.update(of_file)
+        for key, point in of_file.items():
+            points.setdefault(key, {}).update(point)
     if len(cache_bytes) != 1:
         sys.exit(f"the rows are of devices with L2 caches of {sorted(cache_bytes)} bytes; give one device's")
     return points, cache_bytes.pop()
@@ -94,19 +95,18 @@ def fit(schedule, samples):
 
 def main(target, paths):
     points, cache_bytes = read_points(paths)
-    points = {k: p for k, p in points.items() if all(p[s]["time_s"] > 0 for s in CANDIDATES)}
-    if not points:
-        sys.exit("no point with all of " + ", ".join(CANDIDATES))
     fitted = {}
     for schedule in CANDIDATES:
-        samples = [inputs_of(k, p, schedule, cache_bytes) for k, p in points.items()]
+        samples = [inputs_of(k, p, schedule, cache_bytes) for k, p in points.items() if schedule in p]
+        if not samples:
+            sys.exit(f"no point with {schedule}")
         fitted[schedule] = fit(schedule, samples)
         ratios = [predict(schedule, fitted[schedule], *s[:3]) / s[3] for s in samples]
         print(f"{schedule}: {fitted[schedule]}, predicted / measured {min(ratios):.2f} to {max(ratios):.2f}")
     losses = []
     for key, point in sorted(points.items()):
-        times = {s: point[s]["time_s"] for s in CANDIDATES}
-        predicted = {s: predict(s, fitted[s], *inputs_of(key, point, s, cache_bytes)[:3]) for s in CANDIDATES}
+        times = {s: point[s]["time_s"] for s in CANDIDATES if s in point}
+        predicted = {s: predict(s, fitted[s], *inputs_of(key, point, s, cache_bytes)[:3]) for s in times}
         chosen = min(predicted, key=predicted.get)
         losses.append(times[chosen] / min(times.values()))
         print(f"L {key[0]} K {key[4]} {key[5]}: {chosen}, {losses[-1]:.3f} of the fastest "

@@ -57,11 +57,13 @@ void add(Recorded& recorded, const ResultRow& row) {
   }
 }
 
-/// The rows that scripts/fit_rates.py was given; where several files hold a point, the last one counts.
+/// The rows that scripts/fit_rates.py was given; where several files hold a schedule at a
+/// point, the last one counts.
 std::map<std::string, Point> recorded_points() {
   std::map<std::string, Point> points;
-  for (const char* file :
-       {"auto-rates.jsonl", "compare-1-512.jsonl", "compare-1024-4096.jsonl", "profile.jsonl"}) {
+  for (const char* file : {"auto-rates.jsonl", "compare-1-512.jsonl", "compare-64-512.jsonl",
+                           "compare-256-512.jsonl", "compare-1024-512.jsonl", "compare-1024-4096.jsonl",
+                           "compare-4096-512.jsonl", "compare-16384-512.jsonl"}) {
     std::map<std::string, Point> of_file;
     for (const RecordedRun& run :
          read_rows(std::filesystem::path(MOESCOPE_SOURCE_DIR) / "results" / "h100" / file)) {
@@ -84,6 +86,7 @@ std::map<std::string, Point> recorded_points() {
       }
     }
     for (auto& [name, point] : of_file) {
+      point.schedules.insert(points[name].schedules.begin(), points[name].schedules.end());
       points[name] = std::move(point);
     }
   }
@@ -107,15 +110,19 @@ TEST(GpuRates, ChooseWhatWasFastestOrNearlySoAtEveryRecordedPoint) {
   device.l2_bytes = 50 << 20;
   const MachineRates rates = cuda::gpu_rates(device);
   const auto points = recorded_points();
-  EXPECT_GE(points.size(), 19U);
+  EXPECT_GE(points.size(), 28U);
   double sum_of_losses = 0;
+  std::map<ScheduleKind, int> fitted;
   for (const auto& [name, point] : points) {
     double chosen_s = 0;
     double best_predicted_s = std::numeric_limits<double>::infinity();
     double fastest_s = std::numeric_limits<double>::infinity();
     for (const ScheduleRates& of_kind : rates.candidates) {
       const auto found = point.schedules.find(std::string(to_string(of_kind.kind)));
-      ASSERT_NE(found, point.schedules.end()) << name << ' ' << to_string(of_kind.kind);
+      if (found == point.schedules.end()) {
+        continue;
+      }
+      ++fitted[of_kind.kind];
       const Recorded& recorded = found->second;
       const ScheduleCandidate candidate =
           predict_schedule(point.shape, point.skew, recorded.cost, of_kind, rates.cache_bytes);
@@ -129,6 +136,9 @@ TEST(GpuRates, ChooseWhatWasFastestOrNearlySoAtEveryRecordedPoint) {
     }
     EXPECT_LE(chosen_s, 1.15 * fastest_s) << name;
     sum_of_losses += chosen_s / fastest_s;
+  }
+  for (const ScheduleRates& of_kind : rates.candidates) {
+    EXPECT_GE(fitted[of_kind.kind], 25) << to_string(of_kind.kind);
   }
   EXPECT_LE(sum_of_losses / static_cast<double>(points.size()), 1.03);
 }
