@@ -201,7 +201,7 @@ class PairChecker {
     for (std::int64_t token = 0; token < routing_.num_tokens; ++token) {
       const std::int64_t top_k = routing_.token_offsets[token + 1] - routing_.token_offsets[token];
       const std::int64_t strips = strips_of_[token];
-      if (strips * strips > 4 * top_k) {
+      if (s_.options.strip_rule == StripRule::kMinimalCover && strips * strips > 4 * top_k) {
         violation("token {} has {} strips for {} pairs, more than 2 sqrt(K)", token, strips, top_k);
       }
       if (in_groups_[token] != 0 && in_groups_[token] != top_k) {

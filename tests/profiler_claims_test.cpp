@@ -86,6 +86,24 @@ TEST(Claims, AreJudgedByTheirRules) {
   EXPECT_EQ(selection.verdict, ClaimVerdict::kDoesNotHold);
 }
 
+TEST(Claims, CompareVariantsUnderSchedulesThatBothWereMeasuredWith) {
+  RecordedRun bare;
+  bare.header.device = kDevice;
+  add(bare, "omnimoe", "expert_centric", Stage::kLayer, "time_s", 4.3e-3, 512, 0);
+  const ClaimResult claim = find({omnimoe_run(), bare}, "latency without the shared MLP");
+  EXPECT_NEAR(*claim.ours, 4.3 / 5, 1e-12) << "not against staircase, which is faster";
+}
+
+TEST(Claims, TakeTheRecordingOfMostSchedulesOfARevision) {
+  RecordedRun few;
+  few.header = omnimoe_run().header;
+  few.header.run_id = "z, later";
+  add(few, "omnimoe", "token_centric", Stage::kLayer, "time_s", 9e-3, 512, 1024);
+  EXPECT_DOUBLE_EQ(*find({omnimoe_run(), few}, "time of an OmniMoE layer").ours, 2e-3);
+  few.header.git_revision = "another";
+  EXPECT_DOUBLE_EQ(*find({omnimoe_run(), few}, "time of an OmniMoE layer").ours, 9e-3);
+}
+
 TEST(Claims, CompareSystemsOnOneDeviceAlone) {
   std::vector<RecordedRun> runs = {omnimoe_run()};
   RecordedRun peer;
