@@ -7,26 +7,28 @@
 namespace moescope::detail {
 namespace {
 
-/// Tile of an output and how many ways its reduction is split.
+/// Tile of an output.
 struct ProductPlan {
   std::int64_t tile_m = 128;
   std::int64_t tile_n = 256;
-  std::int64_t splits = 1;
-  bool clusters = false;  ///< of 2 x 2 tiles: each loads half of what it shares with a neighbour for both
+  std::int64_t splits = 1;  ///< of k
+  bool clusters = false;    ///< of 2 x 2 tiles: each loads half of what it shares with a neighbour for both
 };
 
 /// cuBLASLt's choice is its own; this is a model of it that gives the tiles counted on an H100
-/// (results/h100/profile.jsonl: tensor_flop and tma_read_bytes of router_project and shared_mlp): of the
-/// usual tiles the one that needs least time when every multiprocessor takes as many as the busiest, the
-/// largest among equals; and for products with few tiles a split of k into pieces of at least 256.
+/// (tensor_flop, tma_read_bytes and l2_read_bytes of router_project and shared_mlp in
+/// results/h100/profile.jsonl and validation.jsonl): of the usual tiles, and those that just fit all of the
+/// output into one wave, the one that needs least time when every multiprocessor takes as many as the
+/// busiest, the first among equals. k is never split: no reductions are counted.
 ProductPlan plan_product(const Product& product, std::int64_t num_sms, bool clusters) {
-  constexpr std::array<std::pair<std::int64_t, std::int64_t>, 7> kTiles = {
-      {{128, 256}, {192, 128}, {160, 128}, {128, 128}, {64, 256}, {64, 128}, {64, 64}}};
+  constexpr std::array<std::pair<std::int64_t, std::int64_t>, 6> kTiles = {
+      {{128, 256}, {192, 128}, {128, 128}, {64, 256}, {64, 128}, {64, 64}}};
   constexpr std::int64_t kOperandCost = 32;  // products that loading one more row of A or B is worth
   ProductPlan plan;
+  plan.clusters = clusters;
   std::int64_t best = 0;
-  std::int64_t best_tiles = 0;
-  for (const auto& [m, n] : kTiles) {
+  std::int64_t best_tiles = 1;
+  const auto consider = [&](std::int64_t m, std::int64_t n) {
     const std::int64_t tiles = ceil_div(product.m, m) * ceil_div(product.n, n);
     const std::int64_t time = ceil_div(tiles, num_sms) * (m * n + kOperandCost * (m + n));
     if (best == 0 || time < best) {
@@ -35,10 +37,22 @@ ProductPlan plan_product(const Product& product, std::int64_t num_sms, bool clus
       plan.tile_m = m;
       plan.tile_n = n;
     }
+  };
+  for (const auto& [m, n] : kTiles) {
+    consider(m, n);
   }
-  plan.clusters = clusters;
-  plan.splits = std::clamp<std::int64_t>(num_sms / std::max<std::int64_t>(best_tiles, 1), 1,
-                                         std::max<std::int64_t>(product.k / 256, 1));
+  constexpr std::int64_t kLongSum = 2048;
+  if (product.k > kLongSum) {
+    plan.splits = std::max<std::int64_t>(num_sms / best_tiles, 1);
+    return plan;
+  }
+  for (const std::int64_t n : {128, 64}) {
+    const std::int64_t rows_of_tiles = num_sms / ceil_div(product.n, n);
+    const std::int64_t m = rows_of_tiles > 0 ? round_up(ceil_div(product.m, rows_of_tiles), 8) : 0;
+    if (m > 0 && m <= 256) {
+      consider(m, n);
+    }
+  }
   return plan;
 }
 
@@ -65,20 +79,20 @@ void fill_product(const Product& p, const ProductPlan& plan, std::int64_t index,
   // Tiles run down m first: those at work together share columns of B.
   const std::int64_t rows_of_tiles = ceil_div(p.m, plan.tile_m);
   const std::int64_t tile = index / plan.splits;
-  const std::int64_t split = index % plan.splits;
   const std::int64_t m = tile % rows_of_tiles * plan.tile_m;
   const std::int64_t n = tile / rows_of_tiles * plan.tile_n;
+  const std::int64_t part = round_up(ceil_div(p.k, plan.splits), 64);
+  const std::int64_t k_begin = std::min(p.k, index % plan.splits * part);
+  const std::int64_t k_end = std::min(p.k, k_begin + part);
   const std::int64_t rows = std::min(plan.tile_m, p.m - m);
   const std::int64_t cols = std::min(plan.tile_n, p.n - n);
-  const std::int64_t part = ceil_div(ceil_div(p.k, plan.splits), 64) * 64;
-  const std::int64_t k_end = std::min(p.k, (split + 1) * part);
   const auto at = [](const Operand& operand, std::int64_t row, std::int64_t col) {
     return operand.address +
            static_cast<std::uint64_t>(row * operand.pitch_bytes + col * operand.element_bytes);
   };
   const std::int64_t tiles_of_row = ceil_div(p.n, plan.tile_n);
   const SharedRows own_a(rows, tile / rows_of_tiles, tiles_of_row, plan.clusters);
-  for (std::int64_t k = split * part; k < k_end; k += kSlab) {
+  for (std::int64_t k = k_begin; k < k_end; k += kSlab) {
     const std::int64_t width = std::min(kSlab, k_end - k);
     unit.bursts.push_back(burst(at(p.a, m + own_a.first, k), width * p.a.element_bytes, AccessKind::kRead,
                                 own_a.count, p.a.pitch_bytes));
@@ -92,12 +106,10 @@ void fill_product(const Product& p, const ProductPlan& plan, std::int64_t index,
                                                 (b_rows - own_b.count) * b_bytes);
     unit.dependent_steps += kStepsPerSlab;
   }
-  const std::int64_t depth = std::max<std::int64_t>(k_end - split * part, 0);
-  unit.tensor_flop = 2.0 * static_cast<double>(plan.tile_m * plan.tile_n) * static_cast<double>(depth);
-  // Splits of k add up without a kernel of their own: the shared MLP of one token is three launches.
+  unit.tensor_flop =
+      2.0 * static_cast<double>(plan.tile_m * plan.tile_n) * static_cast<double>(k_end - k_begin);
   unit.bursts.push_back(burst(at(p.d, m, n), cols * p.d.element_bytes,
-                              p.add || plan.splits > 1 ? AccessKind::kReduce : AccessKind::kWrite, rows,
-                              p.d.pitch_bytes));
+                              p.add ? AccessKind::kReduce : AccessKind::kWrite, rows, p.d.pitch_bytes));
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 #include "core/access_stream.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <utility>
 
 #include "core/access_builder.hpp"
@@ -12,14 +13,18 @@ namespace moescope {
 namespace detail {
 namespace {
 
-/// Warp instructions of router_select: searching, and per pair that is listed (11141 a token at K = 512,
-/// results/h100/profile.jsonl).
-constexpr double kSelectPerToken = 7300;
+/// Warp instructions of router_select: per token and logit of either side (two grids: 64 x 64 and 320 x 320,
+/// results/h100/validation.jsonl), and per pair that is listed (11141 a token at K = 512, profile.jsonl).
+constexpr double kSelectPerToken = 1300;
+constexpr double kSelectPerLogit = 9.4;
 constexpr double kSelectPerPair = 7.5;
-/// Trips to memory that one token's selection is as long as: 32 us at K = 512 for one token alone
-/// (compare-1-512.jsonl), some 130 us at K = 4096 (compare-1024-4096.jsonl).
-constexpr double kSelectSteps = 53;
-constexpr double kSelectStepsPerPair = 0.1;
+/// Trips to memory that one token's selection is as long as: a part for each length that rows can have, of
+/// which K pairs have at most sqrt(2 K). By one warp 34, 58 and 158 us at K = 128, 512 and 4096, by the four
+/// that a token has in a small batch 33 us at K = 512 (validation.jsonl).
+constexpr double kSelectSteps = 8;
+constexpr double kSelectStepsPerLength = 5.25;
+constexpr double kSelectStepsPerLengthOfFewTokens = 2.9;
+constexpr std::int64_t kFewTokens = 528;
 
 void add_router(std::vector<KernelLaunch>& launches, const StreamContext& context) {
   const LayerShape& shape = context.shape;
@@ -34,16 +39,19 @@ void add_router(std::vector<KernelLaunch>& launches, const StreamContext& contex
     add_strip_select(launches, context);
     return;
   }
-  // A block per token.
+  // A block per token. (20 fit a multiprocessor; the longest token's latency is no block's that follows.)
   launches.push_back(
-      {Stage::kRouterSelect, "select", shape.num_tokens, 16,
+      {Stage::kRouterSelect, "select", shape.num_tokens, 32,
        [context, sides](std::int64_t token, WorkUnit& unit) {
          unit.clear();
          const std::int64_t first = context.routing->token_offsets[token];
          const std::int64_t pairs = context.routing->token_offsets[token + 1] - first;
          const auto offset = static_cast<std::uint64_t>(first * 4);
-         unit.dependent_steps = kSelectSteps + kSelectStepsPerPair * static_cast<double>(pairs);
-         unit.instructions = kSelectPerToken + kSelectPerPair * static_cast<double>(pairs);
+         const double per_length = context.shape.num_tokens <= kFewTokens ? kSelectStepsPerLengthOfFewTokens
+                                                                          : kSelectStepsPerLength;
+         unit.dependent_steps = kSelectSteps + per_length * std::sqrt(2 * static_cast<double>(pairs));
+         unit.instructions = kSelectPerToken + kSelectPerLogit * static_cast<double>(sides) +
+                             kSelectPerPair * static_cast<double>(pairs);
          unit.bursts.push_back(burst(context.map.working + static_cast<std::uint64_t>(token * sides * 4),
                                      sides * 4, AccessKind::kReadCached));
          unit.bursts.push_back(burst(context.map.expert_ids + offset, pairs * 4, AccessKind::kWrite));

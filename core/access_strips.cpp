@@ -7,21 +7,25 @@
 namespace moescope::detail {
 namespace {
 
-/// Warp instructions of router_select_strips.cu per token: 7567 counted on Gaussian logits, 7927 on a trained
-/// router (results/h100/profile.jsonl).
-constexpr double kSelectPerToken = 7700;
+/// Warp instructions of router_select_strips.cu per token and logit of either side: 7567 a token counted on
+/// Gaussian logits, 7927 on a trained router at 320 x 320 (results/h100/profile.jsonl); 64 x 64 by its time
+/// (validation.jsonl).
+constexpr double kSelectPerToken = 1450;
+constexpr double kSelectPerLogit = 9.8;
 /// Trips to memory that one token's selection is as long as: 20 us for one token alone, whom four warps serve
-/// (compare-1-512.jsonl); by one warp 27 us at K = 512 (docs/performance.md), 39 us at K = 4096
-/// (compare-1024-4096.jsonl).
+/// (compare-1-512.jsonl); by one warp 27 us at K = 512, 38 us at K = 4096, and half of 35 us on a grid of 64
+/// x 64 (validation.jsonl).
 constexpr double kSelectSteps = 58;
-constexpr double kSelectStepsOfOneWarp = 75;
+constexpr double kSelectStepsOfOneWarp = 42;
+constexpr double kSelectStepsPerLogit = 0.052;
 constexpr double kSelectStepsPerPair = 0.011;
 constexpr std::int64_t kFewTokens = 528;
 /// Clocks of a tile by the kernel's own pace at d = 1024 and 320 experts, where neither HBM nor L2 bounds it:
-/// what all tiles take, and what 64 tokens more take (compare-1-512.jsonl: 32 us for tiles of one token;
-/// profile.jsonl, trained router: 57 us for nearly full tiles).
-constexpr double kTileClocks = 13e3;
-constexpr double kClocksPer64Tokens = 50e3;
+/// what all tiles take, and what 64 tokens more take. Of 9 pairs the one that fits the expert stage best over
+/// 39 points (results/h100/validation.jsonl, compare-*.jsonl; a third held out); with the calibration's
+/// stretch 128 tokens take 43 us, as without loads (docs/performance.md).
+constexpr double kTileClocks = 16e3;
+constexpr double kClocksPer64Tokens = 28e3;
 constexpr std::int64_t kTokensPerPrepareBlock = 8;
 /// Columns of X, W and V that go through the kernel's rings at a time.
 constexpr std::int64_t kChunkColumns = 64;
@@ -78,11 +82,12 @@ void fill_select(const StreamContext& context, const StripArrays& arrays, const 
   const auto add = [&](std::uint64_t address, std::int64_t bytes, AccessKind kind) {
     unit.bursts.push_back(burst(address, bytes, kind));
   };
-  unit.instructions = kSelectPerToken;
-  unit.dependent_steps =
-      context.shape.num_tokens <= kFewTokens
-          ? kSelectSteps
-          : kSelectStepsOfOneWarp + kSelectStepsPerPair * static_cast<double>(context.shape.top_k);
+  const auto logits = static_cast<double>(context.shape.grid_rows + context.shape.grid_cols);
+  unit.instructions = kSelectPerToken + kSelectPerLogit * logits;
+  unit.dependent_steps = context.shape.num_tokens <= kFewTokens
+                             ? kSelectSteps
+                             : kSelectStepsOfOneWarp + kSelectStepsPerLogit * logits +
+                                   kSelectStepsPerPair * static_cast<double>(context.shape.top_k);
   add(at(context.map.working, token * (rows + cols)), rows + cols, AccessKind::kReadCached);
   add(at(arrays.row_log_probs, token * rows), rows, AccessKind::kWrite);
   add(at(arrays.col_log_probs, token * cols), cols, AccessKind::kWrite);

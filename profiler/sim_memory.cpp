@@ -159,6 +159,12 @@ void MemoryModel::begin_kernel() {
   }
 }
 
+void MemoryModel::leave_dirty(std::int64_t bytes) {
+  constexpr std::uint64_t kElsewhere = std::uint64_t{400} << 30;  // beyond every tensor
+  access(0, kElsewhere, static_cast<std::uint64_t>(bytes), AccessKind::kWrite);
+  std::ranges::fill(counters_, MemoryCounters{});
+}
+
 std::int64_t MemoryModel::dirty_sectors() const {
   std::int64_t sectors = 0;
   for (const SectoredCache& cache : l2_) {

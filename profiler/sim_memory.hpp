@@ -58,6 +58,8 @@ class MemoryModel {
 
   /// One contiguous access by multiprocessor `sm`. Bytes count in whole sectors.
   void access(std::int64_t sm, std::uint64_t address, std::uint64_t bytes, AccessKind kind);
+  /// What ran before left this much dirty data of its own in L2, the oldest there. Not counted.
+  void leave_dirty(std::int64_t bytes);
   /// A kernel begins: L1 forgets.
   void begin_kernel();
 

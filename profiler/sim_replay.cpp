@@ -206,10 +206,11 @@ std::vector<unsigned> choose_classes(double accesses, const ReplayOptions& optio
 /// Counters of each class after each launch.
 using ClassHistory = std::vector<std::vector<MemoryCounters>>;
 
-void play_all(std::span<const KernelLaunch> launches, const DeviceSpec& device,
+void play_all(std::span<const KernelLaunch> launches, const DeviceSpec& device, double cold_dirty_fraction,
               std::span<const unsigned> classes, std::vector<LaunchReplay>& results, ClassHistory& history,
               const std::function<void()>& unit_done) {
   MemoryModel memory(device.memory(), classes);
+  memory.leave_dirty(static_cast<std::int64_t>(cold_dirty_fraction * static_cast<double>(device.l2_bytes)));
   for (std::size_t l = 0; l < launches.size(); ++l) {
     LaunchPlayer(launches[l], device, memory).play(results[l], unit_done);
     history.push_back(memory.counters());
@@ -275,8 +276,8 @@ Replay replay(std::span<const KernelLaunch> launches, const DeviceSpec& device,
           options.progress(static_cast<double>(done) / static_cast<double>(units));
         }
       };
-      play_all(launches, device, std::span(classes).subspan(begin, end - begin), results[part],
-               histories[part], unit_done);
+      play_all(launches, device, options.cold_dirty_fraction, std::span(classes).subspan(begin, end - begin),
+               results[part], histories[part], unit_done);
     } catch (...) {
       failures[part] = std::current_exception();
     }

@@ -17,6 +17,8 @@ struct ReplayOptions {
   /// Line accesses to simulate at most, about: beyond it, every 2nd, 4th, ... class of sets is left out.
   std::int64_t max_accesses = 12'000'000;
   int threads = 1;  ///< results do not depend on it
+  /// Part of L2 that foreign dirty data fills at first.
+  double cold_dirty_fraction = 0;
   /// Called now and then with the share done, 0..1.
   std::function<void(double)> progress;
 };

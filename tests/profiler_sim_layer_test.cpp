@@ -94,7 +94,7 @@ TEST(SimTime, SharedMlpHidesAsFarAsItLeavesTheDeviceIdle) {
 TEST(SimCalibration, TheOneThatComesAlongIsForTheH100AndNamesKernelsThatStreamsHave) {
   const Calibration calibration = read_calibration(MOESCOPE_SOURCE_DIR "/data/calibration-h100.json");
   EXPECT_EQ(carried_over(calibration, h100().name), "");
-  for (const char* word : {"draw 0", "revision c1cd8d8", "moescope validate"}) {
+  for (const char* word : {"draw 0", "validation.jsonl", "moescope validate"}) {
     EXPECT_NE(calibration.source.find(word), std::string::npos) << word;
   }
   for (const auto& [kernel, stage] :

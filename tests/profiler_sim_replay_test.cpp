@@ -154,5 +154,24 @@ TEST(SimReplay, SamplingStaysWithinItsStatedError) {
   }
 }
 
+/// Foreign dirty data at the start is not the layer's to count until the layer drives it out.
+TEST(SimReplay, ColdDirtyDataIsWrittenWhenALayerNeedsItsPlace) {
+  const DeviceSpec device = h100();
+  ReplayOptions options;
+  options.cold_dirty_fraction = 0.1;
+  for (const std::int64_t units : {1, 2000}) {
+    const std::vector<KernelLaunch> launches = {
+        {Stage::kExperts, "reads", units, 1, [](std::int64_t index, WorkUnit& unit) {
+           unit.clear();
+           unit.bursts.push_back({static_cast<std::uint64_t>(index) << 16, 1 << 16, 1, 0, AccessKind::kRead});
+         }}};
+    const LaunchReplay& launch = replay(launches, device, options).launches.front();
+    EXPECT_EQ(launch.l2_write_bytes, 0);
+    EXPECT_EQ(launch.hbm_read_bytes, static_cast<double>(units << 16));
+    const double dirty = 0.1 * static_cast<double>(device.l2_bytes);
+    EXPECT_NEAR(launch.hbm_write_bytes, units == 1 ? 0 : dirty, 256);
+  }
+}
+
 }  // namespace
 }  // namespace moescope
