@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Records what the simulator says of the points that results/h100 has measurements of, as results/modelled/h100-sxm.jsonl.gz:
-# two minutes on two cores, no GPU. The notebook on the simulator reads it.
+# three minutes on one core, no GPU. The notebook on the simulator reads it.
 # Usage: scripts/record_modelled.sh MOESCOPE SNAPSHOTS
 # MOESCOPE is the program, SNAPSHOTS the folder of the trained routers that the recorded rows name.
 set -euo pipefail
@@ -15,7 +15,7 @@ ln -s "$snapshots"/*.safetensors "$scratch" # rows name files as the command lin
 cd "$scratch"
 PATH=$scratch:$PATH
 
-schedules=(token_centric expert_centric staircase staircase:atomics dense_masked)
+schedules=(token_centric expert_centric staircase staircase:atomics staircase:rows staircase:rows:atomics dense_masked)
 routers=(snapshot:tablea_layer2.safetensors snapshot:tablea_bn_layer2.safetensors)
 simulate() { # TOKENS TOP_K WORKLOAD...
   local name=$1-$2 tokens=$1 top_k=$2
