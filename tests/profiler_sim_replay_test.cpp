@@ -165,7 +165,7 @@ TEST(SimReplay, ColdDirtyDataIsWrittenWhenALayerNeedsItsPlace) {
            unit.clear();
            unit.bursts.push_back({static_cast<std::uint64_t>(index) << 16, 1 << 16, 1, 0, AccessKind::kRead});
          }}};
-    const LaunchReplay& launch = replay(launches, device, options).launches.front();
+    const LaunchReplay launch = replay(launches, device, options).launches.front();
     EXPECT_EQ(launch.l2_write_bytes, 0);
     EXPECT_EQ(launch.hbm_read_bytes, static_cast<double>(units << 16));
     const double dirty = 0.1 * static_cast<double>(device.l2_bytes);
