@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Records what the simulator is validated against, on a machine with a GPU: `moescope profile`, so times and hardware counters of
-# every stage, for 4 schedules at 17 points of shape and skew, one of them a trained router: 68 points.
+# every stage, for 4 schedules at 21 points of shape and skew, one of them a trained router, and for strips of rows alone at 8 of
+# them: 100 points, about two minutes.
 # Usage: scripts/record_validation.sh BUNDLE OUT        record them: OUT/validation.jsonl
 #        scripts/record_validation.sh --list            print the command of every point, and run none
 # BUNDLE holds `moescope` (scripts/bundle.sh). Afterwards, anywhere:
@@ -9,6 +10,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 
 schedules=(token_centric expert_centric staircase dense_masked)
+rows_alone=(staircase:rows staircase:rows:atomics) # W and V once: for few tokens, and flat routing
 points=() # num_tokens, top_k, workload
 for tokens in 64 256 1024 4096; do
   for workload in gaussian:1 zipf:1 zipf:1.5; do
@@ -17,25 +19,29 @@ for tokens in 64 256 1024 4096; do
 done
 for workload in gaussian:1 zipf:1; do
   points+=("1024 4096 $workload" "1024 128 $workload")
+  points+=("1 512 $workload")
 done
-
-# command PROGRAM OUTPUT SHAPE...
-command_of() {
-  local program=$1 output=$2
-  shift 2
-  echo "$program" profile --backend cuda "$@" "${schedules[@]/#/--schedule=}" --metrics traffic --seed 1 -q \
-    --min-samples 11 --max-time 0.3 --ceilings "${output%/*}/ceilings/rows.jsonl" --output "$output"
-}
+points+=("16384 512 gaussian:1" "16384 512 zipf:1") # last: the longest
 
 # commands PROGRAM OUTPUT: one a line, ceilings aside.
 commands() {
-  local program=$1 out=$2 number=0
+  local program=$1 out=$2 number=0 list=("${schedules[@]}")
+  measure() { # NAME SHAPE...: the schedules of `list`
+    local name=$1
+    shift
+    echo "$program" profile --backend cuda "$@" "${list[@]/#/--schedule=}" --metrics traffic --seed 1 -q \
+      --min-samples 11 --max-time 0.3 --ceilings "$out/ceilings/rows.jsonl" --output "$out/$name"
+  }
+  measure trained --workload snapshot:small_layer2.safetensors
   for point in "${points[@]}"; do
     read -r tokens top_k workload <<<"$point"
     number=$((number + 1))
-    command_of "$program" "$out/$number" --preset table-a-1024-512 -L "$tokens" -K "$top_k" --workload "$workload"
+    list=("${schedules[@]}")
+    if [ "$top_k" -eq 512 ] && [ "$tokens" -le 1024 ] && [ "$workload" != zipf:1.5 ]; then
+      list+=("${rows_alone[@]}")
+    fi
+    measure "$number" --preset table-a-1024-512 -L "$tokens" -K "$top_k" --workload "$workload"
   done
-  command_of "$program" "$out/trained" --workload snapshot:small_layer2.safetensors
 }
 
 if [ "${1:-}" = --list ]; then
@@ -52,9 +58,10 @@ trap 'rm -rf "$scratch"' EXIT
 export LD_LIBRARY_PATH=$bundle/lib:/usr/local/cuda/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 cd "$here/data" # rows name files as the command line does
 "$bundle/moescope" ceilings --backend cuda --output "$scratch/ceilings"
+: >"$out/validation.jsonl"
 commands "$bundle/moescope" "$scratch" | while read -r line; do
   echo "== $line"
   $line || echo "exit code $?"
+  cat "${line##* }/rows.jsonl" >>"$out/validation.jsonl" # at once: what is there stays if this is stopped
 done
-cat "$scratch"/[0-9]*/rows.jsonl "$scratch/trained/rows.jsonl" >"$out/validation.jsonl"
 echo "$(grep -c '"metric":"hbm_read_bytes"' "$out/validation.jsonl") rows of HBM reads in $out/validation.jsonl"
