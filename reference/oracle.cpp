@@ -20,6 +20,7 @@ using oracle::checked_tokens;
 using oracle::dot;
 using oracle::gates_of_scores;
 using oracle::log_softmax_of_logits;
+using oracle::Marginal;
 using oracle::row_of;
 using oracle::sigma;
 using oracle::top_k_of_all;
@@ -83,23 +84,33 @@ OracleRouting oracle_routing(const LayerInputs& inputs, const std::vector<std::i
   routing.grid_rows = shape.grid_rows;
   routing.grid_cols = shape.grid_cols;
   routing.token_offsets.push_back(0);
-  for (std::size_t t = 0; t < routing.tokens.size(); ++t) {
-    const auto token = routing.tokens[t];
-    if (inputs.fixed_routing) {
+  if (inputs.fixed_routing) {
+    for (const auto token : routing.tokens) {
       const auto gates = inputs.fixed_routing->gates_of(token);
       append_query(routing, inputs.fixed_routing->ids_of(token), Vector(gates.begin(), gates.end()));
-      continue;
     }
-    const Vector x = row_of(inputs.hidden_states, token);
-    const auto row = log_softmax_of_logits(x, inputs.router.row, inputs.router.row_bias);
-    const auto col = log_softmax_of_logits(x, inputs.router.col, inputs.router.col_bias);
+    return routing;
+  }
+  // Tokens side by side: over a router of one row that is N d products each, most of a point's time.
+  const auto samples = std::ssize(routing.tokens);
+  std::vector<Marginal> rows(routing.tokens.size());
+  std::vector<Marginal> cols(routing.tokens.size());
+#pragma omp parallel for schedule(dynamic)
+  for (std::int64_t t = 0; t < samples; ++t) {
+    const auto at = static_cast<std::size_t>(t);
+    const Vector x = row_of(inputs.hidden_states, routing.tokens[at]);
+    rows[at] = log_softmax_of_logits(x, inputs.router.row, inputs.router.row_bias);
+    cols[at] = log_softmax_of_logits(x, inputs.router.col, inputs.router.col_bias);
+  }
+  for (std::int64_t t = 0; t < samples; ++t) {
+    const Marginal& row = rows[static_cast<std::size_t>(t)];
+    const Marginal& col = cols[static_cast<std::size_t>(t)];
     routing.row_log_p.insert(routing.row_log_p.end(), row.log_p.begin(), row.log_p.end());
     routing.col_log_p.insert(routing.col_log_p.end(), col.log_p.begin(), col.log_p.end());
     routing.tolerance.push_back(selection_tolerance(
         shape.hidden_size, row.partial_sum_scale + col.partial_sum_scale, row.score_scale + col.score_scale));
-    const auto sample = static_cast<std::int64_t>(t);
-    const auto ids = top_k_of_all(routing, sample, shape.top_k, routing.threshold.emplace_back());
-    append_query(routing, ids, gates_of_scores(routing, sample, ids, shape.gate_mode));
+    const auto ids = top_k_of_all(routing, t, shape.top_k, routing.threshold.emplace_back());
+    append_query(routing, ids, gates_of_scores(routing, t, ids, shape.gate_mode));
   }
   return routing;
 }
