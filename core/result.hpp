@@ -157,8 +157,8 @@ struct RecordedRun {
   std::vector<ResultRow> rows;  ///< those that count
   std::vector<RecordedPoint> points;
 };
-/// Reads rows.jsonl (one or several runs one after another), this version's or an earlier one's. Of a sweep
-/// that is not finished, rows of complete points count. Throws FileError naming the line and field.
+/// Reads rows.jsonl (one or several runs one after another) or rows.jsonl.gz, of this version or an earlier
+/// one. Of an unfinished sweep, rows of complete points count. Throws FileError naming the line and field.
 std::vector<RecordedRun> read_rows(const std::filesystem::path& file);
 
 /// The same with how far it counts, for those who go on writing.

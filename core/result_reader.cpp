@@ -1,8 +1,12 @@
 #include <fmt/format.h>
+#include <zlib.h>
 
 #include <algorithm>
+#include <array>
 #include <iterator>
+#include <memory>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <utility>
 
 #include "core/error.hpp"
@@ -235,12 +239,42 @@ ResultLog parse_rows(std::istream& text, const std::string& name) {
   return log;
 }
 
-std::vector<RecordedRun> read_rows(const std::filesystem::path& file) {
-  std::ifstream stream(file, std::ios::binary);
+namespace {
+
+/// Text of a .gz file. Throws FileError.
+std::string unpacked(const std::filesystem::path& file) {
+  const std::unique_ptr<gzFile_s, decltype(&gzclose)> stream(gzopen(file.c_str(), "rb"), gzclose);
   if (!stream || std::filesystem::is_directory(file)) {
     throw FileError(file.string(), "", "cannot be opened");
   }
-  auto runs = parse_rows(stream, file.string()).runs;
+  std::string text;
+  std::array<char, 1 << 16> chunk{};
+  int count = 0;
+  while ((count = gzread(stream.get(), chunk.data(), static_cast<unsigned>(chunk.size()))) > 0) {
+    text.append(chunk.data(), static_cast<std::size_t>(count));
+  }
+  int code = Z_OK;
+  const char* const why = gzerror(stream.get(), &code);
+  if (code != Z_OK) {  // of a file cut short: Z_BUF_ERROR
+    throw FileError(file.string(), "", fmt::format("cannot be unpacked: {}", why));
+  }
+  return text;
+}
+
+}  // namespace
+
+std::vector<RecordedRun> read_rows(const std::filesystem::path& file) {
+  std::vector<RecordedRun> runs;
+  if (file.extension() == ".gz") {
+    std::istringstream stream(unpacked(file));
+    runs = parse_rows(stream, file.string()).runs;
+  } else {
+    std::ifstream stream(file, std::ios::binary);
+    if (!stream || std::filesystem::is_directory(file)) {
+      throw FileError(file.string(), "", "cannot be opened");
+    }
+    runs = parse_rows(stream, file.string()).runs;
+  }
   if (runs.empty()) {
     throw FileError(file.string(), "", "holds no run");
   }

@@ -1,6 +1,7 @@
 // A sweep's rows as a log: what an interruption leaves behind, at whatever byte, and how it goes on from
 // there.
 #include <gtest/gtest.h>
+#include <zlib.h>
 
 #include <nlohmann/json.hpp>
 #include <sstream>
@@ -86,6 +87,22 @@ TEST(ResultLog, GivesBackPointsWithTheirRows) {
   EXPECT_EQ(runs[0].rows.size(), 6U);
   EXPECT_EQ(runs[0].header.experiment, R"({"name":"test"})");
   EXPECT_EQ(runs[0].rows[0].repro, "moescope compare --workload p0");
+}
+
+TEST(ResultLog, IsReadPackedAndNeverInPart) {
+  const TemporaryDirectory directory;
+  finish(directory.path());
+  const std::string text = read_text(directory.path() / "rows.jsonl");
+  const fs::path packed = directory.path() / "rows.jsonl.gz";
+  const gzFile stream = gzopen(packed.c_str(), "wb");
+  ASSERT_EQ(gzwrite(stream, text.data(), static_cast<unsigned>(text.size())), std::ssize(text));
+  ASSERT_EQ(gzclose(stream), Z_OK);
+  EXPECT_EQ(read_rows(packed).front().rows.size(), 6U);
+
+  fs::resize_file(packed, fs::file_size(packed) - 9);  // checksum, length and a byte of what they are of
+  EXPECT_NE(error_text<FileError>([&] { read_rows(packed); }).find("rows.jsonl.gz"), std::string::npos);
+  fs::remove(packed);
+  EXPECT_NE(error_text<FileError>([&] { read_rows(packed); }).find("cannot be opened"), std::string::npos);
 }
 
 TEST(ResultLog, WritesLinesThatTheSchemaAccepts) {

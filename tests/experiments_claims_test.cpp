@@ -1,8 +1,7 @@
 // The claims table in README is what the program says of the recorded rows.
 #include <gtest/gtest.h>
 
-#include <algorithm>
-
+#include "tests/support/recorded_rows.hpp"
 #include "tests/support/run_moescope.hpp"
 #include "tests/support/temporary_directory.hpp"
 
@@ -13,12 +12,9 @@ namespace fs = std::filesystem;
 
 TEST(Readme, ItsClaimsTableIsGeneratedFromTheRecordedRows) {
   std::vector<std::string> arguments = {"claims", "--markdown"};
-  for (const auto& entry : fs::directory_iterator(fs::path(MOESCOPE_SOURCE_DIR) / "results" / "h100")) {
-    if (entry.path().extension() == ".jsonl") {
-      arguments.push_back(entry.path().string());
-    }
+  for (const fs::path& file : test::recorded_rows("h100")) {
+    arguments.push_back(file.string());
   }
-  std::sort(arguments.begin() + 2, arguments.end());
   ASSERT_GT(arguments.size(), 3U);
   const test::TemporaryDirectory directory;
   const test::Outcome outcome = test::run_moescope(arguments, directory);

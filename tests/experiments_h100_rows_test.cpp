@@ -9,7 +9,7 @@
 
 #include "core/result.hpp"
 #include "tests/support/json_schema.hpp"
-#include "tests/support/temporary_directory.hpp"
+#include "tests/support/recorded_rows.hpp"
 
 namespace moescope {
 namespace {
@@ -56,17 +56,13 @@ TEST(RecordedRows, KeepToThePublishedSchema) {
   const test::JsonSchema schema(nlohmann::json::parse(result_schema_json()));
   int files = 0;
   for (const char* machine : {"cpu", "h100"}) {
-    for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(MOESCOPE_SOURCE_DIR) /
-                                                                 "results" / machine)) {
-      if (entry.path().extension() != ".jsonl") {
-        continue;
-      }
+    for (const auto& file : test::recorded_rows(machine)) {
       ++files;
-      std::istringstream lines(test::read_text(entry.path()));
+      std::istringstream lines(test::read_packed_text(file));
       std::int64_t number = 0;
       for (std::string line; std::getline(lines, line);) {
         ++number;
-        ASSERT_EQ(schema.violation(nlohmann::json::parse(line)), "") << entry.path() << ", line " << number;
+        ASSERT_EQ(schema.violation(nlohmann::json::parse(line)), "") << file << ", line " << number;
       }
     }
   }

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <gtest/gtest.h>
+#include <zlib.h>
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+/// The rows that come with the project.
+namespace moescope::test {
+
+/// Files of rows, packed or not, in results/MACHINE; sorted by name, as a shell's pattern gives them.
+inline std::vector<std::filesystem::path> recorded_rows(const std::string& machine) {
+  std::vector<std::filesystem::path> files;
+  for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(MOESCOPE_SOURCE_DIR) /
+                                                               "results" / machine)) {
+    const std::string name = entry.path().filename().string();
+    if (name.ends_with(".jsonl") || name.ends_with(".jsonl.gz")) {
+      files.push_back(entry.path());
+    }
+  }
+  std::ranges::sort(files);
+  return files;
+}
+
+/// Text of a file, unpacked where it is packed.
+inline std::string read_packed_text(const std::filesystem::path& file) {
+  std::string text;
+  const gzFile stream = gzopen(file.c_str(), "rb");
+  EXPECT_NE(stream, nullptr) << file;
+  std::array<char, 1 << 16> chunk{};
+  for (int count = 0; (count = gzread(stream, chunk.data(), static_cast<unsigned>(chunk.size()))) > 0;) {
+    text.append(chunk.data(), static_cast<std::size_t>(count));
+  }
+  EXPECT_EQ(gzclose(stream), Z_OK) << file;
+  return text;
+}
+
+}  // namespace moescope::test
