@@ -102,15 +102,24 @@ OracleRouting oracle_routing(const LayerInputs& inputs, const std::vector<std::i
     rows[at] = log_softmax_of_logits(x, inputs.router.row, inputs.router.row_bias);
     cols[at] = log_softmax_of_logits(x, inputs.router.col, inputs.router.col_bias);
   }
-  for (std::int64_t t = 0; t < samples; ++t) {
-    const Marginal& row = rows[static_cast<std::size_t>(t)];
-    const Marginal& col = cols[static_cast<std::size_t>(t)];
+  for (std::size_t t = 0; t < routing.tokens.size(); ++t) {
+    const Marginal& row = rows[t];
+    const Marginal& col = cols[t];
     routing.row_log_p.insert(routing.row_log_p.end(), row.log_p.begin(), row.log_p.end());
     routing.col_log_p.insert(routing.col_log_p.end(), col.log_p.begin(), col.log_p.end());
     routing.tolerance.push_back(selection_tolerance(
         shape.hidden_size, row.partial_sum_scale + col.partial_sum_scale, row.score_scale + col.score_scale));
-    const auto ids = top_k_of_all(routing, t, shape.top_k, routing.threshold.emplace_back());
-    append_query(routing, ids, gates_of_scores(routing, t, ids, shape.gate_mode));
+  }
+  routing.threshold.resize(routing.tokens.size());
+  std::vector<std::vector<std::int32_t>> ids(routing.tokens.size());
+#pragma omp parallel for schedule(dynamic)
+  for (std::int64_t t = 0; t < samples; ++t) {
+    const auto at = static_cast<std::size_t>(t);
+    ids[at] = top_k_of_all(routing, t, shape.top_k, routing.threshold[at]);
+  }
+  for (std::int64_t t = 0; t < samples; ++t) {
+    const auto& selected = ids[static_cast<std::size_t>(t)];
+    append_query(routing, selected, gates_of_scores(routing, t, selected, shape.gate_mode));
   }
   return routing;
 }
