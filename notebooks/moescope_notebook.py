@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from moescope_rows import ROOT, provenance
+from moescope_rows import ROOT, RowError, provenance
 
 # Okabe and Ito (2008), told apart by colour-blind readers; colour and marker as in `moescope roofline`.
 SCHEDULES = {
@@ -20,10 +20,14 @@ SCHEDULES = {
     "expert_centric": ("#D55E00", "o"),
     "staircase": ("#009E73", "^"),
     "staircase:atomics": ("#CC79A7", "v"),
+    "staircase:rows": ("#004D38", "<"),
+    "staircase:rows:atomics": ("#882255", ">"),
     "dense_masked": ("#E69F00", "D"),
     "sparse_library": ("#56B4E9", "P"),
     "auto": ("#000000", "x"),
+    "tuned": ("#777777", "+"),
 }
+BF16_ERROR = 4e-3  # what every layer is held to against the fp64 oracle, relative
 STAGES = {
     "router_project": "#56B4E9",
     "router_select": "#0072B2",
@@ -63,6 +67,57 @@ def program(*arguments: str | Path) -> str:
 def say(words: str) -> None:
     """Shows Markdown: text between figures whose numbers are computed from rows."""
     display(Markdown(textwrap.dedent(words).strip()))
+
+
+def finding(name: str, words: str) -> None:
+    """Shows a sentence of what rows say. The README has it, too: scripts/notebooks.sh puts it there, and compares."""
+    words = " ".join(words.split())
+    folder = os.environ.get("MOESCOPE_FIGURES")
+    if folder:
+        (Path(folder) / f"{name}.md").write_text(words + "\n", encoding="utf-8")
+    say(words)
+
+
+def held_to_oracle(rows: pd.DataFrame) -> str:
+    """That every measured layer of `rows` was compared with the fp64 oracle and is within the error of bf16, in words.
+    One that was not, or is not, is a RowError."""
+    layers = rows[(rows["stage"] == "layer") & (rows["status"] == "ok")]
+    keys = ["file", "run_id", "point", "schedule"]
+    timed = layers[layers["metric"] == "time_s"][[*keys, "dtype"]]
+    errors = layers[layers["metric"] == "relative_error"][[*keys, "value"]]
+    both = timed.merge(errors, on=keys, how="left")
+    wrong = both[~(both["value"] <= BF16_ERROR)]
+    if both.empty or not wrong.empty or set(both["dtype"]) != {"bf16"}:
+        raise RowError(f"{len(wrong)} of {len(both)} layers without an error of at most {BF16_ERROR}: {wrong.head(1).to_dict('records')}")
+    missing = rows[rows["status"].isin(["failed", "skipped"])].drop_duplicates(["schedule", "reason"])
+    reasons = "; ".join(f"{row.schedule}: {row.reason}" for row in missing.itertuples())
+    return (f"{len(both)} layers, each held against the fp64 oracle: largest relative error {both['value'].max():.1e}, "
+            f"limit {BF16_ERROR:g}." + (f" Not measured: {reasons}." if reasons else ""))
+
+
+def schedule_lines(axis: plt.Axes, table: pd.DataFrame, x=None) -> None:
+    """A line per column of `table`, a schedule each, over `x` (default: 0, 1, 2, ...), in the schedule's colour; where a
+    schedule has no value its line goes on to the next."""
+    x = pd.Series(range(len(table)) if x is None else list(x), index=table.index)
+    for schedule, (colour, marker) in SCHEDULES.items():
+        values = table[schedule].dropna() if schedule in table else ()
+        if len(values) > 0:
+            axis.plot(x[values.index], values, color=colour, marker=marker, linewidth=1, markersize=5, label=schedule,
+                      linestyle=":" if schedule in ("auto", "tuned") else "-")
+
+
+def log_ticks(axis: mpl.axis.Axis, digits: str = "25", unit: str = "") -> None:
+    """A logarithmic axis with plain numbers, those beginning with one of `digits` between the powers of ten, too."""
+    axis.axes.set(**{f"{axis.axis_name}scale": "log"})
+    axis.set_major_formatter(lambda value, _: f"{value:g}{unit}")
+    axis.set_minor_formatter(lambda value, _: f"{value:g}{unit}" if f"{value:e}"[0] in digits else "")
+
+
+def legend(figure: plt.Figure, columns: int) -> None:
+    """One legend above all panels, below the title (end the title with a newline a line of the legend)."""
+    handles = {label: handle for axis in figure.axes for handle, label in zip(*axis.get_legend_handles_labels())}
+    top = 1 - 0.27 / figure.get_figheight()
+    figure.legend(handles.values(), handles.keys(), loc="upper center", bbox_to_anchor=(0.5, top), ncols=columns, fontsize=8)
 
 
 def workload_label(name: str) -> str:

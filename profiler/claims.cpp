@@ -231,6 +231,35 @@ ClaimResult without_grouping_in_torch(const std::vector<RecordedLayer>& layers) 
                   format_seconds(slow_s), format_seconds(fast_s), layer->header->device));
 }
 
+/// Latency without the Cartesian router, with PyTorch's top K over N scores for a selection that is made for
+/// grids. Stages overlap: an estimate.
+ClaimResult without_router_in_torch(const std::vector<RecordedLayer>& layers, const Wanted& full_router) {
+  std::string claim = "the same, with PyTorch's top K over N scores";
+  const auto selects = [](const RecordedSchedule& schedule) {
+    return schedule.name == "topk_all_scores" && schedule.value(Stage::kRouterSelect, "time_s").has_value();
+  };
+  const RecordedLayer* torch = find_layer(layers, {}, selects);
+  const RecordedLayer* layer = find_layer(layers, full_router);
+  const RecordedLayer* ours =
+      layer == nullptr ? nullptr : find_layer(layers, {.device = layer->header->device});
+  const RecordedSchedule* flat = fastest(layer, ours);
+  const RecordedSchedule* best = fastest(ours, layer);
+  if (torch == nullptr || flat == nullptr || best == nullptr ||
+      !flat->value(Stage::kRouterSelect, "time_s")) {
+    return no_rows(std::move(claim), 30.6, "needs torch_peers and what the line above needs");
+  }
+  const double select_s = *flat->value(Stage::kRouterSelect, "time_s");
+  const double torch_s =
+      *std::ranges::find_if(torch->schedules, selects)->value(Stage::kRouterSelect, "time_s");
+  const double flat_s = *layer_time_s(*flat) - select_s + torch_s;
+  const double best_s = *layer_time_s(*best);
+  return ratio_claim(
+      std::move(claim), Rule::kAtLeast, 30.6, flat_s / best_s, revisions({torch, layer, ours}),
+      fmt::format("of {} ({}) ours takes {}, which is made for grids, PyTorch's {}; against {} ({}), {}",
+                  format_seconds(*layer_time_s(*flat)), flat->name, format_seconds(select_s),
+                  format_seconds(torch_s), format_seconds(best_s), best->name, layer->header->device));
+}
+
 /// Memory without expert-centric scheduling, beside weights and tensors.
 ClaimResult memory_without_grouping(const std::vector<RecordedLayer>& layers) {
   std::string claim = "memory without expert-centric scheduling";
@@ -399,6 +428,7 @@ std::vector<ClaimResult> judge_claims(const std::vector<RecordedLayer>& layers) 
   claims.push_back(memory_without_grouping(layers));
   claims.push_back(against_omnimoe(layers, "latency without the Cartesian router", Rule::kAtLeast, 30.6,
                                    full_router, no_router));
+  claims.push_back(without_router_in_torch(layers, full_router));
   claims.push_back(memory_claim("memory without the Cartesian router", Rule::kAtLeast, 337.5,
                                 find_layer(layers, full_router), ours, no_router));
   claims.push_back(against_omnimoe(layers, "latency without the shared MLP", Rule::kAbout, 0.86, bare,
