@@ -69,13 +69,32 @@ def say(words: str) -> None:
     display(Markdown(textwrap.dedent(words).strip()))
 
 
-def finding(name: str, words: str) -> None:
-    """Shows a sentence of what rows say. The README has it, too: scripts/notebooks.sh puts it there, and compares."""
-    words = " ".join(words.split())
+def into_readme(name: str, text: str) -> None:
+    """Shows Markdown that the README has, too: scripts/notebooks.sh puts it between the marks of that name, and compares."""
     folder = os.environ.get("MOESCOPE_FIGURES")
     if folder:
-        (Path(folder) / f"{name}.md").write_text(words + "\n", encoding="utf-8")
-    say(words)
+        (Path(folder) / f"{name}.md").write_text(text.strip() + "\n", encoding="utf-8")
+    say(text)
+
+
+def finding(name: str, words: str) -> None:
+    """A sentence of what rows say, for the README."""
+    into_readme(name, " ".join(words.split()))
+
+
+def milliseconds(seconds: float) -> str:
+    """Three digits, "-" for none."""
+    value = 1e3 * seconds
+    return "-" if pd.isna(value) else f"{value:.1f}" if value >= 9.995 else f"{value:.2f}" if value >= 0.9995 else f"{value:.3f}"
+
+
+def times(ratio: float) -> str:
+    """Two digits: "0.87x", "3.3x", "152x"."""
+    return f"{ratio:.0f}x" if ratio >= 9.95 else f"{ratio:.1f}x" if ratio >= 0.995 else f"{ratio:.2f}x"
+
+
+def markdown_table(header: list[str], lines: list[list[str]]) -> str:
+    return "\n".join("| " + " | ".join(line) + " |" for line in (header, ["---"] * len(header), *lines))
 
 
 def held_to_oracle(rows: pd.DataFrame) -> str:
