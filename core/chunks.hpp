@@ -28,10 +28,11 @@ struct DenseChunks {
   std::int64_t p_offset = 0;    ///< bytes from S to P; 0: P overwrites S
   std::int64_t bytes = 0;       ///< of S and P
 
-  /// Chunks of equal size, as few as the workspace limit allows.
-  static DenseChunks plan(const LayerShape& shape) {
+  /// Chunks of equal size, as few as the workspace limit allows. Without `scored` there is no S: P holds the
+  /// gates alone (values without a dot product before them: product-key memory).
+  static DenseChunks plan(const LayerShape& shape, bool scored = true) {
     const auto ceil_div = [](std::int64_t a, std::int64_t b) { return (a + b - 1) / b; };
-    const Dtype scores = shape.num_tokens < kFewTokens ? Dtype::kF32 : shape.dtype;
+    const Dtype scores = scored && shape.num_tokens < kFewTokens ? Dtype::kF32 : shape.dtype;
     const bool in_place = scores == shape.dtype;
     const std::int64_t s_column_bytes = shape.num_tokens * dtype_bytes(scores);
     const std::int64_t p_column_bytes = in_place ? 0 : shape.num_tokens * dtype_bytes(shape.dtype);
@@ -41,6 +42,33 @@ struct DenseChunks {
     const std::int64_t chunks = ceil_div(shape.num_experts(), most);
     const std::int64_t experts = ceil_div(ceil_div(shape.num_experts(), chunks), kGranularity) * kGranularity;
     return {experts, scores, in_place ? 0 : experts * s_column_bytes, experts * column_bytes};
+  }
+};
+
+/// How the dense masked form of PKM and PEER shares the last product Y += P V among blocks: its output has
+/// few tiles and its k is long, so k is cut into equal parts, each summed into a Y of its own.
+struct DenseSplits {
+  /// Output tiles that fill an H100 (132 multiprocessors) once, of 128 x 256 as cuBLASLt takes them.
+  static constexpr std::int64_t kTiles = 128;
+  static constexpr std::int64_t kTileRows = 128;
+  static constexpr std::int64_t kTileCols = 256;
+  static constexpr std::int64_t kMost = 32;
+  /// A part is at least this many experts, and a multiple of kGranularity (128-byte rows in bf16).
+  static constexpr std::int64_t kLeastExperts = 512;
+  static constexpr std::int64_t kGranularity = 64;
+
+  /// Parts for chunks of `experts` columns, of which the first has no fewer than any other.
+  static constexpr std::int64_t count(std::int64_t num_tokens, std::int64_t hidden_size,
+                                      std::int64_t experts) {
+    const auto ceil_div = [](std::int64_t a, std::int64_t b) { return (a + b - 1) / b; };
+    const std::int64_t tiles = ceil_div(num_tokens, kTileRows) * ceil_div(hidden_size, kTileCols);
+    const std::int64_t most = std::max(std::min(experts / kLeastExperts, kMost), std::int64_t{1});
+    return std::clamp(kTiles / tiles, std::int64_t{1}, most);
+  }
+  /// Experts of each of `parts` parts of a chunk of `width` experts; the rest, fewer than
+  /// parts * kGranularity, is a product of its own.
+  static constexpr std::int64_t part(std::int64_t width, std::int64_t parts) {
+    return parts == 1 ? width : width / parts / kGranularity * kGranularity;
   }
 };
 

@@ -10,6 +10,7 @@
 
 #include "core/layer_inputs.hpp"
 #include "core/layer_shape.hpp"
+#include "core/schedule.hpp"
 #include "core/tensor.hpp"
 
 namespace moescope {
@@ -109,8 +110,12 @@ struct SystemInputs {
   std::shared_ptr<const SystemWeights> weights;
   std::string workload;
   std::uint64_t seed = 0;
+  /// Order of work of the experts, where there is a choice: pkm and peer as token_centric (their rows
+  /// gathered) or dense_masked (all experts for every token). kAuto: the backend's own.
+  ScheduleKind schedule = ScheduleKind::kAuto;
 
-  /// Throws InvalidArgument naming the tensor whose extents or dtype do not fit `shape`.
+  /// Throws InvalidArgument naming the tensor whose extents or dtype do not fit `shape`, or a schedule that
+  /// the system does not have.
   void validate() const;
 };
 

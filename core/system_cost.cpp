@@ -6,6 +6,7 @@
 
 #include <utility>
 
+#include "core/chunks.hpp"
 #include "core/error.hpp"
 #include "core/traffic_terms.hpp"
 
@@ -100,6 +101,35 @@ class SystemTerms {
     terms_.flop(stage, flop, flop);  // x . w_in where there is one, then the sum
   }
 
+  /// The same as products with all experts; what a head adds to another's choice is in the gates' sum.
+  void masked_experts() {
+    const bool peer = shape_.system == System::kPeer;
+    const auto stage = peer ? Stage::kExperts : Stage::kExpertCombine;
+    const auto matrices = peer ? 2 : 1;
+    const LayerShape row = shape_.row_shape();
+    const Dtype scores = DenseChunks::plan(row, peer).scores;
+    const auto all = checked_product({matrices, shape_.num_experts, terms_.row_bytes});
+    const auto needed = active_weights();
+    terms_.both(stage, kRead, terms_.ids_bytes, "expert_ids");   // M
+    terms_.both(stage, kRead, terms_.gates_bytes, "gates");      // M fp32
+    terms_.both(stage, kWrite, terms_.x_bytes, "Y");             // L d
+    terms_.hbm(stage, kRead, needed, "active experts");          // E_active d, of peer twice
+    terms_.hbm(stage, kRead, all - needed, "inactive experts");  // (N - E_active) d, of peer twice
+    terms_.l2(stage, kRead, all, "experts");                     // N d, of peer twice
+    if (peer) {
+      terms_.both(stage, kRead, terms_.x_bytes, "X");  // L d
+      terms_.l2(stage, kWrite, checked_product({shape_.num_tokens, shape_.num_experts, dtype_bytes(scores)}),
+                "score matrix");  // L N
+      terms_.l2(stage, kRead, checked_product({routing_.num_pairs(), dtype_bytes(scores)}),
+                "scores of pairs");  // M
+    }
+    const auto p = checked_product({shape_.num_tokens, shape_.num_experts, element_});
+    terms_.l2(stage, kWrite, p, "P");  // L N
+    terms_.l2(stage, kRead, p, "P");   // L N
+    terms_.flop(stage, checked_product({2, matrices, routing_.num_pairs(), shape_.hidden_size}),
+                checked_product({2, matrices, shape_.num_tokens, shape_.num_experts, shape_.hidden_size}));
+  }
+
   void dense_branch() { add_shared_mlp(terms_, shape_.row_shape(), shape_.has_routing()); }
 
   std::int64_t active_weights() const {
@@ -180,7 +210,15 @@ ScheduleOptions system_schedule(System system) {
 }
 
 AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing) {
+  return analytic_cost(shape, routing, system_schedule(shape.system).kind);
+}
+
+AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing, ScheduleKind kind) {
   check_fit(shape, routing);
+  const bool masked = shape.has_product_keys() && kind == ScheduleKind::kDenseMasked;
+  if (!masked && kind != system_schedule(shape.system).kind) {
+    throw InvalidArgument("schedule", to_string(kind), fmt::format("is none of {}", to_string(shape.system)));
+  }
   SystemTerms terms(shape, routing);
   if (shape.has_ffn_experts()) {
     terms.ffn_router();
@@ -188,7 +226,11 @@ AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing) {
   }
   if (shape.has_product_keys()) {
     terms.product_keys();
-    terms.gathered_experts();
+    if (masked) {
+      terms.masked_experts();
+    } else {
+      terms.gathered_experts();
+    }
   }
   if (shape.shared_size > 0) {
     terms.dense_branch();

@@ -16,10 +16,16 @@ namespace moescope {
 std::vector<Stage> system_stages(System system);
 
 /// The order of work of a baseline's expert stage, as prepare_system() runs it: expert_centric in groups of
-/// one expert for FFN experts, token_centric for product keys; dense_mlp, which has none, computes all.
+/// one expert for FFN experts, token_centric for product keys (which a backend may also run as dense_masked:
+/// SystemInputs::schedule); dense_mlp, which has none, computes all.
 ScheduleOptions system_schedule(System system);
 
 /// All stages of one baseline layer on this routing (empty for dense_mlp). Stage::kLayer sums the others.
+/// `kind` is the order of work that ran: product keys also as dense_masked (all experts for every token, as
+/// the GPU does it: one matrix [L, N] is scores, then P); others have none but system_schedule()'s. Throws
+/// InvalidArgument("schedule", ...).
+AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing, ScheduleKind kind);
+/// The same as system_schedule() has it.
 AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing);
 
 /// Floor of the expert stage in bytes: weights of active experts and X read once, Y written once. pkm does

@@ -113,6 +113,11 @@ std::shared_ptr<const SystemWeights> make_weights(const SystemShape& shape, doub
 
 void SystemInputs::validate() const {
   shape.validate();
+  const bool chosen = schedule == ScheduleKind::kTokenCentric || schedule == ScheduleKind::kDenseMasked;
+  if (schedule != ScheduleKind::kAuto && !(shape.has_product_keys() && chosen)) {
+    throw InvalidArgument("schedule", to_string(schedule),
+                          "must be auto, and of pkm and peer auto, token_centric or dense_masked");
+  }
   const Requirer require(shape);
   const auto d = shape.hidden_size;
   require.tensor(hidden_states, "hidden_states", shape.num_tokens, d);

@@ -26,7 +26,7 @@ constexpr std::array kOwned = {
     OwnedOption{"grid", is_omnimoe},           OwnedOption{"schedule", is_omnimoe},
     OwnedOption{"group_size", is_omnimoe},     OwnedOption{"expert_size", has_ffn_experts},
     OwnedOption{"heads", has_product_keys},    OwnedOption{"key_size", has_product_keys},
-    OwnedOption{"activation", has_activation},
+    OwnedOption{"activation", has_activation}, OwnedOption{"form", has_product_keys},
 };
 
 }  // namespace

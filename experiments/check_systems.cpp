@@ -25,7 +25,7 @@ bool describes_a_shape(const CommonOptions& options) {
 }
 
 /// Shapes whose extents are no multiples of a tile, one token, K = 1, and more than a tile of rows per
-/// expert.
+/// expert; of product keys also one with so large a K that products with all experts are the faster form.
 std::vector<SystemShape> awkward_shapes(System system) {
   std::vector<SystemShape> shapes;
   const auto add = [&](std::int64_t num_tokens, std::int64_t hidden_size, std::int64_t per_head) {
@@ -40,6 +40,9 @@ std::vector<SystemShape> awkward_shapes(System system) {
   add(1, 256, 3);
   add(300, 264, 7);
   add(1030, 256, 1);
+  if (shapes.front().has_product_keys()) {
+    add(1030, 256, 250);
+  }
   return shapes;
 }
 
@@ -71,11 +74,10 @@ std::vector<SystemShape> shapes_of(const CommonOptions& options, System system, 
   return shapes;
 }
 
-RowContext row_context(const SystemInputs& inputs, const MoeBackend& backend) {
+RowContext row_context(const SystemInputs& inputs, ScheduleKind ran, const MoeBackend& backend) {
   RowContext context;
   context.shape = inputs.shape.row_shape();
-  context.schedule =
-      inputs.shape.has_routing() ? to_string(system_schedule(inputs.shape.system).kind) : "none";
+  context.schedule = inputs.shape.has_routing() ? to_string(ran) : "none";
   context.backend = backend.name();
   context.workload = inputs.workload;
   context.seed = inputs.seed;
@@ -102,7 +104,7 @@ void check_shape(MoeBackend& backend, const SystemShape& shape, const NamedWorkl
   std::optional<SystemCheck> check;
   std::string why;
   try {
-    inputs.emplace(make_system_inputs(workload, shape, options.seed));
+    inputs.emplace(make_system_inputs(workload, shape, options));
     check = check_system(backend, *inputs, sampled_tokens);
   } catch (const OutOfMemory& error) {
     why = error.what();
@@ -115,16 +117,19 @@ void check_shape(MoeBackend& backend, const SystemShape& shape, const NamedWorkl
     ++tally.skipped;
     print_line("skipped", shape, why);
     if (writer != nullptr && inputs) {
-      writer->write(absent_row(row_context(*inputs, backend), Stage::kLayer, Source::kMeasured,
+      const ScheduleKind own = system_schedule(shape.system).kind;
+      writer->write(absent_row(row_context(*inputs, own, backend), Stage::kLayer, Source::kMeasured,
                                "relative_error", "fraction", Status::kSkipped, why));
     }
     return;
   }
   const bool passed = check->passed();
   ++(passed ? tally.passed : tally.failed);
-  print_line(passed ? "ok" : "FAILED", shape, check->describe());
+  print_line(passed ? "ok" : "FAILED", shape,
+             shape.has_product_keys() ? fmt::format("{}: {}", to_string(check->ran), check->describe())
+                                      : check->describe());
   if (writer != nullptr) {
-    const RowContext context = row_context(*inputs, backend);
+    const RowContext context = row_context(*inputs, check->ran, backend);
     writer->write(passed ? value_row(context, Stage::kLayer, Source::kMeasured, "relative_error",
                                      check->error.relative_error, "fraction")
                          : absent_row(context, Stage::kLayer, Source::kMeasured, "relative_error", "fraction",

@@ -92,6 +92,12 @@ ExitCode compare_systems(const CommonOptions& options, const Invocation& invocat
     }
   }
   print(studies, backend->device());
+  for (const LayerStudy& study : studies) {
+    const ScheduleStudy& point = study.schedules.front();
+    if (options.explain && !point.explanation.empty()) {
+      std::cout << fmt::format("{}: auto chose {}\n", study_label(study), point.explanation);
+    }
+  }
   std::cout << fmt::format("\nrows:   {}/rows.jsonl, rows.csv, run.json\n", directory.string());
   return outcome(studies);
 }

@@ -33,6 +33,7 @@ struct CommonOptions {
   std::optional<std::int64_t> expert_size;
   std::optional<std::int64_t> heads;
   std::optional<std::int64_t> key_size;
+  std::string form;
   std::string grid;
   std::string dtype;
   std::string activation;

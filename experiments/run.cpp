@@ -119,7 +119,7 @@ LayerStudy study_baseline(const CommonOptions& options, System system, const Ben
   if (std::string why; !bench.backend.supports_system(system, why)) {
     throw InvalidArgument("system", to_string(system), why);
   }
-  const SystemInputs inputs = make_system_inputs(workload, shape, options.seed);
+  const SystemInputs inputs = make_system_inputs(workload, shape, options);
   bench.progress.begin(shape.label());
   SystemSubject subject;
   subject.baseline = &inputs;

@@ -43,7 +43,7 @@ std::vector<SystemSubject> SystemLineup::subjects() {
 SystemSubject SystemLineup::baseline_subject(const SystemShape& shape) {
   const auto make = [&] {
     const SystemInputs& inputs =
-        baseline_inputs_.emplace_back(make_system_inputs(workload_, shape, options_.seed));
+        baseline_inputs_.emplace_back(make_system_inputs(workload_, shape, options_));
     SystemSubject subject;
     subject.baseline = &inputs;
     subject.judge = system_judge(inputs, kJudgedTokens);

@@ -10,6 +10,22 @@
 #include "core/system_options.hpp"
 
 namespace moescope {
+namespace {
+
+ScheduleKind parse_form(const std::string& text) {
+  for (const ScheduleKind kind :
+       {ScheduleKind::kAuto, ScheduleKind::kTokenCentric, ScheduleKind::kDenseMasked}) {
+    if (text == to_string(kind)) {
+      return kind;
+    }
+  }
+  if (!text.empty()) {
+    throw InvalidArgument("form", text, "must be auto, token_centric or dense_masked");
+  }
+  return ScheduleKind::kAuto;
+}
+
+}  // namespace
 
 void add_system_options(CLI::App& app, CommonOptions& options) {
   std::string names;
@@ -31,6 +47,11 @@ void add_system_options(CLI::App& app, CommonOptions& options) {
   group->add_option("--heads", options.heads, "pkm, peer: heads; each selects K / heads experts")
       ->type_name("N");
   group->add_option("--key-size", options.key_size, "pkm, peer: width of a sub-key")->type_name("N");
+  group
+      ->add_option("--form", options.form,
+                   "pkm, peer: token_centric gathers the rows of every pair, dense_masked (cuda) is products "
+                   "with all experts; default: what the backend takes for the faster")
+      ->type_name("NAME");
 }
 
 System chosen_system(const CommonOptions& options) {
@@ -64,6 +85,8 @@ void require_meaningful(const CommonOptions& options) {
   require_count("expert_size", options.expert_size);
   require_count("heads", options.heads);
   require_count("key_size", options.key_size);
+  require("form", options.form);
+  (void)parse_form(options.form);
 }
 
 SystemShape resolve_system(const CommonOptions& options, System system) {
@@ -104,12 +127,14 @@ NamedWorkload system_workload(const CommonOptions& options) {
   return {std::move(spec), std::move(name)};
 }
 
-SystemInputs make_system_inputs(const NamedWorkload& workload, const SystemShape& shape, std::uint64_t seed) {
+SystemInputs make_system_inputs(const NamedWorkload& workload, const SystemShape& shape,
+                                const CommonOptions& options) {
   if (workload.spec.family != WorkloadSpec::Family::kGaussian) {
     throw InvalidArgument("workload", workload.spec.text, "must be gaussian:STD for a baseline system");
   }
-  SystemInputs inputs = make_system_inputs(shape, workload.spec.parameters.front(), seed);
+  SystemInputs inputs = make_system_inputs(shape, workload.spec.parameters.front(), options.seed);
   inputs.workload = workload.name;
+  inputs.schedule = shape.has_product_keys() ? parse_form(options.form) : ScheduleKind::kAuto;
   return inputs;
 }
 

@@ -83,12 +83,18 @@ void CudaSystemLayer::enqueue(Stage stage, cudaStream_t stream) {
     case Stage::kExperts:
       if (shape().has_ffn_experts()) {
         run_ffn_experts(stream);
+      } else if (design_.masked) {
+        run_masked_experts(stream);
       } else {
         launch_experts_token_centric(shape().row_shape(), hidden_states_.get(), weights_.describe(),
                                      routing_->view(), token_workspace_.get(), expert_output(), stream);
       }
       break;
     case Stage::kExpertCombine: {
+      if (design_.masked) {
+        run_masked_experts(stream);
+        break;
+      }
       const StageRange range(stage);
       launch_row_sums(shape().row_shape(), weights_.describe().w_out, routing_->view().expert_ids,
                       routing_->view().gates, expert_output(), stream);
@@ -160,6 +166,11 @@ void CudaSystemLayer::run_ffn_experts(cudaStream_t stream) {
 
   launch_row_sums(shape().row_shape(), results, rows.pair_rows, routing_->view().gates, expert_output(),
                   stream);
+}
+
+void CudaSystemLayer::run_masked_experts(cudaStream_t stream) {
+  launch_masked_product_keys(blas_, shape(), hidden_states_.get(), weights_.describe(), routing_->view(),
+                             working_.get(), output_.get(), stream);
 }
 
 void CudaSystemLayer::run_mlp(cudaStream_t stream) {

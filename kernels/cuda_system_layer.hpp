@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <memory>
 #include <optional>
+#include <string>
 #include <vector>
 
 #include "core/system_cost.hpp"
@@ -26,7 +27,10 @@ class CudaSystemLayer final : public GraphedLayer {
   HostTensor output() override;
   Routing routing() override;
   std::vector<StageMemory> memory() const override { return plan_.stages; }
-  ScheduleKind schedule_kind() const override { return system_schedule(shape().system).kind; }
+  ScheduleKind schedule_kind() const override {
+    return design_.masked ? ScheduleKind::kDenseMasked : system_schedule(shape().system).kind;
+  }
+  std::string explanation() const override { return design_.explanation; }
   bool deterministic() const override { return true; }
   void enqueue(Stage stage) override { enqueue(stage, stream()); }
 
@@ -35,6 +39,7 @@ class CudaSystemLayer final : public GraphedLayer {
   void project(cudaStream_t stream);
   void select(cudaStream_t stream);
   void run_ffn_experts(cudaStream_t stream);
+  void run_masked_experts(cudaStream_t stream);
   void run_mlp(cudaStream_t stream);
   void enqueue_overlapped() override;
   void check_logits() override;

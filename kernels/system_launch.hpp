@@ -56,4 +56,11 @@ std::int64_t product_key_workspace_bytes(const SystemShape& shape, bool has_norm
 void launch_product_key_scores(CublasLt& blas, const SystemShape& shape, const void* hidden_states,
                                const ProductKeys& keys, void* workspace, float* scores, cudaStream_t stream);
 
+// product_key_masked.cu: PEER's experts and PKM's combine as products with all experts (dense_masked.hpp);
+// output [L, d] in storage dtype. Deterministic.
+std::int64_t masked_product_keys_workspace_bytes(const SystemShape& shape);
+void launch_masked_product_keys(CublasLt& blas, const SystemShape& shape, const void* hidden_states,
+                                const DeviceWeights& weights, DeviceRouting routing, void* workspace,
+                                void* output, cudaStream_t stream);
+
 }  // namespace moescope::cuda

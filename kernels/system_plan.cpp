@@ -4,11 +4,13 @@
 
 #include <algorithm>
 #include <limits>
+#include <optional>
 
 #include "core/error.hpp"
 #include "core/system_cost.hpp"
 #include "core/tile_config.hpp"
 #include "core/token_split.hpp"
+#include "kernels/product_key_form.hpp"
 #include "kernels/system_buffers.hpp"
 #include "kernels/system_launch.hpp"
 
@@ -72,10 +74,17 @@ SystemDesign design_system(const SystemInputs& inputs, std::int64_t compute_capa
   const SystemShape& shape = inputs.shape;
   inputs.validate();
   require_gpu_system(shape, compute_capability);
+  const ScheduleKind asked = inputs.schedule;
+  std::optional<ProductKeyForms> form;
+  if (shape.has_product_keys() && asked == ScheduleKind::kAuto) {
+    form = choose_product_key_form(shape);
+  }
   return {.shape = shape,
           .has_norm = inputs.weights->keys.has_value() && !inputs.weights->keys->norm_weight.empty(),
           .fused_mlp = shape.shared_size > 0 && shape.shared_size % 8 == 0 && shape.dtype == Dtype::kBF16 &&
-                       grouped_gemm_supported(shape.dtype, compute_capability)};
+                       grouped_gemm_supported(shape.dtype, compute_capability),
+          .masked = form ? form->masked() : asked == ScheduleKind::kDenseMasked && shape.has_product_keys(),
+          .explanation = form ? form->explanation : std::string()};
 }
 
 std::vector<Stage> system_layer_stages(System system) {
@@ -112,8 +121,9 @@ SystemMemoryPlan plan_system_memory(const SystemDesign& design) {
     project = plan.logits_offset + queries.num_tokens * (queries.grid_rows + queries.grid_cols) * kFloatBytes;
     plan.select_offset = align_up(project);
     select = plan.select_offset + router_select_workspace_bytes(queries) - plan.logits_offset;
-    plan.working = plan.logits_offset + select;
-    if (shape.system == System::kPeer) {
+    experts = design.masked ? masked_product_keys_workspace_bytes(shape) : 0;
+    plan.working = std::max(plan.logits_offset + select, experts);
+    if (shape.system == System::kPeer && !design.masked) {
       plan.token_workspace = token_centric_workspace_bytes(shape.row_shape());
     }
   }
@@ -156,10 +166,9 @@ SystemMemoryPlan plan_system_memory(const SystemDesign& design) {
         bytes = permutation + plan.schedule_scratch;
         break;
       case Stage::kExperts:
-        bytes = experts + permutation + plan.token_workspace;
-        break;
       case Stage::kExpertCombine:
-        break;  // rounds its own sums
+        bytes = experts + permutation + plan.token_workspace + (design.masked ? plan.library : 0);
+        break;
       case Stage::kSharedMlp:
         bytes = plan.mlp_scratch + plan.mlp_result + plan.mlp_library + plan.mlp_tiles;
         break;

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "core/moe_backend.hpp"
@@ -17,11 +18,18 @@ struct SystemDesign {
   /// its hidden activations never leave storage precision. Otherwise it is OmniMoE's shared MLP
   /// (shared_mlp.cu).
   bool fused_mlp = false;
+  /// pkm, peer: products with all experts and the gates in a matrix [L, N] (dense_masked); else a gather of
+  /// the selected rows (token_centric).
+  bool masked = false;
+  /// Why `masked` is as it is; empty where it was asked for, or nothing is to choose.
+  std::string explanation = {};
 };
 
 /// Throws InvalidArgument for what the kernels cannot do: hidden_size (and expert_size) no multiple of 8,
 /// more than kMaxFfnExperts FFN experts, L*K of FFN experts not below 2^31, rows longer than the gathers
-/// take, FFN experts in bf16 on another device than compute capability 9.0 (10 * major + minor).
+/// take, FFN experts in bf16 on another device than compute capability 9.0 (10 * major + minor), a schedule
+/// that the system does not have. Of product keys choose_product_key_form() takes the form where
+/// inputs.schedule leaves it open.
 SystemDesign design_system(const SystemInputs& inputs, std::int64_t compute_capability);
 
 /// The stages in the order they depend on each other: core's system_stages(), but a shared expert comes
@@ -35,7 +43,7 @@ struct SystemMemoryPlan {
   std::int64_t routing = 0;  ///< expert ids and gates
   std::int64_t output = 0;   ///< [L, d] in storage dtype
   /// One buffer: of the router [queries | logits | selection's workspace], after it of FFN experts
-  /// [hidden | results].
+  /// [hidden | results], of the masked form of product keys its workspace.
   std::int64_t working = 0;
   std::int64_t logits_offset = 0;
   std::int64_t select_offset = 0;

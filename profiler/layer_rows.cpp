@@ -92,6 +92,9 @@ std::vector<ResultRow> schedule_rows(const RowContext& context, const LayerStudy
     layer->reason = fmt::format(
         "auto {} {}", point.tuned_on.empty() ? "ran" : "on " + point.tuned_on + " ran", to_string(point.ran));
     append_ratio(rows, context, Stage::kLayer, "time_over_fastest", time_over_fastest(study, point));
+  } else if (!point.explanation.empty()) {
+    const auto layer = std::ranges::find(rows, to_string(Stage::kLayer), &ResultRow::stage);
+    layer->reason = fmt::format("auto: {}", point.explanation.substr(0, point.explanation.find('\n')));
   }
   append_ratio(rows, context, Stage::kLayer, "speed_up_over_token_centric", point.layer_speed_up);
   append_ratio(rows, context, Stage::kExperts, "speed_up_over_token_centric", point.expert_speed_up);

@@ -41,7 +41,8 @@ void account(MoeBackend& backend, const SystemSubject& subject, LayerExecution& 
   const Routing routing = execution.routing();
   if (subject.baseline != nullptr) {
     const SystemShape& shape = subject.baseline->shape;
-    point.cost = analytic_cost(shape, routing);
+    point.options.kind = point.ran;
+    point.cost = analytic_cost(shape, routing, point.ran);
     study.floor_bytes = expert_floor_bytes(shape, routing);
     account_memory(point, shape.weight_bytes(), study.shape, routing);
   } else {

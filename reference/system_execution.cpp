@@ -28,6 +28,9 @@ std::int64_t gated_mlp_workspace_bytes(const SystemShape& shape) {
 }
 
 std::unique_ptr<LayerExecution> make_system_execution(const SystemInputs& inputs) {
+  if (inputs.shape.has_product_keys() && inputs.schedule == ScheduleKind::kDenseMasked) {
+    throw InvalidArgument("schedule", to_string(inputs.schedule), "the cpu backend gathers");
+  }
   const auto make = [&] {
     switch (inputs.shape.system) {
       case System::kDenseMlp:

@@ -44,6 +44,7 @@ struct SystemCheck {
   SelectionReport selection;  ///< against the oracle
   ErrorReport error;          ///< of the output, with the layer's own selection
   double tolerance = 0;
+  ScheduleKind ran = ScheduleKind::kAuto;
   bool repeats = true;  ///< a second run gave the same bits, or the layer says that it need not
 
   bool passed() const { return selection.ok() && error.relative_error <= tolerance && repeats; }

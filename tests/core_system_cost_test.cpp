@@ -64,6 +64,31 @@ TEST(SystemCost, ProductKeysCountQueriesOfEveryHead) {
   EXPECT_EQ(expert_floor_bytes(pkm, lowest_ids(pkm)), 2 * 8 * 4 + 3 * 8 * 4);
 }
 
+TEST(SystemCost, ProductKeysMaskedTakeAllExpertsForEveryToken) {
+  // L 3, d 8, N 16, K 4 over 2 heads, fp32: experts 0 and 1 are active, 12 pairs.
+  const SystemShape peer = test::system_shape(System::kPeer, 3, 8, 16, 4, 2);
+  const AnalyticCost cost = analytic_cost(peer, lowest_ids(peer), ScheduleKind::kDenseMasked);
+  EXPECT_EQ(cost.useful_flop(Stage::kExperts), 4 * 12 * 8);
+  EXPECT_EQ(cost.executed_flop(Stage::kExperts), 4 * 3 * 16 * 8);
+  EXPECT_EQ(cost.bytes(Stage::kExperts, MemoryLevel::kHbm, Access::kRead),
+            12 * 8 + 3 * 8 * 4 + 2 * 16 * 8 * 4);
+  EXPECT_EQ(cost.bytes(Stage::kExperts, MemoryLevel::kL2, Access::kRead),
+            12 * 8 + 3 * 8 * 4 + 2 * 16 * 8 * 4 + 12 * 4 + 3 * 16 * 4);
+  EXPECT_EQ(cost.bytes(Stage::kExperts, MemoryLevel::kL2, Access::kWrite), 3 * 8 * 4 + 2 * 3 * 16 * 4);
+  const SystemShape pkm = test::system_shape(System::kPkm, 3, 8, 16, 4, 2);
+  const AnalyticCost values = analytic_cost(pkm, lowest_ids(pkm), ScheduleKind::kDenseMasked);
+  EXPECT_EQ(values.executed_flop(Stage::kExpertCombine), 2 * 3 * 16 * 8);
+  EXPECT_EQ(values.bytes(Stage::kExpertCombine, MemoryLevel::kHbm, Access::kRead), 12 * 8 + 16 * 8 * 4);
+  EXPECT_EQ(values.bytes(Stage::kExpertCombine, MemoryLevel::kL2, Access::kRead),
+            12 * 8 + 16 * 8 * 4 + 3 * 16 * 4);
+  EXPECT_EQ(values.bytes(Stage::kRouterProject, MemoryLevel::kL2),
+            analytic_cost(pkm, lowest_ids(pkm)).bytes(Stage::kRouterProject, MemoryLevel::kL2));
+  const SystemShape gshard = test::system_shape(System::kGShard, 5, 8, 6, 2);
+  EXPECT_EQ(test::error_text<InvalidArgument>(
+                [&] { (void)analytic_cost(gshard, lowest_ids(gshard), ScheduleKind::kDenseMasked); }),
+            "schedule = dense_masked: is none of gshard");
+}
+
 TEST(SystemCost, TheDenseBranchAddsOnlyWhereThereIsARoutedOne) {
   const SystemShape dense = test::system_shape(System::kDenseMlp, 5, 8, 0, 0);  // width 20
   const AnalyticCost cost = analytic_cost(dense, lowest_ids(dense));

@@ -101,6 +101,20 @@ TEST_P(EveryBaseline, RefusesInputsThatDoNotFit) {
             "hidden_states = [36, 40] fp32: must be [37, 40] fp32 for " + inputs.shape.label());
 }
 
+TEST_P(EveryBaseline, RefusesAScheduleItDoesNotHave) {
+  SystemInputs inputs = make_system_inputs(test::small_system(GetParam(), Dtype::kF32), 1, 9);
+  inputs.schedule = ScheduleKind::kDenseMasked;  // of product keys: on the GPU alone
+  ReferenceBackend backend;
+  EXPECT_EQ(test::error_text<InvalidArgument>([&] { backend.prepare_system(inputs); }),
+            inputs.shape.has_product_keys()
+                ? "schedule = dense_masked: the cpu backend gathers"
+                : "schedule = dense_masked: must be auto, and of pkm and peer auto, "
+                  "token_centric or dense_masked");
+  inputs.schedule = ScheduleKind::kStaircase;
+  EXPECT_EQ(test::error_text<InvalidArgument>([&] { backend.prepare_system(inputs); }),
+            "schedule = staircase: must be auto, and of pkm and peer auto, token_centric or dense_masked");
+}
+
 INSTANTIATE_TEST_SUITE_P(Systems, EveryBaseline, testing::ValuesIn(kBaselines),
                          [](const auto& test) { return std::string(to_string(test.param)); });
 
