@@ -19,6 +19,15 @@ struct Block {
     }
   }
 
+  /// A barrier that tells whether `value` holds for any thread.
+  static __device__ __forceinline__ bool any(bool value) {
+    if constexpr (kWarps > 1) {
+      return __syncthreads_or(value ? 1 : 0) != 0;
+    } else {
+      return __any_sync(kAllLanes, value) != 0;
+    }
+  }
+
   template <class T, class Op>
   static __device__ T reduce(T value, Op op) {
 #pragma unroll

@@ -97,6 +97,9 @@ struct StaircaseShared {
     return item_empty(Tiles::kQueue + i);
   }
 
+  /// Completes once a work item when the weights' producer has come so far that the next one is wanted.
+  __device__ __forceinline__ std::uint32_t next_wanted() const { return granted(Tiles::kSlots); }
+
   /// By one thread, before anyone else uses the barriers.
   __device__ __forceinline__ void init_barriers() const {
     constexpr int kConsumerWarps = 4 * Tiles::kWarpgroups;
@@ -105,6 +108,7 @@ struct StaircaseShared {
       barrier_init(empty(i), kConsumerWarps);
       barrier_init(granted(i), 1);
     }
+    barrier_init(next_wanted(), 1);
     for (std::uint32_t i = 0; i < Tiles::kXSlots; ++i) {
       barrier_init(x_full(i), 64);  // every lane of the two gathering warps
       barrier_init(x_empty(i), kConsumerWarps);

@@ -16,6 +16,10 @@ __device__ __forceinline__ void load_weights(const StaircaseArguments& args, con
   RingPosition<Tiles::kSlots> ring;
   RingPosition<Tiles::kQueue> queue;
   const int chunks = (args.hidden_size + Tiles::kChunk - 1) / Tiles::kChunk;
+  // Where strips have several tiles, the later a block takes its next one the closer in time blocks work on
+  // tiles of one strip, and the more of W and V they share in L2. Otherwise early: no start is waited for.
+  const bool many_tiles = args.strips.counts[1] >= 2 * (args.grid_rows + args.grid_cols);
+  const int wanted_at = many_tiles ? chunks / 2 : 0;  // columns of V
   while (true) {
     barrier_wait(shared.item_full(queue.slot), queue.parity);
     const StaircaseItem<Tiles>& item = shared.items[queue.slot];
@@ -28,8 +32,11 @@ __device__ __forceinline__ void load_weights(const StaircaseArguments& args, con
     if (count == 0) {
       return;
     }
-    const auto load = [&](const CUtensorMap* map) {
+    const auto load = [&](const CUtensorMap* map, bool announces) {
       for (int chunk = 0; chunk < chunks; ++chunk) {
+        if (announces && chunk == wanted_at) {
+          barrier_arrive(shared.next_wanted());
+        }
 #pragma unroll
         for (int part = 0; part < Tiles::kParts; ++part) {
           const int expert = first + part * Tiles::kN;
@@ -41,13 +48,13 @@ __device__ __forceinline__ void load_weights(const StaircaseArguments& args, con
         }
       }
     };
-    load(is_col ? &maps.w_col : &maps.w_row);
+    load(is_col ? &maps.w_col : &maps.w_row, false);
     for (int i = 0; i < Tiles::kLogSlots; ++i) {
       barrier_wait(shared.empty(ring.slot), ring.parity ^ 1U);
       barrier_arrive(shared.granted(ring.slot));
       ring.advance();
     }
-    load(is_col ? &maps.v_col : &maps.v_row);
+    load(is_col ? &maps.v_col : &maps.v_row, true);
   }
 }
 
@@ -215,9 +222,7 @@ __device__ __forceinline__ void gather_log_probs(const StaircaseArguments& args,
   }
 }
 
-/// Work items and their log-probabilities. The next item is fetched when this one's loads are half done:
-/// blocks that take tiles of one strip one after the other then start them close together, and share W and V
-/// in L2.
+/// Work items and their log-probabilities. The next item is fetched when load_weights() asks for it.
 template <class Tiles>
 __device__ __forceinline__ void fetch_items(const StaircaseArguments& args,
                                             const StaircaseShared<Tiles>& shared, int lane) {
@@ -235,10 +240,13 @@ __device__ __forceinline__ void fetch_items(const StaircaseArguments& args,
     return count;
   };
   std::uint32_t current = queue.slot;
+  std::uint32_t wanted_parity = 0;
   while (fetch() > 0) {
     gather_log_probs<Tiles>(args, shared, shared.items[current], slot, parities, lane);
     slot = (slot + 2 * weight_slots) % Tiles::kSlots;  // past V and the next item's W
     barrier_arrive(shared.item_empty(current));
+    barrier_wait(shared.next_wanted(), wanted_parity);
+    wanted_parity ^= 1U;
     current = queue.slot;
   }
 }

@@ -6,60 +6,15 @@
 // of equal length select the same columns, and K pairs have at most sqrt(2 K) different lengths. So the
 // columns of each length are listed once, in id order, and then every lane works out its own pairs: the row
 // from a bit per pair that starts a row, the column from the list of the row's length. Only the row where
-// ties run out may differ from its length's list.
+// ties run out may differ from its length's list. One warp does all that for a token; few tokens are written
+// another way (router_select_rows.cuh).
 #include "kernels/launch.hpp"
 #include "kernels/nvtx.hpp"
-#include "kernels/router_select_token.cuh"
+#include "kernels/router_select_csr.cuh"
+#include "kernels/router_select_rows.cuh"
 
 namespace moescope::cuda {
 namespace {
-
-/// Tokens up to which a token gets several warps: eight blocks on each multiprocessor of an H100, where
-/// several warps are still ahead at 1024 tokens.
-constexpr std::int64_t kFewTokens = 1056;
-
-struct SelectCsrArguments {
-  SelectArguments select;
-  CsrMemory memory;
-  DeviceRouting routing;
-  unsigned long long* bad_logit;
-};
-
-/// Pointers into TokenMemory::rest.
-template <class Count>
-struct EmitMemory {
-  float* col_log_probs;
-  float* row_log_probs;
-  Count* candidates;
-  Count* table;
-  unsigned* starts;
-
-  __device__ EmitMemory(std::byte* begin, const CsrMemory& at)
-      : col_log_probs(reinterpret_cast<float*>(begin + at.col_log_probs)),
-        row_log_probs(reinterpret_cast<float*>(begin + at.row_log_probs)),
-        candidates(reinterpret_cast<Count*>(begin + at.candidates)),
-        table(reinterpret_cast<Count*>(begin + at.table)),
-        starts(reinterpret_cast<unsigned*>(begin + at.starts)) {}
-};
-
-/// Columns that the best row takes, by id: no row takes others.
-template <class Count>
-__device__ int list_candidates(const EmitMemory<Count>& emit, int cols, float best_row, float threshold) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  int count = 0;
-#pragma unroll 1
-  for (int first = 0; first < cols; first += kWarp) {
-    const int j = first + lane;
-    const bool takes = j < cols && best_row + emit.col_log_probs[j] >= threshold;
-    const unsigned mask = __ballot_sync(kAllLanes, takes);
-    if (takes) {
-      emit.candidates[count + __popc(mask & ((1U << lane) - 1))] = static_cast<Count>(j);
-    }
-    count += __popc(mask);
-  }
-  __syncwarp();
-  return count;
-}
 
 /// For every row length that occurs, a list of its columns in id order. histogram[length] becomes the list's
 /// place in the table. A lane makes one list at a time.
@@ -168,74 +123,49 @@ __device__ void emit_limit_row(const EmitMemory<Count>& emit, int num_candidates
   }
 }
 
-/// What one warp finds and the others need.
-struct ListedToken {
-  LimitRow limit;
-  float shift;
-};
-
-template <int kPerLane, int kWarps>
-__global__ void __launch_bounds__(kWarps* kWarp, kWarps > 1      ? 4
-                                                 : kPerLane > 10 ? 8
-                                                                 : 20)
+template <int kPerLane>
+__global__ void __launch_bounds__(kWarp, kPerLane > 10 ? 8 : 20)
     router_select(const SelectCsrArguments csr_args) {
-  using B = Block<kWarps * kWarp>;
   extern __shared__ __align__(16) std::byte shared_memory[];
-  __shared__ ListedToken listed;
   const SelectArguments& args = csr_args.select;
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const int lane = static_cast<int>(threadIdx.x);
   const unsigned up_to_here = kAllLanes >> (kWarp - 1 - lane);
 
-  begin_dependent<kWarps>();
+  begin_dependent<1>();
   for (std::int64_t token = blockIdx.x; token < args.num_tokens; token += gridDim.x) {
     TokenMemory<kPerLane> memory(args, shared_memory);
     const EmitMemory<typename TokenMemory<kPerLane>::Count> emit(memory.rest, csr_args.memory);
-    const std::int64_t flat = token * (std::int64_t{args.rows} + args.cols);
+    const float* const logits = args.logits + token * (std::int64_t{args.rows} + args.cols);
     std::int32_t* const ids = csr_args.routing.expert_ids + token * args.top_k;
     float* const gates = csr_args.routing.gates + token * args.top_k;
-    Marginals marginals;
-    Bracket bracket;
-    if (!search_token<kPerLane, kWarps>(args, args.logits + flat, emit.row_log_probs, emit.col_log_probs,
-                                        memory, marginals, bracket)) {
-      find_bad(args.logits + flat, args.rows + args.cols,
-               [&](int i) { atomicMin(csr_args.bad_logit, static_cast<unsigned long long>(flat + i)); });
-      // Later kernels of the layer still run before the host sees the flag: give them a valid routing.
-      for (int k = static_cast<int>(threadIdx.x); k < args.top_k; k += kWarps * kWarp) {
-        ids[k] = k;
-        gates[k] = 0;
-      }
-      B::sync();
+    Selection selection;
+    if (!select_token<kPerLane, 1>(args, logits, emit.row_log_probs, emit.col_log_probs, memory,
+                                   args.cols + 1, selection)) {
+      reject_token<kWarp>(csr_args, token);
+      __syncwarp();
       continue;
     }
-    if (warp == 0) {
-      const Selection selection =
-          find_selection<kPerLane>(args, emit.col_log_probs, memory, marginals, bracket, args.cols + 1);
-      const float threshold = selection.threshold.score;
-      const int num_candidates = list_candidates(emit, args.cols, marginals.best_row, threshold);
-      list_columns(emit, num_candidates, memory.sorted, memory.lengths, selection.lengths.longest);
-      const float shift = args.gate_mode == GateMode::kSoftmax
-                              ? log_sum_exp(memory.search, memory.sorted, marginals, selection.threshold,
-                                            selection.lengths.longest)
-                              : 0.0F;
-      __syncwarp();
-      const int limit_start =
-          start_rows(emit, memory.search, marginals.in_play, memory.lengths, args.top_k, selection.limit);
-      if (selection.limit.partial) {
-        emit_limit_row(emit, num_candidates, selection.limit, args, threshold, shift, limit_start, ids,
-                       gates);
-      }
-      listed = {.limit = selection.limit, .shift = shift};
+    const Marginals& marginals = selection.marginals;
+    const LimitRow& limit = selection.limit;
+    const float threshold = selection.threshold.score;
+    const int num_candidates = list_candidates(emit, args.cols, marginals.best_row, threshold);
+    list_columns(emit, num_candidates, memory.sorted, memory.lengths, selection.lengths.longest);
+    const float shift = args.gate_mode == GateMode::kSoftmax
+                            ? log_sum_exp(memory.search, memory.sorted, marginals, selection.threshold,
+                                          selection.lengths.longest)
+                            : 0.0F;
+    __syncwarp();
+    const int limit_start =
+        start_rows(emit, memory.search, marginals.in_play, memory.lengths, args.top_k, limit);
+    if (limit.partial) {
+      emit_limit_row(emit, num_candidates, limit, args, threshold, shift, limit_start, ids, gates);
     }
-    B::sync();
-    const LimitRow limit = listed.limit;
-    const float shift = listed.shift;
     int rows_before = -1;  // index of the row that the pair before this word belongs to
 #pragma unroll 4
     for (int first = 0; first < args.top_k; first += kWarp) {
       const unsigned starts = emit.starts[first / kWarp];
       const int k = first + lane;
-      if (first / kWarp % kWarps == warp && k < args.top_k) {
+      if (k < args.top_k) {
         const int row = rows_before + __popc(starts & up_to_here);
         const int row_id = memory.search.row_ids[row];
         if (!limit.partial || row_id != limit.id) {
@@ -247,7 +177,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps > 1      ? 4
       }
       rows_before += __popc(starts);
     }
-    B::sync();
+    __syncwarp();
   }
 }
 
@@ -270,10 +200,10 @@ void launch_router_select(const LayerShape& shape, const float* logits, DeviceRo
   dispatch_per_lane(
       args.select.layout.per_lane,
       [&](auto per_lane) {
-        if (shape.num_tokens <= kFewTokens) {
-          launch_select<kFewTokensWarps>(router_select<per_lane(), kFewTokensWarps>, args, stream);
+        if (csr_by_rows(shape)) {
+          launch_select<kFewTokensWarps>(router_select_rows<per_lane(), kFewTokensWarps>, args, stream);
         } else {
-          launch_select<1>(router_select<per_lane(), 1>, args, stream);
+          launch_select<1>(router_select<per_lane()>, args, stream);
         }
       },
       std::make_index_sequence<kSelectPerLane.size()>());

@@ -35,17 +35,18 @@ struct Lengths {
 
 /// Row lengths go to memory.probe, the number of columns that count towards the sum of exponentials to
 /// memory.above (without ties when those are limited), the histogram of lengths 1..max_length to `histogram`,
-/// zeroed before.
+/// zeroed before. By `warps` warps, of which this one is `warp`: one, when ties are limited, for ties go to
+/// rows in order. Returned is what this warp's rows have.
 template <class Count>
 __device__ Lengths find_lengths(const SearchMemory<Count>& memory, InPlay in_play, Threshold threshold,
-                                int* histogram, int max_length, LimitRow& limit) {
+                                int* histogram, int max_length, LimitRow& limit, int warp, int warps) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   int num_rows = 0;
   int longest = 0;
   int ties_before = 0;
   int limit_at = 0;  // index among the rows in play
 #pragma unroll 1
-  for (int first = 0; first < in_play.rows; first += kWarp) {
+  for (int first = warp * kWarp; first < in_play.rows; first += warps * kWarp) {
     const int i = first + lane;
     const bool real = i < in_play.rows;
     const float row = real ? memory.rows[i] : 0.0F;

@@ -24,6 +24,7 @@ struct SearchMemory {
   Count* above;         ///< per row in play: columns with S >= high
   Count* probe;
   float* gathered;  ///< [kWarp]
+  int* num_gathered;
 };
 
 /// Rows and columns that can have a selected pair.
@@ -39,14 +40,30 @@ struct Threshold {
   bool limited;  ///< whether there are more of them
 };
 
+/// How a lane's value ranks among the warp's.
+struct WarpRank {
+  int larger;  ///< lanes with a larger value
+  int equal;   ///< lanes with an equal one, this lane among them
+};
+/// Counting takes 32 shuffles that do not wait for one another; sorting 15 that do.
+__device__ __forceinline__ WarpRank rank_in_warp(float value) {
+  WarpRank rank{0, 0};
+#pragma unroll
+  for (int l = 0; l < kWarp; ++l) {
+    const float other = __shfl_sync(kAllLanes, value, l);
+    rank.larger += other > value ? 1 : 0;
+    rank.equal += other == value ? 1 : 0;
+  }
+  return rank;
+}
+
 /// A lower bound of the K-th score: the a best rows and b best columns have a * b >= K scores down to their
 /// corner. Of the rows it takes the best of every lane, of which there are at most a warp's width.
 __device__ inline float corner_bound(float best_row_of_lane, const float* sorted, int cols, int top_k) {
-  float best[1] = {best_row_of_lane};
-  sort_warp(best);
-  const int rows = static_cast<int>(threadIdx.x) % kWarp + 1;
+  const WarpRank rank = rank_in_warp(best_row_of_lane);
+  const int rows = rank.larger + rank.equal;  // that are no lower
   const int needed = (top_k - 1) / rows + 1;
-  return warp_max(needed <= cols ? best[0] + sorted[needed - 1] : -INFINITY);
+  return warp_max(needed <= cols ? best_row_of_lane + sorted[needed - 1] : -INFINITY);
 }
 
 /// Columns with S >= t of kRows rows per lane from `first` on, no fewer than in `above` and at most `length`
@@ -129,36 +146,25 @@ struct Guess {
   float log_count;
 };
 __device__ inline float next_guess(Guess last, Guess before, float log_aim) {
-  return last.score +
-         (log_aim - last.log_count) * (before.score - last.score) / (before.log_count - last.log_count);
+  return last.score + __fdividef((log_aim - last.log_count) * (before.score - last.score),
+                                 before.log_count - last.log_count);
 }
 
-/// Puts the scores in [low, high) into memory.gathered; there are at most kWarp. `above` holds the counts at
-/// high.
-template <class Count>
-__device__ void gather(const SearchMemory<Count>& memory, InPlay in_play, float low) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  int found = 0;
+/// Puts the scores in [low, high) into memory.gathered, in no particular order; there are at most kWarp.
+/// `above` holds the counts at high. By all warps of the block, each for the rows that it counted.
+template <int kWarps, class Count>
+__device__ __forceinline__ void gather(const SearchMemory<Count>& memory, InPlay in_play, float low) {
 #pragma unroll 1
-  for (int first = 0; first < in_play.rows; first += kWarp) {
-    const int i = first + lane;
-    int next = i < in_play.rows ? static_cast<int>(memory.above[i]) : in_play.cols;
-    const float row = i < in_play.rows ? memory.rows[i] : 0.0F;
-    for (;;) {
-      const float score = next < in_play.cols ? row + memory.sorted[next] : 0.0F;
-      const bool inside = next < in_play.cols && score >= low;
-      const unsigned mask = __ballot_sync(kAllLanes, inside);
-      if (mask == 0) {
+  for (int i = static_cast<int>(threadIdx.x); i < in_play.rows; i += kWarps * kWarp) {
+    const float row = memory.rows[i];
+    for (int next = memory.above[i]; next < in_play.cols; ++next) {
+      const float score = row + memory.sorted[next];
+      if (score < low) {
         break;
       }
-      if (inside) {
-        memory.gathered[found + __popc(mask & ((1U << lane) - 1))] = score;
-        ++next;
-      }
-      found += __popc(mask);
+      memory.gathered[atomicAdd(memory.num_gathered, 1)] = score;
     }
   }
-  __syncwarp();
 }
 
 /// The K-th score's bracket: `inside` scores lie in [low, high), `wanted` of them are selected.
@@ -182,6 +188,9 @@ __device__ Bracket find_bracket(SearchMemory<Count>& memory, InPlay in_play, int
   int count_low = 0;
   int count_high = 0;
   int length = in_play.cols;
+  if (threadIdx.x == 0) {
+    *memory.num_gathered = 0;
+  }
   Guess last{best_score, 0.0F};
   for (int step = 1;; ++step) {
     const int count = count_scores<kWarps>(memory, in_play, from_key(middle), length, step % 2);
@@ -210,8 +219,8 @@ __device__ Bracket find_bracket(SearchMemory<Count>& memory, InPlay in_play, int
     const float high_score = from_key(high);
     float next;
     if (inside < top_k / 4) {
-      next = high_score +
-             (low_score - high_score) * static_cast<float>(aim - count_high) / static_cast<float>(inside);
+      next = high_score + __fdividef((low_score - high_score) * static_cast<float>(aim - count_high),
+                                     static_cast<float>(inside));
     } else {
       next = next_guess(here, last, log_of(aim));
     }
@@ -226,21 +235,25 @@ __device__ Bracket find_bracket(SearchMemory<Count>& memory, InPlay in_play, int
   return {from_key(low), count_low - count_high, top_k - count_high};
 }
 
-/// The threshold in a bracket, by one warp.
-template <class Count>
+/// The threshold in a bracket, by all warps of the block.
+template <int kWarps, class Count>
 __device__ Threshold find_threshold(const SearchMemory<Count>& memory, InPlay in_play, Bracket bracket) {
+  if (bracket.inside <= kWarp) {
+    gather<kWarps>(memory, in_play, bracket.low);
+  }
+  Block<kWarps * kWarp>::sync();
   if (bracket.inside > kWarp) {
     return {bracket.low, bracket.wanted, bracket.wanted < bracket.inside};  // all of them equal `low`
   }
-  gather(memory, in_play, bracket.low);
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const bool real = lane < bracket.inside;
-  float score[1] = {real ? memory.gathered[lane] : -INFINITY};
-  sort_warp(score);
-  const float threshold = __shfl_sync(kAllLanes, score[0], bracket.wanted - 1);
-  const int larger = __popc(__ballot_sync(kAllLanes, real && score[0] > threshold));
-  const int equal = __popc(__ballot_sync(kAllLanes, real && score[0] == threshold));
-  return {threshold, bracket.wanted - larger, bracket.wanted - larger < equal};
+  const float score = real ? memory.gathered[lane] : -INFINITY;
+  const WarpRank rank = rank_in_warp(score);
+  const bool holds = real && rank.larger < bracket.wanted && bracket.wanted <= rank.larger + rank.equal;
+  const int holder = __ffs(static_cast<int>(__ballot_sync(kAllLanes, holds))) - 1;
+  const int ties = bracket.wanted - __shfl_sync(kAllLanes, rank.larger, holder);
+  const int equal = __popc(__ballot_sync(kAllLanes, holds));
+  return {__shfl_sync(kAllLanes, score, holder), ties, ties < equal};
 }
 
 }  // namespace moescope::cuda

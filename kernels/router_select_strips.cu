@@ -13,10 +13,6 @@
 namespace moescope::cuda {
 namespace {
 
-/// Tokens up to which a token gets several warps: four blocks on each multiprocessor of an H100. At 1024
-/// tokens one warp takes the same on 320 x 320 and less on larger grids.
-constexpr std::int64_t kFewTokens = 528;
-
 struct SelectStripsArguments {
   SelectArguments select;
   int max_cover;    ///< strips per token in `cover` and `cover_ranks`
@@ -29,7 +25,6 @@ struct SelectStripsArguments {
 
 /// What one warp finds and the others need.
 struct CoveredToken {
-  Selection selection;
   Cover cover;
   float strip_col;        ///< the k-th (0-based) best column, if there are that many
   float last_needed_col;  ///< the last of the prefix
@@ -38,13 +33,13 @@ struct CoveredToken {
 /// A bit per row and column of the cover to `masks`, by all warps; uncovered [rows]. Returns the words in
 /// use.
 template <int kPerLane, int kWarps>
-__device__ int mark_cover(const SelectArguments& args, const CoveredToken& covered,
-                          const float* row_log_probs, const float* col_log_probs, float* uncovered,
-                          unsigned* masks) {
+__device__ int mark_cover(const SelectArguments& args, const Selection& selection,
+                          const CoveredToken& covered, const float* row_log_probs, const float* col_log_probs,
+                          float* uncovered, unsigned* masks) {
   constexpr int kValues = kBatch<kPerLane, kWarps>;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const float threshold = covered.selection.threshold.score;
-  const LimitRow limit = covered.selection.limit;
+  const float threshold = selection.threshold.score;
+  const LimitRow& limit = selection.limit;
   const Cover cover = covered.cover;
   const float strip_col = covered.strip_col;
   const int row_words = (args.rows + kWarp - 1) / kWarp;
@@ -98,7 +93,7 @@ __device__ int list_cover(const unsigned* masks, int words, int rows, std::int32
 }
 
 template <int kPerLane, int kWarps>
-__global__ void __launch_bounds__(kWarps* kWarp, kWarps > 1      ? 4
+__global__ void __launch_bounds__(kWarps* kWarp, kWarps > 1      ? (kPerLane > 10 ? 2 : 4)
                                                  : kPerLane > 16 ? 14
                                                  : kPerLane > 10 ? 24
                                                                  : 32)
@@ -109,7 +104,7 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps > 1      ? 4
   const SelectArguments& args = strips_args.select;
   const DeviceStrips& out = strips_args.out;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const bool first_warp = threadIdx.x < kWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
 
   begin_dependent<kWarps>();
   for (std::int64_t token = blockIdx.x; token < args.num_tokens; token += gridDim.x) {
@@ -117,10 +112,9 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps > 1      ? 4
     float* const row_out = out.row_log_probs + token * args.rows;
     float* const col_out = out.col_log_probs + token * args.cols;
     const std::int64_t flat = token * (std::int64_t{args.rows} + args.cols);
-    Marginals marginals;
-    Bracket bracket;
-    if (!search_token<kPerLane, kWarps>(args, args.logits + flat, row_out, col_out, memory, marginals,
-                                        bracket)) {
+    Selection selection;
+    if (!select_token<kPerLane, kWarps>(args, args.logits + flat, row_out, col_out, memory,
+                                        strips_args.num_lengths, selection)) {
       find_bad(args.logits + flat, args.rows + args.cols,
                [&](int i) { atomicMin(strips_args.bad_logit, static_cast<unsigned long long>(flat + i)); });
       if (threadIdx.x == 0) {
@@ -132,29 +126,29 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps > 1      ? 4
       B::sync();
       continue;
     }
-    float shift = 0;
-    if (first_warp) {
-      const Selection selection =
-          find_selection<kPerLane>(args, col_out, memory, marginals, bracket, strips_args.num_lengths);
+    if (warp == 0) {
       const Cover cover =
           find_cover(memory.lengths, strips_args.num_lengths, selection.lengths.num_rows, selection.limit,
                      memory.sorted, col_out, args.cols, selection.threshold.score);
-      covered = {.selection = selection,
-                 .cover = cover,
+      covered = {.cover = cover,
                  .strip_col = cover.k < args.cols ? memory.sorted[cover.k] : 0.0F,
                  .last_needed_col = cover.prefix > 0 ? memory.sorted[cover.prefix - 1] : INFINITY};
-      __syncwarp();
-      if (args.gate_mode == GateMode::kSoftmax) {
-        shift = log_sum_exp(memory.search, memory.sorted, marginals, selection.threshold,
-                            selection.lengths.longest);
-      }
     }
     B::sync();
+    if (warp == kWarps - 1) {
+      const float shift = args.gate_mode == GateMode::kSoftmax
+                              ? log_sum_exp(memory.search, memory.sorted, selection.marginals,
+                                            selection.threshold, selection.lengths.longest)
+                              : 0.0F;
+      if (lane == 0) {
+        out.gate_shift[token] = shift;
+      }
+    }
     auto* const masks = reinterpret_cast<unsigned*>(memory.lengths);
-    const int words = mark_cover<kPerLane, kWarps>(args, covered, row_out, col_out,
+    const int words = mark_cover<kPerLane, kWarps>(args, selection, covered, row_out, col_out,
                                                    out.uncovered_rows + token * args.rows, masks);
     B::sync();
-    if (first_warp) {
+    if (warp == 0) {
       auto* const list = reinterpret_cast<std::int32_t*>(memory.sorted);  // a cover has at most `cols` strips
       const int size = list_cover(masks, words, args.rows, list);
 #pragma unroll 1
@@ -164,9 +158,8 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps > 1      ? 4
         strips_args.cover_ranks[at] = atomicAdd(&strips_args.strip_counts[list[e]], 1);
       }
       if (lane == 0) {
-        out.threshold[token] = covered.selection.threshold.score;
-        out.tie_limit[token] = covered.selection.limit.tie_id;
-        out.gate_shift[token] = shift;
+        out.threshold[token] = selection.threshold.score;
+        out.tie_limit[token] = selection.limit.tie_id;
         out.cover_sizes[token] = size;
       }
     }
@@ -193,6 +186,8 @@ void launch_router_select_strips(const LayerShape& shape, StripRule rule, const 
   dispatch_per_lane(
       args.select.layout.per_lane,
       [&](auto per_lane) {
+        // All blocks of few tokens run at once, four or two on each multiprocessor of an H100.
+        constexpr std::int64_t kFewTokens = per_lane() > 0 && per_lane() <= 10 ? 528 : 264;
         if (shape.num_tokens <= kFewTokens) {
           launch_select<kFewTokensWarps>(router_select_strips<per_lane(), kFewTokensWarps>, args, stream);
         } else {

@@ -68,8 +68,9 @@ struct TokenMemory {
     search.row_ids = reinterpret_cast<Count*>(take(args.layout.counts));
     search.above = reinterpret_cast<Count*>(take(args.layout.counts));
     search.probe = reinterpret_cast<Count*>(take(args.layout.counts));
+    search.gathered = reinterpret_cast<float*>(take(args.layout.gathered));
+    search.num_gathered = reinterpret_cast<int*>(search.gathered + kWarp);
     lengths = reinterpret_cast<int*>(take(args.layout.lengths));
-    search.gathered = reinterpret_cast<float*>(lengths);
     rest = at;
   }
 };
@@ -197,10 +198,9 @@ __device__ bool prepare(const SelectArguments& args, const float* logits, float*
     B::sync();
     sort_descending<kWarps * kWarp>(sorted, sort_length);
   }
-  if (B::sum(finite ? 0 : 1) > 0) {
+  if (B::any(!finite)) {
     return false;
   }
-  B::sync();
 
   if (has_rows) {
     float low_bound = corner_bound(lane_best, sorted, args.cols, args.top_k);
@@ -244,22 +244,26 @@ __device__ bool prepare(const SelectArguments& args, const float* logits, float*
 }
 
 /// ln of the sum of exp(S) over the selected pairs: each row adds exp(p_r) times the prefix sum of exp(p_c)
-/// over its columns, all relative to the largest score. Overwrites memory.sorted with the prefix sums.
+/// over its columns, all relative to the largest score. Overwrites `sorted` with the prefix sums. By one
+/// warp.
 template <class Count>
 __device__ float log_sum_exp(const SearchMemory<Count>& memory, float* sorted, const Marginals& marginals,
                              Threshold threshold, int longest) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  float carry = 0;
-#pragma unroll 1
-  for (int first = 0; first < longest; first += kWarp) {
-    const int j = first + lane;
-    float total;
-    const float value = j < longest ? expf(sorted[j] - marginals.best_col) : 0.0F;
-    const float inclusive = Block<kWarp>::inclusive_scan(value, total);
-    if (j < longest) {
-      sorted[j] = carry + inclusive;
-    }
-    carry += total;
+  const int per_lane = (longest + kWarp - 1) / kWarp;  // neighbours, so that one scan does for all
+  const int begin = min(lane * per_lane, longest);
+  const int end = min(begin + per_lane, longest);
+  float total = 0;
+#pragma unroll 4
+  for (int j = begin; j < end; ++j) {
+    total += expf(sorted[j] - marginals.best_col);
+    sorted[j] = total;
+  }
+  float all;
+  const float before = Block<kWarp>::inclusive_scan(total, all) - total;
+#pragma unroll 4
+  for (int j = begin; j < end; ++j) {
+    sorted[j] += before;
   }
   __syncwarp();
   float sum = 0;
@@ -276,7 +280,8 @@ __device__ float log_sum_exp(const SearchMemory<Count>& memory, float* sorted, c
   return best + logf(sum);
 }
 
-/// What a token selects. The length of each row in play is in search.probe.
+/// What a token selects. The length of each row in play is in search.probe, and in search.above what of it
+/// counts towards the sum of exponentials.
 struct Selection {
   Marginals marginals;
   Threshold threshold;
@@ -284,40 +289,51 @@ struct Selection {
   Lengths lengths;
 };
 
-/// By all warps of the block. False when one of the token's logits is NaN or infinite. Log-softmax goes to
-/// row_out and col_out. What is left to do, find_selection(), is for one warp.
+/// Finds a token's selection, by all warps of the block. False when one of its logits is NaN or infinite.
+/// Log-softmax goes to row_out and col_out; memory.lengths becomes the histogram of row lengths below
+/// num_lengths.
 template <int kPerLane, int kWarps>
-__device__ bool search_token(const SelectArguments& args, const float* logits, float* row_out, float* col_out,
-                             TokenMemory<kPerLane>& memory, Marginals& marginals, Bracket& bracket) {
+__device__ bool select_token(const SelectArguments& args, const float* logits, float* row_out, float* col_out,
+                             TokenMemory<kPerLane>& memory, int num_lengths, Selection& selection) {
+  using B = Block<kWarps * kWarp>;
+  __shared__ Lengths lengths;
+  __shared__ LimitRow limit;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  Marginals& marginals = selection.marginals;
   if (!prepare<kPerLane, kWarps>(args, logits, row_out, col_out, memory.sorted, memory.search, marginals)) {
     return false;
   }
-  bracket = find_bracket<kWarps>(memory.search, marginals.in_play, args.top_k, marginals.low_bound,
-                                 marginals.best_row + marginals.best_col);
-  return true;
-}
-
-/// By one warp: memory.lengths becomes the histogram of row lengths below num_lengths.
-template <int kPerLane>
-__device__ Selection find_selection(const SelectArguments& args, const float* col_log_probs,
-                                    TokenMemory<kPerLane>& memory, const Marginals& marginals,
-                                    Bracket bracket, int num_lengths) {
-  Selection selection;
-  selection.marginals = marginals;
-  selection.limit = LimitRow::none();
-  selection.threshold = find_threshold(memory.search, marginals.in_play, bracket);
-  __syncwarp();
+  const Bracket bracket = find_bracket<kWarps>(memory.search, marginals.in_play, args.top_k,
+                                               marginals.low_bound, marginals.best_row + marginals.best_col);
 #pragma unroll 1
-  for (int k = static_cast<int>(threadIdx.x) % kWarp; k < num_lengths; k += kWarp) {
+  for (int k = static_cast<int>(threadIdx.x); k < num_lengths; k += kWarps * kWarp) {
     memory.lengths[k] = 0;
   }
-  __syncwarp();
-  selection.lengths = find_lengths(memory.search, marginals.in_play, selection.threshold, memory.lengths,
-                                   num_lengths - 1, selection.limit);
-  if (selection.threshold.limited) {
-    locate_limit(selection.limit, col_log_probs, args.cols, selection.threshold.score);
+  if (threadIdx.x == 0) {
+    lengths = {};
+    limit = LimitRow::none();
   }
-  return selection;
+  selection.threshold = find_threshold<kWarps>(memory.search, marginals.in_play, bracket);
+  const bool alone = kWarps == 1 || selection.threshold.limited;
+  if (!alone || warp == 0) {
+    LimitRow last = LimitRow::none();
+    const Lengths own = find_lengths(memory.search, marginals.in_play, selection.threshold, memory.lengths,
+                                     num_lengths - 1, last, alone ? 0 : warp, alone ? 1 : kWarps);
+    if (selection.threshold.limited) {
+      locate_limit(last, col_out, args.cols, selection.threshold.score);
+    }
+    if (threadIdx.x % kWarp == 0) {
+      atomicAdd(&lengths.num_rows, own.num_rows);
+      atomicMax(&lengths.longest, own.longest);
+      if (selection.threshold.limited) {
+        limit = last;
+      }
+    }
+  }
+  B::sync();
+  selection.lengths = lengths;
+  selection.limit = limit;
+  return true;
 }
 
 /// Calls visit(i, values[i], i < count) for all i, a warp's width at a time, with several loads in flight;
@@ -390,6 +406,6 @@ void launch_select(void (*kernel)(Arguments), const Arguments& args, cudaStream_
 
 /// Warps of a token when there are few tokens: those are bound by one token's latency, many by instructions,
 /// of which one warp wastes fewest.
-inline constexpr int kFewTokensWarps = 4;
+inline constexpr int kFewTokensWarps = 8;
 
 }  // namespace moescope::cuda

@@ -57,7 +57,7 @@ struct StaircaseTiles {
   static constexpr int kSharedBytes = kFixedBytes + kBarrierBytes + kSlots * kSlotBytes;
 
   static_assert(kN % 32 == 0 && kN <= 256 && kSlots >= 4);
-  static_assert(8 * (3 * kSlots + 2 * kXSlots + 2 * kQueue) <= kBarrierBytes);
+  static_assert(8 * (3 * kSlots + 2 * kXSlots + 2 * kQueue + 1) <= kBarrierBytes);
 };
 
 }  // namespace moescope::cuda

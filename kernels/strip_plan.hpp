@@ -22,22 +22,28 @@ struct SelectMemory {
   std::int64_t rows = 0;         ///< bytes of the rows' scores: one float each
   std::int64_t counts =
       0;  ///< bytes of one of the three arrays of numbers per row: 16 bits each, or 32 in memory
-  std::int64_t lengths =
-      0;  ///< bytes of the histogram of row lengths, of 32 floats, or of a bit per row and column
-  std::int64_t csr = 0;    ///< bytes that writing the CSR needs beside these; none for strips
-  std::int64_t bytes = 0;  ///< of all
-  bool shared = false;     ///< it fits the shared memory of a block
+  std::int64_t gathered = 0;  ///< bytes of the scores inside the last bracket, and their number
+  std::int64_t lengths = 0;   ///< bytes of the histogram of row lengths, or of a bit per row and column
+  std::int64_t csr = 0;       ///< bytes that writing the CSR needs beside these; none for strips
+  std::int64_t bytes = 0;     ///< of all
+  bool shared = false;        ///< it fits the shared memory of a block
 };
 SelectMemory strips_select_memory(const LayerShape& shape, std::int64_t max_cover);
 SelectMemory csr_select_memory(const LayerShape& shape);
+
+/// Whether a token's CSR is written row by row, by several warps (router_select_rows.cuh): few tokens, whose
+/// pairs fit shared memory.
+bool csr_by_rows(const LayerShape& shape);
 
 /// Byte offsets of what csr_select_memory() adds, from its beginning.
 struct CsrMemory {
   std::int64_t col_log_probs = 0;  ///< float [Nc]
   std::int64_t row_log_probs = 0;  ///< float [Nr]
   std::int64_t candidates = 0;     ///< columns that some row selects; 16 or 32 bits each
-  std::int64_t table = 0;          ///< [K] of the same
-  std::int64_t starts = 0;         ///< a bit per pair
+  std::int64_t table = 0;          ///< by lists: [K] of the same
+  std::int64_t starts = 0;         ///< by lists: a bit per pair
+  std::int64_t ids = 0;            ///< by rows: int32 [K]
+  std::int64_t scores = 0;         ///< by rows: float [K]
   std::int64_t bytes = 0;
 };
 CsrMemory csr_memory(const LayerShape& shape, int per_lane);

@@ -42,10 +42,6 @@ std::vector<ScheduleOptions> all_schedules() {
   return options;
 }
 
-std::string describe(const ScheduleOptions& options) {
-  return fmt::format("{}{}", to_string(options.kind), options.deterministic ? "" : "_atomic");
-}
-
 double relative_error(const HostTensor& out, const HostTensor& reference) {
   std::vector<double> wide;
   for (std::int64_t i = 0; i < reference.size(); ++i) {
@@ -84,7 +80,7 @@ TEST(LayerMemory, TokenCentricAndStaircaseOnStripsNeedLessThan64MiBBesideTheLaye
         LayerDesign{shape, {.kind = ScheduleKind::kStaircase}, false, true},
         LayerDesign{shape, {.kind = ScheduleKind::kStaircase, .deterministic = false}, false, true}}) {
     const LayerMemoryPlan plan = plan_layer_memory(design);
-    EXPECT_LT(plan.stages.back().workspace_bytes, std::int64_t{64} << 20) << describe(design.options);
+    EXPECT_LT(plan.stages.back().workspace_bytes, std::int64_t{64} << 20) << to_string(design.options);
     for (const StageMemory& stage : plan.stages) {
       EXPECT_LE(stage.workspace_bytes, plan.stages.back().workspace_bytes) << to_string(stage.stage);
     }
@@ -115,7 +111,7 @@ class CudaBackendGpu : public testing::Test {
 /// Runs the layer under every schedule. A capture fails on any synchronisation or allocation between the
 /// first and the last kernel, and prepare() throws then.
 void check_layer(MoeBackend& backend, const LayerInputs& inputs, const ScheduleOptions& options) {
-  SCOPED_TRACE(inputs.shape.label() + " " + inputs.workload + " " + describe(options));
+  SCOPED_TRACE(inputs.shape.label() + " " + inputs.workload + " " + to_string(options));
   const auto layer = backend.prepare(inputs, options);
   EXPECT_EQ(layer->schedule_kind(), options.kind);
   const auto times = layer->run(L2State::kCold);
@@ -178,6 +174,23 @@ TEST_F(CudaBackendGpu, LayersMatchTheOracleUnderEverySchedule) {
   }
 }
 
+TEST_F(CudaBackendGpu, LayersOfRowsAloneMatchTheOracle) {
+  if (device_info().compute_capability < 90) {
+    GTEST_SKIP() << "rows alone need compute capability 9.0";
+  }
+  for (const LayerShape& shape :
+       {test::make_shape(3, 96, 48, 16, 7, 24), test::make_shape(600, 256, 64, 64, 32, 512)}) {
+    for (const std::string_view workload : {"gaussian:1", "zipf:1.2"}) {
+      for (const bool deterministic : {true, false}) {
+        check_layer(*backend_, make_inputs(shape, workload),
+                    {.kind = ScheduleKind::kStaircase,
+                     .deterministic = deterministic,
+                     .strip_rule = StripRule::kRowsOnly});
+      }
+    }
+  }
+}
+
 TEST_F(CudaBackendGpu, LayersMatchTheOracleInFp32) {
   const LayerInputs inputs =
       make_inputs(test::make_shape(130, 200, 24, 40, 33, 48), "gaussian:1", Dtype::kF32);
@@ -208,7 +221,7 @@ TEST_F(CudaBackendGpu, GraphReplayEqualsPlainLaunches) {
     for (const Stage stage : layer.stages()) {
       layer.enqueue(stage);
     }
-    EXPECT_TRUE(equal_bits(execution->output(), replayed)) << describe(options);
+    EXPECT_TRUE(equal_bits(execution->output(), replayed)) << to_string(options);
   }
 }
 
@@ -227,7 +240,7 @@ TEST_F(CudaBackendGpu, StagesAloneMatchTheReference) {
     EXPECT_EQ(device_routing.expert_ids, routing.expert_ids);
     EXPECT_LE(relative_error(backend_->shared_mlp(inputs), reference.shared_mlp(inputs)), tolerance);
     for (const ScheduleOptions& options : all_schedules()) {
-      SCOPED_TRACE(describe(options));
+      SCOPED_TRACE(to_string(options));
       const Schedule schedule = build_schedule(routing, options);
       const Schedule built = backend_->schedule(routing, options);
       EXPECT_TRUE(
@@ -313,7 +326,7 @@ TEST_F(CudaBackendGpu, AccountedMemoryIsWhatTheDeviceLoses) {
     const auto planned = static_cast<double>(plan.total_bytes() - plan.experts);
     constexpr double kGranularity = 32
                                     << 20;  // allocations come in 2 MiB pages; graphs and streams take some
-    EXPECT_NEAR(lost, planned, kGranularity) << describe(options);
+    EXPECT_NEAR(lost, planned, kGranularity) << to_string(options);
   }
 }
 
