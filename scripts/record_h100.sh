@@ -34,7 +34,7 @@ verify() {
   return "$failed"
 }
 
-all=(token_centric expert_centric staircase staircase:atomics dense_masked sparse_library auto)
+all=(token_centric expert_centric staircase staircase:atomics staircase:rows staircase:rows:atomics dense_masked sparse_library auto)
 
 # compare L K workloads...
 compare() {
@@ -42,7 +42,7 @@ compare() {
   shift 2
   step "compare $tokens,$top_k"
   moescope compare --backend cuda --preset table-a-1024-512 -L "$tokens" -K "$top_k" "${@/#/--workload=}" "${all[@]/#/--schedule=}" \
-    --seed 1 --quiet --min-samples 11 --max-time 1.5 --output "$out/compare-$tokens-$top_k" | sed -n '/layer.*speed-up/,/^times/p'
+    --seed 1 --quiet --min-samples 11 --max-time 0.8 --output "$out/compare-$tokens-$top_k" | sed -n '/layer.*speed-up/,/^times/p'
 }
 
 points() {
@@ -72,6 +72,14 @@ systems() {
   step "check --system"
   moescope check --backend cuda --full --quiet --output "$out/check-systems" --system dense_mlp --system gshard --system deepseekmoe \
     --system pkm --system peer | tee "$out/check-systems.txt" | tail -4
+  moescope check --backend cuda --full --quiet --output "$out/check-gather" --system pkm --system peer --form token_centric |
+    tee "$out/check-gather.txt" | tail -4
+  for system in pkm peer; do # what their authors do: the sweep of Table A takes the faster form
+    for tokens in 1024 4096; do
+      moescope run --backend cuda --system "$system" --preset table-a -L "$tokens" --form token_centric --workload gaussian:1 \
+        --quiet --output "$out/gather-$system-$tokens"
+    done
+  done
   for tokens in 1024 4096 16384; do
     moescope run --backend cuda --system dense_mlp --preset "table-a-$tokens" --workload gaussian:1 --quiet --output "$out/dense-mlp-$tokens"
   done
