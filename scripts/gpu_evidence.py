@@ -24,7 +24,7 @@ SANITIZER_FILTER = ("*L1_d32_*:*L3_d8_N48x16_*:ResolvesTies*L5_*:*RouterSelectGp
                     "RoundOutput*:*GraphReplayEqualsPlainLaunches*:*FixedRoutingSkipsTheRouter*:*MixesStripsAndGroups*:"
                     "ExpertsStaircase.AddendIsAddedOnce:ExpertsStaircase.TilesOfAnyFill*:*/StripsGpu*/L33_*:*/StripsGpu*/L130_*:*OnStrips*:*MemoryStream*:"
                     "*GroupedGemmGpu.EveryActivation*:*FfnRouterGpu*_L5_*:*FfnRouterGpu*_L40_*:*SystemsGpu.ReplayEqualsPlainLaunches*:"
-                    "*SystemsGpu.SelectAsTheReferenceDoes*:*SystemsGpuValues.ReluGates*")
+                    "*SystemsGpu.SelectAsTheReferenceDoes*:*SystemsGpuValues.ReluGates*:*MaskedGpu.TheSameChoiceOfSeveralHeadsAddsUp*:*MaskedGpu.AllHeadsMayChooseAllExperts*")
 SANITIZER_TIMEOUT_S = 100
 # These read how much memory the GPU has left, or its counters, so nothing else may run.
 ALONE = ("kernels_backend_test", "kernels_systems_test", "cupti_counters_test")
