@@ -102,12 +102,16 @@ struct StreamContext {
 Burst burst(std::uint64_t address, std::int64_t bytes, AccessKind kind, std::int64_t rows = 1,
             std::int64_t pitch_bytes = 0);
 
+/// Of router_select.cu and router_select_strips.cu, which hold a token's logits in registers: 49.5 to 54.5 KB
+/// for 32 and 64 logits of a side, 67 to 70 for 320, 116 to 127 for 1024, as compiled for sm_90a.
+std::int64_t select_code_bytes(const LayerShape& shape);
+
 /// access_matmul.cpp: one product as cuBLASLt would take it.
 void add_product(std::vector<KernelLaunch>& launches, Stage stage, std::string name, const Product& product,
                  const StreamContext& context);
 /// access_matmul.cpp: one elementwise kernel over arrays of any length, each part in equal steps.
 void add_pass(std::vector<KernelLaunch>& launches, Stage stage, std::string name, std::vector<PassPart> parts,
-              double instructions);
+              double instructions, std::int64_t code_bytes = 0);
 
 /// access_token_pairs.cpp: the expert stage token by token; stages as its arguments say.
 void add_token_pairs(std::vector<KernelLaunch>& launches, Stage stage, bool score, bool sum,

@@ -6,6 +6,8 @@
 namespace moescope::detail {
 namespace {
 
+constexpr std::int64_t kMaskCodeBytes = 18'432;  // mask_kernel as compiled for sm_90a
+
 /// mask_kernel: S is read at the selected entries only, P written whole.
 void fill_mask(const StreamContext& context, const DenseChunks& plan, std::int64_t first_expert,
                std::int64_t width, std::int64_t segments, std::int64_t index, WorkUnit& unit) {
@@ -58,7 +60,8 @@ void add_dense_masked(std::vector<KernelLaunch>& launches, const StreamContext& 
     launches.push_back({Stage::kExperts, "mask", shape.num_tokens * segments, 8,
                         [context, plan, first, width, segments](std::int64_t index, WorkUnit& unit) {
                           fill_mask(context, plan, first, width, segments, index, unit);
-                        }});
+                        },
+                        kMaskCodeBytes});
 
     Product combine{.m = shape.num_tokens, .n = shape.hidden_size, .k = width, .a = {}, .b = {}, .d = {}};
     combine.transpose_b = false;

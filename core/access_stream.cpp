@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <set>
 #include <utility>
 
 #include "core/access_builder.hpp"
@@ -56,7 +57,8 @@ void add_router(std::vector<KernelLaunch>& launches, const StreamContext& contex
                                      sides * 4, AccessKind::kReadCached));
          unit.bursts.push_back(burst(context.map.expert_ids + offset, pairs * 4, AccessKind::kWrite));
          unit.bursts.push_back(burst(context.map.gates + offset, pairs * 4, AccessKind::kWrite));
-       }});
+       },
+       select_code_bytes(shape)});
 }
 
 /// Issue slots of a multiprocessor that a pass of the radix sort takes per pair, waiting included: 110 us for
@@ -64,7 +66,7 @@ void add_router(std::vector<KernelLaunch>& launches, const StreamContext& contex
 constexpr double kSortIssue = 18;
 
 /// Stage schedule of the grouped schedules (kernels/schedule.cu): passes over the pairs. Keys are 2 bytes up
-/// to 65536 items.
+/// to 65536 items. Code: kernels of schedule.cu and CUB as compiled for sm_90a.
 void add_schedule(std::vector<KernelLaunch>& launches, const StreamContext& context) {
   constexpr AccessKind kRead = AccessKind::kRead;
   constexpr AccessKind kWrite = AccessKind::kWrite;
@@ -79,28 +81,33 @@ void add_schedule(std::vector<KernelLaunch>& launches, const StreamContext& cont
   const std::uint64_t ranks_at = values + static_cast<std::uint64_t>(ids);
   const std::uint64_t sorted = context.map.schedule;
   const std::uint64_t lists = sorted + static_cast<std::uint64_t>(ids);
-  const auto pass = [&](const char* name, std::vector<PassPart> parts, double issue_per_pair = 0) {
-    add_pass(launches, Stage::kSchedule, name, std::move(parts), issue_per_pair * static_cast<double>(pairs));
+  const auto pass = [&](const char* name, std::vector<PassPart> parts, std::int64_t code_bytes,
+                        double issue_per_pair = 0) {
+    add_pass(launches, Stage::kSchedule, name, std::move(parts), issue_per_pair * static_cast<double>(pairs),
+             code_bytes);
   };
-  pass("clear ranks", {{ranks_at, ranks, kWrite}});
+  pass("clear ranks", {{ranks_at, ranks, kWrite}}, 0);
   if (context.schedule->kind == ScheduleKind::kStaircase) {
-    pass("cover", {{context.map.expert_ids, ids, kRead}, {keys_a, keys, kWrite}});
+    pass("cover", {{context.map.expert_ids, ids, kRead}, {keys_a, keys, kWrite}}, 25'088);
   } else {
-    pass("flag experts", {{context.map.expert_ids, ids, kRead}, {ranks_at, ranks, kWrite}});
+    pass("flag experts", {{context.map.expert_ids, ids, kRead}, {ranks_at, ranks, kWrite}}, 3'072);
   }
-  pass("rank experts", {{ranks_at, ranks, kRead}, {ranks_at, ranks, kWrite}});
-  pass("keys", {{context.map.expert_ids, ids, kRead}, {keys_a, keys, kWrite}, {sorted, ids, kWrite}});
-  pass("count keys", {{keys_a, keys, kRead}});
+  pass("rank experts", {{ranks_at, ranks, kRead}, {ranks_at, ranks, kWrite}}, 21'376);
+  pass("keys", {{context.map.expert_ids, ids, kRead}, {keys_a, keys, kWrite}, {sorted, ids, kWrite}}, 11'648);
+  pass("count keys", {{keys_a, keys, kRead}}, 11'136);
   pass("sort, low byte",
-       {{keys_a, keys, kRead}, {sorted, ids, kRead}, {keys_b, keys, kWrite}, {values, ids, kWrite}},
+       {{keys_a, keys, kRead}, {sorted, ids, kRead}, {keys_b, keys, kWrite}, {values, ids, kWrite}}, 40'960,
        kSortIssue);
-  pass("sort, high byte",
-       {{keys_b, keys, kRead}, {values, ids, kRead}, {keys_a, keys, kWrite}, {sorted, ids, kWrite}},
+  pass("sort, high byte",  // by the same kernel
+       {{keys_b, keys, kRead}, {values, ids, kRead}, {keys_a, keys, kWrite}, {sorted, ids, kWrite}}, 0,
        kSortIssue);
-  pass("find entries", {{keys_a, keys, kRead}, {sorted, ids, kRead}, {lists, entries, kWrite}});
+  pass("find entries", {{keys_a, keys, kRead}, {sorted, ids, kRead}, {lists, entries, kWrite}}, 119'936);
   pass("tokens of entries",
-       {{lists, entries, kRead}, {lists + static_cast<std::uint64_t>(entries), entries, kWrite}});
+       {{lists, entries, kRead}, {lists + static_cast<std::uint64_t>(entries), entries, kWrite}}, 43'520);
 }
+
+constexpr std::int64_t kActivateCodeBytes = 3'840;
+constexpr std::int64_t kRoundCodeBytes = 5'632;
 
 void add_shared_mlp(std::vector<KernelLaunch>& launches, const StreamContext& context) {
   const LayerShape& shape = context.shape;
@@ -116,14 +123,16 @@ void add_shared_mlp(std::vector<KernelLaunch>& launches, const StreamContext& co
     up.d = {context.map.shared_scratch, row, 4};
     add_product(launches, Stage::kSharedMlp, "gate and up", up, context);
     // A block per token; its result takes the place of the row's beginning.
-    launches.push_back(
-        {Stage::kSharedMlp, "activate", tokens, 8, [context, row, h, e](std::int64_t token, WorkUnit& unit) {
-           unit.clear();
-           unit.dependent_steps = 1;
-           const std::uint64_t at = context.map.shared_scratch + static_cast<std::uint64_t>(token * row);
-           unit.bursts.push_back(burst(at, row, AccessKind::kRead));
-           unit.bursts.push_back(burst(at, h * e, AccessKind::kWrite));
-         }});
+    launches.push_back({Stage::kSharedMlp, "activate", tokens, 8,
+                        [context, row, h, e](std::int64_t token, WorkUnit& unit) {
+                          unit.clear();
+                          unit.dependent_steps = 1;
+                          const std::uint64_t at =
+                              context.map.shared_scratch + static_cast<std::uint64_t>(token * row);
+                          unit.bursts.push_back(burst(at, row, AccessKind::kRead));
+                          unit.bursts.push_back(burst(at, h * e, AccessKind::kWrite));
+                        },
+                        kActivateCodeBytes});
     Product down{.m = tokens, .n = shape.hidden_size, .k = h, .a = {}, .b = {}, .d = {}};
     down.a = {context.map.shared_scratch, row, e};
     down.b = {context.map.shared + static_cast<std::uint64_t>(2 * h * context.row_bytes), h * e, e};
@@ -148,7 +157,7 @@ void add_finish(std::vector<KernelLaunch>& launches, const StreamContext& contex
   }
   parts.push_back(
       {rounds ? context.map.output : context.map.working, values * (rounds ? 2 : 4), AccessKind::kWrite});
-  add_pass(launches, launches.back().stage, "round output", std::move(parts), 0);
+  add_pass(launches, launches.back().stage, "round output", std::move(parts), 0, kRoundCodeBytes);
 }
 
 void add_experts(std::vector<KernelLaunch>& launches, const StreamContext& context) {
@@ -207,6 +216,10 @@ TensorMap::TensorMap(const LayerShape& shape, StripRule rule) {
                                                     SharedMlpChunks::row_bytes(shape.shared_size)
                                               : 0);
   place(scratch, 0);
+}
+
+std::int64_t select_code_bytes(const LayerShape& shape) {
+  return 47'000 + 2'300 * ceil_div(std::max(shape.grid_rows, shape.grid_cols), 32);
 }
 
 Burst burst(std::uint64_t address, std::int64_t bytes, AccessKind kind, std::int64_t rows,
@@ -270,6 +283,10 @@ std::vector<KernelLaunch> layer_stream(const LayerShape& shape, const Routing& r
   detail::add_experts(launches, context);
   if (schedule.kind != ScheduleKind::kTokenCentric) {  // which stores its own output
     detail::add_finish(launches, context);
+  }
+  std::set<std::string> before;
+  for (KernelLaunch& launch : launches) {
+    launch.code_bytes = before.insert(launch.name).second ? launch.code_bytes : 0;
   }
   return launches;
 }

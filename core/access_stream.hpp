@@ -59,6 +59,8 @@ struct KernelLaunch {
   std::int64_t blocks_per_sm = 1;
   /// Replaces `unit` by what unit number `index` does. May be called from several threads, for any index.
   std::function<void(std::int64_t index, WorkUnit& unit)> fill;
+  /// Instructions, which come from HBM once where L2 was emptied before; 0 for a kernel that ran before.
+  std::int64_t code_bytes = 0;
 };
 
 /// Which kernels run the staircase schedule. Whether sums are bit-repeatable is the schedule's to say.

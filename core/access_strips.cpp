@@ -29,6 +29,10 @@ constexpr double kClocksPer64Tokens = 28e3;
 constexpr std::int64_t kTokensPerPrepareBlock = 8;
 /// Columns of X, W and V that go through the kernel's rings at a time.
 constexpr std::int64_t kChunkColumns = 64;
+/// Kernels as compiled for sm_90a: list_strips, staircase_prepare, experts_staircase_kernel for 320 experts.
+constexpr std::int64_t kListCodeBytes = 12'160;
+constexpr std::int64_t kPrepareCodeBytes = 6'144;
+constexpr std::int64_t kStripCodeBytes = 73'216;
 
 std::uint64_t at(std::uint64_t base, std::int64_t bytes) { return base + static_cast<std::uint64_t>(bytes); }
 
@@ -204,7 +208,8 @@ void add_strip_select(std::vector<KernelLaunch>& launches, const StreamContext& 
         arrays = StripArrays(context.shape, context.schedule->options.strip_rule, context.map.strips),
         covers = covers_of(context)](std::int64_t token, WorkUnit& unit) {
          fill_select(context, arrays, *covers, token, unit);
-       }});
+       },
+       select_code_bytes(context.shape)});
 }
 
 void add_strip_schedule(std::vector<KernelLaunch>& launches, const StreamContext& context) {
@@ -245,14 +250,16 @@ void add_strip_schedule(std::vector<KernelLaunch>& launches, const StreamContext
              add(at(arrays.tokens, covers->entries[i] * 4), 4, AccessKind::kWrite);
            }
          }
-       }});
+       },
+       kListCodeBytes});
 }
 
 void add_strips(std::vector<KernelLaunch>& launches, const StreamContext& context) {
   const StripArrays arrays(context.shape, context.schedule->options.strip_rule, context.map.strips);
   const std::int64_t prepare_units = ceil_div(context.shape.num_tokens, kTokensPerPrepareBlock);
   launches.push_back(
-      {Stage::kExperts, kClearSums, prepare_units, 8, [context, arrays](std::int64_t index, WorkUnit& unit) {
+      {Stage::kExperts, kClearSums, prepare_units, 8,
+       [context, arrays](std::int64_t index, WorkUnit& unit) {
          unit.clear();
          unit.dependent_steps = 1;
          const std::int64_t first = index * kTokensPerPrepareBlock;
@@ -264,7 +271,8 @@ void add_strips(std::vector<KernelLaunch>& launches, const StreamContext& contex
              burst(context.x_row(first), count * context.row_bytes, AccessKind::kReadCached));
          unit.bursts.push_back(burst(at(arrays.of_tokens, (4 * context.shape.num_tokens + first) * 4),
                                      count * 4, AccessKind::kWrite));
-       }});
+       },
+       kPrepareCodeBytes});
   const Schedule& schedule = *context.schedule;
   const std::int64_t most = context.options.strip_tile_tokens;
   const std::int64_t segment = context.strip_segment();
@@ -287,7 +295,8 @@ void add_strips(std::vector<KernelLaunch>& launches, const StreamContext& contex
   launches.push_back({Stage::kExperts, "strips", count, 1,
                       [context, arrays, units = std::move(units)](std::int64_t index, WorkUnit& unit) {
                         fill_strip(context, arrays, units[static_cast<std::size_t>(index)], unit);
-                      }});
+                      },
+                      kStripCodeBytes});
 }
 
 }  // namespace moescope::detail

@@ -49,6 +49,10 @@ void read_row(std::uint64_t address, std::int64_t bytes, std::vector<Burst>& bur
   bursts.push_back(burst(address, bytes / 2, AccessKind::kRead));
 }
 
+/// experts_tiles_kernel as compiled for sm_90a, the wide one; others are up to 15 % smaller.
+constexpr std::int64_t kTileCodeBytes = 64'896;
+constexpr std::int64_t kScoreCodeBytes = 35'328;
+
 struct TileOfItem {
   std::int64_t item;
   std::int64_t begin;  ///< entries [begin, end) of Schedule::tokens
@@ -167,7 +171,8 @@ void add_pair_tiles(std::vector<KernelLaunch>& launches, Stage stage, bool score
       {stage, scores_only ? "scores by tile" : "tiles", units, plan.blocks_per_sm,
        [context, plan, tiles = std::move(tiles), scores_only](std::int64_t index, WorkUnit& unit) {
          fill_tile(context, plan, tiles[static_cast<std::size_t>(index)], scores_only, unit);
-       }});
+       },
+       scores_only ? kScoreCodeBytes : kTileCodeBytes});
 }
 
 }  // namespace moescope::detail

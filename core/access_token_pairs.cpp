@@ -13,6 +13,9 @@ constexpr double kInstructionsPerPair = 50;
 /// 262 a pair at d = 1024, as counted (results/h100/profile.jsonl: 262.7).
 constexpr double kInstructionsPerScoreLoad = 31;
 constexpr double kInstructionsPerSumLoad = 22;
+/// token_pairs_kernel as compiled for sm_90a, bf16 rows in four chunks; others are up to 30 % smaller.
+constexpr std::int64_t kPairCodeBytes = 27'136;
+constexpr std::int64_t kScoreCodeBytes = 8'064;
 
 }  // namespace
 
@@ -98,8 +101,8 @@ void add_token_pairs(std::vector<KernelLaunch>& launches, Stage stage, bool scor
   };
   const std::string name = score && sum ? kTokenPairs : score ? "scores by token" : "sums by token";
   // Launch bounds of the kernel: two blocks of eight warps.
-  launches.push_back(
-      {stage, name, split.num_blocks, 2 * TokenSplit::kWarpsPerBlock / split.warps_per_block(), fill});
+  launches.push_back({stage, name, split.num_blocks, 2 * TokenSplit::kWarpsPerBlock / split.warps_per_block(),
+                      fill, score && !sum ? kScoreCodeBytes : kPairCodeBytes});
 }
 
 }  // namespace moescope::detail

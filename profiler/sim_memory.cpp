@@ -10,6 +10,10 @@
 namespace moescope {
 namespace {
 
+/// Beyond every tensor.
+constexpr std::uint64_t kForeignData = std::uint64_t{400} << 30;
+constexpr std::uint64_t kCode = std::uint64_t{420} << 30;
+
 /// Half of L2 where a line lives; a bit of its hash that no cache of ours uses to place it.
 unsigned home_of(std::uint64_t line) { return static_cast<unsigned>(hash_line(line) >> 63); }
 
@@ -57,7 +61,10 @@ MemoryCounters MemoryCounters::operator-(const MemoryCounters& other) const {
 }
 
 MemoryModel::MemoryModel(const MemoryGeometry& geometry, std::span<const unsigned> classes)
-    : geometry_(geometry), classes_(classes.begin(), classes.end()), counters_(classes.size()) {
+    : geometry_(geometry),
+      classes_(classes.begin(), classes.end()),
+      counters_(classes.size()),
+      next_code_(kCode) {
   geometry.validate();
   slot_.fill(-1);
   for (std::size_t i = 0; i < classes_.size(); ++i) {
@@ -153,15 +160,22 @@ void MemoryModel::read_home(unsigned home, std::uint64_t line, SectorMask sector
   counters.hbm_write += std::popcount(outcome.written_back);
 }
 
-void MemoryModel::begin_kernel() {
+void MemoryModel::begin_kernel(std::int64_t code_bytes) {
   for (SectoredCache& cache : l1_) {
     cache.invalidate();
+  }
+  for (const std::uint64_t end = next_code_ + static_cast<std::uint64_t>(code_bytes); next_code_ < end;
+       next_code_ += kLineBytes) {
+    const std::uint64_t line = next_code_ / kLineBytes;
+    const int slot = slot_[line_class(line, geometry_.l2.placement)];
+    if (slot >= 0) {
+      read_home(l2_.size() == 1 ? 0 : home_of(line), line, kWholeLine, counters_[slot]);
+    }
   }
 }
 
 void MemoryModel::leave_dirty(std::int64_t bytes) {
-  constexpr std::uint64_t kElsewhere = std::uint64_t{400} << 30;  // beyond every tensor
-  access(0, kElsewhere, static_cast<std::uint64_t>(bytes), AccessKind::kWrite);
+  access(0, kForeignData, static_cast<std::uint64_t>(bytes), AccessKind::kWrite);
   std::ranges::fill(counters_, MemoryCounters{});
 }
 

@@ -60,8 +60,9 @@ class MemoryModel {
   void access(std::int64_t sm, std::uint64_t address, std::uint64_t bytes, AccessKind kind);
   /// What ran before left this much dirty data of its own in L2, the oldest there. Not counted.
   void leave_dirty(std::int64_t bytes);
-  /// A kernel begins: L1 forgets.
-  void begin_kernel();
+  /// A kernel begins: L1 forgets, and this much of its code comes through L2, which is not counted as asked
+  /// of L2: multiprocessors have caches of their own for it.
+  void begin_kernel(std::int64_t code_bytes = 0);
 
   std::span<const unsigned> classes() const { return classes_; }
   /// Counters so far, one per class of classes().
@@ -82,6 +83,7 @@ class MemoryModel {
   std::vector<SectoredCache> l1_;
   std::vector<SectoredCache> l2_;  ///< one or two
   std::vector<MemoryCounters> counters_;
+  std::uint64_t next_code_;  ///< where the next kernel's code lies
 };
 
 }  // namespace moescope

@@ -98,7 +98,7 @@ class LaunchPlayer {
         rates_(device, static_cast<std::int64_t>(slots_.size())) {}
 
   void play(LaunchReplay& result, const std::function<void()>& unit_done) {
-    memory_.begin_kernel();
+    memory_.begin_kernel(launch_.code_bytes);
     using Turn = std::pair<double, std::size_t>;  // ties: the lower slot
     std::priority_queue<Turn, std::vector<Turn>, std::greater<>> turns;
     std::int64_t next = 0;
