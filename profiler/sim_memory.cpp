@@ -93,6 +93,9 @@ void MemoryModel::access(std::int64_t sm, std::uint64_t address, std::uint64_t b
     const std::uint64_t to = std::min(end, start + kLineBytes) - start;
     const unsigned first = static_cast<unsigned>(from / kSectorBytes);
     const unsigned last = static_cast<unsigned>((to + kSectorBytes - 1) / kSectorBytes);
+    if (kind == AccessKind::kWrite) {
+      note_partial_write(l2_.size() == 1 ? 0 : home_of(line), line, from, to);
+    }
     access_line(sm, line, static_cast<SectorMask>((1U << last) - (1U << first)), kind, counters_[slot]);
   }
 }
@@ -118,20 +121,20 @@ void MemoryModel::access_l2(unsigned half, std::uint64_t line, SectorMask sector
   const std::int64_t count = std::popcount(sectors);
   if (kind == AccessKind::kRead) {
     counters.l2_read += count;
-    const std::int64_t fetched = counters.hbm_read;
+    std::int64_t missed = 0;
     if (home == half || geometry_.halves == L2Halves::kFetchAcross) {
       counters.link += home == half ? 0 : count;
-      read_home(home, line, sectors, counters);
+      missed = read_home(home, line, sectors, counters);
     } else {
       const CacheOutcome copy = l2_[half].read(line, sectors);
       // Copies are never dirty, but the line that made room may live here and be.
-      counters.hbm_write += std::popcount(copy.written_back);
+      note_eviction(copy, counters);
       if (copy.missing != 0) {
         counters.link += std::popcount(copy.missing);
-        read_home(home, line, copy.missing, counters);
+        missed = read_home(home, line, copy.missing, counters);
       }
     }
-    counters.l2_hit += count - (counters.hbm_read - fetched);
+    counters.l2_hit += count - missed;
     return;
   }
   counters.link += home == half ? 0 : count;
@@ -140,24 +143,81 @@ void MemoryModel::access_l2(unsigned half, std::uint64_t line, SectorMask sector
     counters.l2_write += count;
     outcome = l2_[home].write(line, sectors);
     counters.hbm_write += std::popcount(outcome.missing);  // stored past the cache
+    note_eviction(outcome, counters);
   } else {
     counters.l2_reduce += count;
     outcome = l2_[home].reduce(line, sectors);
-    counters.hbm_read += std::popcount(outcome.missing);
+    note_eviction(outcome, counters);
+    fetch(home, line, outcome.missing, counters);
     if (kind == AccessKind::kReduceKept) {
       l2_[home].keep(line);
     }
   }
-  counters.hbm_write += std::popcount(outcome.written_back) + std::popcount(outcome.cleaned);
   if (geometry_.halves == L2Halves::kCacheBoth) {
     l2_[1 - home].forget(line);
   }
 }
 
-void MemoryModel::read_home(unsigned home, std::uint64_t line, SectorMask sectors, MemoryCounters& counters) {
+void MemoryModel::note_eviction(const CacheOutcome& outcome, MemoryCounters& counters) {
+  counters.hbm_write += std::popcount(outcome.written_back) + std::popcount(outcome.cleaned);
+  if (outcome.written_back != 0 && !partial_.empty()) {
+    partial_.erase(outcome.evicted_line);
+  }
+}
+
+void MemoryModel::note_partial_write(unsigned home, std::uint64_t line, std::uint64_t from,
+                                     std::uint64_t to) {
+  if (from % kSectorBytes == 0 && to % kSectorBytes == 0 && partial_.empty()) {
+    return;
+  }
+  for (std::uint64_t begin = from; begin < to;) {
+    const std::uint64_t sector = begin / kSectorBytes;
+    const std::uint64_t end = std::min<std::uint64_t>(to, (sector + 1) * kSectorBytes);
+    const auto found = partial_.find(line);
+    const bool known = found != partial_.end() && found->second[sector] != 0;
+    if (known || !l2_[home].holds(line, static_cast<SectorMask>(1U << sector))) {
+      const std::uint64_t below_end = ~std::uint64_t{0} >> (64 - (end - sector * kSectorBytes));
+      const std::uint64_t below_begin = (std::uint64_t{1} << (begin % kSectorBytes)) - 1;
+      std::uint32_t bytes = static_cast<std::uint32_t>(below_end & ~below_begin);
+      bytes |= known ? found->second[sector] : 0;
+      const bool whole = bytes == 0xffffffffU;
+      if (known || !whole) {
+        partial_[line][sector] = whole ? 0 : bytes;
+      }
+    }
+    begin = end;
+  }
+}
+
+void MemoryModel::fetch(unsigned home, std::uint64_t line, SectorMask sectors, MemoryCounters& counters) {
+  const auto even = static_cast<SectorMask>((sectors | sectors >> 1U) & 0x5U);
+  const auto pairs = static_cast<SectorMask>(even | even << 1U);
+  counters.hbm_read += std::popcount(pairs);
+  if (pairs != sectors) {
+    l2_[home].read(line, pairs);
+  }
+  if (const auto found = partial_.find(line); found != partial_.end()) {
+    for (unsigned s = 0; s < kSectorsPerLine; ++s) {
+      found->second[s] = (pairs >> s & 1U) != 0 ? 0 : found->second[s];
+    }
+  }
+}
+
+std::int64_t MemoryModel::read_home(unsigned home, std::uint64_t line, SectorMask sectors,
+                                    MemoryCounters& counters) {
   const CacheOutcome outcome = l2_[home].read(line, sectors);
-  counters.hbm_read += std::popcount(outcome.missing);
-  counters.hbm_write += std::popcount(outcome.written_back);
+  note_eviction(outcome, counters);
+  SectorMask wanted = outcome.missing;
+  if (const auto found = partial_.find(line); found != partial_.end()) {
+    for (unsigned s = 0; s < kSectorsPerLine; ++s) {
+      const bool is_partial = (sectors >> s & 1U) != 0 && found->second[s] != 0;
+      wanted |= static_cast<SectorMask>(is_partial ? 1U << s : 0U);
+    }
+  }
+  if (wanted != 0) {
+    fetch(home, line, wanted, counters);
+  }
+  return std::popcount(wanted);
 }
 
 void MemoryModel::begin_kernel(std::int64_t code_bytes) {

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <unordered_map>
 #include <vector>
 
 #include "core/access_stream.hpp"
@@ -48,8 +49,9 @@ struct MemoryCounters {
   friend bool operator==(const MemoryCounters&, const MemoryCounters&) = default;
 };
 
-/// Replays accesses on some of the 64 line classes. Counters are kept per class, so that results can be added
-/// up in any order and the error of sampling can be told from how classes differ.
+/// HBM is read in pairs of sectors. A sector that was stored in part takes its other bytes from HBM when it
+/// is read. Replays accesses on some of the 64 line classes. Counters are kept per class, so that results can
+/// be added up in any order and the error of sampling can be told from how classes differ.
 class MemoryModel {
  public:
   /// `classes`: distinct, ascending, < 64; lines of other classes are passed over. Throws InvalidArgument as
@@ -75,7 +77,12 @@ class MemoryModel {
                    MemoryCounters& counters);
   void access_l2(unsigned half, std::uint64_t line, SectorMask sectors, AccessKind kind,
                  MemoryCounters& counters);
-  void read_home(unsigned home, std::uint64_t line, SectorMask sectors, MemoryCounters& counters);
+  /// Returns how many of the sectors were not there.
+  std::int64_t read_home(unsigned home, std::uint64_t line, SectorMask sectors, MemoryCounters& counters);
+  /// Counts what HBM sends for these sectors of a line, and brings in their neighbours.
+  void fetch(unsigned home, std::uint64_t line, SectorMask sectors, MemoryCounters& counters);
+  void note_partial_write(unsigned home, std::uint64_t line, std::uint64_t from, std::uint64_t to);
+  void note_eviction(const CacheOutcome& outcome, MemoryCounters& counters);
 
   MemoryGeometry geometry_;
   std::vector<unsigned> classes_;
@@ -83,6 +90,8 @@ class MemoryModel {
   std::vector<SectoredCache> l1_;
   std::vector<SectoredCache> l2_;  ///< one or two
   std::vector<MemoryCounters> counters_;
+  /// Bytes that were stored of sectors in L2 that were never there whole, bit by bit; 0: whole.
+  std::unordered_map<std::uint64_t, std::array<std::uint32_t, kSectorsPerLine>> partial_;
   std::uint64_t next_code_;  ///< where the next kernel's code lies
 };
 
