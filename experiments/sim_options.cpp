@@ -81,7 +81,7 @@ Calibration chosen_calibration(const SimulatorOptions& options) {
 
 /// What the benchmark's own emptying of L2 leaves dirty there: 9 MB of 52 come out of L2 in layers that fit
 /// it and write next to nothing (results/h100/validation.jsonl, 64 tokens).
-constexpr double kColdDirtyFraction = 0.13;
+constexpr double kColdDirtyFraction = 0.12;
 
 ReplayOptions replay_options(const SimulatorOptions& options) {
   if (options.max_accesses < 1) {

@@ -57,17 +57,16 @@ SectoredCache::SectoredCache(const CacheGeometry& geometry, std::span<const unsi
   }
   if (geometry.dirty_bytes > 0) {
     write_numbers_.assign(sets * padded_ways_, 0);
-    writes_.resize(static_cast<std::size_t>(slots));
   }
 }
 
 std::size_t SectoredCache::set_of(std::uint64_t line) const {
   const bool hashed = geometry_.placement == Placement::kHashed;
   const std::uint64_t place = hashed ? hash_line(line) : line;
-  const std::uint64_t in_class = place >> class_bits_;
-  // Hashed: the upper bits scaled to the sets of a class, so that any number of sets is filled evenly.
-  const std::uint64_t set =
-      hashed ? ((in_class & 0xffffffffU) * sets_per_class_) >> 32 : in_class % sets_per_class_;
+  // Hashed: line after line of a class takes the next set; where that begins is drawn anew for every round.
+  const std::uint64_t in_class = line >> class_bits_;
+  const std::uint64_t start = hashed ? hash_line(in_class / sets_per_class_) >> 20U : 0;
+  const std::uint64_t set = (in_class + start) % sets_per_class_;
   const int slot = slot_of_class_[place & ((1U << class_bits_) - 1)];
   if (slot < 0 || line >= kMaxLines) {
     throw InternalError(fmt::format("line {} is of a class that is not simulated, or too high", line));
@@ -125,9 +124,6 @@ std::size_t SectoredCache::touch(std::uint64_t line, CacheOutcome& outcome) {
   } else {
     way = victim(set);
     outcome.written_back = sectors_[first + way] >> kSectorsPerLine;
-    if (outcome.written_back != 0 && !writes_.empty()) {
-      --writes_[slot_of(first)].dirty_lines;
-    }
     outcome.evicted_line = lines_[first + way];
   }
   const auto to_front = [&](auto& values, auto value) {
@@ -147,33 +143,24 @@ std::size_t SectoredCache::touch(std::uint64_t line, CacheOutcome& outcome) {
 }
 
 void SectoredCache::note_write(std::size_t first, bool dirty, CacheOutcome& outcome) {
-  if (writes_.empty()) {
+  if (write_numbers_.empty()) {
     return;
   }
-  Writes& writes = writes_[slot_of(first)];
-  const auto most = std::max<std::int64_t>(
-      geometry_.dirty_bytes / kLineBytes / static_cast<std::int64_t>(geometry_.classes()), 1);
-  writes.dirty_lines += dirty ? 0 : 1;
   write_numbers_[first] = ++last_write_;
-  writes.order.emplace_back(lines_[first], last_write_);
-  const auto place = [&](const std::pair<std::uint32_t, std::uint32_t>& write) {
-    const std::size_t set = set_of(write.first);
-    const std::size_t way = find(set, write.first);
-    const std::size_t at = set * padded_ways_ + way;
-    const bool is_last = way != kAbsent && write_numbers_[at] == write.second;
-    return is_last && sectors_[at] >> kSectorsPerLine != 0 ? at : kAbsent;
-  };
-  while (writes.dirty_lines > most) {
-    const std::size_t oldest = place(writes.order.front());
-    writes.order.pop_front();
-    if (oldest != kAbsent) {
-      outcome.cleaned = sectors_[oldest] >> kSectorsPerLine;
-      sectors_[oldest] &= kWholeLine;
-      --writes.dirty_lines;
-    }
+  if (dirty) {
+    return;
   }
-  if (writes.order.size() > static_cast<std::size_t>(8 * most)) {  // mostly overtaken by later writes
-    std::erase_if(writes.order, [&](const auto& write) { return place(write) == kAbsent; });
+  const std::int64_t most = std::max<std::int64_t>(geometry_.dirty_bytes / kLineBytes / geometry_.sets(), 1);
+  std::int64_t dirty_lines = 0;
+  std::size_t oldest = first;
+  for (std::size_t way = first; way < first + ways_; ++way) {
+    const bool is_dirty = sectors_[way] >> kSectorsPerLine != 0;
+    dirty_lines += is_dirty ? 1 : 0;
+    oldest = is_dirty && write_numbers_[way] < write_numbers_[oldest] ? way : oldest;
+  }
+  if (dirty_lines > most) {
+    outcome.cleaned = sectors_[oldest] >> kSectorsPerLine;
+    sectors_[oldest] &= kWholeLine;
   }
 }
 
@@ -240,9 +227,6 @@ void SectoredCache::forget(std::uint64_t line) {
   if (way == kAbsent) {
     return;
   }
-  if (!writes_.empty() && sectors_[set * padded_ways_ + way] >> kSectorsPerLine != 0) {
-    --writes_[slot_of(set * padded_ways_)].dirty_lines;
-  }
   const auto close_gap = [&](auto& values, auto empty) {
     auto* const first = &values[set * padded_ways_];
     std::move(first + way + 1, first + ways_, first + way);
@@ -262,9 +246,6 @@ void SectoredCache::invalidate() {
   std::ranges::fill(lines_, kNoLine);
   std::ranges::fill(sectors_, std::uint8_t{0});
   kept_.clear();
-  for (Writes& writes : writes_) {
-    writes = {};
-  }
 }
 
 std::int64_t SectoredCache::dirty_sectors() const {

@@ -1,15 +1,14 @@
 #pragma once
 
 #include <cstdint>
-#include <deque>
 #include <span>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 /// A sectored, set-associative, write-back cache, fed with line addresses. Lines are placed by a hash of
-/// their number, as GPUs do, or by its low bits, as textbooks do. Sets fall into 64 classes that a line's
-/// place alone decides: replaying only the lines of some classes is exact for their sets (set sampling).
+/// their number under which a long range fills all sets evenly, as GPUs do (seen in counters:
+/// docs/simulator.md), or by its low bits, as textbooks do. Sets fall into 64 classes that a line's place
+/// alone decides: replaying only the lines of some classes is exact for their sets (set sampling).
 namespace moescope {
 
 enum class Replacement : std::uint8_t { kLru, kRandom };  ///< random: a fixed sequence per set, repeatable
@@ -21,7 +20,6 @@ inline constexpr std::int64_t kLineBytes = 128;
 inline constexpr std::int64_t kSectorBytes = 32;
 inline constexpr unsigned kSectorsPerLine = 4;
 inline constexpr unsigned kMaxClasses = 64;
-
 /// Bit i: sector i of a line.
 using SectorMask = std::uint8_t;
 inline constexpr SectorMask kWholeLine = 0xF;
@@ -33,7 +31,7 @@ struct CacheGeometry {
   Placement placement = Placement::kHashed;
   WriteMiss write_miss = WriteMiss::kAllocate;
   /// Most dirty data: one more line, and the one written longest ago is written back and stays, clean.
-  /// Counted for each class of sets on its own. 0: no limit.
+  /// Each set has its share, so that some reach it before others. 0: no limit.
   std::int64_t dirty_bytes = 0;
   /// Most lines of a set that keep() protects: one more, and the one used longest ago is like others again.
   std::int64_t kept_ways = 0;
@@ -111,8 +109,6 @@ class SectoredCache {
   /// The line in the first way of the set that starts at `first` was written, and was `dirty` before. Cleans
   /// another if there are too many.
   void note_write(std::size_t first, bool dirty, CacheOutcome& outcome);
-  /// Class slot of the set that starts at `first`.
-  std::size_t slot_of(std::size_t first) const { return first / padded_ways_ / sets_per_class_; }
   /// The way that has to leave.
   std::size_t victim(std::size_t set);
 
@@ -124,14 +120,7 @@ class SectoredCache {
   std::vector<int> slot_of_class_;     ///< [classes] place among the simulated ones, -1 when not simulated
   std::vector<std::uint32_t> lines_;   ///< [simulated sets, padded ways] numbers, most recent first
   std::vector<std::uint8_t> sectors_;  ///< likewise: valid sectors in the lower half, dirty ones in the upper
-  /// With a limit of dirty data. Per way: number of its last write; per class: dirty lines, and writes in
-  /// order, of which those count whose number is still that of their line.
-  struct Writes {
-    std::int64_t dirty_lines = 0;
-    std::deque<std::pair<std::uint32_t, std::uint32_t>> order;  ///< line, number
-  };
-  std::vector<std::uint32_t> write_numbers_;
-  std::vector<Writes> writes_;
+  std::vector<std::uint32_t> write_numbers_;  ///< likewise, of the last write; empty without a limit
   std::uint32_t last_write_ = 0;
   std::vector<std::uint8_t> kept_;      ///< likewise, 1: kept; empty until a line is
   std::vector<std::uint32_t> victims_;  ///< [simulated sets] state of the random sequence

@@ -143,15 +143,13 @@ class SlowLru {
 
   void clean_one(std::uint64_t line, CacheOutcome& outcome) {
     const std::int64_t most =
-        std::max<std::int64_t>(geometry_.dirty_bytes / kLineBytes / geometry_.classes(), 1);
+        std::max<std::int64_t>(geometry_.dirty_bytes / kLineBytes / geometry_.sets(), 1);
     std::int64_t dirty = 0;
     Line* oldest = nullptr;
-    for (auto& [index, set] : lists_) {
-      for (Line& one : set) {
-        if (one.dirty != 0 && one.number % geometry_.classes() == line % geometry_.classes()) {
-          ++dirty;
-          oldest = oldest == nullptr || one.written < oldest->written ? &one : oldest;
-        }
+    for (Line& one : set_of(line)) {
+      if (one.dirty != 0) {
+        ++dirty;
+        oldest = oldest == nullptr || one.written < oldest->written ? &one : oldest;
       }
     }
     if (geometry_.dirty_bytes > 0 && dirty > most) {
@@ -166,7 +164,7 @@ class SlowLru {
 
 TEST(SimCache, AgreesWithABruteForceModelOnRandomStreams) {
   std::uint64_t draw = 0;
-  for (const auto& [sets, ways] : {std::pair{1, 1}, {1, 8}, {3, 2}, {64, 4}, {128, 16}}) {
+  for (const auto& [sets, ways] : {std::pair{1, 1}, {1, 8}, {3, 2}, {64, 4}, {128, 16}, {192, 4}}) {
     for (const unsigned lines : {2U, 40U, 4000U}) {
       for (const int limits : {0, 1, 2, 3}) {
         SCOPED_TRACE(fmt::format("{} sets, {} ways, {} lines, limits {}", sets, ways, lines, limits));
@@ -229,6 +227,22 @@ TEST(SimCache, SimulatesEveryClassAsTheWholeCacheDoes) {
   }
 }
 
+/// A range as long as the cache fits it, whole and in order or not: every set takes its share.
+TEST(SimCache, HashedLinesOfARangeFillAllSets) {
+  CacheGeometry geometry = plain(200 * 64, 16);
+  geometry.placement = Placement::kHashed;
+  SectoredCache cache(geometry);
+  const auto lines = static_cast<std::uint64_t>(geometry.sets() * geometry.ways);
+  for (std::uint64_t i = 0; i < lines; ++i) {
+    cache.read(i * 7919 % lines, kWholeLine);
+  }
+  std::int64_t missing = 0;
+  for (std::uint64_t i = 0; i < lines; ++i) {
+    missing += cache.read(i, kWholeLine).missing != 0 ? 1 : 0;
+  }
+  EXPECT_EQ(missing, 0);
+}
+
 TEST(SimCache, HashFillsSetsEvenly) {
   CacheGeometry geometry = plain(400 * 64, 16);  // H100: 50 MiB
   geometry.placement = Placement::kHashed;
@@ -277,7 +291,7 @@ TEST(SimMemory, CountsAHandComputedStream) {
   memory.access(1, 64, 1, AccessKind::kReadCached);    // another L1: one sector, in L2
   memory.access(0, 0, 32, AccessKind::kWrite);
   memory.access(1, 96, 32, AccessKind::kReduce);  // in L2
-  memory.access(1, 256, 4, AccessKind::kReduce);  // not in L2
+  memory.access(1, 256, 4, AccessKind::kReduce);  // not in L2: a pair of sectors comes
   memory.access(0, 0, 32, AccessKind::kRead);     // around L1
   EXPECT_EQ(total(memory), (MemoryCounters{.l1_read = 9,
                                            .l1_hit = 4,
@@ -286,13 +300,51 @@ TEST(SimMemory, CountsAHandComputedStream) {
                                            .l2_write = 1,
                                            .l2_reduce = 2,
                                            .link = 0,
-                                           .hbm_read = 5,
+                                           .hbm_read = 6,
                                            .hbm_write = 0}));
   EXPECT_EQ(memory.dirty_sectors(), 3);
   memory.begin_kernel();
   memory.access(0, 64, 32, AccessKind::kReadCached);
   EXPECT_EQ(total(memory).l1_hit, 4);  // L1 forgot
   EXPECT_EQ(total(memory).l2_hit, 3);
+}
+
+/// A sector that was stored in part is completed from HBM when it is read, together with its neighbour.
+TEST(SimMemory, CompletesSectorsThatWereStoredInPart) {
+  const auto classes = all_classes();
+  MemoryModel memory(small_memory(), classes);
+  const auto read = [&](std::uint64_t address, std::uint64_t bytes) {
+    const std::int64_t before = total(memory).hbm_read;
+    memory.access(0, address, bytes, AccessKind::kRead);
+    return total(memory).hbm_read - before;
+  };
+  memory.access(0, 0, 32, AccessKind::kWrite);  // whole: nothing to complete
+  EXPECT_EQ(read(0, 32), 0);
+  memory.access(0, 128, 40, AccessKind::kWrite);  // 8 bytes of the second sector
+  EXPECT_EQ(read(128, 32), 0);
+  EXPECT_EQ(read(160, 32), 2);
+  EXPECT_EQ(read(160, 32), 0);
+  memory.access(0, 256, 20, AccessKind::kWrite);  // two parts make a whole
+  memory.access(1, 276, 12, AccessKind::kWrite);
+  EXPECT_EQ(read(256, 32), 0);
+  memory.access(0, 384, 4, AccessKind::kWrite);  // two neighbours: one pair completes both
+  memory.access(0, 444, 4, AccessKind::kWrite);
+  EXPECT_EQ(read(384, 64), 2);
+  memory.access(0, 512, 64, AccessKind::kRead);
+  memory.access(0, 516, 4, AccessKind::kWrite);  // of a sector that is there
+  EXPECT_EQ(read(512, 32), 0);
+}
+
+/// A kernel's code comes from HBM, and is not what its multiprocessors ask L2 for.
+TEST(SimMemory, FetchesCodeOncePerKernel) {
+  const auto classes = all_classes();
+  MemoryModel memory(small_memory(), classes);
+  memory.begin_kernel(1000);
+  EXPECT_EQ(total(memory), (MemoryCounters{.hbm_read = 1024 / 32}));
+  memory.begin_kernel(0);
+  EXPECT_EQ(total(memory).hbm_read, 1024 / 32);
+  memory.begin_kernel(128);  // another one's
+  EXPECT_EQ(total(memory).hbm_read, 1152 / 32);
 }
 
 TEST(SimMemory, WhatIsWrittenComesOutOnce) {
