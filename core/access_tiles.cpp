@@ -36,10 +36,12 @@ TilePlan plan_tiles(const StreamContext& context, bool scores_only) {
                                                : plan_of<NarrowTiles>(max_experts, scores_only, limit, 2);
 }
 
-/// Clocks that a tile takes for every block of 64 experts at d = 1024 however few tokens it has: 66 to 74 us
-/// where one wave of tiles is all there is, 104 us for two waves (results/h100/validation.jsonl, 64 tokens).
-/// Tiles of an item so keep pace with each other, and find each other's rows in L2.
-constexpr double kClocksPer64Experts = 75e3;
+/// Clocks that a tile takes for every block of 64 experts at d = 1024, and those that 64 tokens add: 66 to 74
+/// us where one wave of full tiles is all there is, 104 us for two (results/h100/validation.jsonl, 64
+/// tokens), 35 us for a single token (compare-1-512.jsonl). How the sum divides is chosen among 4. Tiles of
+/// an item so keep pace with each other, and find each other's rows in L2.
+constexpr double kClocksPer64Experts = 30e3;
+constexpr double kClocksPer64Tokens = 45e3;
 
 /// A row that cp.async brings in pieces of 16 bytes to padded rows of shared memory. L2 is asked for half of
 /// it twice, wherever it has been counted: l2_read_bytes and l2_slice_read_bytes are 1.49 times the rows at
@@ -118,7 +120,8 @@ void fill_tile(const StreamContext& context, const TilePlan& plan, const TileOfI
   // 128 columns of V a step.
   unit.dependent_steps = 3;
   if (context.shape.dtype == Dtype::kBF16) {
-    unit.clocks = kClocksPer64Experts * static_cast<double>(ceil_div(experts, 64)) * d / 1024;
+    const double clocks = kClocksPer64Experts + kClocksPer64Tokens * static_cast<double>(rows) / 64;
+    unit.clocks = clocks * static_cast<double>(ceil_div(experts, 64)) * d / 1024;
   }
   const double column_steps = d / 64;
   for (std::int64_t chunk = 0; chunk < experts; chunk += plan.chunk_experts) {
