@@ -8,6 +8,11 @@ namespace moescope {
 
 std::string_view to_string(L2State state) { return state == L2State::kCold ? "cold" : "warm"; }
 
+bool MoeBackend::supports_layer(const LayerInputs& /*inputs*/, const ScheduleOptions& options,
+                                std::string& why) const {
+  return supports(options.kind, why);
+}
+
 bool MoeBackend::supports_system(System system, std::string& why) const {
   why = fmt::format("the {} backend has no {}", name(), to_string(system));
   return false;

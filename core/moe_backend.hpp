@@ -83,6 +83,10 @@ class MoeBackend {
   virtual std::string device() const = 0;
   /// False with a reason in `why` when this backend cannot run `kind` (e.g. sparse_library on the CPU).
   virtual bool supports(ScheduleKind kind, std::string& why) const = 0;
+  /// False with a reason in `why` when it cannot run this layer under these options (e.g. rows alone of an
+  /// fp32 layer on a GPU), though it may run others of the kind.
+  virtual bool supports_layer(const LayerInputs& inputs, const ScheduleOptions& options,
+                              std::string& why) const;
 
   /// Eq. 9: logits [L,Nr], [L,Nc] fp32, bias added.
   virtual RouterLogits router_project(const LayerInputs& inputs) = 0;

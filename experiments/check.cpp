@@ -90,7 +90,7 @@ void check_point(MoeBackend& backend, MoeBackend* mirror, const CheckPoint& poin
     write(writer, absent_row(context, Stage::kLayer, Source::kMeasured, "relative_error", "fraction",
                              Status::kSkipped, why));
   };
-  if (std::string why; !backend.supports(schedule.kind, why)) {
+  if (std::string why; !backend.supports_layer(inputs, schedule, why)) {
     skip(why);
     return;
   }

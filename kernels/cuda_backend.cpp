@@ -16,6 +16,8 @@ class CudaBackend final : public MoeBackend {
   std::string_view name() const override { return "cuda"; }
   std::string device() const override { return context_->info.name; }
   bool supports(ScheduleKind /*kind*/, std::string& /*why*/) const override { return true; }
+  bool supports_layer(const LayerInputs& inputs, const ScheduleOptions& options,
+                      std::string& why) const override;
 
   RouterLogits router_project(const LayerInputs& inputs) override;
   Routing router_select(const LayerShape& shape, const RouterLogits& logits) override;
@@ -261,6 +263,17 @@ HostTensor CudaBackend::shared_mlp(const LayerInputs& inputs) {
   return download_y(shape, y);
 }
 
+bool CudaBackend::supports_layer(const LayerInputs& inputs, const ScheduleOptions& options,
+                                 std::string& why) const {
+  const LayerDesign design = design_layer(inputs.shape, options, inputs.fixed_routing.has_value(),
+                                          context_->info.compute_capability);
+  if (options.strip_rule == StripRule::kRowsOnly && !design.on_strips) {
+    why = "rows alone need the router's scores, bf16 and compute capability 9.0";
+    return false;
+  }
+  return true;
+}
+
 std::unique_ptr<LayerExecution> CudaBackend::prepare(const LayerInputs& inputs,
                                                      const ScheduleOptions& asked) {
   ScheduleOptions options = asked;
@@ -279,12 +292,11 @@ std::unique_ptr<LayerExecution> CudaBackend::prepare(const LayerInputs& inputs,
   if (!cached) {
     cached_device_.reset();
   }
+  if (std::string why; !supports_layer(inputs, options, why)) {
+    throw InvalidArgument("schedule", to_string(options), why);
+  }
   const LayerDesign design = design_layer(inputs.shape, options, inputs.fixed_routing.has_value(),
                                           context_->info.compute_capability);
-  if (options.strip_rule == StripRule::kRowsOnly && !design.on_strips) {
-    throw InvalidArgument("schedule", to_string(options),
-                          "rows alone need the router's scores, bf16 and compute capability 9.0");
-  }
   const LayerMemoryPlan plan = plan_layer_memory(design);
   const std::int64_t need = plan.total_bytes() - (cached ? plan.experts : 0);
   require_memory(fmt::format("layer {} under {}", inputs.shape.label(), to_string(options.kind)), need);

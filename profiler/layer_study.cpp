@@ -66,7 +66,7 @@ LayerStudy study_layer(MoeBackend& backend, const LayerInputs& inputs,
     ScheduleStudy& point = study.schedules[s];
     point.options = schedules[s];
     say(to_string(schedules[s]));
-    if (std::string why; !backend.supports(schedules[s].kind, why)) {
+    if (std::string why; !backend.supports_layer(inputs, schedules[s], why)) {
       point.status = Status::kSkipped;
       point.reason = why;
       continue;

@@ -1,13 +1,15 @@
 #!/usr/bin/env python3
 """Fits the rates of core/auto_schedule's cost model to recorded rows and writes them as a C++ table.
 
-Usage: scripts/fit_rates.py kernels/h100_rates.inc results/h100/compare-*.jsonl
+Usage: scripts/fit_rates.py kernels/h100_rates.inc results/h100/compare-*.jsonl.gz [--held-out FILE...]
 
 Per schedule, over all points of the rows (bf16, cold L2): fixed_s, memory, cache and flop rates that minimise the
 sum of squared log ratios of predicted and measured time, time being that of the schedule and expert stages. A rate
 that never binds is kept at its upper bound. Prints how well the model does: the largest ratio either way per
-schedule, and for every point what the model chooses and how much longer that takes than the fastest.
+schedule, and for every point what the model chooses and how much longer that takes than the fastest; the same for the
+points of files held out of the fit.
 """
+import gzip
 import json
 import math
 import sys
@@ -33,13 +35,13 @@ def read_points(paths):
     cache_bytes = set()
     for path in paths:
         of_file = defaultdict(lambda: defaultdict(lambda: defaultdict(float)))
-        with open(path, encoding="utf-8") as lines:
+        with (gzip.open if path.endswith(".gz") else open)(path, "rt", encoding="utf-8") as lines:
             for line in lines:
                 row = json.loads(line)
                 if "header" in row:
                     cache_bytes.add(row["header"]["machine"]["l2_bytes"])
                     continue
-                if row["status"] != "ok" or row["dtype"] != "bf16" or row["l2_state"] == "warm":
+                if row.get("status") != "ok" or row["dtype"] != "bf16" or row["l2_state"] == "warm":
                     continue
                 if row["metric"] not in METRICS or (row["metric"] in ANALYTIC and row["source"] != "analytic"):
                     continue
@@ -93,7 +95,21 @@ def fit(schedule, samples):
     return rates
 
 
-def main(target, paths):
+def report(name, points, fitted, cache_bytes):
+    losses = []
+    for key, point in sorted(points.items()):
+        times = {s: point[s]["time_s"] for s in CANDIDATES if s in point}
+        if len(times) < len(CANDIDATES):
+            continue
+        predicted = {s: predict(s, fitted[s], *inputs_of(key, point, s, cache_bytes)[:3]) for s in times}
+        chosen = min(predicted, key=predicted.get)
+        losses.append(times[chosen] / min(times.values()))
+        print(f"L {key[0]} grid {key[2]}x{key[3]} K {key[4]} {key[5]}: {chosen}, {losses[-1]:.3f} of the fastest "
+              f"({', '.join(f'{s} {times[s] * 1e3:.3f} ms, predicted {predicted[s] * 1e3:.3f}' for s in times)})")
+    print(f"{name}: loss mean {sum(losses) / len(losses):.3f}, largest {max(losses):.3f} over {len(losses)} points")
+
+
+def main(target, paths, held_out):
     points, cache_bytes = read_points(paths)
     fitted = {}
     for schedule in CANDIDATES:
@@ -103,15 +119,10 @@ def main(target, paths):
         fitted[schedule] = fit(schedule, samples)
         ratios = [predict(schedule, fitted[schedule], *s[:3]) / s[3] for s in samples]
         print(f"{schedule}: {fitted[schedule]}, predicted / measured {min(ratios):.2f} to {max(ratios):.2f}")
-    losses = []
-    for key, point in sorted(points.items()):
-        times = {s: point[s]["time_s"] for s in CANDIDATES if s in point}
-        predicted = {s: predict(s, fitted[s], *inputs_of(key, point, s, cache_bytes)[:3]) for s in times}
-        chosen = min(predicted, key=predicted.get)
-        losses.append(times[chosen] / min(times.values()))
-        print(f"L {key[0]} K {key[4]} {key[5]}: {chosen}, {losses[-1]:.3f} of the fastest "
-              f"({', '.join(f'{s} {times[s] * 1e3:.3f} ms, predicted {predicted[s] * 1e3:.3f}' for s in times)})")
-    print(f"loss: mean {sum(losses) / len(losses):.3f}, largest {max(losses):.3f} over {len(losses)} points")
+    report("fitted", points, fitted, cache_bytes)
+    if held_out:
+        others = {key: point for key, point in read_points(held_out)[0].items() if key not in points}
+        report("held out", others, fitted, cache_bytes)
     with open(target, "w", encoding="utf-8") as out:
         out.write(f"// Written by scripts/fit_rates.py from {len(points)} points of recorded rows; do not edit.\n")
         for schedule, rates in fitted.items():
@@ -124,4 +135,5 @@ def main(target, paths):
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         sys.exit(__doc__)
-    main(sys.argv[1], sys.argv[2:])
+    first = sys.argv.index("--held-out") if "--held-out" in sys.argv else len(sys.argv)
+    main(sys.argv[1], sys.argv[2:first], sys.argv[first + 1:])

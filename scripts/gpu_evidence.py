@@ -1,7 +1,9 @@
 #!/usr/bin/env python3
 """Runs the programs of a bundle (scripts/bundle.sh) on a machine with a GPU and records what they say as rows.
 
-  gpu_evidence.py tests    BUNDLE OUT   every kernels_*_test and cupti_*_test; a skipped test counts as a failure
+  gpu_evidence.py tests    BUNDLE OUT [COMMAND...]
+                                        every kernels_*_test and cupti_*_test; a skipped test counts as a failure. COMMAND runs
+                                        beside those that may share the GPU
   gpu_evidence.py sanitize BUNDLE OUT   every kernels_*_test, reduced by a filter, under compute-sanitizer's four tools
 
 Writes OUT/rows.jsonl in the schema of core/result.schema.json: metrics tests_passed, tests_failed,
@@ -109,7 +111,7 @@ def sanitize(job):
 
 
 def main():
-    if len(sys.argv) != 4 or sys.argv[1] not in ("tests", "sanitize"):
+    if len(sys.argv) < 4 or (sys.argv[1] == "sanitize" and len(sys.argv) > 4) or sys.argv[1] not in ("tests", "sanitize"):
         sys.exit(__doc__)
     mode, bundle, out = sys.argv[1], pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3])
     programs = sorted(path for path in bundle.glob("kernels_*_test") if path.name not in NO_KERNELS)
@@ -125,9 +127,10 @@ def main():
         if mode == "tests":
             together = [program for program in programs if program.name not in ALONE]
             alone = [program for program in programs if program.name in ALONE]
+            results = [run_tests(program, scratch, head) for program in alone]
+            beside = subprocess.Popen(sys.argv[4:]) if len(sys.argv) > 4 else None
             pool = concurrent.futures.ThreadPoolExecutor(6)
-            results = itertools.chain(pool.map(lambda program: run_tests(program, scratch, head), together),
-                                      (run_tests(program, scratch, head) for program in alone))
+            results = itertools.chain(results, pool.map(lambda program: run_tests(program, scratch, head), together))
         else:  # several at once: the tools keep a CPU core busy, not the GPU
             jobs = [(program, tool, head) for program in programs if program.name not in NOT_SANITIZED for tool in TOOLS]
             results = concurrent.futures.ThreadPoolExecutor(8).map(sanitize, jobs)
@@ -135,6 +138,8 @@ def main():
             bad |= failed
             file.writelines(json.dumps(r) + "\n" for r in rows)
             file.flush()
+        if mode == "tests" and beside is not None:
+            bad |= beside.wait() != 0
     sys.exit(1 if bad else 0)
 
 

@@ -24,10 +24,10 @@ step() { printf '\n== %s (%d s so far)\n' "$*" "$SECONDS"; }
 
 verify() {
   step "check --full and the gpu tests"
-  moescope check --backend cuda --full --quiet "${all[@]/#/--schedule=}" --output "$out/check" >"$out/check.txt" &
-  local check=$! failed=0  # what fails is recorded too, and keeps nothing after it from being recorded
-  python3 "$here/scripts/gpu_evidence.py" tests "$bundle" "$out/gpu_tests" || failed=1
-  wait "$check" || failed=1
+  local failed=0  # what fails is recorded too, and keeps nothing after it from being recorded
+  # shellcheck disable=SC2016
+  python3 "$here/scripts/gpu_evidence.py" tests "$bundle" "$out/gpu_tests" bash -c 'exec "$@" >"$0"' "$out/check.txt" \
+    "$bundle/moescope" check --backend cuda --full --quiet "${all[@]/#/--schedule=}" --output "$out/check" || failed=1
   tail -4 "$out/check.txt"
   step "compute-sanitizer"
   python3 "$here/scripts/gpu_evidence.py" sanitize "$bundle" "$out/sanitizers" || failed=1

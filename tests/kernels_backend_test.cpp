@@ -191,6 +191,16 @@ TEST_F(CudaBackendGpu, LayersOfRowsAloneMatchTheOracle) {
   }
 }
 
+TEST_F(CudaBackendGpu, RowsAloneOfAnFp32LayerAreRefusedWithTheReason) {
+  const LayerInputs inputs = make_inputs(test::make_shape(3, 64, 16, 16, 8), "gaussian:1", Dtype::kF32);
+  const ScheduleOptions rows{.kind = ScheduleKind::kStaircase, .strip_rule = StripRule::kRowsOnly};
+  std::string why;
+  EXPECT_FALSE(backend_->supports_layer(inputs, rows, why));
+  EXPECT_NE(why.find("bf16"), std::string::npos) << why;
+  EXPECT_THROW((void)backend_->prepare(inputs, rows), InvalidArgument);
+  EXPECT_TRUE(backend_->supports_layer(inputs, {.kind = ScheduleKind::kStaircase}, why));
+}
+
 TEST_F(CudaBackendGpu, LayersMatchTheOracleInFp32) {
   const LayerInputs inputs =
       make_inputs(test::make_shape(130, 200, 24, 40, 33, 48), "gaussian:1", Dtype::kF32);
