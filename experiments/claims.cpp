@@ -15,8 +15,8 @@ Command add_claims(CLI::App& app, const Invocation&) {
   };
   auto options = std::make_shared<Options>();
   auto* sub = app.add_subcommand("claims", "the paper's system claims held against recorded rows");
-  sub->footer(
-      examples({"moescope claims results/h100/*.jsonl", "moescope claims results/h100/*.jsonl --markdown"}));
+  sub->footer(examples(
+      {"moescope claims results/h100/*.jsonl*", "moescope claims results/h100/*.jsonl* --markdown"}));
   sub->add_option("rows", options->files, "files of rows, rows.jsonl of any run")
       ->required()
       ->type_name("ROWS");

@@ -91,7 +91,7 @@ Command add_report(CLI::App& app, const Invocation&) {
   auto* sub =
       app.add_subcommand("report", "one HTML page of recorded runs: tables and figures, no network needed");
   sub->footer(examples({"moescope report results/skew-small-cpu/rows.jsonl",
-                        "moescope report results/h100/*.jsonl --output h100.html"}));
+                        "moescope report results/h100/*.jsonl* --output h100.html"}));
   sub->add_option("rows", options->files, "files of rows, rows.jsonl of any run")
       ->required()
       ->type_name("ROWS");

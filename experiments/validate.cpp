@@ -354,7 +354,7 @@ Command add_validate(CLI::App& app, const Invocation& invocation) {
   auto* sub = app.add_subcommand(
       "validate",
       "predictions of the simulator beside recorded measurements: errors, outliers, a scatter plot");
-  sub->footer(examples({"moescope validate results/h100/compare-*.jsonl --output results/validation",
+  sub->footer(examples({"moescope validate results/h100/compare-*.jsonl.gz --output results/validation",
                         "moescope validate rows.jsonl --calibration none",
                         "moescope validate rows.jsonl --fit calibration.json --seed 7"}));
   sub->add_option("rows", options->files, "recorded rows.jsonl files")->required()->type_name("FILE");

@@ -1,12 +1,16 @@
 // What was recorded on an H100 (results/h100/) says what README claims of it. Needs no GPU.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <filesystem>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
 #include <sstream>
 #include <string>
 
+#include "core/experiment.hpp"
 #include "core/result.hpp"
 #include "tests/support/json_schema.hpp"
 #include "tests/support/recorded_rows.hpp"
@@ -69,11 +73,22 @@ TEST(RecordedRows, KeepToThePublishedSchema) {
   EXPECT_GE(files, 10);
 }
 
+/// results/h100 stays small enough to clone: what is large is packed.
+TEST(RecordedRows, TakeLessThan20MB) {
+  std::uintmax_t bytes = 0;
+  for (const auto& file : test::recorded_rows("h100")) {
+    bytes += std::filesystem::file_size(file);
+  }
+  EXPECT_LT(bytes, 20U * 1000 * 1000);
+}
+
 TEST(RecordedH100, ChecksOfEveryStageAndScheduleHold) {
-  const auto run = read_own("check.jsonl");
+  const auto run = read_own("check.jsonl.gz");
   std::map<std::string, int> layers;
   for (const auto& row : run.rows) {
-    if (row.metric == "relative_error") {
+    if (row.status == Status::kSkipped) {
+      EXPECT_NE(row.reason, "") << row.schedule;
+    } else if (row.metric == "relative_error") {
       EXPECT_LE(row.value.value(), row.dtype == "bf16" ? 4e-3 : 1e-5) << row.stage << ' ' << row.reason;
       layers[row.schedule] += row.stage == "layer" ? 1 : 0;
     }
@@ -84,6 +99,46 @@ TEST(RecordedH100, ChecksOfEveryStageAndScheduleHold) {
   for (const char* schedule :
        {"token_centric", "expert_centric", "staircase", "dense_masked", "sparse_library"}) {
     EXPECT_GE(layers[schedule], 20) << schedule;
+  }
+}
+
+/// Every experiment that is for a GPU: all its points, and an error of every layer that has a time.
+TEST(RecordedH100, HasEveryExperimentWithAnErrorAtEveryPoint) {
+  const auto configs = std::filesystem::path(MOESCOPE_SOURCE_DIR) / "experiments" / "configs";
+  const auto recorded = test::recorded_rows("h100");
+  for (const auto& entry : std::filesystem::directory_iterator(configs)) {
+    const Experiment experiment = read_experiment(entry.path());
+    if (!experiment.minutes.contains("cuda")) {
+      continue;
+    }
+    const auto file = std::ranges::find_if(recorded, [&](const std::filesystem::path& path) {
+      return path.filename().string().starts_with(experiment.name + ".jsonl");
+    });
+    ASSERT_NE(file, recorded.end()) << experiment.name;
+    std::set<std::string> points;
+    std::map<std::string, std::optional<double>> errors;  // of a layer that was timed
+    for (const RecordedRun& run : read_rows(*file)) {
+      EXPECT_NE(run.header.device.find("H100"), std::string::npos) << *file;
+      EXPECT_FALSE(run.header.git_dirty) << *file;
+      for (const RecordedPoint& point : run.points) {
+        points.insert(point.status == Status::kOk ? point.id : point.id + ": " + point.reason);
+      }
+      for (const ResultRow& row : run.rows) {
+        const std::string layer = row.point + " " + row.schedule + " " + row.repro;
+        if (row.stage == "layer" && row.metric == "time_s" && row.status == Status::kOk) {
+          errors.try_emplace(layer);
+        } else if (row.stage == "layer" && row.metric == "relative_error") {
+          errors[layer] = row.value;
+        }
+      }
+    }
+    for (const ExperimentPoint& point : experiment.points) {
+      EXPECT_TRUE(points.contains(point.id)) << *file << ": " << point.label;
+    }
+    for (const auto& [layer, error] : errors) {
+      ASSERT_TRUE(error.has_value()) << *file << ": " << layer;
+      EXPECT_LE(*error, 4e-3) << *file << ": " << layer;
+    }
   }
 }
 
@@ -122,13 +177,13 @@ TEST(RecordedH100, BaselinesAreNoSlowerThanTheirPyTorchPeers) {
   for (const auto& [num_tokens, top_k] :
        {Point{64, 512}, Point{1024, 512}, Point{4096, 512}, Point{1024, 4096}}) {
     const auto ours =
-        read_own("compare-" + std::to_string(num_tokens) + "-" + std::to_string(top_k) + ".jsonl");
+        read_own("compare-" + std::to_string(num_tokens) + "-" + std::to_string(top_k) + ".jsonl.gz");
     EXPECT_LE(experts_time_s(ours, "dense_masked", num_tokens, top_k),
               1.1 * experts_time_s(peers, "dense_masked", num_tokens, top_k));
     EXPECT_LE(experts_time_s(ours, "token_centric", num_tokens, top_k),
               experts_time_s(peers, "gather", num_tokens, top_k));
   }
-  const auto table_a = read_own("compare-4096-512.jsonl");
+  const auto table_a = read_own("compare-4096-512.jsonl.gz");
   EXPECT_LE(experts_time_s(table_a, "token_centric", 4096, 512), 10.4 * kMillisecond);
   EXPECT_LE(experts_time_s(table_a, "dense_masked", 4096, 512), 1.1 * 3.92 * kMillisecond);
 }
