@@ -6,10 +6,10 @@
 # BUNDLE: a folder made by scripts/bundle.sh with moescope and the kernels_*_test programs. OUT: one folder a recording comes
 # out. SNAPSHOTS (environment): a folder with tablea_layer2.safetensors and tablea_bn_layer2.safetensors; without it the
 # trained routers of Table A size are left out, and it says so.
-#   verify    check --full, every gpu test, compute-sanitizer's four tools                            about 7 minutes
-#   points    compare: every schedule at the points of README's tables, under skew and trained routing about 6 minutes
+#   verify    check --full, every gpu test, compute-sanitizer's four tools                            about 4 minutes
+#   points    compare: every schedule at the points of README's tables, under skew and trained routing about 1 minute
 #   peers     the PyTorch peers on the same shapes                                                    about 1 minute
-#   systems   the baselines: check --system, the dense MLP, the PyTorch peers of all                    not timed yet
+#   systems   the baselines: check --system, the dense MLP, the PyTorch peers of all                    about 1 minute
 #   sweeps    every experiment file in experiments/configs that is for a GPU; SWEEPS (environment) names some of them. The
 #             same command goes on after an interruption                                  minutes: sweep FILE --dry-run
 set -euo pipefail
