@@ -19,13 +19,18 @@ namespace {
 constexpr double kSelectPerToken = 1300;
 constexpr double kSelectPerLogit = 9.4;
 constexpr double kSelectPerPair = 7.5;
-/// Trips to memory that one token's selection is as long as: a part for each length that rows can have, of
-/// which K pairs have at most sqrt(2 K). By one warp 34, 58 and 158 us at K = 128, 512 and 4096, by the four
-/// that a token has in a small batch 33 us at K = 512 (validation.jsonl).
-constexpr double kSelectSteps = 8;
-constexpr double kSelectStepsPerLength = 5.25;
-constexpr double kSelectStepsPerLengthOfFewTokens = 2.9;
-constexpr std::int64_t kFewTokens = 528;
+/// Trips to L2 that one token's selection is as long as: a part for each length that rows can have, of which
+/// K pairs have at most sqrt(2 K). By one warp 24, 40 and 101 us at K = 128, 512 and 4096, by the eight that
+/// a token has in a small batch 21 us at K = 512 (results/h100/validation.jsonl.gz) and 34 at K = 4096.
+struct SelectSteps {
+  double fixed;
+  double per_length;
+};
+constexpr SelectSteps kSelectStepsOfLists{14, 3.65};
+constexpr SelectSteps kSelectStepsOfRows{45, 0.65};
+/// What router_select.cu writes row by row (csr_by_rows).
+constexpr std::int64_t kFewTokens = 264;
+constexpr std::int64_t kMostPairsByRows = 4096;
 
 void add_router(std::vector<KernelLaunch>& launches, const StreamContext& context) {
   const LayerShape& shape = context.shape;
@@ -48,9 +53,9 @@ void add_router(std::vector<KernelLaunch>& launches, const StreamContext& contex
          const std::int64_t first = context.routing->token_offsets[token];
          const std::int64_t pairs = context.routing->token_offsets[token + 1] - first;
          const auto offset = static_cast<std::uint64_t>(first * 4);
-         const double per_length = context.shape.num_tokens <= kFewTokens ? kSelectStepsPerLengthOfFewTokens
-                                                                          : kSelectStepsPerLength;
-         unit.dependent_steps = kSelectSteps + per_length * std::sqrt(2 * static_cast<double>(pairs));
+         const bool by_rows = context.shape.num_tokens <= kFewTokens && pairs <= kMostPairsByRows;
+         const SelectSteps& steps = by_rows ? kSelectStepsOfRows : kSelectStepsOfLists;
+         unit.chain_steps = steps.fixed + steps.per_length * std::sqrt(2 * static_cast<double>(pairs));
          unit.instructions = kSelectPerToken + kSelectPerLogit * static_cast<double>(sides) +
                              kSelectPerPair * static_cast<double>(pairs);
          unit.bursts.push_back(burst(context.map.working + static_cast<std::uint64_t>(token * sides * 4),
@@ -238,6 +243,7 @@ void WorkUnit::clear() {
   multicast_bytes = 0;
   clocks = 0;
   dependent_steps = 0;
+  chain_steps = 0;
 }
 
 std::vector<KernelLaunch> layer_stream(const LayerShape& shape, const Routing& routing,

@@ -42,6 +42,7 @@ struct WorkUnit {
   double multicast_bytes = 0;  ///< received beside `bursts`: what another block of the cluster asked L2 for
   double clocks = 0;           ///< least time by the kernel's own pace, in clocks of the multiprocessor
   double dependent_steps = 0;  ///< times the block waits for a whole trip to memory before it can go on
+  double chain_steps = 0;  ///< times as long as a trip to L2 that it waits for itself, wherever its data lie
 
   void clear();
 };

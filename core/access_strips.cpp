@@ -12,11 +12,11 @@ namespace {
 /// (validation.jsonl).
 constexpr double kSelectPerToken = 1450;
 constexpr double kSelectPerLogit = 9.8;
-/// Trips to memory that one token's selection is as long as: 20 us for one token alone, whom four warps serve
-/// (compare-1-512.jsonl); by one warp 27 us at K = 512, 38 us at K = 4096, and half of 35 us on a grid of 64
-/// x 64 (validation.jsonl).
-constexpr double kSelectSteps = 58;
-constexpr double kSelectStepsOfOneWarp = 42;
+/// Trips to L2 that one token's selection is as long as: 14 to 17 us for a token whom eight warps serve, by
+/// one warp 30 us at K = 512, 41 us at K = 4096, and half of 35 us on a grid of 64 x 64
+/// (results/h100/validation.jsonl.gz).
+constexpr double kSelectSteps = 45;
+constexpr double kSelectStepsOfOneWarp = 50;
 constexpr double kSelectStepsPerLogit = 0.052;
 constexpr double kSelectStepsPerPair = 0.011;
 constexpr std::int64_t kFewTokens = 528;
@@ -88,10 +88,10 @@ void fill_select(const StreamContext& context, const StripArrays& arrays, const 
   };
   const auto logits = static_cast<double>(context.shape.grid_rows + context.shape.grid_cols);
   unit.instructions = kSelectPerToken + kSelectPerLogit * logits;
-  unit.dependent_steps = context.shape.num_tokens <= kFewTokens
-                             ? kSelectSteps
-                             : kSelectStepsOfOneWarp + kSelectStepsPerLogit * logits +
-                                   kSelectStepsPerPair * static_cast<double>(context.shape.top_k);
+  unit.chain_steps = context.shape.num_tokens <= kFewTokens
+                         ? kSelectSteps
+                         : kSelectStepsOfOneWarp + kSelectStepsPerLogit * logits +
+                               kSelectStepsPerPair * static_cast<double>(context.shape.top_k);
   add(at(context.map.working, token * (rows + cols)), rows + cols, AccessKind::kReadCached);
   add(at(arrays.row_log_probs, token * rows), rows, AccessKind::kWrite);
   add(at(arrays.col_log_probs, token * cols), cols, AccessKind::kWrite);
@@ -225,8 +225,7 @@ void add_strip_schedule(std::vector<KernelLaunch>& launches, const StreamContext
          const auto add = [&](std::uint64_t address, std::int64_t bytes, AccessKind kind) {
            unit.bursts.push_back(burst(address, bytes, kind));
          };
-         unit.dependent_steps =
-             19;  // as long as for one token alone: 8 us with its launch (compare-1-512.jsonl)
+         unit.chain_steps = 19;  // as long as for one token alone: 8 us with its launch (compare-1-512.jsonl)
          const std::int64_t strips = context.shape.grid_rows + context.shape.grid_cols;
          add(arrays.counts, strips * 4, AccessKind::kReadCached);
          if (block == 0) {

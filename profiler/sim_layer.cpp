@@ -50,6 +50,7 @@ LaunchTime launch_time(const LaunchReplay& launch, const DeviceSpec& device) {
   time.blocks_s = launch.makespan_s;
   const double misses = launch.l2_read_bytes > 0 ? 1 - launch.l2_hit_bytes / launch.l2_read_bytes : 0;
   time.latency_s =
+      launch.chain_steps * device.l2_latency_s +
       launch.dependent_steps * (device.l2_latency_s + misses * (device.hbm_latency_s - device.l2_latency_s));
   time.bound_s = device.launch_s + std::max({time.hbm_s, time.l2_s, time.blocks_s, time.latency_s});
   return time;

@@ -75,6 +75,7 @@ struct Slot {
   double start_s = 0;
   double length_s = 0;
   double steps = 0;  ///< dependent trips of all its units so far
+  double chain_steps = 0;
   std::uint64_t total_bytes = 0;
   std::uint64_t done_bytes = 0;
 
@@ -142,6 +143,8 @@ class LaunchPlayer {
     slot.done_bytes = 0;
     slot.steps += slot.unit.dependent_steps;
     result.dependent_steps = std::max(result.dependent_steps, slot.steps);
+    slot.chain_steps += slot.unit.chain_steps;
+    result.chain_steps = std::max(result.chain_steps, slot.chain_steps);
     result.tensor_flop += slot.unit.tensor_flop;
     result.cuda_core_flop += slot.unit.cuda_core_flop;
     result.instructions += slot.unit.instructions;

@@ -43,6 +43,7 @@ struct LaunchReplay {
   double cuda_core_flop = 0;
   double instructions = 0;
   double dependent_steps = 0;  ///< trips to memory one after another, of the slot with most
+  double chain_steps = 0;      ///< likewise, of WorkUnit::chain_steps
   /// When the last block ends, if only what happens above HBM took time; and the same if work were spread
   /// perfectly over the slots.
   double makespan_s = 0;
