@@ -15,7 +15,8 @@ namespace detail {
 namespace {
 
 /// Warp instructions of router_select: per token and logit of either side (two grids: 64 x 64 and 320 x 320,
-/// results/h100/validation.jsonl), and per pair that is listed (11141 a token at K = 512, profile.jsonl).
+/// results/h100/validation.jsonl of d7e93a1), and per pair that is listed (11141 a token at K = 512,
+/// profile.jsonl).
 constexpr double kSelectPerToken = 1300;
 constexpr double kSelectPerLogit = 9.4;
 constexpr double kSelectPerPair = 7.5;

@@ -80,7 +80,7 @@ Calibration chosen_calibration(const SimulatorOptions& options) {
 }
 
 /// What the benchmark's own emptying of L2 leaves dirty there: 9 MB of 52 come out of L2 in layers that fit
-/// it and write next to nothing (results/h100/validation.jsonl, 64 tokens).
+/// it and write next to nothing (results/h100/validation.jsonl of d7e93a1, 64 tokens).
 constexpr double kColdDirtyFraction = 0.12;
 
 ReplayOptions replay_options(const SimulatorOptions& options) {
