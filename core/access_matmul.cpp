@@ -68,6 +68,27 @@ struct SharedRows {
   }
 };
 
+/// Place of a tile among `rows` x `cols`.
+struct TilePlace {
+  std::int64_t row = 0;
+  std::int64_t col = 0;
+};
+
+/// The order of CUTLASS's persistent scheduler for sm_90 (include/cutlass/gemm/kernel/
+/// tile_scheduler_params.h), taken for cuBLASLt's: strips of up to 8 tiles of the longer side, each from end
+/// to end of the shorter side. Tiles at work together so share rows of A as well as of B.
+TilePlace place_of(std::int64_t tile, std::int64_t rows, std::int64_t cols) {
+  constexpr std::int64_t kStripTiles = 8;
+  const bool along_rows = cols > rows;  // the shorter side
+  const std::int64_t shorter = std::min(rows, cols);
+  const std::int64_t first = tile / (kStripTiles * shorter) * kStripTiles;
+  const std::int64_t width = std::min(kStripTiles, std::max(rows, cols) - first);
+  const std::int64_t in_strip = tile % (kStripTiles * shorter);
+  const std::int64_t on_longer = first + in_strip % width;
+  const std::int64_t on_shorter = in_strip / width;
+  return along_rows ? TilePlace{on_shorter, on_longer} : TilePlace{on_longer, on_shorter};
+}
+
 /// k goes by in slabs of this many elements, so that A and B advance together.
 constexpr std::int64_t kSlab = 512;
 /// Waits per slab: 8 steps of 64 behind a pipeline of 4 stages (estimate).
@@ -79,11 +100,11 @@ constexpr std::int64_t kProductCodeBytes = 22'000;
 void fill_product(const Product& p, const ProductPlan& plan, std::int64_t index, WorkUnit& unit) {
   unit.clear();
   unit.dependent_steps = 2;  // first load, last store
-  // Tiles run down m first: those at work together share columns of B.
   const std::int64_t rows_of_tiles = ceil_div(p.m, plan.tile_m);
-  const std::int64_t tile = index / plan.splits;
-  const std::int64_t m = tile % rows_of_tiles * plan.tile_m;
-  const std::int64_t n = tile / rows_of_tiles * plan.tile_n;
+  const std::int64_t tiles_of_row = ceil_div(p.n, plan.tile_n);
+  const TilePlace place = place_of(index / plan.splits, rows_of_tiles, tiles_of_row);
+  const std::int64_t m = place.row * plan.tile_m;
+  const std::int64_t n = place.col * plan.tile_n;
   const std::int64_t part = round_up(ceil_div(p.k, plan.splits), 64);
   const std::int64_t k_begin = std::min(p.k, index % plan.splits * part);
   const std::int64_t k_end = std::min(p.k, k_begin + part);
@@ -93,15 +114,14 @@ void fill_product(const Product& p, const ProductPlan& plan, std::int64_t index,
     return operand.address +
            static_cast<std::uint64_t>(row * operand.pitch_bytes + col * operand.element_bytes);
   };
-  const std::int64_t tiles_of_row = ceil_div(p.n, plan.tile_n);
-  const SharedRows own_a(rows, tile / rows_of_tiles, tiles_of_row, plan.clusters);
+  const SharedRows own_a(rows, place.col, tiles_of_row, plan.clusters);
   for (std::int64_t k = k_begin; k < k_end; k += kSlab) {
     const std::int64_t width = std::min(kSlab, k_end - k);
     unit.bursts.push_back(burst(at(p.a, m + own_a.first, k), width * p.a.element_bytes, AccessKind::kRead,
                                 own_a.count, p.a.pitch_bytes));
     // The block's part of B: some of its columns when they are rows in memory, else some of its rows.
     const std::int64_t b_rows = p.transpose_b ? cols : width;
-    const SharedRows own_b(b_rows, tile % rows_of_tiles, rows_of_tiles, plan.clusters);
+    const SharedRows own_b(b_rows, place.row, rows_of_tiles, plan.clusters);
     const std::int64_t b_bytes = (p.transpose_b ? width : cols) * p.b.element_bytes;
     const std::uint64_t b_at = p.transpose_b ? at(p.b, n + own_b.first, k) : at(p.b, k + own_b.first, n);
     unit.bursts.push_back(burst(b_at, b_bytes, AccessKind::kRead, own_b.count, p.b.pitch_bytes));

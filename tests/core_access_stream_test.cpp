@@ -324,6 +324,45 @@ TEST(AccessStream, ProductsTakeTheTilesThatWereCounted) {
   EXPECT_EQ(sums[Stage::kRouterProject].reduced, 0);
 }
 
+/// X, 33.5 MB that L2 does not hold, is read from HBM once for the router's logits of 16384 tokens
+/// (results/h100/validation.jsonl.gz): tiles of one row of tiles follow each other closely.
+TEST(AccessStream, ProductsGoAcrossTheShorterSideInStripsOfEightTiles) {
+  const LayerShape shape = small_shape();
+  const Routing routing = staircase_routing(shape);
+  const Schedule schedule = build_schedule(routing, {.kind = ScheduleKind::kTokenCentric});
+  const detail::StreamContext context{
+      shape, &routing, &schedule, {.clusters = false}, detail::TensorMap(shape, StripRule::kMinimalCover),
+      128,   2};
+  for (const bool more_rows : {true, false}) {
+    detail::Product product;
+    product.m = more_rows ? 16384 : 640;
+    product.n = more_rows ? 640 : 16384;
+    product.k = 64;
+    product.a = {0, 128, 2};
+    product.b = {std::uint64_t{1} << 30U, 128, 2};
+    product.d = {std::uint64_t{2} << 30U, product.n * 4, 4};
+    std::vector<KernelLaunch> launches;
+    detail::add_product(launches, Stage::kRouterProject, "logits", product, context);
+    ASSERT_EQ(launches.size(), 1U);
+    std::map<std::uint64_t, std::vector<std::int64_t>> on_longer;  // its rows: when tiles read them
+    std::set<std::uint64_t> on_shorter;
+    std::set<std::uint64_t> tiles;
+    WorkUnit unit;
+    for (std::int64_t u = 0; u < launches.front().units; ++u) {
+      launches.front().fill(u, unit);
+      on_longer[unit.bursts[more_rows ? 0 : 1].address].push_back(u);
+      on_shorter.insert(unit.bursts[more_rows ? 1 : 0].address);
+      tiles.insert(unit.bursts.back().address);
+    }
+    EXPECT_EQ(static_cast<std::int64_t>(tiles.size()), launches.front().units);  // each once
+    EXPECT_GT(on_longer.size(), on_shorter.size());
+    for (const auto& [address, units] : on_longer) {
+      EXPECT_EQ(units.size(), on_shorter.size());
+      EXPECT_LT(units.back() - units.front(), static_cast<std::int64_t>(8 * on_shorter.size()));
+    }
+  }
+}
+
 TEST(AccessStream, HasTheStagesTheLayerHas) {
   const auto stages = [](const std::vector<KernelLaunch>& launches) {
     std::vector<Stage> order;
