@@ -25,11 +25,11 @@ void MachineRates::validate() const {
   check("cache_bytes", cache_bytes, false);
   if (candidates.empty()) throw InvalidArgument("candidates", "(none)", "must name at least one schedule");
   for (const ScheduleRates& rates : candidates) {
-    if (rates.kind == ScheduleKind::kAuto) {
+    if (rates.schedule.kind == ScheduleKind::kAuto) {
       throw InvalidArgument("candidates", "auto", "must be schedules that can run");
     }
     const auto field = [&](std::string_view name) {
-      return fmt::format("{}.{}", to_string(rates.kind), name);
+      return fmt::format("{}.{}", to_string(rates.schedule), name);
     };
     check(field("fixed_s"), rates.fixed_s, true);
     check(field("memory_bytes_per_s"), rates.memory_bytes_per_s, false);
@@ -44,6 +44,13 @@ std::string ScheduleChoice::explanation() const {
     text += "\n  " + candidate.reason;
   }
   return text;
+}
+
+ScheduleOptions candidate_options(const ScheduleOptions& asked, const ScheduleRates& candidate) {
+  ScheduleOptions options = asked;
+  options.kind = candidate.schedule.kind;
+  options.strip_rule = candidate.schedule.strip_rule;
+  return options;
 }
 
 ScheduleCandidate predict_schedule(const LayerShape& shape, const SkewMetrics& skew, const AnalyticCost& cost,
@@ -63,7 +70,7 @@ ScheduleCandidate predict_schedule(const LayerShape& shape, const SkewMetrics& s
     missed = std::max(0.0, 1 - cache_bytes / rows_bytes);
   }
   const double memory_bytes = compulsory_bytes + missed * std::max(0.0, requested_bytes - compulsory_bytes);
-  ScheduleCandidate candidate{.kind = rates.kind,
+  ScheduleCandidate candidate{.schedule = rates.schedule,
                               .fixed_s = rates.fixed_s,
                               .memory_s = memory_bytes / rates.memory_bytes_per_s,
                               .cache_s = requested_bytes / rates.cache_bytes_per_s,
@@ -81,7 +88,7 @@ ScheduleCandidate predict_schedule(const LayerShape& shape, const SkewMetrics& s
       "{}: {:.3g} s, bound by {} (fixed {:.3g} s, memory {:.3g} bytes {:.3g} s, requested {:.3g} bytes "
       "{:.3g} s, {} "
       "{:.3g} flop {:.3g} s)",
-      to_string(rates.kind), candidate.predicted_s, bound, candidate.fixed_s, memory_bytes,
+      to_string(rates.schedule), candidate.predicted_s, bound, candidate.fixed_s, memory_bytes,
       candidate.memory_s, requested_bytes, candidate.cache_s, rates.executes_masked ? "executed" : "useful",
       flop, candidate.flop_s);
   return candidate;
@@ -92,21 +99,20 @@ ScheduleChoice choose_schedule(const LayerShape& shape, const Routing& routing,
   rates.validate();
   const SkewMetrics skew = compute_skew(routing);
   ScheduleChoice choice;
-  for (const ScheduleRates& of_kind : rates.candidates) {
-    ScheduleOptions as_kind = options;
-    as_kind.kind = of_kind.kind;
-    choice.candidates.push_back(
-        predict_schedule(shape, skew, analytic_cost(shape, routing, build_schedule(routing, as_kind)),
-                         of_kind, rates.cache_bytes));
+  for (ScheduleRates candidate : rates.candidates) {
+    candidate.schedule = candidate_options(options, candidate);
+    choice.candidates.push_back(predict_schedule(
+        shape, skew, analytic_cost(shape, routing, build_schedule(routing, candidate.schedule)), candidate,
+        rates.cache_bytes));
   }
   std::vector<ScheduleCandidate> ranked = choice.candidates;
   std::stable_sort(ranked.begin(), ranked.end(),
                    [](const auto& a, const auto& b) { return a.predicted_s < b.predicted_s; });
   const ScheduleCandidate& best = ranked.front();
-  choice.kind = best.kind;
-  choice.reason = fmt::format("{}, predicted {:.3g} s", to_string(best.kind), best.predicted_s);
+  choice.schedule = best.schedule;
+  choice.reason = fmt::format("{}, predicted {:.3g} s", to_string(best.schedule), best.predicted_s);
   if (ranked.size() > 1) {
-    choice.reason += fmt::format("; next {} at {:.2f}x", to_string(ranked[1].kind),
+    choice.reason += fmt::format("; next {} at {:.2f}x", to_string(ranked[1].schedule),
                                  ranked[1].predicted_s / best.predicted_s);
   }
   choice.reason += fmt::format(" (rates: {})", rates.source);

@@ -13,7 +13,8 @@ namespace moescope {
 
 /// What the cost model knows of one schedule on a machine. Rates are sustained, for the whole machine.
 struct ScheduleRates {
-  ScheduleKind kind = ScheduleKind::kTokenCentric;
+  /// Kind and strip rule alone count here: group size and determinism are the caller's.
+  ScheduleOptions schedule = {.kind = ScheduleKind::kTokenCentric};
   double fixed_s = 0;             ///< launches, and whatever else does not grow with the batch
   double memory_bytes_per_s = 0;  ///< main memory or HBM
   double cache_bytes_per_s = 0;   ///< last-level cache
@@ -39,7 +40,7 @@ struct MachineRates {
 
 /// Predicted time of the stages that a schedule decides: `schedule` and the expert stages.
 struct ScheduleCandidate {
-  ScheduleKind kind = ScheduleKind::kTokenCentric;
+  ScheduleOptions schedule;
   double fixed_s = 0;
   double memory_s = 0;     ///< bytes from memory: compulsory, and what the cache does not keep
   double cache_s = 0;      ///< requested bytes from the cache
@@ -49,13 +50,16 @@ struct ScheduleCandidate {
 };
 
 struct ScheduleChoice {
-  ScheduleKind kind = ScheduleKind::kTokenCentric;
+  ScheduleOptions schedule;                   ///< what was asked for with the winner's kind and strip rule
   std::vector<ScheduleCandidate> candidates;  ///< in the order of MachineRates::candidates
   std::string reason;  ///< one line: winner, its predicted time, the next best, the rates' source
 
   /// `reason`, then each candidate's, a line each.
   std::string explanation() const;
 };
+
+/// What was asked for (as auto) with the kind and the strip rule of a candidate.
+ScheduleOptions candidate_options(const ScheduleOptions& asked, const ScheduleRates& candidate);
 
 /// The model itself: time of a schedule that costs `cost` on a routing of this skew. Of the requested bytes
 /// beyond the compulsory ones, those that come back late miss the cache for the part of the rows it cannot
@@ -66,8 +70,9 @@ ScheduleCandidate predict_schedule(const LayerShape& shape, const SkewMetrics& s
 
 /// Picks the schedule of the expert stage with the smallest predicted time for this routing, from the
 /// analytic bytes and FLOP of traffic.hpp. Builds every candidate to count its items, one at a time.
-/// `options` gives group_size and deterministic; its kind is not read. Deterministic. Throws InvalidArgument
-/// for rates, or a routing that is not of this shape.
+/// `options` gives all but kind and strip rule (candidate_options). That every candidate can run this layer
+/// is the caller's to see to. Deterministic. Throws InvalidArgument for rates, or a routing that is not of
+/// this shape.
 ScheduleChoice choose_schedule(const LayerShape& shape, const Routing& routing,
                                const ScheduleOptions& options, const MachineRates& rates);
 

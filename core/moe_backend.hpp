@@ -54,7 +54,7 @@ class LayerExecution {
   virtual std::vector<StageMemory> memory() const = 0;
   virtual ClockSample clocks() const { return {}; }
   /// The schedule that ran (kAuto resolved) and whether its output is bit-identical from run to run.
-  virtual ScheduleKind schedule_kind() const = 0;
+  virtual ScheduleOptions schedule_options() const = 0;
   /// Why kAuto resolved to that: a line, then one for each candidate. Empty for a schedule that was named.
   virtual std::string explanation() const { return {}; }
   virtual bool deterministic() const = 0;
@@ -116,11 +116,11 @@ class MoeBackend {
   virtual bool supports_system(System system, std::string& why) const;
   /// Loads a baseline layer (DESIGN section 5). Its stages are those of an OmniMoE layer, as far as it has
   /// them; its routing() has one row per query (SystemShape::num_queries), none for dense_mlp;
-  /// schedule_kind() is kExpertCentric with groups of one expert for FFN experts, kDenseMasked for dense_mlp,
-  /// and of product keys what inputs.schedule says: kTokenCentric, kDenseMasked where the backend has it, and
-  /// for kAuto the one it takes for the faster (explanation() says why). Throws InvalidArgument for a system
-  /// that is not supported or inputs that do not fit, OutOfMemory before allocating. Keeps a reference to
-  /// `inputs`.
+  /// schedule_options().kind is kExpertCentric with groups of one expert for FFN experts, kDenseMasked for
+  /// dense_mlp, and of product keys what inputs.schedule says: kTokenCentric, kDenseMasked where the backend
+  /// has it, and for kAuto the one it takes for the faster (explanation() says why). Throws InvalidArgument
+  /// for a system that is not supported or inputs that do not fit, OutOfMemory before allocating. Keeps a
+  /// reference to `inputs`.
   virtual std::unique_ptr<LayerExecution> prepare_system(const SystemInputs& inputs);
 };
 

@@ -39,6 +39,8 @@ struct ScheduleOptions {
   std::int64_t group_size = 64;  ///< [B] expert_centric: active experts per group; also for explicit lists
   bool deterministic = true;     ///< bit-repeatable combine where the backend offers a faster one without
   StripRule strip_rule = StripRule::kMinimalCover;  ///< staircase: how a token's set is cut into strips
+
+  friend bool operator==(const ScheduleOptions&, const ScheduleOptions&) = default;
 };
 
 /// The schedule as rows and the command line name it: its kind; a staircase has ":rows" behind it where it

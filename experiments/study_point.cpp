@@ -52,7 +52,7 @@ PointStudy::TunedSchedule PointStudy::tune(const NamedWorkload& workload, const 
   if (wanted != tuned_for_) {
     const LayerInputs inputs = make_inputs({workload, point.shape, point.seed});
     const auto execution = backend_.prepare(inputs, options);
-    options.kind = execution->schedule_kind();
+    options = execution->schedule_options();
     tuned_ = {options, execution->explanation()};
     tuned_for_ = std::move(wanted);
   }

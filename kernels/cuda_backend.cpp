@@ -282,8 +282,13 @@ std::unique_ptr<LayerExecution> CudaBackend::prepare(const LayerInputs& inputs,
     const Routing routing = inputs.fixed_routing.has_value()
                                 ? *inputs.fixed_routing
                                 : router_select(inputs.shape, router_project(inputs));
-    const ScheduleChoice choice = choose_schedule(inputs.shape, routing, asked, gpu_rates(context_->info));
-    options.kind = choice.kind;
+    MachineRates rates = gpu_rates(context_->info);
+    std::erase_if(rates.candidates, [&](const ScheduleRates& candidate) {
+      std::string why;
+      return !supports_layer(inputs, candidate_options(asked, candidate), why);
+    });
+    const ScheduleChoice choice = choose_schedule(inputs.shape, routing, asked, rates);
+    options = choice.schedule;
     explanation = choice.explanation();
   }
   require_gpu_shape(inputs.shape, options.kind);

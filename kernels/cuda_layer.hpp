@@ -32,7 +32,7 @@ class CudaLayer final : public GraphedLayer {
   HostTensor output() override;
   Routing routing() override;
   std::vector<StageMemory> memory() const override { return plan_.stages; }
-  ScheduleKind schedule_kind() const override { return design_.options.kind; }
+  ScheduleOptions schedule_options() const override { return design_.options; }
   std::string explanation() const override { return explanation_; }
   bool deterministic() const override;
   void enqueue(Stage stage) override;

@@ -27,8 +27,10 @@ class CudaSystemLayer final : public GraphedLayer {
   HostTensor output() override;
   Routing routing() override;
   std::vector<StageMemory> memory() const override { return plan_.stages; }
-  ScheduleKind schedule_kind() const override {
-    return design_.masked ? ScheduleKind::kDenseMasked : system_schedule(shape().system).kind;
+  ScheduleOptions schedule_options() const override {
+    ScheduleOptions options = system_schedule(shape().system);
+    options.kind = design_.masked ? ScheduleKind::kDenseMasked : options.kind;
+    return options;
   }
   std::string explanation() const override { return design_.explanation; }
   bool deterministic() const override { return true; }

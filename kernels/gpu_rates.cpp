@@ -2,16 +2,7 @@
 
 #include <fmt/format.h>
 
-#include <array>
-
 namespace moescope::cuda {
-namespace {
-
-constexpr std::array kH100 = {
-#include "kernels/h100_rates.inc"
-};
-
-}  // namespace
 
 MachineRates gpu_rates(const DeviceInfo& device) {
   const bool same = device.name.find("H100") != std::string::npos;
@@ -19,7 +10,9 @@ MachineRates gpu_rates(const DeviceInfo& device) {
   rates.source = same ? "fitted to rows recorded on an H100"
                       : fmt::format("of an H100 (here: {}), fitted to rows recorded there", device.name);
   rates.cache_bytes = static_cast<double>(device.l2_bytes);
-  rates.candidates.assign(kH100.begin(), kH100.end());
+  rates.candidates = {
+#include "kernels/h100_rates.inc"
+  };
   return rates;
 }
 

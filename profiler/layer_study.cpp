@@ -74,9 +74,7 @@ LayerStudy study_layer(MoeBackend& backend, const LayerInputs& inputs,
     rounds.add(
         point, [&] { return backend.prepare(inputs, schedules[s]); },
         [&](LayerExecution& /*execution*/) {
-          ScheduleOptions resolved = schedules[s];
-          resolved.kind = point.ran;
-          point.cost = analytic_cost(inputs.shape, routing, backend.schedule(routing, resolved));
+          point.cost = analytic_cost(inputs.shape, routing, backend.schedule(routing, point.ran));
           account_memory(point, weight_bytes, inputs.shape, routing);
         },
         judge);

@@ -23,10 +23,10 @@ struct ScheduleStudy {
   ScheduleOptions options;
   Status status = Status::kOk;  ///< ok, skipped (the backend has no such schedule) or failed
   std::string reason;
-  ExitCode code = ExitCode::kOk;           ///< of the error that failed it
-  ScheduleKind ran = ScheduleKind::kAuto;  ///< options.kind, with auto resolved
-  std::string explanation;                 ///< of auto's choice; empty for a schedule that was named
-  std::string tuned_on;                    ///< the workload that auto chose `options` on; empty for others
+  ExitCode code = ExitCode::kOk;  ///< of the error that failed it
+  ScheduleOptions ran;            ///< options, with auto resolved
+  std::string explanation;        ///< of auto's choice; empty for a schedule that was named
+  std::string tuned_on;           ///< the workload that auto chose `options` on; empty for others
   bool deterministic = false;
   std::vector<StageMemory> memory;
   std::int64_t weight_bytes = 0;

@@ -163,7 +163,7 @@ std::string profile_text(const LayerProfile& profile, const std::string& device)
       text += fmt::format(" {}: {}\n", to_string(point.status), point.reason);
       continue;
     }
-    if (point.ran != point.options.kind) {
+    if (point.is_chosen()) {
       text += fmt::format(" -> {}", to_string(point.ran));
     }
     text += fmt::format("\n{}{}", stage_table(profile, s).text(), sum_text(counted));

@@ -35,7 +35,7 @@ void StudyRounds::add(ScheduleStudy& point, const std::function<std::unique_ptr<
   or_failed(point, [&] {
     auto execution = prepare();
     execution->run(l2_);
-    point.ran = execution->schedule_kind();
+    point.ran = execution->schedule_options();
     point.explanation = execution->explanation();
     point.deterministic = execution->deterministic();
     point.memory = execution->memory();

@@ -41,14 +41,12 @@ void account(MoeBackend& backend, const SystemSubject& subject, LayerExecution& 
   const Routing routing = execution.routing();
   if (subject.baseline != nullptr) {
     const SystemShape& shape = subject.baseline->shape;
-    point.options.kind = point.ran;
-    point.cost = analytic_cost(shape, routing, point.ran);
+    point.options.kind = point.ran.kind;
+    point.cost = analytic_cost(shape, routing, point.ran.kind);
     study.floor_bytes = expert_floor_bytes(shape, routing);
     account_memory(point, shape.weight_bytes(), study.shape, routing);
   } else {
-    ScheduleOptions resolved = subject.schedule;
-    resolved.kind = point.ran;
-    point.cost = analytic_cost(study.shape, routing, backend.schedule(routing, resolved));
+    point.cost = analytic_cost(study.shape, routing, backend.schedule(routing, point.ran));
     study.floor_bytes = expert_floor_bytes(study.shape, routing);
     account_memory(point, layer_weight_bytes(*subject.omnimoe), study.shape, routing);
   }

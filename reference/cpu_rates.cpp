@@ -1,5 +1,7 @@
 #include "reference/cpu_rates.hpp"
 
+#include <string_view>
+
 namespace moescope::reference {
 namespace {
 
@@ -17,10 +19,11 @@ MachineRates cpu_rates(int threads) {
   rates.source = "one thread of an AMD EPYC (Zen 4, 2.6 GHz), measured, times the number of threads";
   rates.cache_bytes = kCacheBytes;
   // The schedules of pairs do the same FLOP; where those bind, the one that was measured fastest comes first.
-  for (const ScheduleKind kind : {ScheduleKind::kStaircase, ScheduleKind::kExpertCentric,
-                                  ScheduleKind::kTokenCentric, ScheduleKind::kDenseMasked}) {
-    const bool matrix = kind == ScheduleKind::kDenseMasked;
-    rates.candidates.push_back({.kind = kind,
+  for (const std::string_view name :
+       {"staircase", "staircase:rows", "expert_centric", "token_centric", "dense_masked"}) {
+    const ScheduleOptions schedule = parse_schedule(name);
+    const bool matrix = schedule.kind == ScheduleKind::kDenseMasked;
+    rates.candidates.push_back({.schedule = schedule,
                                 .memory_bytes_per_s = kMemoryBytesPerS * threads,
                                 .cache_bytes_per_s = kCacheBytesPerS * threads,
                                 .flop_per_s = (matrix ? kMatrixFlopPerS : kPairFlopPerS) * threads,

@@ -1,5 +1,6 @@
 // The dense baseline: one gated MLP for every token, y = (act(x gate^T) * (x up^T)) down^T.
 #include "core/error.hpp"
+#include "core/system_cost.hpp"
 #include "reference/stages.hpp"
 #include "reference/system_execution.hpp"
 
@@ -10,7 +11,7 @@ class DenseMlp final : public SystemExecution {
  public:
   explicit DenseMlp(const SystemInputs& inputs) : SystemExecution(inputs) {}
 
-  ScheduleKind schedule_kind() const override { return ScheduleKind::kDenseMasked; }
+  ScheduleOptions schedule_options() const override { return system_schedule(System::kDenseMlp); }
   std::vector<StageMemory> memory() const override {
     return {{Stage::kSharedMlp, gated_mlp_workspace_bytes(shape())}};
   }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include "core/schedule.hpp"
+#include "core/system_cost.hpp"
 #include "reference/system_execution.hpp"
 
 /// What GShard and DeepSeekMoE share: a linear router over N experts and gated FFNs as experts.
@@ -17,7 +18,7 @@ class FfnExecution : public SystemExecution {
   /// Throws InvalidArgument when inputs do not fit.
   explicit FfnExecution(const SystemInputs& inputs) : SystemExecution(inputs) {}
 
-  ScheduleKind schedule_kind() const override { return ScheduleKind::kExpertCentric; }
+  ScheduleOptions schedule_options() const override { return system_schedule(shape().system); }
   std::vector<StageMemory> memory() const override;
 
  protected:

@@ -2,6 +2,7 @@
 
 #include <span>
 
+#include "core/system_cost.hpp"
 #include "reference/system_execution.hpp"
 
 /// What PKM and PEER share: heads that each select K / heads of N = n^2 experts by two sets of n sub-keys.
@@ -23,7 +24,7 @@ TokenPairs pairs_of_token(const SystemShape& shape, const Routing& routing, std:
 /// max(S, 0).
 class ProductKeyExecution : public SystemExecution {
  public:
-  ScheduleKind schedule_kind() const override { return ScheduleKind::kTokenCentric; }
+  ScheduleOptions schedule_options() const override { return system_schedule(shape().system); }
   /// Of these two stages.
   std::vector<StageMemory> memory() const override;
 

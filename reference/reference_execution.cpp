@@ -70,7 +70,7 @@ ReferenceExecution::ReferenceExecution(const LayerInputs& inputs, const Schedule
     }
     const ScheduleChoice choice =
         choose_schedule(inputs.shape, current_routing(), options, cpu_rates(omp_get_max_threads()));
-    options_.kind = choice.kind;
+    options_ = choice.schedule;
     explanation_ = choice.explanation();
   }
   if (!inputs.fixed_routing) {

@@ -18,7 +18,7 @@ class ReferenceExecution final : public CpuExecution {
 
   Routing routing() override { return current_routing(); }
   std::vector<StageMemory> memory() const override;
-  ScheduleKind schedule_kind() const override { return options_.kind; }
+  ScheduleOptions schedule_options() const override { return options_; }
   std::string explanation() const override { return explanation_; }
 
  private:

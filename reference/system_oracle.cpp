@@ -240,7 +240,7 @@ SystemCheck check_system(MoeBackend& backend, const SystemInputs& inputs, std::i
   check.selection = compare_selection(routing, truth.routing);
   check.error = compare(gather_rows(output, tokens), truth.view());
   check.tolerance = system_tolerance(inputs.shape);
-  check.ran = execution->schedule_kind();
+  check.ran = execution->schedule_options().kind;
   if (execution->deterministic()) {
     execution->run(L2State::kWarm);
     check.repeats = same_bits(output, execution->output());

@@ -6,8 +6,8 @@ Usage: scripts/fit_rates.py kernels/h100_rates.inc results/h100/compare-*.jsonl.
 Per schedule, over all points of the rows (bf16, cold L2): fixed_s, memory, cache and flop rates that minimise the
 sum of squared log ratios of predicted and measured time, time being that of the schedule and expert stages. A rate
 that never binds is kept at its upper bound. Prints how well the model does: the largest ratio either way per
-schedule, and for every point what the model chooses and how much longer that takes than the fastest; the same for the
-points of files held out of the fit.
+schedule, and for every point what the model chooses and how much longer that takes than the fastest candidate recorded
+there, in these stages and as a layer; the same for the points of files held out of the fit.
 """
 import gzip
 import json
@@ -18,11 +18,12 @@ from collections import defaultdict
 ANALYTIC = ("hbm_read_bytes", "hbm_write_bytes", "l2_read_bytes", "l2_write_bytes", "executed_flop", "useful_flop")
 METRICS = ANALYTIC + ("effective_experts", "time_s")
 EXPERT_STAGES = ("experts", "expert_scores", "expert_combine")
-# kind: (counts masked-out products, what is read again comes back soon, the three times overlap); what the kernels
+# schedule: (counts masked-out products, what is read again comes back soon, the three times overlap); what the kernels
 # do, not fitted.
 CANDIDATES = {
     "token_centric": (False, False, True),
     "staircase": (True, True, True),
+    "staircase:rows": (True, True, True),
     "dense_masked": (True, True, True),
 }
 BOUNDS = {"fixed_s": (1e-6, 1e-3), "memory": (5e11, 3.35e12), "cache": (5e11, 2e13), "flop": (1e12, 9.9e14)}
@@ -53,6 +54,8 @@ def read_points(paths):
                     point[row["schedule"]][metric] += value
                 elif row["schedule"] != "none" and row["stage"] == "schedule" and metric == "time_s":
                     point[row["schedule"]][metric] += value
+                elif row["schedule"] != "none" and row["stage"] == "layer" and metric == "time_s":
+                    point[row["schedule"]]["layer_s"] = value
         for key, point in of_file.items():
             points.setdefault(key, {}).update(point)
     if len(cache_bytes) != 1:
@@ -96,17 +99,18 @@ def fit(schedule, samples):
 
 
 def report(name, points, fitted, cache_bytes):
-    losses = []
+    losses, of_layers = [], []
     for key, point in sorted(points.items()):
         times = {s: point[s]["time_s"] for s in CANDIDATES if s in point}
-        if len(times) < len(CANDIDATES):
-            continue
         predicted = {s: predict(s, fitted[s], *inputs_of(key, point, s, cache_bytes)[:3]) for s in times}
         chosen = min(predicted, key=predicted.get)
         losses.append(times[chosen] / min(times.values()))
-        print(f"L {key[0]} grid {key[2]}x{key[3]} K {key[4]} {key[5]}: {chosen}, {losses[-1]:.3f} of the fastest "
-              f"({', '.join(f'{s} {times[s] * 1e3:.3f} ms, predicted {predicted[s] * 1e3:.3f}' for s in times)})")
-    print(f"{name}: loss mean {sum(losses) / len(losses):.3f}, largest {max(losses):.3f} over {len(losses)} points")
+        of_layers.append(point[chosen]["layer_s"] / min(point[s]["layer_s"] for s in times))
+        print(f"L {key[0]} grid {key[2]}x{key[3]} K {key[4]} {key[5]}: {chosen}, {losses[-1]:.3f} of the fastest, "
+              f"layer {of_layers[-1]:.3f} ({', '.join(f'{s} {times[s] * 1e3:.3f} ms, predicted {predicted[s] * 1e3:.3f}' for s in times)})")
+    for what, ratios in (("stages", losses), ("layers", of_layers)):
+        print(f"{name}, {what}: time over the fastest, mean {sum(ratios) / len(ratios):.4f}, largest {max(ratios):.3f} "
+              f"over {len(ratios)} points")
 
 
 def main(target, paths, held_out):
@@ -127,9 +131,8 @@ def main(target, paths, held_out):
         out.write(f"// Written by scripts/fit_rates.py from {len(points)} points of recorded rows; do not edit.\n")
         for schedule, rates in fitted.items():
             flags = ", ".join(str(flag).lower() for flag in CANDIDATES[schedule])
-            name = "k" + "".join(part.capitalize() for part in schedule.split("_"))
             numbers = ", ".join(f"{rates[k]:.3g}" for k in ("fixed_s", "memory", "cache", "flop"))
-            out.write(f"ScheduleRates{{ScheduleKind::{name}, {numbers}, {flags}}},\n")
+            out.write(f'ScheduleRates{{parse_schedule("{schedule}"), {numbers}, {flags}}},\n')
 
 
 if __name__ == "__main__":

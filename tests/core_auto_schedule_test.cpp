@@ -18,7 +18,7 @@ MachineRates even_rates() {
   MachineRates rates{.source = "test", .cache_bytes = 1e6, .candidates = {}};
   for (const ScheduleKind kind : {ScheduleKind::kTokenCentric, ScheduleKind::kExpertCentric,
                                   ScheduleKind::kStaircase, ScheduleKind::kDenseMasked}) {
-    rates.candidates.push_back({.kind = kind,
+    rates.candidates.push_back({.schedule = {.kind = kind},
                                 .memory_bytes_per_s = 1e9,
                                 .cache_bytes_per_s = 1e9,
                                 .flop_per_s = 1e9,
@@ -46,7 +46,7 @@ MachineRates only(MachineRates rates, std::initializer_list<std::size_t> candida
 }
 
 ScheduleKind choice_for(const RoutingCase& c, const MachineRates& rates) {
-  return choose_schedule(c.shape, test::make_routing(c, 1), {}, rates).kind;
+  return choose_schedule(c.shape, test::make_routing(c, 1), {}, rates).schedule.kind;
 }
 
 const RoutingCase kReused{test::make_shape(512, 64, 24, 24, 64),
@@ -151,15 +151,41 @@ TEST(ChooseSchedule, KeepsCandidatesInOrderAndNamesTheNextBest) {
   ASSERT_EQ(choice.candidates.size(), rates.candidates.size());
   double best_s = std::numeric_limits<double>::infinity();
   for (std::size_t i = 0; i < rates.candidates.size(); ++i) {
-    EXPECT_EQ(choice.candidates[i].kind, rates.candidates[i].kind);
+    EXPECT_EQ(choice.candidates[i].schedule, rates.candidates[i].schedule);
     best_s = std::min(best_s, choice.candidates[i].predicted_s);
   }
   for (const ScheduleCandidate& candidate : choice.candidates) {
-    if (candidate.kind == choice.kind) {
+    if (candidate.schedule == choice.schedule) {
       EXPECT_EQ(candidate.predicted_s, best_s);
     }
   }
   EXPECT_NE(choice.reason.find("; next "), std::string::npos) << choice.reason;
+}
+
+TEST(ChooseSchedule, TakesRowsAloneWhereTheySaveMoreWeightsThanTheyAddTokens) {
+  MachineRates rates = even_rates();
+  rates.candidates.clear();
+  for (const char* name : {"staircase", "staircase:rows"}) {
+    rates.candidates.push_back({.schedule = parse_schedule(name),
+                                .memory_bytes_per_s = 1e9,
+                                .cache_bytes_per_s = 1e9,
+                                .flop_per_s = 1e15,
+                                .executes_masked = true});
+  }
+  // By rows alone W and V are read once instead of twice, but a token is in more strips.
+  const auto choose = [&](const RoutingCase& c, const ScheduleOptions& options) {
+    return choose_schedule(c.shape, test::make_routing(c, 1), options, rates);
+  };
+  const ScheduleOptions asked{.kind = ScheduleKind::kAuto, .group_size = 7, .deterministic = false};
+  ScheduleOptions rows = parse_schedule("staircase:rows:atomics");
+  rows.group_size = 7;
+  const ScheduleChoice few = choose({test::make_shape(24, 64, 24, 24, 64), RoutingSkew::kGaussian}, asked);
+  EXPECT_EQ(few.schedule, rows) << few.explanation();
+  EXPECT_TRUE(few.reason.starts_with("staircase:rows:atomics, predicted ")) << few.reason;
+  EXPECT_NE(few.reason.find("; next staircase:atomics at "), std::string::npos) << few.reason;
+  EXPECT_TRUE(few.candidates[1].reason.starts_with("staircase:rows:atomics: ")) << few.candidates[1].reason;
+  const ScheduleChoice many = choose({test::make_shape(2048, 64, 24, 24, 64), RoutingSkew::kGaussian}, {});
+  EXPECT_EQ(many.schedule, parse_schedule("staircase")) << many.explanation();
 }
 
 TEST(ChooseSchedule, RefusesRatesThatCannotBe) {
@@ -180,6 +206,8 @@ TEST(ChooseSchedule, RefusesRatesThatCannotBe) {
   rates = even_rates();
   rates.candidates[0].fixed_s = -1;
   EXPECT_EQ(message(rates), "token_centric.fixed_s = -1: must be finite and not negative");
+  rates.candidates[0].schedule = parse_schedule("staircase:rows");
+  EXPECT_EQ(message(rates), "staircase:rows.fixed_s = -1: must be finite and not negative");
   rates = even_rates();
   rates.cache_bytes = 0;
   EXPECT_EQ(message(rates), "cache_bytes = 0: must be positive and finite");
@@ -187,7 +215,7 @@ TEST(ChooseSchedule, RefusesRatesThatCannotBe) {
   rates.candidates.clear();
   EXPECT_EQ(message(rates), "candidates = (none): must name at least one schedule");
   rates = even_rates();
-  rates.candidates[0].kind = ScheduleKind::kAuto;
+  rates.candidates[0].schedule.kind = ScheduleKind::kAuto;
   EXPECT_EQ(message(rates), "candidates = auto: must be schedules that can run");
 }
 

@@ -113,7 +113,7 @@ class CudaBackendGpu : public testing::Test {
 void check_layer(MoeBackend& backend, const LayerInputs& inputs, const ScheduleOptions& options) {
   SCOPED_TRACE(inputs.shape.label() + " " + inputs.workload + " " + to_string(options));
   const auto layer = backend.prepare(inputs, options);
-  EXPECT_EQ(layer->schedule_kind(), options.kind);
+  EXPECT_EQ(layer->schedule_options(), options);
   const auto times = layer->run(L2State::kCold);
   const auto stages = layer_stages(design_here(inputs.shape, options, inputs.fixed_routing.has_value()));
   ASSERT_EQ(times.size(), stages.size() + 1);
@@ -199,6 +199,8 @@ TEST_F(CudaBackendGpu, RowsAloneOfAnFp32LayerAreRefusedWithTheReason) {
   EXPECT_NE(why.find("bf16"), std::string::npos) << why;
   EXPECT_THROW((void)backend_->prepare(inputs, rows), InvalidArgument);
   EXPECT_TRUE(backend_->supports_layer(inputs, {.kind = ScheduleKind::kStaircase}, why));
+  const auto chosen = backend_->prepare(inputs, {.kind = ScheduleKind::kAuto});
+  EXPECT_EQ(chosen->explanation().find("staircase:rows"), std::string::npos) << chosen->explanation();
 }
 
 TEST_F(CudaBackendGpu, LayersMatchTheOracleInFp32) {
@@ -285,11 +287,11 @@ TEST_F(CudaBackendGpu, AutoRunsTheScheduleItExplains) {
        {test::make_shape(1, 64, 16, 16, 8, 32), test::make_shape(600, 256, 64, 64, 32, 512)}) {
     const LayerInputs inputs = make_inputs(shape, "gaussian:1");
     const auto layer = backend_->prepare(inputs, {.kind = ScheduleKind::kAuto});
-    const ScheduleKind chosen = layer->schedule_kind();
-    ASSERT_NE(chosen, ScheduleKind::kAuto);
+    const ScheduleOptions chosen = layer->schedule_options();
+    ASSERT_NE(chosen.kind, ScheduleKind::kAuto);
     EXPECT_TRUE(layer->explanation().starts_with(to_string(chosen))) << layer->explanation();
     (void)layer->run(L2State::kWarm);
-    const auto named = backend_->prepare(inputs, {.kind = chosen});
+    const auto named = backend_->prepare(inputs, chosen);
     EXPECT_EQ(named->explanation(), "");
     (void)named->run(L2State::kWarm);
     ASSERT_TRUE(layer->deterministic());

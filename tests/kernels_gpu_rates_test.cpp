@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <limits>
 #include <map>
+#include <span>
 #include <string>
 
 #include "core/auto_schedule.hpp"
@@ -57,14 +58,16 @@ void add(Recorded& recorded, const ResultRow& row) {
   }
 }
 
-/// The rows that scripts/fit_rates.py was given; where several files hold a schedule at a
-/// point, the last one counts.
-std::map<std::string, Point> recorded_points() {
+/// The rows that scripts/fit_rates.py was given.
+constexpr std::array kFitted = {
+    "compare-1-512.jsonl.gz",     "compare-64-512.jsonl.gz",    "compare-256-512.jsonl.gz",
+    "compare-1024-512.jsonl.gz",  "compare-1024-4096.jsonl.gz", "compare-4096-512.jsonl.gz",
+    "compare-16384-512.jsonl.gz", "small-batches.jsonl.gz",     "scaling-experts.jsonl.gz"};
+
+/// Points of recorded files; where several hold a schedule at a point, the last one counts.
+std::map<std::string, Point> recorded_points(std::span<const char* const> files) {
   std::map<std::string, Point> points;
-  for (const char* file :
-       {"compare-1-512.jsonl.gz", "compare-64-512.jsonl.gz", "compare-256-512.jsonl.gz",
-        "compare-1024-512.jsonl.gz", "compare-1024-4096.jsonl.gz", "compare-4096-512.jsonl.gz",
-        "compare-16384-512.jsonl.gz", "small-batches.jsonl.gz", "scaling-experts.jsonl.gz"}) {
+  for (const char* file : files) {
     std::map<std::string, Point> of_file;
     for (const RecordedRun& run :
          read_rows(std::filesystem::path(MOESCOPE_SOURCE_DIR) / "results" / "h100" / file)) {
@@ -111,23 +114,23 @@ TEST(GpuRates, ChooseWhatWasFastestOrNearlySoAtEveryRecordedPoint) {
   device.name = "NVIDIA H100 80GB HBM3";
   device.l2_bytes = 50 << 20;
   const MachineRates rates = cuda::gpu_rates(device);
-  const auto points = recorded_points();
+  const auto points = recorded_points(kFitted);
   EXPECT_GE(points.size(), 51U);
   double sum_of_losses = 0;
-  std::map<ScheduleKind, int> fitted;
+  std::map<std::string, int> fitted;
   for (const auto& [name, point] : points) {
     double chosen_s = 0;
     double best_predicted_s = std::numeric_limits<double>::infinity();
     double fastest_s = std::numeric_limits<double>::infinity();
-    for (const ScheduleRates& of_kind : rates.candidates) {
-      const auto found = point.schedules.find(std::string(to_string(of_kind.kind)));
+    for (const ScheduleRates& each : rates.candidates) {
+      const auto found = point.schedules.find(to_string(each.schedule));
       if (found == point.schedules.end()) {
         continue;
       }
-      ++fitted[of_kind.kind];
+      ++fitted[found->first];
       const Recorded& recorded = found->second;
       const ScheduleCandidate candidate =
-          predict_schedule(point.shape, point.skew, recorded.cost, of_kind, rates.cache_bytes);
+          predict_schedule(point.shape, point.skew, recorded.cost, each, rates.cache_bytes);
       EXPECT_LT(candidate.predicted_s, 1.6 * recorded.time_s) << name << ' ' << candidate.reason;
       EXPECT_GT(candidate.predicted_s, recorded.time_s / 1.6) << name << ' ' << candidate.reason;
       fastest_s = std::min(fastest_s, recorded.time_s);
@@ -136,13 +139,36 @@ TEST(GpuRates, ChooseWhatWasFastestOrNearlySoAtEveryRecordedPoint) {
         chosen_s = recorded.time_s;
       }
     }
-    EXPECT_LE(chosen_s, 1.15 * fastest_s) << name;
+    EXPECT_LE(chosen_s, 1.2 * fastest_s) << name;
     sum_of_losses += chosen_s / fastest_s;
   }
-  for (const ScheduleRates& of_kind : rates.candidates) {
-    EXPECT_GE(fitted[of_kind.kind], 48) << to_string(of_kind.kind);
+  for (const ScheduleRates& each : rates.candidates) {
+    EXPECT_GE(fitted[to_string(each.schedule)], 48) << to_string(each.schedule);
   }
-  EXPECT_LE(sum_of_losses / static_cast<double>(points.size()), 1.03);
+  EXPECT_LE(sum_of_losses / static_cast<double>(points.size()), 1.01);
+}
+
+TEST(GpuRates, TakeRowsAloneWhereTheyWereRecordedFastest) {
+  cuda::DeviceInfo device;
+  device.name = "NVIDIA H100 80GB HBM3";
+  device.l2_bytes = 50 << 20;
+  const MachineRates rates = cuda::gpu_rates(device);
+  const std::array files = {"shift.jsonl.gz"};  // none of these points was fitted to
+  const auto points = recorded_points(files);
+  const Point& even = points.at("L512_N320x320_K512_zipf:0");
+  double best_predicted_s = std::numeric_limits<double>::infinity();
+  std::string chosen;
+  for (const ScheduleRates& each : rates.candidates) {
+    const Recorded& recorded = even.schedules.at(to_string(each.schedule));
+    EXPECT_GE(recorded.time_s, even.schedules.at("staircase:rows").time_s) << to_string(each.schedule);
+    const double predicted_s =
+        predict_schedule(even.shape, even.skew, recorded.cost, each, rates.cache_bytes).predicted_s;
+    if (predicted_s < best_predicted_s) {
+      best_predicted_s = predicted_s;
+      chosen = to_string(each.schedule);
+    }
+  }
+  EXPECT_EQ(chosen, "staircase:rows");
 }
 
 }  // namespace

@@ -202,7 +202,7 @@ TEST_P(MaskedGpu, ReplayEqualsPlainLaunchesAndAnotherLayer) {
         inputs_of(key_shape(GetParam(), 300, 64, 2304, 60, 3, dtype), ScheduleKind::kDenseMasked, 14);
     const auto layer = backend_->prepare_system(inputs);
     EXPECT_TRUE(layer->deterministic());
-    EXPECT_EQ(layer->schedule_kind(), ScheduleKind::kDenseMasked);
+    EXPECT_EQ(layer->schedule_options().kind, ScheduleKind::kDenseMasked);
     layer->run(L2State::kCold);
     const HostTensor replayed = layer->output();
     const auto same = [&](const HostTensor& other) {

@@ -193,7 +193,7 @@ TEST_P(SystemsGpu, RunTheirStagesAndAccountForEach) {
   std::string why;
   EXPECT_TRUE(backend_->supports_system(GetParam(), why)) << why;
   const auto execution = backend_->prepare_system(inputs);
-  EXPECT_EQ(execution->schedule_kind(), ReferenceBackend().prepare_system(inputs)->schedule_kind());
+  EXPECT_EQ(execution->schedule_options(), ReferenceBackend().prepare_system(inputs)->schedule_options());
   const auto times = execution->run(L2State::kCold);
   const auto stages = system_layer_stages(GetParam());
   const auto memory = execution->memory();

@@ -24,14 +24,14 @@ class FakeExecution final : public LayerExecution {
     if (options_.kind == ScheduleKind::kDenseMasked && ++runs_ > 3) {
       throw std::bad_alloc();
     }
-    const double time_s = canned_time_s(schedule_kind());
+    const double time_s = canned_time_s(schedule_options().kind);
     return {{Stage::kSchedule, 0.25 * time_s}, {Stage::kExperts, 0.5 * time_s}, {Stage::kLayer, time_s}};
   }
   HostTensor output() override { return HostTensor::zeros(Dtype::kF32, 1, 1); }
   Routing routing() override { return *inputs_.fixed_routing; }
   std::vector<StageMemory> memory() const override { return {{Stage::kExperts, 1234}}; }
-  ScheduleKind schedule_kind() const override {
-    return options_.kind == ScheduleKind::kAuto ? ScheduleKind::kStaircase : options_.kind;
+  ScheduleOptions schedule_options() const override {
+    return options_.kind == ScheduleKind::kAuto ? parse_schedule("staircase:rows") : options_;
   }
   bool deterministic() const override { return options_.kind != ScheduleKind::kExpertCentric; }
   std::span<const Stage> stages() const override { throw InternalError("not faked"); }
@@ -112,7 +112,7 @@ TEST(LayerStudy, MeasuresSchedulesSideBySideAndComparesThemWithTokenCentric) {
   const LayerStudy study =
       make_study({{.kind = ScheduleKind::kTokenCentric}, {.kind = ScheduleKind::kAuto}}, small_error);
   ASSERT_EQ(study.schedules.size(), 2U);
-  EXPECT_EQ(study.find(ScheduleKind::kAuto)->ran, ScheduleKind::kStaircase);
+  EXPECT_EQ(to_string(study.find(ScheduleKind::kAuto)->ran), "staircase:rows");
   EXPECT_EQ(study.find(ScheduleKind::kTokenCentric)->layer_speed_up->median, 1.0);
   EXPECT_EQ(study.find(ScheduleKind::kAuto)->layer_speed_up->median, 2.0);
   EXPECT_EQ(study.find(ScheduleKind::kAuto)->expert_speed_up->median, 2.0);

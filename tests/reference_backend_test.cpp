@@ -64,7 +64,7 @@ TEST(ReferenceBackend, ReplaysBitForBitColdAndWarm) {
   for (const ScheduleKind kind : kKinds) {
     const auto execution = backend.prepare(inputs, options_of(kind));
     EXPECT_TRUE(execution->deterministic());
-    EXPECT_EQ(execution->schedule_kind(), kind);
+    EXPECT_EQ(execution->schedule_options().kind, kind);
     execution->run(L2State::kCold);
     const auto first = execution->output();
     execution->run(L2State::kWarm);
@@ -144,8 +144,8 @@ TEST(ReferenceBackend, AutoRunsWhatTheCostModelChooses) {
   for (const auto& [top_k, dense] : {std::pair{4, false}, std::pair{256, true}}) {
     const auto inputs = test::make_layer(test::make_shape(64, 32, 16, 16, top_k), 1);
     const auto execution = backend.prepare(inputs, options_of(ScheduleKind::kAuto));
-    EXPECT_EQ(execution->schedule_kind() == ScheduleKind::kDenseMasked, dense) << "K = " << top_k;
-    const auto named = backend.prepare(inputs, options_of(execution->schedule_kind()));
+    EXPECT_EQ(execution->schedule_options().kind == ScheduleKind::kDenseMasked, dense) << "K = " << top_k;
+    const auto named = backend.prepare(inputs, execution->schedule_options());
     execution->run(L2State::kWarm);
     named->run(L2State::kWarm);
     const auto a = execution->output();

@@ -119,7 +119,7 @@ class WrongExecution final : public LayerExecution {
   }
   Routing routing() override { return inner_->routing(); }
   std::vector<StageMemory> memory() const override { return inner_->memory(); }
-  ScheduleKind schedule_kind() const override { return inner_->schedule_kind(); }
+  ScheduleOptions schedule_options() const override { return inner_->schedule_options(); }
   bool deterministic() const override { return true; }
   std::span<const Stage> stages() const override { return inner_->stages(); }
   void enqueue(Stage stage) override { inner_->enqueue(stage); }

@@ -169,11 +169,8 @@ TEST(Systems, FfnScheduleIsAValidPermutationByExpert) {
   ReferenceBackend backend;
   const auto execution = backend.prepare_system(inputs);
   execution->run(L2State::kWarm);
-  ScheduleOptions options;
-  options.kind = execution->schedule_kind();
-  options.group_size = 1;
   const Routing routing = execution->routing();
-  const Schedule schedule = build_schedule(routing, options);
+  const Schedule schedule = build_schedule(routing, execution->schedule_options());
   EXPECT_NO_THROW(validate(schedule, routing));
   for (const WorkItem& item : schedule.items) {
     EXPECT_EQ(item.expert_end - item.expert_begin, 1);
