@@ -27,8 +27,10 @@ struct ValidateOptions : SimulatorOptions {
   std::string data_folder = "data";
   std::int64_t shared_size = 1024;
   std::uint64_t seed = 0;
+  std::string hold_out = "points";
   std::string fit;
   std::string output;
+  bool markdown = false;
   int threads = 0;
   bool quiet = false;
 };
@@ -192,7 +194,7 @@ std::vector<Prediction> compare(std::span<const PointModel> models, const Valida
       predictions.push_back(std::move(one));
     }
   }
-  draw_held_out(predictions, options.seed);
+  draw_held_out(predictions, parse_hold_out(options.hold_out), options.seed);
   return predictions;
 }
 
@@ -258,9 +260,22 @@ void print_report(std::ostream& out, std::span<const Prediction> predictions,
       out << "  " << line << '\n';
     }
   }
+  out << target_text(predictions) << '\n';
   for (const std::string& line : skipped) {
     out << "not predicted: " << line << '\n';
   }
+}
+
+/// Tables of a document: everything and each stage, metric by metric.
+void print_markdown(std::ostream& out, std::span<const Prediction> predictions,
+                    const std::vector<std::string>& metrics) {
+  for (const std::string& metric : metrics) {
+    Table table = make_error_table();
+    add_error_rows(table, predictions, metric, [](const Prediction&) { return std::string("all"); });
+    add_error_rows(table, predictions, metric, [](const Prediction& p) { return p.stage; });
+    out << table.markdown() << '\n';
+  }
+  out << target_text(predictions) << "\n";
 }
 
 void write_predictions(const fs::path& file, std::span<const Prediction> predictions) {
@@ -290,10 +305,11 @@ std::string source_of_fit(const ValidateOptions& options) {
     rows.push_back(fmt::format("{} (revision {})", names.back(), fmt::join(revisions, ", ")));
   }
   return fmt::format(
-      "stage times of {}; the points that draw {} holds out were not used; fitted are fixed_s "
-      "and "
-      "stretch of each stage's kernels; by moescope validate {} --seed {} --max-accesses {} --fit FILE",
-      fmt::join(rows, ", "), options.seed, fmt::join(names, " "), options.seed, options.max_accesses);
+      "stage times of {}; the {} that draw {} holds out were not used; fitted are fixed_s and stretch of "
+      "each "
+      "stage's kernels; by moescope validate {} --hold-out {} --seed {} --max-accesses {} --fit FILE",
+      fmt::join(rows, ", "), options.hold_out, options.seed, fmt::join(names, " "), options.hold_out,
+      options.seed, options.max_accesses);
 }
 
 ExitCode validate_model(const ValidateOptions& options, const Invocation& /*invocation*/) {
@@ -304,6 +320,7 @@ ExitCode validate_model(const ValidateOptions& options, const Invocation& /*invo
     throw InvalidArgument("device", fmt::format("{}", fmt::join(options.devices, ",")),
                           "rows come from one device at a time");
   }
+  parse_hold_out(options.hold_out);
   const DeviceSpec device = find_device(options.devices.empty() ? "h100-sxm" : options.devices.front());
   Calibration calibration = chosen_calibration(options);
   std::vector<MeasuredPoint> points = read_points(options);
@@ -328,11 +345,16 @@ ExitCode validate_model(const ValidateOptions& options, const Invocation& /*invo
     predictions = compare(models, options);
   }
   std::cout << fmt::format(
-      "{} modelled, {} points, those of draw {} held out; errors are relative to the measurement\n",
-      device.name, points.size(), options.seed);
+      "{} modelled, {} points, of which the {} of draw {} are held out; errors are relative to the "
+      "measurement\n",
+      device.name, points.size(), options.hold_out, options.seed);
   std::cout << (calibration.source.empty() ? "not calibrated\n\n"
                                            : "calibration: " + calibration.source + "\n\n");
-  print_report(std::cout, predictions, options.metrics, skipped);
+  if (options.markdown) {
+    print_markdown(std::cout, predictions, options.metrics);
+  } else {
+    print_report(std::cout, predictions, options.metrics, skipped);
+  }
   if (!options.output.empty()) {
     std::error_code error;
     fs::create_directories(options.output, error);
@@ -356,7 +378,7 @@ Command add_validate(CLI::App& app, const Invocation& invocation) {
       "predictions of the simulator beside recorded measurements: errors, outliers, a scatter plot");
   sub->footer(examples({"moescope validate results/h100/compare-*.jsonl.gz --output results/validation",
                         "moescope validate rows.jsonl --calibration none",
-                        "moescope validate rows.jsonl --fit calibration.json --seed 7"}));
+                        "moescope validate rows.jsonl --fit calibration.json --hold-out shapes --seed 7"}));
   sub->add_option("rows", options->files, "recorded rows.jsonl files")->required()->type_name("FILE");
   sub->add_option("--metric", options->metrics,
                   "quantities, by comma: time_s, hbm_bytes, l2_read_bytes (the default), hbm_read_bytes, "
@@ -366,6 +388,10 @@ Command add_validate(CLI::App& app, const Invocation& invocation) {
   sub->add_option("--fit", options->fit, "fit a calibration on the points not held out, write it and use it")
       ->type_name("FILE");
   sub->add_option("--seed", options->seed, "of the draw of the held-out third (default 0)")->type_name("N");
+  sub->add_option("--hold-out", options->hold_out,
+                  "what is drawn: points (default), or whole shapes, which a fit must extrapolate to")
+      ->type_name("points|shapes");
+  sub->add_flag("--markdown", options->markdown, "markdown tables of all stages, instead of the report");
   sub->add_option("--data", options->data_folder,
                   "where snapshots and traces lie that rows name (default data)")
       ->type_name("DIR");

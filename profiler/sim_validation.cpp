@@ -5,10 +5,12 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <iterator>
 #include <map>
 #include <set>
 #include <utility>
 
+#include "core/error.hpp"
 #include "core/philox.hpp"
 #include "profiler/format.hpp"
 
@@ -35,14 +37,26 @@ std::string Prediction::point() const {
   return fmt::format("{} {} seed {} {}", shape, workload, seed, schedule);
 }
 
-void draw_held_out(std::span<Prediction> predictions, std::uint64_t seed) {
+std::string_view to_string(HoldOut what) { return what == HoldOut::kPoints ? "points" : "shapes"; }
+
+HoldOut parse_hold_out(std::string_view text) {
+  for (const HoldOut what : {HoldOut::kPoints, HoldOut::kShapes}) {
+    if (text == to_string(what)) {
+      return what;
+    }
+  }
+  throw InvalidArgument("hold_out", text, "must be points or shapes");
+}
+
+void draw_held_out(std::span<Prediction> predictions, HoldOut what, std::uint64_t seed) {
   constexpr std::size_t kFewestShapes = 3;
-  const auto name_of_point = [](const Prediction& one) { return one.point(); };
-  const auto name_of_shape = [](const Prediction& one) { return one.shape; };
-  const bool by_shape = distinct(predictions, name_of_shape).size() >= kFewestShapes;
   std::map<std::string, std::set<std::string>> groups;  // what is drawn, and the points in it
   for (const Prediction& one : predictions) {
-    groups[by_shape ? one.shape : one.point()].insert(one.point());
+    groups[what == HoldOut::kShapes ? one.shape : one.point()].insert(one.point());
+  }
+  if (what == HoldOut::kShapes && groups.size() < kFewestShapes) {
+    throw InvalidArgument("hold_out", to_string(what),
+                          fmt::format("needs rows of {} shapes, there are {}", kFewestShapes, groups.size()));
   }
   std::vector<std::string> order;
   for (const auto& group : groups) {
@@ -52,6 +66,7 @@ void draw_held_out(std::span<Prediction> predictions, std::uint64_t seed) {
   for (std::size_t i = order.size(); i > 1; --i) {  // Fisher and Yates
     std::swap(order[i - 1], order[random.bits(i) % i]);
   }
+  const auto name_of_point = [](const Prediction& one) { return one.point(); };
   const std::size_t wanted = (distinct(predictions, name_of_point).size() + 2) / 3;
   std::set<std::string> drawn;
   for (std::size_t i = 0; drawn.size() < wanted; ++i) {
@@ -78,10 +93,18 @@ Calibration fit_calibration(std::span<const Prediction> predictions, std::string
   return calibration;
 }
 
-ErrorSummary summarise_errors(std::vector<double> errors) {
+ErrorSummary summarise_errors(std::span<const Prediction> predictions) {
   ErrorSummary summary;
-  if (errors.empty()) {
+  if (predictions.empty()) {
     return summary;
+  }
+  std::vector<double> errors;
+  double off = 0;
+  double measured = 0;
+  for (const Prediction& one : predictions) {
+    errors.push_back(one.error());
+    off += std::abs(one.predicted - one.measured);
+    measured += one.measured;
   }
   std::ranges::sort(errors);
   const std::size_t count = errors.size();
@@ -89,6 +112,7 @@ ErrorSummary summarise_errors(std::vector<double> errors) {
   summary.median = (errors[(count - 1) / 2] + errors[count / 2]) / 2;
   summary.p90 = errors[static_cast<std::size_t>(std::ceil(0.9 * static_cast<double>(count))) - 1];
   summary.worst = errors.back();
+  summary.weighted = off / measured;
   return summary;
 }
 
@@ -99,33 +123,62 @@ Table make_error_table() {
                 {"median"},
                 {"90 %"},
                 {"worst"},
+                {"by size"},
                 {"others"},
                 {"median"},
                 {"90 %"},
-                {"worst"}});
+                {"worst"},
+                {"by size"}});
 }
 
 void add_error_rows(Table& table, std::span<const Prediction> predictions, std::string_view metric,
                     const std::function<std::string(const Prediction&)>& group) {
-  std::map<std::string, std::array<std::vector<double>, 2>> errors;
+  std::map<std::string, std::array<std::vector<Prediction>, 2>> groups;
   for (const Prediction& one : predictions) {
     if (one.metric == metric) {
-      errors[group(one)][one.held_out ? 0 : 1].push_back(one.error());
+      groups[group(one)][one.held_out ? 0 : 1].push_back(one);
     }
   }
   table.add_rule();
   std::string name(metric);
-  for (auto& [of, both] : errors) {
+  for (const auto& [of, both] : groups) {
     std::vector<std::string> cells = {std::exchange(name, ""), of};
-    for (std::vector<double>& part : both) {
-      const ErrorSummary summary = summarise_errors(std::move(part));
+    for (const std::vector<Prediction>& part : both) {
+      const ErrorSummary summary = summarise_errors(part);
       cells.push_back(fmt::to_string(summary.count));
-      for (const double value : {summary.median, summary.p90, summary.worst}) {
+      for (const double value : {summary.median, summary.p90, summary.worst, summary.weighted}) {
         cells.push_back(summary.count == 0 ? "-" : format_percent(value));
       }
     }
     table.add_row(std::move(cells));
   }
+}
+
+std::string target_text(std::span<const Prediction> predictions) {
+  struct Target {
+    const char* metric;
+    const char* name;
+    double most;
+    double ErrorSummary::*value;
+  };
+  constexpr std::array kTargets = {Target{"time_s", "median", 0.10, &ErrorSummary::median},
+                                   Target{"time_s", "90th percentile", 0.20, &ErrorSummary::p90},
+                                   Target{"hbm_bytes", "median", 0.05, &ErrorSummary::median},
+                                   Target{"hbm_bytes", "worst", 0.15, &ErrorSummary::worst}};
+  std::vector<std::string> words;
+  for (const Target& target : kTargets) {
+    std::vector<Prediction> held_out;
+    std::ranges::copy_if(predictions, std::back_inserter(held_out),
+                         [&](const Prediction& one) { return one.held_out && one.metric == target.metric; });
+    if (held_out.empty()) {
+      continue;
+    }
+    const double value = summarise_errors(held_out).*target.value;
+    words.push_back(
+        fmt::format("{} {} {} ({} {})", target.metric, target.name, format_percent(value),
+                    value <= target.most ? "target met:" : "target missed:", format_percent(target.most)));
+  }
+  return fmt::format("held out: {}", fmt::join(words, ", "));
 }
 
 std::vector<std::string> outliers(std::span<const Prediction> predictions, std::string_view metric,

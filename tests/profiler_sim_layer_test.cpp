@@ -157,10 +157,10 @@ std::vector<Prediction> some_predictions() {
 
 TEST(SimValidation, DrawsAThirdOfThePointsWhateverTheOrderOfRows) {
   auto predictions = some_predictions();
-  draw_held_out(predictions, 3);
+  draw_held_out(predictions, HoldOut::kPoints, 3);
   auto reversed = some_predictions();
   std::ranges::reverse(reversed);
-  draw_held_out(reversed, 3);
+  draw_held_out(reversed, HoldOut::kPoints, 3);
   std::ranges::reverse(reversed);
   std::int64_t held = 0;
   for (std::size_t i = 0; i < predictions.size(); ++i) {
@@ -170,11 +170,11 @@ TEST(SimValidation, DrawsAThirdOfThePointsWhateverTheOrderOfRows) {
   }
   EXPECT_EQ(held, 8);
   auto other = some_predictions();
-  draw_held_out(other, 4);
+  draw_held_out(other, HoldOut::kPoints, 4);
   EXPECT_FALSE(std::ranges::equal(predictions, other, {}, &Prediction::held_out, &Prediction::held_out));
 }
 
-TEST(SimValidation, HoldsOutWholeShapesWhereThereAreSeveral) {
+TEST(SimValidation, HoldsOutWholeShapesWhenAsked) {
   for (const std::uint64_t seed : {0U, 1U, 2U, 3U}) {
     std::vector<Prediction> predictions;
     for (int shape = 0; shape < 5; ++shape) {
@@ -183,7 +183,7 @@ TEST(SimValidation, HoldsOutWholeShapesWhereThereAreSeveral) {
             {std::to_string(shape), "gaussian:1", 0, schedule, "experts", "kernel", "time_s", 1, 1, 2});
       }
     }
-    draw_held_out(predictions, seed);
+    draw_held_out(predictions, HoldOut::kShapes, seed);
     std::int64_t held = 0;
     for (std::size_t i = 0; i < predictions.size(); ++i) {
       held += predictions[i].held_out ? 1 : 0;
@@ -191,11 +191,16 @@ TEST(SimValidation, HoldsOutWholeShapesWhereThereAreSeveral) {
     }
     EXPECT_EQ(held, 4);  // two shapes: a third of 10 points, rounded up
   }
+  auto one_shape = some_predictions();
+  EXPECT_EQ(test::error_text<InvalidArgument>([&] { draw_held_out(one_shape, HoldOut::kShapes, 0); }),
+            "hold_out = shapes: needs rows of 3 shapes, there are 1");
+  EXPECT_EQ(parse_hold_out("shapes"), HoldOut::kShapes);
+  EXPECT_THROW(parse_hold_out("rows"), InvalidArgument);
 }
 
 TEST(SimValidation, FitsOnTheOthersAndReportsBothParts) {
   auto predictions = some_predictions();
-  draw_held_out(predictions, 3);
+  draw_held_out(predictions, HoldOut::kPoints, 3);
   const Calibration calibration = fit_calibration(predictions, "a GPU", "here");
   ASSERT_EQ(calibration.fits.size(), 2U);
   EXPECT_EQ(calibration.fits[0].points, 6);
@@ -214,12 +219,21 @@ TEST(SimValidation, FitsOnTheOthersAndReportsBothParts) {
 }
 
 TEST(SimValidation, SummarisesErrors) {
-  const ErrorSummary summary = summarise_errors({0.5, 0.1, 0.2, 0.4, 0.3, 0.6, 0.7, 0.8, 0.9, 1.0});
+  std::vector<Prediction> predictions;
+  for (const double error : {0.5, 0.1, 0.2, 0.4, 0.3, 0.6, 0.7, 0.8, 0.9}) {
+    predictions.push_back({"L1", "w", 0, "staircase", "experts", "kernel", "time_s", 1 + error, 1, 1, true});
+  }
+  predictions.push_back({"L1", "w", 0, "staircase", "experts", "kernel", "time_s", 0, 1, 91, true});
+  const ErrorSummary summary = summarise_errors(predictions);
   EXPECT_EQ(summary.count, 10);
   EXPECT_DOUBLE_EQ(summary.median, 0.55);
   EXPECT_DOUBLE_EQ(summary.p90, 0.9);
   EXPECT_DOUBLE_EQ(summary.worst, 1.0);
+  EXPECT_DOUBLE_EQ(summary.weighted, (4.5 + 91) / 100);
   EXPECT_EQ(summarise_errors({}).count, 0);
+  EXPECT_EQ(target_text(predictions),
+            "held out: time_s median 55.0 % (target missed: 10.0 %), time_s 90th percentile 90.0 % (target "
+            "missed: 20.0 %)");
 }
 
 }  // namespace
