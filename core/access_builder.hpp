@@ -102,9 +102,10 @@ struct StreamContext {
 Burst burst(std::uint64_t address, std::int64_t bytes, AccessKind kind, std::int64_t rows = 1,
             std::int64_t pitch_bytes = 0);
 
-/// Of router_select.cu and router_select_strips.cu, which hold a token's logits in registers: 49.5 to 54.5 KB
-/// for 32 and 64 logits of a side, 67 to 70 for 320, 116 to 127 for 1024, as compiled for sm_90a.
-std::int64_t select_code_bytes(const LayerShape& shape);
+/// Of router_select.cu and router_select_strips.cu: 66 to 68 KB are counted at one token, in every form and
+/// on grids of 64 x 64 and 320 x 320 alike (results/h100/validation.jsonl.gz), of 62 to 101 KB as compiled
+/// for sm_90a.
+inline constexpr std::int64_t kSelectCodeBytes = 67'000;
 
 /// access_matmul.cpp: one product as cuBLASLt would take it.
 void add_product(std::vector<KernelLaunch>& launches, Stage stage, std::string name, const Product& product,

@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <utility>
 
 #include "core/access_builder.hpp"
@@ -15,14 +16,21 @@ struct ProductPlan {
   bool clusters = false;    ///< of 2 x 2 tiles: each loads half of what it shares with a neighbour for both
 };
 
+/// The narrowest tile that is `n` wide or more: a power of two up to 64, then a multiple of 16.
+std::int64_t tile_width(std::int64_t n) {
+  constexpr std::uint64_t kNarrowest = 8;
+  const auto width = std::bit_ceil(std::max(static_cast<std::uint64_t>(n), kNarrowest));
+  return width <= 64 ? static_cast<std::int64_t>(width) : round_up(n, 16);
+}
+
 /// cuBLASLt's choice is its own; this is a model of it that gives the tiles counted on an H100
 /// (tensor_flop, tma_read_bytes and l2_read_bytes of router_project and shared_mlp in
 /// results/h100/profile.jsonl and validation.jsonl): of the usual tiles, and those that just fit all of the
 /// output into one wave, the one that needs least time when every multiprocessor takes as many as the
 /// busiest, the first among equals. k is never split: no reductions are counted.
 ProductPlan plan_product(const Product& product, std::int64_t num_sms, bool clusters) {
-  constexpr std::array<std::pair<std::int64_t, std::int64_t>, 6> kTiles = {
-      {{128, 256}, {192, 128}, {128, 128}, {64, 256}, {64, 128}, {64, 64}}};
+  constexpr std::array<std::pair<std::int64_t, std::int64_t>, 7> kTiles = {
+      {{128, 256}, {160, 128}, {192, 128}, {128, 128}, {64, 256}, {64, 128}, {64, 64}}};
   constexpr std::int64_t kOperandCost = 32;  // products that loading one more row of A or B is worth
   ProductPlan plan;
   plan.clusters = clusters;
@@ -46,10 +54,10 @@ ProductPlan plan_product(const Product& product, std::int64_t num_sms, bool clus
     plan.splits = std::max<std::int64_t>(num_sms / best_tiles, 1);
     return plan;
   }
-  for (const std::int64_t n : {128, 64}) {
-    const std::int64_t rows_of_tiles = num_sms / ceil_div(product.n, n);
-    const std::int64_t m = rows_of_tiles > 0 ? round_up(ceil_div(product.m, rows_of_tiles), 8) : 0;
-    if (m > 0 && m <= 256) {
+  for (const std::int64_t m : {128, 64}) {
+    const std::int64_t tiles_of_row = num_sms / ceil_div(product.m, m);
+    const std::int64_t n = tiles_of_row > 0 ? tile_width(ceil_div(product.n, tiles_of_row)) : 0;
+    if (n > 0 && n <= 256) {
       consider(m, n);
     }
   }
@@ -91,8 +99,16 @@ TilePlace place_of(std::int64_t tile, std::int64_t rows, std::int64_t cols) {
 
 /// k goes by in slabs of this many elements, so that A and B advance together.
 constexpr std::int64_t kSlab = 512;
-/// Waits per slab: 8 steps of 64 behind a pipeline of 4 stages (estimate).
-constexpr double kStepsPerSlab = 2;
+/// Waits for a product's k: it goes by in steps of 64, behind a pipeline of as many as shared memory has room
+/// for (4 for tiles of 128 x 256), 16 at most (estimate).
+double pipeline_waits(const ProductPlan& plan, std::int64_t k, std::int64_t element_bytes) {
+  constexpr std::int64_t kStep = 64;
+  constexpr std::int64_t kSharedBytes = 200'000;
+  constexpr std::int64_t kMostStages = 16;
+  const std::int64_t stage_bytes = (plan.tile_m + plan.tile_n) * kStep * element_bytes;
+  const std::int64_t stages = std::clamp<std::int64_t>(kSharedBytes / stage_bytes, 2, kMostStages);
+  return static_cast<double>(ceil_div(k, kStep * stages));
+}
 /// cuBLASLt's kernels are not ours to look at: router_project reads 20 to 27 KB more than A and B at every
 /// shape (results/h100/validation.jsonl of d7e93a1).
 constexpr std::int64_t kProductCodeBytes = 22'000;
@@ -127,8 +143,8 @@ void fill_product(const Product& p, const ProductPlan& plan, std::int64_t index,
     unit.bursts.push_back(burst(b_at, b_bytes, AccessKind::kRead, own_b.count, p.b.pitch_bytes));
     unit.multicast_bytes += static_cast<double>((rows - own_a.count) * width * p.a.element_bytes +
                                                 (b_rows - own_b.count) * b_bytes);
-    unit.dependent_steps += kStepsPerSlab;
   }
+  unit.dependent_steps += pipeline_waits(plan, k_end - k_begin, p.a.element_bytes);
   unit.tensor_flop =
       2.0 * static_cast<double>(plan.tile_m * plan.tile_n) * static_cast<double>(k_end - k_begin);
   unit.bursts.push_back(burst(at(p.d, m, n), cols * p.d.element_bytes,

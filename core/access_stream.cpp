@@ -64,14 +64,19 @@ void add_router(std::vector<KernelLaunch>& launches, const StreamContext& contex
          unit.bursts.push_back(burst(context.map.expert_ids + offset, pairs * 4, AccessKind::kWrite));
          unit.bursts.push_back(burst(context.map.gates + offset, pairs * 4, AccessKind::kWrite));
        },
-       select_code_bytes(shape)});
+       kSelectCodeBytes});
 }
 
-/// Issue slots of a multiprocessor that a pass of the radix sort takes per pair, waiting included: 110 us for
-/// two passes over 2.1 million pairs (results/h100/profile.jsonl, less the launches).
-constexpr double kSortIssue = 18;
+/// Issue slots of a multiprocessor that a pass of the radix sort takes per pair, waiting included: the stage
+/// takes 66, 134 and 329 us more for 2.1, 4.2 and 8.4 million pairs than for 0.1 million, on Gaussian logits
+/// (results/h100/validation.jsonl.gz). Under skew up to twice that: equal ids in a warp wait for each other.
+constexpr double kSortIssue = 13;
 
-/// Stage schedule of the grouped schedules (kernels/schedule.cu): passes over the pairs. Keys are 2 bytes up
+/// Most pairs that CUB sorts with one block: 256 threads of 19.
+constexpr std::int64_t kSingleTilePairs = 4864;
+
+/// Stage schedule of the grouped schedules (kernels/schedule.cu): passes over the pairs, and launches that
+/// move next to nothing (CUB clears its states before each scan and each pass of a sort). Keys are 2 bytes up
 /// to 65536 items. Code: kernels of schedule.cu and CUB as compiled for sm_90a.
 void add_schedule(std::vector<KernelLaunch>& launches, const StreamContext& context) {
   constexpr AccessKind kRead = AccessKind::kRead;
@@ -98,18 +103,30 @@ void add_schedule(std::vector<KernelLaunch>& launches, const StreamContext& cont
   } else {
     pass("flag experts", {{context.map.expert_ids, ids, kRead}, {ranks_at, ranks, kWrite}}, 3'072);
   }
+  pass("clear scan", {}, 0);
   pass("rank experts", {{ranks_at, ranks, kRead}, {ranks_at, ranks, kWrite}}, 21'376);
   pass("keys", {{context.map.expert_ids, ids, kRead}, {keys_a, keys, kWrite}, {sorted, ids, kWrite}}, 11'648);
-  pass("count keys", {{keys_a, keys, kRead}}, 11'136);
+  if (pairs > kSingleTilePairs) {
+    pass("clear counts", {}, 0);
+    pass("count keys", {{keys_a, keys, kRead}}, 11'136);
+    pass("rank digits", {}, 0);
+    pass("clear low", {}, 0);
+  }
   pass("sort, low byte",
        {{keys_a, keys, kRead}, {sorted, ids, kRead}, {keys_b, keys, kWrite}, {values, ids, kWrite}}, 40'960,
        kSortIssue);
-  pass("sort, high byte",  // by the same kernel
-       {{keys_b, keys, kRead}, {values, ids, kRead}, {keys_a, keys, kWrite}, {sorted, ids, kWrite}}, 0,
-       kSortIssue);
+  if (pairs > kSingleTilePairs) {
+    pass("clear high", {}, 0);
+    pass("sort, high byte",  // by the same kernel
+         {{keys_b, keys, kRead}, {values, ids, kRead}, {keys_a, keys, kWrite}, {sorted, ids, kWrite}}, 0,
+         kSortIssue);
+  }
+  pass("clear selection", {}, 0);
   pass("find entries", {{keys_a, keys, kRead}, {sorted, ids, kRead}, {lists, entries, kWrite}}, 119'936);
   pass("tokens of entries",
        {{lists, entries, kRead}, {lists + static_cast<std::uint64_t>(entries), entries, kWrite}}, 43'520);
+  pass("clear scan of tiles", {}, 0);
+  pass("rank tiles", {}, 0);
 }
 
 constexpr std::int64_t kActivateCodeBytes = 3'840;
@@ -222,10 +239,6 @@ TensorMap::TensorMap(const LayerShape& shape, StripRule rule) {
                                                     SharedMlpChunks::row_bytes(shape.shared_size)
                                               : 0);
   place(scratch, 0);
-}
-
-std::int64_t select_code_bytes(const LayerShape& shape) {
-  return 47'000 + 2'300 * ceil_div(std::max(shape.grid_rows, shape.grid_cols), 32);
 }
 
 Burst burst(std::uint64_t address, std::int64_t bytes, AccessKind kind, std::int64_t rows,

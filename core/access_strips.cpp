@@ -19,7 +19,11 @@ constexpr double kSelectSteps = 45;
 constexpr double kSelectStepsOfOneWarp = 50;
 constexpr double kSelectStepsPerLogit = 0.052;
 constexpr double kSelectStepsPerPair = 0.011;
-constexpr std::int64_t kFewTokens = 528;
+/// Tokens up to which router_select_strips.cu takes eight warps for each: what runs at once on an H100.
+std::int64_t few_tokens(const LayerShape& shape) {
+  constexpr std::int64_t kSortedByFourBlocks = 320;  // longest side of a grid
+  return std::max(shape.grid_rows, shape.grid_cols) <= kSortedByFourBlocks ? 528 : 264;
+}
 /// Clocks of a tile by the kernel's own pace at d = 1024 and 320 experts, where neither HBM nor L2 bounds it:
 /// what all tiles take, and what 64 tokens more take. Of 9 pairs the one that fits the expert stage best over
 /// 39 points (results/h100/validation.jsonl of d7e93a1, compare-*.jsonl; a third held out); with the
@@ -32,6 +36,16 @@ constexpr std::int64_t kChunkColumns = 64;
 /// Kernels as compiled for sm_90a: list_strips, staircase_prepare, experts_staircase_kernel for 320 experts.
 constexpr std::int64_t kListCodeBytes = 12'160;
 constexpr std::int64_t kPrepareCodeBytes = 6'144;
+/// list_strips in trips to L2: as long as for one token alone (8 us with its launch: compare-1-512.jsonl),
+/// and what 32 strips more of a token add: 2 to 4 us for 66 to 100 strips (validation.jsonl.gz).
+constexpr double kListSteps = 17;
+constexpr double kListStepsOf32Strips = 3;
+constexpr std::int64_t kListWarps = 32;
+/// Registers that list_strips spills (24 bytes a thread, ptxas -v for sm_90a): of a warp that has tokens, and
+/// of each of them. 512 bytes a token are counted beyond its lists where each warp has one.
+constexpr std::int64_t kStackOfWarp = 24 * 32;
+constexpr std::int64_t kSpillOfWarp = 384;
+constexpr std::int64_t kSpillOfToken = 128;
 constexpr std::int64_t kStripCodeBytes = 73'216;
 
 std::uint64_t at(std::uint64_t base, std::int64_t bytes) { return base + static_cast<std::uint64_t>(bytes); }
@@ -88,18 +102,21 @@ void fill_select(const StreamContext& context, const StripArrays& arrays, const 
   };
   const auto logits = static_cast<double>(context.shape.grid_rows + context.shape.grid_cols);
   unit.instructions = kSelectPerToken + kSelectPerLogit * logits;
-  unit.chain_steps = context.shape.num_tokens <= kFewTokens
-                         ? kSelectSteps
-                         : kSelectStepsOfOneWarp + kSelectStepsPerLogit * logits +
-                               kSelectStepsPerPair * static_cast<double>(context.shape.top_k);
+  const bool eight_warps = context.shape.num_tokens <= few_tokens(context.shape);
+  unit.chain_steps = eight_warps ? kSelectSteps
+                                 : kSelectStepsOfOneWarp + kSelectStepsPerLogit * logits +
+                                       kSelectStepsPerPair * static_cast<double>(context.shape.top_k);
   add(at(context.map.working, token * (rows + cols)), rows + cols, AccessKind::kReadCached);
   add(at(arrays.row_log_probs, token * rows), rows, AccessKind::kWrite);
   add(at(arrays.col_log_probs, token * cols), cols, AccessKind::kWrite);
-  // Read again when the cover is known; columns only where it may have some.
+  // Read again when the cover is known; columns only where it may have some. Eight warps find them in L1
+  // (at up to 256 tokens L2 is asked for the logits alone: results/h100/validation.jsonl.gz).
   const StripRule rule = context.schedule->options.strip_rule;
-  add(at(arrays.row_log_probs, token * rows), rows, AccessKind::kRead);
+  if (!eight_warps) {
+    add(at(arrays.row_log_probs, token * rows), rows, AccessKind::kRead);
+  }
   add(at(arrays.uncovered_rows, token * rows), rows, AccessKind::kWrite);
-  if (rule != StripRule::kRowsOnly) {
+  if (!eight_warps && rule != StripRule::kRowsOnly) {
     add(at(arrays.col_log_probs, token * cols), cols, AccessKind::kRead);
   }
   const std::int64_t first = covers.offsets[token];
@@ -209,7 +226,7 @@ void add_strip_select(std::vector<KernelLaunch>& launches, const StreamContext& 
         covers = covers_of(context)](std::int64_t token, WorkUnit& unit) {
          fill_select(context, arrays, *covers, token, unit);
        },
-       select_code_bytes(context.shape)});
+       kSelectCodeBytes});
 }
 
 void add_strip_schedule(std::vector<KernelLaunch>& launches, const StreamContext& context) {
@@ -225,7 +242,7 @@ void add_strip_schedule(std::vector<KernelLaunch>& launches, const StreamContext
          const auto add = [&](std::uint64_t address, std::int64_t bytes, AccessKind kind) {
            unit.bursts.push_back(burst(address, bytes, kind));
          };
-         unit.chain_steps = 19;  // as long as for one token alone: 8 us with its launch (compare-1-512.jsonl)
+         unit.chain_steps = kListSteps;
          const std::int64_t strips = context.shape.grid_rows + context.shape.grid_cols;
          add(arrays.counts, strips * 4, AccessKind::kReadCached);
          if (block == 0) {
@@ -237,9 +254,15 @@ void add_strip_schedule(std::vector<KernelLaunch>& launches, const StreamContext
          }
          const std::int64_t list =
              max_strips_of_token(context.shape, context.schedule->options.strip_rule) * 4;
-         for (std::int64_t token = block - 1; token < context.shape.num_tokens; token += blocks - 1) {
+         std::int64_t longest = 0;
+         std::int64_t rank = 0;  // of the token among the block's: its warp, and how often that has begun
+         for (std::int64_t token = block - 1; token < context.shape.num_tokens; token += blocks - 1, ++rank) {
            const std::int64_t first = covers->offsets[token];
            const std::int64_t size = covers->offsets[token + 1] - first;
+           longest = std::max(longest, size);
+           const std::int64_t warp = block * kListWarps + rank % kListWarps;
+           const std::int64_t spilled = rank < kListWarps ? kSpillOfWarp + kSpillOfToken : kSpillOfToken;
+           add(at(context.map.scratch, warp * kStackOfWarp), spilled, AccessKind::kWrite);
            add(at(arrays.of_tokens, (3 * context.shape.num_tokens + token) * 4), 4, AccessKind::kReadCached);
            if (size > 0) {
              add(at(arrays.cover, token * list), size * 4, AccessKind::kReadCached);
@@ -249,6 +272,8 @@ void add_strip_schedule(std::vector<KernelLaunch>& launches, const StreamContext
              add(at(arrays.tokens, covers->entries[i] * 4), 4, AccessKind::kWrite);
            }
          }
+         unit.chain_steps += kListStepsOf32Strips * static_cast<double>(longest / 32);
+         unit.dependent_steps = 2 * static_cast<double>(ceil_div(rank, kListWarps));  // size, cover and ranks
        },
        kListCodeBytes});
 }

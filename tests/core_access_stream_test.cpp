@@ -48,13 +48,16 @@ Routing staircase_routing(const LayerShape& shape) {
 }
 
 struct Streams {
-  LayerShape shape = small_shape();
-  Routing routing = staircase_routing(shape);
+  LayerShape shape;
+  Routing routing;
   Schedule schedule;
   std::vector<KernelLaunch> launches;
 
   Streams(ScheduleKind kind, const StreamOptions& options = {}, bool deterministic = true,
-          StripRule rule = StripRule::kMinimalCover) {
+          StripRule rule = StripRule::kMinimalCover, std::int64_t tokens = 37)
+      : shape(small_shape()) {
+    shape.num_tokens = tokens;
+    routing = staircase_routing(shape);
     schedule = build_schedule(
         routing, {.kind = kind, .group_size = 5, .deterministic = deterministic, .strip_rule = rule});
     launches = layer_stream(shape, routing, schedule, options);
@@ -179,8 +182,12 @@ TEST(AccessStream, StripsReadWholeRowsAndColumnsOfTheGrid) {
 /// Bytes that the staircase's selection and schedule ask for, computed by hand from what the kernels read
 /// and write (kernels/router_select_strips.cu, schedule_strips.cu).
 TEST(AccessStream, StripsAreSelectedAndListedAsTheKernelsDo) {
-  for (const StripRule rule : {StripRule::kMinimalCover, StripRule::kRowsOnly}) {
-    const Streams s(ScheduleKind::kStaircase, {}, true, rule);
+  // Of 600 tokens each has a warp, of 37 eight, which find the log-softmax in L1.
+  for (const auto& [rule, count] : {std::pair{StripRule::kMinimalCover, 37},
+                                    {StripRule::kRowsOnly, 37},
+                                    {StripRule::kMinimalCover, 600},
+                                    {StripRule::kRowsOnly, 600}}) {
+    const Streams s(ScheduleKind::kStaircase, {}, true, rule, count);
     const auto tokens = static_cast<std::uint64_t>(s.shape.num_tokens);
     const auto rows = static_cast<std::uint64_t>(s.shape.grid_rows);
     const auto cols = static_cast<std::uint64_t>(s.shape.grid_cols);
@@ -193,7 +200,7 @@ TEST(AccessStream, StripsAreSelectedAndListedAsTheKernelsDo) {
     EXPECT_EQ(of(kRouterSelect, s.map().working, s.map().output)[AccessKind::kReadCached],
               tokens * (rows + cols) * 4);
     // Rows alone: whether a column belongs to the cover is not asked.
-    const std::uint64_t read_again = rule == StripRule::kRowsOnly ? rows : rows + cols;
+    const std::uint64_t read_again = count == 37 ? 0 : rule == StripRule::kRowsOnly ? rows : rows + cols;
     auto log_probs = of(kRouterSelect, arrays.row_log_probs, arrays.of_tokens);
     EXPECT_EQ(log_probs[AccessKind::kWrite], tokens * (2 * rows + cols) * 4);
     EXPECT_EQ(log_probs[AccessKind::kRead], tokens * read_again * 4);
@@ -203,6 +210,9 @@ TEST(AccessStream, StripsAreSelectedAndListedAsTheKernelsDo) {
     EXPECT_EQ(of(kSchedule, arrays.tokens, arrays.end)[AccessKind::kWrite], entries * 4);
     EXPECT_EQ(of(kSchedule, arrays.cover, arrays.counts)[AccessKind::kReadCached], entries * 8);
     EXPECT_EQ(of(kSchedule, arrays.counts, arrays.tokens)[AccessKind::kWrite], (rows + cols) * 4);
+    // Registers that are spilled: 512 bytes a token, for here no warp has two.
+    EXPECT_EQ(of(kSchedule, s.map().scratch, s.map().scratch + (1U << 30U))[AccessKind::kWrite],
+              tokens * 512);
   }
 }
 
