@@ -3,6 +3,7 @@
 #include <span>
 
 #include "core/access_stream.hpp"
+#include "core/strip_tiles.hpp"
 #include "core/tile_config.hpp"
 
 /// Parts of layer_stream(), one file per kind of kernel. Not for use outside core/access_*.cpp.

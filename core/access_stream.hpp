@@ -7,7 +7,6 @@
 
 #include "core/schedule.hpp"
 #include "core/stage.hpp"
-#include "core/strip_tiles.hpp"
 
 /// What the kernels of a layer ask of memory, in the order in which they ask: launches of work units, and
 /// each unit's accesses as bursts of rows. Made from the same schedules and tile arithmetic that the kernels
@@ -80,7 +79,6 @@ struct StreamOptions {
   std::int64_t shared_bytes_per_block = 232448;
   bool clusters = true;  ///< thread block clusters (compute capability 9.0)
   StaircaseKernels staircase = StaircaseKernels::kThresholds;  ///< where kernels and routing allow it
-  std::int64_t strip_tile_tokens = kStripTileTokens;           ///< most tokens of a strip in one tile
   std::int64_t strip_segment_experts = 0;  ///< experts of a strip in one work unit; 0: as the kernels choose
 };
 

@@ -298,7 +298,7 @@ void add_strips(std::vector<KernelLaunch>& launches, const StreamContext& contex
        },
        kPrepareCodeBytes});
   const Schedule& schedule = *context.schedule;
-  const std::int64_t most = context.options.strip_tile_tokens;
+  const std::int64_t most = schedule.options.tile_tokens;
   const std::int64_t segment = context.strip_segment();
   std::vector<StripUnit> units;
   for (std::size_t i = 0; i < schedule.items.size(); ++i) {

@@ -13,7 +13,7 @@ namespace moescope {
 
 /// What the cost model knows of one schedule on a machine. Rates are sustained, for the whole machine.
 struct ScheduleRates {
-  /// Kind and strip rule alone count here: group size and determinism are the caller's.
+  /// Kind and strip rule alone count here: determinism, group size and tile size are the caller's.
   ScheduleOptions schedule = {.kind = ScheduleKind::kTokenCentric};
   double fixed_s = 0;             ///< launches, and whatever else does not grow with the batch
   double memory_bytes_per_s = 0;  ///< main memory or HBM

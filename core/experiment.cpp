@@ -7,6 +7,7 @@
 #include <cmath>
 #include <fstream>
 #include <iterator>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
@@ -36,8 +37,9 @@ constexpr std::size_t kMaxPoints = 20'000;
 struct AxisKind {
   std::string_view name;
   std::variant<std::optional<std::int64_t> ExperimentPoint::*, std::string ExperimentPoint::*> member;
-  std::int64_t minimum = 0;                   ///< of counts
-  void (*check)(std::string_view) = nullptr;  ///< of texts; throws InvalidArgument
+  std::int64_t minimum = 0;                                         ///< of counts
+  void (*check)(std::string_view) = nullptr;                        ///< of texts; throws InvalidArgument
+  std::int64_t maximum = std::numeric_limits<std::int64_t>::max();  ///< of counts
 };
 
 void check_l2(std::string_view text) {
@@ -57,6 +59,7 @@ constexpr std::array kAxes = {
     AxisKind{"heads", &ExperimentPoint::heads, 1},
     AxisKind{"key_size", &ExperimentPoint::key_size, 1},
     AxisKind{"group_size", &ExperimentPoint::group_size, 1},
+    AxisKind{"tile_tokens", &ExperimentPoint::tile_tokens, 1, nullptr, kStripTileTokens},
     AxisKind{"dtype", &ExperimentPoint::dtype, 0, [](std::string_view text) { parse_dtype(text); }},
     AxisKind{"activation", &ExperimentPoint::activation, 0,
              [](std::string_view text) { parse_activation(text); }},
@@ -242,7 +245,9 @@ class Parser {
           checked(field, each, [&] { kind.check(each.get_ref<const std::string&>()); });
         }
       } else {
-        count(field, each, kind.minimum);
+        if (count(field, each, kind.minimum) > kind.maximum) {
+          fail(field, each, fmt::format("must be an integer <= {}", kind.maximum));
+        }
       }
     }
     axes_.push_back(std::move(axis));

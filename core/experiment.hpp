@@ -26,6 +26,7 @@ struct ExperimentPoint {
   std::optional<std::int64_t> heads;
   std::optional<std::int64_t> key_size;
   std::optional<std::int64_t> group_size;
+  std::optional<std::int64_t> tile_tokens;
   std::optional<std::int64_t> seed;
   std::string grid;
   std::string dtype;

@@ -16,7 +16,7 @@
 
 namespace moescope {
 
-inline constexpr int kResultSchemaVersion = 2;
+inline constexpr int kResultSchemaVersion = 3;
 /// Stage of rows about the device itself, whatever layer runs on it; other stages are those of stage.hpp.
 inline constexpr std::string_view kDeviceStage = "device";
 
@@ -58,6 +58,9 @@ struct ResultRow {
   std::int64_t top_k = 0;
   std::optional<std::int64_t> shared_size;  ///< null where it does not apply; version 1 did not record it
   std::optional<std::int64_t> group_size;   ///< [B]; null for schedules that have no groups, and likewise
+  /// Most tokens of a strip in one tile; null for schedules without strips, and before version 3, when it was
+  /// kStripTileTokens.
+  std::optional<std::int64_t> tile_tokens;
   std::string dtype;
   std::string activation = "none";  ///< "none" where it does not apply; version 1 did not record it
   std::string gates = "none";       ///< likewise

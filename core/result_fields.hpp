@@ -22,6 +22,7 @@ void for_each_row_field(Row& row, Visit&& visit) {
   visit("K", row.top_k, 1);
   visit("shared_size", row.shared_size, 2);
   visit("B", row.group_size, 2);
+  visit("tile_tokens", row.tile_tokens, 3);
   visit("dtype", row.dtype, 1);
   visit("activation", row.activation, 2);
   visit("gates", row.gates, 2);

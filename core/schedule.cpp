@@ -56,6 +56,13 @@ ScheduleKind parse_schedule_kind(std::string_view text) {
   throw InvalidArgument("schedule", text, "must be one of " + known);
 }
 
+void validate_tile_tokens(std::int64_t tile_tokens) {
+  if (tile_tokens < 1 || tile_tokens > kStripTileTokens) {
+    throw InvalidArgument("tile_tokens", fmt::to_string(tile_tokens),
+                          fmt::format("must be 1 to {}", kStripTileTokens));
+  }
+}
+
 std::string to_string(const ScheduleOptions& options) {
   const bool staircase = options.kind == ScheduleKind::kStaircase;
   return fmt::format("{}{}{}", to_string(options.kind),

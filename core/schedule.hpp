@@ -33,21 +33,30 @@ enum class StripRule : std::uint8_t {
   kRowsOnly,      ///< every row that holds a selected expert: W and V are read once, a token has more strips
 };
 
+/// Most tokens of a strip that the staircase kernels take at once (rows of their tiles).
+inline constexpr std::int64_t kStripTileTokens = 128;
+
 /// How a schedule is built; part of every row's identity.
 struct ScheduleOptions {
   ScheduleKind kind = ScheduleKind::kStaircase;
   std::int64_t group_size = 64;  ///< [B] expert_centric: active experts per group; also for explicit lists
   bool deterministic = true;     ///< bit-repeatable combine where the backend offers a faster one without
   StripRule strip_rule = StripRule::kMinimalCover;  ///< staircase: how a token's set is cut into strips
+  /// Staircase on strips: most tokens of one tile of a strip, 1 to kStripTileTokens. Nothing else reads it:
+  /// not the CPU mirror, nor lists of pairs, nor the analytic counts, which are of whole strips.
+  std::int64_t tile_tokens = kStripTileTokens;
 
   friend bool operator==(const ScheduleOptions&, const ScheduleOptions&) = default;
 };
 
+/// Throws InvalidArgument("tile_tokens", ...) unless 1 <= tile_tokens <= kStripTileTokens.
+void validate_tile_tokens(std::int64_t tile_tokens);
+
 /// The schedule as rows and the command line name it: its kind; a staircase has ":rows" behind it where it
-/// takes rows alone, and ":atomics" where the bit-repeatable combine was waived. The group size is not part
-/// of the name.
+/// takes rows alone, and ":atomics" where the bit-repeatable combine was waived. Group size and tile
+/// size are not part of the name.
 std::string to_string(const ScheduleOptions& options);
-/// Inverse; the group size is the default. Throws InvalidArgument("schedule", ...).
+/// Inverse; group size and tile size are the defaults. Throws InvalidArgument("schedule", ...).
 ScheduleOptions parse_schedule(std::string_view text);
 
 /// What a work item's experts are.

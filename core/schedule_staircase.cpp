@@ -154,6 +154,7 @@ StripCover minimal_strip_cover(std::span<const std::int32_t> expert_ids, std::in
 }
 
 Schedule build_staircase(const Routing& routing, const ScheduleOptions& options) {
+  validate_tile_tokens(options.tile_tokens);
   Schedule schedule;
   schedule.kind = ScheduleKind::kStaircase;
   schedule.options = options;

@@ -11,9 +11,6 @@
 /// them.
 namespace moescope {
 
-/// Most tokens of one tile.
-inline constexpr std::int64_t kStripTileTokens = 128;
-
 /// Tokens of tile `tile` of a strip with `count` tokens. Two tiles share equally: they then run side by side
 /// and find each other's W and V in L2 (a small one runs ahead of its neighbour by more than L2 keeps). From
 /// three on, full tiles and a rest: each reads W and V from L2 anyway, and a rest costs less. Measured:

@@ -23,10 +23,15 @@ bool has_activation(System system) { return system != System::kPkm; }
 bool has_product_keys(System system) { return SystemShape{.system = system}.has_product_keys(); }
 
 constexpr std::array kOwned = {
-    OwnedOption{"grid", is_omnimoe},           OwnedOption{"schedule", is_omnimoe},
-    OwnedOption{"group_size", is_omnimoe},     OwnedOption{"expert_size", has_ffn_experts},
-    OwnedOption{"heads", has_product_keys},    OwnedOption{"key_size", has_product_keys},
-    OwnedOption{"activation", has_activation}, OwnedOption{"form", has_product_keys},
+    OwnedOption{"grid", is_omnimoe},
+    OwnedOption{"schedule", is_omnimoe},
+    OwnedOption{"group_size", is_omnimoe},
+    OwnedOption{"tile_tokens", is_omnimoe},
+    OwnedOption{"expert_size", has_ffn_experts},
+    OwnedOption{"heads", has_product_keys},
+    OwnedOption{"key_size", has_product_keys},
+    OwnedOption{"activation", has_activation},
+    OwnedOption{"form", has_product_keys},
 };
 
 }  // namespace

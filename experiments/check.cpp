@@ -46,12 +46,13 @@ std::vector<CheckPoint> chosen_points(const CheckOptions& options) {
 
 RowContext row_context(const CheckPoint& point, const MoeBackend& backend, const ScheduleOptions& schedule,
                        std::uint64_t seed) {
-  return {point.shape,
-          to_string(schedule),
-          std::string(backend.name()),
-          point.workload.name,
-          seed,
-          std::string(to_string(L2State::kCold))};
+  return {.shape = point.shape,
+          .schedule = to_string(schedule),
+          .backend = std::string(backend.name()),
+          .workload = point.workload.name,
+          .seed = seed,
+          .l2_state = std::string(to_string(L2State::kCold)),
+          .tile_tokens = tile_tokens_of(schedule)};
 }
 
 void write(ResultWriter* writer, const ResultRow& row) {

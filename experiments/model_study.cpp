@@ -46,6 +46,7 @@ ModelledSchedule ModelStudy::simulate(const ScheduleOptions& schedule, const Dev
       layer_stream(layer_->shape, layer_->routing, built, device.stream_options(), layer_->fixed_routing);
   RowContext of_schedule = context(device);
   of_schedule.schedule = to_string(schedule);
+  of_schedule.tile_tokens = tile_tokens_of(schedule);
   of_schedule.l2_state = "cold";
   return {std::move(of_schedule), simulate_layer(launches, device, calibration_, replay)};
 }

@@ -107,6 +107,10 @@ void add_schedule_options(CLI::App& app, CommonOptions& options) {
       ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
   app.add_option("--group-size", options.group_size, "experts per group of expert_centric (default 64)")
       ->type_name("B");
+  app.add_option("--tile-tokens", options.tile_tokens,
+                 fmt::format("most tokens of a strip in one tile of the staircase kernels, 1 to {} (default)",
+                             kStripTileTokens))
+      ->type_name("N");
 }
 
 void add_tuned_option(CLI::App& app, CommonOptions& options) {
@@ -240,6 +244,8 @@ std::vector<ScheduleOptions> chosen_schedules(const CommonOptions& options) {
   }
   for (ScheduleOptions& schedule : schedules) {
     set_extent("group_size", options.group_size, 1, schedule.group_size);
+    schedule.tile_tokens = options.tile_tokens.value_or(schedule.tile_tokens);
+    validate_tile_tokens(schedule.tile_tokens);
   }
   return schedules;
 }

@@ -43,6 +43,7 @@ struct CommonOptions {
   std::vector<std::string> schedules;
   std::string tuned_on;
   std::optional<std::int64_t> group_size;
+  std::optional<std::int64_t> tile_tokens;
   std::string backend = "cpu";
   std::string l2 = "cold";
   std::string output;

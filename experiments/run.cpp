@@ -94,8 +94,8 @@ struct Bench {
 LayerStudy study_omnimoe(const CommonOptions& options, const Bench& bench) {
   auto schedules = chosen_schedules(options);
   if (options.schedules.empty()) {
-    schedules = {
-        ScheduleOptions{.kind = ScheduleKind::kStaircase, .group_size = schedules.front().group_size}};
+    schedules.resize(1);
+    schedules.front().kind = ScheduleKind::kStaircase;
   }
   const auto workloads = chosen_workloads(options);
   if (schedules.size() != 1 || workloads.size() != 1) {

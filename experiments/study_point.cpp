@@ -45,10 +45,13 @@ LayerInputs PointStudy::make_inputs(const StudyPoint& point) {
 
 PointStudy::TunedSchedule PointStudy::tune(const NamedWorkload& workload, const StudyPoint& point,
                                            const StudyPlan& plan) {
-  ScheduleOptions options{.kind = ScheduleKind::kAuto, .group_size = plan.schedules.front().group_size};
+  ScheduleOptions options{.kind = ScheduleKind::kAuto,
+                          .group_size = plan.schedules.front().group_size,
+                          .tile_tokens = plan.schedules.front().tile_tokens};
   std::string wanted =
-      fmt::format("{} {} {} {} {} {} {}", workload.name, point.shape.label(), point.shape.grid_rows,
-                  point.shape.shared_size, to_string(point.shape.dtype), point.seed, options.group_size);
+      fmt::format("{} {} {} {} {} {} {} {}", workload.name, point.shape.label(), point.shape.grid_rows,
+                  point.shape.shared_size, to_string(point.shape.dtype), point.seed, options.group_size,
+                  options.tile_tokens);
   if (wanted != tuned_for_) {
     const LayerInputs inputs = make_inputs({workload, point.shape, point.seed});
     const auto execution = backend_.prepare(inputs, options);

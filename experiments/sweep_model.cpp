@@ -19,6 +19,7 @@ constexpr std::string_view kNoAuto = "the simulator runs schedules by name; auto
 void add_failure(PointResult& result, RowContext context, const ScheduleOptions& schedule, Status status,
                  ExitCode code, const std::string& reason) {
   context.schedule = to_string(schedule);
+  context.tile_tokens = tile_tokens_of(schedule);
   context.l2_state = "cold";
   result.rows.push_back(absent_row(context, Stage::kLayer, Source::kModelled, "time_s", "s", status, reason));
   result.status = status;

@@ -54,6 +54,7 @@ class CommandText {
         add("--schedule", to_string(schedule));
       }
       add_count("--group-size", options.group_size);
+      add_count("--tile-tokens", options.tile_tokens);
     }
   }
   const std::string& text() const { return text_; }
@@ -90,6 +91,7 @@ CommonOptions point_options(const Experiment& experiment, const ExperimentPoint&
     options.seed = static_cast<std::uint64_t>(*point.seed);
   }
   options.group_size = point.group_size;
+  options.tile_tokens = point.tile_tokens;
   if (!point.l2.empty()) {
     options.l2 = point.l2;
   }

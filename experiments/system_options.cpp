@@ -82,6 +82,7 @@ void require_meaningful(const CommonOptions& options) {
   require("grid", options.grid);
   require("schedule", fmt::format("{}", fmt::join(options.schedules, ", ")));
   require_count("group_size", options.group_size);
+  require_count("tile_tokens", options.tile_tokens);
   require_count("expert_size", options.expert_size);
   require_count("heads", options.heads);
   require_count("key_size", options.key_size);

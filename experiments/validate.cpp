@@ -111,9 +111,10 @@ std::vector<MeasuredPoint> read_points(const ValidateOptions& options) {
         point.layer.workload = row.workload;
         point.layer.seed = row.seed;
         point.schedule.group_size = row.group_size.value_or(point.schedule.group_size);
-        const std::string name =
-            fmt::format("{} {} {} {} {} {} {} {}", run.header.run_id, shape.label(), row.dtype,
-                        shape.shared_size, row.workload, row.seed, row.schedule, point.schedule.group_size);
+        point.schedule.tile_tokens = row.tile_tokens.value_or(point.schedule.tile_tokens);
+        const std::string name = fmt::format(
+            "{} {} {} {} {} {} {} {} {}", run.header.run_id, shape.label(), row.dtype, shape.shared_size,
+            row.workload, row.seed, row.schedule, point.schedule.group_size, point.schedule.tile_tokens);
         const auto [place, is_new] = places.emplace(name, points.size());
         if (is_new) {
           points.push_back(std::move(point));

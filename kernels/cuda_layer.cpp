@@ -47,7 +47,7 @@ CudaLayer::CudaLayer(std::shared_ptr<DeviceContext> context, std::shared_ptr<con
                                         static_cast<std::size_t>(token_workspace_.bytes()), stream()));
   }
   if (design_.on_strips) {
-    strips_ = StripBuffers(shape, design_.options.strip_rule, kStripTileTokens);
+    strips_ = StripBuffers(shape, design_.options.strip_rule, design_.options.tile_tokens);
     exponents_ = DeviceBuffer<std::int32_t>(shape.num_tokens);
   } else if (groups_pairs(design_)) {
     schedule_ = ScheduleBuffers(shape, options);
@@ -137,7 +137,8 @@ void CudaLayer::enqueue(Stage stage, cudaStream_t stream) {
       break;
     case Stage::kSchedule:
       if (design_.on_strips) {
-        launch_schedule_strips(shape, design_.options.strip_rule, kStripTileTokens, strips_.view(), stream);
+        launch_schedule_strips(shape, design_.options.strip_rule, design_.options.tile_tokens, strips_.view(),
+                               stream);
         break;
       }
       launch_schedule(shape, design_.options, routing_->view(), schedule_.view(), scratch_.get(), stream);

@@ -33,6 +33,9 @@ std::int64_t sums_bytes(const LayerDesign& design) {
 
 LayerDesign design_layer(const LayerShape& shape, const ScheduleOptions& options, bool fixed_routing,
                          std::int64_t compute_capability) {
+  if (options.kind == ScheduleKind::kStaircase) {
+    validate_tile_tokens(options.tile_tokens);
+  }
   const auto major = static_cast<int>(compute_capability / 10);
   const auto minor = static_cast<int>(compute_capability % 10);
   const bool on_strips = options.kind == ScheduleKind::kStaircase && !fixed_routing &&
@@ -101,7 +104,7 @@ LayerMemoryPlan plan_layer_memory(const LayerDesign& design) {
   }
   ScheduleCapacity capacity;
   if (design.on_strips) {
-    plan.schedule = strip_capacity(shape, design.options.strip_rule, kStripTileTokens).bytes;
+    plan.schedule = strip_capacity(shape, design.options.strip_rule, design.options.tile_tokens).bytes;
     plan.exponents = shape.num_tokens * static_cast<std::int64_t>(sizeof(std::int32_t));
   } else if (groups_pairs(design)) {
     capacity = schedule_capacity(shape, design.options);

@@ -25,11 +25,14 @@ _SCHEMA = json.loads((ROOT / "core" / "result.schema.json").read_text(encoding="
 _FIELDS = _SCHEMA["properties"]
 # dtype is left open: rows of version 1 that describe test runs say "all".
 _ALLOWED = {field: rules["enum"] for field, rules in _FIELDS.items() if "enum" in rules and field != "dtype"}
-_SINCE_2 = next(rule["then"]["required"] for rule in _SCHEMA["allOf"] if "required" in rule["then"])
-_REQUIRED = {1: _SCHEMA["required"], 2: _SCHEMA["required"] + _SINCE_2}
+_SINCE = [(rule["if"]["properties"]["schema_version"]["enum"], rule["then"]["required"]) for rule in _SCHEMA["allOf"]
+          if "required" in rule["then"]]
+_REQUIRED = {version: _SCHEMA["required"] + [field for versions, fields in _SINCE if version in versions for field in fields]
+             for version in _FIELDS["schema_version"]["enum"]}
+TILE_TOKENS = 128  # of every staircase before version 3
 HEADER_FIELDS = ("device", "git_revision", "git_dirty", "started_utc", "command_line")
 # What makes a value the same quantity when it is measured again.
-IDENTITY = ("system", "schedule", "stage", "backend", "L", "d", "Nr", "Nc", "K", "shared_size", "B", "dtype",
+IDENTITY = ("system", "schedule", "stage", "backend", "L", "d", "Nr", "Nc", "K", "shared_size", "B", "tile_tokens", "dtype",
             "activation", "gates", "workload", "seed", "l2_state", "source", "metric", "device")
 EXPERT_STAGES = ("expert_scores", "expert_combine")  # a fused kernel reports one stage, `experts`
 
@@ -154,7 +157,9 @@ def load(*patterns: str | Path, root: Path = ROOT) -> pd.DataFrame:
     first = [*_FIELDS, *HEADER_FIELDS, "file"]
     frame = pd.DataFrame.from_records(records)
     frame = frame.reindex(columns=first + [column for column in frame.columns if column not in first])
-    return frame.astype({"value": float, "spread": float, "shared_size": "Int64", "B": "Int64"})
+    before = (frame["schema_version"] < 3) & frame["schedule"].str.match("staircase|auto$")
+    frame.loc[before, "tile_tokens"] = TILE_TOKENS
+    return frame.astype({"value": float, "spread": float, "shared_size": "Int64", "B": "Int64", "tile_tokens": "Int64"})
 
 
 def _listed(value) -> list:

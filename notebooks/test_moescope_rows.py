@@ -75,8 +75,8 @@ class Loader(unittest.TestCase):
         self.refused(r"rows\.jsonl:2: not JSON", HEADER, json.dumps(ROW)[:-9])
         self.refused(":2: not JSON: NaN", HEADER, json.dumps(row(value=float("nan"))))
         self.refused(":2: not an object", HEADER, "[1]")
-        self.refused(":2: schema_version 3 is not one of", HEADER, row(schema_version=3))
-        self.refused(":1: schema_version 3 is not one of", {**HEADER, "schema_version": 3})
+        self.refused(":2: schema_version 4 is not one of", HEADER, row(schema_version=4))
+        self.refused(":1: schema_version 4 is not one of", {**HEADER, "schema_version": 4})
         self.refused(":2: field unit is missing", HEADER, without("unit"))
         self.refused(":2: unit '' is not a name", HEADER, row(unit=""))
         self.refused(":2: source 'guessed' is not one of analytic", HEADER, row(source="guessed"))
@@ -109,6 +109,13 @@ class Loader(unittest.TestCase):
         later = {"schema_version": 2, "run_id": "r2", "header": {**HEADER["header"], "started_utc": "2026-01-03T00:00:00Z"}}
         rows = self.load(later, row(run_id="r2", value=7), HEADER, row(), row(stage="layer"))
         self.assertEqual(list(mr.latest(rows)["value"]), [7, 0.5])
+
+    def test_tiles_of_the_only_size_there_was_are_the_default_ones(self):
+        now = {"schema_version": 3, "run_id": "r3", "header": {**HEADER["header"], "started_utc": "2026-01-03T00:00:00Z"}}
+        tiles = [row(schema_version=3, run_id="r3", value=tokens, tile_tokens=tokens) for tokens in (128, 64)]
+        rows = mr.latest(self.load(HEADER, row(), row(schedule="token_centric", value=2), now, *tiles))
+        self.assertEqual(sorted(rows["value"]), [2, 64, 128])
+        self.refused(":2: field tile_tokens is missing", now, row(schema_version=3, run_id="r3"))
 
     def test_expert_stages_add_up(self):
         rows = self.load(HEADER, row(stage="expert_scores", value=1), row(stage="expert_combine", value=2),

@@ -112,6 +112,7 @@ std::string layer_row(const RecordedLayer& layer) {
       fmt::format("<b>{}</b> {} {} on {}, L2 {}, seed {}", escaped(what.workload), escaped(what.system),
                   layer.shape_text(), escaped(what.backend), escaped(what.l2_state), what.seed);
   text += what.group_size ? fmt::format(", B {}", *what.group_size) : "";
+  text += what.tile_tokens ? fmt::format(", tiles of {} tokens", *what.tile_tokens) : "";
   const auto add = [&](const char* label, std::string_view metric) {
     if (const auto value = layer.common.value(Stage::kRouterSelect, metric)) {
       text += fmt::format("; {} {:.3g}", label, *value);

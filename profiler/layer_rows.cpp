@@ -23,6 +23,7 @@ ResultRow base_row(const RowContext& context, Stage stage, Source source, std::s
   }
   row.schedule = context.schedule;
   row.group_size = context.group_size;
+  row.tile_tokens = context.tile_tokens;
   row.stage = to_string(stage);
   row.backend = context.backend;
   row.workload = context.workload;
@@ -219,12 +220,18 @@ std::vector<ResultRow> error_rows(const RowContext& context, const ErrorReport& 
                     "none")};
 }
 
+std::optional<std::int64_t> tile_tokens_of(const ScheduleOptions& schedule) {
+  const bool strips = schedule.kind == ScheduleKind::kStaircase || schedule.kind == ScheduleKind::kAuto;
+  return strips ? std::optional(schedule.tile_tokens) : std::nullopt;
+}
+
 RowContext schedule_context(const LayerStudy& study, const ScheduleStudy& point) {
   RowContext context{study.shape,    point.name(), study.backend,
                      study.workload, study.seed,   std::string(to_string(study.l2))};
   if (has_groups(point.options.kind)) {
     context.group_size = point.options.group_size;
   }
+  context.tile_tokens = tile_tokens_of(point.options);
   context.baseline = study.baseline;
   if (study.baseline && !study.baseline->has_routing()) {
     context.schedule = "none";

@@ -19,10 +19,14 @@ struct RowContext {
   std::string backend;
   std::string workload;
   std::uint64_t seed = 0;
-  std::string l2_state = "none";                          ///< "none" where nothing was run
-  std::optional<std::int64_t> group_size = std::nullopt;  ///< of schedules that have groups
-  std::optional<SystemShape> baseline = std::nullopt;     ///< of a baseline; `shape` is its row_shape()
+  std::string l2_state = "none";                           ///< "none" where nothing was run
+  std::optional<std::int64_t> group_size = std::nullopt;   ///< of schedules that have groups
+  std::optional<std::int64_t> tile_tokens = std::nullopt;  ///< of schedules that may have strips
+  std::optional<SystemShape> baseline = std::nullopt;      ///< of a baseline; `shape` is its row_shape()
 };
+
+/// What rows of this schedule say of tile sizes: null unless it is staircase, or auto, which may be.
+std::optional<std::int64_t> tile_tokens_of(const ScheduleOptions& schedule);
 
 /// What the rows of one schedule of a study share.
 RowContext schedule_context(const LayerStudy& study, const ScheduleStudy& point);

@@ -88,6 +88,7 @@ std::vector<RecordedLayer> recorded_layers(std::span<const RecordedRun> runs) {
       RecordedLayer& layer = layers[place->second];
       layer.what.l2_state = layer.what.l2_state == "none" ? row.l2_state : layer.what.l2_state;
       layer.what.group_size = layer.what.group_size ? layer.what.group_size : row.group_size;
+      layer.what.tile_tokens = layer.what.tile_tokens ? layer.what.tile_tokens : row.tile_tokens;
       schedule_of(layer, row.schedule).rows.push_back(&row);
     }
   }

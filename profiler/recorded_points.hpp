@@ -30,7 +30,8 @@ struct RecordedSchedule {
 /// from.
 struct RecordedLayer {
   const RunHeader* header = nullptr;
-  ResultRow what;  ///< the fields that its rows share; l2_state and group_size of those that have one
+  ResultRow
+      what;  ///< the fields that its rows share; l2_state, group_size and tile_tokens of those that have one
   RecordedSchedule common;                  ///< rows that belong to no schedule: skew, floor
   std::vector<RecordedSchedule> schedules;  ///< in the order of the rows
 

@@ -9,6 +9,7 @@
 #include <set>
 
 #include "core/error.hpp"
+#include "core/schedule.hpp"
 
 namespace moescope {
 namespace {
@@ -21,8 +22,8 @@ std::string identity(const ResultRow& row, bool details) {
                                  row.stage, row.backend, row.num_tokens, row.hidden_size, row.grid_rows,
                                  row.grid_cols, row.top_k, row.dtype, row.workload, row.seed, row.l2_state);
   if (details) {
-    text += fmt::format("|{}|{}|{}|{}", row.shared_size.value_or(-1), row.group_size.value_or(-1),
-                        row.activation, row.gates);
+    text += fmt::format("|{}|{}|{}|{}|{}", row.shared_size.value_or(-1), row.group_size.value_or(-1),
+                        row.tile_tokens.value_or(kStripTileTokens), row.activation, row.gates);
   }
   return text;
 }

@@ -34,6 +34,8 @@ constexpr std::array kQuantities = {
     Quantity{"shared", "width of the shared MLP",
              [](const RecordedLayer& layer) { return number(layer.what.shared_size); }, false},
     Quantity{"B", "group size B", [](const RecordedLayer& layer) { return number(layer.what.group_size); }},
+    Quantity{"tile_tokens", "most tokens of a strip's tile",
+             [](const RecordedLayer& layer) { return number(layer.what.tile_tokens); }},
     Quantity{"workload", "unevenness of expert load: KL to uniform (nats)",
              [](const RecordedLayer& layer) {
                return layer.common.value(Stage::kRouterSelect, "unevenness_nats");

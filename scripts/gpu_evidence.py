@@ -51,7 +51,7 @@ def row(head, metric, value, unit, status, reason):
     return {
         "schema_version": head["schema_version"], "run_id": head["run_id"], "system": "omnimoe", "schedule": "all",
         "stage": "layer", "backend": "cuda", "L": 0, "d": 0, "Nr": 0, "Nc": 0, "K": 0, "shared_size": None,
-        "B": None, "dtype": "none", "activation": "none", "gates": "none",
+        "B": None, "tile_tokens": None, "dtype": "none", "activation": "none", "gates": "none",
         "workload": "tests", "seed": 0, "l2_state": "warm", "source": "measured", "metric": metric, "value": value,
         "unit": unit, "samples": 1, "spread": None, "status": status, "reason": reason,
         "point": "", "repro": head["header"]["command_line"],

@@ -90,7 +90,7 @@ systems() {
 sweeps() {
   local name
   cd "$here"  # files name data/ of the repository
-  for name in ${SWEEPS:-ablations skew-trained skew shift small-batches scaling-tokens table-a drift groups scaling-experts}; do
+  for name in ${SWEEPS:-ablations skew-trained skew shift small-batches scaling-tokens table-a drift groups tiles scaling-experts}; do
     step "sweep $name"
     moescope sweep "experiments/configs/$name.json" --backend cuda --quiet --output "$out/$name"
   done

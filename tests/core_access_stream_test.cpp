@@ -54,12 +54,16 @@ struct Streams {
   std::vector<KernelLaunch> launches;
 
   Streams(ScheduleKind kind, const StreamOptions& options = {}, bool deterministic = true,
-          StripRule rule = StripRule::kMinimalCover, std::int64_t tokens = 37)
+          StripRule rule = StripRule::kMinimalCover, std::int64_t tokens = 37,
+          std::int64_t tile_tokens = kStripTileTokens)
       : shape(small_shape()) {
     shape.num_tokens = tokens;
     routing = staircase_routing(shape);
-    schedule = build_schedule(
-        routing, {.kind = kind, .group_size = 5, .deterministic = deterministic, .strip_rule = rule});
+    schedule = build_schedule(routing, {.kind = kind,
+                                        .group_size = 5,
+                                        .deterministic = deterministic,
+                                        .strip_rule = rule,
+                                        .tile_tokens = tile_tokens});
     launches = layer_stream(shape, routing, schedule, options);
   }
 
@@ -152,9 +156,8 @@ TEST(AccessStream, StripsReadWholeRowsAndColumnsOfTheGrid) {
     for (const std::int64_t tile : {4, 128}) {
       for (const std::int64_t segment : {4, 320}) {
         StreamOptions options;
-        options.strip_tile_tokens = tile;
         options.strip_segment_experts = segment;
-        const Streams s(ScheduleKind::kStaircase, options, deterministic);
+        const Streams s(ScheduleKind::kStaircase, options, deterministic, StripRule::kMinimalCover, 37, tile);
         std::uint64_t experts = 0;
         std::uint64_t sums = 0;
         for (const WorkItem& item : s.schedule.items) {

@@ -108,6 +108,8 @@ TEST(Experiment, NamesFieldAndValueOfWhatCannotWork) {
   has(R"("axes": [])", "f: axes: []: must be an object");
   has(R"("axes": {"tokens": 1})", "f: axes.tokens: is not one of num_tokens, hidden_size");
   has(R"("axes": {"num_tokens": []})", "f: axes.num_tokens: []: needs a value");
+  has(R"("axes": {"tile_tokens": [64, 129]})", "f: axes.tile_tokens: 129: must be an integer <= 128");
+  has(R"("axes": {"tile_tokens": 0})", "f: axes.tile_tokens: 0: must be an integer >= 1");
   has(R"("axes": {"num_tokens": [8, -1]})", "f: axes.num_tokens: -1: must be an integer >= 1");
   has(R"("axes": {"num_tokens": 1.5})", "f: axes.num_tokens: 1.5: must be an integer >= 1");
   has(R"("axes": {"num_tokens": 18446744073709551615})", "f: axes.num_tokens: 18446744073709551615: must be");

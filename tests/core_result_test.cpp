@@ -28,6 +28,7 @@ ResultRow make_row() {
   row.backend = "cpu";
   row.set_shape(LayerShape{.num_tokens = 7, .hidden_size = 96, .grid_rows = 48, .grid_cols = 16, .top_k = 5});
   row.group_size = 64;
+  row.tile_tokens = 96;
   row.workload = "trace:a,b \"c\".npy";
   row.seed = std::numeric_limits<std::uint64_t>::max();
   row.l2_state = "cold";
@@ -122,6 +123,7 @@ TEST(ResultWriter, WritesWhatTheReaderGivesBack) {
   EXPECT_EQ(row.dtype, "bf16");
   EXPECT_EQ(row.shared_size, 0);
   EXPECT_EQ(row.group_size, 64);
+  EXPECT_EQ(row.tile_tokens, 96);
   EXPECT_EQ(row.activation, "silu");
   EXPECT_EQ(row.gates, "softmax");
   EXPECT_EQ(row.point, "");
@@ -171,7 +173,7 @@ TEST(ResultSchema, RefusesRowsThatAreNotOurs) {
   }
   for (const auto& patch :
        {R"({"status": "fine"})", R"({"source": "guessed"})", R"({"value": null})", R"({"extra": 1})",
-        R"({"schema_version": 3})", R"({"status": "failed", "value": null})", R"({"samples": 0})"}) {
+        R"({"schema_version": 4})", R"({"status": "failed", "value": null})", R"({"samples": 0})"}) {
     json bad = good;
     bad.merge_patch(json::parse(patch));
     if (std::string_view(patch).find("null") != std::string_view::npos) {
@@ -196,7 +198,7 @@ TEST(ResultSchema, ListsEveryStageAndEveryEnumerator) {
             json::array({to_string(Status::kOk), to_string(Status::kSkipped), to_string(Status::kUnavailable),
                          to_string(Status::kFailed)}));
   EXPECT_EQ(row["schema_version"]["enum"].back(), kResultSchemaVersion);
-  EXPECT_EQ(defs["point_line"]["properties"]["schema_version"]["const"], kResultSchemaVersion);
+  EXPECT_EQ(defs["point_line"]["properties"]["schema_version"]["enum"].back(), kResultSchemaVersion);
   EXPECT_EQ(defs["point_line"]["properties"]["point"]["properties"]["status"]["enum"], row["status"]["enum"]);
 }
 
@@ -219,7 +221,7 @@ TEST(ResultWriter, WritesCsvWithTheSchemasColumns) {
   const std::string csv = read_text(directory.path() / "rows.csv");
   EXPECT_EQ(csv.substr(0, csv.find('\n')), columns);
   EXPECT_NE(
-      csv.find("2,run,omnimoe,staircase,experts,cpu,7,96,48,16,5,0,64,bf16,silu,softmax,\"trace:a,b "
+      csv.find("3,run,omnimoe,staircase,experts,cpu,7,96,48,16,5,0,64,96,bf16,silu,softmax,\"trace:a,b "
                "\"\"c\"\".npy\",18446744073709551615,cold,measured,time_s,0.1,s,11,0.3333333333333333,ok,,,"
                "moescope run --workload 'trace:my file.npy'\n"),
       std::string::npos)
@@ -299,8 +301,8 @@ TEST(ReadRows, NamesLineAndFieldOfWhatIsWrong) {
             "line 2: source: \"dreamt\" is not a known value");
   EXPECT_EQ(message_for(replaced("\"ok\"", "\"failed\"")),
             "line 2: value = 0.1: a row of time_s with status failed must not have one");
-  EXPECT_EQ(message_for(replaced("\"schema_version\":2", "\"schema_version\":9")),
-            "line 2: schema_version: 9 was written by another version; this one reads 1 to 2");
+  EXPECT_EQ(message_for(replaced("\"schema_version\":3", "\"schema_version\":9")),
+            "line 2: schema_version: 9 was written by another version; this one reads 1 to 3");
   EXPECT_NE(message_of([&] { read_rows(directory.path() / "absent"); }).find("absent: cannot be opened"),
             std::string::npos);
   EXPECT_NE(message_of([&] { read_rows(directory.path()); }).find("cannot be opened"), std::string::npos);
@@ -315,7 +317,7 @@ std::string version_1_text() {
   for (std::string line; std::getline(lines, line);) {
     json old = json::parse(line);
     old["schema_version"] = 1;
-    for (const char* key : {"shared_size", "B", "activation", "gates", "point", "repro"}) {
+    for (const char* key : {"shared_size", "B", "tile_tokens", "activation", "gates", "point", "repro"}) {
       old.erase(key);
     }
     if (old.contains("header")) {
@@ -336,6 +338,7 @@ TEST(ReadRows, ReadsVersion1WithoutMakingUpWhatItDidNotRecord) {
   EXPECT_EQ(row.value, make_row().value);
   EXPECT_EQ(row.shared_size, std::nullopt);
   EXPECT_EQ(row.group_size, std::nullopt);
+  EXPECT_EQ(row.tile_tokens, std::nullopt);
   EXPECT_EQ(row.activation, "none");
   EXPECT_EQ(row.repro, "");
   EXPECT_EQ(runs[0].header.experiment, "");
@@ -350,6 +353,28 @@ TEST(ResultSchema, AcceptsVersion1AndDemandsTheNewFieldsOfVersion2) {
     value["schema_version"] = 2;
     EXPECT_NE(schema.violation(value), "") << line;
   }
+}
+
+TEST(ResultSchema, TakesTileTokensFromVersion3On) {
+  const TemporaryDirectory directory;
+  { ResultWriter(directory.path(), make_header()).write(make_row()); }
+  const JsonSchema schema(json::parse(result_schema_json()));
+  std::istringstream lines(read_text(directory.path() / "rows.jsonl"));
+  std::string text;
+  for (std::string line; std::getline(lines, line);) {
+    json value = json::parse(line);
+    EXPECT_EQ(schema.violation(value), "");
+    if (value.erase("tile_tokens") > 0) {
+      EXPECT_NE(schema.violation(value), "");
+    }
+    value["schema_version"] = 2;
+    EXPECT_EQ(schema.violation(value), "");
+    text += value.dump() + '\n';
+  }
+  write_text(directory.path() / "old.jsonl", text);
+  const auto runs = read_rows(directory.path() / "old.jsonl");
+  EXPECT_EQ(runs.at(0).rows.at(0).group_size, 64);
+  EXPECT_EQ(runs.at(0).rows.at(0).tile_tokens, std::nullopt) << "which version 2 did not record";
 }
 
 TEST(RunHeader, SaysWhatTheRunWasBuiltFrom) {

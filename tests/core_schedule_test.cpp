@@ -176,6 +176,15 @@ TEST(ScheduleBuilder, RefusesAGroupSizeBelowOne) {
   }
 }
 
+TEST(ScheduleBuilder, RefusesTilesThatTheKernelsDoNotTake) {
+  const Routing routing = test::routing_of(3, 3, {{1, 4}});
+  for (const std::int64_t tile : {-1, 0, 129}) {
+    EXPECT_EQ(message_of<InvalidArgument>(
+                  [&] { build_schedule(routing, {.kind = ScheduleKind::kStaircase, .tile_tokens = tile}); }),
+              fmt::format("tile_tokens = {}: must be 1 to 128", tile));
+  }
+}
+
 TEST(ScheduleBuilder, RefusesAutoBecauseItMustBeResolvedFirst) {
   const Routing routing = test::routing_of(3, 3, {{1, 4}});
   EXPECT_NE(message_of<InternalError>([&] {

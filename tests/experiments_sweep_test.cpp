@@ -46,9 +46,9 @@ std::string fingerprint(const ResultRow& row) {
   text << row.point << '|' << row.system << '|' << row.schedule << '|' << row.stage << '|' << row.backend
        << '|' << row.num_tokens << '|' << row.hidden_size << '|' << row.grid_rows << '|' << row.grid_cols
        << '|' << row.top_k << '|' << row.shared_size.value_or(-1) << '|' << row.group_size.value_or(-1) << '|'
-       << row.dtype << '|' << row.activation << '|' << row.gates << '|' << row.workload << '|' << row.seed
-       << '|' << row.l2_state << '|' << to_string(row.source) << '|' << row.metric << '|' << row.unit << '|'
-       << to_string(row.status) << '|' << row.repro << '|';
+       << row.tile_tokens.value_or(-1) << '|' << row.dtype << '|' << row.activation << '|' << row.gates << '|'
+       << row.workload << '|' << row.seed << '|' << row.l2_state << '|' << to_string(row.source) << '|'
+       << row.metric << '|' << row.unit << '|' << to_string(row.status) << '|' << row.repro << '|';
   if (repeatable && row.value) {
     text << *row.value;
   }
@@ -435,6 +435,39 @@ TEST(Sweep, SimulatesPointsAndDrawsWhichScheduleIsFastest) {
   EXPECT_EQ(measured.code, static_cast<int>(ExitCode::kInvalidArgument));
   EXPECT_NE(measured.err.find("device = h100-sxm: is for --backend model"), std::string::npos)
       << measured.err;
+}
+
+TEST(Sweep, TileTokensChangeWhatStripsReadAndNothingElse) {
+  const TemporaryDirectory directory;
+  write_text(directory.path() / "experiment.json",
+             R"({"name": "tiles", "schedules": ["staircase", "staircase:rows", "token_centric"],
+    "workloads": ["gaussian:1"],
+    "axes": {"tile_tokens": [8, 32, 128], "num_tokens": 256, "hidden_size": 64, "grid": "16x16", "top_k": 16}})");
+  const Outcome outcome =
+      run_moescope({"sweep", "experiment.json", "--backend", "model", "-q", "--output", "out"}, directory);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  std::map<std::string, std::map<std::int64_t, double>>
+      requested;  // of L2 by the experts, by schedule and tile
+  std::int64_t other_points = 0;
+  const auto runs = read_rows(directory.path() / "out" / "rows.jsonl");
+  for (const ResultRow& row : runs.at(0).rows) {
+    if (row.metric != "l2_read_bytes" || row.stage != "experts") continue;
+    EXPECT_EQ(row.tile_tokens.has_value(), row.schedule.starts_with("staircase")) << row.schedule;
+    if (row.tile_tokens) {
+      requested[row.schedule][*row.tile_tokens] = row.value.value();
+      EXPECT_NE(row.repro.find("--tile-tokens " + std::to_string(*row.tile_tokens)), std::string::npos)
+          << row.repro;
+    } else {
+      ++other_points;
+    }
+  }
+  EXPECT_EQ(other_points, 3);
+  for (const char* schedule : {"staircase", "staircase:rows"}) {
+    const auto& of_tiles = requested[schedule];
+    ASSERT_EQ(of_tiles.size(), 3U) << schedule;
+    EXPECT_GT(of_tiles.at(8), 1.2 * of_tiles.at(32)) << schedule << ": each tile reads its W and V";
+    EXPECT_GT(of_tiles.at(32), 1.02 * of_tiles.at(128)) << schedule;
+  }
 }
 
 TEST(Sweep, SkipsAndFailsModelledPointsWithAReason) {

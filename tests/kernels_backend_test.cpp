@@ -191,6 +191,34 @@ TEST_F(CudaBackendGpu, LayersOfRowsAloneMatchTheOracle) {
   }
 }
 
+TEST_F(CudaBackendGpu, TilesOfOtherSizesGiveTheSameRepeatableLayer) {
+  if (device_info().compute_capability < 90) {
+    GTEST_SKIP() << "the kernel on strips needs compute capability 9.0";
+  }
+  const LayerInputs inputs = make_inputs(test::make_shape(600, 256, 64, 64, 32, 512), "zipf:1.2");
+  for (const char* name : {"staircase", "staircase:atomics", "staircase:rows"}) {
+    ScheduleOptions options = parse_schedule(name);
+    const auto whole = backend_->prepare(inputs, options);
+    (void)whole->run(L2State::kWarm);
+    const auto list_bytes = [&] {
+      return plan_layer_memory(design_here(inputs.shape, options, false)).schedule;
+    };
+    const std::int64_t whole_bytes = list_bytes();
+    for (const std::int64_t tile : {17, 32, 64, 96}) {
+      options.tile_tokens = tile;
+      check_layer(*backend_, inputs, options);
+      EXPECT_GT(list_bytes(), whole_bytes) << name << ": more tiles, " << tile;
+      const auto cut = backend_->prepare(inputs, options);
+      (void)cut->run(L2State::kWarm);
+      if (options.deterministic) {  // integer sums do not know who added when
+        EXPECT_TRUE(equal_bits(cut->output(), whole->output())) << name << ' ' << tile;
+      }
+    }
+    options.tile_tokens = 129;
+    EXPECT_THROW((void)backend_->prepare(inputs, options), InvalidArgument);
+  }
+}
+
 TEST_F(CudaBackendGpu, RowsAloneOfAnFp32LayerAreRefusedWithTheReason) {
   const LayerInputs inputs = make_inputs(test::make_shape(3, 64, 16, 16, 8), "gaussian:1", Dtype::kF32);
   const ScheduleOptions rows{.kind = ScheduleKind::kStaircase, .strip_rule = StripRule::kRowsOnly};

@@ -35,6 +35,7 @@ struct StaircaseCase {
   LayerShape shape;
   Logits logits = Logits::kGaussian;
   StripRule rule = StripRule::kMinimalCover;
+  std::int64_t tile_tokens = kStripTileTokens;
 };
 
 std::vector<float> make_logits(const StaircaseCase& c, std::int64_t width, std::uint32_t stream) {
@@ -58,7 +59,7 @@ class Staircase {
  public:
   explicit Staircase(const StaircaseCase& c)
       : strips_(test::make_host_strips(c.shape, make_logits(c, c.shape.grid_rows, 1),
-                                       make_logits(c, c.shape.grid_cols, 2), c.rule, kStripTileTokens)),
+                                       make_logits(c, c.shape.grid_cols, 2), c.rule, c.tile_tokens)),
         case_(make_case(c, strips_.routing)),
         experts_(case_),
         bound_(1) {
@@ -175,6 +176,16 @@ TEST(ExpertsStaircase, EqualsThePlainLoopUnderEverySkew) {
     expect_as_plain_loop({bf16(make_shape(300, 256, 64, 64, 32)), logits});
     expect_as_plain_loop({bf16(make_shape(200, 96, 100, 37, 111)), logits});
     expect_as_plain_loop({bf16(make_shape(400, 72, 200, 320, 90)), logits, StripRule::kRowsOnly});
+  }
+}
+
+TEST(ExpertsStaircase, EqualsThePlainLoopForEveryTileSize) {
+  NEEDS_STAIRCASE_KERNEL();
+  for (const std::int64_t tile : {1, 7, 32, 63, 64, 65, 96, 127}) {
+    for (const Logits logits : {Logits::kGaussian, Logits::kOneStrip}) {
+      expect_as_plain_loop({bf16(make_shape(300, 104, 40, 90, 33)), logits, StripRule::kMinimalCover, tile});
+      expect_as_plain_loop({bf16(make_shape(300, 104, 40, 90, 33)), logits, StripRule::kRowsOnly, tile});
+    }
   }
 }
 

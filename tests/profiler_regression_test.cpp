@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/error.hpp"
+#include "core/schedule.hpp"
 #include "tests/support/error_text.hpp"
 
 namespace moescope {
@@ -76,6 +77,15 @@ TEST(CompareTimes, HoldsOnlyTimesOfTheSameThing) {
   EXPECT_EQ(report.only_after, 1);
   EXPECT_TRUE(report.holds());
   EXPECT_FALSE(compare_times(run_of({time_row("a", 1)}), run_of({time_row("b", 1)}), 0.05).holds())
+      << "nothing was compared";
+}
+
+TEST(CompareTimes, HoldsRowsWithoutATileSizeAgainstThoseOfTheDefault) {
+  ResultRow now = time_row("w", 2);
+  now.tile_tokens = kStripTileTokens;
+  EXPECT_EQ(verdict(time_row("w", 1), now), TimeVerdict::kSlower);
+  now.tile_tokens = 64;
+  EXPECT_FALSE(compare_times(run_of({time_row("w", 1)}), run_of({now}), 0.05).holds())
       << "nothing was compared";
 }
 
