@@ -84,7 +84,7 @@ struct StreamContext {
     return schedule->kind == ScheduleKind::kStaircase && options.staircase == StaircaseKernels::kThresholds;
   }
   /// Of the sums that strips add to.
-  std::int64_t strip_sum_bytes() const { return schedule->options.deterministic ? 4 : 2; }
+  std::int64_t strip_sum_bytes() const { return strips_sum_in_fp16(shape, schedule->options) ? 2 : 4; }
   std::int64_t strip_segment() const {
     return options.strip_segment_experts > 0 ? options.strip_segment_experts
                                              : strip_segment_experts(shape.grid_rows, shape.grid_cols);

@@ -57,8 +57,10 @@ CudaLayer::CudaLayer(std::shared_ptr<DeviceContext> context, std::shared_ptr<con
   capture();
 }
 
-/// Beside the router and what follows it run the shared MLP, which needs nothing but X, and the
-/// preparation of the sums, which take the place of the logits.
+/// Beside the selection and what follows it run the shared MLP, which needs nothing but X, and the
+/// preparation of the sums, which take the place of the logits. The shared MLP begins behind the router's
+/// product: at its side it takes multiprocessors and HBM from what everything else waits for (L = 1, K = 512
+/// 30.8 instead of 26.7 us, L = 64 84.9 instead of 79.4; H100).
 void CudaLayer::enqueue_overlapped() {
   const bool beside = has(Stage::kSharedMlp) || design_.on_strips;
   const bool join_early = finishes_layer(design_) || design_.on_strips;
@@ -67,9 +69,14 @@ void CudaLayer::enqueue_overlapped() {
       join();
     }
   };
-  if (has(Stage::kSharedMlp)) {
-    fork();
-    enqueue(Stage::kSharedMlp, side_stream());
+  const auto start_shared_mlp = [&] {
+    if (has(Stage::kSharedMlp)) {
+      fork();
+      enqueue(Stage::kSharedMlp, side_stream());
+    }
+  };
+  if (!has(Stage::kRouterProject)) {
+    start_shared_mlp();
   }
   for (const Stage stage : stages_) {
     if (stage == Stage::kSharedMlp) {
@@ -79,6 +86,9 @@ void CudaLayer::enqueue_overlapped() {
       join_if_forked();
     }
     enqueue(stage, stream());
+    if (stage == Stage::kRouterProject) {
+      start_shared_mlp();
+    }
     if (stage == Stage::kRouterSelect && design_.on_strips) {
       fork();
       prepare_experts(side_stream());

@@ -54,10 +54,6 @@ ExpertOutput CudaSystemLayer::expert_output() const {
 
 void CudaSystemLayer::enqueue_overlapped() {
   const bool beside = has(Stage::kSharedMlp) && shape().has_routing();
-  if (beside) {
-    fork();
-    enqueue(Stage::kSharedMlp, side_stream());
-  }
   for (const Stage stage : stages_) {
     if (stage == Stage::kSharedMlp && beside) {
       continue;
@@ -66,6 +62,10 @@ void CudaSystemLayer::enqueue_overlapped() {
       join();
     }
     enqueue(stage, stream());
+    if (stage == Stage::kRouterProject && beside) {  // behind it: see CudaLayer::enqueue_overlapped
+      fork();
+      enqueue(Stage::kSharedMlp, side_stream());
+    }
   }
 }
 

@@ -6,6 +6,7 @@
 #include "core/moe_backend.hpp"
 #include "core/schedule.hpp"
 #include "core/stage.hpp"
+#include "core/strip_tiles.hpp"
 #include "kernels/launch.hpp"
 #include "kernels/strips.hpp"
 
@@ -23,7 +24,7 @@ struct LayerDesign {
 
   /// Of the strips: what the experts are summed in.
   StaircaseSums sums() const {
-    return options.deterministic ? StaircaseSums::kFixedPoint : StaircaseSums::kFp16;
+    return strips_sum_in_fp16(shape, options) ? StaircaseSums::kFp16 : StaircaseSums::kFixedPoint;
   }
 };
 

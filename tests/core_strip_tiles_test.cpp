@@ -53,5 +53,21 @@ TEST(StripTiles, ATokenHasAtMostTwoSqrtKStripsOrKRows) {
   }
 }
 
+TEST(StripTiles, SumsInFp16OnlyFewTermsThatNeedNotBeRepeatable) {
+  const auto fp16 = [](std::int64_t side, std::int64_t top_k, StripRule rule, bool deterministic) {
+    LayerShape shape = shape_of(1, top_k);
+    shape.grid_rows = side;
+    shape.grid_cols = side;
+    return strips_sum_in_fp16(shape, {.deterministic = deterministic, .strip_rule = rule});
+  };
+  EXPECT_TRUE(fp16(320, 4096, StripRule::kMinimalCover, false));
+  EXPECT_FALSE(fp16(320, 4096, StripRule::kMinimalCover, true));
+  EXPECT_TRUE(fp16(320, 4096, StripRule::kRowsOnly, false));  // 320 rows in one segment each
+  EXPECT_FALSE(fp16(321, 4096, StripRule::kRowsOnly, false));
+  EXPECT_TRUE(fp16(1024, 512, StripRule::kMinimalCover, false));  // 45 strips of 4 segments
+  EXPECT_TRUE(fp16(1024, 80, StripRule::kRowsOnly, false));       // 80 rows of 4 segments
+  EXPECT_FALSE(fp16(1024, 81, StripRule::kRowsOnly, false));
+}
+
 }  // namespace
 }  // namespace moescope
