@@ -64,7 +64,7 @@ std::size_t SectoredCache::set_of(std::uint64_t line) const {
   const bool hashed = geometry_.placement == Placement::kHashed;
   const std::uint64_t place = hashed ? hash_line(line) : line;
   // Hashed: line after line of a class takes the next set; where that begins is drawn anew for every round.
-  const std::uint64_t in_class = line >> class_bits_;
+  const std::uint64_t in_class = (line >> class_bits_) / (hashed ? geometry_.lines_per_place : 1);
   const std::uint64_t start = hashed ? hash_line(in_class / sets_per_class_) >> 20U : 0;
   const std::uint64_t set = (in_class + start) % sets_per_class_;
   const int slot = slot_of_class_[place & ((1U << class_bits_) - 1)];

@@ -35,6 +35,9 @@ struct CacheGeometry {
   std::int64_t dirty_bytes = 0;
   /// Most lines of a set that keep() protects: one more, and the one used longest ago is like others again.
   std::int64_t kept_ways = 0;
+  /// Hashed: so many lines of a class that follow each other share a set. 2 for a half of L2, which is home
+  /// to one of them.
+  std::uint64_t lines_per_place = 1;
 
   std::int64_t sets() const { return capacity_bytes / (kLineBytes * ways); }
   /// Classes a line can fall into: 64, or 1 when the sets do not divide into so many.

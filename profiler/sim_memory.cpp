@@ -14,12 +14,17 @@ namespace {
 constexpr std::uint64_t kForeignData = std::uint64_t{400} << 30;
 constexpr std::uint64_t kCode = std::uint64_t{420} << 30;
 
-/// Half of L2 where a line lives; a bit of its hash that no cache of ours uses to place it.
-unsigned home_of(std::uint64_t line) { return static_cast<unsigned>(hash_line(line) >> 63); }
+/// Half of L2 where a line lives: of two lines that follow each other in a class one in either half, so that
+/// a long range fills the sets of both evenly.
+unsigned home_of(std::uint64_t line) {
+  const std::uint64_t in_class = line / kMaxClasses;
+  return static_cast<unsigned>((in_class ^ hash_line(in_class / 2) >> 63U) & 1U);
+}
 
 CacheGeometry half_of(CacheGeometry l2) {
   l2.capacity_bytes /= 2;
   l2.dirty_bytes /= 2;
+  l2.lines_per_place = 2;
   return l2;
 }
 

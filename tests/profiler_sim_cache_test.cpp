@@ -425,5 +425,18 @@ TEST(SimMemory, PartsAddUpToTheWhole) {
   EXPECT_EQ(sum, replay(classes));
 }
 
+/// As large as L2, stored and read again: every set of either half has exactly its lines.
+TEST(SimMemory, ALongRangeFillsBothHalvesEvenly) {
+  MemoryGeometry geometry{
+      .num_sms = 2, .l1 = plain(64, 2), .l2 = plain(64 * 64, 16), .halves = L2Halves::kFetchAcross};
+  geometry.l2.placement = geometry.l1.placement = Placement::kHashed;
+  MemoryModel memory(geometry, all_classes());
+  const auto bytes = static_cast<std::uint64_t>(geometry.l2.capacity_bytes);
+  memory.access(0, 0, bytes, AccessKind::kWrite);
+  memory.access(0, 0, bytes, AccessKind::kRead);
+  EXPECT_EQ(total(memory).hbm_write, 0);
+  EXPECT_EQ(total(memory).hbm_read, 0);
+}
+
 }  // namespace
 }  // namespace moescope
