@@ -8,6 +8,7 @@
 #include "core/access_builder.hpp"
 #include "core/chunks.hpp"
 #include "core/error.hpp"
+#include "core/selection_form.hpp"
 #include "core/token_split.hpp"
 
 namespace moescope {
@@ -29,9 +30,6 @@ struct SelectSteps {
 };
 constexpr SelectSteps kSelectStepsOfLists{14, 3.65};
 constexpr SelectSteps kSelectStepsOfRows{45, 0.65};
-/// What router_select.cu writes row by row (csr_by_rows).
-constexpr std::int64_t kFewTokens = 264;
-constexpr std::int64_t kMostPairsByRows = 4096;
 
 void add_router(std::vector<KernelLaunch>& launches, const StreamContext& context) {
   const LayerShape& shape = context.shape;
@@ -54,8 +52,8 @@ void add_router(std::vector<KernelLaunch>& launches, const StreamContext& contex
          const std::int64_t first = context.routing->token_offsets[token];
          const std::int64_t pairs = context.routing->token_offsets[token + 1] - first;
          const auto offset = static_cast<std::uint64_t>(first * 4);
-         const bool by_rows = context.shape.num_tokens <= kFewTokens && pairs <= kMostPairsByRows;
-         const SelectSteps& steps = by_rows ? kSelectStepsOfRows : kSelectStepsOfLists;
+         const SelectSteps& steps =
+             csr_by_eight_warps(context.shape) ? kSelectStepsOfRows : kSelectStepsOfLists;
          unit.chain_steps = steps.fixed + steps.per_length * std::sqrt(2 * static_cast<double>(pairs));
          unit.instructions = kSelectPerToken + kSelectPerLogit * static_cast<double>(sides) +
                              kSelectPerPair * static_cast<double>(pairs);

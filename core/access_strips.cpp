@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "core/access_builder.hpp"
+#include "core/selection_form.hpp"
 
 namespace moescope::detail {
 namespace {
@@ -19,11 +20,6 @@ constexpr double kSelectSteps = 45;
 constexpr double kSelectStepsOfOneWarp = 50;
 constexpr double kSelectStepsPerLogit = 0.052;
 constexpr double kSelectStepsPerPair = 0.011;
-/// Tokens up to which router_select_strips.cu takes eight warps for each: what runs at once on an H100.
-std::int64_t few_tokens(const LayerShape& shape) {
-  constexpr std::int64_t kSortedByFourBlocks = 320;  // longest side of a grid
-  return std::max(shape.grid_rows, shape.grid_cols) <= kSortedByFourBlocks ? 528 : 264;
-}
 /// Clocks of a tile by the kernel's own pace at d = 1024 and 320 experts, where neither HBM nor L2 bounds it:
 /// what all tiles take, and what 64 tokens more take. Of 9 pairs the one that fits the expert stage best over
 /// 39 points (results/h100/validation.jsonl of d7e93a1, compare-*.jsonl; a third held out); with the
@@ -102,7 +98,7 @@ void fill_select(const StreamContext& context, const StripArrays& arrays, const 
   };
   const auto logits = static_cast<double>(context.shape.grid_rows + context.shape.grid_cols);
   unit.instructions = kSelectPerToken + kSelectPerLogit * logits;
-  const bool eight_warps = context.shape.num_tokens <= few_tokens(context.shape);
+  const bool eight_warps = strips_by_eight_warps(context.shape);
   unit.chain_steps = eight_warps ? kSelectSteps
                                  : kSelectStepsOfOneWarp + kSelectStepsPerLogit * logits +
                                        kSelectStepsPerPair * static_cast<double>(context.shape.top_k);

@@ -8,6 +8,7 @@
 // from a bit per pair that starts a row, the column from the list of the row's length. Only the row where
 // ties run out may differ from its length's list. One warp does all that for a token; few tokens are written
 // another way (router_select_rows.cuh).
+#include "core/selection_form.hpp"
 #include "kernels/launch.hpp"
 #include "kernels/nvtx.hpp"
 #include "kernels/router_select_csr.cuh"
@@ -200,7 +201,7 @@ void launch_router_select(const LayerShape& shape, const float* logits, DeviceRo
   dispatch_per_lane(
       args.select.layout.per_lane,
       [&](auto per_lane) {
-        if (csr_by_rows(shape)) {
+        if (csr_by_eight_warps(shape)) {
           launch_select<kFewTokensWarps>(router_select_rows<per_lane(), kFewTokensWarps>, args, stream);
         } else {
           launch_select<1>(router_select<per_lane()>, args, stream);

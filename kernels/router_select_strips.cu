@@ -6,6 +6,7 @@
 // (router_select_search.cuh), the cover follows from the rows' counts (router_select_cover.cuh). 32 warps per
 // multiprocessor and 64 registers each hide one another's latencies. Grids too large for registers are sorted
 // in memory by the same warp.
+#include "core/selection_form.hpp"
 #include "kernels/launch.hpp"
 #include "kernels/nvtx.hpp"
 #include "kernels/router_select_token.cuh"
@@ -186,9 +187,7 @@ void launch_router_select_strips(const LayerShape& shape, StripRule rule, const 
   dispatch_per_lane(
       args.select.layout.per_lane,
       [&](auto per_lane) {
-        // All blocks of few tokens run at once, four or two on each multiprocessor of an H100.
-        constexpr std::int64_t kFewTokens = per_lane() > 0 && per_lane() <= 10 ? 528 : 264;
-        if (shape.num_tokens <= kFewTokens) {
+        if (strips_by_eight_warps(shape)) {
           launch_select<kFewTokensWarps>(router_select_strips<per_lane(), kFewTokensWarps>, args, stream);
         } else {
           launch_select<1>(router_select_strips<per_lane(), 1>, args, stream);

@@ -404,8 +404,7 @@ void launch_select(void (*kernel)(Arguments), const Arguments& args, cudaStream_
                    stream, args);
 }
 
-/// Warps of a token when there are few tokens: those are bound by one token's latency, many by instructions,
-/// of which one warp wastes fewest.
+/// Warps of a token when there are few tokens (core/selection_form.hpp).
 inline constexpr int kFewTokensWarps = 8;
 
 }  // namespace moescope::cuda

@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "core/error.hpp"
+#include "core/selection_form.hpp"
 #include "core/tile_config.hpp"
 
 namespace moescope::cuda {
@@ -68,20 +69,13 @@ SelectMemory csr_select_memory(const LayerShape& shape) {
                        [&](int per_lane) { return csr_memory(shape, per_lane).bytes; });
 }
 
-bool csr_by_rows(const LayerShape& shape) {
-  // Two blocks of eight warps on each multiprocessor of an H100; at 512 tokens the lists are as fast.
-  constexpr std::int64_t kFewTokens = 264;
-  constexpr std::int64_t kMaxTopK = 4096;  // 32 KiB
-  return shape.num_tokens <= kFewTokens && shape.top_k <= kMaxTopK;
-}
-
 CsrMemory csr_memory(const LayerShape& shape, int per_lane) {
   const std::int64_t id_bytes = per_lane > 0 ? 2 : 4;
   CsrMemory memory;
   memory.row_log_probs = round_up(shape.grid_cols * 4, kAlignment);
   memory.candidates = memory.row_log_probs + round_up(shape.grid_rows * 4, kAlignment);
   const std::int64_t rest = memory.candidates + round_up(shape.grid_cols * id_bytes, kAlignment);
-  if (csr_by_rows(shape)) {
+  if (csr_by_eight_warps(shape)) {
     memory.ids = rest;
     memory.scores = memory.ids + round_up(shape.top_k * 4, kAlignment);
     memory.bytes = memory.scores + round_up(shape.top_k * 4, kAlignment);

@@ -31,10 +31,6 @@ struct SelectMemory {
 SelectMemory strips_select_memory(const LayerShape& shape, std::int64_t max_cover);
 SelectMemory csr_select_memory(const LayerShape& shape);
 
-/// Whether a token's CSR is written row by row, by several warps (router_select_rows.cuh): few tokens, whose
-/// pairs fit shared memory.
-bool csr_by_rows(const LayerShape& shape);
-
 /// Byte offsets of what csr_select_memory() adds, from its beginning.
 struct CsrMemory {
   std::int64_t col_log_probs = 0;  ///< float [Nc]
