@@ -5,13 +5,13 @@
 
 #include "core/layer_shape.hpp"
 
-/// By how many warps the selection kernels serve a token, for them and for whoever models them: few tokens are
-/// bound by one token's latency and get eight, many by instructions, of which one warp wastes fewest.
+/// By how many warps the selection kernels serve a token, for them and for whoever models them: few tokens
+/// are bound by one token's latency and get eight, many by instructions, of which one warp wastes fewest.
 namespace moescope {
 
-/// router_select.cu: pairs written row by row by eight warps (router_select_rows.cuh), else from lists by one.
-/// Two blocks of eight warps run on each multiprocessor of an H100, if the pairs (8 bytes each) fit its shared
-/// memory; at 512 tokens the lists are as fast.
+/// router_select.cu: pairs written row by row by eight warps (router_select_rows.cuh), else from lists by
+/// one. Two blocks of eight warps run on each multiprocessor of an H100, if the pairs (8 bytes each) fit its
+/// shared memory; at 512 tokens the lists are as fast.
 constexpr bool csr_by_eight_warps(const LayerShape& shape) {
   return shape.num_tokens <= 264 && shape.top_k <= 4096;
 }

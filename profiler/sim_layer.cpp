@@ -67,7 +67,7 @@ void calibrate(LayerModel& model, const Calibration& calibration) {
   layer.calibrated = true;
   const StageModel* beside = nullptr;  // the shared MLP
   const StageModel* schedule = nullptr;
-  double before_s = 0;  // what runs ahead of the expert stage
+  double between_s = 0;  // from the router's product, behind which the shared MLP begins, to the experts
   double experts_s = 0;
   for (StageModel& stage : model.stages) {
     if (&stage == &layer) {
@@ -82,7 +82,11 @@ void calibrate(LayerModel& model, const Calibration& calibration) {
     schedule = stage.stage == Stage::kSchedule ? &stage : schedule;
     const bool of_experts = stage.stage == Stage::kExperts || stage.stage == Stage::kExpertScores ||
                             stage.stage == Stage::kExpertCombine;
-    (of_experts ? experts_s : before_s) += stage.stage == Stage::kSharedMlp ? 0 : stage.time_s;
+    if (of_experts) {
+      experts_s += stage.time_s;
+    } else if (stage.stage != Stage::kSharedMlp && stage.stage != Stage::kRouterProject) {
+      between_s += stage.time_s;
+    }
   }
   model.hidden_s = 0;
   if (model.stages.size() > 1) {
@@ -91,7 +95,7 @@ void calibrate(LayerModel& model, const Calibration& calibration) {
     const bool joins_early = on_strips || last.kernel == kTokenPairs;
     if (beside != nullptr) {
       model.hidden_s = std::min(beside->time_s * beside->idle_s / beside->bound_s,
-                                before_s + (joins_early ? 0 : experts_s));
+                                between_s + (joins_early ? 0 : experts_s));
     }
     if (on_strips && schedule != nullptr) {
       model.hidden_s += std::min(last.first_s, schedule->time_s);

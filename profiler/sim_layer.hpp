@@ -49,8 +49,8 @@ struct LayerModel {
 };
 
 /// Sets the times of all stages and the layer by `calibration`. In a layer the shared MLP runs beside the
-/// other stages (up to the expert stage where that adds its result), and the staircase clears its sums beside
-/// the schedule; what overlaps is the time in which they leave the device idle.
+/// stages after router_project (up to the expert stage where that adds its result), and the staircase clears
+/// its sums beside the schedule; what overlaps is the time in which they leave the device idle.
 void calibrate(LayerModel& model, const Calibration& calibration);
 
 /// Replays `launches` on `device` from cold caches and works out times. Throws what replay() throws.

@@ -57,11 +57,11 @@ TEST(RecordedH100Profile, EveryScheduleIsCountedOnGaussianAndOnATrainedRouter) {
   for (const ResultRow& row : runs.front().rows) {
     const bool is_sum = row.metric == "stage_sum_over_layer_hbm";
     // What cuSPARSE moves differs from replay to replay by more than the tolerance. With the trained router,
-    // where little comes from HBM, expert_centric's stages did by 2.6 % and staircase:atomics' by 2.2 %;
-    // README says so.
+    // where little comes from HBM, so do stages that add to sums in L2, by up to 2.9 % in two recordings;
+    // README says which.
     if (!(is_sum && row.schedule == "sparse_library")) {
       EXPECT_NE(row.status, Status::kFailed) << row.metric << ": " << row.reason;
-      const bool known = (row.schedule == "expert_centric" || row.schedule == "staircase:atomics") &&
+      const bool known = (row.schedule == "expert_centric" || row.schedule.starts_with("staircase")) &&
                          row.workload.starts_with("snapshot:");
       EXPECT_TRUE(!is_sum || std::abs(row.value.value() - 1) <= (known ? 0.03 : kStageSumTolerance))
           << row.workload << ' ' << row.schedule;

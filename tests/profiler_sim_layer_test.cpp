@@ -89,6 +89,13 @@ TEST(SimTime, SharedMlpHidesAsFarAsItLeavesTheDeviceIdle) {
       EXPECT_GT(model.hidden_s, 0.95 * mlp.time_s);
     }
   }
+  // It begins behind the router's product, so that hides nothing of it.
+  const LayerModel no_selection =
+      simulate_layer(std::vector<KernelLaunch>{{Stage::kRouterProject, "logits", 132, 1, reads(1 << 20)},
+                                               {Stage::kSharedMlp, "gate and up", 1, 1, reads(32)},
+                                               {Stage::kExperts, kTokenPairs, 132, 1, reads(1 << 20)}},
+                     h100(), {}, {});
+  EXPECT_EQ(no_selection.hidden_s, 0);
 }
 
 TEST(SimCalibration, TheOneThatComesAlongIsForTheH100AndNamesKernelsThatStreamsHave) {
