@@ -39,7 +39,7 @@ constexpr double kListStepsOf32Strips = 3;
 constexpr std::int64_t kListWarps = 32;
 /// Registers that list_strips spills (24 bytes a thread, ptxas -v for sm_90a): of a warp that has tokens, and
 /// of each of them. 512 bytes a token are counted beyond its lists where each warp has one.
-constexpr std::int64_t kStackOfWarp = 24 * 32;
+constexpr std::int64_t kStackOfWarp = std::int64_t{24} * 32;
 constexpr std::int64_t kSpillOfWarp = 384;
 constexpr std::int64_t kSpillOfToken = 128;
 constexpr std::int64_t kStripCodeBytes = 73'216;
@@ -268,7 +268,8 @@ void add_strip_schedule(std::vector<KernelLaunch>& launches, const StreamContext
              add(at(arrays.tokens, covers->entries[i] * 4), 4, AccessKind::kWrite);
            }
          }
-         unit.chain_steps += kListStepsOf32Strips * static_cast<double>(longest / 32);
+         const std::int64_t full_words = longest / 32;
+         unit.chain_steps += kListStepsOf32Strips * static_cast<double>(full_words);
          unit.dependent_steps = 2 * static_cast<double>(ceil_div(rank, kListWarps));  // size, cover and ranks
        },
        kListCodeBytes});
