@@ -37,7 +37,7 @@ import subprocess
 import sys
 import time
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 PEERS = ("dense_masked", "gather", "topk_all_scores", "topk_pruned", "router_project", "shared_mlp")
 # Paper Table A: both sweeps, and a decoding-sized batch.
 TABLE_A = ["64,512", "1024,512", "1024,1024", "1024,2048", "1024,4096", "2048,512", "4096,512", "8192,512", "16384,512"]
@@ -121,8 +121,8 @@ class Rows:
         self.put({
             "schema_version": SCHEMA_VERSION, "run_id": self.run_id, "system": point.system, "schedule": schedule,
             "stage": stage, "backend": "torch", "L": point.num_tokens, "d": point.hidden_size, "Nr": point.rows,
-            "Nc": point.cols, "K": point.top_k, "shared_size": point.shared_size, "B": None, "dtype": "bf16",
-            "activation": point.activation, "gates": point.gates_mode, "workload": point.workload, "seed": point.seed,
+            "Nc": point.cols, "K": point.top_k, "shared_size": point.shared_size, "B": None, "tile_tokens": None,
+            "dtype": "bf16", "activation": point.activation, "gates": point.gates_mode, "workload": point.workload, "seed": point.seed,
             "l2_state": point.l2, "source": "measured", "metric": metric, "value": value, "unit": unit,
             "samples": samples, "spread": spread, "status": "failed" if value is None else "ok", "reason": reason,
             "point": "", "repro": self.command_line,
