@@ -100,10 +100,15 @@ ScheduleChoice choose_schedule(const LayerShape& shape, const Routing& routing,
   const SkewMetrics skew = compute_skew(routing);
   ScheduleChoice choice;
   for (ScheduleRates candidate : rates.candidates) {
+    if (!candidate.hold_for(shape)) continue;
     candidate.schedule = candidate_options(options, candidate);
     choice.candidates.push_back(predict_schedule(
         shape, skew, analytic_cost(shape, routing, build_schedule(routing, candidate.schedule)), candidate,
         rates.cache_bytes));
+  }
+  if (choice.candidates.empty()) {
+    throw InvalidArgument("grid_cols", fmt::to_string(shape.grid_cols),
+                          "is beyond what any candidate's rates hold for");
   }
   std::vector<ScheduleCandidate> ranked = choice.candidates;
   std::stable_sort(ranked.begin(), ranked.end(),

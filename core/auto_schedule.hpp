@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -26,6 +27,10 @@ struct ScheduleRates {
   /// come back at any time, and stay only as far as the cache holds them.
   bool reuse_is_near = true;
   bool overlaps = true;  ///< the three times hide behind the longest; false: they add up
+  /// Widest grid that the rates hold for; on a wider one the schedule is no candidate.
+  std::int64_t max_grid_cols = std::numeric_limits<std::int64_t>::max();
+
+  bool hold_for(const LayerShape& shape) const { return shape.grid_cols <= max_grid_cols; }
 };
 
 struct MachineRates {
@@ -68,11 +73,11 @@ ScheduleOptions candidate_options(const ScheduleOptions& asked, const ScheduleRa
 ScheduleCandidate predict_schedule(const LayerShape& shape, const SkewMetrics& skew, const AnalyticCost& cost,
                                    const ScheduleRates& rates, double cache_bytes);
 
-/// Picks the schedule of the expert stage with the smallest predicted time for this routing, from the
-/// analytic bytes and FLOP of traffic.hpp. Builds every candidate to count its items, one at a time.
-/// `options` gives all but kind and strip rule (candidate_options). That every candidate can run this layer
-/// is the caller's to see to. Deterministic. Throws InvalidArgument for rates, or a routing that is not of
-/// this shape.
+/// Picks the schedule of the expert stage with the smallest predicted time for this routing, among the
+/// candidates whose rates hold for the shape, from the analytic bytes and FLOP of traffic.hpp. Builds every
+/// candidate to count its items, one at a time. `options` gives all but kind and strip rule
+/// (candidate_options). That every candidate can run this layer is the caller's to see to. Deterministic.
+/// Throws InvalidArgument for rates, or a routing that is not of this shape.
 ScheduleChoice choose_schedule(const LayerShape& shape, const Routing& routing,
                                const ScheduleOptions& options, const MachineRates& rates);
 

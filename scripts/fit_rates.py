@@ -18,13 +18,14 @@ from collections import defaultdict
 ANALYTIC = ("hbm_read_bytes", "hbm_write_bytes", "l2_read_bytes", "l2_write_bytes", "executed_flop", "useful_flop")
 METRICS = ANALYTIC + ("effective_experts", "time_s")
 EXPERT_STAGES = ("experts", "expert_scores", "expert_combine")
-# schedule: (counts masked-out products, what is read again comes back soon, the three times overlap); what the kernels
-# do, not fitted.
+# schedule: (counts masked-out products, what is read again comes back soon, the three times overlap, widest grid or
+# None); what the kernels do, not fitted. A grid row of more than 320 experts is cut into segments, for each of which rows
+# alone gather X and add to Y again; the analytic bytes count them once.
 CANDIDATES = {
-    "token_centric": (False, False, True),
-    "staircase": (True, True, True),
-    "staircase:rows": (True, True, True),
-    "dense_masked": (True, True, True),
+    "token_centric": (False, False, True, None),
+    "staircase": (True, True, True, None),
+    "staircase:rows": (True, True, True, 320),
+    "dense_masked": (True, True, True, None),
 }
 BOUNDS = {"fixed_s": (1e-6, 1e-3), "memory": (5e11, 3.35e12), "cache": (5e11, 2e13), "flop": (1e12, 9.9e14)}
 
@@ -64,7 +65,7 @@ def read_points(paths):
 
 
 def inputs_of(key, point, schedule, cache_bytes):
-    masked, near, _ = CANDIDATES[schedule]
+    masked, near = CANDIDATES[schedule][:2]
     numbers = point[schedule]
     compulsory = numbers["hbm_read_bytes"] + numbers["hbm_write_bytes"]
     requested = numbers["l2_read_bytes"] + numbers["l2_write_bytes"]
@@ -72,6 +73,11 @@ def inputs_of(key, point, schedule, cache_bytes):
     missed = 0 if near else max(0.0, 1 - cache_bytes / rows_bytes)
     memory = compulsory + missed * max(0.0, requested - compulsory)
     return memory, requested, numbers["executed_flop" if masked else "useful_flop"], numbers["time_s"]
+
+
+def holds_for(key, schedule):
+    widest = CANDIDATES[schedule][3]
+    return widest is None or key[3] <= widest
 
 
 def predict(schedule, rates, memory, requested, flop):
@@ -102,12 +108,12 @@ def report(name, points, fitted, cache_bytes):
     losses, of_layers = [], []
     for key, point in sorted(points.items()):
         times = {s: point[s]["time_s"] for s in CANDIDATES if s in point}
-        predicted = {s: predict(s, fitted[s], *inputs_of(key, point, s, cache_bytes)[:3]) for s in times}
+        predicted = {s: predict(s, fitted[s], *inputs_of(key, point, s, cache_bytes)[:3]) for s in times if holds_for(key, s)}
         chosen = min(predicted, key=predicted.get)
         losses.append(times[chosen] / min(times.values()))
         of_layers.append(point[chosen]["layer_s"] / min(point[s]["layer_s"] for s in times))
         print(f"L {key[0]} grid {key[2]}x{key[3]} K {key[4]} {key[5]}: {chosen}, {losses[-1]:.3f} of the fastest, "
-              f"layer {of_layers[-1]:.3f} ({', '.join(f'{s} {times[s] * 1e3:.3f} ms, predicted {predicted[s] * 1e3:.3f}' for s in times)})")
+              f"layer {of_layers[-1]:.3f} ({', '.join(f'{s} {times[s] * 1e3:.3f} ms, predicted {predicted[s] * 1e3:.3f}' if s in predicted else f'{s} {times[s] * 1e3:.3f} ms, no candidate' for s in times)})")
     for what, ratios in (("stages", losses), ("layers", of_layers)):
         print(f"{name}, {what}: time over the fastest, mean {sum(ratios) / len(ratios):.4f}, largest {max(ratios):.3f} "
               f"over {len(ratios)} points")
@@ -117,7 +123,7 @@ def main(target, paths, held_out):
     points, cache_bytes = read_points(paths)
     fitted = {}
     for schedule in CANDIDATES:
-        samples = [inputs_of(k, p, schedule, cache_bytes) for k, p in points.items() if schedule in p]
+        samples = [inputs_of(k, p, schedule, cache_bytes) for k, p in points.items() if schedule in p and holds_for(k, schedule)]
         if not samples:
             sys.exit(f"no point with {schedule}")
         fitted[schedule] = fit(schedule, samples)
@@ -130,7 +136,7 @@ def main(target, paths, held_out):
     with open(target, "w", encoding="utf-8") as out:
         out.write(f"// Written by scripts/fit_rates.py from {len(points)} points of recorded rows; do not edit.\n")
         for schedule, rates in fitted.items():
-            flags = ", ".join(str(flag).lower() for flag in CANDIDATES[schedule])
+            flags = ", ".join(str(flag).lower() for flag in CANDIDATES[schedule] if flag is not None)
             numbers = ", ".join(f"{rates[k]:.3g}" for k in ("fixed_s", "memory", "cache", "flop"))
             out.write(f'ScheduleRates{{parse_schedule("{schedule}"), {numbers}, {flags}}},\n')
 

@@ -188,6 +188,20 @@ TEST(ChooseSchedule, TakesRowsAloneWhereTheySaveMoreWeightsThanTheyAddTokens) {
   EXPECT_EQ(many.schedule, parse_schedule("staircase")) << many.explanation();
 }
 
+TEST(ChooseSchedule, OffersACandidateOnlyOnGridsThatItsRatesHoldFor) {
+  MachineRates rates = even_rates();
+  set_flop_per_s(rates, 1e15, 1e9);
+  ASSERT_EQ(choice_for(kReused, rates), ScheduleKind::kStaircase);
+  rates.candidates[2].max_grid_cols = 24;
+  EXPECT_EQ(choice_for(kReused, rates), ScheduleKind::kStaircase);
+  rates.candidates[2].max_grid_cols = 23;
+  const ScheduleChoice other = choose_schedule(kReused.shape, test::make_routing(kReused, 1), {}, rates);
+  EXPECT_NE(other.schedule.kind, ScheduleKind::kStaircase);
+  EXPECT_EQ(other.candidates.size(), rates.candidates.size() - 1);
+  for (ScheduleRates& each : rates.candidates) each.max_grid_cols = 23;
+  EXPECT_THROW((void)choice_for(kReused, rates), InvalidArgument);
+}
+
 TEST(ChooseSchedule, RefusesRatesThatCannotBe) {
   const auto message = [](const MachineRates& rates) {
     try {
