@@ -6,9 +6,12 @@ cd "$(dirname "$0")"
 . scripts/setup.sh
 setup_build
 preset=${MOESCOPE_PRESET:-cpu}
+# One tree with test.sh: what that chose stays; a new tree does without the tests' packages.
+configure=(cmake --preset "$preset")
+[ -f "build/$preset/CMakeCache.txt" ] || configure+=(-DMOESCOPE_TESTS=OFF -DMOESCOPE_BENCHMARKS=OFF)
 log=build/$preset/configure.log
 mkdir -p "build/$preset"
-cmake --preset "$preset" -DMOESCOPE_TESTS=OFF -DMOESCOPE_BENCHMARKS=OFF -B "build/$preset-run" >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
-cmake --build "build/$preset-run" --target moescope -- --quiet
+"${configure[@]}" >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
+cmake --build --preset "$preset" --target moescope -- --quiet
 [ $# -eq 0 ] && set -- compare
-exec "build/$preset-run/experiments/moescope" "$@"
+exec "build/$preset/experiments/moescope" "$@"

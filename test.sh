@@ -8,6 +8,6 @@ setup_tests
 preset=${MOESCOPE_PRESET:-cpu}
 mkdir -p "build/$preset"
 log=build/$preset/configure.log
-cmake --preset "$preset" >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
+cmake --preset "$preset" -DMOESCOPE_TESTS=ON >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
 cmake --build --preset "$preset"
 exec ctest --preset "$preset" "$@"

@@ -1,33 +1,11 @@
-# One GoogleTest program per tests/<folder>_<file>_test.cpp. The folder prefix decides what it links and its label:
-# core_, reference_, profiler_, experiments_ -> cpu; kernels_ -> gpu; cupti_ -> cupti. A name ending in
-# _slow_test also carries the label slow.
-function(moescope_add_test source)
-  get_filename_component(name ${source} NAME_WE)
-  string(REGEX REPLACE "_.*$" "" folder ${name})
-  set(label cpu)
-  set(libs moescope::core moescope::reference moescope::profiler)
-  if(folder STREQUAL "kernels" OR folder STREQUAL "cupti")
-    if(NOT MOESCOPE_HAVE_CUDA)
-      return()
-    endif()
-    set(label gpu)
-    if(folder STREQUAL "cupti")
-      set(label cupti)
-    endif()
-    list(APPEND libs moescope::kernels)
-  endif()
-  if(name MATCHES "_slow_test$")
-    list(APPEND label slow)
-  endif()
-  add_executable(${name} ${source})
-  target_link_libraries(${name} PRIVATE moescope::test_support ${libs} nlohmann_json::nlohmann_json
-                        GTest::gtest GTest::gtest_main)
-  if(folder STREQUAL "experiments")
-    add_dependencies(${name} moescope)
-    target_compile_definitions(${name} PRIVATE MOESCOPE_BINARY="$<TARGET_FILE:moescope>")
-  endif()
-  if(label MATCHES "gpu|cupti")
-    add_dependencies(moescope_gpu_tests ${name})
-  endif()
-  gtest_discover_tests(${name} PROPERTIES LABELS "${label}" TIMEOUT 900 DISCOVERY_TIMEOUT 60)
+# One GoogleTest program per wing, WING_tests, from every tests/WING/**/*_test.cpp; `label` is cpu, gpu or cupti.
+# A file is found by its suite: ctest -R Schedule, or build/cpu/tests/core_tests --gtest_filter='Schedule*'.
+function(moescope_add_tests wing label)
+  file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${wing}/*_test.cpp)
+  add_executable(${wing}_tests ${sources})
+  target_link_libraries(${wing}_tests PRIVATE moescope::test_support moescope::core moescope::reference
+                        moescope::profiler nlohmann_json::nlohmann_json GTest::gtest GTest::gtest_main)
+  # Tests run side by side: one thread each unless they ask for more, and none that spins.
+  gtest_discover_tests(${wing}_tests DISCOVERY_TIMEOUT 60
+    PROPERTIES LABELS "${label}" TIMEOUT 900 ENVIRONMENT "OMP_NUM_THREADS=1;OMP_WAIT_POLICY=passive")
 endfunction()

@@ -23,5 +23,6 @@ set(content "#pragma once
 #define MOESCOPE_BUILD_ARCH \"${ARCH}\"
 #define MOESCOPE_COMPILER \"${COMPILER}\"
 #define MOESCOPE_CUDA_COMPILER \"${CUDA_COMPILER}\"
+#define MOESCOPE_SOURCE_DIR \"${SOURCE_DIR}\"
 ")
 file(CONFIGURE OUTPUT ${OUTPUT} CONTENT "${content}" @ONLY)

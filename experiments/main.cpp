@@ -4,8 +4,8 @@
 #include <new>
 #include <vector>
 
-#include "core/build_info.hpp"
-#include "experiments/command.hpp"
+#include "core/base/build_info.hpp"
+#include "experiments/options/command.hpp"
 
 namespace {
 

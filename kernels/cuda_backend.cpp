@@ -1,8 +1,8 @@
 #include "kernels/cuda_backend.hpp"
 
-#include "kernels/cuda_layer.hpp"
-#include "kernels/cuda_system_layer.hpp"
 #include "kernels/gpu_rates.hpp"
+#include "kernels/layer/cuda_layer.hpp"
+#include "kernels/systems/cuda_system_layer.hpp"
 
 namespace moescope {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <memory>
 
-#include "core/moe_backend.hpp"
+#include "core/backend/moe_backend.hpp"
 
 namespace moescope {
 

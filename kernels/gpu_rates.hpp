@@ -1,7 +1,7 @@
 #pragma once
 
-#include "core/auto_schedule.hpp"
-#include "kernels/device_info.hpp"
+#include "core/cost/auto_schedule.hpp"
+#include "kernels/runtime/device_info.hpp"
 
 namespace moescope::cuda {
 

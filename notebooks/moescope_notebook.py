@@ -52,7 +52,7 @@ mpl.rcParams.update({
 def program(*arguments: str | Path) -> str:
     """What `moescope ARGUMENTS` prints, run in the repository's root. The program is $MOESCOPE, or what ./run.sh or
     cmake --preset cpu built. A failure raises and shows its message."""
-    places = [ROOT / "build" / kind / "experiments" / "moescope" for kind in ("cpu-run", "cpu")]
+    places = [ROOT / "build" / "cpu" / "experiments" / "moescope"]
     if os.environ.get("MOESCOPE"):  # an empty one names none, as in scripts/notebooks.sh
         places = [Path(os.environ["MOESCOPE"])]
     binary = next((path for path in places if path.exists()), None)

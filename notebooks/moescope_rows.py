@@ -4,7 +4,7 @@
     rows = mr.load("results/h100/profile.jsonl", "my-run/rows.csv")     # globs and .gz too
     mr.pivot(mr.select(rows, metric="time_s", L=4096), index="stage", columns="schedule")
 
-A frame has a line per value. Its columns are the fields of core/result.schema.json, in that order, then those of the
+A frame has a line per value. Its columns are the fields of core/results/result.schema.json, in that order, then those of the
 run's header that say where a value comes from (device, git_revision, git_dirty, started_utc, command_line), then
 `file`. Values keep the unit that stands in column `unit`: nothing is converted. What cannot be read is a RowError
 that names file, line and field; no row is left out in silence, except those of a sweep's point that has no end

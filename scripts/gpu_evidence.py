@@ -6,7 +6,7 @@
                                         beside those that may share the GPU
   gpu_evidence.py sanitize BUNDLE OUT   every kernels_*_test, reduced by a filter, under compute-sanitizer's four tools
 
-Writes OUT/rows.jsonl in the schema of core/result.schema.json: metrics tests_passed, tests_failed,
+Writes OUT/rows.jsonl in the schema of core/results/result.schema.json: metrics tests_passed, tests_failed,
 sanitizer_findings and sanitizer_findings_in_libraries, one row per program (and tool; both are named in `reason`). The run header is taken from the
 run.json of a `moescope run --backend cuda` of the same bundle, so that device and git revision are the program's own.
 Exit code 1 when anything failed or was found.

@@ -33,6 +33,10 @@ setup_tests() {
   setup_packages "tests and benchmarks" libgtest-dev libbenchmark-dev
 }
 
+setup_ci() {
+  setup_packages "format and a compiler cache" clang-format ccache
+}
+
 setup_fuzz() {
   setup_packages "fuzzing" clang libclang-rt-14-dev libomp-dev
 }

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/moe_backend.hpp"
+#include "core/backend/moe_backend.hpp"
 
 namespace moescope {
 

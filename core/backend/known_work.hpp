@@ -9,7 +9,7 @@ namespace moescope {
 
 /// What a metric of one piece of work has to show.
 struct KnownValue {
-  std::string metric;    ///< a name of the metric catalogue (profiler/metric_catalogue.hpp)
+  std::string metric;    ///< a name of the metric catalogue (profiler/counters/metric_catalogue.hpp)
   double value = 0;      ///< what the work must do
   double tolerance = 0;  ///< |measured / value - 1| may be this large
   /// The value is a bound that no more than should be seen, e.g. HBM bytes of a read that L2 serves.

@@ -1,8 +1,8 @@
-#include "core/moe_backend.hpp"
+#include "core/backend/moe_backend.hpp"
 
 #include <fmt/format.h>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope {
 

@@ -7,11 +7,11 @@
 #include <string_view>
 #include <vector>
 
-#include "core/layer_inputs.hpp"
-#include "core/routing.hpp"
-#include "core/schedule.hpp"
-#include "core/stage.hpp"
-#include "core/system.hpp"
+#include "core/layer/layer_inputs.hpp"
+#include "core/layer/routing.hpp"
+#include "core/layer/stage.hpp"
+#include "core/schedule/schedule.hpp"
+#include "core/systems/system.hpp"
 
 namespace moescope {
 

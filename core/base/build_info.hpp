@@ -14,6 +14,7 @@ struct BuildInfo {
   std::string_view arch;
   std::string_view compiler;
   std::string_view cuda_compiler;  ///< empty without CUDA
+  std::string_view source_dir;     ///< the checkout; only for finding data/ beside it
 };
 
 const BuildInfo& build_info();

@@ -1,8 +1,8 @@
-#include "core/grid_text.hpp"
+#include "core/base/grid_text.hpp"
 
 #include <charconv>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope {
 namespace {

@@ -1,4 +1,4 @@
-#include "core/host_memory.hpp"
+#include "core/base/host_memory.hpp"
 
 #include <unistd.h>
 
@@ -8,7 +8,7 @@
 #include <optional>
 #include <string>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope {
 namespace {

@@ -1,11 +1,11 @@
-#include "core/auto_schedule.hpp"
+#include "core/cost/auto_schedule.hpp"
 
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <string_view>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope {
 

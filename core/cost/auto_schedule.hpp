@@ -5,10 +5,10 @@
 #include <string>
 #include <vector>
 
-#include "core/layer_shape.hpp"
-#include "core/schedule.hpp"
-#include "core/skew.hpp"
-#include "core/traffic.hpp"
+#include "core/cost/traffic.hpp"
+#include "core/layer/layer_shape.hpp"
+#include "core/schedule/schedule.hpp"
+#include "core/schedule/skew.hpp"
 
 namespace moescope {
 

@@ -1,4 +1,4 @@
-#include "core/traffic.hpp"
+#include "core/cost/traffic.hpp"
 
 #include <fmt/ranges.h>
 
@@ -6,8 +6,8 @@
 #include <utility>
 #include <vector>
 
-#include "core/error.hpp"
-#include "core/traffic_terms.hpp"
+#include "core/base/error.hpp"
+#include "core/cost/traffic_terms.hpp"
 
 namespace moescope {
 

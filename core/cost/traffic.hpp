@@ -4,9 +4,9 @@
 #include <string_view>
 #include <vector>
 
-#include "core/layer_inputs.hpp"
-#include "core/schedule.hpp"
-#include "core/stage.hpp"
+#include "core/layer/layer_inputs.hpp"
+#include "core/layer/stage.hpp"
+#include "core/schedule/schedule.hpp"
 
 namespace moescope {
 

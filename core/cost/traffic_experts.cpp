@@ -1,8 +1,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "core/error.hpp"
-#include "core/traffic_terms.hpp"
+#include "core/base/error.hpp"
+#include "core/cost/traffic_terms.hpp"
 
 namespace moescope {
 

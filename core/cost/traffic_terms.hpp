@@ -4,7 +4,7 @@
 #include <initializer_list>
 #include <string_view>
 
-#include "core/traffic.hpp"
+#include "core/cost/traffic.hpp"
 
 // Conventions of every term below:
 // - Rows of W, V, X and the output are in the storage dtype; logits, gates, pair scores and accumulators are

@@ -9,9 +9,9 @@
 #include <system_error>
 #include <type_traits>
 
-#include "core/error.hpp"
-#include "core/file_bytes.hpp"
-#include "core/npy.hpp"
+#include "core/base/error.hpp"
+#include "core/files/file_bytes.hpp"
+#include "core/files/npy.hpp"
 
 namespace moescope {
 namespace {

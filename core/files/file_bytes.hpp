@@ -9,7 +9,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/safetensors.hpp"
+#include "core/files/safetensors.hpp"
 
 /// What the file readers share; not for use outside core/.
 namespace moescope::detail {

@@ -1,4 +1,4 @@
-#include "core/npy.hpp"
+#include "core/files/npy.hpp"
 
 #include <fmt/format.h>
 
@@ -7,9 +7,9 @@
 #include <limits>
 #include <utility>
 
-#include "core/error.hpp"
-#include "core/file_bytes.hpp"
-#include "core/npy_header.hpp"
+#include "core/base/error.hpp"
+#include "core/files/file_bytes.hpp"
+#include "core/files/npy_header.hpp"
 
 namespace moescope {
 namespace {

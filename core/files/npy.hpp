@@ -5,7 +5,7 @@
 #include <span>
 #include <string_view>
 
-#include "core/safetensors.hpp"
+#include "core/files/safetensors.hpp"
 
 namespace moescope {
 

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/safetensors.hpp"
+#include "core/files/safetensors.hpp"
 
 /// What .npy and .npz readers share; not for use outside core/.
 namespace moescope::detail {

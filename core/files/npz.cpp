@@ -6,10 +6,10 @@
 #include <memory>
 #include <utility>
 
-#include "core/error.hpp"
-#include "core/file_bytes.hpp"
-#include "core/npy.hpp"
-#include "core/npy_header.hpp"
+#include "core/base/error.hpp"
+#include "core/files/file_bytes.hpp"
+#include "core/files/npy.hpp"
+#include "core/files/npy_header.hpp"
 
 namespace moescope {
 namespace {

@@ -1,4 +1,4 @@
-#include "core/safetensors.hpp"
+#include "core/files/safetensors.hpp"
 
 #include <fmt/format.h>
 
@@ -10,8 +10,8 @@
 #include <set>
 #include <utility>
 
-#include "core/error.hpp"
-#include "core/file_bytes.hpp"
+#include "core/base/error.hpp"
+#include "core/files/file_bytes.hpp"
 
 namespace moescope {
 namespace {

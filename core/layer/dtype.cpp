@@ -1,6 +1,6 @@
-#include "core/dtype.hpp"
+#include "core/layer/dtype.hpp"
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope {
 

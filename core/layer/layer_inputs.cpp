@@ -1,8 +1,8 @@
-#include "core/layer_inputs.hpp"
+#include "core/layer/layer_inputs.hpp"
 
 #include <fmt/format.h>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope {
 namespace {

@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "core/layer_shape.hpp"
-#include "core/routing.hpp"
-#include "core/tensor.hpp"
+#include "core/layer/layer_shape.hpp"
+#include "core/layer/routing.hpp"
+#include "core/layer/tensor.hpp"
 
 namespace moescope {
 

@@ -1,11 +1,11 @@
-#include "core/layer_shape.hpp"
+#include "core/layer/layer_shape.hpp"
 
 #include <fmt/format.h>
 
 #include <array>
 #include <utility>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope {
 namespace {

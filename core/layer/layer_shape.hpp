@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "core/dtype.hpp"
+#include "core/layer/dtype.hpp"
 
 namespace moescope {
 

@@ -2,8 +2,8 @@
 
 #include <array>
 
-#include "core/error.hpp"
-#include "core/layer_shape.hpp"
+#include "core/base/error.hpp"
+#include "core/layer/layer_shape.hpp"
 
 namespace moescope {
 namespace {

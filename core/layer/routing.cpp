@@ -1,10 +1,10 @@
-#include "core/routing.hpp"
+#include "core/layer/routing.hpp"
 
 #include <fmt/format.h>
 
 #include <cmath>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope {
 namespace {

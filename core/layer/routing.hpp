@@ -4,8 +4,8 @@
 #include <span>
 #include <vector>
 
-#include "core/layer_shape.hpp"
-#include "core/tensor.hpp"
+#include "core/layer/layer_shape.hpp"
+#include "core/layer/tensor.hpp"
 
 namespace moescope {
 

@@ -1,12 +1,12 @@
-#include "core/tensor.hpp"
+#include "core/layer/tensor.hpp"
 
 #include <fmt/format.h>
 
 #include <cstring>
 #include <limits>
 
-#include "core/error.hpp"
-#include "core/host_memory.hpp"
+#include "core/base/error.hpp"
+#include "core/base/host_memory.hpp"
 
 namespace moescope {
 namespace {

@@ -6,7 +6,7 @@
 #include <new>
 #include <span>
 
-#include "core/dtype.hpp"
+#include "core/layer/dtype.hpp"
 
 namespace moescope {
 

@@ -19,7 +19,7 @@
 //    over experts or the shared MLP, the router behind the gates). Sums whose terms cancel are larger than
 //    their result, and gates are exponentials, whose relative error is the absolute error of a score of
 //    size up to 16: the whole is taken as 2 * 2^-24 (sqrt(n) + 32).
-#include "core/tolerance.hpp"
+#include "core/layer/tolerance.hpp"
 
 #include <fmt/format.h>
 
@@ -27,7 +27,7 @@
 #include <cmath>
 #include <limits>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope {
 namespace {

@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <string>
 
-#include "core/layer_shape.hpp"
-#include "core/tensor.hpp"
+#include "core/layer/layer_shape.hpp"
+#include "core/layer/tensor.hpp"
 
 namespace moescope {
 

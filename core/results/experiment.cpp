@@ -1,4 +1,4 @@
-#include "core/experiment.hpp"
+#include "core/results/experiment.hpp"
 
 #include <fmt/format.h>
 
@@ -13,16 +13,16 @@
 #include <utility>
 #include <variant>
 
-#include "core/dtype.hpp"
-#include "core/error.hpp"
-#include "core/grid_text.hpp"
-#include "core/hash.hpp"
-#include "core/json_text.hpp"
-#include "core/layer_shape.hpp"
-#include "core/schedule.hpp"
-#include "core/system.hpp"
-#include "core/system_options.hpp"
-#include "core/workload.hpp"
+#include "core/base/error.hpp"
+#include "core/base/grid_text.hpp"
+#include "core/base/hash.hpp"
+#include "core/base/json_text.hpp"
+#include "core/layer/dtype.hpp"
+#include "core/layer/layer_shape.hpp"
+#include "core/schedule/schedule.hpp"
+#include "core/systems/system.hpp"
+#include "core/systems/system_options.hpp"
+#include "core/workload/workload.hpp"
 
 namespace moescope {
 namespace {

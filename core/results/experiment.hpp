@@ -59,7 +59,7 @@ Experiment parse_experiment(std::string_view text, const std::string& name);
 /// The same from a file.
 Experiment read_experiment(const std::filesystem::path& file);
 
-/// The published schema (JSON Schema draft 2020-12) as text: what core/experiment.schema.json holds.
+/// The published schema (JSON Schema draft 2020-12) as text: what core/results/experiment.schema.json holds.
 std::string_view experiment_schema_json();
 
 }  // namespace moescope

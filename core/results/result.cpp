@@ -1,4 +1,4 @@
-#include "core/result.hpp"
+#include "core/results/result.hpp"
 
 #include <fmt/chrono.h>
 #include <fmt/format.h>
@@ -9,10 +9,10 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "core/build_info.hpp"
-#include "core/command_text.hpp"
-#include "core/error.hpp"
-#include "core/hash.hpp"
+#include "core/base/build_info.hpp"
+#include "core/base/command_text.hpp"
+#include "core/base/error.hpp"
+#include "core/base/hash.hpp"
 
 namespace moescope {
 namespace {

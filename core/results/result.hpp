@@ -12,7 +12,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/layer_shape.hpp"
+#include "core/layer/layer_shape.hpp"
 
 namespace moescope {
 
@@ -172,7 +172,7 @@ struct ResultLog {
 /// `name` stands for the file in messages. Throws FileError.
 ResultLog parse_rows(std::istream& text, const std::string& name);
 
-/// The published schema (JSON Schema draft 2020-12) as text: what core/result.schema.json holds.
+/// The published schema (JSON Schema draft 2020-12) as text: what core/results/result.schema.json holds.
 std::string_view result_schema_json();
 
 }  // namespace moescope

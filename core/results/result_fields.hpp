@@ -1,6 +1,6 @@
 #pragma once
 
-#include "core/result.hpp"
+#include "core/results/result.hpp"
 
 /// The one list of what a row and a run header hold, in file order, for the writers and the reader of
 /// results. Not for use outside core/result*.cpp.

@@ -9,10 +9,10 @@
 #include <sstream>
 #include <utility>
 
-#include "core/error.hpp"
-#include "core/json_text.hpp"
-#include "core/result.hpp"
-#include "core/result_fields.hpp"
+#include "core/base/error.hpp"
+#include "core/base/json_text.hpp"
+#include "core/results/result.hpp"
+#include "core/results/result_fields.hpp"
 
 namespace moescope {
 namespace {

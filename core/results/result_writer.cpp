@@ -8,9 +8,9 @@
 #include <system_error>
 #include <utility>
 
-#include "core/error.hpp"
-#include "core/result.hpp"
-#include "core/result_fields.hpp"
+#include "core/base/error.hpp"
+#include "core/results/result.hpp"
+#include "core/results/result_fields.hpp"
 
 namespace moescope {
 namespace {

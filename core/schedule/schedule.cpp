@@ -1,4 +1,4 @@
-#include "core/schedule.hpp"
+#include "core/schedule/schedule.hpp"
 
 #include <omp.h>
 
@@ -6,8 +6,8 @@
 #include <array>
 #include <string>
 
-#include "core/error.hpp"
-#include "core/schedule_buckets.hpp"
+#include "core/base/error.hpp"
+#include "core/schedule/schedule_buckets.hpp"
 
 namespace moescope {
 

@@ -5,7 +5,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/routing.hpp"
+#include "core/layer/routing.hpp"
 
 namespace moescope {
 

@@ -1,7 +1,7 @@
 #include <cstdint>
 #include <numeric>
 
-#include "core/schedule.hpp"
+#include "core/schedule/schedule.hpp"
 
 namespace moescope {
 

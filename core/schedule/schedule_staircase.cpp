@@ -4,9 +4,9 @@
 #include <string>
 #include <utility>
 
-#include "core/error.hpp"
-#include "core/schedule.hpp"
-#include "core/schedule_buckets.hpp"
+#include "core/base/error.hpp"
+#include "core/schedule/schedule.hpp"
+#include "core/schedule/schedule_buckets.hpp"
 
 namespace moescope {
 

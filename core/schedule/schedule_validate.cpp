@@ -3,8 +3,8 @@
 #include <string_view>
 #include <vector>
 
-#include "core/error.hpp"
-#include "core/schedule.hpp"
+#include "core/base/error.hpp"
+#include "core/schedule/schedule.hpp"
 
 namespace moescope {
 

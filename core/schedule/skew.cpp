@@ -1,12 +1,12 @@
-#include "core/skew.hpp"
+#include "core/schedule/skew.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 
-#include "core/error.hpp"
-#include "core/schedule.hpp"
+#include "core/base/error.hpp"
+#include "core/schedule/schedule.hpp"
 
 namespace moescope {
 namespace {

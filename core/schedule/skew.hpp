@@ -4,7 +4,7 @@
 #include <span>
 #include <vector>
 
-#include "core/routing.hpp"
+#include "core/layer/routing.hpp"
 
 namespace moescope {
 

@@ -8,10 +8,10 @@
 #include <string_view>
 #include <vector>
 
-#include "core/layer_inputs.hpp"
-#include "core/layer_shape.hpp"
-#include "core/schedule.hpp"
-#include "core/tensor.hpp"
+#include "core/layer/layer_inputs.hpp"
+#include "core/layer/layer_shape.hpp"
+#include "core/layer/tensor.hpp"
+#include "core/schedule/schedule.hpp"
 
 namespace moescope {
 

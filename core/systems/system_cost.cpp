@@ -1,14 +1,14 @@
 // Analytic traffic and FLOP of the baselines, by the conventions of traffic_terms.hpp. H = heads, n =
 // sqrt(N), k = key_size, f = expert_size, M = pairs.
-#include "core/system_cost.hpp"
+#include "core/systems/system_cost.hpp"
 
 #include <fmt/format.h>
 
 #include <utility>
 
-#include "core/chunks.hpp"
-#include "core/error.hpp"
-#include "core/traffic_terms.hpp"
+#include "core/base/error.hpp"
+#include "core/cost/traffic_terms.hpp"
+#include "core/tiling/chunks.hpp"
 
 namespace moescope {
 namespace {

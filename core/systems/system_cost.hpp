@@ -3,11 +3,11 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/routing.hpp"
-#include "core/schedule.hpp"
-#include "core/stage.hpp"
-#include "core/system.hpp"
-#include "core/traffic.hpp"
+#include "core/cost/traffic.hpp"
+#include "core/layer/routing.hpp"
+#include "core/layer/stage.hpp"
+#include "core/schedule/schedule.hpp"
+#include "core/systems/system.hpp"
 
 namespace moescope {
 

@@ -2,10 +2,10 @@
 
 #include <cmath>
 
-#include "core/deterministic_math.hpp"
-#include "core/error.hpp"
-#include "core/host_memory.hpp"
-#include "core/system.hpp"
+#include "core/base/error.hpp"
+#include "core/base/host_memory.hpp"
+#include "core/systems/system.hpp"
+#include "core/workload/deterministic_math.hpp"
 
 namespace moescope {
 namespace {

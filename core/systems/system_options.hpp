@@ -3,7 +3,7 @@
 #include <span>
 #include <string_view>
 
-#include "core/system.hpp"
+#include "core/systems/system.hpp"
 
 namespace moescope {
 

@@ -4,8 +4,8 @@
 #include <map>
 #include <vector>
 
-#include "core/error.hpp"
-#include "core/system.hpp"
+#include "core/base/error.hpp"
+#include "core/systems/system.hpp"
 
 namespace moescope {
 namespace {

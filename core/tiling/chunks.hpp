@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "core/layer_shape.hpp"
+#include "core/layer/layer_shape.hpp"
 
 /// How GPU stages cut their work so that their workspace stays bounded. Shared by the kernels' launchers and
 /// the simulator.

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "core/layer_shape.hpp"
+#include "core/layer/layer_shape.hpp"
 
 /// By how many warps the selection kernels serve a token, for them and for whoever models them: few tokens
 /// are bound by one token's latency and get eight, many by instructions, of which one warp wastes fewest.

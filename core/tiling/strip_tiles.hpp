@@ -4,8 +4,8 @@
 #include <cmath>
 #include <cstdint>
 
-#include "core/layer_shape.hpp"
-#include "core/tile_config.hpp"
+#include "core/layer/layer_shape.hpp"
+#include "core/tiling/tile_config.hpp"
 
 /// How the staircase kernels cut a routing into strips and strips into work, for them and for whoever models
 /// them.

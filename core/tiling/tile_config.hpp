@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "core/layer_shape.hpp"
-#include "core/schedule.hpp"
+#include "core/layer/layer_shape.hpp"
+#include "core/schedule/schedule.hpp"
 
 /// Host arithmetic of the kernels that work on tiles of a grouped schedule (expert_centric, staircase): tile
 /// sizes, shared memory, grid sizes, and which thread holds which element. constexpr and free of CUDA, so

@@ -4,8 +4,8 @@
 #include <span>
 #include <vector>
 
-#include "core/philox.hpp"
-#include "core/tensor.hpp"
+#include "core/layer/tensor.hpp"
+#include "core/workload/philox.hpp"
 
 /// Random numbers and elementary functions whose every bit is the same on every machine. They use + - * / and
 /// sqrt (exactly rounded by IEEE 754) alone: log, exp and pow of the C library differ in the last bit between

@@ -1,7 +1,7 @@
 #include <cmath>
 
-#include "core/deterministic_math.hpp"
-#include "core/workload.hpp"
+#include "core/workload/deterministic_math.hpp"
+#include "core/workload/workload.hpp"
 
 namespace moescope {
 namespace {

@@ -1,4 +1,4 @@
-#include "core/trace_writer.hpp"
+#include "core/workload/trace_writer.hpp"
 
 #include <fmt/format.h>
 #include <unistd.h>
@@ -9,7 +9,7 @@
 #include <string>
 #include <system_error>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope {
 namespace {

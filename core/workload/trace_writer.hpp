@@ -2,7 +2,7 @@
 
 #include <filesystem>
 
-#include "core/routing.hpp"
+#include "core/layer/routing.hpp"
 
 namespace moescope {
 

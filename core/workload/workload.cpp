@@ -1,8 +1,8 @@
-#include "core/workload.hpp"
+#include "core/workload/workload.hpp"
 
 #include <utility>
 
-#include "core/workload_sources.hpp"
+#include "core/workload/workload_sources.hpp"
 
 namespace moescope {
 namespace {

@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/layer_inputs.hpp"
+#include "core/layer/layer_inputs.hpp"
 
 namespace moescope {
 

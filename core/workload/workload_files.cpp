@@ -1,14 +1,14 @@
-#include "core/workload_files.hpp"
+#include "core/workload/workload_files.hpp"
 
 #include <fmt/format.h>
 
 #include <charconv>
 #include <utility>
 
-#include "core/error.hpp"
-#include "core/file_bytes.hpp"
-#include "core/npy.hpp"
-#include "core/workload_sources.hpp"
+#include "core/base/error.hpp"
+#include "core/files/file_bytes.hpp"
+#include "core/files/npy.hpp"
+#include "core/workload/workload_sources.hpp"
 
 namespace moescope::detail {
 

@@ -7,8 +7,8 @@
 #include <string_view>
 #include <vector>
 
-#include "core/layer_inputs.hpp"
-#include "core/safetensors.hpp"
+#include "core/files/safetensors.hpp"
+#include "core/layer/layer_inputs.hpp"
 
 /// What snapshots and traces share; not for use outside core/.
 namespace moescope::detail {

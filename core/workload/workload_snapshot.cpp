@@ -4,10 +4,10 @@
 #include <cmath>
 #include <utility>
 
-#include "core/error.hpp"
-#include "core/file_bytes.hpp"
-#include "core/workload.hpp"
-#include "core/workload_files.hpp"
+#include "core/base/error.hpp"
+#include "core/files/file_bytes.hpp"
+#include "core/workload/workload.hpp"
+#include "core/workload/workload_files.hpp"
 
 namespace moescope::detail {
 namespace {

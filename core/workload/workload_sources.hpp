@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "core/workload.hpp"
+#include "core/workload/workload.hpp"
 
 /// The families behind make_workload(); not for use outside core/.
 namespace moescope::detail {

@@ -8,10 +8,10 @@
 #include <cmath>
 #include <numeric>
 
-#include "core/deterministic_math.hpp"
-#include "core/error.hpp"
-#include "core/host_memory.hpp"
-#include "core/workload_sources.hpp"
+#include "core/base/error.hpp"
+#include "core/base/host_memory.hpp"
+#include "core/workload/deterministic_math.hpp"
+#include "core/workload/workload_sources.hpp"
 
 namespace moescope::detail {
 namespace {

@@ -20,13 +20,13 @@
 #include <utility>
 #include <vector>
 
-#include "core/error.hpp"
-#include "core/moe_backend.hpp"
-#include "core/traffic.hpp"
-#include "core/workload.hpp"
+#include "core/backend/moe_backend.hpp"
+#include "core/base/error.hpp"
+#include "core/cost/traffic.hpp"
+#include "core/workload/workload.hpp"
 #include "kernels/cuda_backend.hpp"
-#include "kernels/cuda_raii.hpp"
-#include "profiler/sampling.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
+#include "profiler/study/sampling.hpp"
 
 namespace moescope {
 namespace {

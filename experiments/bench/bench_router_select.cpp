@@ -9,9 +9,9 @@
 #include <utility>
 #include <vector>
 
-#include "core/deterministic_math.hpp"
-#include "core/layer_shape.hpp"
-#include "reference/router_select.hpp"
+#include "core/layer/layer_shape.hpp"
+#include "core/workload/deterministic_math.hpp"
+#include "reference/stages/router_select.hpp"
 
 namespace {
 

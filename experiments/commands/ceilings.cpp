@@ -1,4 +1,4 @@
-#include "profiler/ceilings.hpp"
+#include "profiler/limits/ceilings.hpp"
 
 #include <fmt/format.h>
 
@@ -7,10 +7,10 @@
 #include <memory>
 #include <optional>
 
-#include "experiments/backends.hpp"
-#include "experiments/command.hpp"
-#include "experiments/sim_options.hpp"
-#include "profiler/measured_device.hpp"
+#include "experiments/options/backends.hpp"
+#include "experiments/options/command.hpp"
+#include "experiments/options/sim_options.hpp"
+#include "profiler/simulator/measured_device.hpp"
 
 namespace moescope {
 namespace {

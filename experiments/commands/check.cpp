@@ -5,14 +5,14 @@
 #include <new>
 #include <optional>
 
-#include "experiments/backends.hpp"
-#include "experiments/check_points.hpp"
-#include "experiments/check_systems.hpp"
-#include "experiments/command.hpp"
-#include "experiments/options.hpp"
-#include "experiments/system_options.hpp"
-#include "profiler/layer_rows.hpp"
-#include "reference/layer_check.hpp"
+#include "experiments/options/backends.hpp"
+#include "experiments/options/command.hpp"
+#include "experiments/options/options.hpp"
+#include "experiments/options/system_options.hpp"
+#include "experiments/points/check_points.hpp"
+#include "experiments/points/check_systems.hpp"
+#include "profiler/study/layer_rows.hpp"
+#include "reference/oracle/layer_check.hpp"
 
 namespace moescope {
 namespace {

@@ -1,10 +1,10 @@
-#include "profiler/claims.hpp"
+#include "profiler/report/claims.hpp"
 
 #include <iostream>
 #include <iterator>
 #include <memory>
 
-#include "experiments/command.hpp"
+#include "experiments/options/command.hpp"
 
 namespace moescope {
 

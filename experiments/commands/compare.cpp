@@ -5,14 +5,14 @@
 #include <memory>
 #include <utility>
 
-#include "experiments/backends.hpp"
-#include "experiments/command.hpp"
-#include "experiments/compare_report.hpp"
-#include "experiments/compare_systems.hpp"
-#include "experiments/options.hpp"
-#include "experiments/study_point.hpp"
-#include "experiments/system_options.hpp"
-#include "profiler/layer_rows.hpp"
+#include "experiments/options/backends.hpp"
+#include "experiments/options/command.hpp"
+#include "experiments/options/options.hpp"
+#include "experiments/options/system_options.hpp"
+#include "experiments/points/compare_report.hpp"
+#include "experiments/points/compare_systems.hpp"
+#include "experiments/points/study_point.hpp"
+#include "profiler/study/layer_rows.hpp"
 
 namespace moescope {
 namespace {

@@ -5,15 +5,15 @@
 #include <iostream>
 #include <memory>
 
-#include "experiments/backends.hpp"
-#include "experiments/command.hpp"
-#include "profiler/counter_check.hpp"
-#include "profiler/cupti_counters.hpp"
-#include "profiler/metric_catalogue.hpp"
-#include "profiler/table.hpp"
+#include "experiments/options/backends.hpp"
+#include "experiments/options/command.hpp"
+#include "profiler/counters/counter_check.hpp"
+#include "profiler/counters/cupti_counters.hpp"
+#include "profiler/counters/metric_catalogue.hpp"
+#include "profiler/text/table.hpp"
 
 #ifdef MOESCOPE_HAVE_CUDA
-#include "kernels/known_work.hpp"
+#include "kernels/probes/known_work.hpp"
 #endif
 
 namespace moescope {

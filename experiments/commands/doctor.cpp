@@ -5,16 +5,16 @@
 #include <iostream>
 #include <memory>
 
-#include "core/build_info.hpp"
-#include "experiments/backends.hpp"
-#include "experiments/command.hpp"
-#include "profiler/doctor.hpp"
+#include "core/base/build_info.hpp"
+#include "experiments/options/backends.hpp"
+#include "experiments/options/command.hpp"
+#include "profiler/limits/doctor.hpp"
 
 #ifdef MOESCOPE_HAVE_CUDA
 #include <cuda_runtime_api.h>
 
-#include "kernels/device_info.hpp"
-#include "kernels/nvml.hpp"
+#include "kernels/runtime/device_info.hpp"
+#include "kernels/runtime/nvml.hpp"
 #endif
 
 namespace moescope {

@@ -1,4 +1,4 @@
-#include "reference/golden.hpp"
+#include "reference/golden/golden.hpp"
 
 #include <fmt/format.h>
 
@@ -6,8 +6,8 @@
 #include <iostream>
 #include <memory>
 
-#include "experiments/command.hpp"
-#include "profiler/table.hpp"
+#include "experiments/options/command.hpp"
+#include "profiler/text/table.hpp"
 
 namespace moescope {
 namespace {

@@ -5,15 +5,15 @@
 #include <iostream>
 #include <memory>
 
-#include "core/skew.hpp"
-#include "core/trace_writer.hpp"
-#include "experiments/backends.hpp"
-#include "experiments/command.hpp"
-#include "experiments/options.hpp"
-#include "profiler/histogram.hpp"
-#include "profiler/layer_rows.hpp"
-#include "profiler/layer_study.hpp"
-#include "profiler/table.hpp"
+#include "core/schedule/skew.hpp"
+#include "core/workload/trace_writer.hpp"
+#include "experiments/options/backends.hpp"
+#include "experiments/options/command.hpp"
+#include "experiments/options/options.hpp"
+#include "profiler/study/layer_rows.hpp"
+#include "profiler/study/layer_study.hpp"
+#include "profiler/text/histogram.hpp"
+#include "profiler/text/table.hpp"
 
 namespace moescope {
 namespace {

@@ -3,12 +3,12 @@
 #include <iostream>
 #include <memory>
 
-#include "core/system_cost.hpp"
-#include "experiments/backends.hpp"
-#include "experiments/command.hpp"
-#include "experiments/model_study.hpp"
-#include "profiler/format.hpp"
-#include "profiler/paper_comparison.hpp"
+#include "core/systems/system_cost.hpp"
+#include "experiments/options/backends.hpp"
+#include "experiments/options/command.hpp"
+#include "experiments/points/model_study.hpp"
+#include "profiler/simulator/paper_comparison.hpp"
+#include "profiler/text/format.hpp"
 
 namespace moescope {
 namespace {

@@ -6,15 +6,15 @@
 #include <memory>
 #include <utility>
 
-#include "experiments/backends.hpp"
-#include "experiments/command.hpp"
-#include "experiments/options.hpp"
-#include "experiments/profile_sources.hpp"
-#include "profiler/chrome_trace.hpp"
-#include "profiler/layer_profile.hpp"
-#include "profiler/layer_rows.hpp"
-#include "profiler/recorded_counters.hpp"
-#include "reference/layer_check.hpp"
+#include "experiments/options/backends.hpp"
+#include "experiments/options/command.hpp"
+#include "experiments/options/options.hpp"
+#include "experiments/options/profile_sources.hpp"
+#include "profiler/counters/recorded_counters.hpp"
+#include "profiler/limits/layer_profile.hpp"
+#include "profiler/report/chrome_trace.hpp"
+#include "profiler/study/layer_rows.hpp"
+#include "reference/oracle/layer_check.hpp"
 
 namespace moescope {
 namespace {

@@ -6,10 +6,10 @@
 #include <memory>
 #include <utility>
 
-#include "experiments/command.hpp"
-#include "profiler/html_report.hpp"
-#include "profiler/recorded_points.hpp"
-#include "profiler/report_figures.hpp"
+#include "experiments/options/command.hpp"
+#include "profiler/report/html_report.hpp"
+#include "profiler/report/recorded_points.hpp"
+#include "profiler/report/report_figures.hpp"
 
 namespace moescope {
 namespace {

@@ -1,4 +1,4 @@
-#include "profiler/roofline.hpp"
+#include "profiler/limits/roofline.hpp"
 
 #include <fmt/format.h>
 
@@ -7,8 +7,8 @@
 #include <iterator>
 #include <memory>
 
-#include "experiments/command.hpp"
-#include "profiler/ceilings.hpp"
+#include "experiments/options/command.hpp"
+#include "profiler/limits/ceilings.hpp"
 
 namespace moescope {
 namespace {

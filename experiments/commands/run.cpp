@@ -5,17 +5,17 @@
 #include <memory>
 #include <utility>
 
-#include "experiments/backends.hpp"
-#include "experiments/command.hpp"
-#include "experiments/options.hpp"
-#include "experiments/system_options.hpp"
-#include "profiler/format.hpp"
-#include "profiler/layer_rows.hpp"
-#include "profiler/layer_study.hpp"
-#include "profiler/system_study.hpp"
-#include "profiler/table.hpp"
-#include "reference/layer_check.hpp"
-#include "reference/system_oracle.hpp"
+#include "experiments/options/backends.hpp"
+#include "experiments/options/command.hpp"
+#include "experiments/options/options.hpp"
+#include "experiments/options/system_options.hpp"
+#include "profiler/study/layer_rows.hpp"
+#include "profiler/study/layer_study.hpp"
+#include "profiler/study/system_study.hpp"
+#include "profiler/text/format.hpp"
+#include "profiler/text/table.hpp"
+#include "reference/oracle/layer_check.hpp"
+#include "reference/oracle/system_oracle.hpp"
 
 namespace moescope {
 namespace {

@@ -6,13 +6,13 @@
 #include <optional>
 #include <utility>
 
-#include "core/schedule.hpp"
-#include "experiments/backends.hpp"
-#include "experiments/command.hpp"
-#include "experiments/model_study.hpp"
-#include "profiler/device_variation.hpp"
-#include "profiler/format.hpp"
-#include "profiler/table.hpp"
+#include "core/schedule/schedule.hpp"
+#include "experiments/options/backends.hpp"
+#include "experiments/options/command.hpp"
+#include "experiments/points/model_study.hpp"
+#include "profiler/simulator/device_variation.hpp"
+#include "profiler/text/format.hpp"
+#include "profiler/text/table.hpp"
 
 namespace moescope {
 namespace {

@@ -9,18 +9,18 @@
 #include <set>
 #include <utility>
 
-#include "core/experiment.hpp"
-#include "experiments/backends.hpp"
-#include "experiments/command.hpp"
-#include "experiments/options.hpp"
-#include "experiments/regression_text.hpp"
-#include "experiments/sweep_model.hpp"
-#include "experiments/sweep_points.hpp"
-#include "experiments/sweep_study.hpp"
-#include "profiler/format.hpp"
-#include "profiler/layer_rows.hpp"
-#include "profiler/phase_diagram.hpp"
-#include "profiler/table.hpp"
+#include "core/results/experiment.hpp"
+#include "experiments/options/backends.hpp"
+#include "experiments/options/command.hpp"
+#include "experiments/options/options.hpp"
+#include "experiments/points/regression_text.hpp"
+#include "experiments/points/sweep_model.hpp"
+#include "experiments/points/sweep_points.hpp"
+#include "experiments/points/sweep_study.hpp"
+#include "profiler/report/phase_diagram.hpp"
+#include "profiler/study/layer_rows.hpp"
+#include "profiler/text/format.hpp"
+#include "profiler/text/table.hpp"
 
 namespace moescope {
 namespace {
@@ -288,7 +288,7 @@ Command add_sweep(CLI::App& app, const Invocation& invocation) {
                 "moescope sweep my.json --backend model --device a100-sxm-80gb",
                 "moescope sweep my.json --output results/new --baseline results/old/rows.jsonl "
                 "--threshold 5%"}) +
-      "\n\nThe format is core/experiment.schema.json; README has an example.");
+      "\n\nThe format is core/results/experiment.schema.json; README has an example.");
   sub->add_option("file", options->file, "the experiment, JSON")->required()->type_name("FILE");
   add_machine_options(*sub, options->machine);
   sub->get_option("--backend")->description("cpu (default), cuda, or model: the simulator");

@@ -9,12 +9,12 @@
 #include <memory>
 #include <set>
 
-#include "core/error.hpp"
-#include "experiments/backends.hpp"
-#include "experiments/command.hpp"
-#include "experiments/sim_options.hpp"
-#include "profiler/format.hpp"
-#include "profiler/sim_validation.hpp"
+#include "core/base/error.hpp"
+#include "experiments/options/backends.hpp"
+#include "experiments/options/command.hpp"
+#include "experiments/options/sim_options.hpp"
+#include "profiler/simulator/sim_validation.hpp"
+#include "profiler/text/format.hpp"
 
 namespace moescope {
 namespace {

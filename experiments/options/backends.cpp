@@ -1,12 +1,12 @@
-#include "experiments/backends.hpp"
+#include "experiments/options/backends.hpp"
 
-#include "core/error.hpp"
-#include "reference/cpu_ceilings.hpp"
-#include "reference/reference_backend.hpp"
+#include "core/base/error.hpp"
+#include "reference/backend/cpu_ceilings.hpp"
+#include "reference/backend/reference_backend.hpp"
 
 #ifdef MOESCOPE_HAVE_CUDA
-#include "kernels/ceilings.hpp"
 #include "kernels/cuda_backend.hpp"
+#include "kernels/probes/ceilings.hpp"
 #endif
 
 namespace moescope {

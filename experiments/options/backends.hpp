@@ -3,8 +3,8 @@
 #include <memory>
 #include <string>
 
-#include "core/ceiling_probe.hpp"
-#include "core/moe_backend.hpp"
+#include "core/backend/ceiling_probe.hpp"
+#include "core/backend/moe_backend.hpp"
 
 namespace moescope {
 

@@ -1,11 +1,11 @@
-#include "experiments/command.hpp"
+#include "experiments/options/command.hpp"
 
 #include <fmt/format.h>
 
 #include <Eigen/Core>
 
 #ifdef MOESCOPE_HAVE_CUDA
-#include "kernels/device_info.hpp"
+#include "kernels/runtime/device_info.hpp"
 #endif
 
 namespace moescope {

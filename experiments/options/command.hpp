@@ -3,9 +3,9 @@
 #include <CLI/CLI.hpp>
 #include <functional>
 
-#include "core/error.hpp"
-#include "core/moe_backend.hpp"
-#include "core/result.hpp"
+#include "core/backend/moe_backend.hpp"
+#include "core/base/error.hpp"
+#include "core/results/result.hpp"
 
 namespace moescope {
 

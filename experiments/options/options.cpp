@@ -1,4 +1,4 @@
-#include "experiments/options.hpp"
+#include "experiments/options/options.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -8,9 +8,10 @@
 #include <cmath>
 #include <utility>
 
-#include "core/error.hpp"
-#include "core/grid_text.hpp"
-#include "core/host_memory.hpp"
+#include "core/base/build_info.hpp"
+#include "core/base/error.hpp"
+#include "core/base/grid_text.hpp"
+#include "core/base/host_memory.hpp"
 
 namespace moescope {
 namespace {
@@ -159,7 +160,7 @@ NamedWorkload named_workload(const std::string& text) {
   WorkloadSpec spec = WorkloadSpec::parse(text);
   std::string name = spec.text;
   if (from_file(spec) && !std::filesystem::exists(spec.path)) {
-    const auto beside_sources = std::filesystem::path(MOESCOPE_SOURCE_DIR) / spec.path;
+    const auto beside_sources = std::filesystem::path(build_info().source_dir) / spec.path;
     spec.path = std::filesystem::exists(beside_sources) ? beside_sources.string() : spec.path;
   }
   return {std::move(spec), std::move(name)};

@@ -7,13 +7,13 @@
 #include <string>
 #include <vector>
 
-#include "core/layer_shape.hpp"
-#include "core/moe_backend.hpp"
-#include "core/schedule.hpp"
-#include "core/system.hpp"
-#include "core/workload.hpp"
-#include "profiler/progress.hpp"
-#include "profiler/sampling.hpp"
+#include "core/backend/moe_backend.hpp"
+#include "core/layer/layer_shape.hpp"
+#include "core/schedule/schedule.hpp"
+#include "core/systems/system.hpp"
+#include "core/workload/workload.hpp"
+#include "profiler/study/sampling.hpp"
+#include "profiler/text/progress.hpp"
 
 namespace moescope {
 

@@ -1,14 +1,14 @@
-#include "experiments/profile_sources.hpp"
+#include "experiments/options/profile_sources.hpp"
 
 #include <fmt/format.h>
 
 #include <utility>
 
-#include "core/error.hpp"
-#include "profiler/cupti_counters.hpp"
-#include "profiler/cupti_kernels.hpp"
-#include "profiler/perf_events.hpp"
-#include "profiler/recorded_counters.hpp"
+#include "core/base/error.hpp"
+#include "profiler/counters/cupti_counters.hpp"
+#include "profiler/counters/cupti_kernels.hpp"
+#include "profiler/counters/perf_events.hpp"
+#include "profiler/counters/recorded_counters.hpp"
 
 #ifdef MOESCOPE_HAVE_CUDA
 #include <cuda_profiler_api.h>

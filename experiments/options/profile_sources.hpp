@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "profiler/kernel_trace.hpp"
-#include "profiler/layer_profile.hpp"
+#include "profiler/counters/kernel_trace.hpp"
+#include "profiler/limits/layer_profile.hpp"
 
 namespace moescope {
 

@@ -1,4 +1,4 @@
-#include "experiments/sim_options.hpp"
+#include "experiments/options/sim_options.hpp"
 
 #include <fmt/format.h>
 #include <omp.h>
@@ -7,10 +7,11 @@
 #include <array>
 #include <filesystem>
 
-#include "core/error.hpp"
-#include "core/workload.hpp"
-#include "profiler/device_variation.hpp"
-#include "profiler/layer_study.hpp"
+#include "core/base/build_info.hpp"
+#include "core/base/error.hpp"
+#include "core/workload/workload.hpp"
+#include "profiler/simulator/device_variation.hpp"
+#include "profiler/study/layer_study.hpp"
 
 namespace moescope {
 namespace {
@@ -19,7 +20,7 @@ namespace fs = std::filesystem;
 
 /// A file of the project: under the current directory, else beside the sources this program was built from.
 std::optional<fs::path> project_path(const fs::path& relative) {
-  for (const fs::path& path : {relative, fs::path(MOESCOPE_SOURCE_DIR) / relative}) {
+  for (const fs::path& path : {relative, fs::path(build_info().source_dir) / relative}) {
     if (fs::exists(path)) {
       return path;
     }

@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "core/moe_backend.hpp"
-#include "experiments/options.hpp"
-#include "profiler/sim_layer.hpp"
+#include "core/backend/moe_backend.hpp"
+#include "experiments/options/options.hpp"
+#include "profiler/simulator/sim_layer.hpp"
 
 namespace moescope {
 

@@ -1,4 +1,4 @@
-#include "experiments/system_options.hpp"
+#include "experiments/options/system_options.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -6,8 +6,8 @@
 #include <utility>
 #include <vector>
 
-#include "core/error.hpp"
-#include "core/system_options.hpp"
+#include "core/base/error.hpp"
+#include "core/systems/system_options.hpp"
 
 namespace moescope {
 namespace {

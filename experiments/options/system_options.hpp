@@ -1,7 +1,7 @@
 #pragma once
 
-#include "core/system.hpp"
-#include "experiments/options.hpp"
+#include "core/systems/system.hpp"
+#include "experiments/options/options.hpp"
 
 namespace moescope {
 

@@ -2,7 +2,7 @@
 """What a researcher would write in PyTorch for an OmniMoE layer, timed on the same shapes as `moescope compare`.
 
 PyTorch is no dependency of moescope: this script runs where torch with CUDA is installed and says so where it is not.
-Its rows have moescope's result schema (core/result.schema.json) and `backend` "torch", so that they can stand beside
+Its rows have moescope's result schema (core/results/result.schema.json) and `backend` "torch", so that they can stand beside
 the rows of `moescope compare --backend cuda` from the same machine (torch_systems.py has the baseline systems):
 
   python3 experiments/peers/torch_peers.py --out results/peers                      # Table A points, own routing

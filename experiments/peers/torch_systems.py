@@ -6,7 +6,7 @@ Like torch_peers.py, whose protocol and row schema it shares: PyTorch is no depe
   python3 experiments/peers/torch_systems.py --out results/torch_systems
   python3 experiments/peers/torch_systems.py --out results/torch_systems --systems gshard peer --points 1024 4096,2
 
-Points are L or L,K; the default is paper Table A: both sweeps. Extents are those of moescope's presets (core/system_presets.cpp).
+Points are L or L,K; the default is paper Table A: both sweeps. Extents are those of moescope's presets (core/systems/system_presets.cpp).
 
 dense_mlp     one product for gate and up, fused activation, down
 gshard        router, topk, tokens sorted by expert, two grouped_mm, gather and weighted sum; `loop` instead of grouped_mm

@@ -1,4 +1,4 @@
-#include "experiments/check_points.hpp"
+#include "experiments/points/check_points.hpp"
 
 #include <fmt/format.h>
 
@@ -6,8 +6,8 @@
 #include <array>
 #include <utility>
 
-#include "core/error.hpp"
-#include "core/philox.hpp"
+#include "core/base/error.hpp"
+#include "core/workload/philox.hpp"
 
 namespace moescope {
 namespace {

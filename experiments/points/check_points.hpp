@@ -3,8 +3,8 @@
 #include <string>
 #include <vector>
 
-#include "core/layer_inputs.hpp"
-#include "experiments/options.hpp"
+#include "core/layer/layer_inputs.hpp"
+#include "experiments/options/options.hpp"
 
 namespace moescope {
 

@@ -1,4 +1,4 @@
-#include "experiments/check_systems.hpp"
+#include "experiments/points/check_systems.hpp"
 
 #include <fmt/format.h>
 
@@ -9,11 +9,11 @@
 #include <string>
 #include <vector>
 
-#include "core/system_cost.hpp"
-#include "experiments/backends.hpp"
-#include "experiments/system_options.hpp"
-#include "profiler/layer_rows.hpp"
-#include "reference/system_oracle.hpp"
+#include "core/systems/system_cost.hpp"
+#include "experiments/options/backends.hpp"
+#include "experiments/options/system_options.hpp"
+#include "profiler/study/layer_rows.hpp"
+#include "reference/oracle/system_oracle.hpp"
 
 namespace moescope {
 namespace {

@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
-#include "experiments/command.hpp"
-#include "experiments/options.hpp"
+#include "experiments/options/command.hpp"
+#include "experiments/options/options.hpp"
 
 namespace moescope {
 

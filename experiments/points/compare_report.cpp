@@ -1,4 +1,4 @@
-#include "experiments/compare_report.hpp"
+#include "experiments/points/compare_report.hpp"
 
 #include <fmt/format.h>
 
@@ -8,8 +8,8 @@
 #include <ostream>
 #include <utility>
 
-#include "profiler/format.hpp"
-#include "profiler/table.hpp"
+#include "profiler/text/format.hpp"
+#include "profiler/text/table.hpp"
 
 namespace moescope {
 namespace {

@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
-#include "core/error.hpp"
-#include "profiler/figure.hpp"
-#include "profiler/layer_study.hpp"
+#include "core/base/error.hpp"
+#include "profiler/study/layer_study.hpp"
+#include "profiler/text/figure.hpp"
 
 namespace moescope {
 

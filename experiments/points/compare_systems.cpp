@@ -1,16 +1,16 @@
-#include "experiments/compare_systems.hpp"
+#include "experiments/points/compare_systems.hpp"
 
 #include <fmt/format.h>
 
 #include <iostream>
 
-#include "experiments/backends.hpp"
-#include "experiments/compare_report.hpp"
-#include "experiments/system_lineup.hpp"
-#include "profiler/format.hpp"
-#include "profiler/layer_rows.hpp"
-#include "profiler/system_study.hpp"
-#include "profiler/table.hpp"
+#include "experiments/options/backends.hpp"
+#include "experiments/points/compare_report.hpp"
+#include "experiments/points/system_lineup.hpp"
+#include "profiler/study/layer_rows.hpp"
+#include "profiler/study/system_study.hpp"
+#include "profiler/text/format.hpp"
+#include "profiler/text/table.hpp"
 
 namespace moescope {
 namespace {

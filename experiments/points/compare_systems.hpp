@@ -1,8 +1,8 @@
 #pragma once
 
-#include "core/error.hpp"
-#include "experiments/command.hpp"
-#include "experiments/options.hpp"
+#include "core/base/error.hpp"
+#include "experiments/options/command.hpp"
+#include "experiments/options/options.hpp"
 
 namespace moescope {
 

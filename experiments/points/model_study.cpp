@@ -1,12 +1,12 @@
-#include "experiments/model_study.hpp"
+#include "experiments/points/model_study.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <utility>
 
-#include "core/skew.hpp"
-#include "experiments/backends.hpp"
+#include "core/schedule/skew.hpp"
+#include "experiments/options/backends.hpp"
 
 namespace moescope {
 

@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "core/moe_backend.hpp"
-#include "experiments/sim_options.hpp"
-#include "profiler/layer_rows.hpp"
+#include "core/backend/moe_backend.hpp"
+#include "experiments/options/sim_options.hpp"
+#include "profiler/study/layer_rows.hpp"
 
 namespace moescope {
 

@@ -1,11 +1,11 @@
-#include "experiments/regression_text.hpp"
+#include "experiments/points/regression_text.hpp"
 
 #include <fmt/format.h>
 
 #include <ostream>
 
-#include "profiler/format.hpp"
-#include "profiler/table.hpp"
+#include "profiler/text/format.hpp"
+#include "profiler/text/table.hpp"
 
 namespace moescope {
 

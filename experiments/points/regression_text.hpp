@@ -2,7 +2,7 @@
 
 #include <iosfwd>
 
-#include "profiler/regression.hpp"
+#include "profiler/report/regression.hpp"
 
 namespace moescope {
 

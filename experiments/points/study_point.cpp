@@ -1,11 +1,11 @@
-#include "experiments/study_point.hpp"
+#include "experiments/points/study_point.hpp"
 
 #include <fmt/format.h>
 
 #include <utility>
 
-#include "profiler/or_failure.hpp"
-#include "reference/layer_check.hpp"
+#include "profiler/study/or_failure.hpp"
+#include "reference/oracle/layer_check.hpp"
 
 namespace moescope {
 namespace {

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "experiments/options.hpp"
-#include "profiler/layer_study.hpp"
+#include "experiments/options/options.hpp"
+#include "profiler/study/layer_study.hpp"
 
 namespace moescope {
 

@@ -1,4 +1,4 @@
-#include "experiments/sweep_model.hpp"
+#include "experiments/points/sweep_model.hpp"
 
 #include <fmt/format.h>
 
@@ -6,9 +6,9 @@
 #include <iterator>
 #include <utility>
 
-#include "experiments/sweep_points.hpp"
-#include "experiments/system_options.hpp"
-#include "profiler/or_failure.hpp"
+#include "experiments/options/system_options.hpp"
+#include "experiments/points/sweep_points.hpp"
+#include "profiler/study/or_failure.hpp"
 
 namespace moescope {
 namespace {

@@ -1,7 +1,7 @@
 #pragma once
 
-#include "experiments/model_study.hpp"
-#include "experiments/sweep_study.hpp"
+#include "experiments/points/model_study.hpp"
+#include "experiments/points/sweep_study.hpp"
 
 namespace moescope {
 

@@ -1,4 +1,4 @@
-#include "experiments/sweep_points.hpp"
+#include "experiments/points/sweep_points.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -7,9 +7,9 @@
 #include <cmath>
 #include <utility>
 
-#include "core/command_text.hpp"
-#include "core/error.hpp"
-#include "experiments/system_options.hpp"
+#include "core/base/command_text.hpp"
+#include "core/base/error.hpp"
+#include "experiments/options/system_options.hpp"
 
 namespace moescope {
 namespace {

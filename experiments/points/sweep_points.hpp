@@ -3,9 +3,9 @@
 #include <string>
 #include <string_view>
 
-#include "core/experiment.hpp"
-#include "experiments/options.hpp"
-#include "experiments/sim_options.hpp"
+#include "core/results/experiment.hpp"
+#include "experiments/options/options.hpp"
+#include "experiments/options/sim_options.hpp"
 
 namespace moescope {
 

@@ -1,14 +1,14 @@
-#include "experiments/sweep_study.hpp"
+#include "experiments/points/sweep_study.hpp"
 
 #include <algorithm>
 #include <utility>
 
-#include "core/system_cost.hpp"
-#include "experiments/sweep_points.hpp"
-#include "experiments/system_lineup.hpp"
-#include "experiments/system_options.hpp"
-#include "profiler/layer_rows.hpp"
-#include "profiler/or_failure.hpp"
+#include "core/systems/system_cost.hpp"
+#include "experiments/options/system_options.hpp"
+#include "experiments/points/sweep_points.hpp"
+#include "experiments/points/system_lineup.hpp"
+#include "profiler/study/layer_rows.hpp"
+#include "profiler/study/or_failure.hpp"
 
 namespace moescope {
 LayerShape asked_shape(const CommonOptions& options) {

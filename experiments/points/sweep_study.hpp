@@ -2,8 +2,8 @@
 
 #include <string>
 
-#include "core/experiment.hpp"
-#include "experiments/study_point.hpp"
+#include "core/results/experiment.hpp"
+#include "experiments/points/study_point.hpp"
 
 namespace moescope {
 

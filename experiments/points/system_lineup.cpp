@@ -1,13 +1,13 @@
-#include "experiments/system_lineup.hpp"
+#include "experiments/points/system_lineup.hpp"
 
 #include <utility>
 
-#include "core/system_cost.hpp"
-#include "experiments/study_point.hpp"
-#include "experiments/system_options.hpp"
-#include "profiler/or_failure.hpp"
-#include "reference/layer_check.hpp"
-#include "reference/system_oracle.hpp"
+#include "core/systems/system_cost.hpp"
+#include "experiments/options/system_options.hpp"
+#include "experiments/points/study_point.hpp"
+#include "profiler/study/or_failure.hpp"
+#include "reference/oracle/layer_check.hpp"
+#include "reference/oracle/system_oracle.hpp"
 
 namespace moescope {
 

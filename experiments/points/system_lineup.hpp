@@ -3,8 +3,8 @@
 #include <deque>
 #include <vector>
 
-#include "experiments/options.hpp"
-#include "profiler/system_study.hpp"
+#include "experiments/options/options.hpp"
+#include "profiler/study/system_study.hpp"
 
 namespace moescope {
 

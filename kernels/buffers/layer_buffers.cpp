@@ -1,4 +1,4 @@
-#include "kernels/layer_buffers.hpp"
+#include "kernels/buffers/layer_buffers.hpp"
 
 #include <algorithm>
 #include <cmath>

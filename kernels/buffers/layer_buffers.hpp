@@ -5,10 +5,10 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/layer_inputs.hpp"
-#include "core/routing.hpp"
-#include "kernels/cuda_raii.hpp"
-#include "kernels/launch.hpp"
+#include "core/layer/layer_inputs.hpp"
+#include "core/layer/routing.hpp"
+#include "kernels/contract/launch.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
 
 /// Owners of a layer's data on the device and the copies from and to host memory.
 namespace moescope::cuda {

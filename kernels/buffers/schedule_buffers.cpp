@@ -1,9 +1,9 @@
-#include "kernels/schedule_buffers.hpp"
+#include "kernels/buffers/schedule_buffers.hpp"
 
 #include <algorithm>
 #include <vector>
 
-#include "kernels/host_copy.hpp"
+#include "kernels/runtime/host_copy.hpp"
 
 namespace moescope::cuda {
 

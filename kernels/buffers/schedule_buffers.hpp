@@ -2,10 +2,10 @@
 
 #include <cstdint>
 
-#include "core/layer_shape.hpp"
-#include "core/schedule.hpp"
-#include "kernels/cuda_raii.hpp"
-#include "kernels/launch.hpp"
+#include "core/layer/layer_shape.hpp"
+#include "core/schedule/schedule.hpp"
+#include "kernels/contract/launch.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
 
 namespace moescope::cuda {
 

@@ -1,6 +1,6 @@
-#include "kernels/strip_buffers.hpp"
+#include "kernels/buffers/strip_buffers.hpp"
 
-#include "kernels/host_copy.hpp"
+#include "kernels/runtime/host_copy.hpp"
 
 namespace moescope::cuda {
 

@@ -3,9 +3,9 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/layer_shape.hpp"
-#include "kernels/cuda_raii.hpp"
-#include "kernels/strips.hpp"
+#include "core/layer/layer_shape.hpp"
+#include "kernels/contract/strips.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
 
 namespace moescope::cuda {
 

@@ -1,4 +1,4 @@
-#include "kernels/system_buffers.hpp"
+#include "kernels/buffers/system_buffers.hpp"
 
 #include <algorithm>
 #include <cstring>

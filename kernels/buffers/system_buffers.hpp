@@ -4,9 +4,9 @@
 
 #include <cstdint>
 
-#include "core/system.hpp"
-#include "kernels/layer_buffers.hpp"
-#include "kernels/system_launch.hpp"
+#include "core/systems/system.hpp"
+#include "kernels/buffers/layer_buffers.hpp"
+#include "kernels/contract/system_launch.hpp"
 
 /// Owners of a baseline layer's data on the device.
 namespace moescope::cuda {

@@ -1,4 +1,4 @@
-#include "kernels/grouped_gemm.hpp"
+#include "kernels/contract/grouped_gemm.hpp"
 
 #include <fmt/format.h>
 
@@ -7,7 +7,7 @@
 #include <string_view>
 #include <utility>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope::cuda {
 namespace {

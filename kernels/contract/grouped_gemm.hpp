@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-#include "core/dtype.hpp"
-#include "core/layer_shape.hpp"
+#include "core/layer/dtype.hpp"
+#include "core/layer/layer_shape.hpp"
 
 /// Products of rows that are grouped by expert with their experts' matrices: the FFN experts of the
 /// baselines, and with one expert a dense gated MLP. Which rows belong to whom is read on the device, so that

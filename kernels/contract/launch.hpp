@@ -4,9 +4,9 @@
 
 #include <cstdint>
 
-#include "core/layer_shape.hpp"
-#include "core/schedule.hpp"
-#include "kernels/strips.hpp"
+#include "core/layer/layer_shape.hpp"
+#include "core/schedule/schedule.hpp"
+#include "kernels/contract/strips.hpp"
 
 /// Arguments and launchers of every stage's kernels. Includable from plain C++.
 /// Conventions, the same for all: pointers are device memory; matrices are row-major and contiguous; T-typed
@@ -47,8 +47,8 @@ struct DeviceSchedule {
   std::int64_t max_items = 0;
   std::int64_t max_entries = 0;
   std::int64_t* item_entry_offsets = nullptr;  ///< [max_items + 1]
-  std::int64_t* item_tile_offsets =
-      nullptr;  ///< [max_items + 1]: tiles of kTileEntries entries (core/tile_config.hpp) before item i
+  std::int64_t* item_tile_offsets = nullptr;   ///< [max_items + 1]: tiles of kTileEntries entries
+                                               ///< (core/tiling/tile_config.hpp) before item i
   std::int32_t* entry_tokens = nullptr;        ///< [max_entries]
   std::int32_t* entry_pair_offsets = nullptr;  ///< [max_entries + 1]
   std::int32_t* sorted_pair_ids = nullptr;     ///< [L*K]

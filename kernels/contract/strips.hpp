@@ -5,8 +5,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/layer_shape.hpp"
-#include "core/strip_tiles.hpp"
+#include "core/layer/layer_shape.hpp"
+#include "core/tiling/strip_tiles.hpp"
 
 /// Routing of a batch as thresholds and strips, straight from the router's scores: the staircase schedule's
 /// own form, in which no pair is ever listed. Conventions as in launch.hpp.

@@ -4,10 +4,10 @@
 
 #include <cstdint>
 
-#include "core/system.hpp"
-#include "kernels/cublas_lt.hpp"
-#include "kernels/grouped_gemm.hpp"
-#include "kernels/launch.hpp"
+#include "core/systems/system.hpp"
+#include "kernels/contract/grouped_gemm.hpp"
+#include "kernels/contract/launch.hpp"
+#include "kernels/runtime/cublas_lt.hpp"
 
 /// Launchers of the baseline systems' stages that OmniMoE does not have (DESIGN section 5); conventions as in
 /// launch.hpp. What they share with OmniMoE is launched from there: the selection among sums of sub-keys,

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "core/layer_shape.hpp"
+#include "core/layer/layer_shape.hpp"
 
 namespace moescope::cuda {
 

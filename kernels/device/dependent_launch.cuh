@@ -5,7 +5,7 @@
 #include <array>
 #include <cstddef>
 
-#include "kernels/cuda_raii.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
 
 /// Programmatic dependent launch (CUDA programming guide): a kernel's blocks may be scheduled while the
 /// kernel before it on the stream is still running, so that launch and set-up cost no time of their own. Such

@@ -4,9 +4,9 @@
 
 #include <cstdint>
 
-#include "core/chunks.hpp"
-#include "core/layer_shape.hpp"
-#include "kernels/launch.hpp"
+#include "core/layer/layer_shape.hpp"
+#include "core/tiling/chunks.hpp"
+#include "kernels/contract/launch.hpp"
 
 /// The dense masked form of layers that select single experts or values: y = P V with P = G o sigma(X W^T),
 /// or P = G where there is no first product. G [L, N] are the gates, zero where nothing is selected.

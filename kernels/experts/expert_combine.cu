@@ -1,9 +1,9 @@
 // expert_combine, token by token: y_t = sum_k p_k w_out[I_k] (the outer sum of eq. 7): a product of the
 // sparse [L,N] matrix of scores and V [N,d]. y [L,d] fp32. The baselines sum rows the same way: PKM its
 // values, FFN experts their results by pair.
-#include "kernels/nvtx.hpp"
-#include "kernels/system_launch.hpp"
-#include "kernels/token_pairs.cuh"
+#include "kernels/contract/system_launch.hpp"
+#include "kernels/experts/token_pairs.cuh"
+#include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
 

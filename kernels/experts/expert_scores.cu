@@ -1,8 +1,8 @@
 // expert_scores, token by token: p[pair] = gate * sigma(x_t . w_in[expert]) (the inner part of eq. 7) for
 // every pair of the routing: a product of X [L,d] and W^T [d,N] sampled at the pairs. p [L*K] fp32 in CSR
 // order.
-#include "kernels/nvtx.hpp"
-#include "kernels/token_pairs.cuh"
+#include "kernels/experts/token_pairs.cuh"
+#include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
 

@@ -8,14 +8,14 @@
 #include <algorithm>
 #include <string>
 
-#include "core/chunks.hpp"
-#include "core/error.hpp"
-#include "kernels/activation.cuh"
-#include "kernels/cublas_lt.hpp"
-#include "kernels/cuda_raii.hpp"
-#include "kernels/dense_masked.hpp"
-#include "kernels/launch.hpp"
-#include "kernels/nvtx.hpp"
+#include "core/base/error.hpp"
+#include "core/tiling/chunks.hpp"
+#include "kernels/contract/launch.hpp"
+#include "kernels/device/activation.cuh"
+#include "kernels/experts/dense_masked.hpp"
+#include "kernels/runtime/cublas_lt.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
 namespace {

@@ -9,11 +9,11 @@
 #include <string>
 #include <utility>
 
-#include "core/error.hpp"
-#include "kernels/activation.cuh"
-#include "kernels/cuda_raii.hpp"
-#include "kernels/nvtx.hpp"
-#include "kernels/sparse_library.hpp"
+#include "core/base/error.hpp"
+#include "kernels/device/activation.cuh"
+#include "kernels/experts/sparse_library.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
 namespace {

@@ -8,10 +8,10 @@
 // takes it from. One block per multiprocessor takes items from a counter on the device; its producer
 // warpgroup runs ahead through shared-memory rings, so that the consumers' epilogue and additions are hidden
 // behind loads. Experts of a segment whose weight is 0 are multiplied all the same: weights must be finite.
-#include "core/error.hpp"
-#include "kernels/experts_staircase_kernel.cuh"
-#include "kernels/launch.hpp"
-#include "kernels/nvtx.hpp"
+#include "core/base/error.hpp"
+#include "kernels/contract/launch.hpp"
+#include "kernels/experts/experts_staircase_kernel.cuh"
+#include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
 namespace {

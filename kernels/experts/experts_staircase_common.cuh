@@ -6,10 +6,10 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/hopper.cuh"
-#include "kernels/launch.hpp"
-#include "kernels/mma_bf16.cuh"
-#include "kernels/staircase_tiles.hpp"
+#include "kernels/contract/launch.hpp"
+#include "kernels/device/hopper.cuh"
+#include "kernels/device/mma_bf16.cuh"
+#include "kernels/experts/staircase_tiles.hpp"
 
 /// What producers and consumers of the staircase kernel share: arguments, shared memory, ring positions.
 namespace moescope::cuda {

@@ -1,8 +1,8 @@
 #pragma once
 
-#include "kernels/experts_staircase_common.cuh"
-#include "kernels/experts_staircase_weights.cuh"
-#include "kernels/wgmma.cuh"
+#include "kernels/device/wgmma.cuh"
+#include "kernels/experts/experts_staircase_common.cuh"
+#include "kernels/experts/experts_staircase_weights.cuh"
 
 /// The consumer warpgroups of the staircase kernel: S = X W^T, P = gate * sigma(S) where selected, Y += P V,
 /// for 64 tokens each.

@@ -1,5 +1,5 @@
 // experts_staircase.cu's kernel with fp16 sums.
-#include "kernels/experts_staircase_kernel.cuh"
+#include "kernels/experts/experts_staircase_kernel.cuh"
 
 namespace moescope::cuda {
 

@@ -1,11 +1,11 @@
 #pragma once
 
-#include "core/error.hpp"
-#include "kernels/cuda_raii.hpp"
-#include "kernels/experts_staircase_consumer.cuh"
-#include "kernels/experts_staircase_producer.cuh"
-#include "kernels/launch.hpp"
-#include "kernels/tensor_map.hpp"
+#include "core/base/error.hpp"
+#include "kernels/contract/launch.hpp"
+#include "kernels/experts/experts_staircase_consumer.cuh"
+#include "kernels/experts/experts_staircase_producer.cuh"
+#include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/tensor_map.hpp"
 
 /// The staircase kernel and its launch; experts_staircase_*.cu instantiate it, one file per kind of sums.
 namespace moescope::cuda {

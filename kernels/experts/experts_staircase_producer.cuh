@@ -2,7 +2,7 @@
 
 #include <limits>
 
-#include "kernels/experts_staircase_common.cuh"
+#include "kernels/experts/experts_staircase_common.cuh"
 
 /// The producer warpgroup of the staircase kernel. Warp 0 loads W and V through the bulk copy engine, warps 1
 /// and 2 gather X, warp 3 fetches work items and gathers log-probabilities. All run ahead of the consumers,

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "core/layer_shape.hpp"
+#include "core/layer/layer_shape.hpp"
 
 /// The arithmetic between the staircase kernel's two products, one token and expert at a time.
 namespace moescope::cuda {

@@ -7,12 +7,12 @@
 //   y[tokens] += P V_chunk over all d columns, by fp32 reductions in memory.
 // Blocks stay resident and take tiles from a counter on the device; the number of tiles is read there too.
 // Tiles of one item are neighbours, so they find its W and V in L2.
-#include "core/error.hpp"
-#include "kernels/cuda_raii.hpp"
-#include "kernels/experts_tiles_bf16.cuh"
-#include "kernels/experts_tiles_f32.cuh"
-#include "kernels/launch.hpp"
-#include "kernels/nvtx.hpp"
+#include "core/base/error.hpp"
+#include "kernels/contract/launch.hpp"
+#include "kernels/experts/experts_tiles_bf16.cuh"
+#include "kernels/experts/experts_tiles_f32.cuh"
+#include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
 namespace {

@@ -4,8 +4,8 @@
 
 #include <cstdint>
 
-#include "kernels/experts_tiles_common.cuh"
-#include "kernels/mma_bf16.cuh"
+#include "kernels/device/mma_bf16.cuh"
+#include "kernels/experts/experts_tiles_common.cuh"
 
 /// The two products of a tile on tensor cores: mma.sync m16n8k16 on bf16 with fp32 accumulation, operands
 /// through multi-stage cp.async pipelines and ldmatrix. Runs on sm_80 and later.

@@ -3,10 +3,10 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/layer_shape.hpp"
-#include "core/tile_config.hpp"
-#include "kernels/activation.cuh"
-#include "kernels/launch.hpp"
+#include "core/layer/layer_shape.hpp"
+#include "core/tiling/tile_config.hpp"
+#include "kernels/contract/launch.hpp"
+#include "kernels/device/activation.cuh"
 
 /// What the tile kernels share whatever the arithmetic: taking tiles, and turning scores into P at the pairs.
 namespace moescope::cuda {

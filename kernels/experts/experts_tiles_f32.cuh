@@ -2,7 +2,7 @@
 
 #include <cstdint>
 
-#include "kernels/experts_tiles_common.cuh"
+#include "kernels/experts/experts_tiles_common.cuh"
 
 /// The two products of a tile in fp32 on the CUDA cores. For checking: exact storage, plain fused
 /// multiply-adds.

@@ -1,8 +1,8 @@
 // experts, schedule token_centric (PEER-style; the paper's "w/o ECS"): y_t = sum_k g_k sigma(x_t . w_in[I_k])
 // w_out[I_k] (eq. 7 without the shared MLP), scores and sums fused: each pair reads one row of W [N,d] and
 // one of V [N,d] once.
-#include "kernels/nvtx.hpp"
-#include "kernels/token_pairs.cuh"
+#include "kernels/experts/token_pairs.cuh"
+#include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
 

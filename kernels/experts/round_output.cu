@@ -6,8 +6,8 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "kernels/dependent_launch.cuh"
-#include "kernels/launch.hpp"
+#include "kernels/contract/launch.hpp"
+#include "kernels/device/dependent_launch.cuh"
 
 namespace moescope::cuda {
 namespace {

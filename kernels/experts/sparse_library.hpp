@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <memory>
 
-#include "core/layer_shape.hpp"
-#include "kernels/launch.hpp"
+#include "core/layer/layer_shape.hpp"
+#include "kernels/contract/launch.hpp"
 
 namespace moescope::cuda {
 

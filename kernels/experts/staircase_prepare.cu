@@ -18,10 +18,10 @@
 
 #include <cstddef>
 
-#include "core/error.hpp"
-#include "kernels/cuda_raii.hpp"
-#include "kernels/launch.hpp"
-#include "kernels/nvtx.hpp"
+#include "core/base/error.hpp"
+#include "kernels/contract/launch.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
 namespace {

@@ -3,9 +3,9 @@
 #include <algorithm>
 #include <cstdint>
 
-#include "core/strip_tiles.hpp"
-#include "core/tile_config.hpp"
-#include "kernels/launch.hpp"
+#include "core/tiling/strip_tiles.hpp"
+#include "core/tiling/tile_config.hpp"
+#include "kernels/contract/launch.hpp"
 
 /// Host arithmetic of the staircase kernel (experts_staircase.cu): a block's shared memory. constexpr, so
 /// that it is tested without a GPU; the kernel uses the same functions.

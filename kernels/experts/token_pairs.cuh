@@ -7,12 +7,12 @@
 #include <cstdint>
 #include <string>
 
-#include "core/error.hpp"
-#include "core/token_split.hpp"
-#include "kernels/activation.cuh"
-#include "kernels/dependent_launch.cuh"
-#include "kernels/launch.hpp"
-#include "kernels/token_sums.cuh"
+#include "core/base/error.hpp"
+#include "core/tiling/token_split.hpp"
+#include "kernels/contract/launch.hpp"
+#include "kernels/device/activation.cuh"
+#include "kernels/device/dependent_launch.cuh"
+#include "kernels/experts/token_sums.cuh"
 
 /// The expert stage token by token, shared by experts_token_centric.cu (scores and sums fused),
 /// expert_scores.cu and expert_combine.cu. Every pair costs one row of W and one of V, read once with 16-byte

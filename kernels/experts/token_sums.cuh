@@ -6,8 +6,8 @@
 
 #include <cstdint>
 
-#include "core/token_split.hpp"
-#include "kernels/launch.hpp"
+#include "core/tiling/token_split.hpp"
+#include "kernels/contract/launch.hpp"
 
 /// Arguments of token_pairs.cuh, and the sums over a token's workers.
 namespace moescope::cuda {

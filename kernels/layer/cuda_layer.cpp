@@ -1,6 +1,6 @@
-#include "kernels/cuda_layer.hpp"
+#include "kernels/layer/cuda_layer.hpp"
 
-#include "kernels/nvtx.hpp"
+#include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
 

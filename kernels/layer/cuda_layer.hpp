@@ -8,15 +8,15 @@
 #include <string>
 #include <vector>
 
-#include "core/moe_backend.hpp"
-#include "kernels/cublas_lt.hpp"
-#include "kernels/cuda_raii.hpp"
-#include "kernels/graphed_layer.hpp"
-#include "kernels/layer_buffers.hpp"
-#include "kernels/layer_plan.hpp"
-#include "kernels/schedule_buffers.hpp"
-#include "kernels/sparse_library.hpp"
-#include "kernels/strip_buffers.hpp"
+#include "core/backend/moe_backend.hpp"
+#include "kernels/buffers/layer_buffers.hpp"
+#include "kernels/buffers/schedule_buffers.hpp"
+#include "kernels/buffers/strip_buffers.hpp"
+#include "kernels/experts/sparse_library.hpp"
+#include "kernels/layer/graphed_layer.hpp"
+#include "kernels/layer/layer_plan.hpp"
+#include "kernels/runtime/cublas_lt.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
 
 namespace moescope::cuda {
 

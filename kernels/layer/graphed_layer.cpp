@@ -1,8 +1,8 @@
-#include "kernels/graphed_layer.hpp"
+#include "kernels/layer/graphed_layer.hpp"
 
 #include <algorithm>
 
-#include "kernels/memory_stream.hpp"
+#include "kernels/probes/memory_stream.hpp"
 
 namespace moescope::cuda {
 

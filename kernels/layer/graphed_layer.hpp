@@ -7,12 +7,12 @@
 #include <span>
 #include <vector>
 
-#include "core/moe_backend.hpp"
-#include "kernels/cuda_graph.hpp"
-#include "kernels/cuda_raii.hpp"
-#include "kernels/device_info.hpp"
-#include "kernels/layer_buffers.hpp"
-#include "kernels/nvml.hpp"
+#include "core/backend/moe_backend.hpp"
+#include "kernels/buffers/layer_buffers.hpp"
+#include "kernels/runtime/cuda_graph.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/device_info.hpp"
+#include "kernels/runtime/nvml.hpp"
 
 namespace moescope::cuda {
 

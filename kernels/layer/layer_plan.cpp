@@ -1,12 +1,12 @@
-#include "kernels/layer_plan.hpp"
+#include "kernels/layer/layer_plan.hpp"
 
 #include <algorithm>
 
-#include "core/error.hpp"
-#include "kernels/cublas_lt.hpp"
-#include "kernels/launch.hpp"
-#include "kernels/layer_buffers.hpp"
-#include "kernels/sparse_library.hpp"
+#include "core/base/error.hpp"
+#include "kernels/buffers/layer_buffers.hpp"
+#include "kernels/contract/launch.hpp"
+#include "kernels/experts/sparse_library.hpp"
+#include "kernels/runtime/cublas_lt.hpp"
 
 namespace moescope::cuda {
 namespace {

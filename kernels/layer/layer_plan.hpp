@@ -3,12 +3,12 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/moe_backend.hpp"
-#include "core/schedule.hpp"
-#include "core/stage.hpp"
-#include "core/strip_tiles.hpp"
-#include "kernels/launch.hpp"
-#include "kernels/strips.hpp"
+#include "core/backend/moe_backend.hpp"
+#include "core/layer/stage.hpp"
+#include "core/schedule/schedule.hpp"
+#include "core/tiling/strip_tiles.hpp"
+#include "kernels/contract/launch.hpp"
+#include "kernels/contract/strips.hpp"
 
 /// What a layer on the GPU runs and holds, from its shape alone: arithmetic, no device needed.
 namespace moescope::cuda {

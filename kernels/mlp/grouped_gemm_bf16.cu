@@ -8,16 +8,16 @@
 // next item; each consumer warpgroup has 64 of the rows, and sits out an item that has fewer.
 #include <algorithm>
 
-#include "core/error.hpp"
-#include "core/tile_config.hpp"
-#include "kernels/activation.cuh"
-#include "kernels/cuda_raii.hpp"
-#include "kernels/dependent_launch.cuh"
-#include "kernels/grouped_gemm.hpp"
-#include "kernels/hopper.cuh"
-#include "kernels/mma_bf16.cuh"
-#include "kernels/tensor_map.hpp"
-#include "kernels/wgmma.cuh"
+#include "core/base/error.hpp"
+#include "core/tiling/tile_config.hpp"
+#include "kernels/contract/grouped_gemm.hpp"
+#include "kernels/device/activation.cuh"
+#include "kernels/device/dependent_launch.cuh"
+#include "kernels/device/hopper.cuh"
+#include "kernels/device/mma_bf16.cuh"
+#include "kernels/device/wgmma.cuh"
+#include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/tensor_map.hpp"
 
 #include <cuda_bf16.h>
 

@@ -3,11 +3,11 @@
 // that belong to them); a thread holds 4 x 4 elements of either.
 #include <algorithm>
 
-#include "core/tile_config.hpp"
-#include "kernels/activation.cuh"
-#include "kernels/cuda_raii.hpp"
-#include "kernels/dependent_launch.cuh"
-#include "kernels/grouped_gemm.hpp"
+#include "core/tiling/tile_config.hpp"
+#include "kernels/contract/grouped_gemm.hpp"
+#include "kernels/device/activation.cuh"
+#include "kernels/device/dependent_launch.cuh"
+#include "kernels/runtime/cuda_raii.hpp"
 
 namespace moescope::cuda {
 namespace {

@@ -4,12 +4,12 @@
 
 #include <algorithm>
 
-#include "core/chunks.hpp"
-#include "kernels/activation.cuh"
-#include "kernels/cublas_lt.hpp"
-#include "kernels/cuda_raii.hpp"
-#include "kernels/launch.hpp"
-#include "kernels/nvtx.hpp"
+#include "core/tiling/chunks.hpp"
+#include "kernels/contract/launch.hpp"
+#include "kernels/device/activation.cuh"
+#include "kernels/runtime/cublas_lt.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
 namespace {

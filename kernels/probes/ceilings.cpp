@@ -1,15 +1,15 @@
-#include "kernels/ceilings.hpp"
+#include "kernels/probes/ceilings.hpp"
 
 #include <algorithm>
 #include <bit>
 #include <memory>
 #include <utility>
 
-#include "kernels/cublas_lt.hpp"
-#include "kernels/cuda_raii.hpp"
-#include "kernels/device_info.hpp"
-#include "kernels/memory_stream.hpp"
-#include "kernels/nvml.hpp"
+#include "kernels/probes/memory_stream.hpp"
+#include "kernels/runtime/cublas_lt.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/device_info.hpp"
+#include "kernels/runtime/nvml.hpp"
 
 namespace moescope {
 namespace {

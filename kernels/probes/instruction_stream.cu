@@ -1,12 +1,12 @@
 // Known numbers of instructions. Results go where `sink` points, which is null at run time: see
 // memory_stream.cu. Sources of the sm_90 instructions: PTX ISA 9.0, cp.async.bulk, cp.reduce.async.bulk,
 // wgmma.mma_async.
-#include "kernels/instruction_stream.hpp"
+#include "kernels/probes/instruction_stream.hpp"
 
 #include <cuda_bf16.h>
 
-#include "kernels/cuda_raii.hpp"
-#include "kernels/mma_bf16.cuh"
+#include "kernels/device/mma_bf16.cuh"
+#include "kernels/runtime/cuda_raii.hpp"
 
 namespace moescope::cuda {
 namespace {

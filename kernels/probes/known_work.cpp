@@ -1,15 +1,15 @@
-#include "kernels/known_work.hpp"
+#include "kernels/probes/known_work.hpp"
 
 #include <algorithm>
 #include <bit>
 #include <cstddef>
 #include <utility>
 
-#include "kernels/cublas_lt.hpp"
-#include "kernels/cuda_raii.hpp"
-#include "kernels/device_info.hpp"
-#include "kernels/instruction_stream.hpp"
-#include "kernels/memory_stream.hpp"
+#include "kernels/probes/instruction_stream.hpp"
+#include "kernels/probes/memory_stream.hpp"
+#include "kernels/runtime/cublas_lt.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/device_info.hpp"
 
 namespace moescope {
 namespace {

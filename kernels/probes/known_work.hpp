@@ -1,6 +1,6 @@
 #pragma once
 
-#include "core/known_work.hpp"
+#include "core/backend/known_work.hpp"
 
 namespace moescope {
 

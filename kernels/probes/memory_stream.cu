@@ -4,9 +4,9 @@
 
 #include <algorithm>
 
-#include "kernels/cuda_raii.hpp"
-#include "kernels/memory_stream.hpp"
-#include "kernels/mma_bf16.cuh"
+#include "kernels/device/mma_bf16.cuh"
+#include "kernels/probes/memory_stream.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
 
 namespace moescope::cuda {
 namespace {

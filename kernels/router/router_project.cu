@@ -1,8 +1,8 @@
 // Stage router_project (paper eq. 9): logits [L, Nr+Nc] fp32 = X [L,d] @ router [Nr+Nc,d]^T + bias. One
 // product for rows and columns, the bias in its epilogue; inputs in storage dtype, accumulation fp32.
-#include "kernels/cublas_lt.hpp"
-#include "kernels/launch.hpp"
-#include "kernels/nvtx.hpp"
+#include "kernels/contract/launch.hpp"
+#include "kernels/runtime/cublas_lt.hpp"
+#include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
 

@@ -8,11 +8,11 @@
 // from a bit per pair that starts a row, the column from the list of the row's length. Only the row where
 // ties run out may differ from its length's list. One warp does all that for a token; few tokens are written
 // another way (router_select_rows.cuh).
-#include "core/selection_form.hpp"
-#include "kernels/launch.hpp"
-#include "kernels/nvtx.hpp"
-#include "kernels/router_select_csr.cuh"
-#include "kernels/router_select_rows.cuh"
+#include "core/tiling/selection_form.hpp"
+#include "kernels/contract/launch.hpp"
+#include "kernels/router/router_select_csr.cuh"
+#include "kernels/router/router_select_rows.cuh"
+#include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
 namespace {

@@ -3,8 +3,8 @@
 #include <climits>
 #include <cstdint>
 
-#include "kernels/block_ops.cuh"
-#include "kernels/router_select_search.cuh"
+#include "kernels/device/block_ops.cuh"
+#include "kernels/router/router_select_search.cuh"
 
 /// From a token's threshold to its smallest strip cover (core::minimal_strip_cover), by one warp.
 ///

@@ -3,8 +3,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "kernels/launch.hpp"
-#include "kernels/router_select_token.cuh"
+#include "kernels/contract/launch.hpp"
+#include "kernels/router/router_select_token.cuh"
 
 /// What both ways of writing a token's selection as a CSR share: router_select.cu by lists of columns,
 /// router_select_rows.cuh row by row.

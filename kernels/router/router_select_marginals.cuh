@@ -3,8 +3,8 @@
 #include <cfloat>
 #include <cstdint>
 
-#include "kernels/block_ops.cuh"
-#include "kernels/launch.hpp"
+#include "kernels/contract/launch.hpp"
+#include "kernels/device/block_ops.cuh"
 
 /// A token's marginals: log-softmax of its row and column logits by one warp, and their sorting.
 namespace moescope::cuda {

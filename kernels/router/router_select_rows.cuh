@@ -1,6 +1,6 @@
 #pragma once
 
-#include "kernels/router_select_csr.cuh"
+#include "kernels/router/router_select_csr.cuh"
 
 /// The CSR of few tokens, eight warps to a token: every row asks all columns that any row takes whether it
 /// takes them, a column to a lane, with nothing listed before. Many more instructions than

@@ -2,8 +2,8 @@
 
 #include <cstdint>
 
-#include "kernels/block_ops.cuh"
-#include "kernels/router_select_marginals.cuh"
+#include "kernels/device/block_ops.cuh"
+#include "kernels/router/router_select_marginals.cuh"
 
 /// Finds a token's K-th largest score, exactly, from its sorted columns: no score is ever listed.
 ///

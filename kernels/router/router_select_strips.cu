@@ -6,10 +6,10 @@
 // (router_select_search.cuh), the cover follows from the rows' counts (router_select_cover.cuh). 32 warps per
 // multiprocessor and 64 registers each hide one another's latencies. Grids too large for registers are sorted
 // in memory by the same warp.
-#include "core/selection_form.hpp"
-#include "kernels/launch.hpp"
-#include "kernels/nvtx.hpp"
-#include "kernels/router_select_token.cuh"
+#include "core/tiling/selection_form.hpp"
+#include "kernels/contract/launch.hpp"
+#include "kernels/router/router_select_token.cuh"
+#include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
 namespace {

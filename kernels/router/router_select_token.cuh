@@ -6,13 +6,13 @@
 #include <type_traits>
 #include <utility>
 
-#include "kernels/block_ops.cuh"
-#include "kernels/cuda_raii.hpp"
-#include "kernels/dependent_launch.cuh"
-#include "kernels/router_select_cover.cuh"
-#include "kernels/router_select_marginals.cuh"
-#include "kernels/router_select_search.cuh"
-#include "kernels/strip_plan.hpp"
+#include "kernels/device/block_ops.cuh"
+#include "kernels/device/dependent_launch.cuh"
+#include "kernels/router/router_select_cover.cuh"
+#include "kernels/router/router_select_marginals.cuh"
+#include "kernels/router/router_select_search.cuh"
+#include "kernels/router/strip_plan.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
 
 /// What both forms of the selection (router_select.cu: CSR, router_select_strips.cu: strips) do first with a
 /// token, by one warp: log-softmax, sorting, the exact threshold, the number of columns that each row
@@ -404,7 +404,7 @@ void launch_select(void (*kernel)(Arguments), const Arguments& args, cudaStream_
                    stream, args);
 }
 
-/// Warps of a token when there are few tokens (core/selection_form.hpp).
+/// Warps of a token when there are few tokens (core/tiling/selection_form.hpp).
 inline constexpr int kFewTokensWarps = 8;
 
 }  // namespace moescope::cuda

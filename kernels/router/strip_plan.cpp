@@ -1,4 +1,4 @@
-#include "kernels/strip_plan.hpp"
+#include "kernels/router/strip_plan.hpp"
 
 #include <fmt/format.h>
 
@@ -6,9 +6,9 @@
 #include <bit>
 #include <limits>
 
-#include "core/error.hpp"
-#include "core/selection_form.hpp"
-#include "core/tile_config.hpp"
+#include "core/base/error.hpp"
+#include "core/tiling/selection_form.hpp"
+#include "core/tiling/tile_config.hpp"
 
 namespace moescope::cuda {
 namespace {

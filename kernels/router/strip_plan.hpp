@@ -4,8 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "core/layer_shape.hpp"
-#include "kernels/strips.hpp"
+#include "core/layer/layer_shape.hpp"
+#include "kernels/contract/strips.hpp"
 
 /// Layout of DeviceStrips::scratch and of the memory that one token's selection works in; host arithmetic
 /// shared by strip_capacity() and the launchers.

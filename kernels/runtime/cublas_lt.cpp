@@ -1,4 +1,4 @@
-#include "kernels/cublas_lt.hpp"
+#include "kernels/runtime/cublas_lt.hpp"
 
 #include <cublasLt.h>
 
@@ -8,7 +8,7 @@
 #include <limits>
 #include <map>
 
-#include "kernels/cuda_raii.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
 
 namespace moescope::cuda {
 namespace {

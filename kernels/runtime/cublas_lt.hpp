@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "core/dtype.hpp"
+#include "core/layer/dtype.hpp"
 
 namespace moescope::cuda {
 

@@ -5,7 +5,7 @@
 #include <memory>
 #include <type_traits>
 
-#include "kernels/cuda_raii.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
 
 /// Work captured from a stream, to be launched again and again.
 namespace moescope::cuda {

@@ -1,4 +1,4 @@
-#include "kernels/cuda_raii.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
 
 namespace moescope::cuda {
 

@@ -7,7 +7,7 @@
 #include <string_view>
 #include <utility>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 /// Owners of CUDA handles: move-only, destructors never throw. Includable from plain C++.
 namespace moescope::cuda {

@@ -5,9 +5,9 @@
 
 #include <array>
 
-#include "kernels/cuda_raii.hpp"
-#include "kernels/device_info.hpp"
-#include "kernels/nvml.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/device_info.hpp"
+#include "kernels/runtime/nvml.hpp"
 
 namespace moescope::cuda {
 namespace {

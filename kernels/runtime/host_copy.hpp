@@ -5,7 +5,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "kernels/cuda_raii.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
 
 namespace moescope::cuda {
 

@@ -1,4 +1,4 @@
-#include "kernels/nvml.hpp"
+#include "kernels/runtime/nvml.hpp"
 
 #include <dlfcn.h>
 #include <fmt/format.h>

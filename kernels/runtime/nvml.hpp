@@ -3,7 +3,7 @@
 #include <memory>
 #include <string>
 
-#include "core/moe_backend.hpp"
+#include "core/backend/moe_backend.hpp"
 
 namespace moescope::cuda {
 

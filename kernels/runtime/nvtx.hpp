@@ -2,7 +2,7 @@
 
 #include <nvtx3/nvToolsExt.h>
 
-#include "core/stage.hpp"
+#include "core/layer/stage.hpp"
 
 namespace moescope::cuda {
 

@@ -1,11 +1,11 @@
-#include "kernels/tensor_map.hpp"
+#include "kernels/runtime/tensor_map.hpp"
 
 #include <cuda_runtime_api.h>
 #include <fmt/format.h>
 
 #include <array>
 
-#include "kernels/cuda_raii.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
 
 namespace moescope::cuda {
 namespace {

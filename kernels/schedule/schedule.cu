@@ -15,13 +15,13 @@
 #include <bit>
 #include <cstddef>
 
-#include "core/error.hpp"
-#include "core/tile_config.hpp"
-#include "kernels/cuda_raii.hpp"
-#include "kernels/launch.hpp"
-#include "kernels/nvtx.hpp"
-#include "kernels/schedule_cover.cuh"
-#include "kernels/schedule_plan.hpp"
+#include "core/base/error.hpp"
+#include "core/tiling/tile_config.hpp"
+#include "kernels/contract/launch.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/nvtx.hpp"
+#include "kernels/schedule/schedule_cover.cuh"
+#include "kernels/schedule/schedule_plan.hpp"
 
 namespace moescope::cuda {
 namespace {

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "kernels/schedule_plan.hpp"
+#include "kernels/schedule/schedule_plan.hpp"
 
 /// Device form of core::minimal_strip_cover: one block per token.
 namespace moescope::cuda {

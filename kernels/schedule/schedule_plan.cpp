@@ -1,11 +1,11 @@
-#include "kernels/schedule_plan.hpp"
+#include "kernels/schedule/schedule_plan.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 
-#include "core/error.hpp"
-#include "core/tile_config.hpp"
+#include "core/base/error.hpp"
+#include "core/tiling/tile_config.hpp"
 
 namespace moescope::cuda {
 namespace {

@@ -2,9 +2,9 @@
 
 #include <cstdint>
 
-#include "core/layer_shape.hpp"
-#include "core/schedule.hpp"
-#include "kernels/launch.hpp"
+#include "core/layer/layer_shape.hpp"
+#include "core/schedule/schedule.hpp"
+#include "kernels/contract/launch.hpp"
 
 /// Host arithmetic of schedule.cu: capacities, workspace layout and launch sizes, from the shape alone. Plain
 /// C++.

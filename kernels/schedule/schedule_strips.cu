@@ -6,13 +6,13 @@
 // instead. The last block to finish clears the counts for the next run.
 #include <algorithm>
 
-#include "core/tile_config.hpp"
-#include "kernels/block_ops.cuh"
-#include "kernels/cuda_raii.hpp"
-#include "kernels/dependent_launch.cuh"
-#include "kernels/launch.hpp"
-#include "kernels/nvtx.hpp"
-#include "kernels/strip_plan.hpp"
+#include "core/tiling/tile_config.hpp"
+#include "kernels/contract/launch.hpp"
+#include "kernels/device/block_ops.cuh"
+#include "kernels/device/dependent_launch.cuh"
+#include "kernels/router/strip_plan.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
 namespace {

@@ -1,10 +1,10 @@
-#include "kernels/cuda_system_layer.hpp"
+#include "kernels/systems/cuda_system_layer.hpp"
 
 #include <algorithm>
 
-#include "core/error.hpp"
-#include "kernels/nvtx.hpp"
-#include "kernels/system_launch.hpp"
+#include "core/base/error.hpp"
+#include "kernels/contract/system_launch.hpp"
+#include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
 

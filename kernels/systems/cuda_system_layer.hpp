@@ -8,11 +8,11 @@
 #include <string>
 #include <vector>
 
-#include "core/system_cost.hpp"
-#include "kernels/cublas_lt.hpp"
-#include "kernels/graphed_layer.hpp"
-#include "kernels/system_buffers.hpp"
-#include "kernels/system_plan.hpp"
+#include "core/systems/system_cost.hpp"
+#include "kernels/buffers/system_buffers.hpp"
+#include "kernels/layer/graphed_layer.hpp"
+#include "kernels/runtime/cublas_lt.hpp"
+#include "kernels/systems/system_plan.hpp"
 
 namespace moescope::cuda {
 

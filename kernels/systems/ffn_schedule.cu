@@ -5,13 +5,13 @@
 // keep their order. Floor: expert ids read twice, two numbers written per pair.
 #include <algorithm>
 
-#include "core/error.hpp"
-#include "core/tile_config.hpp"
-#include "kernels/block_ops.cuh"
-#include "kernels/cuda_raii.hpp"
-#include "kernels/dependent_launch.cuh"
-#include "kernels/nvtx.hpp"
-#include "kernels/system_launch.hpp"
+#include "core/base/error.hpp"
+#include "core/tiling/tile_config.hpp"
+#include "kernels/contract/system_launch.hpp"
+#include "kernels/device/block_ops.cuh"
+#include "kernels/device/dependent_launch.cuh"
+#include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
 namespace {

@@ -1,10 +1,10 @@
-#include "kernels/product_key_form.hpp"
+#include "kernels/systems/product_key_form.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 
-#include "core/chunks.hpp"
+#include "core/tiling/chunks.hpp"
 
 namespace moescope::cuda {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <string>
 
-#include "core/system.hpp"
+#include "core/systems/system.hpp"
 
 namespace moescope::cuda {
 

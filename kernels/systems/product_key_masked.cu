@@ -4,11 +4,11 @@
 
 #include <algorithm>
 
-#include "core/tile_config.hpp"
-#include "kernels/cuda_raii.hpp"
-#include "kernels/dense_masked.hpp"
-#include "kernels/nvtx.hpp"
-#include "kernels/system_launch.hpp"
+#include "core/tiling/tile_config.hpp"
+#include "kernels/contract/system_launch.hpp"
+#include "kernels/experts/dense_masked.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
 namespace {

@@ -7,12 +7,12 @@
 
 #include <algorithm>
 
-#include "core/tile_config.hpp"
-#include "kernels/cuda_raii.hpp"
-#include "kernels/dependent_launch.cuh"
-#include "kernels/nvtx.hpp"
-#include "kernels/router_select_marginals.cuh"
-#include "kernels/system_launch.hpp"
+#include "core/tiling/tile_config.hpp"
+#include "kernels/contract/system_launch.hpp"
+#include "kernels/device/dependent_launch.cuh"
+#include "kernels/router/router_select_marginals.cuh"
+#include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
 namespace {

@@ -1,4 +1,4 @@
-#include "kernels/system_plan.hpp"
+#include "kernels/systems/system_plan.hpp"
 
 #include <fmt/format.h>
 
@@ -6,13 +6,13 @@
 #include <limits>
 #include <optional>
 
-#include "core/error.hpp"
-#include "core/system_cost.hpp"
-#include "core/tile_config.hpp"
-#include "core/token_split.hpp"
-#include "kernels/product_key_form.hpp"
-#include "kernels/system_buffers.hpp"
-#include "kernels/system_launch.hpp"
+#include "core/base/error.hpp"
+#include "core/systems/system_cost.hpp"
+#include "core/tiling/tile_config.hpp"
+#include "core/tiling/token_split.hpp"
+#include "kernels/buffers/system_buffers.hpp"
+#include "kernels/contract/system_launch.hpp"
+#include "kernels/systems/product_key_form.hpp"
 
 namespace moescope::cuda {
 namespace {

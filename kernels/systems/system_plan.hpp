@@ -4,9 +4,9 @@
 #include <string>
 #include <vector>
 
-#include "core/moe_backend.hpp"
-#include "core/stage.hpp"
-#include "core/system.hpp"
+#include "core/backend/moe_backend.hpp"
+#include "core/layer/stage.hpp"
+#include "core/systems/system.hpp"
 
 /// What a baseline layer on the GPU runs and holds, from its shape alone: arithmetic, no device needed.
 namespace moescope::cuda {

@@ -1,4 +1,4 @@
-#include "profiler/counter_check.hpp"
+#include "profiler/counters/counter_check.hpp"
 
 #include <fmt/format.h>
 

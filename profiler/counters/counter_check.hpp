@@ -5,10 +5,10 @@
 #include <string>
 #include <vector>
 
-#include "core/known_work.hpp"
-#include "core/result.hpp"
-#include "profiler/counter_source.hpp"
-#include "profiler/metric_catalogue.hpp"
+#include "core/backend/known_work.hpp"
+#include "core/results/result.hpp"
+#include "profiler/counters/counter_source.hpp"
+#include "profiler/counters/metric_catalogue.hpp"
 
 /// Counters held against work of known bytes and FLOP.
 namespace moescope {

@@ -44,7 +44,7 @@ class CounterSource {
   /// Resolves counters (the vendor's names) for the chip. Never throws for an unknown name: it is
   /// unavailable.
   virtual CounterPlan plan(std::span<const std::string> counters) = 0;
-  /// Replays `work` plan.passes times. Throws CountersUnavailable (core/error.hpp) when counters are not
+  /// Replays `work` plan.passes times. Throws CountersUnavailable (core/base/error.hpp) when counters are not
   /// permitted or another profiler holds them, InternalError when a range was dropped.
   virtual std::vector<RangeCounters> measure(const CounterPlan& plan, const RangedWork& work) = 0;
 };

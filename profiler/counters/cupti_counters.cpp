@@ -1,13 +1,13 @@
 // Counters by CUPTI: cuptiProfilerHost* plans and evaluates, cuptiRangeProfiler* collects.
-#include "profiler/cupti_counters.hpp"
+#include "profiler/counters/cupti_counters.hpp"
 
 #include <cmath>
 #include <cstdint>
 #include <optional>
 #include <set>
 
-#include "core/error.hpp"
-#include "profiler/cupti_library.hpp"
+#include "core/base/error.hpp"
+#include "profiler/counters/cupti_library.hpp"
 
 namespace moescope {
 namespace {

@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-#include "profiler/counter_source.hpp"
+#include "profiler/counters/counter_source.hpp"
 
 /// Hardware counters of NVIDIA GPUs by CUPTI. libcupti is opened at run time: a build without CUDA, or a
 /// machine without the library, loses counters and nothing else.

@@ -1,5 +1,5 @@
 // Kernels by CUPTI's activity records.
-#include "profiler/cupti_kernels.hpp"
+#include "profiler/counters/cupti_kernels.hpp"
 
 #include <cxxabi.h>
 
@@ -8,7 +8,7 @@
 #include <cstdlib>
 #include <memory>
 
-#include "profiler/cupti_library.hpp"
+#include "profiler/counters/cupti_library.hpp"
 
 namespace moescope {
 namespace {

@@ -2,7 +2,7 @@
 
 #include <memory>
 
-#include "profiler/kernel_trace.hpp"
+#include "profiler/counters/kernel_trace.hpp"
 
 namespace moescope {
 

@@ -16,7 +16,7 @@
 #include <bit>
 #include <string>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope {
 

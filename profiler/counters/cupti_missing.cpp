@@ -1,7 +1,7 @@
 // Stands for cupti_counters.cpp and cupti_kernels.cpp in a build without CUDA or without CUPTI's headers.
-#include "core/error.hpp"
-#include "profiler/cupti_counters.hpp"
-#include "profiler/cupti_kernels.hpp"
+#include "core/base/error.hpp"
+#include "profiler/counters/cupti_counters.hpp"
+#include "profiler/counters/cupti_kernels.hpp"
 
 namespace moescope {
 namespace {

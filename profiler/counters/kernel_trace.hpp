@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "core/stage.hpp"
+#include "core/layer/stage.hpp"
 
 namespace moescope {
 

@@ -1,4 +1,4 @@
-#include "profiler/metric_catalogue.hpp"
+#include "profiler/counters/metric_catalogue.hpp"
 
 #include <fmt/format.h>
 
@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope {
 namespace {

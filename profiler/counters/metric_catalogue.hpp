@@ -7,10 +7,11 @@
 #include <string_view>
 #include <vector>
 
-#include "profiler/counter_source.hpp"
+#include "profiler/counters/counter_source.hpp"
 
 /// What moescope measures with hardware counters, under its own names: each metric is a formula over the
-/// vendor's counters, per chip. The data is profiler/metric_catalogue.json, which travels in the binary.
+/// vendor's counters, per chip. The data is profiler/counters/metric_catalogue.json, which travels in the
+/// binary.
 namespace moescope {
 
 /// One metric on one chip: (sum of factor * counter) / (the same of `over`, when it is not empty).

@@ -1,4 +1,4 @@
-#include "profiler/perf_events.hpp"
+#include "profiler/counters/perf_events.hpp"
 
 #include <fmt/format.h>
 #include <linux/perf_event.h>

@@ -2,8 +2,8 @@
 
 #include <memory>
 
-#include "profiler/counter_source.hpp"
-#include "profiler/metric_catalogue.hpp"
+#include "profiler/counters/counter_source.hpp"
+#include "profiler/counters/metric_catalogue.hpp"
 
 /// Hardware counters of the CPU by Linux' perf_event, over all threads of this process in user mode.
 namespace moescope {

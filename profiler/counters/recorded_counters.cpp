@@ -1,4 +1,4 @@
-#include "profiler/recorded_counters.hpp"
+#include "profiler/counters/recorded_counters.hpp"
 
 #include <fmt/format.h>
 
@@ -7,7 +7,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope {
 namespace {

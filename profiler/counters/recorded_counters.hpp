@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "profiler/counter_source.hpp"
+#include "profiler/counters/counter_source.hpp"
 
 namespace moescope {
 

@@ -1,9 +1,9 @@
-#include "profiler/stage_counters.hpp"
+#include "profiler/counters/stage_counters.hpp"
 
 #include <algorithm>
 #include <utility>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope {
 namespace {

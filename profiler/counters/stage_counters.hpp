@@ -6,9 +6,9 @@
 #include <string_view>
 #include <vector>
 
-#include "core/moe_backend.hpp"
-#include "profiler/counter_source.hpp"
-#include "profiler/metric_catalogue.hpp"
+#include "core/backend/moe_backend.hpp"
+#include "profiler/counters/counter_source.hpp"
+#include "profiler/counters/metric_catalogue.hpp"
 
 namespace moescope {
 

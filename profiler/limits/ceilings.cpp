@@ -1,4 +1,4 @@
-#include "profiler/ceilings.hpp"
+#include "profiler/limits/ceilings.hpp"
 
 #include <fmt/format.h>
 
@@ -6,8 +6,8 @@
 #include <array>
 #include <utility>
 
-#include "profiler/format.hpp"
-#include "profiler/table.hpp"
+#include "profiler/text/format.hpp"
+#include "profiler/text/table.hpp"
 
 namespace moescope {
 namespace {

@@ -6,15 +6,15 @@
 #include <string_view>
 #include <vector>
 
-#include "core/ceiling_probe.hpp"
-#include "core/result.hpp"
-#include "profiler/sampling.hpp"
+#include "core/backend/ceiling_probe.hpp"
+#include "core/results/result.hpp"
+#include "profiler/study/sampling.hpp"
 
 namespace moescope {
 
 /// One measured ceiling: median over the samples, or the reason for having none.
 struct Ceiling {
-  std::string metric;  ///< core/ceiling_probe.hpp
+  std::string metric;  ///< core/backend/ceiling_probe.hpp
   std::string method;
   std::optional<double> rate;  ///< bytes/s or FLOP/s
   double spread = 0;           ///< (max - min) / median

@@ -1,4 +1,4 @@
-#include "profiler/doctor.hpp"
+#include "profiler/limits/doctor.hpp"
 
 #include <fmt/format.h>
 
@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "profiler/format.hpp"
+#include "profiler/text/format.hpp"
 
 namespace moescope {
 namespace {

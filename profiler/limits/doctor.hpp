@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "core/moe_backend.hpp"
-#include "profiler/cupti_counters.hpp"
+#include "core/backend/moe_backend.hpp"
+#include "profiler/counters/cupti_counters.hpp"
 
 /// What this machine and this build can measure, judged from facts that a caller gathered.
 namespace moescope {

@@ -1,4 +1,4 @@
-#include "profiler/layer_profile.hpp"
+#include "profiler/limits/layer_profile.hpp"
 
 #include <fmt/format.h>
 
@@ -6,7 +6,7 @@
 #include <cmath>
 #include <utility>
 
-#include "profiler/layer_rows.hpp"
+#include "profiler/study/layer_rows.hpp"
 
 namespace moescope {
 namespace {

@@ -6,11 +6,11 @@
 #include <string>
 #include <vector>
 
-#include "profiler/ceilings.hpp"
-#include "profiler/kernel_trace.hpp"
-#include "profiler/layer_study.hpp"
-#include "profiler/limits.hpp"
-#include "profiler/stage_counters.hpp"
+#include "profiler/counters/kernel_trace.hpp"
+#include "profiler/counters/stage_counters.hpp"
+#include "profiler/limits/ceilings.hpp"
+#include "profiler/limits/limits.hpp"
+#include "profiler/study/layer_study.hpp"
 
 namespace moescope {
 

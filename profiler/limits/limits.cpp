@@ -1,4 +1,4 @@
-#include "profiler/limits.hpp"
+#include "profiler/limits/limits.hpp"
 
 #include <fmt/format.h>
 

@@ -5,8 +5,8 @@
 #include <string_view>
 #include <vector>
 
-#include "profiler/ceilings.hpp"
-#include "profiler/stage_counters.hpp"
+#include "profiler/counters/stage_counters.hpp"
+#include "profiler/limits/ceilings.hpp"
 
 namespace moescope {
 

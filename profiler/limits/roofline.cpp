@@ -1,4 +1,4 @@
-#include "profiler/roofline.hpp"
+#include "profiler/limits/roofline.hpp"
 
 #include <fmt/format.h>
 
@@ -7,8 +7,8 @@
 #include <filesystem>
 #include <utility>
 
-#include "core/error.hpp"
-#include "core/stage.hpp"
+#include "core/base/error.hpp"
+#include "core/layer/stage.hpp"
 
 namespace moescope {
 namespace {

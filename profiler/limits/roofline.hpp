@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "core/result.hpp"
-#include "profiler/ceilings.hpp"
-#include "profiler/figure.hpp"
+#include "core/results/result.hpp"
+#include "profiler/limits/ceilings.hpp"
+#include "profiler/text/figure.hpp"
 
 namespace moescope {
 

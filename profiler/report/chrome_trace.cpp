@@ -1,4 +1,4 @@
-#include "profiler/chrome_trace.hpp"
+#include "profiler/report/chrome_trace.hpp"
 
 #include <fmt/format.h>
 
@@ -8,7 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope {
 namespace {

@@ -4,7 +4,7 @@
 #include <span>
 #include <string>
 
-#include "profiler/layer_profile.hpp"
+#include "profiler/limits/layer_profile.hpp"
 
 namespace moescope {
 

@@ -1,4 +1,4 @@
-#include "profiler/claims.hpp"
+#include "profiler/report/claims.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -10,7 +10,7 @@
 #include <set>
 #include <tuple>
 
-#include "profiler/format.hpp"
+#include "profiler/text/format.hpp"
 
 namespace moescope {
 namespace {

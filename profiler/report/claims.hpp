@@ -6,8 +6,8 @@
 #include <string_view>
 #include <vector>
 
-#include "profiler/recorded_points.hpp"
-#include "profiler/table.hpp"
+#include "profiler/report/recorded_points.hpp"
+#include "profiler/text/table.hpp"
 
 namespace moescope {
 

@@ -1,12 +1,12 @@
-#include "profiler/html_report.hpp"
+#include "profiler/report/html_report.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <set>
 
-#include "profiler/format.hpp"
-#include "profiler/recorded_points.hpp"
+#include "profiler/report/recorded_points.hpp"
+#include "profiler/text/format.hpp"
 
 namespace moescope {
 namespace {

@@ -8,9 +8,9 @@
 #include <string_view>
 #include <vector>
 
-#include "profiler/figure.hpp"
-#include "profiler/recorded_points.hpp"
-#include "profiler/table.hpp"
+#include "profiler/report/recorded_points.hpp"
+#include "profiler/text/figure.hpp"
+#include "profiler/text/table.hpp"
 
 /// Which schedule is fastest where, over tokens and experts per token.
 namespace moescope {

@@ -5,9 +5,9 @@
 #include <cmath>
 #include <functional>
 
-#include "profiler/format.hpp"
-#include "profiler/layer_profile.hpp"
-#include "profiler/table.hpp"
+#include "profiler/limits/layer_profile.hpp"
+#include "profiler/text/format.hpp"
+#include "profiler/text/table.hpp"
 
 namespace moescope {
 namespace {

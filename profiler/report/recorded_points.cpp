@@ -1,4 +1,4 @@
-#include "profiler/recorded_points.hpp"
+#include "profiler/report/recorded_points.hpp"
 
 #include <fmt/format.h>
 

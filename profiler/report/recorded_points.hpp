@@ -6,8 +6,8 @@
 #include <string_view>
 #include <vector>
 
-#include "core/result.hpp"
-#include "core/stage.hpp"
+#include "core/layer/stage.hpp"
+#include "core/results/result.hpp"
 
 namespace moescope {
 

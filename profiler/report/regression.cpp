@@ -1,4 +1,4 @@
-#include "profiler/regression.hpp"
+#include "profiler/report/regression.hpp"
 
 #include <fmt/format.h>
 
@@ -8,8 +8,8 @@
 #include <map>
 #include <set>
 
-#include "core/error.hpp"
-#include "core/schedule.hpp"
+#include "core/base/error.hpp"
+#include "core/schedule/schedule.hpp"
 
 namespace moescope {
 namespace {

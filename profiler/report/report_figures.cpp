@@ -1,4 +1,4 @@
-#include "profiler/report_figures.hpp"
+#include "profiler/report/report_figures.hpp"
 
 #include <fmt/format.h>
 

@@ -4,8 +4,8 @@
 #include <utility>
 #include <vector>
 
-#include "profiler/figure.hpp"
-#include "profiler/recorded_points.hpp"
+#include "profiler/report/recorded_points.hpp"
+#include "profiler/text/figure.hpp"
 
 namespace moescope {
 

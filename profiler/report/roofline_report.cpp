@@ -5,10 +5,10 @@
 #include <array>
 #include <cmath>
 
-#include "core/stage.hpp"
-#include "profiler/format.hpp"
-#include "profiler/roofline.hpp"
-#include "profiler/table.hpp"
+#include "core/layer/stage.hpp"
+#include "profiler/limits/roofline.hpp"
+#include "profiler/text/format.hpp"
+#include "profiler/text/table.hpp"
 
 namespace moescope {
 namespace {

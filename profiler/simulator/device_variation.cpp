@@ -1,4 +1,4 @@
-#include "profiler/device_variation.hpp"
+#include "profiler/simulator/device_variation.hpp"
 
 #include <fmt/format.h>
 
@@ -9,7 +9,7 @@
 #include <set>
 #include <utility>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope {
 namespace {

@@ -4,7 +4,7 @@
 #include <string_view>
 #include <vector>
 
-#include "profiler/sim_device.hpp"
+#include "profiler/simulator/sim_device.hpp"
 
 /// What-if devices: one that exists with some of its values changed.
 namespace moescope {

@@ -1,11 +1,11 @@
-#include "profiler/measured_device.hpp"
+#include "profiler/simulator/measured_device.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope {
 namespace {

@@ -1,7 +1,7 @@
 #pragma once
 
-#include "profiler/ceilings.hpp"
-#include "profiler/sim_device.hpp"
+#include "profiler/limits/ceilings.hpp"
+#include "profiler/simulator/sim_device.hpp"
 
 namespace moescope {
 

@@ -1,8 +1,8 @@
-#include "profiler/paper_comparison.hpp"
+#include "profiler/simulator/paper_comparison.hpp"
 
 #include <fmt/format.h>
 
-#include "profiler/format.hpp"
+#include "profiler/text/format.hpp"
 
 namespace moescope {
 namespace {

@@ -3,9 +3,9 @@
 #include <string>
 #include <vector>
 
-#include "profiler/sim_layer.hpp"
-#include "profiler/system_bound.hpp"
-#include "profiler/table.hpp"
+#include "profiler/simulator/sim_layer.hpp"
+#include "profiler/simulator/system_bound.hpp"
+#include "profiler/text/table.hpp"
 
 /// The paper's system figures (arXiv 2602.05711v2, measured on an A100) beside the simulator's.
 namespace moescope {

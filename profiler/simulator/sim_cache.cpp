@@ -1,11 +1,11 @@
-#include "profiler/sim_cache.hpp"
+#include "profiler/simulator/sim_cache.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <bit>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope {
 

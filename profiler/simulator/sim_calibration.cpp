@@ -1,4 +1,4 @@
-#include "profiler/sim_calibration.hpp"
+#include "profiler/simulator/sim_calibration.hpp"
 
 #include <fmt/format.h>
 
@@ -9,7 +9,7 @@
 #include <sstream>
 #include <utility>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope {
 namespace {

@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/stage.hpp"
+#include "core/layer/stage.hpp"
 
 /// What the model leaves out (latencies, imperfect overlap), fitted to measurements: two numbers for the
 /// kernels of a stage, with the data they come from. Schedules that run the same kernels share them.

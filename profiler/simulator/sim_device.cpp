@@ -1,4 +1,4 @@
-#include "profiler/sim_device.hpp"
+#include "profiler/simulator/sim_device.hpp"
 
 #include <fmt/format.h>
 
@@ -10,7 +10,7 @@
 #include <sstream>
 #include <utility>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope {
 namespace {

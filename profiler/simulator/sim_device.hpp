@@ -6,8 +6,8 @@
 #include <string>
 #include <string_view>
 
-#include "core/access_stream.hpp"
-#include "profiler/sim_memory.hpp"
+#include "profiler/simulator/sim_memory.hpp"
+#include "profiler/simulator/streams/access_stream.hpp"
 
 /// A GPU as data: what the simulator must know of it, each value with its source.
 namespace moescope {

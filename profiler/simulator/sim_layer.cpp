@@ -1,4 +1,4 @@
-#include "profiler/sim_layer.hpp"
+#include "profiler/simulator/sim_layer.hpp"
 
 #include <fmt/format.h>
 

@@ -5,9 +5,9 @@
 #include <string_view>
 #include <vector>
 
-#include "profiler/layer_rows.hpp"
-#include "profiler/sim_calibration.hpp"
-#include "profiler/sim_replay.hpp"
+#include "profiler/simulator/sim_calibration.hpp"
+#include "profiler/simulator/sim_replay.hpp"
+#include "profiler/study/layer_rows.hpp"
 
 /// A whole layer on a modelled device: bytes and time per stage.
 namespace moescope {

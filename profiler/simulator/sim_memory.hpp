@@ -7,8 +7,8 @@
 #include <unordered_map>
 #include <vector>
 
-#include "core/access_stream.hpp"
-#include "profiler/sim_cache.hpp"
+#include "profiler/simulator/sim_cache.hpp"
+#include "profiler/simulator/streams/access_stream.hpp"
 
 /// The memory of a GPU as its kernels see it: one L1 per multiprocessor, an L2 of one or two halves, HBM.
 namespace moescope {

@@ -1,4 +1,4 @@
-#include "profiler/sim_replay.hpp"
+#include "profiler/simulator/sim_replay.hpp"
 
 #include <algorithm>
 #include <cmath>
@@ -6,7 +6,7 @@
 #include <queue>
 #include <utility>
 
-#include "core/tile_config.hpp"
+#include "core/tiling/tile_config.hpp"
 
 namespace moescope {
 namespace {

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "core/access_stream.hpp"
-#include "profiler/sim_device.hpp"
+#include "profiler/simulator/sim_device.hpp"
+#include "profiler/simulator/streams/access_stream.hpp"
 
 /// Plays a layer's launches on a modelled device: blocks on multiprocessors, their accesses through the
 /// caches.

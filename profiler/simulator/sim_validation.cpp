@@ -1,4 +1,4 @@
-#include "profiler/sim_validation.hpp"
+#include "profiler/simulator/sim_validation.hpp"
 
 #include <fmt/format.h>
 
@@ -10,9 +10,9 @@
 #include <set>
 #include <utility>
 
-#include "core/error.hpp"
-#include "core/philox.hpp"
-#include "profiler/format.hpp"
+#include "core/base/error.hpp"
+#include "core/workload/philox.hpp"
+#include "profiler/text/format.hpp"
 
 namespace moescope {
 namespace {

@@ -7,9 +7,9 @@
 #include <string_view>
 #include <vector>
 
-#include "profiler/figure.hpp"
-#include "profiler/sim_calibration.hpp"
-#include "profiler/table.hpp"
+#include "profiler/simulator/sim_calibration.hpp"
+#include "profiler/text/figure.hpp"
+#include "profiler/text/table.hpp"
 
 /// Predictions beside measurements: how far off, where, and a held-out part to be honest with.
 namespace moescope {

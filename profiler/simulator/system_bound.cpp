@@ -1,9 +1,9 @@
-#include "profiler/system_bound.hpp"
+#include "profiler/simulator/system_bound.hpp"
 
 #include <algorithm>
 #include <cstdint>
 
-#include "core/system_cost.hpp"
+#include "core/systems/system_cost.hpp"
 
 namespace moescope {
 namespace {

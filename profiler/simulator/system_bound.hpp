@@ -3,9 +3,9 @@
 #include <utility>
 #include <vector>
 
-#include "core/system.hpp"
-#include "core/traffic.hpp"
-#include "profiler/sim_device.hpp"
+#include "core/cost/traffic.hpp"
+#include "core/systems/system.hpp"
+#include "profiler/simulator/sim_device.hpp"
 
 /// Roofline bounds of baseline layers on modelled devices: what no implementation with their analytic
 /// traffic can beat. Not a simulation: nothing is replayed.

@@ -1,4 +1,4 @@
-#include "profiler/layer_rows.hpp"
+#include "profiler/study/layer_rows.hpp"
 
 #include <fmt/format.h>
 

@@ -7,8 +7,8 @@
 #include <string_view>
 #include <vector>
 
-#include "core/result.hpp"
-#include "profiler/layer_study.hpp"
+#include "core/results/result.hpp"
+#include "profiler/study/layer_study.hpp"
 
 namespace moescope {
 

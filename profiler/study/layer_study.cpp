@@ -1,11 +1,11 @@
-#include "profiler/layer_study.hpp"
+#include "profiler/study/layer_study.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <array>
 
-#include "profiler/study_rounds.hpp"
+#include "profiler/study/study_rounds.hpp"
 
 namespace moescope {
 namespace {

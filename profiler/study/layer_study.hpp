@@ -7,13 +7,13 @@
 #include <string>
 #include <vector>
 
-#include "core/error.hpp"
-#include "core/moe_backend.hpp"
-#include "core/result.hpp"
-#include "core/skew.hpp"
-#include "core/tolerance.hpp"
-#include "core/traffic.hpp"
-#include "profiler/sampling.hpp"
+#include "core/backend/moe_backend.hpp"
+#include "core/base/error.hpp"
+#include "core/cost/traffic.hpp"
+#include "core/layer/tolerance.hpp"
+#include "core/results/result.hpp"
+#include "core/schedule/skew.hpp"
+#include "profiler/study/sampling.hpp"
 
 namespace moescope {
 

@@ -3,7 +3,7 @@
 #include <new>
 #include <string>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope {
 

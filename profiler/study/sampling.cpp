@@ -1,4 +1,4 @@
-#include "profiler/sampling.hpp"
+#include "profiler/study/sampling.hpp"
 
 #include <fmt/format.h>
 
@@ -8,7 +8,7 @@
 #include <limits>
 #include <utility>
 
-#include "profiler/or_failure.hpp"
+#include "profiler/study/or_failure.hpp"
 
 namespace moescope {
 namespace {

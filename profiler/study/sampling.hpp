@@ -6,9 +6,9 @@
 #include <string>
 #include <vector>
 
-#include "core/error.hpp"
-#include "core/moe_backend.hpp"
-#include "core/stage.hpp"
+#include "core/backend/moe_backend.hpp"
+#include "core/base/error.hpp"
+#include "core/layer/stage.hpp"
 
 namespace moescope {
 

@@ -1,11 +1,11 @@
-#include "profiler/study_rounds.hpp"
+#include "profiler/study/study_rounds.hpp"
 
 #include <fmt/format.h>
 
 #include <chrono>
 #include <utility>
 
-#include "profiler/or_failure.hpp"
+#include "profiler/study/or_failure.hpp"
 
 namespace moescope::detail {
 namespace {

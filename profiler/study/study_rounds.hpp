@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "profiler/layer_study.hpp"
+#include "profiler/study/layer_study.hpp"
 
 /// What studies of one layer and of several share; not for use outside profiler/*_study.cpp.
 namespace moescope::detail {

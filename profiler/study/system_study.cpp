@@ -1,7 +1,7 @@
-#include "profiler/system_study.hpp"
+#include "profiler/study/system_study.hpp"
 
-#include "core/system_cost.hpp"
-#include "profiler/study_rounds.hpp"
+#include "core/systems/system_cost.hpp"
+#include "profiler/study/study_rounds.hpp"
 
 namespace moescope {
 namespace {

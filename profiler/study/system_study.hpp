@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "core/system.hpp"
-#include "profiler/layer_study.hpp"
+#include "core/systems/system.hpp"
+#include "profiler/study/layer_study.hpp"
 
 namespace moescope {
 

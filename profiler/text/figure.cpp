@@ -1,4 +1,4 @@
-#include "profiler/figure.hpp"
+#include "profiler/text/figure.hpp"
 
 #include <fcntl.h>
 #include <fmt/format.h>
@@ -13,7 +13,7 @@
 #include <cstring>
 #include <fstream>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope {
 namespace {

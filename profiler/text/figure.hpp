@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "core/result.hpp"
+#include "core/results/result.hpp"
 
 namespace moescope {
 

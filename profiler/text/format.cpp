@@ -1,4 +1,4 @@
-#include "profiler/format.hpp"
+#include "profiler/text/format.hpp"
 
 #include <fmt/format.h>
 

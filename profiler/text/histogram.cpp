@@ -1,4 +1,4 @@
-#include "profiler/histogram.hpp"
+#include "profiler/text/histogram.hpp"
 
 #include <fmt/format.h>
 
@@ -6,8 +6,8 @@
 #include <bit>
 #include <vector>
 
-#include "profiler/format.hpp"
-#include "profiler/table.hpp"
+#include "profiler/text/format.hpp"
+#include "profiler/text/table.hpp"
 
 namespace moescope {
 

@@ -1,4 +1,4 @@
-#include "profiler/progress.hpp"
+#include "profiler/text/progress.hpp"
 
 #include <fmt/format.h>
 #include <unistd.h>

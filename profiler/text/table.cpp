@@ -1,11 +1,11 @@
-#include "profiler/table.hpp"
+#include "profiler/text/table.hpp"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <utility>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope {
 namespace {

@@ -1,4 +1,4 @@
-#include "reference/cpu_ceilings.hpp"
+#include "reference/backend/cpu_ceilings.hpp"
 
 #include <fmt/format.h>
 #include <omp.h>
@@ -8,10 +8,10 @@
 #include <memory>
 #include <utility>
 
-#include "core/deterministic_math.hpp"
-#include "core/error.hpp"
-#include "core/host_memory.hpp"
-#include "reference/matmul.hpp"
+#include "core/base/error.hpp"
+#include "core/base/host_memory.hpp"
+#include "core/workload/deterministic_math.hpp"
+#include "reference/stages/matmul.hpp"
 
 namespace moescope {
 namespace {

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "core/ceiling_probe.hpp"
+#include "core/backend/ceiling_probe.hpp"
 
 namespace moescope {
 

@@ -1,4 +1,4 @@
-#include "reference/cpu_rates.hpp"
+#include "reference/backend/cpu_rates.hpp"
 
 #include <string_view>
 

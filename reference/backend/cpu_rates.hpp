@@ -1,6 +1,6 @@
 #pragma once
 
-#include "core/auto_schedule.hpp"
+#include "core/cost/auto_schedule.hpp"
 
 namespace moescope::reference {
 

@@ -1,13 +1,13 @@
-#include "reference/reference_backend.hpp"
+#include "reference/backend/reference_backend.hpp"
 
 #include <fmt/format.h>
 #include <omp.h>
 
 #include <fstream>
 
-#include "reference/reference_execution.hpp"
-#include "reference/stages.hpp"
-#include "reference/system_execution.hpp"
+#include "reference/backend/reference_execution.hpp"
+#include "reference/stages/stages.hpp"
+#include "reference/systems/system_execution.hpp"
 
 namespace moescope {
 

@@ -1,14 +1,14 @@
-#include "reference/reference_execution.hpp"
+#include "reference/backend/reference_execution.hpp"
 
 #include <omp.h>
 
-#include "core/auto_schedule.hpp"
-#include "core/error.hpp"
-#include "core/host_memory.hpp"
-#include "reference/cpu_rates.hpp"
-#include "reference/dense_masked.hpp"
-#include "reference/matmul.hpp"
-#include "reference/stages.hpp"
+#include "core/base/error.hpp"
+#include "core/base/host_memory.hpp"
+#include "core/cost/auto_schedule.hpp"
+#include "reference/backend/cpu_rates.hpp"
+#include "reference/stages/dense_masked.hpp"
+#include "reference/stages/matmul.hpp"
+#include "reference/stages/stages.hpp"
 
 namespace moescope::reference {
 namespace {

@@ -3,7 +3,7 @@
 #include <optional>
 #include <vector>
 
-#include "reference/cpu_execution.hpp"
+#include "reference/stages/cpu_execution.hpp"
 
 namespace moescope::reference {
 

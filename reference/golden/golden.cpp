@@ -1,4 +1,4 @@
-#include "reference/golden.hpp"
+#include "reference/golden/golden.hpp"
 
 #include <fmt/format.h>
 
@@ -7,12 +7,12 @@
 #include <limits>
 #include <span>
 
-#include "core/error.hpp"
-#include "reference/batch_norm.hpp"
-#include "reference/golden_file.hpp"
-#include "reference/reference_backend.hpp"
-#include "reference/router_select.hpp"
-#include "reference/stages.hpp"
+#include "core/base/error.hpp"
+#include "reference/backend/reference_backend.hpp"
+#include "reference/golden/golden_file.hpp"
+#include "reference/stages/batch_norm.hpp"
+#include "reference/stages/router_select.hpp"
+#include "reference/stages/stages.hpp"
 
 namespace moescope {
 namespace {

@@ -3,8 +3,8 @@
 #include <filesystem>
 #include <string>
 
-#include "core/moe_backend.hpp"
-#include "core/result.hpp"
+#include "core/backend/moe_backend.hpp"
+#include "core/results/result.hpp"
 
 namespace moescope {
 

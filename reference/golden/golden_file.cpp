@@ -1,4 +1,4 @@
-#include "reference/golden_file.hpp"
+#include "reference/golden/golden_file.hpp"
 
 #include <fmt/format.h>
 
@@ -7,7 +7,7 @@
 #include <limits>
 #include <utility>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope::detail {
 namespace {

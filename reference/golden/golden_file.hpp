@@ -7,10 +7,10 @@
 #include <string_view>
 #include <vector>
 
-#include "core/npy.hpp"
-#include "core/system.hpp"
-#include "core/tensor.hpp"
-#include "reference/golden.hpp"
+#include "core/files/npy.hpp"
+#include "core/layer/tensor.hpp"
+#include "core/systems/system.hpp"
+#include "reference/golden/golden.hpp"
 
 /// What the replays of golden files share; not for use outside reference/golden*.cpp.
 namespace moescope::detail {

@@ -5,8 +5,8 @@
 #include <array>
 #include <utility>
 
-#include "core/error.hpp"
-#include "reference/golden_file.hpp"
+#include "core/base/error.hpp"
+#include "reference/golden/golden_file.hpp"
 
 namespace moescope::detail {
 namespace {

@@ -1,4 +1,4 @@
-#include "reference/layer_check.hpp"
+#include "reference/oracle/layer_check.hpp"
 
 #include <fmt/format.h>
 
@@ -8,7 +8,7 @@
 #include <functional>
 #include <utility>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope {
 namespace {

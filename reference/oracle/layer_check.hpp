@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "core/moe_backend.hpp"
-#include "core/tolerance.hpp"
-#include "reference/oracle.hpp"
+#include "core/backend/moe_backend.hpp"
+#include "core/layer/tolerance.hpp"
+#include "reference/oracle/oracle.hpp"
 
 namespace moescope {
 

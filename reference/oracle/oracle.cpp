@@ -1,4 +1,4 @@
-#include "reference/oracle.hpp"
+#include "reference/oracle/oracle.hpp"
 
 #include <fmt/format.h>
 
@@ -8,9 +8,9 @@
 #include <iterator>
 #include <numeric>
 
-#include "core/error.hpp"
-#include "core/tolerance.hpp"
-#include "reference/oracle_math.hpp"
+#include "core/base/error.hpp"
+#include "core/layer/tolerance.hpp"
+#include "reference/oracle/oracle_math.hpp"
 
 namespace moescope {
 namespace {

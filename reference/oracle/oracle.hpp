@@ -5,9 +5,9 @@
 #include <string>
 #include <vector>
 
-#include "core/layer_inputs.hpp"
-#include "core/routing.hpp"
-#include "core/tensor.hpp"
+#include "core/layer/layer_inputs.hpp"
+#include "core/layer/routing.hpp"
+#include "core/layer/tensor.hpp"
 
 /// The layer in fp64 from the storage-rounded inputs, written for reading: no blocking, no schedule, nothing
 /// shared with the fp32 path. It works on a sample of tokens, because a large batch takes long in fp64.

@@ -1,4 +1,4 @@
-#include "reference/oracle_math.hpp"
+#include "reference/oracle/oracle_math.hpp"
 
 #include <fmt/format.h>
 
@@ -6,7 +6,7 @@
 #include <cmath>
 #include <numeric>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope::oracle {
 

@@ -4,8 +4,8 @@
 #include <span>
 #include <vector>
 
-#include "core/layer_inputs.hpp"
-#include "reference/oracle.hpp"
+#include "core/layer/layer_inputs.hpp"
+#include "reference/oracle/oracle.hpp"
 
 /// Sums, products and selections in fp64 that the oracles are made of, written for reading.
 namespace moescope::oracle {

@@ -1,4 +1,4 @@
-#include "reference/system_oracle.hpp"
+#include "reference/oracle/system_oracle.hpp"
 
 #include <fmt/format.h>
 
@@ -7,8 +7,8 @@
 #include <cstring>
 #include <utility>
 
-#include "core/error.hpp"
-#include "reference/oracle_math.hpp"
+#include "core/base/error.hpp"
+#include "reference/oracle/oracle_math.hpp"
 
 namespace moescope {
 namespace {

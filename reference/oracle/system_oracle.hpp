@@ -5,10 +5,10 @@
 #include <string>
 #include <vector>
 
-#include "core/moe_backend.hpp"
-#include "core/system.hpp"
-#include "core/tolerance.hpp"
-#include "reference/oracle.hpp"
+#include "core/backend/moe_backend.hpp"
+#include "core/layer/tolerance.hpp"
+#include "core/systems/system.hpp"
+#include "reference/oracle/oracle.hpp"
 
 /// The baselines in fp64 from the storage-rounded inputs, on a sample of tokens; nothing shared with the fp32
 /// path.

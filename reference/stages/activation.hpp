@@ -3,7 +3,7 @@
 #include <cmath>
 #include <numbers>
 
-#include "core/layer_shape.hpp"
+#include "core/layer/layer_shape.hpp"
 
 namespace moescope::reference {
 

@@ -1,10 +1,10 @@
-#include "reference/batch_norm.hpp"
+#include "reference/stages/batch_norm.hpp"
 
 #include <fmt/format.h>
 
 #include <cmath>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope::reference {
 

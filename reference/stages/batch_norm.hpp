@@ -3,7 +3,7 @@
 #include <span>
 #include <vector>
 
-#include "core/tensor.hpp"
+#include "core/layer/tensor.hpp"
 
 namespace moescope::reference {
 

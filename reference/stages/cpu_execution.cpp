@@ -1,4 +1,4 @@
-#include "reference/cpu_execution.hpp"
+#include "reference/stages/cpu_execution.hpp"
 
 #include <chrono>
 

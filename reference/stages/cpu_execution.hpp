@@ -3,7 +3,7 @@
 #include <span>
 #include <vector>
 
-#include "core/moe_backend.hpp"
+#include "core/backend/moe_backend.hpp"
 
 namespace moescope::reference {
 

@@ -1,14 +1,14 @@
 // experts, dense_masked (eq. 7 with a zero-filled gate matrix): Y = (G * sigma(X W^T)) V, chunk by chunk of
 // experts.
-#include "reference/dense_masked.hpp"
+#include "reference/stages/dense_masked.hpp"
 
 #include <omp.h>
 
 #include <algorithm>
 
-#include "reference/activation.hpp"
-#include "reference/matrix.hpp"
-#include "reference/stages.hpp"
+#include "reference/stages/activation.hpp"
+#include "reference/stages/matrix.hpp"
+#include "reference/stages/stages.hpp"
 
 namespace moescope::reference {
 namespace {

@@ -3,8 +3,8 @@
 #include <span>
 #include <vector>
 
-#include "core/layer_inputs.hpp"
-#include "core/routing.hpp"
+#include "core/layer/layer_inputs.hpp"
+#include "core/layer/routing.hpp"
 
 /// The dense_masked schedule: every expert for every token, unselected gates zero. Chunked over experts so
 /// that memory is bounded: a chunk's W and V rows in fp32 and one block of scores per thread, never the L x N

@@ -1,10 +1,10 @@
 // expert_scores (first half of eq. 7): a sampled dense-dense product, sigma and gate applied.
 #include <omp.h>
 
-#include "reference/dense_masked.hpp"
-#include "reference/pair_ops.hpp"
-#include "reference/stages.hpp"
-#include "reference/task_loop.hpp"
+#include "reference/stages/dense_masked.hpp"
+#include "reference/stages/pair_ops.hpp"
+#include "reference/stages/stages.hpp"
+#include "reference/stages/task_loop.hpp"
 
 namespace moescope::reference {
 

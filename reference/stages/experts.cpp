@@ -1,11 +1,11 @@
 // experts (eq. 7): scores and combine together, task by task, as the fused kernels do it.
 #include <omp.h>
 
-#include "reference/dense_masked.hpp"
-#include "reference/pair_ops.hpp"
-#include "reference/rounding.hpp"
-#include "reference/stages.hpp"
-#include "reference/task_loop.hpp"
+#include "reference/stages/dense_masked.hpp"
+#include "reference/stages/pair_ops.hpp"
+#include "reference/stages/rounding.hpp"
+#include "reference/stages/stages.hpp"
+#include "reference/stages/task_loop.hpp"
 
 namespace moescope::reference {
 

@@ -1,11 +1,11 @@
-#include "reference/matmul.hpp"
+#include "reference/stages/matmul.hpp"
 
 #include <omp.h>
 
 #include <algorithm>
 #include <vector>
 
-#include "reference/matrix.hpp"
+#include "reference/stages/matrix.hpp"
 
 namespace moescope::reference {
 namespace {

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "core/tensor.hpp"
+#include "core/layer/tensor.hpp"
 
 namespace moescope::reference {
 

@@ -2,8 +2,8 @@
 
 #include <Eigen/Core>
 
-#include "reference/rounding.hpp"
-#include "reference/row_ops.hpp"
+#include "reference/stages/rounding.hpp"
+#include "reference/stages/row_ops.hpp"
 
 /// Eigen's view of our row-major matrices; included by .cpp files only, so that users of reference/ need no
 /// Eigen.

@@ -1,11 +1,11 @@
-#include "reference/pair_ops.hpp"
+#include "reference/stages/pair_ops.hpp"
 
 #include <fmt/format.h>
 
-#include "core/error.hpp"
-#include "reference/activation.hpp"
-#include "reference/rounding.hpp"
-#include "reference/row_ops.hpp"
+#include "core/base/error.hpp"
+#include "reference/stages/activation.hpp"
+#include "reference/stages/rounding.hpp"
+#include "reference/stages/row_ops.hpp"
 
 namespace moescope::reference {
 namespace {

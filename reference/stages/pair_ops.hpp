@@ -3,9 +3,9 @@
 #include <cstdint>
 #include <span>
 
-#include "core/layer_inputs.hpp"
-#include "core/routing.hpp"
-#include "core/schedule.hpp"
+#include "core/layer/layer_inputs.hpp"
+#include "core/layer/routing.hpp"
+#include "core/schedule/schedule.hpp"
 
 /// What one task (a token with its pairs of one work item) does; shared by the separate and the fused stages,
 /// so that both give the same bits.

@@ -2,9 +2,9 @@
 
 #include <span>
 
-#include "core/dtype.hpp"
-#include "core/error.hpp"
-#include "core/tensor.hpp"
+#include "core/base/error.hpp"
+#include "core/layer/dtype.hpp"
+#include "core/layer/tensor.hpp"
 
 /// Rounding at stage borders, where the GPU writes a value in storage dtype.
 namespace moescope::reference {

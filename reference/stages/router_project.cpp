@@ -1,6 +1,6 @@
 // router_project (eq. 9): row and column logits, bias added.
-#include "reference/matmul.hpp"
-#include "reference/stages.hpp"
+#include "reference/stages/matmul.hpp"
+#include "reference/stages/stages.hpp"
 
 namespace moescope::reference {
 namespace {

@@ -1,5 +1,5 @@
 // router_select (eqs. 10-11): log-softmax of both marginals, exact top K of their sums, gates.
-#include "reference/router_select.hpp"
+#include "reference/stages/router_select.hpp"
 
 #include <fmt/format.h>
 #include <omp.h>
@@ -11,8 +11,8 @@
 #include <functional>
 #include <limits>
 
-#include "core/error.hpp"
-#include "reference/stages.hpp"
+#include "core/base/error.hpp"
+#include "reference/stages/stages.hpp"
 
 namespace moescope::reference {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <span>
 
-#include "core/dtype.hpp"
+#include "core/layer/dtype.hpp"
 
 /// Inner loops over rows of length d. Weights stay in storage dtype and are widened element by element in
 /// registers (bf16 to fp32 is a shift), so that no fp32 copy of W or V exists. Written as plain loops of

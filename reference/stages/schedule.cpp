@@ -1,9 +1,9 @@
 // schedule: the order of work of the expert stage. The builders live in core, because a Schedule is data that
 // every backend is checked against.
-#include "core/schedule.hpp"
+#include "core/schedule/schedule.hpp"
 
-#include "core/error.hpp"
-#include "reference/stages.hpp"
+#include "core/base/error.hpp"
+#include "reference/stages/stages.hpp"
 
 namespace moescope::reference {
 

@@ -1,8 +1,8 @@
 // shared_mlp: the dense branch of eq. 7.
-#include "core/error.hpp"
-#include "reference/activation.hpp"
-#include "reference/matmul.hpp"
-#include "reference/stages.hpp"
+#include "core/base/error.hpp"
+#include "reference/stages/activation.hpp"
+#include "reference/stages/matmul.hpp"
+#include "reference/stages/stages.hpp"
 
 namespace moescope::reference {
 

@@ -3,9 +3,9 @@
 #include <span>
 #include <vector>
 
-#include "core/layer_inputs.hpp"
-#include "core/routing.hpp"
-#include "core/schedule.hpp"
+#include "core/layer/layer_inputs.hpp"
+#include "core/layer/routing.hpp"
+#include "core/schedule/schedule.hpp"
 
 /// Every stage of the layer on the CPU, one file per stage. Host memory, fp32 accumulation from inputs in
 /// storage dtype, OpenMP. All are deterministic: bit-identical whatever the number of threads, because every

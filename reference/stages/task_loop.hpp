@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <span>
 
-#include "core/schedule.hpp"
+#include "core/schedule/schedule.hpp"
 
 namespace moescope::reference {
 

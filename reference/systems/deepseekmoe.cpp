@@ -1,8 +1,8 @@
 // DeepSeekMoE (Dai et al. 2024): fine-grained FFN experts beside a shared one that every token passes.
 // y = shared(x) + sum over the top K of softmax(logits)_e * FFN_e(x), gates not renormalised.
-#include "reference/ffn_experts.hpp"
-#include "reference/matmul.hpp"
-#include "reference/stages.hpp"
+#include "reference/stages/matmul.hpp"
+#include "reference/stages/stages.hpp"
+#include "reference/systems/ffn_experts.hpp"
 
 namespace moescope::reference {
 namespace {

@@ -1,8 +1,8 @@
 // The dense baseline: one gated MLP for every token, y = (act(x gate^T) * (x up^T)) down^T.
-#include "core/error.hpp"
-#include "core/system_cost.hpp"
-#include "reference/stages.hpp"
-#include "reference/system_execution.hpp"
+#include "core/base/error.hpp"
+#include "core/systems/system_cost.hpp"
+#include "reference/stages/stages.hpp"
+#include "reference/systems/system_execution.hpp"
 
 namespace moescope::reference {
 namespace {

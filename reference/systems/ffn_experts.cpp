@@ -1,5 +1,5 @@
 // Top-K FFN experts: tokens permuted by expert, a grouped GEMM, and back.
-#include "reference/ffn_experts.hpp"
+#include "reference/systems/ffn_experts.hpp"
 
 #include <fmt/format.h>
 #include <omp.h>
@@ -7,11 +7,11 @@
 #include <algorithm>
 #include <vector>
 
-#include "core/error.hpp"
-#include "reference/activation.hpp"
-#include "reference/matmul.hpp"
-#include "reference/matrix.hpp"
-#include "reference/router_select.hpp"
+#include "core/base/error.hpp"
+#include "reference/stages/activation.hpp"
+#include "reference/stages/matmul.hpp"
+#include "reference/stages/matrix.hpp"
+#include "reference/stages/router_select.hpp"
 
 namespace moescope::reference {
 namespace {

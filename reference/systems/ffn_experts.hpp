@@ -1,8 +1,8 @@
 #pragma once
 
-#include "core/schedule.hpp"
-#include "core/system_cost.hpp"
-#include "reference/system_execution.hpp"
+#include "core/schedule/schedule.hpp"
+#include "core/systems/system_cost.hpp"
+#include "reference/systems/system_execution.hpp"
 
 /// What GShard and DeepSeekMoE share: a linear router over N experts and gated FFNs as experts.
 namespace moescope::reference {

@@ -1,6 +1,6 @@
 // GShard-style top-K FFN experts (Lepikhin et al. 2021, as Mixtral runs them): no capacity limit, no token is
 // dropped. y = sum over the top K of softmax(logits)_e * FFN_e(x), gates renormalised over the K.
-#include "reference/ffn_experts.hpp"
+#include "reference/systems/ffn_experts.hpp"
 
 namespace moescope::reference {
 

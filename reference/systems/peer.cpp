@@ -4,10 +4,10 @@
 
 #include <vector>
 
-#include "reference/activation.hpp"
-#include "reference/product_keys.hpp"
-#include "reference/rounding.hpp"
-#include "reference/row_ops.hpp"
+#include "reference/stages/activation.hpp"
+#include "reference/stages/rounding.hpp"
+#include "reference/stages/row_ops.hpp"
+#include "reference/systems/product_keys.hpp"
 
 namespace moescope::reference {
 namespace {

@@ -1,7 +1,7 @@
 // Product-key memory (Lample et al. 2019): y = sum over heads and selected (h, e) of softmax(S)_e * value_e.
-#include "reference/product_keys.hpp"
-#include "reference/rounding.hpp"
-#include "reference/row_ops.hpp"
+#include "reference/stages/rounding.hpp"
+#include "reference/stages/row_ops.hpp"
+#include "reference/systems/product_keys.hpp"
 
 namespace moescope::reference {
 namespace {

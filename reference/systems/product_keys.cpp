@@ -1,5 +1,5 @@
 // Product keys (Lample et al. 2019): N = n^2 experts are scored by 2 n sub-keys.
-#include "reference/product_keys.hpp"
+#include "reference/systems/product_keys.hpp"
 
 #include <fmt/format.h>
 #include <omp.h>
@@ -8,10 +8,10 @@
 #include <cmath>
 #include <vector>
 
-#include "core/error.hpp"
-#include "reference/matmul.hpp"
-#include "reference/matrix.hpp"
-#include "reference/router_select.hpp"
+#include "core/base/error.hpp"
+#include "reference/stages/matmul.hpp"
+#include "reference/stages/matrix.hpp"
+#include "reference/stages/router_select.hpp"
 
 namespace moescope::reference {
 namespace {

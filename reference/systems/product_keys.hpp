@@ -2,8 +2,8 @@
 
 #include <span>
 
-#include "core/system_cost.hpp"
-#include "reference/system_execution.hpp"
+#include "core/systems/system_cost.hpp"
+#include "reference/systems/system_execution.hpp"
 
 /// What PKM and PEER share: heads that each select K / heads of N = n^2 experts by two sets of n sub-keys.
 namespace moescope::reference {

@@ -1,8 +1,8 @@
-#include "reference/system_execution.hpp"
+#include "reference/systems/system_execution.hpp"
 
-#include "core/error.hpp"
-#include "core/host_memory.hpp"
-#include "core/system_cost.hpp"
+#include "core/base/error.hpp"
+#include "core/base/host_memory.hpp"
+#include "core/systems/system_cost.hpp"
 
 namespace moescope::reference {
 

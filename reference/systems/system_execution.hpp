@@ -3,8 +3,8 @@
 #include <memory>
 #include <vector>
 
-#include "core/system.hpp"
-#include "reference/cpu_execution.hpp"
+#include "core/systems/system.hpp"
+#include "reference/stages/cpu_execution.hpp"
 
 /// The baseline systems on the CPU, one file each: dense_mlp.cpp, gshard.cpp, deepseekmoe.cpp, pkm.cpp,
 /// peer.cpp.

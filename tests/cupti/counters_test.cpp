@@ -1,15 +1,15 @@
 // The host half needs the toolkit's libcupti and no GPU, so these run wherever the CUDA build does; those
 // that count need a GPU and say so.
-#include "profiler/cupti_counters.hpp"
+#include "profiler/counters/cupti_counters.hpp"
 
 #include <gtest/gtest.h>
 
 #include <string>
 
-#include "core/error.hpp"
-#include "kernels/known_work.hpp"
-#include "profiler/counter_check.hpp"
-#include "profiler/metric_catalogue.hpp"
+#include "core/base/error.hpp"
+#include "kernels/probes/known_work.hpp"
+#include "profiler/counters/counter_check.hpp"
+#include "profiler/counters/metric_catalogue.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/gpu_guard.hpp"
 

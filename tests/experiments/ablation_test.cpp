@@ -5,10 +5,11 @@
 #include <map>
 #include <set>
 
-#include "core/experiment.hpp"
-#include "core/result.hpp"
+#include "core/results/experiment.hpp"
+#include "core/results/result.hpp"
 #include "tests/support/run_moescope.hpp"
 #include "tests/support/temporary_directory.hpp"
+#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
@@ -20,7 +21,7 @@ using test::TemporaryDirectory;
 using test::write_text;
 
 fs::path config(const std::string& name) {
-  return fs::path(MOESCOPE_SOURCE_DIR) / "experiments" / "configs" / name;
+  return std::filesystem::path(test::source_dir()) / "experiments" / "configs" / name;
 }
 
 /// Rows of a sweep over `experiment` with samples of next to no time.

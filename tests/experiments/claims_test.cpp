@@ -4,11 +4,12 @@
 
 #include <set>
 
-#include "core/result.hpp"
-#include "profiler/sim_calibration.hpp"
+#include "core/results/result.hpp"
+#include "profiler/simulator/sim_calibration.hpp"
 #include "tests/support/recorded_rows.hpp"
 #include "tests/support/run_moescope.hpp"
 #include "tests/support/temporary_directory.hpp"
+#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
@@ -25,7 +26,7 @@ TEST(Readme, ItsClaimsTableIsGeneratedFromTheRecordedRows) {
   const test::Outcome outcome = test::run_moescope(arguments, directory);
   ASSERT_EQ(outcome.code, 0) << outcome.err;
 
-  const std::string readme = test::read_text(fs::path(MOESCOPE_SOURCE_DIR) / "README.md");
+  const std::string readme = test::read_text(std::filesystem::path(test::source_dir()) / "README.md");
   const std::string begin = "<!-- claims: begin -->\n";
   const auto from = readme.find(begin);
   const auto to = readme.find("<!-- claims: end -->");
@@ -37,7 +38,7 @@ TEST(Readme, ItsClaimsTableIsGeneratedFromTheRecordedRows) {
 /// Whole tables take minutes to compute again (scripts/update_validation.sh --check); whether they are of
 /// these rows and this calibration shows at once.
 TEST(SimulatorDocument, ItsTablesAreOfTheRecordedRowsAndTheCalibrationThatComesAlong) {
-  const fs::path root(MOESCOPE_SOURCE_DIR);
+  const fs::path root(test::source_dir());
   const Calibration calibration = read_calibration(root / "data/calibration-h100.json");
   const std::string hint = "scripts/update_validation.sh brings both up to date";
   const std::string document = test::read_text(root / "docs/simulator.md");

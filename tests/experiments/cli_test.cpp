@@ -5,12 +5,13 @@
 #include <string>
 #include <vector>
 
-#include "core/error.hpp"
-#include "core/result.hpp"
-#include "core/stage.hpp"
+#include "core/base/error.hpp"
+#include "core/layer/stage.hpp"
+#include "core/results/result.hpp"
 #include "tests/support/json_schema.hpp"
 #include "tests/support/run_moescope.hpp"
 #include "tests/support/temporary_directory.hpp"
+#include "tests/support/paths.hpp"
 
 /// Runs the real program: exit codes, messages, files.
 namespace moescope {
@@ -62,7 +63,7 @@ TEST(Cli, CeilingsSaysHowEachWasMeasuredAndWritesRows) {
 
 TEST(Cli, CeilingsWritesADeviceThatTheSimulatorTakes) {
   const TemporaryDirectory directory;
-  const std::string rows = MOESCOPE_SOURCE_DIR "/results/h100/ceilings.jsonl";
+  const std::string rows = test::source_path("results/h100/ceilings.jsonl");
   const Outcome outcome = run_moescope(
       {"ceilings", "--rows", rows, "--like", "h100-sxm", "--device-json", "./h100.json"}, directory);
   EXPECT_EQ(outcome.code, 0) << outcome.err;

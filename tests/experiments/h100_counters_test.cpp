@@ -9,7 +9,8 @@
 #include <string>
 #include <utility>
 
-#include "core/result.hpp"
+#include "core/results/result.hpp"
+#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
@@ -23,7 +24,7 @@ struct Pair {
 /// (case, metric) -> known and counted.
 std::map<std::pair<std::string, std::string>, Pair> recorded() {
   const auto runs =
-      read_rows(std::filesystem::path(MOESCOPE_SOURCE_DIR) / "results" / "h100" / "counter_truth.jsonl");
+      read_rows(std::filesystem::path(test::source_dir()) / "results" / "h100" / "counter_truth.jsonl");
   EXPECT_EQ(runs.size(), 1U);
   EXPECT_NE(runs.front().header.device.find("H100"), std::string::npos);
   EXPECT_EQ(runs.front().header.git_revision.size(), 40U);

@@ -7,18 +7,19 @@
 #include <set>
 #include <string>
 
-#include "core/ceiling_probe.hpp"
-#include "core/result.hpp"
-#include "profiler/ceilings.hpp"
-#include "profiler/roofline.hpp"
-#include "profiler/sampling.hpp"
-#include "profiler/stage_counters.hpp"
+#include "core/backend/ceiling_probe.hpp"
+#include "core/results/result.hpp"
+#include "profiler/counters/stage_counters.hpp"
+#include "profiler/limits/ceilings.hpp"
+#include "profiler/limits/roofline.hpp"
+#include "profiler/study/sampling.hpp"
+#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
 
 std::vector<RecordedRun> read(const std::string& name) {
-  auto runs = read_rows(std::filesystem::path(MOESCOPE_SOURCE_DIR) / "results" / "h100" / name);
+  auto runs = read_rows(std::filesystem::path(test::source_dir()) / "results" / "h100" / name);
   for (const RecordedRun& run : runs) {
     EXPECT_NE(run.header.device.find("H100"), std::string::npos) << run.header.device;
     EXPECT_FALSE(run.header.git_dirty) << name;

@@ -10,10 +10,11 @@
 #include <sstream>
 #include <string>
 
-#include "core/experiment.hpp"
-#include "core/result.hpp"
+#include "core/results/experiment.hpp"
+#include "core/results/result.hpp"
 #include "tests/support/json_schema.hpp"
 #include "tests/support/recorded_rows.hpp"
+#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
@@ -22,7 +23,7 @@ constexpr double kMillisecond = 1e-3;
 constexpr double kMebibyte = 1024.0 * 1024.0;
 
 RecordedRun read(const std::string& name) {
-  auto runs = read_rows(std::filesystem::path(MOESCOPE_SOURCE_DIR) / "results" / "h100" / name);
+  auto runs = read_rows(std::filesystem::path(test::source_dir()) / "results" / "h100" / name);
   EXPECT_EQ(runs.size(), 1U) << name;
   EXPECT_NE(runs.front().header.device.find("H100"), std::string::npos) << runs.front().header.device;
   return std::move(runs.front());
@@ -104,7 +105,7 @@ TEST(RecordedH100, ChecksOfEveryStageAndScheduleHold) {
 
 /// Every experiment that is for a GPU: all its points, and an error of every layer that has a time.
 TEST(RecordedH100, HasEveryExperimentWithAnErrorAtEveryPoint) {
-  const auto configs = std::filesystem::path(MOESCOPE_SOURCE_DIR) / "experiments" / "configs";
+  const auto configs = std::filesystem::path(test::source_dir()) / "experiments" / "configs";
   const auto recorded = test::recorded_rows("h100");
   for (const auto& entry : std::filesystem::directory_iterator(configs)) {
     const Experiment experiment = read_experiment(entry.path());

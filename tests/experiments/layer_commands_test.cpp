@@ -7,12 +7,13 @@
 #include <string>
 #include <vector>
 
-#include "core/error.hpp"
-#include "core/result.hpp"
-#include "core/stage.hpp"
+#include "core/base/error.hpp"
+#include "core/layer/stage.hpp"
+#include "core/results/result.hpp"
 #include "tests/support/json_schema.hpp"
 #include "tests/support/run_moescope.hpp"
 #include "tests/support/temporary_directory.hpp"
+#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
@@ -29,7 +30,7 @@ int code_of(ExitCode code) { return static_cast<int>(code); }
 /// Rows of a real run, checked against the published schema line by line.
 std::vector<ResultRow> valid_rows(const std::filesystem::path& results) {
   const test::JsonSchema schema(
-      nlohmann::json::parse(read_text(std::string(MOESCOPE_SOURCE_DIR) + "/core/result.schema.json")));
+      nlohmann::json::parse(read_text(test::source_path("core/results/result.schema.json"))));
   std::istringstream lines(read_text(results / "rows.jsonl"));
   for (std::string line; std::getline(lines, line);) {
     EXPECT_EQ(schema.violation(nlohmann::json::parse(line)), "");
@@ -223,7 +224,7 @@ TEST(Run, FindsTheRecordedLayerFromAnywhereAndNamesNoPathOfThisMachine) {
       {"run", "-L", "16", "--min-samples", "2", "--max-time", "0.01", "--output", "out"}, directory);
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_NE(outcome.out.find("snapshot:data/small_layer2.safetensors"), std::string::npos);
-  EXPECT_EQ(outcome.out.find(MOESCOPE_SOURCE_DIR), std::string::npos);
+  EXPECT_EQ(outcome.out.find(test::source_dir()), std::string::npos);
   for (const ResultRow& row : valid_rows(directory.path() / "out")) {
     EXPECT_EQ(row.workload, "snapshot:data/small_layer2.safetensors");
   }
@@ -295,7 +296,7 @@ TEST(Inspect, ShowsSkewAndAHistogramAndRecordsATraceThatReplays) {
 TEST(Golden, ReplaysEveryRecordedFile) {
   const TemporaryDirectory directory;
   std::vector<std::string> arguments = {"golden"};
-  for (const auto& entry : std::filesystem::directory_iterator(std::string(MOESCOPE_TEST_DATA) + "/golden")) {
+  for (const auto& entry : std::filesystem::directory_iterator(test::source_path("tests/data/golden"))) {
     arguments.push_back(entry.path().string());
   }
   const Outcome outcome = run_moescope(arguments, directory);

@@ -6,12 +6,13 @@
 #include <set>
 #include <sstream>
 
-#include "core/error.hpp"
-#include "core/experiment.hpp"
-#include "core/result.hpp"
-#include "core/system.hpp"
+#include "core/base/error.hpp"
+#include "core/results/experiment.hpp"
+#include "core/results/result.hpp"
+#include "core/systems/system.hpp"
 #include "tests/support/run_moescope.hpp"
 #include "tests/support/temporary_directory.hpp"
+#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
@@ -158,7 +159,7 @@ TEST(SweepOfSystems, RecordsWhatABaselineCannotBeWithTheReason) {
 
 TEST(ExperimentFiles, SayHowLongTheyTake) {
   for (const auto& entry :
-       fs::directory_iterator(fs::path(MOESCOPE_SOURCE_DIR) / "experiments" / "configs")) {
+       fs::directory_iterator(std::filesystem::path(test::source_dir()) / "experiments" / "configs")) {
     const Experiment experiment = read_experiment(entry.path());
     EXPECT_FALSE(experiment.minutes.empty()) << entry.path();
     EXPECT_TRUE(!experiment.name.ends_with("-small") || experiment.minutes.contains("cpu")) << entry.path();
@@ -166,7 +167,7 @@ TEST(ExperimentFiles, SayHowLongTheyTake) {
 }
 
 TEST(ExperimentFiles, TableASmallHasEverySystemAndRunsOnACpu) {
-  const auto file = fs::path(MOESCOPE_SOURCE_DIR) / "experiments" / "configs" / "table-a-small.json";
+  const auto file = std::filesystem::path(test::source_dir()) / "experiments" / "configs" / "table-a-small.json";
   std::set<std::string> found;
   for (const ExperimentPoint& point : read_experiment(file).points) {
     found.insert(point.system);

@@ -10,11 +10,12 @@
 #include <sstream>
 #include <thread>
 
-#include "core/error.hpp"
-#include "core/experiment.hpp"
-#include "core/result.hpp"
+#include "core/base/error.hpp"
+#include "core/results/experiment.hpp"
+#include "core/results/result.hpp"
 #include "tests/support/run_moescope.hpp"
 #include "tests/support/temporary_directory.hpp"
+#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
@@ -331,7 +332,7 @@ TEST(Report, MakesOnePageOfASweep) {
 TEST(ExperimentFiles, AllParseAndCanBeListed) {
   int files = 0;
   for (const auto& entry :
-       fs::directory_iterator(fs::path(MOESCOPE_SOURCE_DIR) / "experiments" / "configs")) {
+       fs::directory_iterator(std::filesystem::path(test::source_dir()) / "experiments" / "configs")) {
     const TemporaryDirectory directory;
     const Experiment experiment = read_experiment(entry.path());
     EXPECT_EQ(experiment.name, entry.path().stem().string());
@@ -347,7 +348,7 @@ TEST(ExperimentFiles, AllParseAndCanBeListed) {
 }
 
 TEST(ExperimentFiles, SkewSmallCoversEveryFamilyAndRunsOnACpu) {
-  const auto file = fs::path(MOESCOPE_SOURCE_DIR) / "experiments" / "configs" / "skew-small.json";
+  const auto file = std::filesystem::path(test::source_dir()) / "experiments" / "configs" / "skew-small.json";
   std::set<std::string> families;
   for (const ExperimentPoint& point : read_experiment(file).points) {
     families.insert(point.workload.substr(0, point.workload.find(':')));
@@ -365,7 +366,7 @@ TEST(ExperimentFiles, SkewSmallCoversEveryFamilyAndRunsOnACpu) {
 
 /// The first ```json block of README after the heading.
 std::string readme_example() {
-  const std::string text = read_text(fs::path(MOESCOPE_SOURCE_DIR) / "README.md");
+  const std::string text = read_text(std::filesystem::path(test::source_dir()) / "README.md");
   const auto heading = text.find("## Write your own sweep");
   const auto begin = text.find("```json\n", heading) + 8;
   return text.substr(begin, text.find("```", begin) - begin);

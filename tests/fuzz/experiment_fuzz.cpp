@@ -2,8 +2,8 @@
 #include <cstdint>
 #include <cstdlib>
 
-#include "core/error.hpp"
-#include "core/experiment.hpp"
+#include "core/base/error.hpp"
+#include "core/results/experiment.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace moescope;

@@ -2,7 +2,7 @@
 #include <cstdint>
 
 #include "array_file_use.hpp"
-#include "core/npy.hpp"
+#include "core/files/npy.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   try {

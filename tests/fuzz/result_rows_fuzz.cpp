@@ -3,8 +3,8 @@
 #include <cstdlib>
 #include <sstream>
 
-#include "core/error.hpp"
-#include "core/result.hpp"
+#include "core/base/error.hpp"
+#include "core/results/result.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace moescope;

@@ -2,7 +2,7 @@
 #include <cstdint>
 
 #include "array_file_use.hpp"
-#include "core/safetensors.hpp"
+#include "core/files/safetensors.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   try {

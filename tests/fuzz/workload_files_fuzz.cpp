@@ -1,8 +1,8 @@
 // Any safetensors file as a snapshot and as a trace: inputs that are valid, or an Error.
 #include <cstdint>
 
-#include "core/error.hpp"
-#include "core/workload_files.hpp"
+#include "core/base/error.hpp"
+#include "core/workload/workload_files.hpp"
 
 namespace moescope {
 namespace {

@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "core/layer_inputs.hpp"
+#include "core/layer/layer_inputs.hpp"
 
 namespace moescope::test {
 

@@ -7,10 +7,10 @@
 #include <utility>
 #include <vector>
 
-#include "core/dtype.hpp"
-#include "core/philox.hpp"
-#include "kernels/cuda_raii.hpp"
-#include "kernels/launch.hpp"
+#include "core/layer/dtype.hpp"
+#include "core/workload/philox.hpp"
+#include "kernels/contract/launch.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
 #include "tests/support/routings.hpp"
 
 /// The expert stage's inputs on host and device with a plain fp64 loop as reference, for tests of its

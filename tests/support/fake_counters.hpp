@@ -5,8 +5,8 @@
 #include <set>
 #include <string>
 
-#include "core/error.hpp"
-#include "profiler/counter_source.hpp"
+#include "core/base/error.hpp"
+#include "profiler/counters/counter_source.hpp"
 
 namespace moescope::test {
 

@@ -16,7 +16,7 @@
 #include <string_view>
 #include <vector>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 /// Files byte by byte, so that a test can make them lie.
 namespace moescope::test {

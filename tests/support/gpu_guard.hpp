@@ -5,7 +5,7 @@
 #include <cstdlib>
 #include <string>
 
-#include "kernels/device_info.hpp"
+#include "kernels/runtime/device_info.hpp"
 
 namespace moescope::test {
 

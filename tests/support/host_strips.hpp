@@ -7,10 +7,10 @@
 #include <numeric>
 #include <vector>
 
-#include "core/layer_shape.hpp"
-#include "core/routing.hpp"
-#include "core/schedule.hpp"
-#include "kernels/strips.hpp"
+#include "core/layer/layer_shape.hpp"
+#include "core/layer/routing.hpp"
+#include "core/schedule/schedule.hpp"
+#include "kernels/contract/strips.hpp"
 
 /// The contents of DeviceStrips, worked out plainly on the host: what the device's selection is compared
 /// with, and what tests of the staircase kernel run on.

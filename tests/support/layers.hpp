@@ -3,8 +3,8 @@
 #include <cmath>
 #include <memory>
 
-#include "core/deterministic_math.hpp"
-#include "core/layer_inputs.hpp"
+#include "core/layer/layer_inputs.hpp"
+#include "core/workload/deterministic_math.hpp"
 #include "tests/support/routings.hpp"
 
 /// Whole layers for tests: random inputs and weights of the scales that make every stage's output of order

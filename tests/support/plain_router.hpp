@@ -3,8 +3,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/layer_inputs.hpp"
-#include "core/routing.hpp"
+#include "core/layer/layer_inputs.hpp"
+#include "core/layer/routing.hpp"
 #include "tests/support/routings.hpp"
 
 /// The router written out as plainly as can be, in double precision: for tests of workloads, which cannot

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <string>
 #include <vector>
+#include "tests/support/paths.hpp"
 
 /// The rows that come with the project.
 namespace moescope::test {
@@ -15,7 +16,7 @@ namespace moescope::test {
 /// Files of rows, packed or not, in results/MACHINE; sorted by name, as a shell's pattern gives them.
 inline std::vector<std::filesystem::path> recorded_rows(const std::string& machine) {
   std::vector<std::filesystem::path> files;
-  for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(MOESCOPE_SOURCE_DIR) /
+  for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(test::source_dir()) /
                                                                "results" / machine)) {
     const std::string name = entry.path().filename().string();
     if (name.ends_with(".jsonl") || name.ends_with(".jsonl.gz")) {

@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "core/philox.hpp"
-#include "core/routing.hpp"
+#include "core/layer/routing.hpp"
+#include "core/workload/philox.hpp"
 #include "tests/support/routings.hpp"
 
 /// Router logits [L, Nr+Nc] and shapes for tests of the selection.

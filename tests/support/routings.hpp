@@ -11,9 +11,9 @@
 #include <utility>
 #include <vector>
 
-#include "core/layer_shape.hpp"
-#include "core/philox.hpp"
-#include "core/routing.hpp"
+#include "core/layer/layer_shape.hpp"
+#include "core/layer/routing.hpp"
+#include "core/workload/philox.hpp"
 
 /// Routings for tests: the one list of shapes and skews that every test of schedules and experts uses.
 namespace moescope::test {

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "tests/support/temporary_directory.hpp"
+#include "tests/support/paths.hpp"
 
 /// Runs the real program in a directory of its own.
 namespace moescope::test {
@@ -33,14 +34,14 @@ class RunningMoescope {
     posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, err_.c_str(), O_WRONLY | O_CREAT | O_TRUNC,
                                      0600);
     posix_spawn_file_actions_addchdir_np(&actions, directory.path().c_str());
-    arguments.insert(arguments.begin(), MOESCOPE_BINARY);
+    arguments.insert(arguments.begin(), moescope_binary());
     std::vector<char*> argv;
     for (std::string& argument : arguments) {
       argv.push_back(argument.data());
     }
     argv.push_back(nullptr);
-    if (posix_spawn(&child_, MOESCOPE_BINARY, &actions, nullptr, argv.data(), environ) != 0) {
-      ADD_FAILURE() << "cannot start " << MOESCOPE_BINARY;
+    if (posix_spawn(&child_, moescope_binary(), &actions, nullptr, argv.data(), environ) != 0) {
+      ADD_FAILURE() << "cannot start " << moescope_binary();
       child_ = -1;
     }
     posix_spawn_file_actions_destroy(&actions);

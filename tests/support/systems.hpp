@@ -1,6 +1,6 @@
 #pragma once
 
-#include "core/system.hpp"
+#include "core/systems/system.hpp"
 
 /// Small baseline layers for tests.
 namespace moescope::test {

@@ -2,9 +2,9 @@
 
 #include <span>
 
-#include "core/access_stream.hpp"
-#include "core/strip_tiles.hpp"
-#include "core/tile_config.hpp"
+#include "core/tiling/strip_tiles.hpp"
+#include "core/tiling/tile_config.hpp"
+#include "profiler/simulator/streams/access_stream.hpp"
 
 /// Parts of layer_stream(), one file per kind of kernel. Not for use outside core/access_*.cpp.
 namespace moescope::detail {
@@ -30,7 +30,7 @@ struct TensorMap {
   TensorMap(const LayerShape& shape, StripRule rule);
 };
 
-/// Where the lists of strips lie (kernels/strips.hpp), from TensorMap::strips on.
+/// Where the lists of strips lie (kernels/contract/strips.hpp), from TensorMap::strips on.
 struct StripArrays {
   std::uint64_t row_log_probs = 0;   ///< [L, Nr] fp32
   std::uint64_t col_log_probs = 0;   ///< [L, Nc] fp32
@@ -52,7 +52,7 @@ struct Operand {
   std::int64_t element_bytes = 2;
 };
 
-/// D [m, n] = A [m, k] B: conventions of kernels/cublas_lt.hpp.
+/// D [m, n] = A [m, k] B: conventions of kernels/runtime/cublas_lt.hpp.
 struct Product {
   std::int64_t m = 0;
   std::int64_t n = 0;

@@ -1,7 +1,7 @@
 #include <algorithm>
 
-#include "core/access_builder.hpp"
-#include "core/chunks.hpp"
+#include "core/tiling/chunks.hpp"
+#include "profiler/simulator/streams/access_builder.hpp"
 
 namespace moescope::detail {
 namespace {

@@ -3,7 +3,7 @@
 #include <bit>
 #include <utility>
 
-#include "core/access_builder.hpp"
+#include "profiler/simulator/streams/access_builder.hpp"
 
 namespace moescope::detail {
 namespace {

@@ -1,15 +1,15 @@
-#include "core/access_stream.hpp"
+#include "profiler/simulator/streams/access_stream.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <set>
 #include <utility>
 
-#include "core/access_builder.hpp"
-#include "core/chunks.hpp"
-#include "core/error.hpp"
-#include "core/selection_form.hpp"
-#include "core/token_split.hpp"
+#include "core/base/error.hpp"
+#include "core/tiling/chunks.hpp"
+#include "core/tiling/selection_form.hpp"
+#include "core/tiling/token_split.hpp"
+#include "profiler/simulator/streams/access_builder.hpp"
 
 namespace moescope {
 namespace detail {
@@ -73,9 +73,9 @@ constexpr double kSortIssue = 13;
 /// Most pairs that CUB sorts with one block: 256 threads of 19.
 constexpr std::int64_t kSingleTilePairs = 4864;
 
-/// Stage schedule of the grouped schedules (kernels/schedule.cu): passes over the pairs, and launches that
-/// move next to nothing (CUB clears its states before each scan and each pass of a sort). Keys are 2 bytes up
-/// to 65536 items. Code: kernels of schedule.cu and CUB as compiled for sm_90a.
+/// Stage schedule of the grouped schedules (kernels/schedule/schedule.cu): passes over the pairs, and
+/// launches that move next to nothing (CUB clears its states before each scan and each pass of a sort). Keys
+/// are 2 bytes up to 65536 items. Code: kernels of schedule.cu and CUB as compiled for sm_90a.
 void add_schedule(std::vector<KernelLaunch>& launches, const StreamContext& context) {
   constexpr AccessKind kRead = AccessKind::kRead;
   constexpr AccessKind kWrite = AccessKind::kWrite;

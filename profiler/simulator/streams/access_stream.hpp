@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
-#include "core/schedule.hpp"
-#include "core/stage.hpp"
+#include "core/layer/stage.hpp"
+#include "core/schedule/schedule.hpp"
 
 /// What the kernels of a layer ask of memory, in the order in which they ask: launches of work units, and
 /// each unit's accesses as bursts of rows. Made from the same schedules and tile arithmetic that the kernels

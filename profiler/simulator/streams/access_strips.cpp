@@ -2,8 +2,8 @@
 #include <memory>
 #include <utility>
 
-#include "core/access_builder.hpp"
-#include "core/selection_form.hpp"
+#include "core/tiling/selection_form.hpp"
+#include "profiler/simulator/streams/access_builder.hpp"
 
 namespace moescope::detail {
 namespace {
@@ -226,8 +226,8 @@ void add_strip_select(std::vector<KernelLaunch>& launches, const StreamContext& 
 }
 
 void add_strip_schedule(std::vector<KernelLaunch>& launches, const StreamContext& context) {
-  // kernels/schedule_strips.cu: two blocks of 32 warps to a multiprocessor of an H100 at most, a warp to a
-  // token; the first block writes offsets and tiles only (20 bytes to a strip here).
+  // kernels/schedule/schedule_strips.cu: two blocks of 32 warps to a multiprocessor of an H100 at most, a
+  // warp to a token; the first block writes offsets and tiles only (20 bytes to a strip here).
   const std::int64_t blocks = std::min<std::int64_t>(264, 1 + ceil_div(context.shape.num_tokens, 32));
   launches.push_back(
       {Stage::kSchedule, "list strips", blocks, 2,

@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "core/access_builder.hpp"
+#include "profiler/simulator/streams/access_builder.hpp"
 
 namespace moescope::detail {
 namespace {

@@ -1,7 +1,7 @@
 #include <algorithm>
 
-#include "core/access_builder.hpp"
-#include "core/token_split.hpp"
+#include "core/tiling/token_split.hpp"
+#include "profiler/simulator/streams/access_builder.hpp"
 
 namespace moescope::detail {
 namespace {

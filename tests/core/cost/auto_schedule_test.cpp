@@ -4,8 +4,8 @@
 
 #include <limits>
 
-#include "core/auto_schedule.hpp"
-#include "core/error.hpp"
+#include "core/base/error.hpp"
+#include "core/cost/auto_schedule.hpp"
 #include "support/routings.hpp"
 
 namespace moescope {

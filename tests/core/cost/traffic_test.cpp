@@ -1,8 +1,8 @@
 // Analytic bytes and FLOP: every term by hand on a tiny layer, then properties that hold for any routing.
 #include <gtest/gtest.h>
 
-#include "core/error.hpp"
-#include "core/traffic.hpp"
+#include "core/base/error.hpp"
+#include "core/cost/traffic.hpp"
 #include "support/routings.hpp"
 
 namespace moescope {

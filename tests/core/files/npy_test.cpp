@@ -1,9 +1,10 @@
 // The .npy and .npz readers against honest, truncated and lying files.
-#include "core/npy.hpp"
+#include "core/files/npy.hpp"
 
 #include <gtest/gtest.h>
 
 #include "support/file_builders.hpp"
+#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
@@ -160,7 +161,7 @@ TEST(Npz, ReadsStoredAndDeflatedMembers) {
 }
 
 TEST(Npz, ReadsNumpysOwnFiles) {
-  const std::string path = MOESCOPE_TEST_DATA "/golden/router_tall.npz";
+  const std::string path = test::source_path("tests/data/golden/router_tall.npz");
   const ArrayFile file = read_array_file(path);
   EXPECT_EQ(file.arrays.size(), 7U);
   for (const auto& [name, array] : file.arrays) {
@@ -265,7 +266,7 @@ TEST(Npz, RefusesADirectoryThatCountsMoreEntriesThanItHas) {
 TEST(FuzzSeeds, AreReadUnlessTheirNameSaysBad) {
   std::size_t seeds = 0;
   for (const auto& entry :
-       std::filesystem::recursive_directory_iterator(MOESCOPE_SOURCE_DIR "/tests/fuzz/corpus")) {
+       std::filesystem::recursive_directory_iterator(test::source_path("tests/fuzz/corpus"))) {
     const auto extension = entry.path().extension();
     if (!entry.is_regular_file() || extension == ".json" || extension == ".jsonl") {
       continue;  // devices, experiments and rows are no arrays

@@ -1,13 +1,14 @@
 // The safetensors reader against honest, truncated and lying files.
-#include "core/safetensors.hpp"
+#include "core/files/safetensors.hpp"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
 
-#include "core/npy.hpp"
+#include "core/files/npy.hpp"
 #include "support/file_builders.hpp"
+#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
@@ -71,7 +72,7 @@ TEST(Safetensors, ReadsTensorsInAnyOrderWithMetadataAndPadding) {
 }
 
 TEST(Safetensors, ReadsTheRecordedLayer) {
-  const std::string path = MOESCOPE_SOURCE_DIR "/data/small_layer2.safetensors";
+  const std::string path = test::source_path("data/small_layer2.safetensors");
   const auto file = read_array_file(path);
   EXPECT_EQ(file.metadata.at("top_k"), "32");
   EXPECT_EQ(file.arrays.size(), 8U);

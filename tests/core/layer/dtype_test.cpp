@@ -1,12 +1,12 @@
-#include "core/dtype.hpp"
+#include "core/layer/dtype.hpp"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
 
-#include "core/error.hpp"
-#include "core/philox.hpp"
+#include "core/base/error.hpp"
+#include "core/workload/philox.hpp"
 #include "tests/support/error_text.hpp"
 
 namespace moescope {

@@ -1,8 +1,8 @@
-#include "core/layer_inputs.hpp"
+#include "core/layer/layer_inputs.hpp"
 
 #include <gtest/gtest.h>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/routings.hpp"
 

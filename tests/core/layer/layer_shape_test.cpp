@@ -1,11 +1,11 @@
-#include "core/layer_shape.hpp"
+#include "core/layer/layer_shape.hpp"
 
 #include <gtest/gtest.h>
 
 #include <set>
 #include <string>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/routings.hpp"
 

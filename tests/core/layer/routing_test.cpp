@@ -1,10 +1,10 @@
-#include "core/routing.hpp"
+#include "core/layer/routing.hpp"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/routings.hpp"
 

@@ -1,4 +1,4 @@
-#include "core/tensor.hpp"
+#include "core/layer/tensor.hpp"
 
 #include <gtest/gtest.h>
 
@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <utility>
 
-#include "core/error.hpp"
-#include "core/host_memory.hpp"
+#include "core/base/error.hpp"
+#include "core/base/host_memory.hpp"
 #include "tests/support/error_text.hpp"
 
 namespace moescope {

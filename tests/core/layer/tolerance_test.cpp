@@ -5,9 +5,9 @@
 #include <limits>
 #include <vector>
 
-#include "core/error.hpp"
-#include "core/philox.hpp"
-#include "core/tolerance.hpp"
+#include "core/base/error.hpp"
+#include "core/layer/tolerance.hpp"
+#include "core/workload/philox.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/routings.hpp"
 

@@ -1,14 +1,15 @@
-#include "core/experiment.hpp"
+#include "core/results/experiment.hpp"
 
 #include <gtest/gtest.h>
 
 #include <nlohmann/json.hpp>
 #include <set>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/json_schema.hpp"
 #include "tests/support/temporary_directory.hpp"
+#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
@@ -161,10 +162,10 @@ TEST(Experiment, NamesFieldAndValueOfWhatCannotWork) {
 
 TEST(ExperimentSchema, IsThePublishedFileAndAcceptsOurExperiments) {
   EXPECT_EQ(experiment_schema_json(),
-            read_text(std::string(MOESCOPE_SOURCE_DIR) + "/core/experiment.schema.json"));
+            read_text(test::source_path("core/results/experiment.schema.json")));
   const JsonSchema schema(json::parse(experiment_schema_json()));
   const std::filesystem::path configs =
-      std::filesystem::path(MOESCOPE_SOURCE_DIR) / "experiments" / "configs";
+      std::filesystem::path(test::source_dir()) / "experiments" / "configs";
   for (const auto& entry : std::filesystem::directory_iterator(configs)) {
     EXPECT_EQ(schema.violation(json::parse(read_text(entry.path()))), "") << entry.path();
   }

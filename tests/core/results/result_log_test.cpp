@@ -6,8 +6,8 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
-#include "core/error.hpp"
-#include "core/result.hpp"
+#include "core/base/error.hpp"
+#include "core/results/result.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/json_schema.hpp"
 #include "tests/support/temporary_directory.hpp"

@@ -1,4 +1,4 @@
-#include "core/result.hpp"
+#include "core/results/result.hpp"
 
 #include <gtest/gtest.h>
 
@@ -7,10 +7,11 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
-#include "core/error.hpp"
-#include "core/stage.hpp"
+#include "core/base/error.hpp"
+#include "core/layer/stage.hpp"
 #include "tests/support/json_schema.hpp"
 #include "tests/support/temporary_directory.hpp"
+#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
@@ -203,7 +204,7 @@ TEST(ResultSchema, ListsEveryStageAndEveryEnumerator) {
 }
 
 TEST(ResultSchema, IsThePublishedFile) {
-  EXPECT_EQ(result_schema_json(), read_text(std::string(MOESCOPE_SOURCE_DIR) + "/core/result.schema.json"));
+  EXPECT_EQ(result_schema_json(), read_text(test::source_path("core/results/result.schema.json")));
 }
 
 TEST(ResultWriter, WritesCsvWithTheSchemasColumns) {

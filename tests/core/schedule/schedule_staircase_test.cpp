@@ -5,8 +5,8 @@
 #include <map>
 #include <set>
 
-#include "core/error.hpp"
-#include "core/schedule.hpp"
+#include "core/base/error.hpp"
+#include "core/schedule/schedule.hpp"
 #include "support/routings.hpp"
 
 namespace moescope {

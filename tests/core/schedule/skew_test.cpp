@@ -1,12 +1,12 @@
-#include "core/skew.hpp"
+#include "core/schedule/skew.hpp"
 
 #include <gtest/gtest.h>
 
 #include <array>
 #include <cmath>
 
-#include "core/error.hpp"
-#include "core/schedule.hpp"
+#include "core/base/error.hpp"
+#include "core/schedule/schedule.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/routings.hpp"
 

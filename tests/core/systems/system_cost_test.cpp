@@ -1,9 +1,9 @@
 // Analytic bytes and FLOP of the baselines, counted by hand on tiny layers.
-#include "core/system_cost.hpp"
+#include "core/systems/system_cost.hpp"
 
 #include <gtest/gtest.h>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/systems.hpp"
 

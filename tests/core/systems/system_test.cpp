@@ -1,12 +1,12 @@
 // Shapes, presets and inputs of the baseline systems.
-#include "core/system.hpp"
+#include "core/systems/system.hpp"
 
 #include <gtest/gtest.h>
 
 #include <array>
 #include <set>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/systems.hpp"
 

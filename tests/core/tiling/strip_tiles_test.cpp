@@ -1,5 +1,5 @@
 // How strips are cut, and into what tiles.
-#include "core/strip_tiles.hpp"
+#include "core/tiling/strip_tiles.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "core/tile_config.hpp"
+#include "core/tiling/tile_config.hpp"
 
 #include <gtest/gtest.h>
 

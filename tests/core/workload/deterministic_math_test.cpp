@@ -1,4 +1,4 @@
-#include "core/deterministic_math.hpp"
+#include "core/workload/deterministic_math.hpp"
 
 #include <gtest/gtest.h>
 

@@ -3,8 +3,8 @@
 
 #include <cmath>
 
-#include "core/error.hpp"
-#include "core/workload.hpp"
+#include "core/base/error.hpp"
+#include "core/workload/workload.hpp"
 #include "tests/support/content_hash.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/routings.hpp"

@@ -1,4 +1,4 @@
-#include "core/philox.hpp"
+#include "core/workload/philox.hpp"
 
 #include <gtest/gtest.h>
 

@@ -8,11 +8,12 @@
 #include <map>
 #include <optional>
 
-#include "core/npy.hpp"
-#include "core/trace_writer.hpp"
-#include "core/workload.hpp"
+#include "core/files/npy.hpp"
+#include "core/workload/trace_writer.hpp"
+#include "core/workload/workload.hpp"
 #include "support/file_builders.hpp"
 #include "support/routings.hpp"
+#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
@@ -288,7 +289,7 @@ TEST_F(SnapshotFile, UsesTheExpertsItIsGiven) {
 }
 
 TEST_F(SnapshotFile, ReadsTheRecordedLayer) {
-  const auto spec = WorkloadSpec::parse("snapshot:" MOESCOPE_SOURCE_DIR "/data/small_layer2.safetensors");
+  const auto spec = WorkloadSpec::parse("snapshot:" + test::source_path("data/small_layer2.safetensors"));
   const LayerInputs inputs = make_workload(spec, from_file(Dtype::kBF16), 1);
   EXPECT_EQ(inputs.shape.label(), "L8192_d256_N4096_K32");
   EXPECT_EQ(inputs.shape.shared_size, 256);

@@ -6,8 +6,8 @@
 #include <utility>
 #include <vector>
 
-#include "core/error.hpp"
-#include "core/workload.hpp"
+#include "core/base/error.hpp"
+#include "core/workload/workload.hpp"
 #include "tests/support/error_text.hpp"
 
 namespace moescope {

@@ -9,9 +9,9 @@
 #include <string>
 #include <utility>
 
-#include "core/error.hpp"
-#include "core/skew.hpp"
-#include "core/workload.hpp"
+#include "core/base/error.hpp"
+#include "core/schedule/skew.hpp"
+#include "core/workload/workload.hpp"
 #include "tests/support/content_hash.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/plain_router.hpp"

@@ -6,9 +6,9 @@
 #include <cmath>
 #include <vector>
 
-#include "core/error.hpp"
-#include "kernels/grouped_gemm.hpp"
-#include "kernels/layer_buffers.hpp"
+#include "core/base/error.hpp"
+#include "kernels/buffers/layer_buffers.hpp"
+#include "kernels/contract/grouped_gemm.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/gpu_guard.hpp"
 #include "tests/support/routings.hpp"

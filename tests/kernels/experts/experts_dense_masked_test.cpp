@@ -2,7 +2,7 @@
 
 #include <vector>
 
-#include "kernels/cublas_lt.hpp"
+#include "kernels/runtime/cublas_lt.hpp"
 #include "tests/support/expert_case.hpp"
 #include "tests/support/gpu_guard.hpp"
 

@@ -3,7 +3,7 @@
 #include <string>
 #include <vector>
 
-#include "kernels/sparse_library.hpp"
+#include "kernels/experts/sparse_library.hpp"
 #include "tests/support/expert_case.hpp"
 #include "tests/support/gpu_guard.hpp"
 

@@ -4,10 +4,10 @@
 #include <string>
 #include <vector>
 
-#include "core/error.hpp"
-#include "kernels/cuda_raii.hpp"
-#include "kernels/launch.hpp"
-#include "kernels/staircase_tiles.hpp"
+#include "core/base/error.hpp"
+#include "kernels/contract/launch.hpp"
+#include "kernels/experts/staircase_tiles.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/expert_case.hpp"
 #include "tests/support/gpu_guard.hpp"

@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "core/token_split.hpp"
+#include "core/tiling/token_split.hpp"
 #include "tests/support/expert_case.hpp"
 #include "tests/support/gpu_guard.hpp"
 

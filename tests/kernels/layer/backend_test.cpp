@@ -7,12 +7,12 @@
 #include <limits>
 #include <vector>
 
-#include "core/tolerance.hpp"
-#include "core/workload.hpp"
+#include "core/layer/tolerance.hpp"
+#include "core/workload/workload.hpp"
 #include "kernels/cuda_backend.hpp"
-#include "kernels/cuda_layer.hpp"
-#include "reference/oracle.hpp"
-#include "reference/reference_backend.hpp"
+#include "kernels/layer/cuda_layer.hpp"
+#include "reference/backend/reference_backend.hpp"
+#include "reference/oracle/oracle.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/gpu_guard.hpp"
 #include "tests/support/routings.hpp"

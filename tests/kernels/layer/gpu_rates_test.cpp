@@ -11,9 +11,10 @@
 #include <span>
 #include <string>
 
-#include "core/auto_schedule.hpp"
-#include "core/result.hpp"
+#include "core/cost/auto_schedule.hpp"
+#include "core/results/result.hpp"
 #include "kernels/gpu_rates.hpp"
+#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
@@ -70,7 +71,7 @@ std::map<std::string, Point> recorded_points(std::span<const char* const> files)
   for (const char* file : files) {
     std::map<std::string, Point> of_file;
     for (const RecordedRun& run :
-         read_rows(std::filesystem::path(MOESCOPE_SOURCE_DIR) / "results" / "h100" / file)) {
+         read_rows(std::filesystem::path(test::source_dir()) / "results" / "h100" / file)) {
       EXPECT_NE(run.header.device.find("H100"), std::string::npos) << run.header.device;
       for (const ResultRow& row : run.rows) {
         if (row.status != Status::kOk || (row.metric != "time_s" && row.source != Source::kAnalytic)) {

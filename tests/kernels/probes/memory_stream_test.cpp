@@ -1,5 +1,5 @@
 // The streams of known traffic move what they say.
-#include "kernels/memory_stream.hpp"
+#include "kernels/probes/memory_stream.hpp"
 
 #include <gtest/gtest.h>
 
@@ -7,7 +7,7 @@
 #include <cstring>
 #include <vector>
 
-#include "kernels/cuda_raii.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
 #include "tests/support/gpu_guard.hpp"
 
 namespace moescope::cuda {

@@ -4,8 +4,8 @@
 #include <cmath>
 #include <vector>
 
-#include "kernels/cublas_lt.hpp"
-#include "kernels/layer_buffers.hpp"
+#include "kernels/buffers/layer_buffers.hpp"
+#include "kernels/runtime/cublas_lt.hpp"
 #include "tests/support/gpu_guard.hpp"
 #include "tests/support/routings.hpp"
 

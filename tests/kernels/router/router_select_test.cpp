@@ -7,8 +7,8 @@
 #include <limits>
 #include <vector>
 
-#include "kernels/layer_buffers.hpp"
-#include "reference/stages.hpp"
+#include "kernels/buffers/layer_buffers.hpp"
+#include "reference/stages/stages.hpp"
 #include "tests/support/gpu_guard.hpp"
 #include "tests/support/router_logits.hpp"
 

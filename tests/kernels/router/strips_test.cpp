@@ -10,15 +10,16 @@
 #include <string>
 #include <vector>
 
-#include "core/schedule.hpp"
-#include "core/workload.hpp"
-#include "kernels/layer_buffers.hpp"
-#include "kernels/strip_buffers.hpp"
-#include "reference/stages.hpp"
+#include "core/schedule/schedule.hpp"
+#include "core/workload/workload.hpp"
+#include "kernels/buffers/layer_buffers.hpp"
+#include "kernels/buffers/strip_buffers.hpp"
+#include "reference/stages/stages.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/gpu_guard.hpp"
 #include "tests/support/host_strips.hpp"
 #include "tests/support/router_logits.hpp"
+#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
@@ -254,7 +255,7 @@ TEST(StripsGpuSkew, TrainedRouter) {
   MOESCOPE_NEEDS_GPU();
   // The tests may run on another machine than the one they were built on, from a copy of the tree.
   const std::string file = "data/small_layer2.safetensors";
-  const std::string path = std::filesystem::exists(file) ? file : MOESCOPE_SOURCE_DIR "/" + file;
+  const std::string path = std::filesystem::exists(file) ? file : test::source_path("") + file;
   LayerShape shape = make_shape(4096, 256, 64, 64, 32);
   shape.dtype = Dtype::kBF16;
   const LayerInputs inputs = make_workload(WorkloadSpec::parse("snapshot:" + path), shape, 1);

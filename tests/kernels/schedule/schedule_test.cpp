@@ -5,10 +5,10 @@
 #include <string>
 #include <vector>
 
-#include "core/error.hpp"
-#include "core/tile_config.hpp"
-#include "kernels/cuda_raii.hpp"
-#include "kernels/schedule_buffers.hpp"
+#include "core/base/error.hpp"
+#include "core/tiling/tile_config.hpp"
+#include "kernels/buffers/schedule_buffers.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/expert_case.hpp"
 #include "tests/support/gpu_guard.hpp"

@@ -8,10 +8,10 @@
 #include <utility>
 #include <vector>
 
-#include "core/schedule.hpp"
-#include "kernels/layer_buffers.hpp"
-#include "kernels/system_launch.hpp"
-#include "reference/router_select.hpp"
+#include "core/schedule/schedule.hpp"
+#include "kernels/buffers/layer_buffers.hpp"
+#include "kernels/contract/system_launch.hpp"
+#include "reference/stages/router_select.hpp"
 #include "tests/support/gpu_guard.hpp"
 #include "tests/support/router_logits.hpp"
 #include "tests/support/systems.hpp"

@@ -9,13 +9,13 @@
 #include <string>
 #include <utility>
 
-#include "core/chunks.hpp"
-#include "core/error.hpp"
+#include "core/base/error.hpp"
+#include "core/tiling/chunks.hpp"
+#include "kernels/contract/system_launch.hpp"
 #include "kernels/cuda_backend.hpp"
-#include "kernels/product_key_form.hpp"
-#include "kernels/system_launch.hpp"
-#include "kernels/system_plan.hpp"
-#include "reference/system_oracle.hpp"
+#include "kernels/systems/product_key_form.hpp"
+#include "kernels/systems/system_plan.hpp"
+#include "reference/oracle/system_oracle.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/gpu_guard.hpp"
 #include "tests/support/systems.hpp"

@@ -11,16 +11,17 @@
 #include <string>
 #include <vector>
 
-#include "core/error.hpp"
-#include "core/system_cost.hpp"
+#include "core/base/error.hpp"
+#include "core/systems/system_cost.hpp"
 #include "kernels/cuda_backend.hpp"
-#include "kernels/cuda_system_layer.hpp"
-#include "reference/golden.hpp"
-#include "reference/reference_backend.hpp"
-#include "reference/system_oracle.hpp"
+#include "kernels/systems/cuda_system_layer.hpp"
+#include "reference/backend/reference_backend.hpp"
+#include "reference/golden/golden.hpp"
+#include "reference/oracle/system_oracle.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/gpu_guard.hpp"
 #include "tests/support/systems.hpp"
+#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
@@ -303,7 +304,7 @@ TEST_F(SystemsGpuValues, GoldenFilesAreReproduced) {
   for (const std::string name :
        {"deepseekmoe_v2", "gshard_topk_mixtral", "peer_relu", "peer_softmax", "pkm"}) {
     const std::string file = "tests/data/golden/" + name + ".npz";  // of a copy that runs elsewhere
-    const std::string path = std::filesystem::exists(file) ? file : MOESCOPE_SOURCE_DIR "/" + file;
+    const std::string path = std::filesystem::exists(file) ? file : test::source_path("") + file;
     const GoldenResult result = replay_golden_system(path, *backend_);
     EXPECT_EQ(result.status, Status::kOk) << name << ": " << result.reason;
     EXPECT_GE(result.max_relative_error, 0) << name;

@@ -1,10 +1,10 @@
-#include "profiler/counter_check.hpp"
+#include "profiler/counters/counter_check.hpp"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 #include "tests/support/fake_counters.hpp"
 
 namespace moescope {

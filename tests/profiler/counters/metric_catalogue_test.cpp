@@ -1,4 +1,4 @@
-#include "profiler/metric_catalogue.hpp"
+#include "profiler/counters/metric_catalogue.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,4 +1,4 @@
-#include "profiler/perf_events.hpp"
+#include "profiler/counters/perf_events.hpp"
 
 #include <gtest/gtest.h>
 

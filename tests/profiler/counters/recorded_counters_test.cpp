@@ -1,10 +1,10 @@
-#include "profiler/recorded_counters.hpp"
+#include "profiler/counters/recorded_counters.hpp"
 
 #include <gtest/gtest.h>
 
 #include <fstream>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/fake_counters.hpp"
 #include "tests/support/temporary_directory.hpp"

@@ -1,4 +1,4 @@
-#include "profiler/ceilings.hpp"
+#include "profiler/limits/ceilings.hpp"
 
 #include <gtest/gtest.h>
 
@@ -6,7 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 #include "tests/support/json_schema.hpp"
 #include "tests/support/temporary_directory.hpp"
 

@@ -1,4 +1,4 @@
-#include "profiler/doctor.hpp"
+#include "profiler/limits/doctor.hpp"
 
 #include <gtest/gtest.h>
 

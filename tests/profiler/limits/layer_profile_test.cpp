@@ -1,5 +1,5 @@
 // Profiles of a real layer on the CPU backend with counters that are not there: rows, tables, sums, traces.
-#include "profiler/layer_profile.hpp"
+#include "profiler/limits/layer_profile.hpp"
 
 #include <gtest/gtest.h>
 #include <omp.h>
@@ -7,10 +7,10 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
-#include "core/error.hpp"
-#include "profiler/chrome_trace.hpp"
-#include "profiler/recorded_counters.hpp"
-#include "reference/reference_backend.hpp"
+#include "core/base/error.hpp"
+#include "profiler/counters/recorded_counters.hpp"
+#include "profiler/report/chrome_trace.hpp"
+#include "reference/backend/reference_backend.hpp"
 #include "tests/support/fake_counters.hpp"
 #include "tests/support/json_schema.hpp"
 #include "tests/support/layers.hpp"

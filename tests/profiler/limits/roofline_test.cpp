@@ -1,10 +1,10 @@
-#include "profiler/roofline.hpp"
+#include "profiler/limits/roofline.hpp"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 #include "tests/support/error_text.hpp"
 
 namespace moescope {

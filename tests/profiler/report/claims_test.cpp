@@ -1,4 +1,4 @@
-#include "profiler/claims.hpp"
+#include "profiler/report/claims.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,9 +1,9 @@
-#include "profiler/html_report.hpp"
+#include "profiler/report/html_report.hpp"
 
 #include <gtest/gtest.h>
 
-#include "profiler/recorded_points.hpp"
-#include "profiler/report_figures.hpp"
+#include "profiler/report/recorded_points.hpp"
+#include "profiler/report/report_figures.hpp"
 
 namespace moescope {
 namespace {

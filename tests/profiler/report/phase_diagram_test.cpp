@@ -1,4 +1,4 @@
-#include "profiler/phase_diagram.hpp"
+#include "profiler/report/phase_diagram.hpp"
 
 #include <gtest/gtest.h>
 

@@ -1,11 +1,11 @@
-#include "profiler/regression.hpp"
+#include "profiler/report/regression.hpp"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 
-#include "core/error.hpp"
-#include "core/schedule.hpp"
+#include "core/base/error.hpp"
+#include "core/schedule/schedule.hpp"
 #include "tests/support/error_text.hpp"
 
 namespace moescope {

@@ -4,7 +4,8 @@
 #include <filesystem>
 #include <string>
 
-#include "profiler/sim_device.hpp"
+#include "profiler/simulator/sim_device.hpp"
+#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
@@ -12,7 +13,7 @@ namespace {
 template <class Check>
 void for_each_device(const Check& check) {
   int files = 0;
-  for (const auto& entry : std::filesystem::directory_iterator(MOESCOPE_SOURCE_DIR "/data/devices")) {
+  for (const auto& entry : std::filesystem::directory_iterator(test::source_path("data/devices"))) {
     SCOPED_TRACE(entry.path().filename().string());
     check(read_device(entry.path()));
     ++files;

@@ -1,14 +1,15 @@
-#include "profiler/device_variation.hpp"
+#include "profiler/simulator/device_variation.hpp"
 
 #include <gtest/gtest.h>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 #include "tests/support/error_text.hpp"
+#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
 
-DeviceSpec h100() { return read_device(MOESCOPE_SOURCE_DIR "/data/devices/h100-sxm.json"); }
+DeviceSpec h100() { return read_device(test::source_path("data/devices/h100-sxm.json")); }
 
 TEST(DeviceVariation, ChangesWhatIsAskedForAndSaysSoInNameAndSource) {
   const DeviceSpec base = h100();

@@ -1,17 +1,18 @@
-#include "profiler/measured_device.hpp"
+#include "profiler/simulator/measured_device.hpp"
 
 #include <gtest/gtest.h>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 #include "tests/support/error_text.hpp"
+#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
 
-DeviceSpec h100() { return read_device(MOESCOPE_SOURCE_DIR "/data/devices/h100-sxm.json"); }
+DeviceSpec h100() { return read_device(test::source_path("data/devices/h100-sxm.json")); }
 
 TEST(MeasuredDevice, ReadsBackWhatAnH100Recorded) {
-  const auto runs = read_rows(MOESCOPE_SOURCE_DIR "/results/h100/ceilings.jsonl");
+  const auto runs = read_rows(test::source_path("results/h100/ceilings.jsonl"));
   const auto ceilings = recorded_ceilings(runs);
   ASSERT_TRUE(ceilings);
   const DeviceSpec made = measured_device(*ceilings, runs.back().header, h100());

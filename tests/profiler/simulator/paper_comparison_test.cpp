@@ -1,13 +1,14 @@
-#include "profiler/paper_comparison.hpp"
+#include "profiler/simulator/paper_comparison.hpp"
 
 #include <gtest/gtest.h>
 
-#include "core/system_cost.hpp"
+#include "core/systems/system_cost.hpp"
+#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
 
-DeviceSpec a100() { return read_device(MOESCOPE_SOURCE_DIR "/data/devices/a100-sxm-80gb.json"); }
+DeviceSpec a100() { return read_device(test::source_path("data/devices/a100-sxm-80gb.json")); }
 
 TEST(SystemBound, IsALaunchAndTheLongestOfBytesAndFlop) {
   const DeviceSpec device = a100();

@@ -1,4 +1,4 @@
-#include "profiler/sim_cache.hpp"
+#include "profiler/simulator/sim_cache.hpp"
 
 #include <gtest/gtest.h>
 
@@ -10,9 +10,9 @@
 #include <utility>
 #include <vector>
 
-#include "core/error.hpp"
-#include "core/philox.hpp"
-#include "profiler/sim_memory.hpp"
+#include "core/base/error.hpp"
+#include "core/workload/philox.hpp"
+#include "profiler/simulator/sim_memory.hpp"
 #include "tests/support/error_text.hpp"
 
 namespace moescope {

@@ -1,17 +1,18 @@
-#include "profiler/sim_layer.hpp"
+#include "profiler/simulator/sim_layer.hpp"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 
-#include "core/error.hpp"
-#include "profiler/sim_validation.hpp"
+#include "core/base/error.hpp"
+#include "profiler/simulator/sim_validation.hpp"
 #include "tests/support/error_text.hpp"
+#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
 
-DeviceSpec h100() { return read_device(MOESCOPE_SOURCE_DIR "/data/devices/h100-sxm.json"); }
+DeviceSpec h100() { return read_device(test::source_path("data/devices/h100-sxm.json")); }
 
 TEST(SimTime, IsTheLongestOfWhatGoesOnAtOnceAndSaysWhich) {
   const DeviceSpec device = h100();
@@ -99,7 +100,7 @@ TEST(SimTime, SharedMlpHidesAsFarAsItLeavesTheDeviceIdle) {
 }
 
 TEST(SimCalibration, TheOneThatComesAlongIsForTheH100AndNamesKernelsThatStreamsHave) {
-  const Calibration calibration = read_calibration(MOESCOPE_SOURCE_DIR "/data/calibration-h100.json");
+  const Calibration calibration = read_calibration(test::source_path("data/calibration-h100.json"));
   EXPECT_EQ(carried_over(calibration, h100().name), "");
   for (const char* word : {"draw 0", "validation.jsonl", "moescope validate"}) {
     EXPECT_NE(calibration.source.find(word), std::string::npos) << word;

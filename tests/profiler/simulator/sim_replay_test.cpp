@@ -1,20 +1,21 @@
-#include "profiler/sim_replay.hpp"
+#include "profiler/simulator/sim_replay.hpp"
 
 #include <gtest/gtest.h>
 
 #include <filesystem>
 
-#include "core/error.hpp"
-#include "core/philox.hpp"
-#include "profiler/sim_device.hpp"
+#include "core/base/error.hpp"
+#include "core/workload/philox.hpp"
+#include "profiler/simulator/sim_device.hpp"
 #include "tests/support/error_text.hpp"
+#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
 
-constexpr const char* kDevices = MOESCOPE_SOURCE_DIR "/data/devices/";
+const std::string kDevices = test::source_path("data/devices/");
 
-DeviceSpec h100() { return read_device(std::string(kDevices) + "h100-sxm.json"); }
+DeviceSpec h100() { return read_device(kDevices + "h100-sxm.json"); }
 
 TEST(SimDevice, EveryFileLoadsAndEveryValueHasASource) {
   int files = 0;

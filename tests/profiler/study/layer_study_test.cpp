@@ -1,11 +1,11 @@
-#include "profiler/layer_study.hpp"
+#include "profiler/study/layer_study.hpp"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <new>
 
-#include "profiler/layer_rows.hpp"
+#include "profiler/study/layer_rows.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/routings.hpp"
 

@@ -1,4 +1,4 @@
-#include "profiler/sampling.hpp"
+#include "profiler/study/sampling.hpp"
 
 #include <gtest/gtest.h>
 
@@ -6,7 +6,7 @@
 #include <memory>
 #include <new>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 
 namespace moescope {
 namespace {

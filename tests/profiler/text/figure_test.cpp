@@ -1,10 +1,10 @@
-#include "profiler/figure.hpp"
+#include "profiler/text/figure.hpp"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 
-#include "core/error.hpp"
+#include "core/base/error.hpp"
 #include "tests/support/temporary_directory.hpp"
 
 namespace moescope {

@@ -1,12 +1,12 @@
-#include "profiler/table.hpp"
+#include "profiler/text/table.hpp"
 
 #include <gtest/gtest.h>
 
 #include <vector>
 
-#include "core/error.hpp"
-#include "profiler/format.hpp"
-#include "profiler/histogram.hpp"
+#include "core/base/error.hpp"
+#include "profiler/text/format.hpp"
+#include "profiler/text/histogram.hpp"
 
 namespace moescope {
 namespace {

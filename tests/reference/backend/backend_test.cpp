@@ -3,10 +3,10 @@
 
 #include <cstring>
 
-#include "core/error.hpp"
-#include "core/tolerance.hpp"
-#include "reference/oracle.hpp"
-#include "reference/reference_backend.hpp"
+#include "core/base/error.hpp"
+#include "core/layer/tolerance.hpp"
+#include "reference/backend/reference_backend.hpp"
+#include "reference/oracle/oracle.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/layers.hpp"
 

@@ -7,16 +7,17 @@
 #include <fstream>
 #include <set>
 
-#include "core/error.hpp"
-#include "reference/batch_norm.hpp"
-#include "reference/golden.hpp"
+#include "core/base/error.hpp"
+#include "reference/golden/golden.hpp"
+#include "reference/stages/batch_norm.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/temporary_directory.hpp"
+#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
 
-const std::filesystem::path kGolden = std::filesystem::path(MOESCOPE_TEST_DATA) / "golden";
+const std::filesystem::path kGolden = std::filesystem::path(test::source_path("tests/data")) / "golden";
 
 struct File {
   const char* name;

@@ -1,13 +1,13 @@
-#include "reference/layer_check.hpp"
+#include "reference/oracle/layer_check.hpp"
 
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <utility>
 
-#include "core/error.hpp"
-#include "core/workload.hpp"
-#include "reference/reference_backend.hpp"
+#include "core/base/error.hpp"
+#include "core/workload/workload.hpp"
+#include "reference/backend/reference_backend.hpp"
 #include "tests/support/routings.hpp"
 
 namespace moescope {

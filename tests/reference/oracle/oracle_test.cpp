@@ -4,10 +4,10 @@
 #include <cmath>
 #include <cstring>
 
-#include "core/error.hpp"
-#include "core/tolerance.hpp"
-#include "reference/oracle.hpp"
-#include "reference/stages.hpp"
+#include "core/base/error.hpp"
+#include "core/layer/tolerance.hpp"
+#include "reference/oracle/oracle.hpp"
+#include "reference/stages/stages.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/layers.hpp"
 

@@ -3,8 +3,8 @@
 
 #include <cstring>
 
-#include "reference/matmul.hpp"
-#include "reference/stages.hpp"
+#include "reference/stages/matmul.hpp"
+#include "reference/stages/stages.hpp"
 #include "tests/support/layers.hpp"
 
 namespace moescope {

@@ -7,10 +7,10 @@
 #include <limits>
 #include <numeric>
 
-#include "core/error.hpp"
-#include "core/philox.hpp"
-#include "reference/router_select.hpp"
-#include "reference/stages.hpp"
+#include "core/base/error.hpp"
+#include "core/workload/philox.hpp"
+#include "reference/stages/router_select.hpp"
+#include "reference/stages/stages.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/routings.hpp"
 

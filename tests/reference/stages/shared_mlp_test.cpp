@@ -2,10 +2,10 @@
 
 #include <cmath>
 
-#include "core/error.hpp"
-#include "core/tolerance.hpp"
-#include "reference/activation.hpp"
-#include "reference/stages.hpp"
+#include "core/base/error.hpp"
+#include "core/layer/tolerance.hpp"
+#include "reference/stages/activation.hpp"
+#include "reference/stages/stages.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/layers.hpp"
 

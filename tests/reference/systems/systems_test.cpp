@@ -4,11 +4,11 @@
 
 #include <cstring>
 
-#include "core/error.hpp"
-#include "core/schedule.hpp"
-#include "core/system_cost.hpp"
-#include "reference/reference_backend.hpp"
-#include "reference/system_oracle.hpp"
+#include "core/base/error.hpp"
+#include "core/schedule/schedule.hpp"
+#include "core/systems/system_cost.hpp"
+#include "reference/backend/reference_backend.hpp"
+#include "reference/oracle/system_oracle.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/systems.hpp"
 

@@ -1,4 +1,4 @@
-#include "core/access_stream.hpp"
+#include "profiler/simulator/streams/access_stream.hpp"
 
 #include <gtest/gtest.h>
 
@@ -6,9 +6,9 @@
 #include <numeric>
 #include <set>
 
-#include "core/access_builder.hpp"
-#include "core/error.hpp"
-#include "core/traffic.hpp"
+#include "core/base/error.hpp"
+#include "core/cost/traffic.hpp"
+#include "profiler/simulator/streams/access_builder.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/routings.hpp"
 
@@ -183,7 +183,7 @@ TEST(AccessStream, StripsReadWholeRowsAndColumnsOfTheGrid) {
 }
 
 /// Bytes that the staircase's selection and schedule ask for, computed by hand from what the kernels read
-/// and write (kernels/router_select_strips.cu, schedule_strips.cu).
+/// and write (kernels/router/router_select_strips.cu, schedule_strips.cu).
 TEST(AccessStream, StripsAreSelectedAndListedAsTheKernelsDo) {
   // Of 600 tokens each has a warp, of 37 eight, which find the log-softmax in L1.
   for (const auto& [rule, count] : {std::pair{StripRule::kMinimalCover, 37},
