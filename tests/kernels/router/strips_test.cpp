@@ -18,8 +18,8 @@
 #include "tests/support/error_text.hpp"
 #include "tests/support/gpu_guard.hpp"
 #include "tests/support/host_strips.hpp"
-#include "tests/support/router_logits.hpp"
 #include "tests/support/paths.hpp"
+#include "tests/support/router_logits.hpp"
 
 namespace moescope {
 namespace {
