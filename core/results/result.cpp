@@ -3,6 +3,7 @@
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <sys/sysinfo.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cmath>
@@ -67,11 +68,15 @@ std::string_view to_string(Status status) {
 }
 
 RunHeader make_run_header(int argc, const char* const* argv) {
-  const auto now = std::chrono::time_point_cast<std::chrono::seconds>(std::chrono::system_clock::now());
+  const auto moment = std::chrono::system_clock::now();
+  const auto now = std::chrono::time_point_cast<std::chrono::seconds>(moment);
   const auto& info = build_info();
   RunHeader header;
   header.command_line = command_line_of(argc, argv);
-  header.run_id = fmt::format("{:%Y%m%dT%H%M%SZ}-{:08x}", fmt::gmtime(now), short_hash(header.command_line));
+  // The same command may be started twice in one second, here or on another machine.
+  header.run_id = fmt::format("{:%Y%m%dT%H%M%SZ}-{:08x}", fmt::gmtime(now),
+                              short_hash(fmt::format("{} {} {}", header.command_line, ::getpid(),
+                                                     moment.time_since_epoch().count())));
   header.git_revision = info.git_revision;
   header.git_dirty = info.git_dirty;
   header.version = info.version;

@@ -2,16 +2,17 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <fstream>
 #include <iosfwd>
 #include <map>
 #include <memory>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "core/files/output_folder.hpp"
 #include "core/layer/layer_shape.hpp"
 
 namespace moescope {
@@ -27,7 +28,7 @@ std::string_view to_string(Status status);
 
 /// What one run saw and was built from; the first line of rows.jsonl, and run.json beside rows.csv.
 struct RunHeader {
-  std::string run_id;  ///< UTC start time and a short hash of the command line
+  std::string run_id;  ///< UTC start time and a short hash of the command line, the process and the moment
   std::string command_line;
   std::string git_revision;
   bool git_dirty = true;
@@ -104,54 +105,49 @@ enum class ExistingRun : std::uint8_t {
 
 /// Writes `<dir>/rows.jsonl` (header line, then rows), `<dir>/rows.csv` and `<dir>/run.json`.
 /// Rows are flushed as they come; an interrupted run leaves whole lines only, but for the last. Throws
-/// FileError when a file cannot be written.
+/// FileError when a file cannot be written; when the disk is full, what was complete stays. One process at a
+/// time: a second one is refused. Of a writer that was given no row nothing is left, the folders that it made
+/// included, so that whoever ends with an error before the first one has written nothing.
 ///
 /// A continued run is a log: what an interruption left behind the last complete point is cut off, a new
 /// header line follows (with the first point written, so that a run with nothing left to do changes nothing),
-/// and rows.csv and run.json are made again. One process at a time: a second one is refused.
+/// and rows.csv and run.json are made again.
 class ResultWriter {
  public:
-  ResultWriter(std::filesystem::path directory, RunHeader header,
+  /// Claims the folder. `also` names files that the caller is going to write there, too: a folder that has
+  /// one of them is as much somebody's data as one with rows.
+  ResultWriter(OutputFolder folder, RunHeader header, ExistingRun existing = ExistingRun::kRefuse,
+               std::vector<std::string> also = {});
+  ResultWriter(const std::filesystem::path& directory, RunHeader header,
                ExistingRun existing = ExistingRun::kRefuse);
+  ~ResultWriter();
+  ResultWriter(const ResultWriter&) = delete;
+  ResultWriter& operator=(const ResultWriter&) = delete;
+  ResultWriter(ResultWriter&&) noexcept;
+  ResultWriter& operator=(ResultWriter&&) = delete;
+
   /// A row that counts at once. Its repro becomes the run's command line when it has none.
   void write(const ResultRow& row);
   /// Rows that count together, once the last of them is on disk; sets their `point` and `point.rows`.
   void write_point(RecordedPoint point, std::vector<ResultRow> rows);
   /// Ids of all points that are done, earlier processes' included.
   const std::set<std::string>& points() const { return points_; }
-  const std::filesystem::path& directory() const { return directory_; }
+  const std::filesystem::path& directory() const;
+  /// What a writer makes in its directory.
+  std::vector<std::filesystem::path> files() const;
   const RunHeader& header() const { return header_; }
 
  private:
-  /// A file descriptor that holds the lock on rows.jsonl.
-  class Lock {
-   public:
-    explicit Lock(const std::filesystem::path& file);
-    ~Lock();
-    Lock(const Lock&) = delete;
-    Lock& operator=(const Lock&) = delete;
-    Lock(Lock&&) = delete;
-    Lock& operator=(Lock&&) = delete;
-    /// Returns when everything written to the file is on disk.
-    void sync() const;
+  class Files;
 
-   private:
-    int descriptor_ = -1;
-  };
-
-  std::filesystem::path file(const char* name) const { return directory_ / name; }
-  void create_files();
   void continue_files();
   void write_header_once();
-  void append(const ResultRow& row);
+  void append(std::span<const ResultRow> rows);
 
-  std::filesystem::path directory_;
   RunHeader header_;
   std::set<std::string> points_;
-  std::unique_ptr<Lock> lock_;  ///< null unless continuing
   bool header_written_ = false;
-  std::ofstream jsonl_;
-  std::ofstream csv_;
+  std::unique_ptr<Files> files_;
 };
 
 /// Rows with the header they were recorded under.

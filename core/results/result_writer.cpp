@@ -1,14 +1,15 @@
-#include <fcntl.h>
 #include <fmt/format.h>
-#include <sys/file.h>
-#include <unistd.h>
 
 #include <algorithm>
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <system_error>
+#include <type_traits>
 #include <utility>
 
 #include "core/base/error.hpp"
+#include "core/base/utf8.hpp"
+#include "core/files/output_file.hpp"
 #include "core/results/result.hpp"
 #include "core/results/result_fields.hpp"
 
@@ -102,81 +103,115 @@ std::string csv_line(const RunHeader& header, const ResultRow& row) {
   return line;
 }
 
-/// One line in one write, then flushed, so that an interrupted run leaves whole lines only, but for the last.
-void write_line(std::ofstream& stream, const fs::path& file, std::string line) {
-  line += '\n';
-  stream.write(line.data(), static_cast<std::streamsize>(line.size())).flush();
-  if (!stream) {
-    throw FileError(file.string(), "", "cannot be written");
-  }
+/// As JSON and CSV can have it: names of files, in workloads and reasons, are any bytes.
+ResultRow with_valid_text(ResultRow row) {
+  detail::for_each_row_field(row, [](const char*, auto& value, int) {
+    if constexpr (std::is_same_v<std::decay_t<decltype(value)>, std::string>) {
+      value = valid_utf8(value);
+    }
+  });
+  return row;
 }
 
-std::ofstream open(const fs::path& file, std::ios::openmode mode) {
-  std::ofstream stream(file, std::ios::binary | mode);
-  if (!stream) {
-    throw FileError(file.string(), "", "cannot be created");
-  }
-  return stream;
-}
-
-std::ofstream create(const fs::path& file) {
-  // Results of an earlier run are somebody's data.
-  if (fs::exists(file)) {
-    throw FileError(file.string(), "", "exists already; name another output directory");
-  }
-  return open(file, std::ios::trunc);
-}
-
-[[noreturn]] void fail(const fs::path& file, const std::error_code& error) {
-  throw FileError(file.string(), "", fmt::format("cannot be written: {}", error.message()));
-}
+constexpr const char* kRun = "run.json";
+constexpr const char* kRows = "rows.jsonl";
+constexpr const char* kCsv = "rows.csv";
 
 }  // namespace
 
-ResultWriter::Lock::Lock(const fs::path& file)
-    : descriptor_(::open(file.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644)) {
-  if (descriptor_ < 0) {
-    fail(file, std::error_code(errno, std::generic_category()));
+/// The three files, and the folder around them; those that were made here are gone again unless kept.
+class ResultWriter::Files {
+ public:
+  Files(OutputFolder folder, ExistingRun existing, std::vector<std::string> also)
+      : folder_(std::move(folder)), continues_(existing == ExistingRun::kContinue) {
+    also.insert(also.begin(), {kRun, kCsv});
+    std::vector<std::string> all = also;
+    all.push_back(kRows);
+    if (!continues_) {
+      folder_.require_none_of(all);
+    }
+    // Whoever makes it owns the folder.
+    rows_.emplace(path(kRows), continues_ ? LineFile::Existing::kContinue : LineFile::Existing::kRefuse);
+    if (rows_->is_new()) {
+      try {
+        folder_.require_none_of(also);
+      } catch (...) {
+        rows_->remove();
+        throw;
+      }
+    }
   }
-  if (::flock(descriptor_, LOCK_EX | LOCK_NB) != 0) {
-    ::close(descriptor_);
-    throw FileError(file.string(), "", "another process is writing it");
+  ~Files() {
+    if (rows_->is_new() && !kept_) {
+      rows_->remove();
+      for (const fs::path& file : made_) {
+        std::error_code ignored;
+        fs::remove(file, ignored);
+      }
+    }
   }
-}
+  Files(const Files&) = delete;
+  Files& operator=(const Files&) = delete;
+  Files(Files&&) = delete;
+  Files& operator=(Files&&) = delete;
 
-ResultWriter::Lock::~Lock() { ::close(descriptor_); }
+  void keep() { kept_ = true; }
+  bool continues() const { return continues_; }
+  const OutputFolder& folder() const { return folder_; }
+  fs::path path(const char* name) const { return folder_.path() / name; }
+  LineFile& rows() { return *rows_; }
+  LineFile& csv() { return *csv_; }
 
-void ResultWriter::Lock::sync() const {
-  // A file system that cannot (EINVAL) is no reason to end a sweep.
-  (void)::fsync(descriptor_);
-}
-
-ResultWriter::ResultWriter(fs::path directory, RunHeader header, ExistingRun existing)
-    : directory_(std::move(directory)), header_(std::move(header)) {
-  std::error_code error;
-  fs::create_directories(directory_, error);
-  if (error) {
-    throw FileError(directory_.string(), "", fmt::format("cannot be created: {}", error.message()));
+  void write_run(const std::string& text) { write(kRun, text); }
+  void open_csv(const std::string& text) {
+    write(kCsv, text);
+    csv_.emplace(path(kCsv), LineFile::Existing::kContinue);
   }
-  if (existing == ExistingRun::kContinue) {
+
+ private:
+  void write(const char* name, const std::string& text) {
+    if (rows_->is_new() && !kept_) {
+      create_file(path(name), text);
+      made_.push_back(path(name));
+    } else {
+      replace_file(path(name), text);
+    }
+  }
+
+  OutputFolder folder_;  ///< first: what is in it goes before it does
+  bool continues_;
+  bool kept_ = false;
+  std::vector<fs::path> made_;
+  std::optional<LineFile> rows_;
+  std::optional<LineFile> csv_;
+};
+
+ResultWriter::ResultWriter(OutputFolder folder, RunHeader header, ExistingRun existing,
+                           std::vector<std::string> also)
+    : header_(std::move(header)),
+      files_(std::make_unique<Files>(std::move(folder), existing, std::move(also))) {
+  if (files_->continues()) {
     continue_files();
   } else {
-    create_files();
+    write_header_once();
+    files_->open_csv(csv_header() + '\n');
   }
 }
 
-void ResultWriter::create_files() {
-  auto run = create(file("run.json"));
-  jsonl_ = create(file("rows.jsonl"));
-  csv_ = create(file("rows.csv"));
-  write_line(run, file("run.json"), dump(header_line(header_), 2));
-  write_header_once();
-  write_line(csv_, file("rows.csv"), csv_header());
+ResultWriter::ResultWriter(const fs::path& directory, RunHeader header, ExistingRun existing)
+    : ResultWriter(OutputFolder(directory), std::move(header), existing) {}
+
+ResultWriter::~ResultWriter() = default;
+ResultWriter::ResultWriter(ResultWriter&&) noexcept = default;
+
+const fs::path& ResultWriter::directory() const { return files_->folder().path(); }
+
+std::vector<fs::path> ResultWriter::files() const {
+  return {files_->path(kRun), files_->path(kRows), files_->path(kCsv)};
 }
 
 void ResultWriter::continue_files() {
-  const fs::path rows_file = file("rows.jsonl");
-  lock_ = std::make_unique<Lock>(rows_file);
+  const fs::path& rows_file = files_->rows().path();
   std::ifstream stream(rows_file, std::ios::binary);
   const ResultLog log = parse_rows(stream, rows_file.string());
   for (const RecordedRun& run : log.runs) {
@@ -201,19 +236,14 @@ void ResultWriter::continue_files() {
   for (int next = 2; taken(); ++next) {
     header_.run_id = fmt::format("{}-{}", id, next);
   }
-  std::error_code error;
-  fs::resize_file(rows_file, log.complete_bytes, error);
-  if (error) {
-    fail(rows_file, error);
-  }
-  jsonl_ = open(rows_file, std::ios::app);
-  csv_ = open(file("rows.csv"), std::ios::trunc);
-  write_line(csv_, file("rows.csv"), csv_header());
+  files_->rows().cut(log.complete_bytes);
+  std::string csv = csv_header() + '\n';
   for (const RecordedRun& run : log.runs) {
     for (const ResultRow& row : run.rows) {
-      write_line(csv_, file("rows.csv"), csv_line(run.header, row));
+      csv += csv_line(run.header, row) + '\n';
     }
   }
+  files_->open_csv(csv);
 }
 
 void ResultWriter::write_header_once() {
@@ -221,27 +251,33 @@ void ResultWriter::write_header_once() {
     return;
   }
   const Json line = header_line(header_);
-  write_line(jsonl_, file("rows.jsonl"), dump(line));
-  if (lock_) {
-    auto run = open(file("run.json"), std::ios::trunc);
-    write_line(run, file("run.json"), dump(line, 2));
-  }
+  files_->rows().append(dump(line));
+  files_->write_run(dump(line, 2) + '\n');
   header_written_ = true;
 }
 
-void ResultWriter::append(const ResultRow& row) {
-  ResultRow complete = row;
-  if (complete.repro.empty()) {
-    complete.repro = header_.command_line;
+void ResultWriter::append(std::span<const ResultRow> rows) {
+  std::vector<std::string> lines;
+  std::vector<std::string> csv;
+  for (const ResultRow& row : rows) {
+    ResultRow complete = with_valid_text(row);
+    if (complete.repro.empty()) {
+      complete.repro = header_.command_line;
+    }
+    complete.validate();
+    lines.push_back(dump(row_line(header_, complete)));
+    csv.push_back(csv_line(header_, complete));
   }
-  complete.validate();
-  write_line(jsonl_, file("rows.jsonl"), dump(row_line(header_, complete)));
-  write_line(csv_, file("rows.csv"), csv_line(header_, complete));
+  if (!rows.empty()) {
+    files_->rows().append(fmt::to_string(fmt::join(lines, "\n")));
+    files_->keep();
+    files_->csv().append(fmt::to_string(fmt::join(csv, "\n")));
+  }
 }
 
 void ResultWriter::write(const ResultRow& row) {
   write_header_once();
-  append(row);
+  append({&row, 1});
 }
 
 void ResultWriter::write_point(RecordedPoint point, std::vector<ResultRow> rows) {
@@ -252,13 +288,10 @@ void ResultWriter::write_point(RecordedPoint point, std::vector<ResultRow> rows)
     row.validate();
   }
   write_header_once();
-  for (const ResultRow& row : rows) {
-    append(row);
-  }
-  if (lock_) {
-    lock_->sync();
-  }
-  write_line(jsonl_, file("rows.jsonl"), dump(point_line(header_, point)));
+  append(rows);
+  files_->rows().sync();
+  files_->rows().append(dump(point_line(header_, point)));
+  files_->keep();
   points_.insert(point.id);
 }
 

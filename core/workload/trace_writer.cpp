@@ -1,15 +1,13 @@
 #include "core/workload/trace_writer.hpp"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
 #include <cstdint>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <string>
-#include <system_error>
 
 #include "core/base/error.hpp"
+#include "core/files/output_file.hpp"
 
 namespace moescope {
 namespace {
@@ -48,8 +46,8 @@ std::string trace_header(const Routing& routing, std::int64_t top_k) {
   return text;
 }
 
-void put(std::ofstream& stream, const void* data, std::size_t bytes) {
-  stream.write(static_cast<const char*>(data), static_cast<std::streamsize>(bytes));
+void put(std::string& content, const void* data, std::size_t bytes) {
+  content.append(static_cast<const char*>(data), bytes);
 }
 
 }  // namespace
@@ -59,28 +57,14 @@ void write_trace(const Routing& routing, const std::filesystem::path& file) {
     throw InvalidArgument("trace file", file.string(), "must end in .safetensors");
   }
   const std::string header = trace_header(routing, require_rectangular(routing));
-  // In the same folder, so that the rename cannot cross file systems; the process id keeps two writers apart.
-  const std::filesystem::path partial = fmt::format("{}.{}.partial", file.string(), ::getpid());
-  std::error_code error;
-  {
-    std::ofstream stream(partial, std::ios::binary | std::ios::trunc);
-    const std::uint64_t header_bytes = header.size();
-    put(stream, &header_bytes, sizeof(header_bytes));
-    put(stream, header.data(), header.size());
-    put(stream, routing.expert_ids.data(), routing.expert_ids.size() * sizeof(std::int32_t));
-    put(stream, routing.gates.data(), routing.gates.size() * sizeof(float));
-    stream.close();
-    if (!stream) {
-      std::filesystem::remove(partial, error);
-      throw FileError(file.string(), "", "cannot be written");
-    }
-  }
-  std::filesystem::rename(partial, file, error);
-  if (error) {
-    const std::string why = error.message();
-    std::filesystem::remove(partial, error);
-    throw FileError(file.string(), "", fmt::format("cannot be written: {}", why));
-  }
+  const std::uint64_t header_bytes = header.size();
+  std::string content;
+  content.reserve(sizeof(header_bytes) + header.size() + 8 * routing.expert_ids.size());
+  put(content, &header_bytes, sizeof(header_bytes));
+  content += header;
+  put(content, routing.expert_ids.data(), routing.expert_ids.size() * sizeof(std::int32_t));
+  put(content, routing.gates.data(), routing.gates.size() * sizeof(float));
+  OutputFile("trace file", file).write(content);
 }
 
 }  // namespace moescope

@@ -14,7 +14,11 @@ bool comes_from_file(const WorkloadSpec& spec) {
 }  // namespace
 
 LayerShape complete_shape(const WorkloadSpec& spec, const LayerShape& requested) {
-  return comes_from_file(spec) ? detail::complete_file_shape(spec, requested) : requested;
+  if (comes_from_file(spec)) {
+    return detail::complete_file_shape(spec, requested);
+  }
+  detail::require_room(spec, requested);
+  return requested;
 }
 
 LayerInputs make_workload(const WorkloadSpec& spec, const LayerShape& shape, std::uint64_t seed,

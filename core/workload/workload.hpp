@@ -47,7 +47,8 @@ LayerInputs make_workload(const WorkloadSpec& spec, const LayerShape& shape, std
 
 /// Shape as the workload's file dictates it: `requested` fields equal to 0 are taken from the file, others
 /// must fit (num_tokens and top_k may be smaller than what is recorded; K of a trace may not differ).
-/// Synthetic families return `requested` unchanged.
+/// Synthetic families return `requested` unchanged. Throws InvalidArgument for what make_workload() would
+/// refuse, before anything is made.
 LayerShape complete_shape(const WorkloadSpec& spec, const LayerShape& requested);
 
 }  // namespace moescope

@@ -2,13 +2,15 @@
 
 #include <fmt/format.h>
 
-#include <fstream>
+#include <algorithm>
 #include <iostream>
+#include <iterator>
 #include <memory>
 #include <optional>
 
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
+#include "experiments/options/outputs.hpp"
 #include "experiments/options/sim_options.hpp"
 #include "profiler/simulator/measured_device.hpp"
 
@@ -27,26 +29,45 @@ struct KnownCeilings {
   RunHeader header;
 };
 
+/// Before anything is measured: that --device-json can be written, and is none of the command's other files.
+void claim_device(const CeilingOptions& options, const RunHeader& header, const ResultWriter* writer) {
+  if (options.device_json.empty()) {
+    return;
+  }
+  require_gpu(header);
+  std::vector<std::filesystem::path> kept = {options.rows};
+  if (auto like = device_file(options.like)) {
+    kept.push_back(*std::move(like));
+  }
+  if (writer != nullptr) {
+    std::ranges::copy(writer->files(), std::back_inserter(kept));
+  }
+  const OutputFile claimed("device_json", options.device_json, kept);
+}
+
 KnownCeilings measure(const CeilingOptions& options, const Invocation& invocation) {
   apply_threads(options);
   const SamplingOptions sampling = sampling_options(options);
   const auto backend = make_backend(options.backend);
+  const RunHeader header = run_header(invocation, *backend);
+  const auto writer = open_rows(options.output, header);
+  claim_device(options, header, writer.get());
   KnownCeilings known{measure_ceilings(make_ceiling_probes(options.backend), backend->device(), sampling),
-                      run_header(invocation, *backend)};
+                      header};
   std::cout << fmt::format("{}: {}\n\n{}", backend->name(), known.ceilings.device,
                            ceilings_text(known.ceilings));
-  if (!options.output.empty()) {
-    ResultWriter writer(options.output, known.header);
+  if (writer) {
     for (const ResultRow& row : ceiling_rows(known.ceilings, backend->name())) {
-      writer.write(row);
+      writer->write(row);
     }
-    std::cout << fmt::format("\nrows: {}/rows.jsonl, rows.csv\n", writer.directory().string());
+    std::cout << fmt::format("\nrows: {}/rows.jsonl, rows.csv\n", writer->directory().string());
   }
   return known;
 }
 
 /// The last run of the file that has any.
-KnownCeilings recorded(const std::string& file) {
+KnownCeilings recorded(const CeilingOptions& options) {
+  const std::string& file = options.rows;
   std::optional<KnownCeilings> known;
   for (const RecordedRun& run : read_rows(file)) {
     if (auto ceilings = recorded_ceilings({run})) {
@@ -56,6 +77,7 @@ KnownCeilings recorded(const std::string& file) {
   if (!known) {
     throw FileError(file, "", "has no ceilings");
   }
+  claim_device(options, known->header, nullptr);
   std::cout << fmt::format("recorded: {}, run {}\n\n{}", known->ceilings.device, known->header.run_id,
                            ceilings_text(known->ceilings));
   return *std::move(known);
@@ -63,11 +85,7 @@ KnownCeilings recorded(const std::string& file) {
 
 void write_device(const CeilingOptions& options, const KnownCeilings& known, const DeviceSpec& like) {
   const DeviceSpec device = measured_device(known.ceilings, known.header, like);
-  std::ofstream stream(options.device_json, std::ios::binary);
-  stream << device_json(device) << std::flush;
-  if (!stream) {
-    throw FileError(options.device_json, "", "cannot be written");
-  }
+  OutputFile("device_json", options.device_json).write(device_json(device));
   std::cout << fmt::format("\ndevice: {} (moescope simulate --device {})\n", options.device_json,
                            options.device_json);
 }
@@ -84,7 +102,7 @@ ExitCode ceilings(const CeilingOptions& options, const Invocation& invocation) {
   if (!options.rows.empty() && !options.output.empty()) {
     throw InvalidArgument("output", options.output, "cannot be given beside --rows: these are rows already");
   }
-  const KnownCeilings known = options.rows.empty() ? measure(options, invocation) : recorded(options.rows);
+  const KnownCeilings known = options.rows.empty() ? measure(options, invocation) : recorded(options);
   if (like) {
     write_device(options, known, *like);
   }

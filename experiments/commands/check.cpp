@@ -8,6 +8,7 @@
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/options.hpp"
+#include "experiments/options/outputs.hpp"
 #include "experiments/options/system_options.hpp"
 #include "experiments/points/check_points.hpp"
 #include "experiments/points/check_systems.hpp"
@@ -133,10 +134,7 @@ ExitCode check(const CheckOptions& options, const Invocation& invocation) {
   const auto points = chosen_points(options);
   const auto backend = make_backend(options.backend);
   const auto mirror = backend->name() == "cpu" ? nullptr : make_backend("cpu");
-  std::unique_ptr<ResultWriter> writer;
-  if (!options.output.empty()) {
-    writer = std::make_unique<ResultWriter>(options.output, run_header(invocation, *backend));
-  }
+  const auto writer = open_rows(options.output, run_header(invocation, *backend));
   Tally tally;
   for (const CheckPoint& point : points) {
     std::optional<LayerInputs> inputs;

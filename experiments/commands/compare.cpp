@@ -8,6 +8,7 @@
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/options.hpp"
+#include "experiments/options/outputs.hpp"
 #include "experiments/options/system_options.hpp"
 #include "experiments/points/compare_report.hpp"
 #include "experiments/points/compare_systems.hpp"
@@ -58,11 +59,8 @@ ExitCode compare(const CommonOptions& options, const Invocation& invocation) {
   const StudyPlan plan = study_plan(options);
   const std::vector<StudyPoint> points = points_of(options);
   const auto backend = make_backend(options.backend);
-  RunHeader header = run_header(invocation, *backend);
-  const std::filesystem::path directory = options.output.empty()
-                                              ? std::filesystem::path("results") / header.run_id
-                                              : std::filesystem::path(options.output);
-  ResultWriter writer(directory, std::move(header));
+  ResultWriter writer = open_results(options.output, run_header(invocation, *backend), figure_files("skew"));
+  const std::filesystem::path& directory = writer.directory();
 
   std::vector<LayerStudy> studies;
   PointStudy point_study(*backend);

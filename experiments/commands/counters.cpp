@@ -7,6 +7,7 @@
 
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
+#include "experiments/options/outputs.hpp"
 #include "profiler/counters/counter_check.hpp"
 #include "profiler/counters/cupti_counters.hpp"
 #include "profiler/counters/metric_catalogue.hpp"
@@ -120,10 +121,7 @@ KnownWork known_work() {
 ExitCode check(const CountersOptions& options, const Invocation& invocation) {
   const auto backend = make_backend("cuda");
   const auto source = make_cupti_counters();
-  std::unique_ptr<ResultWriter> writer;
-  if (!options.output.empty()) {
-    writer = std::make_unique<ResultWriter>(options.output, run_header(invocation, *backend));
-  }
+  const auto writer = open_rows(options.output, run_header(invocation, *backend));
   const CounterCheck result = check_counters(*source, known_work(), options.metrics);
   for (const auto& row : writer ? counter_check_rows(result, backend->name()) : std::vector<ResultRow>{}) {
     writer->write(row);

@@ -10,6 +10,7 @@
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/options.hpp"
+#include "experiments/options/outputs.hpp"
 #include "profiler/study/layer_rows.hpp"
 #include "profiler/study/layer_study.hpp"
 #include "profiler/text/histogram.hpp"
@@ -47,7 +48,9 @@ ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
     LayerShape shape;
   };
   std::vector<Point> points;
-  for (NamedWorkload& workload : chosen_workloads(options)) {
+  std::vector<NamedWorkload> workloads = chosen_workloads(options);
+  const std::vector<std::filesystem::path> inputs_read = workload_files(workloads);
+  for (NamedWorkload& workload : workloads) {
     const LayerShape shape = resolve_shape(options, workload.spec);
     points.push_back({std::move(workload), shape});
   }
@@ -55,10 +58,10 @@ ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
     throw InvalidArgument("save_trace", options.save_trace, "one file holds the routing of one workload");
   }
   const auto backend = make_backend(options.backend);
-  std::unique_ptr<ResultWriter> writer;
-  if (!options.output.empty()) {
-    writer = std::make_unique<ResultWriter>(options.output, run_header(invocation, *backend));
+  if (!options.save_trace.empty()) {
+    const OutputFile trace("save_trace", options.save_trace, inputs_read);
   }
+  const auto writer = open_rows(options.output, run_header(invocation, *backend));
   for (const auto& [workload, shape] : points) {
     const LayerInputs inputs = make_inputs(workload, shape, options.seed);
     const Routing routing = route(*backend, inputs);

@@ -6,6 +6,7 @@
 #include "core/systems/system_cost.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
+#include "experiments/options/outputs.hpp"
 #include "experiments/points/model_study.hpp"
 #include "profiler/simulator/paper_comparison.hpp"
 #include "profiler/text/format.hpp"
@@ -78,6 +79,9 @@ ExitCode paper(const PaperOptions& options, const Invocation& invocation) {
   model.device = find_device(options.devices.empty() ? "a100-sxm-80gb" : options.devices.front());
   model.peer = table_a(System::kPeer);
   ModelStudy study(chosen_calibration(options), replay_options(options));
+  RunHeader header = run_header(invocation, *make_backend("cpu"));
+  header.device = modelled_header(std::span(&model.device, 1));
+  const auto writer = open_rows(options.output, std::move(header));
   const NamedWorkload workload = named_workload("gaussian:1");
   std::vector<ResultRow> rows;
   Progress progress(std::cerr, progress_style(options), 5);
@@ -116,15 +120,12 @@ ExitCode paper(const PaperOptions& options, const Invocation& invocation) {
       model.device.name, model.shape.label(), options.seed,
       options.markdown ? table.markdown() : table.text(),
       options.markdown ? bounds.table().markdown() : bounds.table().text());
-  if (!options.output.empty()) {
-    RunHeader header = run_header(invocation, *make_backend("cpu"));
-    header.device = modelled_header(std::span(&model.device, 1));
-    ResultWriter writer(options.output, std::move(header));
+  if (writer) {
     rows.insert(rows.end(), bounds.rows().begin(), bounds.rows().end());
     for (const ResultRow& row : rows) {
-      writer.write(row);
+      writer->write(row);
     }
-    std::cout << fmt::format("\nrows: {}/rows.jsonl, rows.csv\n", writer.directory().string());
+    std::cout << fmt::format("\nrows: {}/rows.jsonl, rows.csv\n", writer->directory().string());
   }
   return ExitCode::kOk;
 }

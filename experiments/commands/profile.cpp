@@ -9,6 +9,7 @@
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/options.hpp"
+#include "experiments/options/outputs.hpp"
 #include "experiments/options/profile_sources.hpp"
 #include "profiler/counters/recorded_counters.hpp"
 #include "profiler/limits/layer_profile.hpp"
@@ -90,6 +91,25 @@ ExitCode run_for_external_profiler(const ProfileOptions& options) {
   return ExitCode::kOk;
 }
 
+constexpr const char* kTrace = "trace.json";
+
+std::string counters_name(std::size_t number, const ScheduleOptions& options) {
+  std::string schedule = to_string(options);
+  std::ranges::replace(schedule, ':', '-');
+  return fmt::format("counters-{}-{}.json", number, schedule);
+}
+
+/// What may come to lie beside the rows.
+std::vector<std::string> files_beside(std::size_t workloads, const std::vector<ScheduleOptions>& schedules) {
+  std::vector<std::string> names = {kTrace};
+  for (std::size_t number = 1; number <= workloads; ++number) {
+    for (const ScheduleOptions& schedule : schedules) {
+      names.push_back(counters_name(number, schedule));
+    }
+  }
+  return names;
+}
+
 /// Raw counters of every schedule as counters-<workload's number>-<schedule>.json: --source recorded:FILE
 /// reads them again, under other metrics or formulas.
 void record_counters(const LayerProfile& layer, std::size_t number, const std::string& device,
@@ -97,10 +117,8 @@ void record_counters(const LayerProfile& layer, std::size_t number, const std::s
   for (std::size_t s = 0; s < layer.counted.size(); ++s) {
     const CountedLayer& counted = layer.counted[s];
     if (counted.plan.passes > 0) {
-      std::string schedule = to_string(layer.study.schedules[s].options);
-      std::ranges::replace(schedule, ':', '-');
       write_recording({counted.source, device, counted.plan, counted.ranges},
-                      directory / fmt::format("counters-{}-{}.json", number, schedule));
+                      directory / counters_name(number, layer.study.schedules[s].options));
     }
   }
 }
@@ -116,11 +134,9 @@ ExitCode profile(const ProfileOptions& options, const Invocation& invocation) {
   const auto points = plan(options);
   const auto backend = make_backend(options.backend);
   const ProfileSource source = make_profile_source(options.source, options.backend, options.metrics);
-  RunHeader header = run_header(invocation, *backend);
-  const std::filesystem::path directory = options.output.empty()
-                                              ? std::filesystem::path("results") / header.run_id
-                                              : std::filesystem::path(options.output);
-  ResultWriter writer(directory, std::move(header));
+  ResultWriter writer =
+      open_results(options.output, run_header(invocation, *backend), files_beside(points.size(), schedules));
+  const std::filesystem::path& directory = writer.directory();
 
   Progress progress(std::cerr, progress_style(options), static_cast<std::int64_t>(points.size()) + 1);
   progress.begin("ceilings");
@@ -150,7 +166,7 @@ ExitCode profile(const ProfileOptions& options, const Invocation& invocation) {
     std::cout << profile_text(layer, backend->device()) << '\n';
     sums_hold = sums_hold && stage_sums_hold(layer);
   }
-  write_chrome_trace(profiles, backend->device(), directory / "trace.json");
+  write_chrome_trace(profiles, backend->device(), directory / kTrace);
   std::cout << fmt::format("{}\nrows:  {}/rows.jsonl, rows.csv, run.json\n", profile_legend(),
                            directory.string());
   std::cout << fmt::format("trace: {}/trace.json (open it at ui.perfetto.dev)\n", directory.string());

@@ -1,11 +1,15 @@
 #include <fmt/format.h>
-#include <cstdlib>
+
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <iterator>
 #include <memory>
 #include <utility>
 
+#include "core/base/utf8.hpp"
+#include "core/files/output_file.hpp"
+#include "core/files/output_folder.hpp"
 #include "experiments/options/command.hpp"
 #include "profiler/report/html_report.hpp"
 #include "profiler/report/recorded_points.hpp"
@@ -19,38 +23,12 @@ namespace fs = std::filesystem;
 /// More figures than this nobody looks at; the tables have everything.
 constexpr std::size_t kMaxFigures = 24;
 
-/// A directory that is gone with everything in it when the report is done.
-class Scratch {
- public:
-  Scratch() {
-    std::string name = (fs::temp_directory_path() / "moescope_report_XXXXXX").string();
-    if (::mkdtemp(name.data()) == nullptr) {
-      throw FileError(name, "", "cannot be created");
-    }
-    path_ = name;
-  }
-  ~Scratch() {
-    std::error_code ignored;
-    fs::remove_all(path_, ignored);
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  Scratch(Scratch&&) = delete;
-  Scratch& operator=(Scratch&&) = delete;
-
-  const fs::path& path() const { return path_; }
-
- private:
-  fs::path path_;
-};
-
-std::vector<ReportFigure> draw_figures(const std::vector<RecordedRun>& runs) {
-  const Scratch scratch;
+std::vector<ReportFigure> draw_figures(const std::vector<RecordedRun>& runs, const fs::path& scratch) {
   std::vector<ReportFigure> drawn;
   for (Figure& figure : report_figures(recorded_layers(runs), kMaxFigures)) {
     // The page has it as a caption, whole: in the figure a long one would be cut.
     const std::string title = std::exchange(figure.title, "");
-    const FigureResult result = draw_figure(figure, scratch.path(), fmt::format("figure{}", drawn.size()));
+    const FigureResult result = draw_figure(figure, scratch, fmt::format("figure{}", drawn.size()));
     ReportFigure& report = drawn.emplace_back();
     report.title = title;
     report.reason = result.reason;
@@ -63,19 +41,17 @@ std::vector<ReportFigure> draw_figures(const std::vector<RecordedRun>& runs) {
 }
 
 ExitCode report(const std::vector<std::string>& files, const std::string& output) {
+  const OutputFile page("output", output, std::vector<fs::path>(files.begin(), files.end()));
+  const ScratchFolder scratch;
   std::vector<RecordedRun> runs;
   for (const std::string& file : files) {
     auto more = read_rows(file);
     std::move(more.begin(), more.end(), std::back_inserter(runs));
   }
-  const auto figures = draw_figures(runs);
+  const auto figures = draw_figures(runs, scratch.path());
   const std::string html =
-      html_report(fmt::format("moescope: {}", fs::path(output).stem().string()), runs, figures);
-  std::ofstream stream(output, std::ios::binary);
-  stream << html << std::flush;
-  if (!stream) {
-    throw FileError(output, "", "cannot be written");
-  }
+      html_report(fmt::format("moescope: {}", valid_utf8(page.path().stem().string())), runs, figures);
+  page.write(html);
   std::cout << fmt::format("report: {} ({} runs, {} figures)\n", output, runs.size(), figures.size());
   return ExitCode::kOk;
 }

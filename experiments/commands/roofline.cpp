@@ -8,6 +8,7 @@
 #include <memory>
 
 #include "experiments/options/command.hpp"
+#include "experiments/options/outputs.hpp"
 #include "profiler/limits/ceilings.hpp"
 
 namespace moescope {
@@ -32,6 +33,9 @@ RooflineFlop parse_flop(const std::string& text) {
 
 ExitCode roofline(const RooflineOptions& options) {
   const RooflineFlop flop = parse_flop(options.flop);
+  const OutputFolder folder(options.output);
+  claim_files(folder.path(), figure_files("roofline", options.png),
+              {options.rows.begin(), options.rows.end()});
   std::vector<RecordedRun> runs;
   for (const std::string& file : options.rows) {
     std::ranges::move(read_rows(file), std::back_inserter(runs));
@@ -41,7 +45,7 @@ ExitCode roofline(const RooflineOptions& options) {
                            roofline_text(read));
   Figure figure = roofline_figure(read);
   figure.png = options.png;
-  const FigureResult drawn = draw_figure(figure, options.output, "roofline");
+  const FigureResult drawn = draw_figure(figure, folder.path(), "roofline");
   std::cout << (drawn.status == Status::kOk ? fmt::format("figure: {}\n", drawn.image.string())
                                             : fmt::format("figure: unavailable: {}\n", drawn.reason));
   return ExitCode::kOk;
@@ -58,8 +62,7 @@ Command add_roofline(Cli app, const Invocation& /*invocation*/) {
   sub.add_option("rows", options->rows, "rows.jsonl of `moescope profile` (and of `moescope ceilings`)")
       .required()
       .type_name("ROWS");
-  sub.add_option("--output", options->output, "existing directory for roofline.svg (default: .)")
-      .type_name("DIR");
+  sub.add_option("--output", options->output, "directory for roofline.svg (default: .)").type_name("DIR");
   sub.add_option("--flop", options->flop,
                  "useful (default): what the mathematics needs; executed: what was counted")
       .type_name("KIND");

@@ -8,6 +8,7 @@
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/options.hpp"
+#include "experiments/options/outputs.hpp"
 #include "experiments/options/system_options.hpp"
 #include "profiler/study/layer_rows.hpp"
 #include "profiler/study/layer_study.hpp"
@@ -135,6 +136,7 @@ ExitCode run(const CommonOptions& options, const Invocation& invocation) {
   const System system = chosen_system(options);
   require_meaningful(options);
   const auto backend = make_backend(options.backend);
+  const auto writer = open_rows(options.output, run_header(invocation, *backend));
   Progress progress(std::cerr, progress_style(options), 1);
   const Bench bench{*backend, sampling, l2, progress};
   const LayerStudy study =
@@ -145,12 +147,11 @@ ExitCode run(const CommonOptions& options, const Invocation& invocation) {
   }
   progress.finish();
   print(study, point, backend->device(), options.explain);
-  if (!options.output.empty()) {
-    ResultWriter writer(options.output, run_header(invocation, *backend));
+  if (writer) {
     for (const ResultRow& row : study_rows(study)) {
-      writer.write(row);
+      writer->write(row);
     }
-    std::cout << "rows: " << writer.directory().string() << "/rows.jsonl, rows.csv\n";
+    std::cout << "rows: " << writer->directory().string() << "/rows.jsonl, rows.csv\n";
   }
   return ExitCode::kOk;
 }

@@ -10,6 +10,7 @@
 #include "core/schedule/schedule.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
+#include "experiments/options/outputs.hpp"
 #include "experiments/points/model_study.hpp"
 #include "profiler/simulator/device_variation.hpp"
 #include "profiler/text/format.hpp"
@@ -27,8 +28,6 @@ struct StudyAxes {
   std::vector<DeviceSpec> devices;
   std::vector<std::optional<std::int64_t>> num_tokens = {std::nullopt};  ///< null: as asked for otherwise
   std::vector<std::optional<std::int64_t>> top_k = {std::nullopt};
-
-  std::size_t layers() const { return num_tokens.size() * top_k.size(); }
 };
 
 std::vector<std::optional<std::int64_t>> counts(const VariedKey& varied) {
@@ -137,14 +136,33 @@ void add_layers(Table& table, std::span<const ModelledSchedule> schedules) {
   }
 }
 
+struct PlannedLayer {
+  NamedWorkload workload;
+  LayerShape shape;
+};
+
+/// Every layer of the study; what cannot work is refused before the first is simulated.
+std::vector<PlannedLayer> plan(const SimulateOptions& options, const std::vector<NamedWorkload>& workloads,
+                               const StudyAxes& axes) {
+  std::vector<PlannedLayer> layers;
+  for (const NamedWorkload& workload : workloads) {
+    for (const auto& num_tokens : axes.num_tokens) {
+      for (const auto& top_k : axes.top_k) {
+        SimulateOptions asked = options;
+        asked.num_tokens = num_tokens ? num_tokens : options.num_tokens;
+        asked.top_k = top_k ? top_k : options.top_k;
+        layers.push_back({workload, resolve_shape(asked, workload.spec)});
+      }
+    }
+  }
+  return layers;
+}
+
 std::unique_ptr<ResultWriter> make_writer(const SimulateOptions& options, const StudyAxes& axes,
                                           const Invocation& invocation) {
-  if (options.output.empty()) {
-    return nullptr;
-  }
   RunHeader header = run_header(invocation, *make_backend("cpu"));
   header.device = modelled_header(axes.devices);
-  return std::make_unique<ResultWriter>(options.output, std::move(header));
+  return open_rows(options.output, std::move(header));
 }
 
 void write(ResultWriter* writer, const std::vector<ResultRow>& rows) {
@@ -163,13 +181,13 @@ ExitCode simulate(const SimulateOptions& options, const Invocation& invocation) 
   const StudyAxes axes = study_axes(options);
   const Calibration calibration = chosen_calibration(options);
   ModelStudy study(calibration, replay_options(options));
+  const std::vector<PlannedLayer> layers = plan(options, workloads, axes);
   const auto writer = make_writer(options, axes, invocation);
-  Progress progress(
-      std::cerr, progress_style(options),
-      static_cast<std::int64_t>(workloads.size() * axes.layers() * schedules.size() * axes.devices.size()));
+  Progress progress(std::cerr, progress_style(options),
+                    static_cast<std::int64_t>(layers.size() * schedules.size() * axes.devices.size()));
   Table summary = study_table();
-  const auto simulate_everywhere = [&](const NamedWorkload& workload, const SimulateOptions& asked) {
-    const RoutedLayer& layer = study.route(workload, resolve_shape(asked, workload.spec), options.seed);
+  for (const auto& [workload, shape] : layers) {
+    const RoutedLayer& layer = study.route(workload, shape, options.seed);
     Table stages = stage_table();
     for (const DeviceSpec& device : axes.devices) {
       std::vector<ModelledSchedule> modelled;
@@ -189,16 +207,6 @@ ExitCode simulate(const SimulateOptions& options, const Invocation& invocation) 
       progress.finish();
       std::cout << fmt::format("{}  {}  {}  seed {}  L2 cold\n\n{}\n", workload.name, layer.shape.label(),
                                to_string(layer.shape.dtype), options.seed, stages.text());
-    }
-  };
-  for (const NamedWorkload& workload : workloads) {
-    for (const auto& num_tokens : axes.num_tokens) {
-      for (const auto& top_k : axes.top_k) {
-        SimulateOptions asked = options;
-        asked.num_tokens = num_tokens ? num_tokens : options.num_tokens;
-        asked.top_k = top_k ? top_k : options.top_k;
-        simulate_everywhere(workload, asked);
-      }
     }
   }
   progress.finish();

@@ -13,6 +13,7 @@
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/options.hpp"
+#include "experiments/options/outputs.hpp"
 #include "experiments/points/regression_text.hpp"
 #include "experiments/points/sweep_model.hpp"
 #include "experiments/points/sweep_points.hpp"
@@ -37,6 +38,8 @@ struct SweepOptions {
 
   bool modelled() const { return machine.backend == kModelBackend; }
 };
+
+constexpr const char* kPhaseDiagram = "phase-diagram";
 
 /// A backend that measures points, or the simulator.
 class PointRunner {
@@ -229,7 +232,7 @@ void draw_phase_diagram(const std::filesystem::path& directory) {
     return;
   }
   std::cout << '\n' << crossover_table(panels).text() << '\n';
-  const FigureResult figure = draw_figure(phase_figure(panels), directory, "phase-diagram");
+  const FigureResult figure = draw_figure(phase_figure(panels), directory, kPhaseDiagram);
   std::cout << (figure.status == Status::kOk ? fmt::format("figure: {}\n", figure.image.string())
                                              : fmt::format("figure: unavailable: {}\n", figure.reason));
 }
@@ -239,6 +242,23 @@ ExitCode hold_against(const std::vector<RecordedRun>& baseline, const std::files
   const RegressionReport report = compare_times(baseline, read_rows(directory / "rows.jsonl"), threshold);
   print_regressions(std::cout, report, threshold);
   return report.holds() ? ExitCode::kOk : ExitCode::kCheckFailed;
+}
+
+/// A sweep that goes on adds to its rows and makes its other files again: none may be what it reads.
+void require_own_outputs(const SweepOptions& options, const std::filesystem::path& directory) {
+  std::vector<std::filesystem::path> outputs;
+  std::vector<std::string> names = figure_files(kPhaseDiagram);
+  names.insert(names.end(), {"rows.jsonl", "rows.csv", "run.json"});
+  for (const std::string& name : names) {
+    outputs.push_back(directory / name);
+  }
+  require_other_file("file", options.file, outputs);
+  if (!options.baseline.empty()) {
+    require_other_file("baseline", options.baseline, outputs);
+  }
+  for (const std::filesystem::path& file : simulator_files(options.simulator)) {
+    require_other_file("device", file, outputs);
+  }
 }
 
 ExitCode sweep(const SweepOptions& options, const Invocation& invocation) {
@@ -257,11 +277,13 @@ ExitCode sweep(const SweepOptions& options, const Invocation& invocation) {
   if (!options.baseline.empty()) {
     baseline = read_rows(options.baseline);
   }
+  require_own_outputs(options, directory);
   RunHeader header = runner.start(options, invocation);
   header.experiment = experiment.canonical;
   ExitCode code = ExitCode::kOk;
   {
-    ResultWriter writer(directory, std::move(header), ExistingRun::kContinue);
+    ResultWriter writer(OutputFolder(directory), std::move(header), ExistingRun::kContinue,
+                        options.phase_diagram ? figure_files(kPhaseDiagram) : std::vector<std::string>());
     code = run_points(planned, experiment, runner, writer, options.machine);
   }
   if (planned.empty()) {

@@ -3,15 +3,16 @@
 #include <algorithm>
 #include <array>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 
 #include "core/base/error.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
+#include "experiments/options/outputs.hpp"
 #include "experiments/options/sim_options.hpp"
 #include "profiler/simulator/sim_validation.hpp"
 #include "profiler/text/format.hpp"
@@ -279,18 +280,52 @@ void print_markdown(std::ostream& out, std::span<const Prediction> predictions,
   out << target_text(predictions) << "\n";
 }
 
-void write_predictions(const fs::path& file, std::span<const Prediction> predictions) {
-  std::ofstream stream(file, std::ios::binary);
-  stream << "shape,workload,seed,schedule,stage,metric,predicted,measured,held_out\n";
+constexpr const char* kPredictions = "predictions.csv";
+constexpr const char* kFigure = "validation";
+
+std::string predictions_csv(std::span<const Prediction> predictions) {
+  std::string text = "shape,workload,seed,schedule,stage,metric,predicted,measured,held_out\n";
   for (const Prediction& one : predictions) {
-    stream << fmt::format("{},\"{}\",{},{},{},{},{:.6g},{:.6g},{}\n", one.shape, one.workload, one.seed,
-                          one.schedule, one.stage, one.metric, one.predicted, one.measured,
-                          one.held_out ? 1 : 0);
+    text +=
+        fmt::format("{},\"{}\",{},{},{},{},{:.6g},{:.6g},{}\n", one.shape, one.workload, one.seed,
+                    one.schedule, one.stage, one.metric, one.predicted, one.measured, one.held_out ? 1 : 0);
   }
-  stream.flush();
-  if (!stream) {
-    throw FileError(file.string(), "", "cannot be written");
+  return text;
+}
+
+/// Everything that is read: rows, calibration, device, and the files that workloads of the rows name.
+std::vector<fs::path> files_read(const ValidateOptions& options, const std::vector<MeasuredPoint>& points) {
+  std::vector<fs::path> files = simulator_files(options);
+  files.insert(files.end(), options.files.begin(), options.files.end());
+  for (const MeasuredPoint& point : points) {
+    const auto more = workload_files({workload_of(point.layer.workload, options.data_folder)});
+    files.insert(files.end(), more.begin(), more.end());
   }
+  return files;
+}
+
+/// Where --output and --fit go.
+struct Outputs {
+  std::optional<OutputFolder> folder;
+  std::optional<OutputFile> fit;
+};
+
+Outputs claim_outputs(const ValidateOptions& options, const std::vector<MeasuredPoint>& points) {
+  Outputs outputs;
+  std::vector<fs::path> kept = files_read(options, points);
+  if (!options.output.empty()) {
+    outputs.folder.emplace(options.output);
+    std::vector<std::string> names = figure_files(kFigure);
+    names.emplace_back(kPredictions);
+    claim_files(outputs.folder->path(), names, kept);
+    for (const std::string& name : names) {
+      kept.push_back(outputs.folder->path() / name);
+    }
+  }
+  if (!options.fit.empty()) {
+    outputs.fit.emplace("fit", options.fit, kept);
+  }
+  return outputs;
 }
 
 /// The rows with their revisions, and the command that fits again.
@@ -323,23 +358,22 @@ ExitCode validate_model(const ValidateOptions& options, const Invocation& /*invo
   }
   parse_hold_out(options.hold_out);
   const DeviceSpec device = find_device(options.devices.empty() ? "h100-sxm" : options.devices.front());
-  Calibration calibration = chosen_calibration(options);
+  // A fit is of bounds, which no calibration changes: the project's own is not read, and may be fitted again.
+  Calibration calibration =
+      options.fit.empty() || !options.calibration.empty() ? chosen_calibration(options) : Calibration{};
   std::vector<MeasuredPoint> points = read_points(options);
   if (points.empty()) {
     throw InvalidArgument("rows", fmt::format("{}", fmt::join(options.files, " ")),
                           fmt::format("hold no measurement by the cuda backend, L2 cold, of {}",
                                       fmt::join(options.metrics, ", ")));
   }
+  const Outputs outputs = claim_outputs(options, points);
   std::vector<std::string> skipped;
   std::vector<PointModel> models = model_points(points, options, device, calibration, skipped);
   std::vector<Prediction> predictions = compare(models, options);
-  if (!options.fit.empty()) {
+  if (outputs.fit) {
     calibration = fit_calibration(predictions, device.name, source_of_fit(options));
-    std::ofstream stream(options.fit, std::ios::binary);
-    stream << calibration_json(calibration) << std::flush;
-    if (!stream) {
-      throw FileError(options.fit, "", "cannot be written");
-    }
+    outputs.fit->write(calibration_json(calibration));
     for (PointModel& one : models) {
       calibrate(one.model, calibration);
     }
@@ -356,13 +390,11 @@ ExitCode validate_model(const ValidateOptions& options, const Invocation& /*invo
   } else {
     print_report(std::cout, predictions, options.metrics, skipped);
   }
-  if (!options.output.empty()) {
-    std::error_code error;
-    fs::create_directories(options.output, error);
-    write_predictions(fs::path(options.output) / "predictions.csv", predictions);
-    const FigureResult figure =
-        draw_figure(validation_figure(predictions, device.name + ", modelled over measured"), options.output,
-                    "validation");
+  if (outputs.folder) {
+    const fs::path& folder = outputs.folder->path();
+    OutputFile("output", folder / kPredictions).write(predictions_csv(predictions));
+    const FigureResult figure = draw_figure(
+        validation_figure(predictions, device.name + ", modelled over measured"), folder, kFigure);
     std::cout << (figure.status == Status::kOk ? "figure: " + figure.image.string()
                                                : "no figure: " + figure.reason)
               << '\n';

@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 /// A file of the project: under the current directory, else beside the sources this program was built from.
 std::optional<fs::path> project_path(const fs::path& relative) {
   for (const fs::path& path : {relative, fs::path(build_info().source_dir) / relative}) {
-    if (fs::exists(path)) {
+    if (std::error_code ignored; fs::exists(path, ignored)) {
       return path;
     }
   }
@@ -49,14 +49,19 @@ void add_simulator_options(Cli app, SimulatorOptions& options) {
       .type_name("N");
 }
 
+std::optional<fs::path> device_file(const std::string& name) {
+  const std::string device = name.substr(0, name.find('@'));
+  if (device.find('/') != std::string::npos || device.ends_with(".json")) {
+    return device;
+  }
+  return project_path(fs::path(kDeviceFolder) / (device + ".json"));
+}
+
 DeviceSpec find_device(const std::string& name) {
   if (const auto at = name.find('@'); at != std::string::npos) {
     return vary_device(find_device(name.substr(0, at)), name.substr(at + 1));
   }
-  if (name.find('/') != std::string::npos || name.ends_with(".json")) {
-    return read_device(name);
-  }
-  if (const auto file = project_path(fs::path(kDeviceFolder) / (name + ".json"))) {
+  if (const auto file = device_file(name)) {
     return read_device(*file);
   }
   std::vector<std::string> known;

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <filesystem>
 #include <memory>
 #include <optional>
 #include <string>
@@ -24,6 +25,8 @@ void add_simulator_options(Cli app, SimulatorOptions& options);
 /// with changes behind a '@' (vary_device()). Throws InvalidArgument("device", ...) listing the known names,
 /// FileError.
 DeviceSpec find_device(const std::string& name);
+/// The file that find_device() reads for a name; none when there is no device of that name. Throws nothing.
+std::optional<std::filesystem::path> device_file(const std::string& name);
 /// --calibration: a file, "none", or without it the one that comes with the project.
 Calibration chosen_calibration(const SimulatorOptions& options);
 /// Throws InvalidArgument("max_accesses", ...).

@@ -11,6 +11,7 @@
 
 #include "core/systems/system_cost.hpp"
 #include "experiments/options/backends.hpp"
+#include "experiments/options/outputs.hpp"
 #include "experiments/options/system_options.hpp"
 #include "profiler/study/layer_rows.hpp"
 #include "reference/oracle/system_oracle.hpp"
@@ -152,10 +153,7 @@ ExitCode check_systems(const CommonOptions& options, bool full, std::int64_t sam
     shapes.insert(shapes.end(), own.begin(), own.end());
   }
   const auto backend = make_backend(options.backend);
-  std::unique_ptr<ResultWriter> writer;
-  if (!options.output.empty()) {
-    writer = std::make_unique<ResultWriter>(options.output, run_header(invocation, *backend));
-  }
+  const auto writer = open_rows(options.output, run_header(invocation, *backend));
   Tally tally;
   for (const SystemShape& shape : shapes) {
     check_shape(*backend, shape, workload, options, sampled_tokens, writer.get(), tally);

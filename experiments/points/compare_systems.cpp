@@ -5,6 +5,7 @@
 #include <iostream>
 
 #include "experiments/options/backends.hpp"
+#include "experiments/options/outputs.hpp"
 #include "experiments/points/compare_report.hpp"
 #include "experiments/points/system_lineup.hpp"
 #include "profiler/study/layer_rows.hpp"
@@ -76,11 +77,8 @@ ExitCode compare_systems(const CommonOptions& options, const Invocation& invocat
   SystemLineup lineup(options);
   const auto backend = make_backend(options.backend);
   const auto subjects = lineup.subjects();
-  RunHeader header = run_header(invocation, *backend);
-  const std::filesystem::path directory = options.output.empty()
-                                              ? std::filesystem::path("results") / header.run_id
-                                              : std::filesystem::path(options.output);
-  ResultWriter writer(directory, std::move(header));
+  ResultWriter writer = open_results(options.output, run_header(invocation, *backend));
+  const std::filesystem::path& directory = writer.directory();
   Progress progress(std::cerr, progress_style(options), 1);
   progress.begin("systems");
   const auto studies =

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/base/error.hpp"
+#include "core/files/output_file.hpp"
 
 namespace moescope {
 namespace {
@@ -89,11 +90,7 @@ void write_recording(const CounterRecording& recording, const std::filesystem::p
   for (const auto& range : recording.ranges) {
     document["ranges"].push_back({{"range", range.range}, {"values", range.values}});
   }
-  std::ofstream stream(file);
-  stream << document.dump(1) << '\n';
-  if (!stream.flush()) {
-    throw FileError(file.string(), "", "cannot be written");
-  }
+  create_file(file, document.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + '\n');
 }
 
 CounterRecording read_recording(const std::filesystem::path& file) {

@@ -161,7 +161,9 @@ std::string findings_json(const std::vector<Finding>& findings) {
                     {"text", finding.text},
                     {"remedy", finding.remedy}});
   }
-  return nlohmann::ordered_json{{"findings", list}}.dump(1) + '\n';
+  return nlohmann::ordered_json{{"findings", list}}.dump(1, ' ', false,
+                                                         nlohmann::ordered_json::error_handler_t::replace) +
+         '\n';
 }
 
 }  // namespace moescope

@@ -3,12 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <fstream>
 #include <iterator>
 #include <nlohmann/json.hpp>
 #include <utility>
 
-#include "core/base/error.hpp"
+#include "core/files/output_file.hpp"
 
 namespace moescope {
 namespace {
@@ -177,11 +176,7 @@ std::string chrome_trace(std::span<const LayerProfile> profiles, const std::stri
 
 void write_chrome_trace(std::span<const LayerProfile> profiles, const std::string& device,
                         const std::filesystem::path& file) {
-  std::ofstream stream(file, std::ios::binary);
-  stream << chrome_trace(profiles, device) << std::flush;
-  if (!stream) {
-    throw FileError(file.string(), "", "cannot be written");
-  }
+  create_file(file, chrome_trace(profiles, device));
 }
 
 }  // namespace moescope

@@ -38,11 +38,15 @@ constexpr MachineNumber kNumbers[] = {
 
 }  // namespace
 
-DeviceSpec measured_device(const DeviceCeilings& ceilings, const RunHeader& header, const DeviceSpec& like) {
+void require_gpu(const RunHeader& header) {
   if (!header.machine.contains("num_sms")) {
     throw InvalidArgument("device_json", header.device,
                           "is no GPU, or its run is too old to say what it has: no device to describe");
   }
+}
+
+DeviceSpec measured_device(const DeviceCeilings& ceilings, const RunHeader& header, const DeviceSpec& like) {
+  require_gpu(header);
   DeviceSpec device = like;
   device.name = header.device;
   for (auto& [key, source] : device.sources) {

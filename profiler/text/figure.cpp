@@ -12,8 +12,11 @@
 #include <cmath>
 #include <cstring>
 #include <fstream>
+#include <iterator>
 
 #include "core/base/error.hpp"
+#include "core/files/output_file.hpp"
+#include "core/files/output_folder.hpp"
 
 namespace moescope {
 namespace {
@@ -137,6 +140,15 @@ std::string first_line(const fs::path& file) {
   return "no message";
 }
 
+/// Whether an image has its end: gnuplot does not notice when the disk is full.
+bool is_whole(const fs::path& image) {
+  std::ifstream stream(image, std::ios::binary);
+  const std::string bytes{std::istreambuf_iterator<char>(stream), {}};
+  const auto end = bytes.substr(0, bytes.find_last_not_of(" \n") + 1);
+  return image.extension() == ".png" ? bytes.ends_with(std::string("IEND\xAE\x42\x60\x82"))
+                                     : end.ends_with("</svg>");
+}
+
 /// Exit status of `program script` run in `directory`, its output in `log`; 127 when there is no such
 /// program.
 int run_in(const fs::path& directory, const std::string& program, const std::string& script,
@@ -185,18 +197,16 @@ std::string figure_script(const Figure& figure, const std::string& name) {
   return out + "unset multiplot\n";
 }
 
+std::vector<std::string> figure_files(const std::string& name, bool png) {
+  return {name + ".gp", name + (png ? ".png" : ".svg")};
+}
+
 FigureResult draw_figure(const Figure& figure, const fs::path& directory, const std::string& name,
                          const std::string& gnuplot) {
   FigureResult result;
   result.script = directory / (name + ".gp");
   result.image = directory / (name + extension(figure));
-  {
-    std::ofstream stream(result.script, std::ios::binary);
-    stream << figure_script(figure, name) << std::flush;
-    if (!stream) {
-      throw FileError(result.script.string(), "", "cannot be written");
-    }
-  }
+  replace_file(result.script, figure_script(figure, name));
   for (const auto& panel : figure.panels) {
     bool any = false;
     for (const auto& series : panel.series) {
@@ -207,18 +217,20 @@ FigureResult draw_figure(const Figure& figure, const fs::path& directory, const 
       return result;
     }
   }
-  std::error_code ignored;
-  fs::remove(result.image, ignored);
-  const fs::path log = fs::absolute(directory / (name + ".gp.log"));
-  const int status = run_in(directory, gnuplot, name + ".gp", log);
-  const std::string message = first_line(log);
-  fs::remove(log, ignored);
+  std::error_code error;
+  fs::remove(result.image, error);
+  // Elsewhere first: what gnuplot leaves when it fails is no figure, and its log is nobody's file.
+  const ScratchFolder scratch(directory);
+  const fs::path drawn = scratch.path() / result.image.filename();
+  const fs::path log = fs::absolute(scratch.path() / "log");
+  const int status = run_in(scratch.path(), gnuplot, "../" + result.script.filename().string(), log);
   if (status == 127) {
     result.reason = fmt::format(
         "{} is not installed; after `apt-get install gnuplot-nox`, `gnuplot {}.gp` draws it", gnuplot, name);
-  } else if (status != 0 || !fs::exists(result.image)) {
-    fs::remove(result.image, ignored);
-    result.reason = fmt::format("gnuplot failed with status {}: {}", status, message);
+  } else if (status != 0 || !is_whole(drawn)) {
+    result.reason = fmt::format("gnuplot failed with status {}: {}", status, first_line(log));
+  } else if (fs::rename(drawn, result.image, error); error) {
+    result.reason = fmt::format("{} cannot be written: {}", result.image.string(), error.message());
   } else {
     result.status = Status::kOk;
   }

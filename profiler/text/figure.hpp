@@ -56,6 +56,9 @@ struct FigureResult {
 /// Text of the gnuplot script; it writes the image into the current directory.
 std::string figure_script(const Figure& figure, const std::string& name);
 
+/// The files that draw_figure() makes.
+std::vector<std::string> figure_files(const std::string& name, bool png = false);
+
 /// Writes the script and runs `gnuplot` (a program name or path) on it. Throws FileError only when the script
 /// cannot be written.
 FigureResult draw_figure(const Figure& figure, const std::filesystem::path& directory,

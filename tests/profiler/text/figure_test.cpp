@@ -94,10 +94,10 @@ TEST(Figure, KeepsALabelFromBecomingACommand) {
 
 TEST(Figure, IsDrawnInItsDirectory) {
   const TemporaryDirectory directory;
-  const auto gnuplot = fake_gnuplot(directory.path(), "grep -q multiplot \"$1\" && echo '<svg/>' > skew.svg");
+  const auto gnuplot = fake_gnuplot(directory.path(), "grep -q multiplot \"$1\" && echo '<svg></svg>' > skew.svg");
   const FigureResult result = draw_figure(make_figure(), directory.path(), "skew", gnuplot);
   EXPECT_EQ(result.status, Status::kOk) << result.reason;
-  EXPECT_EQ(read_text(result.image), "<svg/>\n");
+  EXPECT_EQ(read_text(result.image), "<svg></svg>\n");
   EXPECT_EQ(result.image, directory.path() / "skew.svg");
   EXPECT_FALSE(std::filesystem::exists(directory.path() / "skew.gp.log"));
 }
