@@ -56,7 +56,7 @@ OutputFolder::OutputFolder(const fs::path& path) : path_(path) {
 /// False when something is there already.
 bool OutputFolder::make(const fs::path& path) {
   if (::mkdir(path.c_str(), 0777) == 0) {
-    made_.push_back(path);
+    made_.folders.push_back(path);
     return true;
   }
   if (errno != EEXIST) {
@@ -74,11 +74,10 @@ OutputFolder OutputFolder::numbered(const fs::path& parent, const std::string& n
   return folder;
 }
 
-OutputFolder::OutputFolder(OutputFolder&& other) noexcept
-    : path_(std::move(other.path_)), made_(std::exchange(other.made_, {})) {}
+OutputFolder::Made::Made(Made&& other) noexcept : folders(std::exchange(other.folders, {})) {}
 
-OutputFolder::~OutputFolder() {
-  for (const fs::path& folder : made_ | std::views::reverse) {
+OutputFolder::Made::~Made() {
+  for (const fs::path& folder : folders | std::views::reverse) {
     ::rmdir(folder.c_str());  // of what is not empty, refused
   }
 }

@@ -16,21 +16,25 @@ class OutputFolder {
   /// A new folder `name` below `parent`, or name-2, name-3, ... where others were first; never one that was
   /// there. Throws FileError.
   static OutputFolder numbered(const std::filesystem::path& parent, const std::string& name);
-  ~OutputFolder();
-  OutputFolder(OutputFolder&& other) noexcept;
-  OutputFolder(const OutputFolder&) = delete;
-  OutputFolder& operator=(const OutputFolder&) = delete;
-  OutputFolder& operator=(OutputFolder&&) = delete;
-
   const std::filesystem::path& path() const { return path_; }
   /// Throws FileError when the folder has one of `names`: it is somebody's data.
   void require_none_of(std::span<const std::string> names) const;
 
  private:
+  /// From the outside in; an object of its own, so that a constructor that fails takes them away, too.
+  struct Made {
+    Made() = default;
+    ~Made();
+    Made(Made&& other) noexcept;
+    Made(const Made&) = delete;
+    Made& operator=(const Made&) = delete;
+    Made& operator=(Made&&) = delete;
+    std::vector<std::filesystem::path> folders;
+  };
   bool make(const std::filesystem::path& path);
 
   std::filesystem::path path_;
-  std::vector<std::filesystem::path> made_;  ///< from the outside in
+  Made made_;
 };
 
 /// A folder of its own for files that nobody keeps, gone with everything in it at the end.
