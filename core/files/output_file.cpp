@@ -56,7 +56,9 @@ class Partial {
   }
   ~Partial() {
     ::close(descriptor_);
-    ::unlink(path_.c_str());
+    if (!moved_) {
+      ::unlink(path_.c_str());
+    }
   }
   Partial(const Partial&) = delete;
   Partial& operator=(const Partial&) = delete;
@@ -69,11 +71,17 @@ class Partial {
     const int error = write_all(descriptor_, content);
     return error != 0 ? error : sync_of(descriptor_);
   }
+  /// 0, or why it cannot take the place of `file`.
+  int move_to(const fs::path& file) {
+    moved_ = ::rename(path_.c_str(), file.c_str()) == 0;
+    return moved_ ? 0 : errno;
+  }
   void set_mode(mode_t mode) const { (void)::fchmod(descriptor_, mode); }
 
  private:
   fs::path path_;
   int descriptor_ = -1;
+  bool moved_ = false;  ///< by then the name may be another's
 };
 
 /// What a path names, links followed; none when there is nothing.
@@ -159,15 +167,15 @@ void write_pipe_or_device(const fs::path& file, std::string_view content) {
 }  // namespace
 
 void replace_file(const fs::path& file, std::string_view content) {
-  const Partial partial(file);
+  Partial partial(file);
   if (const auto status = status_of(file); status && S_ISREG(status->st_mode)) {
     partial.set_mode(status->st_mode & 07777);
   }
   if (const int error = partial.fill(content); error != 0) {
     fail(file, error);
   }
-  if (::rename(partial.path().c_str(), file.c_str()) != 0) {
-    fail(file, errno);
+  if (const int error = partial.move_to(file); error != 0) {
+    fail(file, error);
   }
 }
 

@@ -52,10 +52,14 @@ void put(std::string& content, const void* data, std::size_t bytes) {
 
 }  // namespace
 
-void write_trace(const Routing& routing, const std::filesystem::path& file) {
+void require_trace_name(const std::filesystem::path& file) {
   if (file.extension() != ".safetensors") {
     throw InvalidArgument("trace file", file.string(), "must end in .safetensors");
   }
+}
+
+void write_trace(const Routing& routing, const std::filesystem::path& file) {
+  require_trace_name(file);
   const std::string header = trace_header(routing, require_rectangular(routing));
   const std::uint64_t header_bytes = header.size();
   std::string content;

@@ -6,6 +6,9 @@
 
 namespace moescope {
 
+/// Throws InvalidArgument when `file` does not end in .safetensors, as write_trace() does.
+void require_trace_name(const std::filesystem::path& file);
+
 /// Records a routing as a trace that workload `trace:FILE` replays bit for bit: safetensors with expert_ids
 /// i32 [L,K], gates f32 [L,K] and the grid as metadata. The file appears whole or not at all; an existing one
 /// is replaced. Throws InvalidArgument when `file` does not end in .safetensors, the routing is invalid or

@@ -59,7 +59,8 @@ ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
   }
   const auto backend = make_backend(options.backend);
   if (!options.save_trace.empty()) {
-    const OutputFile trace("save_trace", options.save_trace, inputs_read);
+    require_trace_name(options.save_trace);
+    const OutputFile claimed("save_trace", options.save_trace, inputs_read);
   }
   const auto writer = open_rows(options.output, run_header(invocation, *backend));
   for (const auto& [workload, shape] : points) {

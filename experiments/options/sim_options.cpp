@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 /// A file of the project: under the current directory, else beside the sources this program was built from.
 std::optional<fs::path> project_path(const fs::path& relative) {
   for (const fs::path& path : {relative, fs::path(build_info().source_dir) / relative}) {
-    if (std::error_code ignored; fs::exists(path, ignored)) {
+    if (fs::exists(path)) {
       return path;
     }
   }

@@ -147,6 +147,7 @@ TEST(Outputs, LeaveNothingWhenALaterArgumentIsRefused) {
       folder_commands()["profile"] + Words{"--ceilings", elsewhere},
       folder_commands()["run"] + Words{"--schedule", "staircase", "--tile-tokens", "-1"},
       folder_commands()["inspect"] + Words{"--workload", "zipf:1", "--workload", "hot:0.5,5"},
+      folder_commands()["inspect"] + Words{"--save-trace", "t.npz"},
       folder_commands()["compare"] + Words{"--workload", "hot:0.5,5"},
       folder_commands()["simulate"] + Words{"--vary", "top_k=2,17"},
       folder_commands()["simulate"] + Words{"--workload", "zipf:1", "--workload", "hot:0.5,5"},
@@ -155,6 +156,7 @@ TEST(Outputs, LeaveNothingWhenALaterArgumentIsRefused) {
     for (int again = 0; again < 2; ++again) {
       const Outcome outcome = run_moescope(words + Words{"--output", "out"}, directory);
       EXPECT_EQ(outcome.code, kInvalid) << words[0] << ": " << outcome.err;
+      EXPECT_EQ(outcome.out, "") << words[0];
       EXPECT_FALSE(fs::exists(directory.path() / "out")) << words[0];
     }
   }
