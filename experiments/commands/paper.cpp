@@ -33,16 +33,12 @@ class BaselineBounds {
   void add(System system) {
     const SystemShape shape = table_a(system);
     const StageBounds bounds = system_bound(shape, device_);
-    RowContext context;
-    context.shape = shape.row_shape();
-    context.schedule = to_string(system_schedule(system).kind);
-    context.backend = modelled_backend(device_);
-    context.workload = "even";
-    context.l2_state = "cold";
-    context.baseline = shape;
+    Point point = layer_point(shape, modelled_backend(device_), "even", 0);
+    point.set_schedule(system_schedule(system));
+    point.l2_state = "cold";
     std::string parts;
     for (const auto& [stage, time_s] : bounds) {
-      ResultRow row = value_row(context, stage, Source::kModelled, "bound_s", time_s, "s");
+      ResultRow row = value_row(point, stage, Source::kModelled, "bound_s", time_s, "s");
       row.reason = "roofline bound, not replayed; experts' load is even";
       rows_.push_back(std::move(row));
       if (stage != Stage::kLayer) {
