@@ -107,9 +107,10 @@ std::string layer_key(const Point& point, int version) {
 }
 
 bool same_point(const Point& a, const Point& b, int version) {
-  constexpr std::initializer_list<PointPart> kAll = {PointPart::kLayer, PointPart::kSchedule,
-                                                     PointPart::kState};
-  return point_key(a, kAll, version) == point_key(b, kAll, version);
+  const auto whole = [version](const Point& point) {
+    return point_key(point, {PointPart::kLayer, PointPart::kSchedule, PointPart::kState}, version);
+  };
+  return whole(a) == whole(b);
 }
 
 namespace detail {
