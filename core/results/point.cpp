@@ -19,6 +19,11 @@ std::string framed(const std::optional<T>& value) {
   return value ? framed(*value) : "null";
 }
 
+const auto& same_as(const PointField&, const auto& value) { return value; }
+std::optional<std::int64_t> same_as(const PointField& field, const std::optional<std::int64_t>& value) {
+  return value ? value : field.null_means;
+}
+
 /// Whether the group size says anything about a schedule; auto may resolve to one where it does.
 bool has_groups(ScheduleKind kind) {
   return kind == ScheduleKind::kExpertCentric || kind == ScheduleKind::kStaircase ||
@@ -94,8 +99,8 @@ Point layer_point(const SystemShape& shape, std::string_view backend, std::strin
 std::string point_key(const Point& point, std::initializer_list<PointPart> parts, int version) {
   std::string key;
   for_each_field(point, [&](const PointField& field, const auto& value) {
-    if (field.since <= version && std::ranges::find(parts, field.part) != parts.end()) {
-      key += framed(value);
+    if (field.known_since <= version && std::ranges::find(parts, field.part) != parts.end()) {
+      key += framed(same_as(field, value));
       key += '|';
     }
   });

@@ -31,6 +31,10 @@ struct PointField {
   const char* about;             ///< for the published schema
   const char* values = nullptr;  ///< by commas, where only these are allowed
   std::optional<std::int64_t> minimum = std::nullopt;
+  /// First version whose rows are known in this field: before `since` there was only the default.
+  int known_since = since;
+  /// What null is the same as, when points are compared: the one value that there was before `since`.
+  std::optional<std::int64_t> null_means = std::nullopt;
 };
 
 /// What was run. Fields that do not apply are null or "none".
@@ -69,9 +73,11 @@ struct Point {
 };
 
 /// A layer's point before a schedule is chosen and anything is run.
-Point layer_point(const LayerShape& shape, std::string_view backend, std::string_view workload, std::uint64_t seed);
+Point layer_point(const LayerShape& shape, std::string_view backend, std::string_view workload,
+                  std::uint64_t seed);
 /// The same of a baseline.
-Point layer_point(const SystemShape& shape, std::string_view backend, std::string_view workload, std::uint64_t seed);
+Point layer_point(const SystemShape& shape, std::string_view backend, std::string_view workload,
+                  std::uint64_t seed);
 
 /// Calls visit(PointField, member) for every field, in column order.
 template <class P, class Visit>
@@ -79,7 +85,8 @@ void for_each_field(P& point, Visit&& visit) {
   using enum PointPart;
   visit(PointField{"system", 1, kLayer, "kind of layer: omnimoe, or one of the paper's baselines"},
         point.system);
-  visit(PointField{"direction", 4, kLayer, "forward; backward is reserved", "forward,backward"},
+  visit(PointField{"direction", 4, kLayer, "forward; backward is reserved", "forward,backward", std::nullopt,
+                   1},
         point.direction);
   visit(PointField{"schedule", 1, kSchedule,
                    "order of work of the expert stage; none for a value that does not depend on it"},
@@ -111,7 +118,8 @@ void for_each_field(P& point, Visit&& visit) {
           "staircase: most tokens of a strip in one tile; nothing reads it where the kernels work on lists "
           "of "
           "pairs (recorded routing, fp32), nor on the CPU. Null for other schedules; before version 3 it was "
-          "128"},
+          "128",
+          nullptr, std::nullopt, 1, kStripTileTokens},
       point.tile_tokens);
   visit(PointField{"dtype", 1, kLayer, "storage type of tensors", "fp32,bf16,none"}, point.dtype);
   visit(PointField{"activation", 2, kLayer, "silu, gelu or relu; none where it does not apply"},
@@ -124,19 +132,22 @@ void for_each_field(P& point, Visit&& visit) {
   visit(PointField{"l2_state", 1, kState, "last-level cache before each sample; none where nothing was run",
                    "cold,warm,none"},
         point.l2_state);
-  visit(PointField{"ranks", 4, kLayer, "GPUs that share the layer; 1 until there are more", nullptr, 1},
+  visit(PointField{"ranks", 4, kLayer, "GPUs that share the layer; 1 until there are more", nullptr, 1, 1},
         point.ranks);
-  visit(PointField{"rank", 4, kState, "which of them the value is of; null for the layer as a whole"},
+  visit(PointField{"rank", 4, kState, "which of them the value is of; null for the layer as a whole", nullptr,
+                   std::nullopt, 1},
         point.rank);
-  visit(PointField{"placement", 4, kSchedule, "where experts lie among ranks; none on one"}, point.placement);
+  visit(PointField{"placement", 4, kSchedule, "where experts lie among ranks; none on one", nullptr,
+                   std::nullopt, 1},
+        point.placement);
 }
 
-/// Text that is equal for points that agree in every field of `parts` that schema version `version` has. For
-/// maps and ids within one process: what it looks like may change.
+/// Text that is equal for points that agree in every field of `parts` that rows of schema version `version`
+/// are known in. For maps and ids within one process: what it looks like may change.
 std::string point_key(const Point& point, std::initializer_list<PointPart> parts, int version);
 /// The same layer under the same routing on the same backend, whatever the schedule and the cache's state.
 std::string layer_key(const Point& point, int version);
-/// Equal in every field that schema version `version` has.
+/// Equal in every field that rows of schema version `version` are known in.
 bool same_point(const Point& a, const Point& b, int version);
 
 /// What a person asks for, in the words of the command line. What is not given stays empty.

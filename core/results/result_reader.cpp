@@ -191,9 +191,6 @@ class LogParser {
   bool add_row(const Json& json, int version) {
     ResultRow row;
     detail::for_each_row_field(row, field_reader(json, version, place_));
-    if (version < 3 && (row.schedule.starts_with("staircase") || row.schedule == "auto")) {
-      row.tile_tokens = kStripTileTokens;  // the only one there was
-    }
     validate(row, place_);
     if (!waiting_.empty() && waiting_.front().point != row.point) {
       place_.fail("point",

@@ -152,8 +152,8 @@ ExitCode check(const CheckOptions& options, const Invocation& invocation) {
         ++tally.skipped;
         print_line("skipped", point, schedule, why);
         write(writer.get(),
-              absent_row(point_of(point, *backend, schedule, options.seed), Stage::kLayer,
-                         Source::kMeasured, "relative_error", "fraction", Status::kSkipped, why));
+              absent_row(point_of(point, *backend, schedule, options.seed), Stage::kLayer, Source::kMeasured,
+                         "relative_error", "fraction", Status::kSkipped, why));
       }
     }
     std::cout << std::flush;
