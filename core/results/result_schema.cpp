@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 #include <string>
 
-#include "core/base/error.hpp"
+#include "core/layer/stage.hpp"
 #include "core/results/result.hpp"
 #include "core/results/result_fields.hpp"
 
