@@ -42,11 +42,11 @@ struct InspectOptions : CommonOptions {
 
 ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
   apply_threads(options);
-  struct Point {
+  struct Inspected {
     NamedWorkload workload;
     LayerShape shape;
   };
-  std::vector<Point> points;
+  std::vector<Inspected> points;
   for (NamedWorkload& workload : chosen_workloads(options)) {
     const LayerShape shape = resolve_shape(options, workload.spec);
     points.push_back({std::move(workload), shape});

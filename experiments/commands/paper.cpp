@@ -81,7 +81,7 @@ ExitCode paper(const PaperOptions& options, const Invocation& invocation) {
     progress.begin(fmt::format("{} {}", shape.label(), to_string(kind)));
     study.route(workload, shape, options.seed);
     const ModelledSchedule modelled = study.simulate({.kind = kind}, model.device);
-    const auto more = model_rows(modelled.context, modelled.model);
+    const auto more = model_rows(modelled.point, modelled.model);
     rows.insert(rows.end(), more.begin(), more.end());
     progress.advance();
     return modelled.model;

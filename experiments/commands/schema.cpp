@@ -11,7 +11,8 @@ namespace moescope {
 Command add_schema(Cli app, const Invocation& /*invocation*/) {
   auto what = std::make_shared<std::string>();
   const Cli sub = app.add_subcommand(
-      "schema", "prints the JSON Schema of result rows or of experiment files, for programs that read or write them");
+      "schema",
+      "prints the JSON Schema of result rows or of experiment files, for programs that read or write them");
   sub.footer(examples({"moescope schema result", "moescope schema experiment"}));
   sub.add_option("what", *what, "result or experiment").required().type_name("NAME");
   return {sub, [what] {

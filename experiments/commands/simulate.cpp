@@ -179,7 +179,7 @@ ExitCode simulate(const SimulateOptions& options, const Invocation& invocation) 
         modelled.push_back(study.simulate(
             schedule, device, [&](double share) { progress.detail(fmt::format("{:.0f} %", 100 * share)); }));
         add_stages(stages, modelled.back());
-        write(writer.get(), model_rows(modelled.back().context, modelled.back().model));
+        write(writer.get(), model_rows(modelled.back().point, modelled.back().model));
         progress.advance();
       }
       write(writer.get(), study.skew(device));

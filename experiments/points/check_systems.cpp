@@ -113,7 +113,7 @@ void check_shape(MoeBackend& backend, const SystemShape& shape, const NamedWorkl
     print_line("skipped", shape, why);
     if (writer != nullptr && inputs) {
       const ScheduleKind own = system_schedule(shape.system).kind;
-      writer->write(absent_row(row_context(*inputs, own, backend), Stage::kLayer, Source::kMeasured,
+      writer->write(absent_row(point_of(*inputs, own, backend), Stage::kLayer, Source::kMeasured,
                                "relative_error", "fraction", Status::kSkipped, why));
     }
     return;

@@ -88,10 +88,11 @@ TEST(ResultRow, RefusesWhatWouldMislead) {
   EXPECT_EQ(message([](ResultRow& row) { row.samples = 0; }),
             "samples = 0: a row with status ok rests on at least one");
   EXPECT_EQ(message([](ResultRow& row) { row.spread = -1; }), "spread = -1: must be a finite fraction >= 0");
-  for (const auto& field :
-       {&ResultRow::system, &ResultRow::schedule, &ResultRow::stage, &ResultRow::backend, &ResultRow::dtype,
-        &ResultRow::activation, &ResultRow::gates, &ResultRow::workload, &ResultRow::l2_state,
-        &ResultRow::metric, &ResultRow::unit}) {
+  using Text = std::string ResultRow::*;
+  for (const Text field : std::initializer_list<Text>{
+           &ResultRow::system, &ResultRow::schedule, &ResultRow::stage, &ResultRow::backend,
+           &ResultRow::dtype, &ResultRow::activation, &ResultRow::gates, &ResultRow::workload,
+           &ResultRow::l2_state, &ResultRow::metric, &ResultRow::unit}) {
     EXPECT_NE(message([&](ResultRow& row) { (row.*field).clear(); }).find("a row needs it"),
               std::string::npos);
   }
