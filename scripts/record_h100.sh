@@ -72,11 +72,11 @@ systems() {
   step "check --system"
   moescope check --backend cuda --full --quiet --output "$out/check-systems" --system dense_mlp --system gshard --system deepseekmoe \
     --system pkm --system peer | tee "$out/check-systems.txt" | tail -4
-  moescope check --backend cuda --full --quiet --output "$out/check-gather" --system pkm --system peer --form token_centric |
+  moescope check --backend cuda --full --quiet --output "$out/check-gather" --system pkm --system peer --schedule token_centric |
     tee "$out/check-gather.txt" | tail -4
   for system in pkm peer; do # what their authors do: the sweep of Table A takes the faster form
     for tokens in 1024 4096; do
-      moescope run --backend cuda --system "$system" --preset table-a -L "$tokens" --form token_centric --workload gaussian:1 \
+      moescope run --backend cuda --system "$system" --preset table-a -L "$tokens" --schedule token_centric --workload gaussian:1 \
         --quiet --output "$out/gather-$system-$tokens"
     done
   done

@@ -19,6 +19,7 @@
 #include "core/base/json_text.hpp"
 #include "core/layer/dtype.hpp"
 #include "core/layer/layer_shape.hpp"
+#include "core/results/experiment_axes.hpp"
 #include "core/schedule/schedule.hpp"
 #include "core/systems/system.hpp"
 #include "core/systems/system_options.hpp"
@@ -33,53 +34,32 @@ using Json = nlohmann::ordered_json;
 /// More than anyone waits for; a slip of the keyboard multiplies quickly.
 constexpr std::size_t kMaxPoints = 20'000;
 
-/// An axis that takes counts or texts, and where its value goes.
-struct AxisKind {
-  std::string_view name;
-  std::variant<std::optional<std::int64_t> ExperimentPoint::*, std::string ExperimentPoint::*> member;
-  std::int64_t minimum = 0;                                         ///< of counts
-  void (*check)(std::string_view) = nullptr;                        ///< of texts; throws InvalidArgument
-  std::int64_t maximum = std::numeric_limits<std::int64_t>::max();  ///< of counts
-};
-
-void check_l2(std::string_view text) {
-  if (text != "cold" && text != "warm") {
-    throw InvalidArgument("l2", text, "must be cold or warm");
-  }
-}
-
-constexpr std::array kAxes = {
-    AxisKind{"num_tokens", &ExperimentPoint::num_tokens, 1},
-    AxisKind{"hidden_size", &ExperimentPoint::hidden_size, 1},
-    AxisKind{"num_experts", &ExperimentPoint::num_experts, 1},
-    AxisKind{"grid", &ExperimentPoint::grid, 0, [](std::string_view text) { parse_grid(text); }},
-    AxisKind{"top_k", &ExperimentPoint::top_k, 1},
-    AxisKind{"shared_size", &ExperimentPoint::shared_size, 0},
-    AxisKind{"expert_size", &ExperimentPoint::expert_size, 1},
-    AxisKind{"heads", &ExperimentPoint::heads, 1},
-    AxisKind{"key_size", &ExperimentPoint::key_size, 1},
-    AxisKind{"group_size", &ExperimentPoint::group_size, 1},
-    AxisKind{"tile_tokens", &ExperimentPoint::tile_tokens, 1, nullptr, kStripTileTokens},
-    AxisKind{"dtype", &ExperimentPoint::dtype, 0, [](std::string_view text) { parse_dtype(text); }},
-    AxisKind{"activation", &ExperimentPoint::activation, 0,
-             [](std::string_view text) { parse_activation(text); }},
-    AxisKind{"gates", &ExperimentPoint::gates, 0, [](std::string_view text) { parse_gate_mode(text); }},
-    AxisKind{"l2", &ExperimentPoint::l2, 0, check_l2},
-    AxisKind{"device", &ExperimentPoint::device},
-    AxisKind{"seed", &ExperimentPoint::seed, 0},
-};
-/// Lists of their own at the top of the file. Workloads change fastest: synthetic ones share their weights.
-constexpr AxisKind kSystems{"systems", &ExperimentPoint::system, 0,
-                            [](std::string_view text) { parse_system(text); }};
-constexpr AxisKind kPresets{"presets", &ExperimentPoint::preset};
-constexpr AxisKind kWorkloads{"workloads", &ExperimentPoint::workload, 0,
-                              [](std::string_view text) { WorkloadSpec::parse(text); }};
-
 /// An axis of this experiment with its values as the file has them.
 struct Axis {
-  AxisKind kind;
+  RequestField kind;
+  bool is_text = false;
   std::vector<Json> values;
 };
+
+/// Where a point keeps what an axis sets.
+using Member = std::variant<std::string*, std::optional<std::int64_t>*>;
+Member member_of(ExperimentPoint& point, std::string_view axis) {
+  Member member;
+  if (axis == detail::kSystems.key) {
+    member = &point.system;
+  } else if (axis == detail::kPresets.key) {
+    member = &point.preset;
+  } else if (axis == detail::kWorkloads.key) {
+    member = &point.workload;
+  } else {
+    detail::for_each_axis(point, [&](const RequestField& field, auto& value) {
+      if (axis == field.key) {
+        member = &value;
+      }
+    });
+  }
+  return member;
+}
 
 /// Parses one file; every message names it and the field.
 class Parser {
@@ -234,10 +214,10 @@ class Parser {
     return value.get<std::int64_t>();
   }
 
-  void add_axis(const AxisKind& kind, const std::string& field, const Json& value) {
-    Axis axis{kind, values_of(value, field)};
+  void add_axis(const RequestField& kind, bool is_text, const std::string& field, const Json& value) {
+    Axis axis{kind, is_text, values_of(value, field)};
     for (const Json& each : axis.values) {
-      if (std::holds_alternative<std::string ExperimentPoint::*>(kind.member)) {
+      if (is_text) {
         if (!each.is_string() || each.get_ref<const std::string&>().empty()) {
           fail(field, each, "must be a string");
         }
@@ -254,39 +234,44 @@ class Parser {
   }
 
   void read_axes(const Json& file) {
-    for (const AxisKind& kind : {kSystems, kPresets}) {
+    for (const RequestField& kind : {detail::kSystems, detail::kPresets}) {
       add_list(file, kind);
     }
     const Json axes = file.value("axes", Json::object());
     if (!axes.is_object()) {
       fail("axes", axes, "must be an object");
     }
+    const ExperimentPoint names;
     for (const auto& [key, value] : axes.items()) {
-      const auto* kind = std::ranges::find(kAxes, key, &AxisKind::name);
-      if (kind == kAxes.end()) {
-        std::string known;
-        for (const AxisKind& each : kAxes) {
-          known += fmt::format("{}{}", known.empty() ? "" : ", ", each.name);
+      std::string known;
+      bool found = false;
+      detail::for_each_axis(names, [&](const RequestField& field, const auto& member) {
+        known += fmt::format("{}{}", known.empty() ? "" : ", ", field.key);
+        if (key == field.key) {
+          found = true;
+          add_axis(field, std::is_same_v<std::remove_cvref_t<decltype(member)>, std::string>, "axes." + key,
+                   value);
         }
+      });
+      if (!found) {
         throw FileError(name_, "axes." + key, fmt::format("is not one of {}", known));
       }
-      add_axis(*kind, "axes." + key, value);
     }
     if (axes.contains("grid") && axes.contains("num_experts")) {
       fail("axes.num_experts", axes["num_experts"], "cannot be given beside axes.grid");
     }
-    add_list(file, kWorkloads);
+    add_list(file, detail::kWorkloads);
   }
 
-  void add_list(const Json& file, const AxisKind& kind) {
-    const std::string key(kind.name);
+  void add_list(const Json& file, const RequestField& kind) {
+    const std::string key(kind.key);
     if (!file.contains(key)) {
       return;
     }
     if (!file[key].is_array()) {
       fail(key, file[key], "must be a list of strings");
     }
-    add_axis(kind, key, file[key]);
+    add_axis(kind, true, key, file[key]);
   }
 
   /// Indices into axes_ that go in step, in the order of the points; most stand alone.
@@ -320,8 +305,8 @@ class Parser {
       const Axis& first = axes_[groups[at].front()];
       if (first.values.size() != axes_[a].values.size()) {
         fail("zip", zips[static_cast<std::size_t>(zipped[a])],
-             fmt::format("{} has {} values, {} has {}", first.kind.name, first.values.size(),
-                         axes_[a].kind.name, axes_[a].values.size()));
+             fmt::format("{} has {} values, {} has {}", first.kind.key, first.values.size(),
+                         axes_[a].kind.key, axes_[a].values.size()));
       }
     }
     return groups;
@@ -329,7 +314,7 @@ class Parser {
 
   void mark_zipped(const Json& name, int zip, std::vector<int>& zipped) const {
     const auto found = std::ranges::find_if(axes_, [&](const Axis& axis) {
-      return name.is_string() && name.get<std::string>() == axis.kind.name;
+      return name.is_string() && name.get<std::string>() == axis.kind.key;
     });
     if (found == axes_.end()) {
       fail("zip", name, "is not an axis of this experiment");
@@ -376,13 +361,14 @@ class Parser {
                   std::vector<std::string>& words) {
     const Json& value = axis.values[index];
     std::string text;
-    if (const auto* member = std::get_if<std::string ExperimentPoint::*>(&axis.kind.member)) {
+    const Member member = member_of(point, axis.kind.key);
+    if (auto* const* to = std::get_if<std::string*>(&member)) {
       text = value.get<std::string>();
-      point.** member = text;
+      **to = text;
     } else {
       const auto number = value.get<std::int64_t>();
-      point.*std::get<std::optional<std::int64_t> ExperimentPoint::*>(axis.kind.member) = number;
-      text = fmt::format("{} {}", axis.kind.name, number);
+      *std::get<std::optional<std::int64_t>*>(member) = number;
+      text = fmt::format("{} {}", axis.kind.key, number);
     }
     if (axis.values.size() > 1) {
       words.push_back(std::move(text));
@@ -406,43 +392,40 @@ class Parser {
   /// Refuses a value that the point's system has no use for.
   void check_axes(const ExperimentPoint& point) const {
     const System system = parse_system(point.system);
-    for (const AxisKind& kind : kAxes) {
-      Json value;
-      if (const auto* text = std::get_if<std::string ExperimentPoint::*>(&kind.member)) {
-        value = (point.**text).empty() ? Json() : Json(point.**text);
-      } else if (const auto number =
-                     point.*std::get<std::optional<std::int64_t> ExperimentPoint::*>(kind.member)) {
-        value = *number;
-      }
+    detail::for_each_axis(point, [&](const RequestField& field, const auto& asked) {
+      const Json value = json_of(asked);
       if (!value.is_null()) {
-        checked(fmt::format("axes.{}", kind.name), value, [&] {
-          require_system_has({&system, 1}, kind.name,
+        checked(fmt::format("axes.{}", field.key), value, [&] {
+          require_system_has({&system, 1}, field.key,
                              value.is_string() ? value.get<std::string>() : value.dump());
         });
       }
-    }
+    });
   }
+
+  /// Null when it was not asked for.
+  static Json json_of(const std::string& asked) { return asked.empty() ? Json() : Json(asked); }
+  static Json json_of(const std::optional<std::int64_t>& asked) { return asked ? Json(*asked) : Json(); }
 
   static std::string id_of(const ExperimentPoint& point, const Experiment& experiment) {
     nlohmann::json fields = {{"schedules", experiment.schedules}};
     if (!experiment.tuned_on.empty()) {
       fields["tuned_on"] = experiment.tuned_on;
     }
-    for (const auto* list : {&kSystems, &kPresets, &kWorkloads}) {
-      fields[std::string(list->name)] = point.*std::get<std::string ExperimentPoint::*>(list->member);
+    fields[detail::kSystems.key] = point.system;
+    fields[detail::kPresets.key] = point.preset;
+    fields[detail::kWorkloads.key] = point.workload;
+    // Points keep their ids when a new axis comes, so it counts only where it is given. These were always
+    // counted.
+    for (const char* first : {"grid", "dtype", "activation", "gates", "l2"}) {
+      fields[first] = "";
     }
-    for (const AxisKind& kind : kAxes) {
-      const std::string key(kind.name);
-      if (kind.member == decltype(kind.member)(&ExperimentPoint::device) && point.device.empty()) {
-        continue;  // points recorded before there was such an axis keep their ids
+    detail::for_each_axis(point, [&](const RequestField& field, const auto& asked) {
+      const Json value = json_of(asked);
+      if (!value.is_null()) {
+        fields[field.key] = value;
       }
-      if (const auto* text = std::get_if<std::string ExperimentPoint::*>(&kind.member)) {
-        fields[key] = point.**text;
-      } else if (const auto number =
-                     point.*std::get<std::optional<std::int64_t> ExperimentPoint::*>(kind.member)) {
-        fields[key] = *number;
-      }
-    }
+    });
     return fmt::format("{:016x}", fnv1a(fields.dump(-1, ' ', false, Json::error_handler_t::replace)));
   }
 
@@ -451,6 +434,18 @@ class Parser {
 };
 
 }  // namespace
+
+namespace detail {
+
+void check_l2(std::string_view text) {
+  if (text != "cold" && text != "warm") {
+    throw InvalidArgument("l2", text, "must be cold or warm");
+  }
+}
+void check_system(std::string_view text) { parse_system(text); }
+void check_workload(std::string_view text) { WorkloadSpec::parse(text); }
+
+}  // namespace detail
 
 Experiment parse_experiment(std::string_view text, const std::string& name) {
   return Parser(name).parse(text);
@@ -463,13 +458,6 @@ Experiment read_experiment(const std::filesystem::path& file) {
   }
   const std::string text{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
   return parse_experiment(text, file.string());
-}
-
-std::string_view experiment_schema_json() {
-  static constexpr std::string_view kSchema =
-#include "experiment_schema.inc"
-      ;
-  return kSchema;
 }
 
 }  // namespace moescope

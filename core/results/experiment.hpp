@@ -8,30 +8,17 @@
 #include <string_view>
 #include <vector>
 
+#include "core/results/point.hpp"
+
 namespace moescope {
 
 /// What one point of an experiment asks for, in the words of the command line. What is not given stays empty.
-struct ExperimentPoint {
+struct ExperimentPoint : PointRequest {
   std::string id;     ///< hash of everything below and of the experiment's schedules and tuned_on
   std::string label;  ///< what tells it from the other points: "num_tokens 64, zipf:1"
   std::string system = "omnimoe";
-  std::string preset;
   std::string workload;
-  std::optional<std::int64_t> num_tokens;
-  std::optional<std::int64_t> hidden_size;
-  std::optional<std::int64_t> num_experts;
-  std::optional<std::int64_t> top_k;
-  std::optional<std::int64_t> shared_size;
-  std::optional<std::int64_t> expert_size;
-  std::optional<std::int64_t> heads;
-  std::optional<std::int64_t> key_size;
-  std::optional<std::int64_t> group_size;
-  std::optional<std::int64_t> tile_tokens;
   std::optional<std::int64_t> seed;
-  std::string grid;
-  std::string dtype;
-  std::string activation;
-  std::string gates;
   std::string l2;
   std::string device;  ///< modelled device, for the model alone
 };
@@ -59,7 +46,8 @@ Experiment parse_experiment(std::string_view text, const std::string& name);
 /// The same from a file.
 Experiment read_experiment(const std::filesystem::path& file);
 
-/// The published schema (JSON Schema draft 2020-12) as text: what core/results/experiment.schema.json holds.
-std::string_view experiment_schema_json();
+/// The published schema (JSON Schema draft 2020-12) as text, its axes made from the table of
+/// fields: what core/results/experiment.schema.json holds.
+std::string experiment_schema_json();
 
 }  // namespace moescope

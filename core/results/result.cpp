@@ -101,18 +101,6 @@ RunHeader make_run_header(int argc, const char* const* argv) {
   return header;
 }
 
-void ResultRow::set_shape(const LayerShape& shape) {
-  num_tokens = shape.num_tokens;
-  hidden_size = shape.hidden_size;
-  grid_rows = shape.grid_rows;
-  grid_cols = shape.grid_cols;
-  top_k = shape.top_k;
-  shared_size = shape.shared_size;
-  dtype = to_string(shape.dtype);
-  activation = to_string(shape.activation);
-  gates = to_string(shape.gate_mode);
-}
-
 void ResultRow::validate() const {
   require_text("system", system);
   require_text("schedule", schedule);
@@ -157,13 +145,6 @@ void RecordedPoint::validate() const {
   if (!std::isfinite(elapsed_s) || elapsed_s < 0) {
     throw InvalidArgument("elapsed_s", fmt::format("{}", elapsed_s), "must be a finite time >= 0");
   }
-}
-
-std::string_view result_schema_json() {
-  static constexpr std::string_view kSchema =
-#include "result_schema.inc"
-      ;
-  return kSchema;
 }
 
 }  // namespace moescope

@@ -13,11 +13,11 @@
 #include <vector>
 
 #include "core/files/output_folder.hpp"
-#include "core/layer/layer_shape.hpp"
+#include "core/results/point.hpp"
 
 namespace moescope {
 
-inline constexpr int kResultSchemaVersion = 3;
+inline constexpr int kResultSchemaVersion = 4;
 /// Stage of rows about the device itself, whatever layer runs on it; other stages are those of stage.hpp.
 inline constexpr std::string_view kDeviceStage = "device";
 
@@ -28,6 +28,7 @@ std::string_view to_string(Status status);
 
 /// What one run saw and was built from; the first line of rows.jsonl, and run.json beside rows.csv.
 struct RunHeader {
+  int schema_version = kResultSchemaVersion;  ///< that the run was written in; which fields its rows can say
   std::string run_id;  ///< UTC start time and a short hash of the command line, the process and the moment
   std::string command_line;
   std::string git_revision;
@@ -46,28 +47,10 @@ struct RunHeader {
 /// set.
 RunHeader make_run_header(int argc, const char* const* argv);
 
-/// One value (DESIGN section 8). Field order here is column order in CSV and key order in JSON Lines.
-struct ResultRow {
-  std::string system = "omnimoe";
-  std::string schedule;
+/// One value (DESIGN section 8): of which point, which stage of it, and what. Field order is column order in
+/// CSV and key order in JSON Lines (result_fields.hpp).
+struct ResultRow : Point {
   std::string stage;
-  std::string backend;
-  std::int64_t num_tokens = 0;
-  std::int64_t hidden_size = 0;
-  std::int64_t grid_rows = 0;
-  std::int64_t grid_cols = 0;
-  std::int64_t top_k = 0;
-  std::optional<std::int64_t> shared_size;  ///< null where it does not apply; version 1 did not record it
-  std::optional<std::int64_t> group_size;   ///< [B]; null for schedules that have no groups, and likewise
-  /// Most tokens of a strip in one tile; null for schedules without strips, and before version 3, when it was
-  /// kStripTileTokens.
-  std::optional<std::int64_t> tile_tokens;
-  std::string dtype;
-  std::string activation = "none";  ///< "none" where it does not apply; version 1 did not record it
-  std::string gates = "none";       ///< likewise
-  std::string workload;
-  std::uint64_t seed = 0;
-  std::string l2_state;
   Source source = Source::kMeasured;
   std::string metric;           ///< unit stands in the name: time_s, hbm_read_bytes, relative_error
   std::optional<double> value;  ///< null unless status is ok
@@ -79,8 +62,6 @@ struct ResultRow {
   std::string point;   ///< id of the sweep's point this row belongs to; empty outside sweeps
   std::string repro;   ///< command that measures this again; empty in version 1
 
-  /// The fields that come from the shape.
-  void set_shape(const LayerShape& shape);
   /// Throws InvalidArgument: value without ok, ok without finite value, missing reason, unknown empty keys.
   void validate() const;
 };
@@ -168,7 +149,8 @@ struct ResultLog {
 /// `name` stands for the file in messages. Throws FileError.
 ResultLog parse_rows(std::istream& text, const std::string& name);
 
-/// The published schema (JSON Schema draft 2020-12) as text: what core/results/result.schema.json holds.
-std::string_view result_schema_json();
+/// The published schema (JSON Schema draft 2020-12) as text, made from the tables of fields: what
+/// core/results/result.schema.json holds.
+std::string result_schema_json();
 
 }  // namespace moescope

@@ -6,29 +6,14 @@
 /// results. Not for use outside core/result*.cpp.
 namespace moescope::detail {
 
-/// Calls visit(key, member, since) for every field of a row, in column order; keys are those of DESIGN
-/// section 8 and result.schema.json, `since` is the first schema version that has the field. schema_version
-/// and run_id come before these and belong to the run, not to the row.
+/// Calls visit(key, member, since) for every field of a row, in column order: those of the point, then those
+/// of the value; keys are those of DESIGN section 8 and result.schema.json, `since` is the first schema
+/// version that has the field. schema_version and run_id come before these and belong to the run, not to the
+/// row.
 template <class Row, class Visit>
 void for_each_row_field(Row& row, Visit&& visit) {
-  visit("system", row.system, 1);
-  visit("schedule", row.schedule, 1);
+  for_each_field(row, [&](const PointField& field, auto& value) { visit(field.key, value, field.since); });
   visit("stage", row.stage, 1);
-  visit("backend", row.backend, 1);
-  visit("L", row.num_tokens, 1);
-  visit("d", row.hidden_size, 1);
-  visit("Nr", row.grid_rows, 1);
-  visit("Nc", row.grid_cols, 1);
-  visit("K", row.top_k, 1);
-  visit("shared_size", row.shared_size, 2);
-  visit("B", row.group_size, 2);
-  visit("tile_tokens", row.tile_tokens, 3);
-  visit("dtype", row.dtype, 1);
-  visit("activation", row.activation, 2);
-  visit("gates", row.gates, 2);
-  visit("workload", row.workload, 1);
-  visit("seed", row.seed, 1);
-  visit("l2_state", row.l2_state, 1);
   visit("source", row.source, 1);
   visit("metric", row.metric, 1);
   visit("value", row.value, 1);

@@ -184,6 +184,7 @@ class LogParser {
     }
     RunHeader& header = runs_.emplace_back().header;
     header.run_id = std::move(run_id);
+    header.schema_version = version;
     detail::for_each_header_field(header, field_reader(fields, version, place_));
     return true;
   }

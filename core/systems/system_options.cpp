@@ -18,20 +18,22 @@ struct OwnedOption {
 };
 
 bool is_omnimoe(System system) { return system == System::kOmniMoe; }
+bool has_schedules(System system) {
+  return is_omnimoe(system) || SystemShape{.system = system}.has_product_keys();
+}
 bool has_ffn_experts(System system) { return SystemShape{.system = system}.has_ffn_experts(); }
 bool has_activation(System system) { return system != System::kPkm; }
 bool has_product_keys(System system) { return SystemShape{.system = system}.has_product_keys(); }
 
 constexpr std::array kOwned = {
     OwnedOption{"grid", is_omnimoe},
-    OwnedOption{"schedule", is_omnimoe},
+    OwnedOption{"schedule", has_schedules},
     OwnedOption{"group_size", is_omnimoe},
     OwnedOption{"tile_tokens", is_omnimoe},
     OwnedOption{"expert_size", has_ffn_experts},
     OwnedOption{"heads", has_product_keys},
     OwnedOption{"key_size", has_product_keys},
     OwnedOption{"activation", has_activation},
-    OwnedOption{"form", has_product_keys},
 };
 
 }  // namespace

@@ -45,15 +45,12 @@ std::vector<CheckPoint> chosen_points(const CheckOptions& options) {
   return points;
 }
 
-RowContext row_context(const CheckPoint& point, const MoeBackend& backend, const ScheduleOptions& schedule,
-                       std::uint64_t seed) {
-  return {.shape = point.shape,
-          .schedule = to_string(schedule),
-          .backend = std::string(backend.name()),
-          .workload = point.workload.name,
-          .seed = seed,
-          .l2_state = std::string(to_string(L2State::kCold)),
-          .tile_tokens = tile_tokens_of(schedule)};
+Point point_of(const CheckPoint& checked, const MoeBackend& backend, const ScheduleOptions& schedule,
+               std::uint64_t seed) {
+  Point point = layer_point(checked.shape, backend.name(), checked.workload.name, seed);
+  point.set_schedule(schedule);
+  point.l2_state = to_string(L2State::kCold);
+  return point;
 }
 
 void write(ResultWriter* writer, const ResultRow& row) {
@@ -62,7 +59,7 @@ void write(ResultWriter* writer, const ResultRow& row) {
   }
 }
 
-void write_rows(ResultWriter* writer, const RowContext& context, const LayerCheck& check) {
+void write_rows(ResultWriter* writer, const Point& context, const LayerCheck& check) {
   for (const StageCheck& stage : check.stages) {
     ResultRow row = value_row(context, stage.stage, Source::kMeasured, stage.metric, stage.error, "fraction");
     row.reason = stage.what;
@@ -85,7 +82,7 @@ void print_line(const char* verdict, const CheckPoint& point, const ScheduleOpti
 void check_point(MoeBackend& backend, MoeBackend* mirror, const CheckPoint& point, const LayerInputs& inputs,
                  const ScheduleOptions& schedule, const CheckOptions& options, ResultWriter* writer,
                  Tally& tally) {
-  const RowContext context = row_context(point, backend, schedule, options.seed);
+  const Point context = point_of(point, backend, schedule, options.seed);
   const auto skip = [&](const std::string& why) {
     ++tally.skipped;
     print_line("skipped", point, schedule, why);
@@ -153,8 +150,8 @@ ExitCode check(const CheckOptions& options, const Invocation& invocation) {
         ++tally.skipped;
         print_line("skipped", point, schedule, why);
         write(writer.get(),
-              absent_row(row_context(point, *backend, schedule, options.seed), Stage::kLayer,
-                         Source::kMeasured, "relative_error", "fraction", Status::kSkipped, why));
+              absent_row(point_of(point, *backend, schedule, options.seed), Stage::kLayer, Source::kMeasured,
+                         "relative_error", "fraction", Status::kSkipped, why));
       }
     }
     std::cout << std::flush;

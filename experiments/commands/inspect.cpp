@@ -43,11 +43,11 @@ struct InspectOptions : CommonOptions {
 
 ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
   apply_threads(options);
-  struct Point {
+  struct Inspected {
     NamedWorkload workload;
     LayerShape shape;
   };
-  std::vector<Point> points;
+  std::vector<Inspected> points;
   std::vector<NamedWorkload> workloads = chosen_workloads(options);
   const std::vector<std::filesystem::path> inputs_read = workload_files(workloads);
   for (NamedWorkload& workload : workloads) {
@@ -66,9 +66,8 @@ ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
   for (const auto& [workload, shape] : points) {
     const LayerInputs inputs = make_inputs(workload, shape, options.seed);
     const Routing routing = route(*backend, inputs);
-    const RowContext context{shape,         "none",       std::string(backend->name()),
-                             workload.name, options.seed, "none"};
-    const auto rows = skew_rows(context, compute_skew(routing));
+    const Point point = layer_point(shape, backend->name(), workload.name, options.seed);
+    const auto rows = skew_rows(point, compute_skew(routing));
     std::cout << fmt::format("{}  {}  seed {}\n\n{}\n{}\n\n{}\n", workload.name, shape.label(), options.seed,
                              skew_table(rows).text(), quantiles_text(routing),
                              load_histogram(expert_loads(routing)));

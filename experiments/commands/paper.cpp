@@ -34,16 +34,12 @@ class BaselineBounds {
   void add(System system) {
     const SystemShape shape = table_a(system);
     const StageBounds bounds = system_bound(shape, device_);
-    RowContext context;
-    context.shape = shape.row_shape();
-    context.schedule = to_string(system_schedule(system).kind);
-    context.backend = modelled_backend(device_);
-    context.workload = "even";
-    context.l2_state = "cold";
-    context.baseline = shape;
+    Point point = layer_point(shape, modelled_backend(device_), "even", 0);
+    point.set_schedule(system_schedule(system));
+    point.l2_state = "cold";
     std::string parts;
     for (const auto& [stage, time_s] : bounds) {
-      ResultRow row = value_row(context, stage, Source::kModelled, "bound_s", time_s, "s");
+      ResultRow row = value_row(point, stage, Source::kModelled, "bound_s", time_s, "s");
       row.reason = "roofline bound, not replayed; experts' load is even";
       rows_.push_back(std::move(row));
       if (stage != Stage::kLayer) {
@@ -89,7 +85,7 @@ ExitCode paper(const PaperOptions& options, const Invocation& invocation) {
     progress.begin(fmt::format("{} {}", shape.label(), to_string(kind)));
     study.route(workload, shape, options.seed);
     const ModelledSchedule modelled = study.simulate({.kind = kind}, model.device);
-    const auto more = model_rows(modelled.context, modelled.model);
+    const auto more = model_rows(modelled.point, modelled.model);
     rows.insert(rows.end(), more.begin(), more.end());
     progress.advance();
     return modelled.model;

@@ -91,7 +91,7 @@ std::string hits_text(const LaunchReplay& sums) {
 void add_stages(Table& table, const ModelledSchedule& modelled) {
   table.add_rule();
   std::string device = modelled.model.device;
-  std::string name = modelled.context.schedule;
+  std::string name = modelled.point.schedule;
   for (const StageModel& stage : modelled.model.stages) {
     const LaunchReplay& sums = stage.sums;
     table.add_row({std::exchange(device, ""), std::exchange(name, ""), std::string(to_string(stage.stage)),
@@ -126,10 +126,10 @@ void add_layers(Table& table, std::span<const ModelledSchedule> schedules) {
   for (const ModelledSchedule& modelled : schedules) {
     const bool first = &modelled == &schedules.front();
     const StageModel& layer = modelled.model.stages.back();
-    const LayerShape& shape = modelled.context.shape;
-    table.add_row({first ? modelled.model.device : "", first ? modelled.context.workload : "",
+    const LayerShape& shape = modelled.shape;
+    table.add_row({first ? modelled.model.device : "", first ? modelled.point.workload : "",
                    first ? fmt::to_string(shape.num_tokens) : "", first ? fmt::to_string(shape.top_k) : "",
-                   modelled.context.schedule, format_seconds(layer.time_s) + (layer.calibrated ? "" : " *"),
+                   modelled.point.schedule, format_seconds(layer.time_s) + (layer.calibrated ? "" : " *"),
                    fmt::format("{:.2f}x", layer.time_s / fastest_s), format_bytes(layer.sums.hbm_read_bytes),
                    format_bytes(layer.sums.hbm_write_bytes), sampling_text(modelled.model, layer),
                    hits_text(layer.sums)});
@@ -197,7 +197,7 @@ ExitCode simulate(const SimulateOptions& options, const Invocation& invocation) 
         modelled.push_back(study.simulate(
             schedule, device, [&](double share) { progress.detail(fmt::format("{:.0f} %", 100 * share)); }));
         add_stages(stages, modelled.back());
-        write(writer.get(), model_rows(modelled.back().context, modelled.back().model));
+        write(writer.get(), model_rows(modelled.back().point, modelled.back().model));
         progress.advance();
       }
       write(writer.get(), study.skew(device));

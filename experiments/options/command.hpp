@@ -37,6 +37,7 @@ Command add_claims(Cli app, const Invocation& invocation);
 Command add_golden(Cli app, const Invocation& invocation);
 Command add_counters(Cli app, const Invocation& invocation);
 Command add_doctor(Cli app, const Invocation& invocation);
+Command add_schema(Cli app, const Invocation& invocation);
 
 /// Header of a run on `backend`, with the versions of every library used.
 RunHeader run_header(const Invocation& invocation, const MoeBackend& backend);

@@ -65,6 +65,14 @@ void set_extent(const char* field, const std::optional<std::int64_t>& asked, std
   out = *asked;
 }
 
+void add_request_options(Cli app, PointRequest& request, RequestGroup group) {
+  for_each_request_field(request, [&](const RequestField& field, auto& value) {
+    if (field.group == group) {
+      app.add_option(field.options, value, field.about).type_name(field.type_name);
+    }
+  });
+}
+
 void add_shape_options(Cli app, CommonOptions& options) {
   std::string names;
   for (const Preset& preset : presets()) {
@@ -72,17 +80,9 @@ void add_shape_options(Cli app, CommonOptions& options) {
   }
   const Cli group =
       app.add_option_group("Shape", "What is not given comes from the preset or the workload's file");
-  group.add_option("--preset", options.preset, "a named shape: " + names).type_name("NAME");
-  group.add_option("-L,--num-tokens", options.num_tokens, "tokens in the batch").type_name("N");
-  group.add_option("-d,--hidden-size", options.hidden_size, "model width").type_name("N");
-  group.add_option("--grid", options.grid, "the router's grid, e.g. 320x320 or 48,16").type_name("RxC");
-  group.add_option("--num-experts", options.num_experts, "a square grid of this many experts").type_name("N");
-  group.add_option("-K,--top-k", options.top_k, "experts per token").type_name("N");
-  group.add_option("--shared-size", options.shared_size, "width of the shared MLP; 0 = none").type_name("N");
-  group.add_option("--dtype", options.dtype, "storage type: bf16 (default) or fp32").type_name("TYPE");
-  group.add_option("--activation", options.activation, "silu (default), gelu or relu").type_name("NAME");
-  group.add_option("--gates", options.gates, "softmax (default) or probability; of peer softmax or relu")
-      .type_name("MODE");
+  add_request_options(group, options, RequestGroup::kShape);
+  const Option preset = group.get_option("--preset");
+  preset.description("a named shape: " + names);
 }
 
 void add_workload_options(Cli app, CommonOptions& options) {
@@ -102,12 +102,7 @@ void add_schedule_options(Cli app, CommonOptions& options) {
                  "staircase:rows:atomics take grid rows alone, no columns; may be repeated")
       .type_name("NAME")
       .repeatable();
-  app.add_option("--group-size", options.group_size, "experts per group of expert_centric (default 64)")
-      .type_name("B");
-  app.add_option("--tile-tokens", options.tile_tokens,
-                 fmt::format("most tokens of a strip in one tile of the staircase kernels, 1 to {} (default)",
-                             kStripTileTokens))
-      .type_name("N");
+  add_request_options(app, options, RequestGroup::kSchedule);
 }
 
 void add_tuned_option(Cli app, CommonOptions& options) {

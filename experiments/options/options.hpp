@@ -8,6 +8,7 @@
 
 #include "core/backend/moe_backend.hpp"
 #include "core/layer/layer_shape.hpp"
+#include "core/results/point.hpp"
 #include "core/schedule/schedule.hpp"
 #include "core/systems/system.hpp"
 #include "core/workload/workload.hpp"
@@ -22,28 +23,12 @@ namespace moescope {
 inline constexpr std::int64_t kJudgedTokens = 16;
 
 /// Options that subcommands share, as typed. What is not given stays empty.
-struct CommonOptions {
+struct CommonOptions : PointRequest {
   std::vector<std::string> systems;  ///< none: omnimoe
-  std::string preset;
-  std::optional<std::int64_t> num_tokens;
-  std::optional<std::int64_t> hidden_size;
-  std::optional<std::int64_t> num_experts;
-  std::optional<std::int64_t> top_k;
-  std::optional<std::int64_t> shared_size;
-  std::optional<std::int64_t> expert_size;
-  std::optional<std::int64_t> heads;
-  std::optional<std::int64_t> key_size;
-  std::string form;
-  std::string grid;
-  std::string dtype;
-  std::string activation;
-  std::string gates;
   std::vector<std::string> workloads;
   std::uint64_t seed = 0;
   std::vector<std::string> schedules;
   std::string tuned_on;
-  std::optional<std::int64_t> group_size;
-  std::optional<std::int64_t> tile_tokens;
   std::string backend = "cpu";
   std::string l2 = "cold";
   std::string output;
@@ -54,6 +39,8 @@ struct CommonOptions {
   double max_time_s = SamplingOptions{}.max_time_s;
 };
 
+/// The options of one group of a request, from its table.
+void add_request_options(Cli app, PointRequest& request, RequestGroup group);
 void add_shape_options(Cli app, CommonOptions& options);
 void add_workload_options(Cli app, CommonOptions& options);
 void add_schedule_options(Cli app, CommonOptions& options);

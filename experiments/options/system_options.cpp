@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
+#include <algorithm>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -12,15 +14,28 @@
 namespace moescope {
 namespace {
 
-ScheduleKind parse_form(const std::string& text) {
-  for (const ScheduleKind kind :
-       {ScheduleKind::kAuto, ScheduleKind::kTokenCentric, ScheduleKind::kDenseMasked}) {
-    if (text == to_string(kind)) {
+bool has_schedule(ScheduleKind kind) {
+  return kind == ScheduleKind::kAuto || kind == ScheduleKind::kTokenCentric ||
+         kind == ScheduleKind::kDenseMasked;
+}
+
+bool asks_for(const CommonOptions& options, System system) {
+  return options.systems.empty()
+             ? system == System::kOmniMoe
+             : std::ranges::find(options.systems, to_string(system)) != options.systems.end();
+}
+
+/// The schedule asked for that product keys have: the first of them, and auto where none was meant for them.
+/// Throws InvalidArgument when all that was asked for is omnimoe's and omnimoe is not.
+ScheduleKind product_key_schedule(const CommonOptions& options) {
+  for (const std::string& text : options.schedules) {
+    const ScheduleKind kind = parse_schedule(text).kind;
+    if (has_schedule(kind)) {
       return kind;
     }
-  }
-  if (!text.empty()) {
-    throw InvalidArgument("form", text, "must be auto, token_centric or dense_masked");
+    if (!asks_for(options, System::kOmniMoe)) {
+      throw InvalidArgument("schedule", text, "must be auto, token_centric or dense_masked for pkm and peer");
+    }
   }
   return ScheduleKind::kAuto;
 }
@@ -36,19 +51,13 @@ void add_system_options(Cli app, CommonOptions& options) {
       "System",
       "The kind of layer. --preset, -L, -d, -K, --num-experts, --shared-size, --dtype, --activation (not "
       "pkm) "
-      "and --gates hold for every kind, presets small and table-a exist for all; --grid, --schedule and "
-      "--group-size are omnimoe's. An option that none of the systems asked for has is an error");
+      "and --gates hold for every kind, presets small and table-a exist for all; --grid and --group-size are "
+      "omnimoe's; of --schedule, pkm and peer have auto (default), token_centric, which gathers the rows of "
+      "every "
+      "pair, and dense_masked (cuda), products with all experts. An option that none of the systems asked "
+      "for has is an error");
   group.add_option("--system", options.systems, names + "; default omnimoe").type_name("NAME").repeatable();
-  group.add_option("--expert-size", options.expert_size, "gshard, deepseekmoe: width of an expert")
-      .type_name("N");
-  group.add_option("--heads", options.heads, "pkm, peer: heads; each selects K / heads experts")
-      .type_name("N");
-  group.add_option("--key-size", options.key_size, "pkm, peer: width of a sub-key").type_name("N");
-  group
-      .add_option("--form", options.form,
-                  "pkm, peer: token_centric gathers the rows of every pair, dense_masked (cuda) is products "
-                  "with all experts; default: what the backend takes for the faster")
-      .type_name("NAME");
+  add_request_options(group, options, RequestGroup::kSystem);
 }
 
 System chosen_system(const CommonOptions& options) {
@@ -72,19 +81,17 @@ void require_meaningful(const CommonOptions& options) {
       require_system_has(systems, option, value);
     }
   };
-  const auto require_count = [&](const char* option, const std::optional<std::int64_t>& value) {
-    require(option, value ? fmt::to_string(*value) : "");
-  };
-  require("activation", options.activation);
-  require("grid", options.grid);
   require("schedule", fmt::format("{}", fmt::join(options.schedules, ", ")));
-  require_count("group_size", options.group_size);
-  require_count("tile_tokens", options.tile_tokens);
-  require_count("expert_size", options.expert_size);
-  require_count("heads", options.heads);
-  require_count("key_size", options.key_size);
-  require("form", options.form);
-  (void)parse_form(options.form);
+  for_each_request_field(options, [&](const RequestField& field, const auto& asked) {
+    if constexpr (std::is_same_v<std::remove_cvref_t<decltype(asked)>, std::string>) {
+      require(field.key, asked);
+    } else {
+      require(field.key, asked ? fmt::to_string(*asked) : "");
+    }
+  });
+  if (asks_for(options, System::kPkm) || asks_for(options, System::kPeer)) {
+    (void)product_key_schedule(options);
+  }
 }
 
 SystemShape resolve_system(const CommonOptions& options, System system) {
@@ -132,7 +139,7 @@ SystemInputs make_system_inputs(const NamedWorkload& workload, const SystemShape
   }
   SystemInputs inputs = make_system_inputs(shape, workload.spec.parameters.front(), options.seed);
   inputs.workload = workload.name;
-  inputs.schedule = shape.has_product_keys() ? parse_form(options.form) : ScheduleKind::kAuto;
+  inputs.schedule = shape.has_product_keys() ? product_key_schedule(options) : ScheduleKind::kAuto;
   return inputs;
 }
 

@@ -17,8 +17,8 @@ void require_meaningful(const CommonOptions& options);
 SystemShape resolve_system(const CommonOptions& options, System system);
 /// The one workload of layers of different kinds; gaussian:1 when none was asked for. Throws InvalidArgument.
 NamedWorkload system_workload(const CommonOptions& options);
-/// Its inputs, of options.seed and options.form. Workloads other than gaussian:STD are refused: they are made
-/// for a grid of logits. Throws InvalidArgument.
+/// Its inputs, of options.seed and options.schedules. Workloads other than gaussian:STD are refused: they are
+/// made for a grid of logits. Throws InvalidArgument.
 SystemInputs make_system_inputs(const NamedWorkload& workload, const SystemShape& shape,
                                 const CommonOptions& options);
 

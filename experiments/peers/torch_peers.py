@@ -28,16 +28,13 @@ A trace is .npz or .safetensors with expert_ids int32 [L, K] and optional gates 
 """
 
 import argparse
-import hashlib
-import json
 import pathlib
-import shlex
 import statistics
 import subprocess
 import sys
-import time
 
-SCHEMA_VERSION = 3
+from row_writer import RowWriter
+
 PEERS = ("dense_masked", "gather", "topk_all_scores", "topk_pruned", "router_project", "shared_mlp")
 # Paper Table A: both sweeps, and a decoding-sized batch.
 TABLE_A = ["64,512", "1024,512", "1024,1024", "1024,2048", "1024,4096", "2048,512", "4096,512", "8192,512", "16384,512"]
@@ -74,59 +71,25 @@ def query_nvidia_smi(field):
         return None
 
 
-def git(*words):
-    try:
-        done = subprocess.run(["git", "-C", str(pathlib.Path(__file__).parent), *words], capture_output=True, text=True,
-                              timeout=20, check=True)
-        return done.stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
 class Rows:
-    """rows.jsonl: a header line, then one value per line, flushed as they come."""
+    """Rows of the peers on one GPU."""
 
     def __init__(self, folder, torch):
-        self.command_line = shlex.join(sys.argv)
-        now = time.gmtime()
-        self.run_id = time.strftime("%Y%m%dT%H%M%SZ", now) + "-" + hashlib.sha256(self.command_line.encode()).hexdigest()[:8]
         properties = torch.cuda.get_device_properties(0)
         clock = query_nvidia_smi("clocks.max.sm")
-        revision = git("rev-parse", "HEAD")
         machine = {"gpu_multiprocessors": properties.multi_processor_count, "gpu_memory_bytes": properties.total_memory}
         if clock and clock.isdigit():
             machine["sm_clock_max_hz"] = int(clock) * 1e6
-        header = {
-            "command_line": self.command_line,
-            "git_revision": revision or "unknown",
-            "git_dirty": revision is None or git("status", "--porcelain", "--untracked-files=no") != "",
-            "version": "torch_peers",
-            "build": "python " + sys.version.split()[0],
-            "device": properties.name,
-            "driver": query_nvidia_smi("driver_version") or "unavailable: nvidia-smi gave no answer",
-            "libraries": {"torch": torch.__version__, "cuda": str(torch.version.cuda)},
-            "machine": machine,
-            "started_utc": time.strftime("%Y-%m-%dT%H:%M:%SZ", now),
-            "experiment": "",
-        }
-        folder.mkdir(parents=True, exist_ok=True)
-        self.file = (folder / "rows.jsonl").open("w", encoding="utf-8")
-        self.put({"schema_version": SCHEMA_VERSION, "run_id": self.run_id, "header": header})
-
-    def put(self, line):
-        self.file.write(json.dumps(line) + "\n")
-        self.file.flush()
+        self.writer = RowWriter(folder, pathlib.Path(sys.argv[0]).stem, properties.name,
+                                driver=query_nvidia_smi("driver_version") or "unavailable: nvidia-smi gave no answer",
+                                libraries={"torch": torch.__version__, "cuda": str(torch.version.cuda)}, machine=machine)
 
     def row(self, point, schedule, stage, metric, unit, value, samples=1, spread=None, reason=""):
-        self.put({
-            "schema_version": SCHEMA_VERSION, "run_id": self.run_id, "system": point.system, "schedule": schedule,
-            "stage": stage, "backend": "torch", "L": point.num_tokens, "d": point.hidden_size, "Nr": point.rows,
-            "Nc": point.cols, "K": point.top_k, "shared_size": point.shared_size, "B": None, "tile_tokens": None,
-            "dtype": "bf16", "activation": point.activation, "gates": point.gates_mode, "workload": point.workload, "seed": point.seed,
-            "l2_state": point.l2, "source": "measured", "metric": metric, "value": value, "unit": unit,
-            "samples": samples, "spread": spread, "status": "failed" if value is None else "ok", "reason": reason,
-            "point": "", "repro": self.command_line,
-        })
+        self.writer.write(
+            system=point.system, schedule=schedule, stage=stage, backend="torch", L=point.num_tokens, d=point.hidden_size,
+            Nr=point.rows, Nc=point.cols, K=point.top_k, dtype="bf16", activation=point.activation, gates=point.gates_mode,
+            workload=point.workload, seed=point.seed, l2_state=point.l2, metric=metric, value=value, unit=unit,
+            samples=samples, spread=spread, reason=reason, **point.extents())
 
 
 class Timer:
@@ -176,6 +139,10 @@ class Point:
 
     weights = None
     system, activation, gates_mode = "omnimoe", "silu", "softmax"
+
+    def extents(self):
+        """What rows say of the extents that not every system has."""
+        return {"shared_size": self.shared_size}
 
     def __init__(self, torch, arguments, num_tokens, top_k, trace=None):
         self.num_tokens, self.top_k = num_tokens, top_k

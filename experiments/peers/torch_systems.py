@@ -106,6 +106,12 @@ class Layer:
             i = torch.arange(min(self.side, self.per_head), device="cuda")
             self.candidates = torch.nonzero((i.unsqueeze(1) + 1) * (i.unsqueeze(0) + 1) <= self.per_head, as_tuple=True)
 
+    def extents(self):
+        """What rows say of the extents that not every system has."""
+        keys = {"heads": self.heads, "key_size": self.key_size} if self.side else {}
+        experts = {"expert_size": self.width} if self.width else {}
+        return {"shared_size": self.shared_size, **experts, **keys}
+
     def mlp(self):
         functional = self.torch.nn.functional
         return functional.linear(self.gated(functional.linear(self.x, self.shared_gate_up)), self.shared_down)

@@ -75,16 +75,11 @@ std::vector<SystemShape> shapes_of(const CommonOptions& options, System system, 
   return shapes;
 }
 
-RowContext row_context(const SystemInputs& inputs, ScheduleKind ran, const MoeBackend& backend) {
-  RowContext context;
-  context.shape = inputs.shape.row_shape();
-  context.schedule = inputs.shape.has_routing() ? to_string(ran) : "none";
-  context.backend = backend.name();
-  context.workload = inputs.workload;
-  context.seed = inputs.seed;
-  context.l2_state = to_string(L2State::kWarm);
-  context.baseline = inputs.shape;
-  return context;
+Point point_of(const SystemInputs& inputs, ScheduleKind ran, const MoeBackend& backend) {
+  Point point = layer_point(inputs.shape, backend.name(), inputs.workload, inputs.seed);
+  point.schedule = inputs.shape.has_routing() ? to_string(ran) : "none";
+  point.l2_state = to_string(L2State::kWarm);
+  return point;
 }
 
 struct Tally {
@@ -119,7 +114,7 @@ void check_shape(MoeBackend& backend, const SystemShape& shape, const NamedWorkl
     print_line("skipped", shape, why);
     if (writer != nullptr && inputs) {
       const ScheduleKind own = system_schedule(shape.system).kind;
-      writer->write(absent_row(row_context(*inputs, own, backend), Stage::kLayer, Source::kMeasured,
+      writer->write(absent_row(point_of(*inputs, own, backend), Stage::kLayer, Source::kMeasured,
                                "relative_error", "fraction", Status::kSkipped, why));
     }
     return;
@@ -130,7 +125,7 @@ void check_shape(MoeBackend& backend, const SystemShape& shape, const NamedWorkl
              shape.has_product_keys() ? fmt::format("{}: {}", to_string(check->ran), check->describe())
                                       : check->describe());
   if (writer != nullptr) {
-    const RowContext context = row_context(*inputs, check->ran, backend);
+    const Point context = point_of(*inputs, check->ran, backend);
     writer->write(passed ? value_row(context, Stage::kLayer, Source::kMeasured, "relative_error",
                                      check->error.relative_error, "fraction")
                          : absent_row(context, Stage::kLayer, Source::kMeasured, "relative_error", "fraction",

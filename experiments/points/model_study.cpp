@@ -28,13 +28,8 @@ const RoutedLayer& ModelStudy::route(const NamedWorkload& workload, const LayerS
   return *layer_;
 }
 
-RowContext ModelStudy::context(const DeviceSpec& device) const {
-  RowContext context;
-  context.shape = layer_->shape;
-  context.backend = modelled_backend(device);
-  context.workload = workload_;
-  context.seed = seed_;
-  return context;
+Point ModelStudy::point(const DeviceSpec& device) const {
+  return layer_point(layer_->shape, modelled_backend(device), workload_, seed_);
 }
 
 ModelledSchedule ModelStudy::simulate(const ScheduleOptions& schedule, const DeviceSpec& device,
@@ -44,15 +39,14 @@ ModelledSchedule ModelStudy::simulate(const ScheduleOptions& schedule, const Dev
   const Schedule built = build_schedule(layer_->routing, schedule);
   const auto launches =
       layer_stream(layer_->shape, layer_->routing, built, device.stream_options(), layer_->fixed_routing);
-  RowContext of_schedule = context(device);
-  of_schedule.schedule = to_string(schedule);
-  of_schedule.tile_tokens = tile_tokens_of(schedule);
+  Point of_schedule = point(device);
+  of_schedule.set_schedule(schedule);
   of_schedule.l2_state = "cold";
-  return {std::move(of_schedule), simulate_layer(launches, device, calibration_, replay)};
+  return {layer_->shape, std::move(of_schedule), simulate_layer(launches, device, calibration_, replay)};
 }
 
 std::vector<ResultRow> ModelStudy::skew(const DeviceSpec& device) const {
-  return skew_rows(context(device), compute_skew(layer_->routing));
+  return skew_rows(point(device), compute_skew(layer_->routing));
 }
 
 std::vector<ScheduleOptions> modelled_schedules(const CommonOptions& options) {

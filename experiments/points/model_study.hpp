@@ -13,7 +13,8 @@ namespace moescope {
 
 /// One schedule of one layer on one modelled device.
 struct ModelledSchedule {
-  RowContext context;
+  LayerShape shape;
+  Point point;
   LayerModel model;
 };
 
@@ -32,7 +33,7 @@ class ModelStudy {
   std::vector<ResultRow> skew(const DeviceSpec& device) const;
 
  private:
-  RowContext context(const DeviceSpec& device) const;
+  Point point(const DeviceSpec& device) const;
 
   Calibration calibration_;
   ReplayOptions replay_;

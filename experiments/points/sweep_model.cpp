@@ -16,12 +16,11 @@ namespace {
 constexpr std::string_view kNoAuto = "the simulator runs schedules by name; auto chooses on a backend";
 
 /// Notes that `schedule` could not be simulated.
-void add_failure(PointResult& result, RowContext context, const ScheduleOptions& schedule, Status status,
+void add_failure(PointResult& result, Point point, const ScheduleOptions& schedule, Status status,
                  ExitCode code, const std::string& reason) {
-  context.schedule = to_string(schedule);
-  context.tile_tokens = tile_tokens_of(schedule);
-  context.l2_state = "cold";
-  result.rows.push_back(absent_row(context, Stage::kLayer, Source::kModelled, "time_s", "s", status, reason));
+  point.set_schedule(schedule);
+  point.l2_state = "cold";
+  result.rows.push_back(absent_row(point, Stage::kLayer, Source::kModelled, "time_s", "s", status, reason));
   result.status = status;
   result.reason = reason;
   result.code = result.code == ExitCode::kOk ? code : result.code;
@@ -29,11 +28,11 @@ void add_failure(PointResult& result, RowContext context, const ScheduleOptions&
 
 /// Runs `body`; false when it failed, which is noted for `schedules`.
 template <class Body>
-bool attempt(PointResult& result, const RowContext& context, std::span<const ScheduleOptions> schedules,
+bool attempt(PointResult& result, const Point& point, std::span<const ScheduleOptions> schedules,
              const Body& body) {
   const auto fail = [&](ExitCode code, const std::string& reason) {
     for (const ScheduleOptions& schedule : schedules) {
-      add_failure(result, context, schedule, Status::kFailed, code, reason);
+      add_failure(result, point, schedule, Status::kFailed, code, reason);
     }
     return false;
   };
@@ -75,19 +74,16 @@ void PlannedModel::plan(PlannedPoint& planned) const {
 PointResult PlannedModel::simulate(const PlannedPoint& planned, const StudyProgress& progress) {
   const DeviceSpec device = find_device(device_name(planned));
   PointResult result;
-  RowContext context;
-  context.shape = asked_shape(planned.options);
-  context.backend = modelled_backend(device);
-  context.workload = planned.workload.name;
-  context.seed = planned.options.seed;
+  Point point = layer_point(asked_shape(planned.options), modelled_backend(device), planned.workload.name,
+                            planned.options.seed);
   if (chosen_system(planned.options) != System::kOmniMoe) {
-    add_failure(result, context, planned.plan.schedules.front(), Status::kSkipped, ExitCode::kOk,
+    add_failure(result, point, planned.plan.schedules.front(), Status::kSkipped, ExitCode::kOk,
                 "the simulator has no access streams of baseline systems");
     return result;
   }
-  const bool routed = attempt(result, context, planned.plan.schedules, [&] {
+  const bool routed = attempt(result, point, planned.plan.schedules, [&] {
     const LayerShape shape = resolve_shape(planned.options, planned.workload.spec);
-    context.shape = study_.route(planned.workload, shape, planned.options.seed).shape;
+    point.set_shape(study_.route(planned.workload, shape, planned.options.seed).shape);
   });
   if (!routed) {
     return result;
@@ -97,19 +93,19 @@ PointResult PlannedModel::simulate(const PlannedPoint& planned, const StudyProgr
   for (const ScheduleOptions& schedule : planned.plan.schedules) {
     progress(to_string(schedule));
     if (schedule.kind == ScheduleKind::kAuto) {
-      add_failure(result, context, schedule, Status::kSkipped, ExitCode::kOk, std::string(kNoAuto));
+      add_failure(result, point, schedule, Status::kSkipped, ExitCode::kOk, std::string(kNoAuto));
       continue;
     }
-    any = attempt(result, context, std::span(&schedule, 1),
+    any = attempt(result, point, std::span(&schedule, 1),
                   [&] {
                     const ModelledSchedule modelled = study_.simulate(schedule, device);
-                    std::ranges::move(model_rows(modelled.context, modelled.model),
+                    std::ranges::move(model_rows(modelled.point, modelled.model),
                                       std::back_inserter(result.rows));
                   }) ||
           any;
   }
   if (planned.plan.tuned_on) {
-    RowContext tuned = context;
+    Point tuned = point;
     tuned.schedule = "tuned";
     result.rows.push_back(absent_row(tuned, Stage::kLayer, Source::kModelled, "time_s", "s", Status::kSkipped,
                                      std::string(kNoAuto)));

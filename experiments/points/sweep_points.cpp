@@ -5,10 +5,12 @@
 
 #include <charconv>
 #include <cmath>
+#include <type_traits>
 #include <utility>
 
 #include "core/base/command_text.hpp"
 #include "core/base/error.hpp"
+#include "core/systems/system_options.hpp"
 #include "experiments/options/system_options.hpp"
 
 namespace moescope {
@@ -32,19 +34,18 @@ class CommandText {
     const System system = chosen_system(options);
     const bool omnimoe = system == System::kOmniMoe;
     add("--system", omnimoe ? "" : std::string(to_string(system)));
-    add("--preset", options.preset);
-    add_count("-L", options.num_tokens);
-    add_count("-d", options.hidden_size);
-    add_count("--num-experts", options.num_experts);
-    add("--grid", options.grid);
-    add_count("-K", options.top_k);
-    add_count("--shared-size", options.shared_size);
-    add_count("--expert-size", options.expert_size);
-    add_count("--heads", options.heads);
-    add_count("--key-size", options.key_size);
-    add("--dtype", options.dtype);
-    add("--activation", options.activation);
-    add("--gates", options.gates);
+    for_each_request_field(options, [&](const RequestField& field, const auto& asked) {
+      if (!system_has(system, field.key)) {
+        return;
+      }
+      const std::string_view names = field.options;
+      const std::string_view option = names.substr(0, names.find(','));
+      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(asked)>, std::string>) {
+        add(option, asked);
+      } else {
+        add_count(option, asked);
+      }
+    });
     for (const std::string& workload : options.workloads) {
       add("--workload", workload);
     }
@@ -53,8 +54,10 @@ class CommandText {
       for (const ScheduleOptions& schedule : chosen_schedules(options)) {
         add("--schedule", to_string(schedule));
       }
-      add_count("--group-size", options.group_size);
-      add_count("--tile-tokens", options.tile_tokens);
+    } else if (system_has(system, "schedule")) {
+      for (const std::string& schedule : options.schedules) {
+        add("--schedule", schedule);
+      }
     }
   }
   const std::string& text() const { return text_; }
@@ -69,19 +72,7 @@ CommonOptions point_options(const Experiment& experiment, const ExperimentPoint&
                             const CommonOptions& machine) {
   CommonOptions options = machine;
   options.systems = {point.system};
-  options.preset = point.preset;
-  options.num_tokens = point.num_tokens;
-  options.hidden_size = point.hidden_size;
-  options.num_experts = point.num_experts;
-  options.top_k = point.top_k;
-  options.shared_size = point.shared_size;
-  options.expert_size = point.expert_size;
-  options.heads = point.heads;
-  options.key_size = point.key_size;
-  options.grid = point.grid;
-  options.dtype = point.dtype;
-  options.activation = point.activation;
-  options.gates = point.gates;
+  static_cast<PointRequest&>(options) = point;
   options.workloads = {point.workload.empty() ? std::string("gaussian:1") : point.workload};
   if (parse_system(point.system) == System::kOmniMoe) {
     options.schedules = experiment.schedules;  // a baseline has its own
@@ -90,8 +81,6 @@ CommonOptions point_options(const Experiment& experiment, const ExperimentPoint&
   if (point.seed) {
     options.seed = static_cast<std::uint64_t>(*point.seed);
   }
-  options.group_size = point.group_size;
-  options.tile_tokens = point.tile_tokens;
   if (!point.l2.empty()) {
     options.l2 = point.l2;
   }

@@ -38,7 +38,7 @@ std::optional<double> sum_of(const StageMetrics& metrics, std::span<const std::s
 }
 
 /// Rows of one stage: its metrics, then what follows from them.
-void append_stage_rows(std::vector<ResultRow>& rows, const RowContext& context, const LayerProfile& profile,
+void append_stage_rows(std::vector<ResultRow>& rows, const Point& context, const LayerProfile& profile,
                        std::size_t schedule, const StageMetrics& metrics) {
   const auto measured = [&](std::string metric, double value, std::string unit) -> ResultRow& {
     return rows.emplace_back(
@@ -147,7 +147,7 @@ std::vector<ResultRow> profile_rows(const LayerProfile& profile) {
     if (study.schedules[s].status != Status::kOk) {
       continue;
     }
-    const RowContext context = schedule_context(study, study.schedules[s]);
+    const Point context = schedule_point(study, study.schedules[s]);
     const CountedLayer& counted = profile.counted[s];
     if (counted.stages.empty()) {
       rows.push_back(absent_row(context, Stage::kLayer, Source::kMeasured, "counters", "none",

@@ -16,23 +16,18 @@ namespace {
 
 bool is_time(const ResultRow& row) { return row.metric == "time_s" && row.source == Source::kMeasured; }
 
-/// What was measured, as text. Version 1 rows do not say `details`.
-std::string identity(const ResultRow& row, bool details) {
-  std::string text = fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}", row.system, row.schedule,
-                                 row.stage, row.backend, row.num_tokens, row.hidden_size, row.grid_rows,
-                                 row.grid_cols, row.top_k, row.dtype, row.workload, row.seed, row.l2_state);
-  if (details) {
-    text += fmt::format("|{}|{}|{}|{}|{}", row.shared_size.value_or(-1), row.group_size.value_or(-1),
-                        row.tile_tokens.value_or(kStripTileTokens), row.activation, row.gates);
-  }
-  return text;
+/// What was measured, as text, by the fields that all of the runs can say.
+std::string identity(const ResultRow& row, int version) {
+  return point_key(row, {PointPart::kLayer, PointPart::kSchedule, PointPart::kState}, version) + row.stage;
 }
 
-bool says_details(std::span<const RecordedRun> runs) {
-  return std::ranges::all_of(runs, [](const RecordedRun& run) {
-    return std::ranges::all_of(run.rows,
-                               [](const ResultRow& row) { return !is_time(row) || !row.repro.empty(); });
-  });
+/// Oldest schema version among `runs`.
+int oldest_version(std::span<const RecordedRun> runs) {
+  int version = kResultSchemaVersion;
+  for (const RecordedRun& run : runs) {
+    version = std::min(version, run.header.schema_version);
+  }
+  return version;
 }
 
 /// Variance of the median of a row's samples; 0 when it has no spread.
@@ -75,14 +70,14 @@ struct LastRows {
   std::map<std::string, const ResultRow*> rows;
   std::vector<std::string> order;
 };
-LastRows last_rows(std::span<const RecordedRun> runs, bool details) {
+LastRows last_rows(std::span<const RecordedRun> runs, int version) {
   LastRows last;
   for (const RecordedRun& run : runs) {
     for (const ResultRow& row : run.rows) {
       if (!is_time(row)) {
         continue;
       }
-      auto [place, is_new] = last.rows.insert_or_assign(identity(row, details), &row);
+      auto [place, is_new] = last.rows.insert_or_assign(identity(row, version), &row);
       if (is_new) {
         last.order.push_back(place->first);
       }
@@ -134,9 +129,9 @@ RegressionReport compare_times(std::span<const RecordedRun> before, std::span<co
     throw InvalidArgument("baseline", devices(before),
                           fmt::format("these times are of {}, which says nothing about it", devices(after)));
   }
-  const bool details = says_details(before) && says_details(after);
-  const LastRows old_rows = last_rows(before, details);
-  const LastRows new_rows = last_rows(after, details);
+  const int version = std::min(oldest_version(before), oldest_version(after));
+  const LastRows old_rows = last_rows(before, version);
+  const LastRows new_rows = last_rows(after, version);
   RegressionReport report;
   std::int64_t measured_before = 0;
   for (const auto& [key, row] : old_rows.rows) {

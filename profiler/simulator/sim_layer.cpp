@@ -138,7 +138,7 @@ LayerModel simulate_layer(std::span<const KernelLaunch> launches, const DeviceSp
   return model;
 }
 
-std::vector<ResultRow> model_rows(const RowContext& context, const LayerModel& model) {
+std::vector<ResultRow> model_rows(const Point& context, const LayerModel& model) {
   std::vector<ResultRow> rows;
   for (const StageModel& stage : model.stages) {
     const LaunchReplay& sums = stage.sums;

@@ -59,6 +59,6 @@ LayerModel simulate_layer(std::span<const KernelLaunch> launches, const DeviceSp
 
 /// time_s, bound_s and every byte and FLOP count of each stage, under the names that measurements have;
 /// source modelled. Counts that rest on a sample carry its standard error as `spread`.
-std::vector<ResultRow> model_rows(const RowContext& context, const LayerModel& model);
+std::vector<ResultRow> model_rows(const Point& context, const LayerModel& model);
 
 }  // namespace moescope

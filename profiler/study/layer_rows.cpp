@@ -11,24 +11,10 @@
 namespace moescope {
 namespace {
 
-ResultRow base_row(const RowContext& context, Stage stage, Source source, std::string metric,
-                   std::string unit) {
+ResultRow base_row(const Point& point, Stage stage, Source source, std::string metric, std::string unit) {
   ResultRow row;
-  row.set_shape(context.shape);
-  if (context.baseline) {
-    const System system = context.baseline->system;
-    row.system = to_string(system);
-    row.activation = system == System::kPkm ? "none" : row.activation;
-    row.gates = context.baseline->has_routing() ? row.gates : "none";
-  }
-  row.schedule = context.schedule;
-  row.group_size = context.group_size;
-  row.tile_tokens = context.tile_tokens;
+  static_cast<Point&>(row) = point;
   row.stage = to_string(stage);
-  row.backend = context.backend;
-  row.workload = context.workload;
-  row.seed = context.seed;
-  row.l2_state = context.l2_state;
   row.source = source;
   row.metric = std::move(metric);
   row.unit = std::move(unit);
@@ -41,7 +27,7 @@ void append(std::vector<ResultRow>& rows, std::vector<ResultRow> more) {
 
 /// Median of a reading over the samples; unavailable when the backend reads none (it says so by a negative
 /// value).
-ResultRow clock_row(const RowContext& context, const ArmResult& times, std::string metric, std::string unit,
+ResultRow clock_row(const Point& context, const ArmResult& times, std::string metric, std::string unit,
                     const std::function<double(const ClockSample&)>& reading) {
   std::vector<double> values;
   for (const ClockSample& clocks : times.clocks) {
@@ -62,7 +48,7 @@ ResultRow clock_row(const RowContext& context, const ArmResult& times, std::stri
   return row;
 }
 
-void append_ratio(std::vector<ResultRow>& rows, const RowContext& context, Stage stage, const char* metric,
+void append_ratio(std::vector<ResultRow>& rows, const Point& context, Stage stage, const char* metric,
                   const std::optional<RatioSummary>& ratio) {
   if (!ratio) {
     return;
@@ -73,13 +59,7 @@ void append_ratio(std::vector<ResultRow>& rows, const RowContext& context, Stage
   rows.push_back(std::move(row));
 }
 
-/// Whether the group size says anything about a schedule; auto may resolve to one where it does.
-bool has_groups(ScheduleKind kind) {
-  return kind == ScheduleKind::kExpertCentric || kind == ScheduleKind::kStaircase ||
-         kind == ScheduleKind::kAuto;
-}
-
-std::vector<ResultRow> schedule_rows(const RowContext& context, const LayerStudy& study,
+std::vector<ResultRow> schedule_rows(const Point& context, const LayerStudy& study,
                                      const ScheduleStudy& point) {
   std::vector<ResultRow> rows;
   if (point.status != Status::kOk) {
@@ -121,7 +101,7 @@ std::vector<ResultRow> schedule_rows(const RowContext& context, const LayerStudy
 
 }  // namespace
 
-ResultRow value_row(const RowContext& context, Stage stage, Source source, std::string metric, double value,
+ResultRow value_row(const Point& context, Stage stage, Source source, std::string metric, double value,
                     std::string unit) {
   if (!std::isfinite(value)) {
     return absent_row(context, stage, source, std::move(metric), std::move(unit), Status::kFailed,
@@ -132,7 +112,7 @@ ResultRow value_row(const RowContext& context, Stage stage, Source source, std::
   return row;
 }
 
-ResultRow absent_row(const RowContext& context, Stage stage, Source source, std::string metric,
+ResultRow absent_row(const Point& context, Stage stage, Source source, std::string metric,
                      std::string unit, Status status, std::string reason) {
   ResultRow row = base_row(context, stage, source, std::move(metric), std::move(unit));
   row.samples = 0;
@@ -141,7 +121,7 @@ ResultRow absent_row(const RowContext& context, Stage stage, Source source, std:
   return row;
 }
 
-std::vector<ResultRow> skew_rows(const RowContext& context, const SkewMetrics& skew) {
+std::vector<ResultRow> skew_rows(const Point& context, const SkewMetrics& skew) {
   std::vector<ResultRow> rows;
   const auto add = [&](const char* metric, double value, const char* unit) {
     rows.push_back(value_row(context, Stage::kRouterSelect, Source::kAnalytic, metric, value, unit));
@@ -154,7 +134,7 @@ std::vector<ResultRow> skew_rows(const RowContext& context, const SkewMetrics& s
   add("max_over_mean", skew.max_over_mean, "ratio");
   add("effective_experts", skew.effective_experts, "experts");
   add("reuse", skew.reuse, "pairs_per_expert");
-  if (context.baseline) {
+  if (context.system != to_string(System::kOmniMoe)) {
     return rows;  // its routing has a row per head, or a grid of one row: rows and strips mean nothing
   }
   add("rows_per_token", skew.rows_per_token, "rows");
@@ -164,8 +144,8 @@ std::vector<ResultRow> skew_rows(const RowContext& context, const SkewMetrics& s
   return rows;
 }
 
-std::vector<ResultRow> cost_rows(const RowContext& context, const AnalyticCost& cost) {
-  RowContext at_rest = context;
+std::vector<ResultRow> cost_rows(const Point& context, const AnalyticCost& cost) {
+  Point at_rest = context;
   at_rest.l2_state = "none";
   std::vector<ResultRow> rows;
   for (const Stage stage : kStages) {
@@ -191,7 +171,7 @@ std::vector<ResultRow> cost_rows(const RowContext& context, const AnalyticCost& 
   return rows;
 }
 
-std::vector<ResultRow> time_rows(const RowContext& context, const ArmResult& times) {
+std::vector<ResultRow> time_rows(const Point& context, const ArmResult& times) {
   std::vector<ResultRow> rows;
   if (times.find(Stage::kLayer) == nullptr) {
     rows.push_back(
@@ -213,35 +193,32 @@ std::vector<ResultRow> time_rows(const RowContext& context, const ArmResult& tim
   return rows;
 }
 
-std::vector<ResultRow> error_rows(const RowContext& context, const ErrorReport& error) {
+std::vector<ResultRow> error_rows(const Point& context, const ErrorReport& error) {
   return {value_row(context, Stage::kLayer, Source::kMeasured, "relative_error", error.relative_error,
                     "fraction"),
           value_row(context, Stage::kLayer, Source::kMeasured, "max_absolute_error", error.max_absolute_error,
                     "none")};
 }
 
-std::optional<std::int64_t> tile_tokens_of(const ScheduleOptions& schedule) {
-  const bool strips = schedule.kind == ScheduleKind::kStaircase || schedule.kind == ScheduleKind::kAuto;
-  return strips ? std::optional(schedule.tile_tokens) : std::nullopt;
+namespace {
+
+Point study_point(const LayerStudy& study) {
+  return study.baseline ? layer_point(*study.baseline, study.backend, study.workload, study.seed)
+                        : layer_point(study.shape, study.backend, study.workload, study.seed);
 }
 
-RowContext schedule_context(const LayerStudy& study, const ScheduleStudy& point) {
-  RowContext context{study.shape,    point.name(), study.backend,
-                     study.workload, study.seed,   std::string(to_string(study.l2))};
-  if (has_groups(point.options.kind)) {
-    context.group_size = point.options.group_size;
-  }
-  context.tile_tokens = tile_tokens_of(point.options);
-  context.baseline = study.baseline;
-  if (study.baseline && !study.baseline->has_routing()) {
-    context.schedule = "none";
-  }
-  return context;
+}  // namespace
+
+Point schedule_point(const LayerStudy& study, const ScheduleStudy& schedule) {
+  Point point = study_point(study);
+  point.set_schedule(schedule.options);
+  point.schedule = study.baseline && !study.baseline->has_routing() ? "none" : schedule.name();
+  point.l2_state = to_string(study.l2);
+  return point;
 }
 
 std::vector<ResultRow> study_rows(const LayerStudy& study) {
-  RowContext context{study.shape, "none", study.backend, study.workload, study.seed, "none"};
-  context.baseline = study.baseline;
+  const Point context = study_point(study);
   std::vector<ResultRow> rows;
   const auto add = [&](Stage stage, const char* metric, std::int64_t value, const char* unit) {
     rows.push_back(value_row(context, stage, Source::kAnalytic, metric, static_cast<double>(value), unit));
@@ -250,21 +227,14 @@ std::vector<ResultRow> study_rows(const LayerStudy& study) {
     append(rows, skew_rows(context, study.skew));
     add(Stage::kExperts, "floor_bytes", study.floor_bytes, "bytes");
   }
-  if (study.baseline && study.baseline->has_ffn_experts()) {
-    add(Stage::kLayer, "expert_size", study.baseline->expert_size, "columns");
-  }
-  if (study.baseline && study.baseline->has_product_keys()) {
-    add(Stage::kLayer, "heads", study.baseline->heads, "heads");
-    add(Stage::kLayer, "key_size", study.baseline->key_size, "columns");
-  }
   for (const ScheduleStudy& point : study.schedules) {
-    append(rows, schedule_rows(schedule_context(study, point), study, point));
+    append(rows, schedule_rows(schedule_point(study, point), study, point));
   }
   return rows;
 }
 
 std::span<const std::string_view> study_metrics() {
-  static constexpr std::array<std::string_view, 34> kMetrics = {"num_pairs",
+  static constexpr std::array<std::string_view, 31> kMetrics = {"num_pairs",
                                                                 "active_experts",
                                                                 "usage",
                                                                 "unevenness_nats",
@@ -292,9 +262,6 @@ std::span<const std::string_view> study_metrics() {
                                                                 "workspace_bytes",
                                                                 "weight_bytes",
                                                                 "peak_bytes",
-                                                                "expert_size",
-                                                                "heads",
-                                                                "key_size",
                                                                 "relative_error",
                                                                 "max_absolute_error",
                                                                 "deterministic"};

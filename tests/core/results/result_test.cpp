@@ -88,10 +88,11 @@ TEST(ResultRow, RefusesWhatWouldMislead) {
   EXPECT_EQ(message([](ResultRow& row) { row.samples = 0; }),
             "samples = 0: a row with status ok rests on at least one");
   EXPECT_EQ(message([](ResultRow& row) { row.spread = -1; }), "spread = -1: must be a finite fraction >= 0");
-  for (const auto& field :
-       {&ResultRow::system, &ResultRow::schedule, &ResultRow::stage, &ResultRow::backend, &ResultRow::dtype,
-        &ResultRow::activation, &ResultRow::gates, &ResultRow::workload, &ResultRow::l2_state,
-        &ResultRow::metric, &ResultRow::unit}) {
+  using Text = std::string ResultRow::*;
+  for (const Text field : std::initializer_list<Text>{
+           &ResultRow::system, &ResultRow::schedule, &ResultRow::stage, &ResultRow::backend,
+           &ResultRow::dtype, &ResultRow::activation, &ResultRow::gates, &ResultRow::workload,
+           &ResultRow::l2_state, &ResultRow::metric, &ResultRow::unit}) {
     EXPECT_NE(message([&](ResultRow& row) { (row.*field).clear(); }).find("a row needs it"),
               std::string::npos);
   }
@@ -174,7 +175,7 @@ TEST(ResultSchema, RefusesRowsThatAreNotOurs) {
   }
   for (const auto& patch :
        {R"({"status": "fine"})", R"({"source": "guessed"})", R"({"value": null})", R"({"extra": 1})",
-        R"({"schema_version": 4})", R"({"status": "failed", "value": null})", R"({"samples": 0})"}) {
+        R"({"schema_version": 5})", R"({"status": "failed", "value": null})", R"({"samples": 0})"}) {
     json bad = good;
     bad.merge_patch(json::parse(patch));
     if (std::string_view(patch).find("null") != std::string_view::npos) {
@@ -222,8 +223,9 @@ TEST(ResultWriter, WritesCsvWithTheSchemasColumns) {
   const std::string csv = read_text(directory.path() / "rows.csv");
   EXPECT_EQ(csv.substr(0, csv.find('\n')), columns);
   EXPECT_NE(
-      csv.find("3,run,omnimoe,staircase,experts,cpu,7,96,48,16,5,0,64,96,bf16,silu,softmax,\"trace:a,b "
-               "\"\"c\"\".npy\",18446744073709551615,cold,measured,time_s,0.1,s,11,0.3333333333333333,ok,,,"
+      csv.find("4,run,omnimoe,forward,staircase,cpu,7,96,48,16,5,0,,,,64,96,bf16,silu,softmax,\"trace:a,b "
+               "\"\"c\"\".npy\",18446744073709551615,cold,1,,none,experts,measured,time_s,0.1,s,11,0."
+               "3333333333333333,ok,,,"
                "moescope run --workload 'trace:my file.npy'\n"),
       std::string::npos)
       << csv;
@@ -302,8 +304,8 @@ TEST(ReadRows, NamesLineAndFieldOfWhatIsWrong) {
             "line 2: source: \"dreamt\" is not a known value");
   EXPECT_EQ(message_for(replaced("\"ok\"", "\"failed\"")),
             "line 2: value = 0.1: a row of time_s with status failed must not have one");
-  EXPECT_EQ(message_for(replaced("\"schema_version\":3", "\"schema_version\":9")),
-            "line 2: schema_version: 9 was written by another version; this one reads 1 to 3");
+  EXPECT_EQ(message_for(replaced("\"schema_version\":4", "\"schema_version\":9")),
+            "line 2: schema_version: 9 was written by another version; this one reads 1 to 4");
   EXPECT_NE(message_of([&] { read_rows(directory.path() / "absent"); }).find("absent: cannot be opened"),
             std::string::npos);
   EXPECT_NE(message_of([&] { read_rows(directory.path()); }).find("cannot be opened"), std::string::npos);
@@ -318,7 +320,8 @@ std::string version_1_text() {
   for (std::string line; std::getline(lines, line);) {
     json old = json::parse(line);
     old["schema_version"] = 1;
-    for (const char* key : {"shared_size", "B", "tile_tokens", "activation", "gates", "point", "repro"}) {
+    for (const char* key : {"shared_size", "B", "tile_tokens", "activation", "gates", "point", "repro",
+                            "direction", "expert_size", "heads", "key_size", "ranks", "rank", "placement"}) {
       old.erase(key);
     }
     if (old.contains("header")) {

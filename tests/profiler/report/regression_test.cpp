@@ -81,20 +81,27 @@ TEST(CompareTimes, HoldsOnlyTimesOfTheSameThing) {
 }
 
 TEST(CompareTimes, HoldsRowsWithoutATileSizeAgainstThoseOfTheDefault) {
+  ResultRow old = time_row("w", 1);
   ResultRow now = time_row("w", 2);
   now.tile_tokens = kStripTileTokens;
-  EXPECT_EQ(verdict(time_row("w", 1), now), TimeVerdict::kSlower);
+  std::vector<RecordedRun> before = run_of({old});
+  before.front().header.schema_version = 2;
+  EXPECT_EQ(compare_times(before, run_of({now}), 0.05).times.at(0).verdict, TimeVerdict::kSlower);
   now.tile_tokens = 64;
-  EXPECT_FALSE(compare_times(run_of({time_row("w", 1)}), run_of({now}), 0.05).holds())
-      << "nothing was compared";
+  EXPECT_FALSE(compare_times(before, run_of({now}), 0.05).holds()) << "nothing was compared";
 }
 
 TEST(CompareTimes, HoldsVersion1RowsAgainstNewOnes) {
   ResultRow old = time_row("w", 1);
   old.group_size.reset();
   old.activation = old.gates = "none";
-  old.repro.clear();
-  EXPECT_EQ(verdict(old, time_row("w", 2)), TimeVerdict::kSlower);
+  std::vector<RecordedRun> before = run_of({old});
+  before.front().header.schema_version = 1;
+  EXPECT_EQ(compare_times(before, run_of({time_row("w", 2)}), 0.05).times.at(0).verdict,
+            TimeVerdict::kSlower);
+  before.front().header.schema_version = 2;
+  EXPECT_FALSE(compare_times(before, run_of({time_row("w", 2)}), 0.05).holds())
+      << "a group size it says, and another";
 }
 
 TEST(CompareTimes, TakesTheLastOfSeveralAndNoticesWhatIsLost) {

@@ -233,7 +233,9 @@ TEST(LayerRows, CarryEveryMetricAndAreValid) {
 TEST(LayerRows, SayWhenEverySampleWasDiscarded) {
   ArmResult times;
   times.discarded = 15;
-  RowContext context{test::make_shape(12, 8, 4, 4, 3), "staircase", "cuda", "zipf:1", 0, "cold"};
+  Point context = layer_point(test::make_shape(12, 8, 4, 4, 3), "cuda", "zipf:1", 0);
+  context.set_schedule({.kind = ScheduleKind::kStaircase});
+  context.l2_state = "cold";
   const auto rows = time_rows(context, times);
   EXPECT_EQ(rows[0].status, Status::kUnavailable);
   EXPECT_EQ(rows[0].reason, "all 15 samples were taken at too low an SM clock");
@@ -243,7 +245,9 @@ TEST(LayerRows, CarryTheClocksThatWereSeen) {
   ArmResult times;
   times.stages = {{Stage::kLayer, {1, 1}, {0, 1}}};
   times.clocks = {{1.5e9, 2e9, 40}, {1.7e9, 2e9, 44}};
-  RowContext context{test::make_shape(12, 8, 4, 4, 3), "staircase", "cuda", "zipf:1", 0, "cold"};
+  Point context = layer_point(test::make_shape(12, 8, 4, 4, 3), "cuda", "zipf:1", 0);
+  context.set_schedule({.kind = ScheduleKind::kStaircase});
+  context.l2_state = "cold";
   const auto rows = time_rows(context, times);
   EXPECT_EQ(find_row(rows, "staircase", Stage::kLayer, "sm_clock_hz")->value, 1.6e9);
   EXPECT_EQ(find_row(rows, "staircase", Stage::kLayer, "sm_clock_hz")->samples, 2);
@@ -251,7 +255,9 @@ TEST(LayerRows, CarryTheClocksThatWereSeen) {
 }
 
 TEST(LayerRows, NeverCarryAValueThatIsNotFinite) {
-  RowContext context{test::make_shape(12, 8, 4, 4, 3), "staircase", "cuda", "zipf:1", 0, "cold"};
+  Point context = layer_point(test::make_shape(12, 8, 4, 4, 3), "cuda", "zipf:1", 0);
+  context.set_schedule({.kind = ScheduleKind::kStaircase});
+  context.l2_state = "cold";
   ErrorReport error;
   error.relative_error = std::numeric_limits<double>::infinity();
   const auto rows = error_rows(context, error);

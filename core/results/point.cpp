@@ -1,0 +1,130 @@
+#include "core/results/point.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "core/base/grid_text.hpp"
+#include "core/layer/dtype.hpp"
+
+namespace moescope {
+namespace {
+
+/// Length before text: no value can pass for two.
+std::string framed(const std::string& text) { return fmt::format("{}:{}", text.size(), text); }
+template <class T>
+requires std::is_arithmetic_v<T> std::string framed(T value) { return fmt::format("{}", value); }
+template <class T>
+std::string framed(const std::optional<T>& value) {
+  return value ? framed(*value) : "null";
+}
+
+const auto& same_as(const PointField&, const auto& value) { return value; }
+std::optional<std::int64_t> same_as(const PointField& field, const std::optional<std::int64_t>& value) {
+  return value ? value : field.null_means;
+}
+
+/// Whether the group size says anything about a schedule; auto may resolve to one where it does.
+bool has_groups(ScheduleKind kind) {
+  return kind == ScheduleKind::kExpertCentric || kind == ScheduleKind::kStaircase ||
+         kind == ScheduleKind::kAuto;
+}
+
+bool may_have_strips(ScheduleKind kind) {
+  return kind == ScheduleKind::kStaircase || kind == ScheduleKind::kAuto;
+}
+
+}  // namespace
+
+void Point::set_shape(const LayerShape& shape) {
+  num_tokens = shape.num_tokens;
+  hidden_size = shape.hidden_size;
+  grid_rows = shape.grid_rows;
+  grid_cols = shape.grid_cols;
+  top_k = shape.top_k;
+  shared_size = shape.shared_size;
+  dtype = to_string(shape.dtype);
+  activation = to_string(shape.activation);
+  gates = to_string(shape.gate_mode);
+}
+
+void Point::set_shape(const SystemShape& shape) {
+  set_shape(shape.row_shape());
+  system = to_string(shape.system);
+  if (shape.has_ffn_experts()) {
+    expert_size = shape.expert_size;
+  }
+  if (shape.has_product_keys()) {
+    heads = shape.heads;
+    key_size = shape.key_size;
+  }
+  if (shape.system == System::kPkm) {
+    activation = "none";
+  }
+  if (!shape.has_routing()) {
+    gates = "none";
+  }
+}
+
+void Point::set_schedule(const ScheduleOptions& options) {
+  schedule = to_string(options);
+  group_size = has_groups(options.kind) ? std::optional(options.group_size) : std::nullopt;
+  tile_tokens = may_have_strips(options.kind) ? std::optional(options.tile_tokens) : std::nullopt;
+}
+
+namespace {
+
+template <class Shape>
+Point point_of(const Shape& shape, std::string_view backend, std::string_view workload, std::uint64_t seed) {
+  Point point;
+  point.set_shape(shape);
+  point.backend = backend;
+  point.workload = workload;
+  point.seed = seed;
+  return point;
+}
+
+}  // namespace
+
+Point layer_point(const LayerShape& shape, std::string_view backend, std::string_view workload,
+                  std::uint64_t seed) {
+  return point_of(shape, backend, workload, seed);
+}
+
+Point layer_point(const SystemShape& shape, std::string_view backend, std::string_view workload,
+                  std::uint64_t seed) {
+  return point_of(shape, backend, workload, seed);
+}
+
+std::string point_key(const Point& point, std::initializer_list<PointPart> parts, int version) {
+  std::string key;
+  for_each_field(point, [&](const PointField& field, const auto& value) {
+    if (field.known_since <= version && std::ranges::find(parts, field.part) != parts.end()) {
+      key += framed(same_as(field, value));
+      key += '|';
+    }
+  });
+  return key;
+}
+
+std::string layer_key(const Point& point, int version) {
+  return point_key(point, {PointPart::kLayer}, version);
+}
+
+bool same_point(const Point& a, const Point& b, int version) {
+  const auto whole = [version](const Point& point) {
+    return point_key(point, {PointPart::kLayer, PointPart::kSchedule, PointPart::kState}, version);
+  };
+  return whole(a) == whole(b);
+}
+
+namespace detail {
+
+void check_grid(std::string_view text) { parse_grid(text); }
+void check_dtype(std::string_view text) { parse_dtype(text); }
+void check_activation(std::string_view text) { parse_activation(text); }
+void check_gates(std::string_view text) { parse_gate_mode(text); }
+
+}  // namespace detail
+
+}  // namespace moescope
