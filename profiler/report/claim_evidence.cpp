@@ -125,26 +125,24 @@ ClaimResult ClaimEvidence::settle(const Claim& claim, std::span<const Statement>
   const Statement& chosen = *std::ranges::max_element(statements, {}, [&](const Statement& statement) {
     return std::tuple(whole(statement), preference(statement), bad(statement));
   });
-  const Statement& worst = *std::ranges::max_element(statements, {}, [&](const Statement& statement) {
+  const Statement& worst_whole = *std::ranges::max_element(statements, {}, [&](const Statement& statement) {
     return std::pair(whole(statement), bad(statement));
   });
-  // Of those that lack something the newest that says worst.
+  // Of those that lack something the newest that says worst: it counts where its verdict is worse.
   const Statement& partial = *std::ranges::max_element(statements, {}, [&](const Statement& statement) {
     const auto [verdict, distance] = bad(statement);
     return std::tuple(!whole(statement), verdict, preference(statement), -distance);
   });
+  const Statement& worst = bad(partial).first > bad(worst_whole).first ? partial : worst_whole;
   result.ours = chosen.ours;
   result.verdict = verdict_of(claim, chosen.ours, device_);
   result.worst = worst.ours;
   result.worst_verdict = verdict_of(claim, worst.ours, device_);
   result.why = fmt::format("{}; from {}", chosen.what, names(chosen.from));
   if (bad(worst) > bad(chosen)) {
-    result.why += fmt::format(". Worst: {}; from {}", worst.what, names(worst.from));
-  }
-  if (!whole(partial) && bad(partial).first > bad(worst).first) {
-    result.partial_verdict = verdict_of(claim, partial.ours, device_);
-    result.why += fmt::format(". Recordings that lack part of it say {}: {}; from {}",
-                              to_string(*result.partial_verdict), partial.what, names(partial.from));
+    result.why +=
+        fmt::format(". Worst{}: {}; from {}", whole(worst) ? "" : ", of recordings that lack part of it",
+                    worst.what, names(worst.from));
   }
   std::vector<const Recording*> able;
   for (const Statement& statement : statements) {

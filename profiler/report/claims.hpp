@@ -36,10 +36,10 @@ struct ClaimResult {
   std::optional<double> paper;  ///< a ratio, a share that is not to be exceeded, or seconds
   std::optional<double> ours;   ///< the same from the newest recordings that have it; null without any
   ClaimVerdict verdict = ClaimVerdict::kNoRows;
-  std::optional<double> worst;  ///< of all recordings that have it, the newest included; null without any
+  /// Of all recordings that have it, the newest included, or of those that lack the fastest schedule where
+  /// their verdict is worse; null without any.
+  std::optional<double> worst;
   ClaimVerdict worst_verdict = ClaimVerdict::kNoRows;
-  /// Of recordings that lack the fastest schedule, where it is worse than the worst verdict.
-  std::optional<ClaimVerdict> partial_verdict;
   std::vector<std::string> used;         ///< names of the recordings that `ours` is from
   std::vector<std::string> passed_over;  ///< names of the others that have rows of this line
   std::string why;  ///< what was compared, and where the worst stands, or what rows are missing
