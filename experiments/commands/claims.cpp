@@ -1,5 +1,6 @@
 #include "profiler/report/claims.hpp"
 
+#include <deque>
 #include <iostream>
 #include <iterator>
 #include <memory>
@@ -20,13 +21,15 @@ Command add_claims(Cli app, const Invocation&) {
   sub.add_option("rows", options->files, "files of rows, rows.jsonl of any run").required().type_name("ROWS");
   sub.add_flag("--markdown", options->markdown, "a markdown table");
   return {sub, [options] {
-            std::vector<RecordedRun> runs;
+            std::deque<RecordedFile> files;  // recordings point into them
+            std::vector<Recording> recordings;
             for (const std::string& file : options->files) {
-              auto more = read_rows(file);
-              std::move(more.begin(), more.end(), std::back_inserter(runs));
+              auto more = recordings_of(files.emplace_back(RecordedFile{file, read_rows(file)}));
+              std::move(more.begin(), more.end(), std::back_inserter(recordings));
             }
-            const Table table = claims_table(judge_claims(recorded_layers(runs)));
-            std::cout << (options->markdown ? table.markdown() : table.text()) << '\n' << claim_rules();
+            const std::vector<DeviceClaims> devices = judge_claims(recordings);
+            std::cout << (options->markdown ? claims_markdown(devices) : claims_text(devices))
+                      << claim_rules();
             return ExitCode::kOk;
           }};
 }
