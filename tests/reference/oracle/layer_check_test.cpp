@@ -159,7 +159,7 @@ class OwnSelectionExecution final : public ForwardingExecution {
     if (stage == Stage::kRouterProject || stage == Stage::kSharedMlp) {
       return inner_->run_alone(stage, given);
     }
-    const StageData selected = inner_->run_alone(Stage::kRouterSelect, {.logits = given.logits});
+    const StageData selected = inner_->run_alone(Stage::kRouterSelect, given);
     const Routing own = swapped(selected.routing);
     StageData left;
     if (stage != Stage::kRouterSelect) {
