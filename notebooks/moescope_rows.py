@@ -21,7 +21,7 @@ from pathlib import Path
 import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
-_SCHEMA = json.loads((ROOT / "core" / "result.schema.json").read_text(encoding="utf-8"))["$defs"]["row"]
+_SCHEMA = json.loads((ROOT / "core" / "results" / "result.schema.json").read_text(encoding="utf-8"))["$defs"]["row"]
 _FIELDS = _SCHEMA["properties"]
 # dtype is left open: rows of version 1 that describe test runs say "all".
 _ALLOWED = {field: rules["enum"] for field, rules in _FIELDS.items() if "enum" in rules and field != "dtype"}

@@ -6,10 +6,10 @@
 
 #include "core/results/result.hpp"
 #include "profiler/simulator/sim_calibration.hpp"
+#include "tests/support/paths.hpp"
 #include "tests/support/recorded_rows.hpp"
 #include "tests/support/run_moescope.hpp"
 #include "tests/support/temporary_directory.hpp"
-#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {

@@ -9,9 +9,9 @@
 #include "core/layer/stage.hpp"
 #include "core/results/result.hpp"
 #include "tests/support/json_schema.hpp"
+#include "tests/support/paths.hpp"
 #include "tests/support/run_moescope.hpp"
 #include "tests/support/temporary_directory.hpp"
-#include "tests/support/paths.hpp"
 
 /// Runs the real program: exit codes, messages, files.
 namespace moescope {

@@ -13,8 +13,8 @@
 #include "core/results/experiment.hpp"
 #include "core/results/result.hpp"
 #include "tests/support/json_schema.hpp"
-#include "tests/support/recorded_rows.hpp"
 #include "tests/support/paths.hpp"
+#include "tests/support/recorded_rows.hpp"
 
 namespace moescope {
 namespace {

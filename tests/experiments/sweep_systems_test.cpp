@@ -10,9 +10,9 @@
 #include "core/results/experiment.hpp"
 #include "core/results/result.hpp"
 #include "core/systems/system.hpp"
+#include "tests/support/paths.hpp"
 #include "tests/support/run_moescope.hpp"
 #include "tests/support/temporary_directory.hpp"
-#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
@@ -167,7 +167,8 @@ TEST(ExperimentFiles, SayHowLongTheyTake) {
 }
 
 TEST(ExperimentFiles, TableASmallHasEverySystemAndRunsOnACpu) {
-  const auto file = std::filesystem::path(test::source_dir()) / "experiments" / "configs" / "table-a-small.json";
+  const auto file =
+      std::filesystem::path(test::source_dir()) / "experiments" / "configs" / "table-a-small.json";
   std::set<std::string> found;
   for (const ExperimentPoint& point : read_experiment(file).points) {
     found.insert(point.system);

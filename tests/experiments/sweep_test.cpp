@@ -13,9 +13,9 @@
 #include "core/base/error.hpp"
 #include "core/results/experiment.hpp"
 #include "core/results/result.hpp"
+#include "tests/support/paths.hpp"
 #include "tests/support/run_moescope.hpp"
 #include "tests/support/temporary_directory.hpp"
-#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {

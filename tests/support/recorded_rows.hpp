@@ -16,8 +16,8 @@ namespace moescope::test {
 /// Files of rows, packed or not, in results/MACHINE; sorted by name, as a shell's pattern gives them.
 inline std::vector<std::filesystem::path> recorded_rows(const std::string& machine) {
   std::vector<std::filesystem::path> files;
-  for (const auto& entry : std::filesystem::directory_iterator(std::filesystem::path(test::source_dir()) /
-                                                               "results" / machine)) {
+  for (const auto& entry :
+       std::filesystem::directory_iterator(std::filesystem::path(test::source_dir()) / "results" / machine)) {
     const std::string name = entry.path().filename().string();
     if (name.ends_with(".jsonl") || name.ends_with(".jsonl.gz")) {
       files.push_back(entry.path());

@@ -10,8 +10,8 @@
 #include <string>
 #include <vector>
 
-#include "tests/support/temporary_directory.hpp"
 #include "tests/support/paths.hpp"
+#include "tests/support/temporary_directory.hpp"
 
 /// Runs the real program in a directory of its own.
 namespace moescope::test {
@@ -40,7 +40,7 @@ class RunningMoescope {
       argv.push_back(argument.data());
     }
     argv.push_back(nullptr);
-    if (posix_spawn(&child_, moescope_binary(), &actions, nullptr, argv.data(), environ) != 0) {
+    if (posix_spawn(&child_, moescope_binary().c_str(), &actions, nullptr, argv.data(), environ) != 0) {
       ADD_FAILURE() << "cannot start " << moescope_binary();
       child_ = -1;
     }

@@ -6,7 +6,7 @@
 
 #include "core/base/error.hpp"
 #include "core/cost/auto_schedule.hpp"
-#include "support/routings.hpp"
+#include "tests/support/routings.hpp"
 
 namespace moescope {
 namespace {

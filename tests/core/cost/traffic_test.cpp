@@ -3,7 +3,7 @@
 
 #include "core/base/error.hpp"
 #include "core/cost/traffic.hpp"
-#include "support/routings.hpp"
+#include "tests/support/routings.hpp"
 
 namespace moescope {
 namespace {

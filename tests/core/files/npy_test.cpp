@@ -3,7 +3,7 @@
 
 #include <gtest/gtest.h>
 
-#include "support/file_builders.hpp"
+#include "tests/support/file_builders.hpp"
 #include "tests/support/paths.hpp"
 
 namespace moescope {

@@ -7,7 +7,7 @@
 #include <limits>
 
 #include "core/files/npy.hpp"
-#include "support/file_builders.hpp"
+#include "tests/support/file_builders.hpp"
 #include "tests/support/paths.hpp"
 
 namespace moescope {

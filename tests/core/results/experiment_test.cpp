@@ -8,8 +8,8 @@
 #include "core/base/error.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/json_schema.hpp"
-#include "tests/support/temporary_directory.hpp"
 #include "tests/support/paths.hpp"
+#include "tests/support/temporary_directory.hpp"
 
 namespace moescope {
 namespace {
@@ -161,11 +161,9 @@ TEST(Experiment, NamesFieldAndValueOfWhatCannotWork) {
 }
 
 TEST(ExperimentSchema, IsThePublishedFileAndAcceptsOurExperiments) {
-  EXPECT_EQ(experiment_schema_json(),
-            read_text(test::source_path("core/results/experiment.schema.json")));
+  EXPECT_EQ(experiment_schema_json(), read_text(test::source_path("core/results/experiment.schema.json")));
   const JsonSchema schema(json::parse(experiment_schema_json()));
-  const std::filesystem::path configs =
-      std::filesystem::path(test::source_dir()) / "experiments" / "configs";
+  const std::filesystem::path configs = std::filesystem::path(test::source_dir()) / "experiments" / "configs";
   for (const auto& entry : std::filesystem::directory_iterator(configs)) {
     EXPECT_EQ(schema.violation(json::parse(read_text(entry.path()))), "") << entry.path();
   }

@@ -10,8 +10,8 @@
 #include "core/base/error.hpp"
 #include "core/layer/stage.hpp"
 #include "tests/support/json_schema.hpp"
-#include "tests/support/temporary_directory.hpp"
 #include "tests/support/paths.hpp"
+#include "tests/support/temporary_directory.hpp"
 
 namespace moescope {
 namespace {

@@ -7,7 +7,7 @@
 
 #include "core/base/error.hpp"
 #include "core/schedule/schedule.hpp"
-#include "support/routings.hpp"
+#include "tests/support/routings.hpp"
 
 namespace moescope {
 

@@ -11,9 +11,9 @@
 #include "core/files/npy.hpp"
 #include "core/workload/trace_writer.hpp"
 #include "core/workload/workload.hpp"
-#include "support/file_builders.hpp"
-#include "support/routings.hpp"
+#include "tests/support/file_builders.hpp"
 #include "tests/support/paths.hpp"
+#include "tests/support/routings.hpp"
 
 namespace moescope {
 namespace {

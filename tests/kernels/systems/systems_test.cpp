@@ -20,8 +20,8 @@
 #include "reference/oracle/system_oracle.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/gpu_guard.hpp"
-#include "tests/support/systems.hpp"
 #include "tests/support/paths.hpp"
+#include "tests/support/systems.hpp"
 
 namespace moescope {
 namespace {

@@ -11,8 +11,8 @@
 #include "reference/golden/golden.hpp"
 #include "reference/stages/batch_norm.hpp"
 #include "tests/support/error_text.hpp"
-#include "tests/support/temporary_directory.hpp"
 #include "tests/support/paths.hpp"
+#include "tests/support/temporary_directory.hpp"
 
 namespace moescope {
 namespace {
