@@ -8,6 +8,10 @@ namespace moescope {
 
 std::string_view to_string(L2State state) { return state == L2State::kCold ? "cold" : "warm"; }
 
+StageData LayerExecution::run_alone(Stage stage, const StageData& /*given*/) {
+  throw InternalError(fmt::format("this layer cannot run {} alone", to_string(stage)));
+}
+
 bool MoeBackend::supports_layer(const LayerInputs& /*inputs*/, const ScheduleOptions& options,
                                 std::string& why) const {
   return supports(options.kind, why);

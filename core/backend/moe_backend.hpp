@@ -38,6 +38,18 @@ struct ClockSample {
   double temperature_c = -1;
 };
 
+/// What the stages of a layer hand on, in host memory: for LayerExecution::run_alone() what a stage reads,
+/// and what it left. Which members count depends on the stage.
+struct StageData {
+  RouterLogits logits;
+  Routing routing;            ///< of what ran: the set that was used, with its gates
+  Schedule schedule;          ///< for `routing`
+  std::vector<float> scores;  ///< p = gate * sigma(x . w_in[e]) per pair of `routing`, fp32, in CSR order [M]
+  HostTensor
+      y;  ///< [L,d] of the experts or of the shared MLP alone; fp32, or rounded to storage by the stage
+  std::string kernels;  ///< what ran, in order: "router_select_strips + schedule_strips + ..."
+};
+
 /// A layer that is loaded, scheduled by `options` and can be run again and again (safe to replay: what a run
 /// accumulates into, it clears). Holds references into the LayerInputs it was prepared from.
 class LayerExecution {
@@ -70,10 +82,21 @@ class LayerExecution {
   /// Leaves nothing of the layer in the last-level cache. Unlike before a cold run() no line there waits to
   /// be written back: counters would charge it to the stage that evicts it.
   virtual void empty_cache() = 0;
+
+  /// In words the kernels that `stage` runs, kLayer: those of all stages. Empty where a layer does not say.
+  virtual std::string kernels(Stage /*stage*/) const { return {}; }
+  /// Runs one of stages() alone, on the road that run() takes, from what `given` holds (of another backend,
+  /// say) in place of what the stages before it leave. It reads: router_project and shared_mlp nothing,
+  /// router_select logits, later stages the routing - or the logits, where the layer goes on from these and
+  /// lists no pairs; then result.routing is its own selection from them - and expert_combine also scores. It
+  /// leaves logits, routing, schedule, scores or y; y of expert stages is without the shared MLP. Later runs
+  /// are as before. Throws InvalidArgument for what does not fit, InternalError where a layer cannot do this.
+  virtual StageData run_alone(Stage stage, const StageData& given);
 };
 
-/// One implementation of the whole layer. Each stage can be called alone on host data, so that a test can
-/// inject the previous stage's output of another backend. All tensors are in host memory here.
+/// One implementation of the whole layer. All tensors are in host memory here. What comes before a layer is
+/// prepared (routing, for its cost and for auto) is a function here; a prepared layer's stages are run alone
+/// by LayerExecution::run_alone().
 class MoeBackend {
  public:
   virtual ~MoeBackend() = default;
@@ -95,17 +118,6 @@ class MoeBackend {
   virtual Routing router_select(const LayerShape& shape, const RouterLogits& logits) = 0;
   /// The schedule as this backend builds it (on the device where it is built there).
   virtual Schedule schedule(const Routing& routing, const ScheduleOptions& options) = 0;
-  /// p = gate * sigma(x . w_in[e]) per pair, fp32, in CSR order [M].
-  virtual std::vector<float> expert_scores(const LayerInputs& inputs, const Routing& routing,
-                                           const Schedule& schedule) = 0;
-  /// y = sum p * w_out[e], [L,d] fp32 before rounding to storage.
-  virtual HostTensor expert_combine(const LayerInputs& inputs, const Routing& routing,
-                                    const Schedule& schedule, std::span<const float> scores) = 0;
-  /// Scores and combine together, as the schedule's own kernel does it; [L,d] fp32 before rounding to
-  /// storage.
-  virtual HostTensor experts(const LayerInputs& inputs, const Routing& routing, const Schedule& schedule) = 0;
-  /// [L,d] fp32 before rounding to storage.
-  virtual HostTensor shared_mlp(const LayerInputs& inputs) = 0;
 
   /// Loads the layer and builds what its runs need. Throws OutOfMemory before allocating.
   virtual std::unique_ptr<LayerExecution> prepare(const LayerInputs& inputs,

@@ -20,6 +20,7 @@ namespace {
 
 struct CheckOptions : CommonOptions {
   bool full = false;
+  bool verbose = false;
   std::int64_t sampled_tokens = 8;
 };
 
@@ -59,24 +60,41 @@ void write(ResultWriter* writer, const ResultRow& row) {
   }
 }
 
+/// What was compared, and the kernels that ran for it.
+std::string what_of(const StageCheck& stage) {
+  return stage.kernels.empty() ? stage.what : fmt::format("{} ({})", stage.what, stage.kernels);
+}
+
 void write_rows(ResultWriter* writer, const Point& context, const LayerCheck& check) {
   for (const StageCheck& stage : check.stages) {
     ResultRow row = value_row(context, stage.stage, Source::kMeasured, stage.metric, stage.error, "fraction");
-    row.reason = stage.what;
+    row.reason = what_of(stage);
     if (!stage.passed) {
       row = absent_row(context, stage.stage, Source::kMeasured, stage.metric, "fraction", Status::kFailed,
-                       fmt::format("{}: {}", stage.what, stage.detail));
+                       fmt::format("{}: {}", what_of(stage), stage.detail));
     }
     write(writer, row);
   }
   write(writer, value_row(context, Stage::kRouterSelect, Source::kMeasured, "near_ties",
-                          static_cast<double>(check.near_ties), "pairs"));
+                          static_cast<double>(check.near_ties()), "pairs"));
 }
 
 void print_line(const char* verdict, const CheckPoint& point, const ScheduleOptions& schedule,
                 const std::string& rest) {
   std::cout << fmt::format("{:<8}{:<22} {:<5} {:<38} {:<15} {}\n", verdict, point.shape.label(),
                            to_string(point.shape.dtype), point.workload.name, to_string(schedule), rest);
+}
+
+/// One line per comparison: what it found, and which kernels it was about.
+void print_comparisons(const LayerCheck& check) {
+  for (const StageCheck& stage : check.stages) {
+    const std::string found = stage.metric == "relative_error"
+                                  ? fmt::format("{:.1e} of {:.1e}", stage.error, stage.tolerance)
+                                  : fmt::format("{:.1e}", stage.error);
+    const std::string ties = stage.near_ties == 0 ? "" : fmt::format(", {} near-ties", stage.near_ties);
+    std::cout << fmt::format("  {:<6}{:<15} {:<40} {} {}{}; {}\n", stage.passed ? "ok" : "FAILED",
+                             to_string(stage.stage), stage.what, stage.metric, found, ties, stage.kernels);
+  }
 }
 
 void check_point(MoeBackend& backend, MoeBackend* mirror, const CheckPoint& point, const LayerInputs& inputs,
@@ -104,18 +122,25 @@ void check_point(MoeBackend& backend, MoeBackend* mirror, const CheckPoint& poin
     return;
   }
   write_rows(writer, context, *check);
-  tally.near_ties += check->near_ties;
+  const std::int64_t near_ties = check->near_ties();
+  tally.near_ties += near_ties;
   if (const StageCheck* failure = check->first_failure()) {
     ++tally.failed;
     print_line("FAILED", point, schedule,
-               fmt::format("{} ({}): {}", to_string(failure->stage), failure->what, failure->detail));
+               fmt::format("{} ({}): {}", to_string(failure->stage), what_of(*failure), failure->detail));
+    if (options.verbose) {
+      print_comparisons(*check);
+    }
     return;
   }
   ++tally.passed;
   print_line("ok", point, schedule,
              fmt::format("error {:.1e} of {:.1e}, {} comparisons{}", check->layer()->error,
                          check->layer()->tolerance, check->stages.size(),
-                         check->near_ties == 0 ? "" : fmt::format(", {} near-ties", check->near_ties)));
+                         near_ties == 0 ? "" : fmt::format(", {} near-ties", near_ties)));
+  if (options.verbose) {
+    print_comparisons(*check);
+  }
 }
 
 ExitCode check(const CheckOptions& options, const Invocation& invocation) {
@@ -176,6 +201,7 @@ Command add_check(Cli app, const Invocation& invocation) {
                        "moescope check --grid 48x16 -d 96 -K 24 --workload zipf:1.5 --schedule staircase",
                        "moescope check --backend cuda --system gshard --system peer --full"}));
   sub.add_flag("--full", options->full, "also paper Table A at L = 1024 and 4096: gigabytes and minutes");
+  sub.add_flag("--verbose", options->verbose, "a line for every comparison, with the kernels that ran");
   sub.add_option("--sampled-tokens", options->sampled_tokens, "tokens compared with the oracle (default 8)")
       .type_name("N");
   add_shape_options(sub, *options);

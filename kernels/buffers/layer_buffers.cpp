@@ -107,6 +107,10 @@ RoutingBuffers::RoutingBuffers(const LayerShape& shape)
 
 RoutingBuffers::RoutingBuffers(const LayerShape& shape, const Routing& routing, cudaStream_t stream)
     : RoutingBuffers(shape) {
+  upload(routing, stream);
+}
+
+void RoutingBuffers::upload(const Routing& routing, cudaStream_t stream) {
   copy_in(expert_ids_.get(), routing.expert_ids.data(), expert_ids_.bytes(), stream);
   copy_in(gates_.get(), routing.gates.data(), gates_.bytes(), stream);
   MOESCOPE_CUDA_CHECK(cudaStreamSynchronize(stream));
@@ -160,6 +164,14 @@ LayerShape shape_of(const LayerShape& shape, const Routing& routing) {
   return result;
 }
 
+void require_routing_of(const LayerShape& shape, const Routing& routing) {
+  const LayerShape own = shape_of(shape, routing);
+  if (own.num_tokens != shape.num_tokens || own.grid_rows != shape.grid_rows ||
+      own.grid_cols != shape.grid_cols || own.top_k != shape.top_k) {
+    throw InvalidArgument("routing", own.label(), fmt::format("must fit the layer {}", shape.label()));
+  }
+}
+
 void throw_bad_logit(const RouterLogits& logits) {
   throw_unless_finite(logits.row, "row_logits");
   throw_unless_finite(logits.col, "col_logits");
@@ -180,6 +192,25 @@ RouterLogits download_logits(const LayerShape& shape, const float* logits, cudaS
   copy(result.col, shape.grid_rows);
   MOESCOPE_CUDA_CHECK(cudaStreamSynchronize(stream));
   return result;
+}
+
+void upload_logits(const LayerShape& shape, const RouterLogits& logits, float* device, cudaStream_t stream) {
+  const std::int64_t width = shape.grid_rows + shape.grid_cols;
+  const auto copy = [&](const HostTensor& side, std::string_view name, std::int64_t extent,
+                        std::int64_t first) {
+    if (side.dtype() != Dtype::kF32 || side.rows() != shape.num_tokens || side.cols() != extent) {
+      throw InvalidArgument(name,
+                            fmt::format("[{}, {}] {}", side.rows(), side.cols(), to_string(side.dtype())),
+                            fmt::format("must be [{}, {}] fp32", shape.num_tokens, extent));
+    }
+    const auto row_bytes = static_cast<std::size_t>(extent) * sizeof(float);
+    MOESCOPE_CUDA_CHECK(cudaMemcpy2DAsync(
+        device + first, static_cast<std::size_t>(width) * sizeof(float), side.data(), row_bytes, row_bytes,
+        static_cast<std::size_t>(shape.num_tokens), cudaMemcpyHostToDevice, stream));
+  };
+  copy(logits.row, "row_logits", shape.grid_rows, 0);
+  copy(logits.col, "col_logits", shape.grid_cols, shape.grid_rows);
+  MOESCOPE_CUDA_CHECK(cudaStreamSynchronize(stream));
 }
 
 }  // namespace moescope::cuda

@@ -76,6 +76,8 @@ class RoutingBuffers {
   /// A copy of `routing`, which fits `shape`; blocks until it is there.
   RoutingBuffers(const LayerShape& shape, const Routing& routing, cudaStream_t stream);
   DeviceRouting view() const { return {expert_ids_.get(), gates_.get()}; }
+  /// A copy of `routing`, which fits the shape; blocks until it is there.
+  void upload(const Routing& routing, cudaStream_t stream);
   /// Blocks until `stream` is done.
   Routing download(const LayerShape& shape, cudaStream_t stream) const;
 
@@ -90,10 +92,14 @@ void require_gpu_shape(const LayerShape& shape, ScheduleKind kind);
 /// The shape with top_k as `routing` has it. Throws InvalidArgument when tokens differ in their number of
 /// pairs: the kernels find a token's pairs at token * K.
 LayerShape shape_of(const LayerShape& shape, const Routing& routing);
+/// Throws InvalidArgument unless `routing` is one of `shape`, K included.
+void require_routing_of(const LayerShape& shape, const Routing& routing);
 /// The InvalidArgument of the reference for the first logit that is not finite (rows before columns).
 /// Throws InternalError when all are finite.
 [[noreturn]] void throw_bad_logit(const RouterLogits& logits);
 /// Device logits [L, Nr+Nc] in the form of the interface; blocks until `stream` is done.
 RouterLogits download_logits(const LayerShape& shape, const float* logits, cudaStream_t stream);
+/// The inverse; blocks until they are there. Throws InvalidArgument where they do not fit `shape`.
+void upload_logits(const LayerShape& shape, const RouterLogits& logits, float* device, cudaStream_t stream);
 
 }  // namespace moescope::cuda

@@ -137,6 +137,9 @@ struct StaircaseOutput {
   StaircaseSums kind = StaircaseSums::kFixedPoint;
   void* sums = nullptr;               ///< [L, d] fp16 or int32
   std::int32_t* exponents = nullptr;  ///< [L]
+  /// [L] logarithm of what a token's sums are multiplied with at the end (gates `probability`:
+  /// DeviceStrips::gate_shift); null: nothing.
+  const float* log_scales = nullptr;
 };
 /// Whether the kernel takes this shape (bf16 storage, hidden_size a multiple of 8, 32-bit strip entries) on a
 /// device of compute capability `major`.`minor`, in a build that holds its code.
@@ -155,14 +158,12 @@ void launch_experts_staircase(const LayerShape& shape, const void* hidden_states
                               const DeviceWeights& weights, DeviceStrips strips, StaircaseOutput output,
                               cudaStream_t stream);
 
-// expert_scores.cu: p[pair] = gate * sigma(x . w_in[expert]) fp32 in CSR order. From tiles (expert_centric,
-// staircase) or token by token. Deterministic.
+// experts_tiles.cu: p[pair] = gate * sigma(x . w_in[expert]) fp32 in CSR order, from tiles (staircase where
+// its sums are to be repeatable). Deterministic.
 void launch_expert_scores_tiles(const LayerShape& shape, const ScheduleOptions& options,
                                 const void* hidden_states, const DeviceWeights& weights,
                                 DeviceRouting routing, DeviceSchedule schedule, float* scores,
                                 cudaStream_t stream);
-void launch_expert_scores(const LayerShape& shape, const void* hidden_states, const DeviceWeights& weights,
-                          DeviceRouting routing, float* scores, cudaStream_t stream);
 
 // expert_combine.cu: y [L,d] fp32 = sum over a token's pairs of p * w_out. Token by token; deterministic.
 void launch_expert_combine(const LayerShape& shape, const DeviceWeights& weights, DeviceRouting routing,
@@ -186,7 +187,8 @@ void launch_shared_mlp(CublasLt& blas, const LayerShape& shape, const void* hidd
 // [L,d] fp32 (the shared MLP's result) or null. With fp32 storage the output may be y itself.
 void launch_round_output(const LayerShape& shape, const float* y, const float* addend, void* output,
                          cudaStream_t stream);
-/// output = round(sums * 2^-exponent + addend), bf16; addend [L,d] fp32 (the shared MLP's result) or null.
+/// output = round(sums * 2^-exponent * exp(log_scale) + addend), bf16; addend [L,d] fp32 (the shared MLP's
+/// result) or null.
 void launch_round_output(const LayerShape& shape, const StaircaseOutput& sums, const float* addend,
                          void* output, cudaStream_t stream);
 

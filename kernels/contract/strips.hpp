@@ -22,18 +22,20 @@ struct StripTile {
 
 /// Expert (r, c) belongs to token t's selected set exactly if S = p_r[r] + p_c[c] (fp32, rounded once)
 /// satisfies S > threshold[t], or S == threshold[t] and its id <= tie_limit[t]. Its gate is exp(S -
-/// gate_shift[t]). The tokens of a strip stand in no particular order; everything computed from them must not
-/// depend on it.
+/// gate_shift[t]), so that a token's gates add up to 1; with gates `probability` times exp(gate_shift[t]),
+/// the sum of its gates, which is left to launch_round_output: sums of gates far below 1 would lose their low
+/// bits. The tokens of a strip stand in no particular order; everything computed from them must not depend on
+/// it.
 struct DeviceStrips {
-  float* row_log_probs = nullptr;     ///< [L, Nr] log-softmax of the row logits (paper eq. 10)
-  float* col_log_probs = nullptr;     ///< [L, Nc]
-  float* uncovered_rows = nullptr;    ///< [L, Nr] row_log_probs, but -inf at rows the token takes as a row
-                                      ///< strip: what a column strip must use, so that no pair counts twice
-  float* threshold = nullptr;         ///< [L]
-  std::int32_t* tie_limit = nullptr;  ///< [L] 2^31 - 1 when all scores equal to the threshold are selected
-  float* gate_shift = nullptr;  ///< [L] log-sum-exp of the selected scores, or 0 for gates `probability`
-  std::int32_t* cover_sizes = nullptr;    ///< [L] strips of the token
-  std::int32_t* cover = nullptr;          ///< [L, max_cover] strip indexes, ascending
+  float* row_log_probs = nullptr;       ///< [L, Nr] log-softmax of the row logits (paper eq. 10)
+  float* col_log_probs = nullptr;       ///< [L, Nc]
+  float* uncovered_rows = nullptr;      ///< [L, Nr] row_log_probs, but -inf at rows the token takes as a row
+                                        ///< strip: what a column strip must use, so that no pair counts twice
+  float* threshold = nullptr;           ///< [L]
+  std::int32_t* tie_limit = nullptr;    ///< [L] 2^31 - 1 when all scores equal to the threshold are selected
+  float* gate_shift = nullptr;          ///< [L] log-sum-exp of the selected scores
+  std::int32_t* cover_sizes = nullptr;  ///< [L] strips of the token
+  std::int32_t* cover = nullptr;        ///< [L, max_cover] strip indexes, ascending
   std::int32_t* strip_offsets = nullptr;  ///< [Nr+Nc+1] first entry of each strip
   std::int32_t* strip_tokens = nullptr;   ///< [max_entries]
   StripTile* tiles = nullptr;             ///< [max_tiles], tiles of one strip adjacent

@@ -14,7 +14,7 @@ void launch_row_sums(const LayerShape& shape, const void* rows, const std::int32
   args.expert_ids = ids;
   args.scores_in = weights;
   args.output = SumOutput(output);
-  launch_token_pairs<false, true>(shape, args, nullptr, stream);
+  launch_token_pairs<false>(shape, args, nullptr, stream);
 }
 
 void launch_expert_combine(const LayerShape& shape, const DeviceWeights& weights, DeviceRouting routing,

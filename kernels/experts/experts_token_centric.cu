@@ -27,7 +27,7 @@ void launch_experts_token_centric(const LayerShape& shape, const void* hidden_st
   args.expert_ids = routing.expert_ids;
   args.gates = routing.gates;
   args.output = SumOutput(output);
-  launch_token_pairs<true, true>(shape, args, workspace, stream);
+  launch_token_pairs<true>(shape, args, workspace, stream);
 }
 
 }  // namespace moescope::cuda

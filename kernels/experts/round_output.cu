@@ -51,15 +51,18 @@ __device__ __forceinline__ float4 to_floats(const std::int32_t* sums) {
                      static_cast<float>(v.w));
 }
 
-/// One block per token and stride; `addend` may be null.
+/// One block per token and stride; `log_scales` and `addend` may be null.
 template <class Sum>
 __global__ void __launch_bounds__(kThreads)
     round_sums(const Sum* __restrict__ sums, const std::int32_t* __restrict__ exponents,
-               const float4* __restrict__ addend, uint2* __restrict__ output, std::int64_t num_tokens,
-               std::int32_t row4) {
+               const float* __restrict__ log_scales, const float4* __restrict__ addend,
+               uint2* __restrict__ output, std::int64_t num_tokens, std::int32_t row4) {
   wait_for_predecessor();
   for (std::int64_t token = blockIdx.x; token < num_tokens; token += gridDim.x) {
-    const float scale = __int_as_float((127 - exponents[token]) << 23);  // 2^-exponent, normal
+    float scale = __int_as_float((127 - exponents[token]) << 23);  // 2^-exponent, normal
+    if (log_scales != nullptr) {
+      scale *= expf(log_scales[token]);
+    }
     for (std::int32_t i = static_cast<std::int32_t>(threadIdx.x); i < row4; i += kThreads) {
       const std::int64_t at = token * row4 + i;
       const float4 sum = to_floats(sums + at * kValuesPerThread);
@@ -100,7 +103,7 @@ void launch_round_output(const LayerShape& shape, const StaircaseOutput& sums, c
     launch_dependent(round_sums<std::remove_cvref_t<decltype(*typed)>>,
                      {.grid = dim3(static_cast<unsigned>(std::min(shape.num_tokens, kMaxBlocks))),
                       .block = dim3(kThreads)},
-                     stream, typed, static_cast<const std::int32_t*>(sums.exponents),
+                     stream, typed, static_cast<const std::int32_t*>(sums.exponents), sums.log_scales,
                      static_cast<const float4*>(static_cast<const void*>(addend)),
                      static_cast<uint2*>(output), shape.num_tokens,
                      static_cast<std::int32_t>(shape.hidden_size / kValuesPerThread));

@@ -14,8 +14,8 @@
 #include "kernels/device/dependent_launch.cuh"
 #include "kernels/experts/token_sums.cuh"
 
-/// The expert stage token by token, shared by experts_token_centric.cu (scores and sums fused),
-/// expert_scores.cu and expert_combine.cu. Every pair costs one row of W and one of V, read once with 16-byte
+/// The expert stage token by token, shared by experts_token_centric.cu (scores and sums fused)
+/// and expert_combine.cu (sums alone). Every pair costs one row of W and one of V, read once with 16-byte
 /// loads; see token_split.hpp for who reads what. All sums are taken in an order that depends on the shape
 /// alone.
 namespace moescope::cuda {
@@ -64,10 +64,9 @@ struct RowPart {
   }
 };
 
-template <class T, int kChunks, bool kFull, bool kScore, bool kSum, bool kPastL1>
+template <class T, int kChunks, bool kFull, bool kScore, bool kPastL1>
 __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, 2)
     token_pairs_kernel(const TokenPairsArgs args) {
-  static_assert(kScore || kSum);
   using Part = RowPart<T, kChunks, kFull, kPastL1>;
   constexpr int kElements = Part::kElements;
   extern __shared__ float4 sums[];
@@ -127,7 +126,7 @@ __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, 2)
 #pragma unroll 1
     for (unsigned k = split; k <= last; k += splits) {
       Part v;
-      if constexpr (kScore && kSum) {
+      if constexpr (kScore) {
         v.load(row(w_out, id), col, valid);
       }
       const std::int32_t id_after = __ldg(ids + min(k + 2 * splits, last));
@@ -148,24 +147,17 @@ __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, 2)
         }
         ahead.load(row(w_in, next_id), col, valid);
         p *= activate(args.activation, worker_sum(dot, slots, parity, args.team));
-        if constexpr (!kSum) {
-          if (lane == 0 && member == 0) {
-            args.scores_out[base + k] = p;
-          }
-        }
       } else {
         v = ahead;
         ahead.load(row(w_out, next_id), col, valid);
       }
-      if constexpr (kSum) {
 #pragma unroll
-        for (int c = 0; c < kChunks; ++c) {
-          float out[kElements];
-          v.unpack(c, out);
+      for (int c = 0; c < kChunks; ++c) {
+        float out[kElements];
+        v.unpack(c, out);
 #pragma unroll
-          for (int i = 0; i < kElements; ++i) {
-            acc[c][i] = fmaf(p, out[i], acc[c][i]);
-          }
+        for (int i = 0; i < kElements; ++i) {
+          acc[c][i] = fmaf(p, out[i], acc[c][i]);
         }
       }
       id = next_id;
@@ -173,34 +165,32 @@ __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, 2)
     }
   }
 
-  if constexpr (kSum) {
-    const auto store = [&](auto&& put) {
+  const auto store = [&](auto&& put) {
 #pragma unroll
-      for (int c = 0; c < kChunks; ++c) {
-        if (kFull || c < valid) {
+    for (int c = 0; c < kChunks; ++c) {
+      if (kFull || c < valid) {
 #pragma unroll
-          for (int i = 0; i < kElements; i += 4) {
-            put((col + c * Part::kStride + i) / 4,
-                make_float4(acc[c][i], acc[c][i + 1], acc[c][i + 2], acc[c][i + 3]));
-          }
+        for (int i = 0; i < kElements; i += 4) {
+          put((col + c * Part::kStride + i) / 4,
+              make_float4(acc[c][i], acc[c][i + 1], acc[c][i + 2], acc[c][i + 3]));
         }
       }
-    };
-    if (splits > 1) {
-      store([&](int at, float4 sum) { sums[worker * (d / 4) + at] = sum; });
-      sum_workers(sums, args);
-    } else if (token < args.num_tokens) {
-      store([&](int at, float4 sum) { args.output.store(token * (d / 4) + at, sum); });
     }
+  };
+  if (splits > 1) {
+    store([&](int at, float4 sum) { sums[worker * (d / 4) + at] = sum; });
+    sum_workers(sums, args);
+  } else if (token < args.num_tokens) {
+    store([&](int at, float4 sum) { args.output.store(token * (d / 4) + at, sum); });
   }
 }
 
-template <class T, bool kFull, bool kScore, bool kSum, bool kPastL1 = false>
+template <class T, bool kFull, bool kScore, bool kPastL1 = false>
 auto token_pairs_kernel_for(std::int64_t chunks) {
-  return chunks == 1   ? token_pairs_kernel<T, 1, kFull, kScore, kSum, kPastL1>
-         : chunks == 2 ? token_pairs_kernel<T, 2, kFull, kScore, kSum, kPastL1>
-         : chunks == 3 ? token_pairs_kernel<T, 3, kFull, kScore, kSum, kPastL1>
-                       : token_pairs_kernel<T, 4, kFull, kScore, kSum, kPastL1>;
+  return chunks == 1   ? token_pairs_kernel<T, 1, kFull, kScore, kPastL1>
+         : chunks == 2 ? token_pairs_kernel<T, 2, kFull, kScore, kPastL1>
+         : chunks == 3 ? token_pairs_kernel<T, 3, kFull, kScore, kPastL1>
+                       : token_pairs_kernel<T, 4, kFull, kScore, kPastL1>;
 }
 
 /// Of the sums of clusters behind the counters of arrivals.
@@ -211,7 +201,7 @@ inline std::int64_t arrivals_bytes(std::int64_t num_tokens) {
 /// Validates the shape, completes `args` with it and launches. `workspace`: token_centric_workspace_bytes, or
 /// null: then a token has one cluster at most. Throws InvalidArgument for a hidden_size that is no multiple
 /// of 8 or too long, CudaError when the launch is refused.
-template <bool kScore, bool kSum>
+template <bool kScore>
 void launch_token_pairs(const LayerShape& shape, TokenPairsArgs args, void* workspace, cudaStream_t stream) {
   const std::int64_t element_bytes = dtype_bytes(shape.dtype);
   const std::int64_t row_bytes = shape.hidden_size * element_bytes;
@@ -229,21 +219,21 @@ void launch_token_pairs(const LayerShape& shape, TokenPairsArgs args, void* work
   const TokenSplit rows = choose(false);
   const bool full = rows.is_full(row_bytes);
   const bool bf16 = shape.dtype == Dtype::kBF16;
-  auto kernel = full ? (bf16 ? token_pairs_kernel_for<__nv_bfloat16, true, kScore, kSum>(rows.chunks)
-                             : token_pairs_kernel_for<float, true, kScore, kSum>(rows.chunks))
-                     : (bf16 ? token_pairs_kernel_for<__nv_bfloat16, false, kScore, kSum>(rows.chunks)
-                             : token_pairs_kernel_for<float, false, kScore, kSum>(rows.chunks));
+  auto kernel = full ? (bf16 ? token_pairs_kernel_for<__nv_bfloat16, true, kScore>(rows.chunks)
+                             : token_pairs_kernel_for<float, true, kScore>(rows.chunks))
+                     : (bf16 ? token_pairs_kernel_for<__nv_bfloat16, false, kScore>(rows.chunks)
+                             : token_pairs_kernel_for<float, false, kScore>(rows.chunks));
   cudaFuncAttributes attributes{};
   MOESCOPE_CUDA_CHECK(cudaFuncGetAttributes(&attributes, kernel));
   // What the code was compiled for decides, not the device: PTX for sm_80 has no cluster reduction in it.
   const TokenSplit split = choose(attributes.ptxVersion >= 90);
-  if constexpr (kScore && kSum) {
+  if constexpr (kScore) {
     // A token that has a cluster's blocks to itself shares their L1 with no other: rows that pass it by took
     // 16.1 instead of 17.9 us at L = 8, K = 512 (H100). Where tokens share a multiprocessor they took a
     // fifth longer.
     if (full && split.cluster_blocks > 1) {
-      kernel = bf16 ? token_pairs_kernel_for<__nv_bfloat16, true, kScore, kSum, true>(rows.chunks)
-                    : token_pairs_kernel_for<float, true, kScore, kSum, true>(rows.chunks);
+      kernel = bf16 ? token_pairs_kernel_for<__nv_bfloat16, true, kScore, true>(rows.chunks)
+                    : token_pairs_kernel_for<float, true, kScore, true>(rows.chunks);
     }
   }
 
@@ -263,7 +253,7 @@ void launch_token_pairs(const LayerShape& shape, TokenPairsArgs args, void* work
         reinterpret_cast<float4*>(static_cast<std::byte*>(workspace) + arrivals_bytes(shape.num_tokens));
   }
   args.activation = shape.activation;
-  const std::int64_t shared_bytes = kSum ? split.shared_bytes(shape.hidden_size) : 0;
+  const std::int64_t shared_bytes = split.shared_bytes(shape.hidden_size);
   constexpr std::int64_t kDefaultSharedBytes = std::int64_t{48} << 10;
   if (shared_bytes > kDefaultSharedBytes) {
     MOESCOPE_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,

@@ -47,7 +47,6 @@ struct TokenPairsArgs {
   const std::int32_t* expert_ids = nullptr;  ///< [L*K]
   const float* gates = nullptr;              ///< [L*K]
   const float* scores_in = nullptr;          ///< [L*K] p, when only summing
-  float* scores_out = nullptr;               ///< [L*K] p, when only scoring
   SumOutput output;
   float4* cluster_sums = nullptr;  ///< [L, clusters, d] when a token has several clusters
   unsigned* arrivals = nullptr;    ///< [L, blocks of a cluster], zero before and after

@@ -137,10 +137,8 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps > 1      ? (kPerLane > 1
     }
     B::sync();
     if (warp == kWarps - 1) {
-      const float shift = args.gate_mode == GateMode::kSoftmax
-                              ? log_sum_exp(memory.search, memory.sorted, selection.marginals,
-                                            selection.threshold, selection.lengths.longest)
-                              : 0.0F;
+      const float shift = log_sum_exp(memory.search, memory.sorted, selection.marginals, selection.threshold,
+                                      selection.lengths.longest);
       if (lane == 0) {
         out.gate_shift[token] = shift;
       }

@@ -41,32 +41,6 @@ Schedule ReferenceBackend::schedule(const Routing& routing, const ScheduleOption
   return reference::build(routing, options);
 }
 
-std::vector<float> ReferenceBackend::expert_scores(const LayerInputs& inputs, const Routing& routing,
-                                                   const Schedule& schedule) {
-  inputs.validate();
-  routing.validate();
-  return reference::expert_scores(inputs, routing, schedule);
-}
-
-HostTensor ReferenceBackend::expert_combine(const LayerInputs& inputs, const Routing& routing,
-                                            const Schedule& schedule, std::span<const float> scores) {
-  inputs.validate();
-  routing.validate();
-  return reference::expert_combine(inputs, routing, schedule, scores);
-}
-
-HostTensor ReferenceBackend::experts(const LayerInputs& inputs, const Routing& routing,
-                                     const Schedule& schedule) {
-  inputs.validate();
-  routing.validate();
-  return reference::experts(inputs, routing, schedule);
-}
-
-HostTensor ReferenceBackend::shared_mlp(const LayerInputs& inputs) {
-  inputs.validate();
-  return reference::shared_mlp(inputs);
-}
-
 std::unique_ptr<LayerExecution> ReferenceBackend::prepare(const LayerInputs& inputs,
                                                           const ScheduleOptions& options) {
   return std::make_unique<reference::ReferenceExecution>(inputs, options);

@@ -19,12 +19,6 @@ class ReferenceBackend final : public MoeBackend {
   RouterLogits router_project(const LayerInputs& inputs) override;
   Routing router_select(const LayerShape& shape, const RouterLogits& logits) override;
   Schedule schedule(const Routing& routing, const ScheduleOptions& options) override;
-  std::vector<float> expert_scores(const LayerInputs& inputs, const Routing& routing,
-                                   const Schedule& schedule) override;
-  HostTensor expert_combine(const LayerInputs& inputs, const Routing& routing, const Schedule& schedule,
-                            std::span<const float> scores) override;
-  HostTensor experts(const LayerInputs& inputs, const Routing& routing, const Schedule& schedule) override;
-  HostTensor shared_mlp(const LayerInputs& inputs) override;
 
   std::unique_ptr<LayerExecution> prepare(const LayerInputs& inputs, const ScheduleOptions& options) override;
 

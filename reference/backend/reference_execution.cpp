@@ -1,5 +1,6 @@
 #include "reference/backend/reference_execution.hpp"
 
+#include <fmt/format.h>
 #include <omp.h>
 
 #include "core/base/error.hpp"
@@ -118,6 +119,55 @@ void ReferenceExecution::compute(Stage stage) {
     case Stage::kLayer:
       throw InternalError("the layer is no stage of its own");
   }
+}
+
+std::string ReferenceExecution::kernels(Stage stage) const {
+  if (stage != Stage::kLayer) {
+    const bool by_schedule = stage == Stage::kExpertScores || stage == Stage::kExpertCombine ||
+                             stage == Stage::kExperts || stage == Stage::kSchedule;
+    return fmt::format("cpu {}{}", to_string(stage),
+                       by_schedule ? fmt::format(" ({})", to_string(options_.kind)) : "");
+  }
+  std::string all;
+  for (const Stage own : stages_) {
+    all += (all.empty() ? "" : " + ") + kernels(own);
+  }
+  return all;
+}
+
+StageData ReferenceExecution::run_alone(Stage stage, const StageData& given) {
+  StageData left;
+  left.kernels = kernels(stage);
+  if (stage != Stage::kRouterProject && stage != Stage::kRouterSelect && stage != Stage::kSharedMlp) {
+    given.routing.validate();
+    left.routing = given.routing;
+    left.schedule = build(given.routing, options_);
+  }
+  switch (stage) {
+    case Stage::kRouterProject:
+      left.logits = router_project(inputs_);
+      break;
+    case Stage::kRouterSelect:
+      left.routing = router_select(inputs_.shape, given.logits);
+      break;
+    case Stage::kSchedule:
+      break;
+    case Stage::kExpertScores:
+      left.scores = expert_scores(inputs_, left.routing, left.schedule);
+      break;
+    case Stage::kExpertCombine:
+      left.y = expert_combine(inputs_, left.routing, left.schedule, given.scores);
+      break;
+    case Stage::kExperts:
+      left.y = experts(inputs_, left.routing, left.schedule);
+      break;
+    case Stage::kSharedMlp:
+      left.y = shared_mlp(inputs_);
+      break;
+    case Stage::kLayer:
+      throw InternalError("the layer is no stage of its own");
+  }
+  return left;
 }
 
 std::vector<StageMemory> ReferenceExecution::memory() const {

@@ -20,6 +20,10 @@ class ReferenceExecution final : public CpuExecution {
   std::vector<StageMemory> memory() const override;
   ScheduleOptions schedule_options() const override { return options_; }
   std::string explanation() const override { return explanation_; }
+  /// "cpu router_select", "cpu experts (staircase)".
+  std::string kernels(Stage stage) const override;
+  /// The stage's function, of stages that a schedule fuses too.
+  StageData run_alone(Stage stage, const StageData& given) override;
 
  private:
   void compute(Stage stage) override;

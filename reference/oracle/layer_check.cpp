@@ -3,29 +3,14 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
-#include <cstring>
 #include <functional>
 #include <utility>
 
 #include "core/base/error.hpp"
+#include "reference/oracle/stage_compare.hpp"
 
 namespace moescope {
 namespace {
-
-/// One fp32 or bf16 tensor as the reference of another.
-ErrorReport compare_tensors(const HostTensor& ours, const HostTensor& theirs) {
-  std::vector<double> reference(static_cast<std::size_t>(theirs.size()));
-  const HostTensor floats = theirs.to(Dtype::kF32);
-  std::ranges::copy_n(floats.f32().data, theirs.size(), reference.begin());
-  return compare(ours, {reference.data(), theirs.rows(), theirs.cols()});
-}
-
-HostTensor as_tensor(const std::vector<float>& values) {
-  HostTensor tensor(Dtype::kF32, 1, static_cast<std::int64_t>(values.size()));
-  std::ranges::copy(values, tensor.f32().data);
-  return tensor;
-}
 
 /// Adds one comparison; what it throws is its failure.
 class Checks {
@@ -48,18 +33,30 @@ class Checks {
     result_.stages.push_back(std::move(check));
   }
 
+  /// What is no comparison; a failure where it throws, and nothing else.
+  void attempt(Stage stage, std::string what, const std::function<void()>& act) {
+    try {
+      act();
+    } catch (const OutOfMemory&) {
+      throw;
+    } catch (const Error& error) {
+      add_equality(stage, std::move(what), [&](StageCheck&) { return std::string(error.what()); });
+    }
+  }
+
   /// What either holds or does not: `act` returns the first difference, empty when there is none.
-  void add_equality(Stage stage, std::string what, const std::function<std::string()>& act) {
+  void add_equality(Stage stage, std::string what, const std::function<std::string(StageCheck&)>& act) {
     add(stage, std::move(what), "mismatch", [&](StageCheck& check) {
-      check.detail = act();
+      check.detail = act(check);
       check.passed = check.detail.empty();
       check.error = check.passed ? 0 : 1;
     });
   }
 
-  void add_values(Stage stage, std::string what, double tolerance, const std::function<ErrorReport()>& act) {
+  void add_values(Stage stage, std::string what, double tolerance,
+                  const std::function<ErrorReport(StageCheck&)>& act) {
     add(stage, std::move(what), "relative_error", [&](StageCheck& check) {
-      const ErrorReport report = act();
+      const ErrorReport report = act(check);
       check.error = report.relative_error;
       check.tolerance = tolerance;
       check.passed = report.relative_error <= tolerance;  // false for NaN
@@ -71,186 +68,167 @@ class Checks {
   LayerCheck& result_;
 };
 
-/// Score of a pair up to a constant of its token: the log-softmax shifts of eq. 10 cancel in comparisons.
-double raw_score(const RouterLogits& logits, std::int64_t token, std::int32_t expert,
-                 std::int64_t grid_cols) {
-  return static_cast<double>(logits.row.f32().row(token)[expert / grid_cols]) +
-         static_cast<double>(logits.col.f32().row(token)[expert % grid_cols]);
+void judge(const SelectionReport& report, StageCheck& check) {
+  check.error = static_cast<double>(report.wrong) /
+                static_cast<double>(std::max<std::int64_t>(1, report.compared_pairs));
+  check.passed = report.ok();
+  check.detail = report.first_wrong;
+  check.near_ties = report.near_ties;
 }
 
-/// Selections from the same fp32 logits. A pair that only one side took is a near-tie when its score is
-/// within rounding of the lowest score taken: both sides round p_r, p_c and their sum once, each of magnitude
-/// up to |p_r| + |p_c|.
-void compare_selections(const LayerShape& shape, const RouterLogits& logits, const Routing& ours,
-                        const Routing& theirs, StageCheck& check, std::int64_t& near_ties) {
-  constexpr double kRoundings = 8;  // two log-softmax subtractions and one sum on either side, and their lse
-  std::int64_t wrong = 0;
-  for (std::int64_t token = 0; token < shape.num_tokens; ++token) {
-    const auto a = ours.ids_of(token);
-    const auto b = theirs.ids_of(token);
-    std::vector<std::int32_t> differing;
-    std::ranges::set_symmetric_difference(a, b, std::back_inserter(differing));
-    if (differing.empty()) {
-      continue;
+/// The mirror's layer: under the schedule that ran, or, where it has none such, under one that it has. Their
+/// outputs differ by rounding only.
+std::unique_ptr<LayerExecution> prepare_mirror(MoeBackend& mirror, const LayerInputs& inputs,
+                                               const ScheduleOptions& ran) {
+  std::string why;
+  return mirror.prepare(
+      inputs, mirror.supports(ran.kind, why) ? ran : ScheduleOptions{.kind = ScheduleKind::kTokenCentric});
+}
+
+/// Stage by stage, each fed the mirror's outputs of the stages before.
+class StageChecks {
+ public:
+  StageChecks(Checks& checks, const LayerInputs& inputs, LayerExecution& layer, LayerExecution& mirror)
+      : checks_(checks), shape_(inputs.shape), layer_(layer), mirror_(mirror) {
+    if (inputs.fixed_routing) {
+      given_.routing = *inputs.fixed_routing;
+    } else {
+      given_.logits = mirror_.run_alone(Stage::kRouterProject, {}).logits;
+      given_.routing = mirror_.run_alone(Stage::kRouterSelect, given_).routing;
     }
-    double threshold = INFINITY;
-    double largest = 0;
-    for (const std::int32_t expert : b) {
-      const double score = raw_score(logits, token, expert, shape.grid_cols);
-      threshold = std::min(threshold, score);
-      largest = std::max(largest, std::abs(score));
+  }
+
+  void schedule_invariants() {
+    checks_.add_equality(Stage::kSchedule, "invariants", [&](StageCheck& check) {
+      const StageData left = run(Stage::kSchedule, check);
+      validate(left.schedule, left.routing);
+      return std::string();
+    });
+  }
+
+  void compare_stage(Stage stage) {
+    const Dtype dtype = shape_.dtype;
+    switch (stage) {
+      case Stage::kRouterProject:
+        return compare_logits();
+      case Stage::kRouterSelect:
+        return compare_selection_and_gates();
+      case Stage::kSchedule:
+        schedule_invariants();
+        checks_.add_equality(stage, "schedule against the mirror", [&](StageCheck& check) {
+          const StageData left = run(stage, check);
+          return compare_schedules(left.schedule, mirror_.run_alone(stage, left).schedule);
+        });
+        return;
+      case Stage::kExpertScores:
+        given_.scores = mirror_.run_alone(stage, given_).scores;
+        checks_.add_values(stage, "scores against the mirror",
+                           relative_error_tolerance(Dtype::kF32, shape_.hidden_size), [&](StageCheck& check) {
+                             return compare_tensors(as_tensor(run(stage, check).scores),
+                                                    as_tensor(given_.scores));
+                           });
+        return;
+      case Stage::kExpertCombine:
+        return compare_outputs(stage, "sums against the mirror",
+                               relative_error_tolerance(dtype, shape_.top_k));
+      case Stage::kExperts:
+        return compare_outputs(stage, "experts against the mirror",
+                               relative_error_tolerance(dtype, shape_.hidden_size + shape_.top_k));
+      case Stage::kSharedMlp:
+        return compare_outputs(stage, "shared MLP against the mirror",
+                               relative_error_tolerance(dtype, shape_.hidden_size + shape_.shared_size));
+      case Stage::kLayer:
+        break;
     }
-    const double extent =
-        std::log(static_cast<double>(shape.grid_rows)) + std::log(static_cast<double>(shape.grid_cols));
-    const double tolerance = kRoundings * 0x1.0p-24 * 2 * (largest + std::abs(threshold) + extent);
-    for (const std::int32_t expert : differing) {
-      const double score = raw_score(logits, token, expert, shape.grid_cols);
-      if (a.size() == b.size() && std::abs(score - threshold) <= tolerance) {
-        ++near_ties;
-      } else if (wrong++ == 0) {
-        check.detail =
-            fmt::format("token {}, expert {}: score {:.9g} against threshold {:.9g} (tolerance {:.1e})",
-                        token, expert, score, threshold, tolerance);
+    throw InternalError("the layer is no stage of its own");
+  }
+
+ private:
+  StageData run(Stage stage, StageCheck& check) {
+    check.kernels = layer_.kernels(stage);  // of a stage that throws too
+    StageData left = layer_.run_alone(stage, given_);
+    check.kernels = left.kernels;
+    return left;
+  }
+
+  void compare_logits() {
+    checks_.add(Stage::kRouterProject, "logits against the mirror", "relative_error", [&](StageCheck& check) {
+      const RouterLogits ours = run(Stage::kRouterProject, check).logits;
+      const ErrorReport row = compare_tensors(ours.row, given_.logits.row);
+      const ErrorReport col = compare_tensors(ours.col, given_.logits.col);
+      check.error = std::max(row.relative_error, col.relative_error);
+      check.tolerance = relative_error_tolerance(Dtype::kF32, shape_.hidden_size);
+      check.passed = row.relative_error <= check.tolerance && col.relative_error <= check.tolerance;
+      check.detail = fmt::format("rows: {}; columns: {}", row.describe(), col.describe());
+    });
+  }
+
+  void compare_selection_and_gates() {
+    Routing ours;
+    std::string kernels;
+    checks_.add(Stage::kRouterSelect, "selection against the mirror", "wrong_pairs", [&](StageCheck& check) {
+      ours = run(Stage::kRouterSelect, check).routing;
+      kernels = check.kernels;
+      ours.validate();
+      judge(compare_selections(shape_, given_.logits, ours, given_.routing), check);
+    });
+    if (ours.num_tokens == given_.routing.num_tokens) {
+      checks_.add_values(Stage::kRouterSelect, "gates against the mirror",
+                         relative_error_tolerance(Dtype::kF32, shape_.top_k), [&](StageCheck& check) {
+                           check.kernels = kernels;
+                           return compare_gates(ours, given_.routing);
+                         });
+    }
+  }
+
+  void compare_outputs(Stage stage, const char* what, double tolerance) {
+    checks_.add_values(stage, what, tolerance, [&](StageCheck& check) {
+      const StageData left = run(stage, check);
+      StageData theirs;
+      theirs.scores = given_.scores;
+      if (stage != Stage::kSharedMlp) {
+        left.routing.validate();
+        theirs.routing = judged_routing(left.routing, given_.routing);
       }
-    }
+      return compare_tensors(left.y, mirror_.run_alone(stage, theirs).y);
+    });
   }
-  check.error =
-      static_cast<double>(wrong) / static_cast<double>(std::max<std::int64_t>(1, theirs.num_pairs()));
-  check.passed = wrong == 0;
-}
 
-/// Gates of the tokens on whose experts both sides agree.
-ErrorReport compare_gates(const Routing& ours, const Routing& theirs) {
-  std::vector<float> a;
-  std::vector<float> b;
-  for (std::int64_t token = 0; token < theirs.num_tokens; ++token) {
-    if (std::ranges::equal(ours.ids_of(token), theirs.ids_of(token))) {
-      std::ranges::copy(ours.gates_of(token), std::back_inserter(a));
-      std::ranges::copy(theirs.gates_of(token), std::back_inserter(b));
-    }
-  }
-  return compare_tensors(as_tensor(a), as_tensor(b));
-}
+  Checks& checks_;
+  const LayerShape& shape_;
+  LayerExecution& layer_;
+  LayerExecution& mirror_;
+  StageData given_;
+};
 
-/// First difference of two arrays, or empty.
-template <class T>
-std::string first_difference(const char* name, const std::vector<T>& ours, const std::vector<T>& theirs) {
-  if (ours.size() != theirs.size()) {
-    return fmt::format("{} has {} entries against {}", name, ours.size(), theirs.size());
-  }
-  for (std::size_t i = 0; i < ours.size(); ++i) {
-    if (ours[i] != theirs[i]) {
-      return fmt::format("{}[{}] = {} against {}", name, i, ours[i], theirs[i]);
-    }
-  }
-  return {};
-}
-
-/// First difference of two schedules, or empty.
-std::string compare_schedules(const Schedule& ours, const Schedule& theirs) {
-  for (std::string& difference :
-       std::vector{first_difference("experts", ours.experts, theirs.experts),
-                   first_difference("tokens", ours.tokens, theirs.tokens),
-                   first_difference("pair_offsets", ours.pair_offsets, theirs.pair_offsets),
-                   first_difference("sorted_pair_ids", ours.sorted_pair_ids, theirs.sorted_pair_ids)}) {
-    if (!difference.empty()) {
-      return std::move(difference);
-    }
-  }
-  return ours.items.size() == theirs.items.size()
-             ? std::string()
-             : fmt::format("{} items against {}", ours.items.size(), theirs.items.size());
-}
-
-/// Routing that all stages after selection are fed with.
-Routing trusted_routing(MoeBackend& backend, const LayerInputs& inputs) {
-  return inputs.fixed_routing ? *inputs.fixed_routing
-                              : backend.router_select(inputs.shape, backend.router_project(inputs));
-}
-
-void check_router(Checks& checks, MoeBackend& backend, MoeBackend& mirror, const LayerInputs& inputs,
-                  LayerCheck& result) {
-  const LayerShape& shape = inputs.shape;
-  const RouterLogits logits = mirror.router_project(inputs);
-  checks.add(Stage::kRouterProject, "logits against the mirror", "relative_error", [&](StageCheck& check) {
-    const RouterLogits ours = backend.router_project(inputs);
-    const ErrorReport row = compare_tensors(ours.row, logits.row);
-    const ErrorReport col = compare_tensors(ours.col, logits.col);
-    check.error = std::max(row.relative_error, col.relative_error);
-    check.tolerance = relative_error_tolerance(Dtype::kF32, shape.hidden_size);
-    check.passed = row.relative_error <= check.tolerance && col.relative_error <= check.tolerance;
-    check.detail = fmt::format("rows: {}; columns: {}", row.describe(), col.describe());
-  });
-  const Routing theirs = mirror.router_select(shape, logits);
-  Routing ours;
-  checks.add(Stage::kRouterSelect, "selection against the mirror", "wrong_pairs", [&](StageCheck& check) {
-    ours = backend.router_select(shape, logits);
-    ours.validate();
-    compare_selections(shape, logits, ours, theirs, check, result.near_ties);
-  });
-  if (ours.num_tokens == theirs.num_tokens) {
-    checks.add_values(Stage::kRouterSelect, "gates against the mirror",
-                      relative_error_tolerance(Dtype::kF32, shape.top_k),
-                      [&] { return compare_gates(ours, theirs); });
-  }
-}
-
-void check_expert_stages(Checks& checks, MoeBackend& backend, MoeBackend& mirror, const LayerInputs& inputs,
-                         const Routing& routing, const Schedule& schedule) {
-  const LayerShape& shape = inputs.shape;
-  const std::vector<float> scores = mirror.expert_scores(inputs, routing, schedule);
-  checks.add_values(Stage::kExpertScores, "scores against the mirror",
-                    relative_error_tolerance(Dtype::kF32, shape.hidden_size), [&] {
-                      return compare_tensors(as_tensor(backend.expert_scores(inputs, routing, schedule)),
-                                             as_tensor(scores));
-                    });
-  checks.add_values(Stage::kExpertCombine, "sums against the mirror",
-                    relative_error_tolerance(shape.dtype, shape.top_k), [&] {
-                      return compare_tensors(backend.expert_combine(inputs, routing, schedule, scores),
-                                             mirror.expert_combine(inputs, routing, schedule, scores));
-                    });
-  checks.add_values(Stage::kExperts, "experts against the mirror",
-                    relative_error_tolerance(shape.dtype, shape.hidden_size + shape.top_k), [&] {
-                      return compare_tensors(backend.experts(inputs, routing, schedule),
-                                             mirror.experts(inputs, routing, schedule));
-                    });
-}
-
-bool same_bits(const HostTensor& a, const HostTensor& b) {
-  return a.bytes() == b.bytes() && std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.bytes())) == 0;
-}
-
-void check_end_to_end(Checks& checks, MoeBackend& backend, const LayerInputs& inputs,
-                      const ScheduleOptions& options, std::int64_t sampled_tokens, LayerCheck& result) {
+void check_end_to_end(Checks& checks, LayerExecution& layer, const LayerInputs& inputs,
+                      std::int64_t sampled_tokens) {
   const auto tokens = spread_tokens(inputs.shape.num_tokens, sampled_tokens);
-  std::unique_ptr<LayerExecution> execution;
   HostTensor output;
   Routing routing;
-  checks.add_values(Stage::kLayer, "output against the oracle", layer_tolerance(inputs.shape), [&] {
-    execution = backend.prepare(inputs, options);
-    execution->run(L2State::kCold);
-    output = execution->output();
-    routing = execution->routing();
-    routing.validate();
-    return compare_with_oracle(inputs, routing, output, tokens);
-  });
+  checks.add_values(Stage::kLayer, "output against the oracle", layer_tolerance(inputs.shape),
+                    [&](StageCheck& check) {
+                      check.kernels = layer.kernels(Stage::kLayer);
+                      layer.run(L2State::kCold);
+                      output = layer.output();
+                      routing = layer.routing();
+                      routing.validate();
+                      return compare_with_oracle(inputs, routing, output, tokens);
+                    });
   if (routing.num_tokens == 0) {
     return;  // the run itself failed; it says so above
   }
   if (!inputs.fixed_routing) {
     checks.add(Stage::kRouterSelect, "selection against the oracle", "wrong_pairs", [&](StageCheck& check) {
-      const SelectionReport report = compare_selection(routing, oracle_routing(inputs, tokens));
-      check.error = static_cast<double>(report.wrong) /
-                    static_cast<double>(std::max<std::int64_t>(1, report.compared_pairs));
-      check.passed = report.ok();
-      check.detail = report.first_wrong;
-      result.near_ties += report.near_ties;
+      check.kernels = layer.kernels(Stage::kRouterSelect);
+      judge(compare_selection(routing, oracle_routing(inputs, tokens)), check);
     });
   }
-  if (execution->deterministic()) {
-    checks.add_equality(Stage::kLayer, "second run against the first, bit by bit", [&] {
-      execution->run(L2State::kWarm);
-      const HostTensor again = execution->output();
+  if (layer.deterministic()) {
+    checks.add_equality(Stage::kLayer, "second run against the first, bit by bit", [&](StageCheck& check) {
+      check.kernels = layer.kernels(Stage::kLayer);
+      layer.run(L2State::kWarm);
+      const HostTensor again = layer.output();
       return same_bits(output, again) ? std::string() : compare_tensors(again, output).describe();
     });
   }
@@ -263,6 +241,14 @@ bool LayerCheck::passed() const { return !stages.empty() && first_failure() == n
 const StageCheck* LayerCheck::first_failure() const {
   const auto found = std::ranges::find(stages, false, &StageCheck::passed);
   return found == stages.end() ? nullptr : &*found;
+}
+
+std::int64_t LayerCheck::near_ties() const {
+  std::int64_t sum = 0;
+  for (const StageCheck& stage : stages) {
+    sum += stage.near_ties;
+  }
+  return sum;
 }
 
 const StageCheck* LayerCheck::layer() const {
@@ -292,32 +278,26 @@ LayerCheck check_layer(MoeBackend& backend, MoeBackend* mirror, const LayerInput
                        const ScheduleOptions& options, std::int64_t sampled_tokens) {
   LayerCheck result;
   Checks checks(result);
-  MoeBackend& trusted = mirror == nullptr ? backend : *mirror;
-  if (mirror != nullptr && !inputs.fixed_routing) {
-    check_router(checks, backend, *mirror, inputs, result);
+  std::unique_ptr<LayerExecution> layer;
+  checks.attempt(Stage::kLayer, "the layer prepared", [&] { layer = backend.prepare(inputs, options); });
+  if (layer == nullptr) {
+    return result;
   }
-  const Routing routing = trusted_routing(trusted, inputs);
-  // auto is resolved inside the execution; the choice is checked end to end.
-  if (options.kind != ScheduleKind::kAuto) {
-    checks.add_equality(Stage::kSchedule, "invariants", [&] {
-      validate(backend.schedule(routing, options), routing);
-      return std::string();
-    });
-    std::string why;
-    if (mirror != nullptr && mirror->supports(options.kind, why)) {
-      const Schedule schedule = mirror->schedule(routing, options);
-      checks.add_equality(Stage::kSchedule, "schedule against the mirror",
-                          [&] { return compare_schedules(backend.schedule(routing, options), schedule); });
-      check_expert_stages(checks, backend, *mirror, inputs, routing, schedule);
+  checks.attempt(Stage::kLayer, "its stages run alone", [&] {
+    const bool schedules = std::ranges::find(layer->stages(), Stage::kSchedule) != layer->stages().end();
+    if (mirror == nullptr) {
+      if (schedules) {
+        StageChecks(checks, inputs, *layer, *layer).schedule_invariants();
+      }
+      return;
     }
-  }
-  if (mirror != nullptr && inputs.shape.shared_size > 0) {
-    checks.add_values(
-        Stage::kSharedMlp, "shared MLP against the mirror",
-        relative_error_tolerance(inputs.shape.dtype, inputs.shape.hidden_size + inputs.shape.shared_size),
-        [&] { return compare_tensors(backend.shared_mlp(inputs), mirror->shared_mlp(inputs)); });
-  }
-  check_end_to_end(checks, backend, inputs, options, sampled_tokens, result);
+    const auto trusted = prepare_mirror(*mirror, inputs, layer->schedule_options());
+    StageChecks stages(checks, inputs, *layer, *trusted);
+    for (const Stage stage : layer->stages()) {
+      stages.compare_stage(stage);
+    }
+  });
+  check_end_to_end(checks, *layer, inputs, sampled_tokens);
   return result;
 }
 

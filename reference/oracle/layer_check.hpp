@@ -21,13 +21,17 @@ struct StageCheck {
   double error = 0;
   double tolerance = 0;
   std::string detail;  ///< first or worst differing coordinate, both values
+  std::string
+      kernels;  ///< what ran: "router_select_strips + schedule_strips"; empty where a layer does not say
+  std::int64_t near_ties = 0;  ///< of a selection: pairs that differ only by rounding: counted, no error
 };
 
 /// Outcome of checking one layer under one schedule.
 struct LayerCheck {
   std::vector<StageCheck> stages;
-  std::int64_t near_ties = 0;  ///< selected pairs that differ only by rounding: counted, no error
 
+  /// Of all selections that were compared.
+  std::int64_t near_ties() const;
   bool passed() const;
   /// Null when everything passed.
   const StageCheck* first_failure() const;
@@ -47,14 +51,15 @@ std::function<ErrorReport(const HostTensor& output, const Routing& routing)> ora
 /// then sums of K terms, then the shared MLP's.
 double layer_tolerance(const LayerShape& shape);
 
-/// Checks `backend` on one layer.
-/// - With `mirror` (another backend to trust; null for none) every stage alone, fed the mirror's outputs of
-/// the stage
-///   before: logits, selection, schedule, scores, combine, fused experts, shared MLP.
+/// Checks the layer that `backend` prepares: what is compared is what a run runs
+/// (LayerExecution::run_alone()).
+/// - With `mirror` (another backend to trust; null for none) every stage of the layer alone, fed the mirror's
+/// outputs of the stages before: logits, selection, scores. Where the layer goes on from the logits, its
+/// experts are compared on its own selection.
 /// - The schedule's invariants, in any case.
-/// - End to end on `sampled_tokens` tokens: selection and output against the oracle; and, where the execution
-/// says it
-///   is deterministic, that a second run gives the same bits.
+/// - End to end on `sampled_tokens` tokens: selection against the oracle, output against the oracle on the
+/// layer's own selection, so that pairs whose scores differ by rounding only count as near-ties and no more;
+/// and, where the execution says it is deterministic, that a second run gives the same bits.
 /// What a stage throws is its failure, with the message as detail. Throws only std::bad_alloc and
 /// OutOfMemory.
 LayerCheck check_layer(MoeBackend& backend, MoeBackend* mirror, const LayerInputs& inputs,

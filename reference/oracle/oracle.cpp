@@ -157,7 +157,7 @@ SelectionReport compare_selection(const Routing& ours, const OracleRouting& orac
         continue;
       }
       const double score = oracle.score(static_cast<std::int64_t>(t), id);
-      if (std::abs(score - oracle.threshold[t]) <= oracle.tolerance[t]) {
+      if (mine.size() == theirs.size() && std::abs(score - oracle.threshold[t]) <= oracle.tolerance[t]) {
         ++report.near_ties;
         continue;
       }

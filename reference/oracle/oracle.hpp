@@ -61,7 +61,8 @@ OracleLayer oracle_layer(const LayerInputs& inputs, const OracleOptions& options
 /// Pairs that one of `ours` and the oracle selected and the other did not.
 struct SelectionReport {
   std::int64_t compared_pairs = 0;
-  std::int64_t near_ties = 0;  ///< differ, and their fp64 score is within rounding of the threshold
+  /// Differ, and their fp64 score is within rounding of the threshold, where both selected as many.
+  std::int64_t near_ties = 0;
   std::int64_t wrong = 0;      ///< differ otherwise: an error
   std::string first_wrong;     ///< "token 3, expert 17: score -5.1 against threshold -4.9 (tolerance 2e-6)"
 

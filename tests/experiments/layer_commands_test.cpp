@@ -245,6 +245,29 @@ TEST(Check, PassesOnThePointAskedForAndWritesRows) {
   EXPECT_TRUE(has_row(rows, "sparse_library", "layer", "relative_error", Status::kSkipped));
 }
 
+TEST(Check, NamesTheKernelsThatWereCompared) {
+  const TemporaryDirectory directory;
+  const std::vector<std::string> arguments = {"check",     "-L",       "32",  "-d",         "24",
+                                              "--grid",    "8x8",      "-K",  "6",          "--schedule",
+                                              "staircase", "--output", "out", "--workload", "gaussian:1"};
+  const Outcome brief = run_moescope(arguments, directory);
+  EXPECT_EQ(brief.code, 0) << brief.out << brief.err;
+  EXPECT_EQ(brief.out.find("cpu experts (staircase)"), std::string::npos) << brief.out;
+  int named = 0;
+  for (const ResultRow& row : valid_rows(directory.path() / "out")) {
+    named += row.reason.find("cpu experts (staircase)") != std::string::npos ? 1 : 0;
+  }
+  EXPECT_EQ(named, 2);  // the output, and that it is repeatable
+  std::vector<std::string> more = arguments;
+  more[12] = "out2";
+  more.emplace_back("--verbose");
+  const Outcome verbose = run_moescope(more, directory);
+  EXPECT_EQ(verbose.code, 0) << verbose.err;
+  EXPECT_NE(verbose.out.find("cpu router_select + cpu schedule (staircase) + cpu experts (staircase)"),
+            std::string::npos)
+      << verbose.out;
+}
+
 TEST(Check, FailsWhenNothingCouldBeCompared) {
   const TemporaryDirectory directory;
   const Outcome outcome = run_moescope(

@@ -122,7 +122,8 @@ inline HostStrips make_host_strips(const LayerShape& shape, const std::vector<fl
     for (const std::int32_t id : ids) {
       sum += std::exp(static_cast<double>(row[id / cols]) + static_cast<double>(col[id % cols]));
     }
-    const double shift = shape.gate_mode == GateMode::kSoftmax ? std::log(sum) : 0;
+    const double log_sum = std::log(sum);
+    const double shift = shape.gate_mode == GateMode::kSoftmax ? log_sum : 0;
     for (const std::int32_t id : ids) {
       strips.routing.expert_ids.push_back(id);
       strips.routing.gates.push_back(static_cast<float>(
@@ -131,7 +132,7 @@ inline HostStrips make_host_strips(const LayerShape& shape, const std::vector<fl
     strips.routing.token_offsets.push_back(strips.routing.num_pairs());
     strips.threshold.push_back(threshold);
     strips.tie_limit.push_back(tie_limit);
-    strips.gate_shift.push_back(static_cast<float>(shift));
+    strips.gate_shift.push_back(static_cast<float>(log_sum));
     strips.cover_sizes.push_back(static_cast<std::int32_t>(strip_list.size()));
     strips.covers.push_back(std::move(strip_list));
   }

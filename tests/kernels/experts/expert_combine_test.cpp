@@ -34,23 +34,6 @@ TEST_P(ExpertCombine, EqualsThePlainLoopAndRepeatsBitForBit) {
   EXPECT_EQ(y.host(), first);
 }
 
-TEST_P(ExpertCombine, AfterScoresGivesTheFusedKernelsResultBitForBit) {
-  MOESCOPE_NEEDS_GPU();
-  const ExpertCase c = ExpertCase::make(GetParam(), 9);
-  const DeviceExperts device(c);
-  const std::int64_t size = c.shape.num_tokens * c.shape.hidden_size;
-  const DeviceOutput scores(c.shape.num_pairs());
-  const DeviceOutput staged(size);
-  const DeviceOutput fused(size);
-  cuda::launch_expert_scores(c.shape, device.x(), device.weights(), device.routing(), scores.get(), nullptr);
-  cuda::launch_expert_combine(c.shape, device.weights(), device.routing(), scores.get(), staged.get(),
-                              nullptr);
-  // Without a workspace, as the other two: the same workers.
-  cuda::launch_experts_token_centric(c.shape, device.x(), device.weights(), device.routing(), nullptr,
-                                     {.y = fused.get()}, nullptr);
-  EXPECT_EQ(staged.host(), fused.host());
-}
-
 INSTANTIATE_TEST_SUITE_P(Cases, ExpertCombine, testing::ValuesIn(test::expert_cases()),
                          [](const auto& test) { return test::case_name(test.param); });
 

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -29,6 +30,7 @@ enum class Logits : std::uint8_t {
   kSame,      ///< all tokens alike: every strip has all tokens or none
   kOneStrip,  ///< one row far ahead of all others
   kHot,       ///< a quarter of the tokens like kOneStrip
+  kFlat,      ///< all but uniform: gates `probability` are small against 1, and so is their sum
 };
 
 struct StaircaseCase {
@@ -48,6 +50,7 @@ std::vector<float> make_logits(const StaircaseCase& c, std::int64_t width, std::
     const std::int64_t drawn = c.logits == Logits::kSame ? 0 : token;
     std::vector<double> side = test::random_side(random, drawn, width, 0, skew);
     const bool hot = c.logits == Logits::kOneStrip || (c.logits == Logits::kHot && token % 4 == 0);
+    if (c.logits == Logits::kFlat) std::ranges::for_each(side, [](double& value) { value *= 0.01; });
     if (hot && stream == 1) side[static_cast<std::size_t>(width / 2)] += 9;
     logits.insert(logits.end(), side.begin(), side.end());
   }
@@ -94,7 +97,11 @@ class Staircase {
     MOESCOPE_CUDA_CHECK(cudaMemset(sums.get(), 0xff, static_cast<std::size_t>(sums.bytes())));
     MOESCOPE_CUDA_CHECK(cudaMemset(exponents.get(), 0xff, static_cast<std::size_t>(exponents.bytes())));
     MOESCOPE_CUDA_CHECK(cudaMemset(output.get(), 0xff, static_cast<std::size_t>(output.bytes())));
-    const cuda::StaircaseOutput target{.kind = kind, .sums = sums.get(), .exponents = exponents.get()};
+    const bool scaled = shape.gate_mode == GateMode::kProbability;
+    const cuda::StaircaseOutput target{.kind = kind,
+                                       .sums = sums.get(),
+                                       .exponents = exponents.get(),
+                                       .log_scales = scaled ? view_.gate_shift : nullptr};
     cuda::launch_staircase_prepare(shape, experts_.x(), bound_.get(), view_, target, nullptr);
     cuda::launch_experts_staircase(shape, experts_.x(), experts_.weights(), view_, target, nullptr);
     cuda::launch_round_output(shape, target, addend, output.get(), nullptr);
@@ -197,6 +204,17 @@ TEST(ExpertsStaircase, EqualsThePlainLoopForEveryActivationAndGate) {
         expect_as_plain_loop({bf16(make_shape(140, 64, side, side - 7, 60), activation, gates)});
       }
     }
+  }
+}
+
+// exp(S) over a large grid adds up to some 1e-4: sums scaled for gates that add up to 1 kept 5 bits of it.
+TEST(ExpertsStaircase, GatesFarBelowOneKeepTheirResolution) {
+  NEEDS_STAIRCASE_KERNEL();
+  for (const StripRule rule : {StripRule::kMinimalCover, StripRule::kRowsOnly}) {
+    expect_as_plain_loop({bf16(make_shape(20, 64, 400, 400, 8), Activation::kGelu, GateMode::kProbability),
+                          Logits::kFlat, rule});
+    expect_as_plain_loop({bf16(make_shape(40, 264, 321, 640, 777), Activation::kGelu, GateMode::kProbability),
+                          Logits::kFlat, rule});
   }
 }
 

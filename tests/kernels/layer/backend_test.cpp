@@ -11,8 +11,11 @@
 #include "core/workload/workload.hpp"
 #include "kernels/cuda_backend.hpp"
 #include "kernels/layer/cuda_layer.hpp"
+#include "kernels/layer/layer_plan.hpp"
 #include "reference/backend/reference_backend.hpp"
+#include "reference/oracle/layer_check.hpp"
 #include "reference/oracle/oracle.hpp"
+#include "reference/oracle/stage_compare.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/gpu_guard.hpp"
 #include "tests/support/routings.hpp"
@@ -68,35 +71,13 @@ TEST(CudaBackend, ExistsOrSaysInOneLineWhyNot) {
   }
 }
 
-/// What the layer runs on this machine's device.
-LayerDesign design_here(const LayerShape& shape, const ScheduleOptions& options, bool fixed_routing) {
-  return design_layer(shape, options, fixed_routing, device_info().compute_capability);
-}
-
-TEST(LayerMemory, TokenCentricAndStaircaseOnStripsNeedLessThan64MiBBesideTheLayer) {
-  const LayerShape shape = test::make_shape(4096, 1024, 320, 320, 512, 1024);
-  for (const LayerDesign& design :
-       {LayerDesign{shape, {.kind = ScheduleKind::kTokenCentric}, false, false},
-        LayerDesign{shape, {.kind = ScheduleKind::kStaircase}, false, true},
-        LayerDesign{shape, {.kind = ScheduleKind::kStaircase, .deterministic = false}, false, true}}) {
-    const LayerMemoryPlan plan = plan_layer_memory(design);
-    EXPECT_LT(plan.stages.back().workspace_bytes, std::int64_t{64} << 20) << to_string(design.options);
-    for (const StageMemory& stage : plan.stages) {
-      EXPECT_LE(stage.workspace_bytes, plan.stages.back().workspace_bytes) << to_string(stage.stage);
-    }
-  }
-}
-
-TEST(LayerMemory, RefusesShapesThatTheKernelsCannotIndex) {
-  LayerShape shape = test::make_shape(1 << 20, 8, 64, 64, 2048);
-  EXPECT_NO_THROW(require_gpu_shape(shape, ScheduleKind::kTokenCentric));
-  EXPECT_NE(test::error_text<InvalidArgument>([&] {
-              require_gpu_shape(shape, ScheduleKind::kStaircase);
-            }).find("num_tokens * top_k = 2147483648"),
-            std::string::npos);
-  shape.hidden_size = 12;
-  EXPECT_EQ(test::error_text<InvalidArgument>([&] { require_gpu_shape(shape, ScheduleKind::kTokenCentric); }),
-            "hidden_size = 12: must be a multiple of 8 on the GPU");
+/// The path that the layer takes on this machine's device.
+std::unique_ptr<ExpertPath> path_here(const LayerShape& shape, const ScheduleOptions& options,
+                                      bool fixed_routing) {
+  return make_expert_path({.shape = shape,
+                           .options = options,
+                           .fixed_routing = fixed_routing,
+                           .compute_capability = device_info().compute_capability});
 }
 
 class CudaBackendGpu : public testing::Test {
@@ -108,14 +89,14 @@ class CudaBackendGpu : public testing::Test {
   std::unique_ptr<MoeBackend> backend_;
 };
 
-/// Runs the layer under every schedule. A capture fails on any synchronisation or allocation between the
+/// Runs the layer under one schedule. A capture fails on any synchronisation or allocation between the
 /// first and the last kernel, and prepare() throws then.
 void check_layer(MoeBackend& backend, const LayerInputs& inputs, const ScheduleOptions& options) {
   SCOPED_TRACE(inputs.shape.label() + " " + inputs.workload + " " + to_string(options));
   const auto layer = backend.prepare(inputs, options);
   EXPECT_EQ(layer->schedule_options(), options);
   const auto times = layer->run(L2State::kCold);
-  const auto stages = layer_stages(design_here(inputs.shape, options, inputs.fixed_routing.has_value()));
+  const auto stages = layer_stages(*path_here(inputs.shape, options, inputs.fixed_routing.has_value()));
   ASSERT_EQ(times.size(), stages.size() + 1);
   double sum = 0;
   for (std::size_t i = 0; i < stages.size(); ++i) {
@@ -201,7 +182,7 @@ TEST_F(CudaBackendGpu, TilesOfOtherSizesGiveTheSameRepeatableLayer) {
     const auto whole = backend_->prepare(inputs, options);
     (void)whole->run(L2State::kWarm);
     const auto list_bytes = [&] {
-      return plan_layer_memory(design_here(inputs.shape, options, false)).schedule;
+      return plan_layer_memory(*path_here(inputs.shape, options, false)).path.schedule;
     };
     const std::int64_t whole_bytes = list_bytes();
     for (const std::int64_t tile : {17, 32, 64, 96}) {
@@ -265,47 +246,113 @@ TEST_F(CudaBackendGpu, GraphReplayEqualsPlainLaunches) {
   }
 }
 
-TEST_F(CudaBackendGpu, StagesAloneMatchTheReference) {
+/// Every stage that the layer runs, alone, against the CPU's; and runs are as before afterwards.
+void check_stages_alone(MoeBackend& backend, const LayerInputs& inputs, const ScheduleOptions& options) {
+  SCOPED_TRACE(inputs.workload + " " + to_string(options));
   ReferenceBackend reference;
+  const LayerCheck check = check_layer(backend, &reference, inputs, options, 24);
+  const StageCheck* failure = check.first_failure();
+  EXPECT_EQ(failure, nullptr) << to_string(failure->stage) << ", " << failure->what << ": "
+                              << failure->detail;
+  const auto path = path_here(inputs.shape, options, inputs.fixed_routing.has_value());
+  for (const Stage stage : layer_stages(*path)) {
+    const bool of_path = stage != Stage::kRouterProject && stage != Stage::kSharedMlp;
+    const auto compared = std::ranges::find_if(check.stages, [&](const StageCheck& each) {
+      return each.stage == stage && each.what.ends_with("against the mirror") &&
+             each.kernels.ends_with(of_path ? path->kernels(stage) : std::string(to_string(stage)));
+    });
+    EXPECT_NE(compared, check.stages.end()) << to_string(stage);
+  }
+
+  const auto layer = backend.prepare(inputs, options);
+  (void)layer->run(L2State::kWarm);
+  const HostTensor before = layer->output();
+  StageData given{.routing = layer->routing()};
+  if (!inputs.fixed_routing) {
+    given.logits = layer->run_alone(Stage::kRouterProject, {}).logits;
+    given.logits.row.f32().row(0)[0] += 3;
+  } else {
+    std::ranges::fill(given.routing.gates, 0.5F);
+  }
+  const Stage last = layer->stages().back();
+  given.scores.assign(static_cast<std::size_t>(inputs.shape.num_pairs()), 0.25F);
+  EXPECT_FALSE(equal_bits(layer->run_alone(last, given).y, before));
+  (void)layer->run(L2State::kWarm);
+  if (layer->deterministic()) {
+    EXPECT_TRUE(equal_bits(layer->output(), before));
+  } else {
+    EXPECT_LE(relative_error(layer->output(), before), floor_of(inputs.shape.dtype));
+  }
+}
+
+TEST_F(CudaBackendGpu, StagesAloneAreThoseOfTheLayerAndMatchTheReference) {
+  std::vector<ScheduleOptions> schedules = all_schedules();
+  schedules.push_back(parse_schedule("staircase:rows"));
   for (const Dtype dtype : {Dtype::kBF16, Dtype::kF32}) {
-    const LayerInputs inputs = make_inputs(test::make_shape(130, 72, 24, 40, 33, 48), "zipf:1", dtype);
-    const double tolerance = floor_of(dtype);
-    const RouterLogits logits = reference.router_project(inputs);
-    const RouterLogits device_logits = backend_->router_project(inputs);
-    EXPECT_LE(relative_error(device_logits.row, logits.row), 1e-5);
-    EXPECT_LE(relative_error(device_logits.col, logits.col), 1e-5);
-    const Routing routing = reference.router_select(inputs.shape, logits);
-    const Routing device_routing = backend_->router_select(inputs.shape, logits);
-    EXPECT_EQ(device_routing.token_offsets, routing.token_offsets);
-    EXPECT_EQ(device_routing.expert_ids, routing.expert_ids);
-    EXPECT_LE(relative_error(backend_->shared_mlp(inputs), reference.shared_mlp(inputs)), tolerance);
-    for (const ScheduleOptions& options : all_schedules()) {
-      SCOPED_TRACE(to_string(options));
-      const Schedule schedule = build_schedule(routing, options);
-      const Schedule built = backend_->schedule(routing, options);
-      EXPECT_TRUE(
-          std::equal(built.items.begin(), built.items.end(), schedule.items.begin(), schedule.items.end()));
-      EXPECT_EQ(built.tokens, schedule.tokens);
-      EXPECT_EQ(built.experts, schedule.experts);
-      EXPECT_EQ(built.pair_offsets, schedule.pair_offsets);
-      EXPECT_EQ(built.sorted_pair_ids, schedule.sorted_pair_ids);
-      // The CPU runs no sparse_library: any of its schedules gives the same numbers.
-      const Schedule mirror = build_schedule(routing, {.kind = ScheduleKind::kTokenCentric});
-      const auto scores = reference.expert_scores(inputs, routing, mirror);
-      const auto device_scores = backend_->expert_scores(inputs, routing, schedule);
-      ASSERT_EQ(device_scores.size(), scores.size());
-      double difference = 0;
-      double norm = 0;
-      for (std::size_t i = 0; i < scores.size(); ++i) {
-        const double want = static_cast<double>(scores[i]);
-        difference +=
-            (static_cast<double>(device_scores[i]) - want) * (static_cast<double>(device_scores[i]) - want);
-        norm += want * want;
+    for (const char* workload : {"zipf:1", "uniform"}) {
+      const LayerInputs inputs = make_inputs(test::make_shape(130, 72, 24, 40, 33, 48), workload, dtype);
+      for (const ScheduleOptions& options : schedules) {
+        if (std::string why; backend_->supports_layer(inputs, options, why)) {
+          check_stages_alone(*backend_, inputs, options);
+        }
       }
-      EXPECT_LE(std::sqrt(difference / norm), 1e-5);
-      const HostTensor y = reference.expert_combine(inputs, routing, mirror, scores);
-      EXPECT_LE(relative_error(backend_->expert_combine(inputs, routing, schedule, scores), y), tolerance);
-      EXPECT_LE(relative_error(backend_->experts(inputs, routing, schedule), y), tolerance);
+    }
+  }
+}
+
+TEST_F(CudaBackendGpu, StagesBeforeALayerIsPreparedMatchTheReference) {
+  ReferenceBackend reference;
+  const LayerInputs inputs = make_inputs(test::make_shape(130, 72, 24, 40, 33, 48), "zipf:1");
+  const RouterLogits logits = reference.router_project(inputs);
+  EXPECT_LE(relative_error(backend_->router_project(inputs).row, logits.row), 1e-5);
+  EXPECT_LE(relative_error(backend_->router_project(inputs).col, logits.col), 1e-5);
+  const Routing routing = reference.router_select(inputs.shape, logits);
+  const Routing device_routing = backend_->router_select(inputs.shape, logits);
+  EXPECT_EQ(device_routing.token_offsets, routing.token_offsets);
+  EXPECT_EQ(device_routing.expert_ids, routing.expert_ids);
+  for (const ScheduleOptions& options : all_schedules()) {
+    SCOPED_TRACE(to_string(options));
+    EXPECT_EQ(compare_schedules(backend_->schedule(routing, options), build_schedule(routing, options)), "");
+  }
+}
+
+TEST_F(CudaBackendGpu, StagesAloneRefuseWhatDoesNotFit) {
+  const LayerInputs inputs = make_inputs(test::make_shape(40, 64, 16, 16, 8, 32), "gaussian:1");
+  const auto layer = backend_->prepare(inputs, {.kind = ScheduleKind::kTokenCentric});
+  const LayerInputs others = make_inputs(test::make_shape(40, 64, 16, 16, 9, 32), "gaussian:1");
+  const RouterLogits logits = layer->run_alone(Stage::kRouterProject, {}).logits;
+  const Routing other = backend_->router_select(others.shape, logits);
+  EXPECT_NE(test::error_text<InvalidArgument>([&] {
+              (void)layer->run_alone(Stage::kExperts, {.routing = other});
+            }).find("must fit the layer"),
+            std::string::npos);
+  EXPECT_THROW((void)layer->run_alone(Stage::kSchedule, {.routing = other}), InvalidArgument);  // it has none
+  EXPECT_NE(test::error_text<InvalidArgument>([&] {
+              (void)layer->run_alone(Stage::kRouterSelect, {});
+            }).find("row_logits = "),
+            std::string::npos);
+  StageData bad{.logits = {logits.row.clone(), logits.col.clone()}};
+  bad.logits.col.f32().row(3)[2] = std::numeric_limits<float>::infinity();
+  for (const auto& kind : {ScheduleKind::kTokenCentric, ScheduleKind::kStaircase}) {
+    const auto selecting = backend_->prepare(inputs, {.kind = kind});
+    EXPECT_TRUE(test::error_text<InvalidArgument>([&] {
+                  (void)selecting->run_alone(Stage::kRouterSelect, bad);
+                }).starts_with("col_logits[3, 2] = inf"));
+    EXPECT_NO_THROW((void)selecting->run(L2State::kWarm));  // the bad logit is not the layer's
+  }
+}
+
+// Outputs near 1e-5: what the sums of strips are scaled by has to follow the gates.
+TEST_F(CudaBackendGpu, GatesFarBelowOneKeepTheirResolution) {
+  LayerShape shape = test::make_shape(40, 264, 321, 640, 777);
+  shape.gate_mode = GateMode::kProbability;
+  shape.activation = Activation::kGelu;
+  const LayerInputs inputs = make_inputs(shape, "gaussian:0.01");
+  for (const char* schedule :
+       {"staircase", "staircase:atomics", "staircase:rows", "staircase:rows:atomics"}) {
+    const ScheduleOptions options = parse_schedule(schedule);
+    if (std::string why; backend_->supports_layer(inputs, options, why)) {
+      check_layer(*backend_, inputs, options);
     }
   }
 }
@@ -333,8 +380,13 @@ TEST_F(CudaBackendGpu, StaircaseOnStripsGivesTheRoutingOfTheOthers) {
   const auto pairs = backend_->prepare(inputs, {.kind = ScheduleKind::kTokenCentric});
   (void)staircase->run(L2State::kWarm);
   (void)pairs->run(L2State::kWarm);
-  EXPECT_EQ(staircase->routing().expert_ids, pairs->routing().expert_ids);
-  EXPECT_EQ(staircase->routing().gates, pairs->routing().gates);
+  const Routing ours = staircase->routing();
+  const Routing theirs = pairs->routing();
+  EXPECT_EQ(ours.expert_ids, theirs.expert_ids);
+  // The strips' gates are worked out on the host, from the same scores.
+  for (std::size_t i = 0; i < theirs.gates.size(); ++i) {
+    EXPECT_NEAR(ours.gates[i], theirs.gates[i], 4e-6F * theirs.gates[i]);
+  }
 }
 
 TEST_F(CudaBackendGpu, LayersOfOneModelRunSideBySide) {
@@ -361,7 +413,7 @@ TEST_F(CudaBackendGpu, AccountedMemoryIsWhatTheDeviceLoses) {
     MOESCOPE_CUDA_CHECK(cudaMemGetInfo(&before, &all));
     const auto layer = backend_->prepare(inputs, options);
     MOESCOPE_CUDA_CHECK(cudaMemGetInfo(&after, &all));
-    const LayerMemoryPlan plan = plan_layer_memory(design_here(shape, options, false));
+    const LayerMemoryPlan plan = plan_layer_memory(*path_here(shape, options, false));
     const auto lost = static_cast<double>(before) - static_cast<double>(after);
     const auto planned = static_cast<double>(plan.total_bytes() - plan.experts);
     constexpr double kGranularity = 32

@@ -66,17 +66,6 @@ class FakeBackend final : public MoeBackend {
   }
   RouterLogits router_project(const LayerInputs&) override { throw InternalError("not faked"); }
   Routing router_select(const LayerShape&, const RouterLogits&) override { throw InternalError("not faked"); }
-  std::vector<float> expert_scores(const LayerInputs&, const Routing&, const Schedule&) override {
-    throw InternalError("not faked");
-  }
-  HostTensor expert_combine(const LayerInputs&, const Routing&, const Schedule&,
-                            std::span<const float>) override {
-    throw InternalError("not faked");
-  }
-  HostTensor experts(const LayerInputs&, const Routing&, const Schedule&) override {
-    throw InternalError("not faked");
-  }
-  HostTensor shared_mlp(const LayerInputs&) override { throw InternalError("not faked"); }
 };
 
 LayerInputs make_inputs() {

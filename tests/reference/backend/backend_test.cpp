@@ -163,12 +163,19 @@ TEST(ReferenceBackend, StagesCalledAloneGiveTheRunsOutput) {
   const auto routing = backend.router_select(inputs.shape, backend.router_project(inputs));
   EXPECT_EQ(routing.expert_ids, execution->routing().expert_ids);
   EXPECT_EQ(routing.gates, execution->routing().gates);
-  const auto schedule = backend.schedule(routing, options);
-  auto y =
-      backend.expert_combine(inputs, routing, schedule, backend.expert_scores(inputs, routing, schedule));
-  const auto fused = backend.experts(inputs, routing, schedule);
+  StageData given{.logits = execution->run_alone(Stage::kRouterProject, {}).logits};
+  given.routing = execution->run_alone(Stage::kRouterSelect, given).routing;
+  EXPECT_EQ(given.routing.expert_ids, routing.expert_ids);
+  EXPECT_EQ(given.routing.gates, routing.gates);
+  EXPECT_EQ(execution->run_alone(Stage::kSchedule, given).schedule.sorted_pair_ids,
+            backend.schedule(routing, options).sorted_pair_ids);
+  given.scores = execution->run_alone(Stage::kExpertScores, given).scores;
+  auto y = execution->run_alone(Stage::kExpertCombine, given).y;
+  const StageData alone = execution->run_alone(Stage::kExperts, given);
+  const auto& fused = alone.y;
+  EXPECT_EQ(alone.kernels, "cpu experts (staircase)");
   EXPECT_EQ(std::memcmp(y.data(), fused.data(), static_cast<std::size_t>(y.bytes())), 0);
-  const auto shared = backend.shared_mlp(inputs);
+  const auto shared = execution->run_alone(Stage::kSharedMlp, {}).y;
   for (std::int64_t i = 0; i < y.size(); ++i) y.f32().data[i] += shared.f32().data[i];
   const auto rounded = y.to(inputs.shape.dtype);
   const auto output = execution->output();
@@ -198,7 +205,6 @@ TEST(ReferenceBackend, RefusesInputsThatDoNotFit) {
       error_text<InvalidArgument>([&] { backend.prepare(inputs, options_of(ScheduleKind::kTokenCentric)); }),
       expected);
   EXPECT_EQ(error_text<InvalidArgument>([&] { backend.router_project(inputs); }), expected);
-  EXPECT_EQ(error_text<InvalidArgument>([&] { backend.shared_mlp(inputs); }), expected);
 }
 
 TEST(ReferenceBackend, RefusesNanInTheInputsByTheLogitTheyReach) {
