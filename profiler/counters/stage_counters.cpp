@@ -1,6 +1,10 @@
 #include "profiler/counters/stage_counters.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cstdio>
+#include <cstdlib>
 #include <utility>
 
 #include "core/base/error.hpp"
@@ -73,6 +77,49 @@ CountedLayer count_layer(LayerExecution& execution, CounterSource& source, const
       by_stage.run(i);
     }
   };
+  if (const char* x = std::getenv("MOESCOPE_X")) {  // EXPERIMENT
+    const CounterPlan plan = source.plan(selection.counters());
+    run_all(execution);
+    auto show = [&](const char* what, const std::vector<RangeCounters>& ranges) {
+      double r = 0;
+      double w = 0;
+      std::fprintf(stderr, "X %s:", what);
+      for (const auto& range : ranges) {
+        const double rr = range.values.at("dram__bytes_read.sum");
+        const double ww = range.values.at("dram__bytes_write.sum");
+        std::fprintf(stderr, " %s r%.0f w%.0f;", range.range.c_str(), rr / 1e3, ww / 1e3);
+        if (range.range != "idle") {
+          r += rr;
+          w += ww;
+        }
+      }
+      std::fprintf(stderr, " SUM r%.0f w%.0f kB\n", r / 1e3, w / 1e3);
+    };
+    for (int us : {0, 200, 1000, 5000}) {
+      RangedWork a = by_stage;
+      a.ranges.push_back("idle");
+      a.run = [&, us](std::size_t range) {
+        if (range < stages.size()) {
+          execution.enqueue(stages[range]);
+          execution.synchronize();
+        }
+        usleep(us);
+      };
+      RangedWork b = whole;
+      b.run = [&, us](std::size_t) {
+        for (std::size_t i = 0; i < stages.size(); ++i) {
+          execution.enqueue(stages[i]);
+          execution.synchronize();
+          usleep(us);
+        }
+      };
+      for (int repeat = 0; repeat < 3; ++repeat) {
+        show(("stages " + std::to_string(us) + "us").c_str(), source.measure(plan, a));
+        show(("layer  " + std::to_string(us) + "us").c_str(), source.measure(plan, b));
+      }
+    }
+    (void)x;
+  }
   try {
     const CounterPlan plan = source.plan(selection.counters());
     counted.passes = plan.passes;

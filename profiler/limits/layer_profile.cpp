@@ -57,13 +57,13 @@ void append_stage_rows(std::vector<ResultRow>& rows, const Point& context, const
   if (time == nullptr) {
     return;
   }
-  constexpr std::array<std::string_view, 4> kL2Bytes = {"l2_read_bytes", "l2_write_bytes",
-                                                        "l2_reduction_bytes", "l2_atomic_bytes"};
+  constexpr std::array<std::string_view, 3> kL2Changes = {"l2_write_bytes", "l2_reduction_bytes",
+                                                          "l2_atomic_bytes"};
   if (const auto bytes = sum_of(metrics, kHbmBytes)) {
     measured("hbm_bytes_per_s", *bytes / time->median_s(), "bytes_per_s");
   }
-  if (const auto bytes = sum_of(metrics, kL2Bytes)) {
-    measured("l2_bytes_per_s", *bytes / time->median_s(), "bytes_per_s");
+  if (const auto reads = l2_reads(metrics), changes = sum_of(metrics, kL2Changes); reads && changes) {
+    measured("l2_bytes_per_s", (*reads + *changes) / time->median_s(), "bytes_per_s");
   }
   const auto limits = profile.limits(schedule, metrics.stage);
   for (const Limit& limit : limits) {
