@@ -1,7 +1,11 @@
 #include "core/workload/workload.hpp"
 
+#include <fmt/format.h>
+
+#include <algorithm>
 #include <utility>
 
+#include "core/base/error.hpp"
 #include "core/workload/workload_sources.hpp"
 
 namespace moescope {
@@ -14,11 +18,19 @@ bool comes_from_file(const WorkloadSpec& spec) {
 }  // namespace
 
 LayerShape complete_shape(const WorkloadSpec& spec, const LayerShape& requested) {
-  if (comes_from_file(spec)) {
-    return detail::complete_file_shape(spec, requested);
+  return comes_from_file(spec) ? detail::complete_file_shape(spec, requested) : requested;
+}
+
+void require_room(const WorkloadSpec& spec, const LayerShape& shape) {
+  if (spec.family != WorkloadSpec::Family::kHot) {
+    return;
   }
-  detail::require_room(spec, requested);
-  return requested;
+  const auto count = static_cast<std::int64_t>(spec.parameters[1]);
+  if (count > std::min(shape.grid_rows, shape.grid_cols)) {
+    throw InvalidArgument("workload", spec.text,
+                          fmt::format("COUNT = {} must not exceed grid_rows = {} and grid_cols = {}", count,
+                                      shape.grid_rows, shape.grid_cols));
+  }
 }
 
 LayerInputs make_workload(const WorkloadSpec& spec, const LayerShape& shape, std::uint64_t seed,

@@ -47,8 +47,11 @@ LayerInputs make_workload(const WorkloadSpec& spec, const LayerShape& shape, std
 
 /// Shape as the workload's file dictates it: `requested` fields equal to 0 are taken from the file, others
 /// must fit (num_tokens and top_k may be smaller than what is recorded; K of a trace may not differ).
-/// Synthetic families return `requested` unchanged. Throws InvalidArgument for what make_workload() would
-/// refuse, before anything is made.
+/// Synthetic families return `requested` unchanged.
 LayerShape complete_shape(const WorkloadSpec& spec, const LayerShape& requested);
+
+/// Throws InvalidArgument when the grid is too small for the arguments of a synthetic family, as
+/// make_workload() does: for those who want to know before they begin.
+void require_room(const WorkloadSpec& spec, const LayerShape& shape);
 
 }  // namespace moescope

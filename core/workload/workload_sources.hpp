@@ -12,9 +12,6 @@ namespace moescope::detail {
 LayerInputs make_synthetic(const WorkloadSpec& spec, const LayerShape& shape, std::uint64_t seed,
                            std::shared_ptr<const ExpertWeights> experts);
 
-/// Throws InvalidArgument when the grid is too small for a synthetic family's arguments.
-void require_room(const WorkloadSpec& spec, const LayerShape& shape);
-
 /// kSnapshot and kTrace (workload_files.cpp). Zeros in `shape` are completed from the file by both.
 LayerShape complete_file_shape(const WorkloadSpec& spec, const LayerShape& requested);
 LayerInputs make_from_file(const WorkloadSpec& spec, const LayerShape& shape, std::uint64_t seed,

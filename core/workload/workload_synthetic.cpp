@@ -97,14 +97,11 @@ void set_hot_weights(HostTensor& router, std::int64_t count, double boost, std::
   }
 }
 
-/// Hot rows, and columns.
-std::int64_t hot_count(const WorkloadSpec& spec) { return static_cast<std::int64_t>(spec.parameters[1]); }
-
 /// hot:FRACTION,COUNT[,BOOST]. Exactly round(FRACTION L) tokens are hot; all other features are as in
 /// gaussian:1.
 void make_hot(LayerInputs& inputs, const WorkloadSpec& spec) {
   const auto& shape = inputs.shape;
-  const std::int64_t count = hot_count(spec);
+  const auto count = static_cast<std::int64_t>(spec.parameters[1]);
   make_gaussian(inputs, 1);
   const auto hot_tokens =
       static_cast<std::int64_t>(std::floor(spec.parameters[0] * static_cast<double>(shape.num_tokens) + 0.5));
@@ -249,14 +246,6 @@ void make_uniform(LayerInputs& inputs) {
 }
 
 }  // namespace
-
-void require_room(const WorkloadSpec& spec, const LayerShape& shape) {
-  if (spec.family == Family::kHot && hot_count(spec) > std::min(shape.grid_rows, shape.grid_cols)) {
-    throw InvalidArgument("workload", spec.text,
-                          fmt::format("COUNT = {} must not exceed grid_rows = {} and grid_cols = {}",
-                                      hot_count(spec), shape.grid_rows, shape.grid_cols));
-  }
-}
 
 LayerInputs make_synthetic(const WorkloadSpec& spec, const LayerShape& shape, std::uint64_t seed,
                            std::shared_ptr<const ExpertWeights> experts) {

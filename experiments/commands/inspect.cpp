@@ -52,6 +52,7 @@ ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
   const std::vector<std::filesystem::path> inputs_read = workload_files(workloads);
   for (NamedWorkload& workload : workloads) {
     const LayerShape shape = resolve_shape(options, workload.spec);
+    require_room(workload.spec, shape);
     points.push_back({std::move(workload), shape});
   }
   if (!options.save_trace.empty() && points.size() != 1) {

@@ -36,6 +36,7 @@ std::vector<Point> plan(const ProfileOptions& options) {
   std::vector<Point> points;
   for (NamedWorkload& workload : chosen_workloads(options)) {
     const LayerShape shape = resolve_shape(options, workload.spec);
+    require_room(workload.spec, shape);
     points.push_back({std::move(workload), shape});
   }
   return points;

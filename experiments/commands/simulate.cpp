@@ -152,6 +152,7 @@ std::vector<PlannedLayer> plan(const SimulateOptions& options, const std::vector
         asked.num_tokens = num_tokens ? num_tokens : options.num_tokens;
         asked.top_k = top_k ? top_k : options.top_k;
         layers.push_back({workload, resolve_shape(asked, workload.spec)});
+        require_room(workload.spec, layers.back().shape);
       }
     }
   }

@@ -15,6 +15,7 @@
 #include <iterator>
 
 #include "core/base/error.hpp"
+#include "core/base/utf8.hpp"
 #include "core/files/output_file.hpp"
 #include "core/files/output_folder.hpp"
 
@@ -206,7 +207,7 @@ FigureResult draw_figure(const Figure& figure, const fs::path& directory, const 
   FigureResult result;
   result.script = directory / (name + ".gp");
   result.image = directory / (name + extension(figure));
-  replace_file(result.script, figure_script(figure, name));
+  replace_file(result.script, valid_utf8(figure_script(figure, name)));
   for (const auto& panel : figure.panels) {
     bool any = false;
     for (const auto& series : panel.series) {

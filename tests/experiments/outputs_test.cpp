@@ -148,7 +148,7 @@ TEST(Outputs, LeaveNothingWhenALaterArgumentIsRefused) {
       folder_commands()["run"] + Words{"--schedule", "staircase", "--tile-tokens", "-1"},
       folder_commands()["inspect"] + Words{"--workload", "zipf:1", "--workload", "hot:0.5,5"},
       folder_commands()["inspect"] + Words{"--save-trace", "t.npz"},
-      folder_commands()["compare"] + Words{"--workload", "hot:0.5,5"},
+      folder_commands()["profile"] + Words{"--workload", "zipf:1", "--workload", "hot:0.5,5"},
       folder_commands()["simulate"] + Words{"--vary", "top_k=2,17"},
       folder_commands()["simulate"] + Words{"--workload", "zipf:1", "--workload", "hot:0.5,5"},
       folder_commands()["ceilings"] + Words{"--like", "h100-sxm", "--device-json", "out/rows.csv"}};
@@ -261,14 +261,19 @@ TEST(Outputs, InAFolderNeverReplaceAnInput) {
   }
 }
 
-TEST(Outputs, OfASweepAreNotItsBaseline) {
+TEST(Outputs, OfASweepAreNotItsBaselineUnlessTheyOnlyGrow) {
   const TemporaryDirectory directory;
   write_text(directory.path() / "experiment.json", kExperiment);
   const Words sweep = {"sweep", "experiment.json", "-q", "--output", "out"};
   ASSERT_EQ(run_moescope(sweep, directory).code, 0);
+  write_text(directory.path() / "out" / "phase-diagram.gp",
+             read_text(directory.path() / "out" / "rows.jsonl"));
   const auto before = contents(directory.path() / "out");
-  EXPECT_EQ(run_moescope(sweep + Words{"--baseline", "out/rows.jsonl"}, directory).code, kInvalid);
+  const Words against = sweep + Words{"--phase-diagram", "--baseline"};
+  EXPECT_EQ(run_moescope(against + Words{"out/phase-diagram.gp"}, directory).code, kInvalid);
   EXPECT_EQ(contents(directory.path() / "out"), before);
+  EXPECT_EQ(run_moescope(sweep + Words{"--baseline", "out/rows.jsonl"}, directory).code, 0);
+  EXPECT_EQ(read_text(directory.path() / "out" / "rows.jsonl"), before.at("rows.jsonl"));
 }
 
 TEST(Outputs, ThatSomebodyWritesAlreadyHaveOneWinner) {
