@@ -61,7 +61,7 @@ std::string_view claim_rules();
 /// Tables for a terminal of 80 columns, with what each line rests on below; every device in turn.
 std::string claims_text(const std::vector<DeviceClaims>& devices);
 /// The same as markdown: claim, paper, ours, ours / paper, verdict, worst, its verdict, why; the recordings
-/// as a list below.
+/// in a second table that unfolds.
 std::string claims_markdown(const std::vector<DeviceClaims>& devices);
 
 }  // namespace moescope

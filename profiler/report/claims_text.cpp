@@ -1,13 +1,16 @@
 #include <fmt/format.h>
 
+#include "core/base/line_text.hpp"
 #include "profiler/report/claims.hpp"
 #include "profiler/text/format.hpp"
 #include "profiler/text/table.hpp"
+#include "profiler/text/wrap.hpp"
 
 namespace moescope {
 namespace {
 
 constexpr std::size_t kTerminalWidth = 80;
+constexpr std::size_t kClaimWidth = 38;
 
 std::string figure_text(ClaimUnit unit, double value) {
   return unit == ClaimUnit::kShare     ? format_percent(value)
@@ -35,17 +38,19 @@ std::string device_text(const DeviceClaims& device) {
   return device.device.empty() ? "no measured rows" : device.device;
 }
 
-std::string recording_text(const NamedRecording& recording) {
-  return fmt::format("{}, run {}, started {}, {}", recording.file, recording.run_id,
-                     recording.started_utc.empty() ? "at a time it does not say" : recording.started_utc,
-                     recording.revision);
+std::string started_text(const NamedRecording& recording) {
+  return recording.started_utc.empty() ? "does not say when" : recording.started_utc;
 }
 
 Table terminal_table(const DeviceClaims& device) {
-  Table table({{"claim", Align::kLeft, 38}, {"paper"}, {"ours"}, {"verdict", Align::kLeft}});
+  Table table({{"claim", Align::kLeft}, {"paper"}, {"ours"}, {"verdict", Align::kLeft}});
   for (const ClaimResult& claim : device.claims) {
-    table.add_row({claim.claim, paper_text(claim), figure_text(claim.unit, claim.ours),
+    const std::vector<std::string> lines = wrapped(claim.claim, kClaimWidth, "  ");
+    table.add_row({lines[0], paper_text(claim), figure_text(claim.unit, claim.ours),
                    std::string(to_string(claim.verdict))});
+    for (std::size_t l = 1; l < lines.size(); ++l) {
+      table.add_row({lines[l], "", "", ""});
+    }
     if (claim.worst && *claim.worst != *claim.ours) {
       table.add_row({"  the worst recording", "", figure_text(claim.unit, claim.worst),
                      std::string(to_string(claim.worst_verdict))});
@@ -57,7 +62,7 @@ Table terminal_table(const DeviceClaims& device) {
 /// Lines of at most a terminal's width, the second and later ones indented.
 std::string paragraph(const std::string& text) {
   std::string out;
-  for (const std::string& line : wrapped(text, kTerminalWidth, "    ")) {
+  for (const std::string& line : wrapped(one_line(text), kTerminalWidth, "    ")) {
     out += line + '\n';
   }
   return out;
@@ -106,7 +111,7 @@ std::string_view claim_rules() {
 std::string claims_text(const std::vector<DeviceClaims>& devices) {
   std::string out;
   for (const DeviceClaims& device : devices) {
-    out += device_text(device) + "\n\n" + terminal_table(device).text() + '\n';
+    out += one_line(device_text(device)) + "\n\n" + terminal_table(device).text() + '\n';
     for (const ClaimResult& claim : device.claims) {
       const std::string of_paper =
           claim.ours && claim.paper ? fmt::format(" ({} of the paper's)", ratio_text(claim)) : "";
@@ -116,7 +121,8 @@ std::string claims_text(const std::vector<DeviceClaims>& devices) {
       out += "\nRecordings\n";
     }
     for (const NamedRecording& recording : device.recordings) {
-      out += paragraph(fmt::format("{}: {}", recording.name, recording_text(recording)));
+      out += paragraph(fmt::format("{}: {}, run {}, started {}, {}", recording.name, recording.file,
+                                   recording.run_id, started_text(recording), recording.revision));
     }
     out += '\n';
   }
@@ -126,7 +132,7 @@ std::string claims_text(const std::vector<DeviceClaims>& devices) {
 std::string claims_markdown(const std::vector<DeviceClaims>& devices) {
   std::string out;
   for (const DeviceClaims& device : devices) {
-    Table table({{"claim", Align::kLeft},
+    Table table({{"claim, on " + device_text(device), Align::kLeft},
                  {"paper"},
                  {"ours"},
                  {"ours / paper"},
@@ -139,13 +145,18 @@ std::string claims_markdown(const std::vector<DeviceClaims>& devices) {
                      std::string(to_string(claim.verdict)), figure_text(claim.unit, claim.worst),
                      claim.worst ? std::string(to_string(claim.worst_verdict)) : "-", claim.why});
     }
-    out += fmt::format("**{}**\n\n{}\n", device_text(device), table.markdown());
+    out += table.markdown() + '\n';
     if (!device.recordings.empty()) {
-      out += "<details><summary>Recordings</summary>\n\n";
+      Table recordings({{"recording", Align::kLeft},
+                        {"file", Align::kLeft},
+                        {"run", Align::kLeft},
+                        {"started", Align::kLeft},
+                        {"revision", Align::kLeft}});
       for (const NamedRecording& recording : device.recordings) {
-        out += fmt::format("* {}: {}\n", recording.name, recording_text(recording));
+        recordings.add_row(
+            {recording.name, recording.file, recording.run_id, started_text(recording), recording.revision});
       }
-      out += "\n</details>\n\n";
+      out += "<details><summary>Recordings</summary>\n\n" + recordings.markdown() + "\n</details>\n\n";
     }
   }
   return out;

@@ -2,7 +2,6 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <array>
 #include <cmath>
 #include <span>
@@ -55,31 +54,5 @@ std::string format_engineering(double value, std::string_view unit) {
 }
 
 std::string format_percent(double fraction) { return fmt::format("{:.1f} %", 100 * fraction); }
-
-std::size_t width_of(std::string_view text) {
-  return static_cast<std::size_t>(
-      std::ranges::count_if(text, [](char c) { return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U; }));
-}
-
-std::vector<std::string> wrapped(std::string_view text, std::size_t width, std::string_view indent) {
-  std::vector<std::string> lines;
-  std::string line;
-  bool has_word = false;
-  while (!text.empty()) {
-    const std::size_t start = std::min(text.find_first_not_of(' '), text.size());
-    const std::string_view word = text.substr(start, text.find(' ', start) - start);
-    const std::string_view spaces = text.substr(0, start);
-    if (has_word && !word.empty() && width_of(line) + start + width_of(word) > width) {
-      lines.push_back(line);
-      line = fmt::format("{}{}", indent, word);
-    } else if (!word.empty()) {
-      line += fmt::format("{}{}", spaces, word);
-    }
-    has_word = true;
-    text.remove_prefix(start + word.size());
-  }
-  lines.push_back(line);
-  return lines;
-}
 
 }  // namespace moescope

@@ -6,10 +6,15 @@
 #include <utility>
 
 #include "core/base/error.hpp"
-#include "profiler/text/format.hpp"
 
 namespace moescope {
 namespace {
+
+/// Characters of a UTF-8 text: bytes that do not continue one.
+std::size_t width_of(const std::string& text) {
+  return static_cast<std::size_t>(
+      std::ranges::count_if(text, [](char c) { return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U; }));
+}
 
 std::string padded(const std::string& text, std::size_t width, Align align) {
   const std::string space(width - width_of(text), ' ');
@@ -46,20 +51,11 @@ std::int64_t Table::num_rows() const {
 }
 
 std::string Table::text() const {
-  using Lines = std::vector<std::string>;
   std::vector<std::size_t> widths;
-  std::vector<std::vector<Lines>> rows(rows_.size());
   for (std::size_t c = 0; c < columns_.size(); ++c) {
     widths.push_back(width_of(columns_[c].title));
-    for (std::size_t r = 0; r < rows_.size(); ++r) {
-      if (!rows_[r].empty()) {
-        const std::string& cell = rows_[r][c];
-        rows[r].push_back(columns_[c].max_width == 0 ? Lines{cell}
-                                                     : wrapped(cell, columns_[c].max_width, "  "));
-        for (const std::string& line : rows[r].back()) {
-          widths[c] = std::max(widths[c], width_of(line));
-        }
-      }
+    for (const auto& row : rows_) {
+      widths[c] = std::max(widths[c], row.empty() ? 0 : width_of(row[c]));
     }
   }
   std::string out;
@@ -74,15 +70,10 @@ std::string Table::text() const {
   const auto rule = [&] { line([&](std::size_t c) { return std::string(widths[c], '-'); }); };
   line([&](std::size_t c) { return columns_[c].title; });
   rule();
-  for (std::size_t r = 0; r < rows.size(); ++r) {
-    std::size_t height = 0;
-    for (const Lines& cell : rows[r]) {
-      height = std::max(height, cell.size());
-    }
-    for (std::size_t l = 0; l < height; ++l) {
-      line([&](std::size_t c) { return l < rows[r][c].size() ? rows[r][c][l] : std::string(); });
-    }
-    if (height == 0 && r + 1 < rows.size()) {
+  for (std::size_t r = 0; r < rows_.size(); ++r) {
+    if (!rows_[r].empty()) {
+      line([&](std::size_t c) { return rows_[r][c]; });
+    } else if (r + 1 < rows_.size()) {
       rule();
     }
   }

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -12,8 +11,6 @@ enum class Align : std::uint8_t { kLeft, kRight };
 struct TableColumn {
   std::string title;
   Align align = Align::kRight;
-  /// Plain text: longer cells go on below, broken at spaces; 0: never.
-  std::size_t max_width = 0;
 };
 
 /// A table of text cells, shown as plain text or as GitHub-flavoured markdown.

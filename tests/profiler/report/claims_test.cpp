@@ -310,6 +310,17 @@ TEST(Claims, NameRunsByTheirFiles) {
   EXPECT_EQ(joined_names({"b:10", "b:9", "a", "c:d"}), "a, b:9,10, c:d");
 }
 
+/// A name of a rows file is text, wherever it comes from.
+TEST(Claims, ShowNamesAndObeyNone) {
+  RecordedRun run = run_at("2026-11-20T00:00:00Z", "GPU \x1b[31m|\nx");
+  add_omnimoe(run, "staircase\x1b]0;title\a|\n", Stage::kLayer, "time_s", 1e-3);
+  run.header.run_id = "id\x1b|\n";
+  run.header.git_revision = "\x1b|\nabc";
+  const std::string text = claims_text(judge({run}));
+  EXPECT_EQ(text.find_first_of("\x1b\a"), std::string::npos);
+  EXPECT_NE(text.find("staircase"), std::string::npos);
+}
+
 TEST(Claims, FitATerminal) {
   RecordedRun older = omnimoe_run();
   older.header.started_utc = "2026-11-19T00:00:00Z";

@@ -37,31 +37,6 @@ TEST(Table, WritesMarkdown) {
             "| a\\|b | 12.3 ms |\n");
 }
 
-TEST(Table, ContinuesLongCellsBelow) {
-  Table table({{"claim", Align::kLeft, 12}, {"ours"}});
-  table.add_row({"time of an OmniMoE layer", "2 ms"});
-  table.add_row({"short", "1"});
-  EXPECT_EQ(table.text(),
-            "claim       ours\n"
-            "----------  ----\n"
-            "time of an  2 ms\n"
-            "  OmniMoE\n"
-            "  layer\n"
-            "short          1\n");
-  EXPECT_NE(table.markdown().find("| time of an OmniMoE layer | 2 ms |"), std::string::npos);
-}
-
-TEST(Format, WrapsAtSpaces) {
-  using Lines = std::vector<std::string>;
-  EXPECT_EQ(wrapped("", 10), Lines{""});
-  EXPECT_EQ(wrapped("one two", 7), Lines{"one two"});
-  EXPECT_EQ(wrapped("one two", 6), (Lines{"one", "two"}));
-  EXPECT_EQ(wrapped("a-word-that-is-long and more", 8, " "), (Lines{"a-word-that-is-long", " and", " more"}));
-  EXPECT_EQ(wrapped("  kept  apart ", 20), Lines{"  kept  apart"});
-  EXPECT_EQ(wrapped("\xc3\xa9\xc3\xa9 \xc3\xa9\xc3\xa9", 5), Lines{"\xc3\xa9\xc3\xa9 \xc3\xa9\xc3\xa9"})
-      << "in characters";
-}
-
 TEST(Table, CountsCharactersNotBytes) {
   Table table({{"x"}});
   table.add_row({"µs"});
