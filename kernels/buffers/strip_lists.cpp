@@ -60,10 +60,18 @@ class TokenStrips {
   std::int32_t tie_limit_;
 };
 
+/// Throws InternalError unless 0 <= value < end.
+void require_below(std::int64_t value, std::int64_t end, const char* what) {
+  if (value < 0 || value >= end) {
+    throw InternalError(fmt::format("strips: {} {} is not in [0, {})", what, value, end));
+  }
+}
+
 /// Throws InternalError unless the tiles hold the entries of every strip once, in order.
 void require_tiles(const HostStrips& strips) {
   std::int64_t next = 0;
   for (const StripTile& tile : strips.tiles) {
+    require_below(tile.strip, std::ssize(strips.strip_offsets) - 1, "strip of a tile");
     const auto strip = static_cast<std::size_t>(tile.strip);
     if (tile.first_entry != next || tile.count < 1 || tile.first_entry < strips.strip_offsets[strip] ||
         tile.first_entry + tile.count > strips.strip_offsets[strip + 1]) {
@@ -91,9 +99,11 @@ Routing routing_of(const LayerShape& shape, const HostStrips& strips) {
     const auto at = static_cast<std::size_t>(token);
     const TokenStrips own(shape, strips, token);
     pairs.clear();
+    require_below(strips.cover_sizes[at], strips.max_cover + 1, "number of a token's strips");
     for (std::int32_t e = 0; e < strips.cover_sizes[at]; ++e) {
-      own.for_each_pair(strips.cover[static_cast<std::size_t>(token * strips.max_cover + e)],
-                        [&](std::int32_t id, float score) { pairs.emplace_back(id, score); });
+      const std::int32_t strip = strips.cover[static_cast<std::size_t>(token * strips.max_cover + e)];
+      require_below(strip, shape.grid_rows + shape.grid_cols, "strip of a token");
+      own.for_each_pair(strip, [&](std::int32_t id, float score) { pairs.emplace_back(id, score); });
     }
     std::ranges::sort(pairs);
     const float shift = strips.gate_shift[at];
@@ -116,6 +126,8 @@ Schedule schedule_of(const LayerShape& shape, const ScheduleOptions& options, co
   schedule.pair_offsets.push_back(0);
   for (std::int32_t strip = 0; strip < shape.grid_rows + shape.grid_cols; ++strip) {
     const auto at = static_cast<std::size_t>(strip);
+    require_below(strips.strip_offsets[at], strips.strip_offsets[at + 1] + 1, "first entry of a strip");
+    require_below(strips.strip_offsets[at + 1], std::ssize(strips.strip_tokens) + 1, "end of a strip");
     const auto begin = strips.strip_tokens.begin() + strips.strip_offsets[at];
     const auto end = strips.strip_tokens.begin() + strips.strip_offsets[at + 1];
     if (begin == end) {
@@ -128,6 +140,7 @@ Schedule schedule_of(const LayerShape& shape, const ScheduleOptions& options, co
     std::vector<std::int32_t> tokens(begin, end);
     std::ranges::sort(tokens);
     for (const std::int32_t token : tokens) {
+      require_below(token, shape.num_tokens, "token of a strip");
       const auto ids = routing.ids_of(token);
       TokenStrips(shape, strips, token).for_each_pair(strip, [&](std::int32_t id, float /*score*/) {
         const auto found = std::ranges::lower_bound(ids, id);

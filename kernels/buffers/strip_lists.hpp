@@ -11,7 +11,7 @@ namespace moescope::cuda {
 
 /// The pairs that the experts' kernel weighs: for every token those of its strips that pass its threshold. A
 /// pair that two of its strips hold is listed twice, one that none holds is missing: Routing::validate() or
-/// their number tells.
+/// their number tells. Throws InternalError for a strip that the grid has not.
 Routing routing_of(const LayerShape& shape, const HostStrips& strips);
 
 /// The lists of strips as a Schedule of `routing`, which is routing_of() the same strips. Tokens of a strip,

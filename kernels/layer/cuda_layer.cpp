@@ -164,6 +164,9 @@ StageData CudaLayer::run_alone(Stage stage, const StageData& given) {
   }
   enqueue(stage);
   left.kernels += kernels(stage);
+  if (stage == Stage::kRouterSelect && path_->reads_logits() && has(Stage::kSchedule)) {
+    enqueue(Stage::kSchedule);  // takes what the selection has counted: the next one counts from zero
+  }
   synchronize();
   if (of_path && !inputs_.fixed_routing.has_value() && take_bad_logit() >= 0) {
     throw_bad_logit(given.logits);

@@ -25,7 +25,9 @@ struct StripsCase {
 
 StripsCase make_case(LayerShape shape, const char* schedule, GateMode gates, double step) {
   shape.gate_mode = gates;
-  StripsCase c{.shape = shape, .options = parse_schedule(schedule)};
+  StripsCase c;
+  c.shape = shape;
+  c.options = parse_schedule(schedule);
   const std::vector<float> joined =
       step > 0 ? test::coarse_logits(shape, 3, step) : test::normal_logits(shape, 3, 1);
   std::vector<float> row;
@@ -107,6 +109,12 @@ TEST(StripLists, ShowWhatIsWrongWithStrips) {
   lost_token.strips.strip_tokens[static_cast<std::size_t>(*strip)] =
       lost_token.strips.strip_tokens[static_cast<std::size_t>(*strip) + 1];
   EXPECT_THROW(schedule_with(lost_token.strips), InternalError);
+  StripsCase no_token = right;
+  no_token.strips.strip_tokens[5] = 70;
+  EXPECT_THROW(schedule_with(no_token.strips), InternalError);
+  StripsCase no_strip = right;
+  no_strip.strips.cover[0] = 24 + 40;
+  EXPECT_THROW((void)cuda::routing_of(right.shape, no_strip.strips), InternalError);
   StripsCase lost_tile = right;
   lost_tile.strips.tiles.pop_back();
   EXPECT_THROW(schedule_with(lost_tile.strips), InternalError);

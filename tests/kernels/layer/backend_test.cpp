@@ -246,6 +246,12 @@ TEST_F(CudaBackendGpu, GraphReplayEqualsPlainLaunches) {
   }
 }
 
+StageData given_routing(const Routing& routing) {
+  StageData given;
+  given.routing = routing;
+  return given;
+}
+
 /// Every stage that the layer runs, alone, against the CPU's; and runs are as before afterwards.
 void check_stages_alone(MoeBackend& backend, const LayerInputs& inputs, const ScheduleOptions& options) {
   SCOPED_TRACE(inputs.workload + " " + to_string(options));
@@ -267,7 +273,7 @@ void check_stages_alone(MoeBackend& backend, const LayerInputs& inputs, const Sc
   const auto layer = backend.prepare(inputs, options);
   (void)layer->run(L2State::kWarm);
   const HostTensor before = layer->output();
-  StageData given{.routing = layer->routing()};
+  StageData given = given_routing(layer->routing());
   if (!inputs.fixed_routing) {
     given.logits = layer->run_alone(Stage::kRouterProject, {}).logits;
     given.logits.row.f32().row(0)[0] += 3;
@@ -323,15 +329,17 @@ TEST_F(CudaBackendGpu, StagesAloneRefuseWhatDoesNotFit) {
   const RouterLogits logits = layer->run_alone(Stage::kRouterProject, {}).logits;
   const Routing other = backend_->router_select(others.shape, logits);
   EXPECT_NE(test::error_text<InvalidArgument>([&] {
-              (void)layer->run_alone(Stage::kExperts, {.routing = other});
+              (void)layer->run_alone(Stage::kExperts, given_routing(other));
             }).find("must fit the layer"),
             std::string::npos);
-  EXPECT_THROW((void)layer->run_alone(Stage::kSchedule, {.routing = other}), InvalidArgument);  // it has none
+  EXPECT_THROW((void)layer->run_alone(Stage::kSchedule, given_routing(other)),
+               InvalidArgument);  // it has none
   EXPECT_NE(test::error_text<InvalidArgument>([&] {
               (void)layer->run_alone(Stage::kRouterSelect, {});
             }).find("row_logits = "),
             std::string::npos);
-  StageData bad{.logits = {logits.row.clone(), logits.col.clone()}};
+  StageData bad;
+  bad.logits = {logits.row.clone(), logits.col.clone()};
   bad.logits.col.f32().row(3)[2] = std::numeric_limits<float>::infinity();
   for (const auto& kind : {ScheduleKind::kTokenCentric, ScheduleKind::kStaircase}) {
     const auto selecting = backend_->prepare(inputs, {.kind = kind});

@@ -163,7 +163,8 @@ TEST(ReferenceBackend, StagesCalledAloneGiveTheRunsOutput) {
   const auto routing = backend.router_select(inputs.shape, backend.router_project(inputs));
   EXPECT_EQ(routing.expert_ids, execution->routing().expert_ids);
   EXPECT_EQ(routing.gates, execution->routing().gates);
-  StageData given{.logits = execution->run_alone(Stage::kRouterProject, {}).logits};
+  StageData given;
+  given.logits = execution->run_alone(Stage::kRouterProject, {}).logits;
   given.routing = execution->run_alone(Stage::kRouterSelect, given).routing;
   EXPECT_EQ(given.routing.expert_ids, routing.expert_ids);
   EXPECT_EQ(given.routing.gates, routing.gates);
