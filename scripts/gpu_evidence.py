@@ -175,8 +175,8 @@ def sanitizer_jobs(bundle, head):
             yield tool, f"kernels_tests {shard + 1}/{SANITIZER_SHARDS}", command, shard, head
         for layer in SANITIZED_LAYERS:
             for schedule in SCHEDULES:
-                what = f"run {layer} --schedule {schedule}"
-                command = [bundle / "moescope", *what.split(), "--backend", "cuda", "--min-samples", "2", "--max-time", "0.01", "--quiet"]
+                what = f"profile {layer} --schedule {schedule}"
+                command = [bundle / "moescope", *what.split(), "--backend", "cuda", "--profile"]  # two runs, nothing timed
                 yield tool, what, command, None, head
 
 
