@@ -161,7 +161,7 @@ def sanitize(job):
     if shard is None and done.returncode != 0 and ours + libraries == 0:
         print(text[-3000:])
         return failure(f"exit code {done.returncode}")
-    print(f"{what:110s} {ours} findings, {libraries} in NVIDIA's libraries", flush=True)
+    sys.stdout.write(f"{what:110s} {ours} findings, {libraries} in NVIDIA's libraries\n")  # whole lines from all threads
     if ours:
         print(text[:4000])
     return [row(head, "sanitizer_findings", ours, "findings", "ok", what),
