@@ -18,7 +18,9 @@ namespace moescope {
 /// another 1.66e-3 to 3.9e-3 (more where sigma is steep): past the 4e-3 a layer is held to wherever few
 /// entries decide.
 struct DenseChunks {
-  static constexpr std::int64_t kMaxWorkspaceBytes = std::int64_t{256} << 20;
+  /// Few chunks: each costs 30 us at L = 4096, to start three kernels and to add to Y. Chunks that stay in L2
+  /// are slower by a third (docs/performance.md).
+  static constexpr std::int64_t kMaxWorkspaceBytes = std::int64_t{512} << 20;
   /// Chunk widths are multiples of this, so that products end on whole tiles (cuBLASLt's widest is 256
   /// columns).
   static constexpr std::int64_t kGranularity = 256;

@@ -84,7 +84,7 @@ TEST(DenseMaskedWorkspace, IsBoundedWhateverTheShape) {
       const LayerShape shape = test::make_shape(num_tokens, 1024, side, side, 1);
       const std::int64_t bytes = cuda::dense_masked_workspace_bytes(shape);
       EXPECT_GE(bytes, num_tokens * (4 + 2));
-      EXPECT_LE(bytes, std::max<std::int64_t>(std::int64_t{256} << 20, num_tokens * 256 * (4 + 2)))
+      EXPECT_LE(bytes, std::max<std::int64_t>(DenseChunks::kMaxWorkspaceBytes, num_tokens * 256 * (4 + 2)))
           << shape.label();
     }
   }
