@@ -148,8 +148,8 @@ FigureSeries sweep_series(const std::vector<LayerStudy>& studies, std::size_t sc
 /// highest.
 FigureSeries point_series(const LayerStudy& study, std::size_t schedule,
                           double (*value)(const ScheduleStudy&)) {
-  FigureSeries series{"", {}, {}, false, {}, static_cast<int>(schedule)};
   const ScheduleStudy& point = study.schedules[schedule];
+  FigureSeries series{"", {}, {}, false, {}, point.name()};
   if (!measured(point)) {
     return series;
   }

@@ -71,7 +71,6 @@ FigurePanel draw(const PhasePanel& panel, const std::vector<std::string>& schedu
     FigureSeries series;
     series.label = schedules[s];
     series.line = false;
-    series.colour = static_cast<int>(s);
     for (const PhasePoint& point : panel.points) {
       if (point.fastest() == schedules[s]) {
         series.x.push_back(static_cast<double>(point.num_tokens));
@@ -87,7 +86,7 @@ FigurePanel draw(const PhasePanel& panel, const std::vector<std::string>& schedu
     FigureSeries line;
     line.label = labelled ? "" : "equally fast";
     line.points = false;
-    line.colour = static_cast<int>(schedules.size());
+    line.look = kReferenceLook;
     for (const std::int64_t top_k : panel.top_ks()) {
       for (const double at : panel.crossovers(top_k, pair.second, pair.first)) {
         if (fastest_around(panel, top_k, std::abs(at), pair)) {

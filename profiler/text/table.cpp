@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "core/base/error.hpp"
+#include "core/base/visible_text.hpp"
 
 namespace moescope {
 namespace {
@@ -21,21 +22,38 @@ std::string padded(const std::string& text, std::size_t width, Align align) {
   return align == Align::kLeft ? text + space : space + text;
 }
 
+/// A cell of GitHub-flavoured markdown that shows `text`: nothing in it ends the cell, begins a tag, an
+/// entity, a link or code. A '<' or '&' that begins none of them stays.
 std::string escaped(const std::string& text) {
+  const auto begins = [&](std::size_t at, std::string_view more) {
+    const char next = at + 1 < text.size() ? text[at + 1] : ' ';
+    return (next >= 'a' && next <= 'z') || (next >= 'A' && next <= 'Z') ||
+           more.find(next) != std::string::npos;
+  };
   std::string out;
-  for (const char c : text) {
-    out += c == '|' ? std::string("\\|") : std::string(1, c);
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    const bool special = c == '|' || c == '`' || c == '[' || c == '\\' || (c == '<' && begins(i, "/!?")) ||
+                         (c == '&' && begins(i, "#"));
+    out += special ? fmt::format("\\{}", c) : std::string(1, c);
   }
   return out;
 }
 
 }  // namespace
 
-Table::Table(std::vector<TableColumn> columns) : columns_(std::move(columns)) {}
+Table::Table(std::vector<TableColumn> columns) : columns_(std::move(columns)) {
+  for (TableColumn& column : columns_) {
+    column.title = visible_text(column.title);
+  }
+}
 
 void Table::add_row(std::vector<std::string> cells) {
   if (cells.size() != columns_.size()) {
     throw InternalError(fmt::format("table row has {} cells for {} columns", cells.size(), columns_.size()));
+  }
+  for (std::string& cell : cells) {
+    cell = visible_text(cell);
   }
   rows_.push_back(std::move(cells));
 }
