@@ -6,6 +6,7 @@
 
 #include "core/base/build_info.hpp"
 #include "experiments/options/command.hpp"
+#include "experiments/options/plain_output.hpp"
 
 namespace {
 
@@ -71,6 +72,7 @@ int run(int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  const PlainOutput output(std::cout);
   try {
     return run(argc, argv);
   } catch (const Error& error) {

@@ -29,6 +29,10 @@ const ScheduleInfo* find_schedule_info(std::string_view name) {
   return found == kInfos.end() ? nullptr : found;
 }
 
+std::size_t schedule_order(std::string_view name) {
+  return static_cast<std::size_t>(std::ranges::find(kInfos, name, &ScheduleInfo::name) - kInfos.begin());
+}
+
 std::string schedule_infos_json() {
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
   for (const ScheduleInfo& info : kInfos) {

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <span>
 #include <string>
 #include <string_view>
@@ -22,6 +23,9 @@ std::span<const ScheduleInfo> schedule_infos();
 
 /// Null for other names: rows of other programs may have any.
 const ScheduleInfo* find_schedule_info(std::string_view name);
+
+/// Place in legends: that of the table, behind it for other names.
+std::size_t schedule_order(std::string_view name);
 
 /// The table as JSON: what core/schedule/schedules.json holds, for the notebooks.
 std::string schedule_infos_json();

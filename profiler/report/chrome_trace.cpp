@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "core/base/error.hpp"
-#include "core/base/visible_text.hpp"
+#include "core/base/line_text.hpp"
 
 namespace moescope {
 namespace {
@@ -29,14 +29,14 @@ Json name_event(const char* what, int process, int thread, const std::string& na
   event["name"] = what;
   event["pid"] = process;
   event["tid"] = thread;
-  event["args"]["name"] = visible_text(name);
+  event["args"]["name"] = one_line(name);
   return event;
 }
 
 Json duration_event(const std::string& name, int process, int thread, double start_s, double time_s) {
   Json event;
   event["ph"] = "X";
-  event["name"] = visible_text(name);
+  event["name"] = one_line(name);
   event["pid"] = process;
   event["tid"] = thread;
   event["ts"] = start_s * kMicro;
@@ -125,7 +125,7 @@ Json stage_arguments(const LayerProfile& profile, std::size_t schedule, Stage st
   if (const StageMetrics* metrics = profile.counted[schedule].find(stage)) {
     for (const MetricValue& value : metrics->values) {
       arguments[value.name] =
-          value.value ? Json(*value.value) : Json("unavailable: " + visible_text(value.reason));
+          value.value ? Json(*value.value) : Json("unavailable: " + one_line(value.reason));
     }
   }
   return arguments;
@@ -205,7 +205,7 @@ std::string chrome_trace(std::span<const LayerProfile> profiles, const std::stri
   }
   Json trace;
   trace["displayTimeUnit"] = "ns";
-  trace["otherData"]["device"] = visible_text(device);
+  trace["otherData"]["device"] = one_line(device);
   trace["otherData"]["stages"] = "median of timed runs, laid end to end";
   trace["otherData"]["kernels"] = "one traced run, placed from the start of their stage at their own pace";
   trace["otherData"]["counters"] = "averages over a stage, from replays of their own";

@@ -7,7 +7,7 @@
 #include <optional>
 #include <utility>
 
-#include "core/base/visible_text.hpp"
+#include "core/base/line_text.hpp"
 #include "core/layer/stage.hpp"
 #include "core/schedule/schedule_info.hpp"
 #include "profiler/report/layer_names.hpp"
@@ -196,7 +196,7 @@ std::string without_source(const RecordedLayer& layer) {
   std::string key;
   for (const LayerAxis& axis : layer_axes(layer)) {
     if (axis.name != "device" && axis.name != "revision" && axis.name != "run" && axis.name != "point") {
-      key += axis.value + '\n';
+      key += fmt::format("{}:{}\n", axis.value.size(), axis.value);
     }
   }
   return key;
@@ -210,7 +210,7 @@ constexpr std::string_view kHead =
 
 std::string html_text(std::string_view text) {
   std::string out;
-  for (const char c : visible_text(text)) {
+  for (const char c : one_line(text)) {
     switch (c) {
       case '<':
         out += "&lt;";

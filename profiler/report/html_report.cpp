@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <map>
 #include <set>
 
@@ -115,14 +116,45 @@ std::string figures_html(const std::vector<ReportFigure>& figures) {
   return html.empty() ? "<p class=note>Nothing was swept: there is no figure to draw.</p>\n" : html;
 }
 
+/// Titles of figures without the words that all have, for a list that can be looked through.
+std::vector<std::string> short_titles(const std::vector<ReportFigure>& figures) {
+  const auto words_of = [](const std::string& title) {
+    std::vector<std::string> words;
+    for (std::size_t at = 0; at <= title.size();) {
+      const std::size_t end = std::min(title.find(", ", at), title.size());
+      words.push_back(title.substr(at, end - at));
+      at = end + 2;
+    }
+    return words;
+  };
+  std::map<std::string, std::size_t> count;
+  for (const ReportFigure& figure : figures) {
+    const auto words = words_of(figure.title);
+    for (const std::string& word : std::set<std::string>(words.begin(), words.end())) {
+      ++count[word];
+    }
+  }
+  std::vector<std::string> titles;
+  for (const ReportFigure& figure : figures) {
+    std::vector<std::string> words = words_of(figure.title);
+    const auto in_all = [&](const std::string& word) { return count[word] == figures.size(); };
+    if (!std::ranges::all_of(words, in_all)) {
+      std::erase_if(words, in_all);
+    }
+    titles.push_back(fmt::format("{}", fmt::join(words, ", ")));
+  }
+  return titles;
+}
+
 /// Links to everything below.
 std::string contents(const std::vector<ReportFigure>& figures, const std::vector<HtmlSection>& sections) {
   std::string html =
       "<nav><h2>Contents</h2><ul>\n<li><a href=\"#runs\">Runs</a></li>\n"
       "<li><a href=\"#figures\">Figures</a>";
+  const auto titles = short_titles(figures);
   for (std::size_t i = 0; i < figures.size(); ++i) {
     html += fmt::format("{}<li><a href=\"#figure-{}\">{}</a></li>\n", i == 0 ? "<ol>\n" : "", i + 1,
-                        html_text(figures[i].title));
+                        html_text(titles[i]));
   }
   html += figures.empty() ? "</li>\n" : "</ol></li>\n";
   html += "<li><a href=\"#schedules\">Schedules and their stages</a>";

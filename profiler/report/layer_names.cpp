@@ -57,6 +57,28 @@ std::string short_workload(const std::string& workload) {
   return stem.empty() ? workload : stem;
 }
 
+void tell_apart(std::vector<std::string>& names, std::span<const std::vector<LayerAxis>> axes,
+                std::initializer_list<std::string_view> without) {
+  std::map<std::string, std::vector<std::size_t>> alike;
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    alike[names[i]].push_back(i);
+  }
+  for (const auto& [name, members] : alike) {
+    const std::vector<LayerAxis>& first = axes[members.front()];
+    for (std::size_t a = 0; a < first.size(); ++a) {
+      const bool differs =
+          std::ranges::any_of(members, [&](std::size_t i) { return axes[i][a].value != first[a].value; });
+      if (!differs || std::ranges::find(without, first[a].name) != without.end()) {
+        continue;
+      }
+      for (const std::size_t i : members) {
+        const LayerAxis& axis = axes[i][a];
+        names[i] += axis.text.empty() ? fmt::format(", no {}", axis.name) : ", " + axis.text;
+      }
+    }
+  }
+}
+
 std::vector<std::string> layer_names(std::span<const RecordedLayer> layers) {
   std::vector<std::vector<LayerAxis>> axes;
   std::vector<std::string> names;
@@ -72,28 +94,9 @@ std::vector<std::string> layer_names(std::span<const RecordedLayer> layers) {
                                 what.l2_state));
     axes.push_back(layer_axes(layer));
   }
-  // Of those that share a name so far, `wanted` axes that differ are added.
-  const auto tell_apart = [&](const auto& wanted) {
-    std::map<std::string, std::vector<std::size_t>> alike;
-    for (std::size_t i = 0; i < names.size(); ++i) {
-      alike[names[i]].push_back(i);
-    }
-    for (const auto& [name, members] : alike) {
-      for (std::size_t a = 0; a < axes.front().size(); ++a) {
-        const std::string& first = axes[members.front()][a].value;
-        if (wanted(axes.front()[a].name) &&
-            std::ranges::any_of(members, [&](std::size_t i) { return axes[i][a].value != first; })) {
-          for (const std::size_t i : members) {
-            const LayerAxis& axis = axes[i][a];
-            names[i] += axis.text.empty() ? fmt::format(", no {}", axis.name) : ", " + axis.text;
-          }
-        }
-      }
-    }
-  };
-  const auto is_place = [](std::string_view name) { return name == "run" || name == "point"; };
-  tell_apart([&](std::string_view name) { return !is_place(name); });
-  tell_apart(is_place);
+  // Every recording is a run and a point of its own: these alone say nothing of what differs.
+  tell_apart(names, axes, {"run", "point"});
+  tell_apart(names, axes, {});
   return names;
 }
 

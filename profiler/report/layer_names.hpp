@@ -1,5 +1,6 @@
 #pragma once
 
+#include <initializer_list>
 #include <span>
 #include <string>
 #include <string_view>
@@ -21,6 +22,10 @@ struct LayerAxis {
 /// Every axis of a layer, always the same ones in the same order. Two layers whose values are all equal are
 /// the same layer, recorded by the same run.
 std::vector<LayerAxis> layer_axes(const RecordedLayer& layer);
+
+/// Adds to names that several have the axes in which those differ, but for axes that are `without`.
+void tell_apart(std::vector<std::string>& names, std::span<const std::vector<LayerAxis>> axes,
+                std::initializer_list<std::string_view> without);
 
 /// "tablea_layer2" of snapshot:some/where/tablea_layer2.safetensors; other workloads as they are.
 std::string short_workload(const std::string& workload);

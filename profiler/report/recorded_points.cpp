@@ -7,6 +7,8 @@
 #include <map>
 #include <utility>
 
+#include "core/schedule/schedule_info.hpp"
+
 namespace moescope {
 namespace {
 
@@ -138,18 +140,27 @@ RecordedLayer layer_of(const RunHeader& header, const RowGroup& group, const Ope
     return values[axis].empty() || values[axis] == kOpenAxes[axis](row);
   };
   for (const ResultRow* row : group.rows()) {
-    if (!group.takes(values, *row)) {
-      continue;
+    if (group.takes(values, *row)) {
+      schedule_of(layer, row->schedule).rows.push_back(row);
+      layer.what.l2_state =
+          layer.what.l2_state == kNoL2 && fits(2, *row) ? row->l2_state : layer.what.l2_state;
     }
-    schedule_of(layer, row->schedule).rows.push_back(row);
-    if (!layer.what.group_size && fits(0, *row)) {
-      layer.what.group_size = row->group_size;
-    }
-    if (!layer.what.tile_tokens && fits(1, *row)) {
-      layer.what.tile_tokens = row->tile_tokens;
-    }
-    if (layer.what.l2_state == kNoL2 && fits(2, *row)) {
-      layer.what.l2_state = row->l2_state;
+  }
+  // A schedule that chooses says what it chose; the sizes that a layer was run with are the others'.
+  for (const bool chosen : {false, true}) {
+    for (const RecordedSchedule& schedule : layer.schedules) {
+      const ScheduleInfo* info = find_schedule_info(schedule.name);
+      for (const ResultRow* row : schedule.rows) {
+        if ((info != nullptr && info->chosen) != chosen) {
+          continue;
+        }
+        if (!layer.what.group_size && fits(0, *row)) {
+          layer.what.group_size = row->group_size;
+        }
+        if (!layer.what.tile_tokens && fits(1, *row)) {
+          layer.what.tile_tokens = row->tile_tokens;
+        }
+      }
     }
   }
   return layer;

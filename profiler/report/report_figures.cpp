@@ -157,34 +157,32 @@ std::vector<Recording> recordings_of(const Layers& layers, const Quantity& quant
   return recordings;
 }
 
-/// Milliseconds of one line by x; of several at one x the last was recorded last.
+/// Place on the axis: the quantity's value, and over skew the workload, too: two may be equally uneven.
+using Place = std::pair<double, std::string>;
+
+Place place_of(const RecordedLayer& layer, const Quantity& quantity) {
+  return {*quantity.of(layer), quantity.name == "workload" ? layer.what.workload : ""};
+}
+
+/// Milliseconds of one line by place; of several at one place the last was recorded last.
 struct Line {
   std::string label;
   std::string look;
   int variant = 0;
-  std::map<double, double> points;
+  std::map<Place, double> points;
 };
 
-/// Place of a schedule in legends: as in the table of schedules, others behind.
-std::size_t order_of(std::string_view schedule) {
-  const auto infos = schedule_infos();
-  return static_cast<std::size_t>(std::ranges::find(infos, schedule, &ScheduleInfo::name) - infos.begin());
-}
-
 /// Workloads of all recordings by their skew, named below the axis: several lie close together on a scale of
-/// numbers.
-std::map<double, std::string> workload_names(const std::vector<Recording>& recordings,
-                                             const Quantity& quantity) {
-  std::map<double, std::string> names;
+/// numbers. Empty for other quantities.
+std::map<Place, std::string> place_names(const std::vector<Recording>& recordings, const Quantity& quantity) {
+  std::map<Place, std::string> names;
   for (const Recording& recording : recordings) {
     for (const RecordedLayer* layer : recording.layers) {
-      std::string& name = names[*quantity.of(*layer)];
-      const std::string more = short_workload(layer->what.workload);
-      name = name.empty() || name == more ? more : fmt::format("{}, {}", name, more);
+      const Place place = place_of(*layer, quantity);
+      if (!place.second.empty()) {
+        names[place] = fmt::format("{} ({:.2f})", short_workload(place.second), place.first);
+      }
     }
-  }
-  for (auto& [x, name] : names) {
-    name += fmt::format(" ({:.2f})", x);
   }
   return names;
 }
@@ -213,12 +211,12 @@ std::vector<Line> lines_of(const std::vector<Recording>& recordings, const Quant
         if (!y) {
           continue;
         }
-        Line& line = lines[{system, order_of(schedule.name), schedule.name, r}];
+        Line& line = lines[{system, schedule_order(schedule.name), schedule.name, r}];
         line.look =
             systems.size() > 1 ? fmt::format("{} {}", layer->what.system, schedule.name) : schedule.name;
         line.label = recordings.size() > 1 ? fmt::format("{}, {}", line.look, recordings[r].name) : line.look;
         line.variant = static_cast<int>(r);
-        line.points[*quantity.of(*layer)] = *y * 1e3;
+        line.points[place_of(*layer, quantity)] = *y * 1e3;
       }
     }
   }
@@ -235,7 +233,7 @@ struct Part {
   std::size_t first_name = 0;
 };
 
-FigurePanel panel(const std::vector<Line>& lines, const std::map<double, std::string>& names,
+FigurePanel panel(const std::vector<Line>& lines, const std::map<Place, std::string>& names,
                   const Quantity& quantity, std::string title, const Part& part) {
   FigurePanel result;
   result.title = std::move(title);
@@ -243,7 +241,7 @@ FigurePanel panel(const std::vector<Line>& lines, const std::map<double, std::st
   result.y_label = "milliseconds (median)";
   result.log_x = quantity.log;
   result.log_y = true;
-  std::map<double, double> places;  // of a workload's skew on the axis
+  std::map<Place, double> places;
   std::size_t index = 0;
   for (const auto& [x, name] : names) {
     if (index >= part.first_name && index < part.first_name + kMaxNames) {
@@ -260,7 +258,7 @@ FigurePanel panel(const std::vector<Line>& lines, const std::map<double, std::st
     for (const auto& [x, y] : lines[l].points) {
       const auto place = places.find(x);
       if (names.empty() || place != places.end()) {
-        series.x.push_back(names.empty() ? x : place->second);
+        series.x.push_back(names.empty() ? x.first : place->second);
         series.y.push_back(y);
       }
     }
@@ -281,8 +279,7 @@ std::vector<Figure> figures_of(const std::vector<Recording>& recordings, const Q
                                const std::string& fixed) {
   const RecordedLayer& first = *recordings.front().layers.front();
   const std::string kind(to_string(time_source(first)));
-  const auto names =
-      quantity.name == "workload" ? workload_names(recordings, quantity) : std::map<double, std::string>();
+  const auto names = place_names(recordings, quantity);
   const auto layer_lines = lines_of(recordings, quantity, [](const RecordedSchedule& schedule) {
     return schedule.value(Stage::kLayer, "time_s");
   });

@@ -13,7 +13,7 @@ namespace moescope {
 inline constexpr std::string_view kReferenceLook = "reference";
 
 /// One curve or cloud of points. All texts of a figure may be anything: they are drawn as they are, what
-/// cannot be seen by its code (visible_text()).
+/// cannot be seen by its code (one_line()).
 struct FigureSeries {
   std::string label;  ///< empty: not in the legend
   std::vector<double> x;
@@ -23,6 +23,9 @@ struct FigureSeries {
   /// What its colour and marker stand for: a schedule's name (schedule_info.hpp) or kReferenceLook have their
   /// own, other names get those that no series of the figure has, as long as there are any. Empty: its label.
   std::string look = {};
+  /// Empty, or what its marker stands for instead, e.g. a workload whose points have the colours of
+  /// schedules.
+  std::string marker = {};
   int variant = 0;     ///< tells apart series that share a look, e.g. of two runs: dashes of a line
   bool points = true;  ///< false: a line alone, for a bound
   /// Empty, or where each tag stands instead of right beside its point; such tags have the series' colour.

@@ -5,10 +5,11 @@
 #include <cmath>
 #include <iterator>
 #include <map>
+#include <numeric>
 #include <set>
 
 #include "core/base/error.hpp"
-#include "core/base/visible_text.hpp"
+#include "core/base/line_text.hpp"
 #include "core/schedule/schedule_info.hpp"
 #include "profiler/text/figure.hpp"
 
@@ -43,50 +44,32 @@ std::string gnuplot_string(std::string_view text) {
   return out + '"';
 }
 
-/// Bytes that begin a character of UTF-8.
-bool begins_character(char c) { return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U; }
-
-/// Characters of valid UTF-8.
-std::size_t length_of(std::string_view text) {
-  return static_cast<std::size_t>(std::ranges::count_if(text, begins_character));
-}
-
 /// A name for the legend, the axis or a tag: a long one without its middle, which would push all else aside.
 std::string short_name(std::string_view name) {
-  const std::string text = visible_text(name);
-  if (length_of(text) <= kMaxNameLength) {
+  const std::string text = one_line(name);
+  if (text_width(text) <= kMaxNameLength) {
     return text;
   }
-  std::vector<std::size_t> starts;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    if (begins_character(text[i])) {
-      starts.push_back(i);
-    }
-  }
   constexpr std::size_t kHalf = (kMaxNameLength - 3) / 2;
-  return text.substr(0, starts[kHalf]) + "..." + text.substr(starts[starts.size() - kHalf]);
+  const std::size_t before_end = first_characters(text, text_width(text) - kHalf).size();
+  return fmt::format("{}...{}", first_characters(text, kHalf), text.substr(before_end));
 }
 
 /// `text` in lines that fit into `width` pixels, broken after a blank where there is one.
 std::vector<std::string> wrapped(std::string_view text, int width) {
   const auto limit = static_cast<std::size_t>(std::max(20.0, width / kCharWidth));
-  std::vector<std::string> lines = {""};
-  const std::string shown = visible_text(text);
-  std::size_t length = 0;
-  std::size_t blank = std::string::npos;  // behind the last one of this line
-  for (const char c : shown) {
-    if (begins_character(c) && ++length > limit) {
-      std::string rest;
-      if (blank != std::string::npos) {
-        rest = lines.back().substr(blank);
-        lines.back().resize(blank);
-      }
-      length = length_of(rest) + 1;
-      lines.push_back(std::move(rest));
-      blank = std::string::npos;
+  std::vector<std::string> lines;
+  const std::string shown = one_line(text);
+  for (std::string_view rest = shown; !rest.empty();) {
+    std::string_view line = first_characters(rest, limit);
+    if (const std::size_t blank = line.rfind(' '); line.size() < rest.size() && blank != std::string_view::npos) {
+      line = line.substr(0, blank + 1);
     }
-    lines.back() += c;
-    blank = c == ' ' ? lines.back().size() : blank;
+    lines.emplace_back(line);
+    rest.remove_prefix(line.size());
+  }
+  if (lines.empty()) {
+    lines.emplace_back();
   }
   return lines;
 }
@@ -109,7 +92,7 @@ bool drawable(const FigurePanel& panel, const FigureSeries& series) {
   return false;
 }
 
-/// Colour and marker.
+/// Colour and marker of a series.
 struct Style {
   std::string_view colour;
   int point_type = 0;
@@ -118,6 +101,20 @@ struct Style {
 
 const std::string& look_of(const FigureSeries& series) {
   return series.look.empty() ? series.label : series.look;
+}
+
+/// Markers of what is named by them alone, in order of appearance: open shapes, which no schedule has.
+std::map<std::string, int> markers_of(const Figure& figure) {
+  constexpr std::array kOpen = {4, 6, 8, 10, 14, 12};
+  std::map<std::string, int> markers;
+  for (const FigurePanel& panel : figure.panels) {
+    for (const FigureSeries& series : panel.series) {
+      if (!series.marker.empty()) {
+        markers.try_emplace(series.marker, kOpen[markers.size() % kOpen.size()]);
+      }
+    }
+  }
+  return markers;
 }
 
 /// Of every look in the figure: one colour means one thing in all panels, and no two things share one while
@@ -173,6 +170,9 @@ struct Frame {
   int axis_lines = 0;  ///< below the axis: its numbers or names, and its label
   int key_columns = 1;
   int key_lines = 0;
+
+  int bottom_lines() const { return axis_lines + key_lines + 1; }
+  int lines() const { return top_lines + bottom_lines(); }
 };
 
 Frame frame_of(const FigurePanel& panel, int least_width) {
@@ -183,7 +183,7 @@ Frame frame_of(const FigurePanel& panel, int least_width) {
   frame.top_lines = static_cast<int>(frame.title.size()) + 1;
   std::size_t longest_name = 0;
   for (const std::string& name : panel.x_names) {
-    longest_name = std::max(longest_name, length_of(short_name(name)));
+    longest_name = std::max(longest_name, text_width(short_name(name)));
   }
   // Names hang at an angle of 25 degrees.
   frame.axis_lines =
@@ -193,7 +193,7 @@ Frame frame_of(const FigurePanel& panel, int least_width) {
   for (const FigureSeries& series : panel.series) {
     if (!series.label.empty() && drawable(panel, series)) {
       ++entries;
-      longest_label = std::max(longest_label, length_of(short_name(series.label)));
+      longest_label = std::max(longest_label, text_width(short_name(series.label)));
     }
   }
   const double entry_width = static_cast<double>(longest_label) * kCharWidth + 55;
@@ -205,9 +205,9 @@ Frame frame_of(const FigurePanel& panel, int least_width) {
 void append_axes(std::string& out, const FigurePanel& panel, const Frame& frame) {
   out += fmt::format("set title {}\nset xlabel {}\nset ylabel {}\n", gnuplot_string(frame.title),
                      gnuplot_string(wrapped(panel.x_label, frame.width - 60)),
-                     gnuplot_string(visible_text(panel.y_label)));
+                     gnuplot_string(one_line(panel.y_label)));
   out += fmt::format("set tmargin {}\nset bmargin {}\nset key maxcols {}\n", frame.top_lines,
-                     frame.axis_lines + frame.key_lines + 1, frame.key_columns);
+                     frame.bottom_lines(), frame.key_columns);
   out += "unset logscale\n";
   out += panel.log_y ? "set autoscale y\nset logscale y\n" : "set yrange [0:*]\n";
   out += panel.log_x ? "set logscale x\n" : "";
@@ -250,7 +250,7 @@ void append_data(std::string& out, const FigurePanel& panel, const FigureSeries&
 }
 
 void append_panel(std::string& out, const FigurePanel& panel, int panel_index, const Frame& frame,
-                  const std::map<std::string, Style>& styles) {
+                  const std::map<std::string, Style>& styles, const std::map<std::string, int>& markers) {
   append_axes(out, panel, frame);
   std::vector<std::string> plots;
   for (std::size_t s = 0; s < panel.series.size(); ++s) {
@@ -261,7 +261,8 @@ void append_panel(std::string& out, const FigurePanel& panel, int panel_index, c
     }
     const std::string block = fmt::format("$panel{}_series{}", panel_index, s);
     append_data(out, panel, series, block);
-    const Style& style = styles.at(look_of(series));
+    Style style = styles.at(look_of(series));
+    style.point_type = series.marker.empty() ? style.point_type : markers.at(series.marker);
     plots.push_back(fmt::format("{} using 1:2 with {} {} {}", block,
                                 !series.line    ? "points"
                                 : series.points ? "linespoints"
@@ -300,29 +301,42 @@ std::string image_name(const Figure& figure, const std::string& name) {
 std::string figure_script(const Figure& figure, const std::string& name) {
   const auto panels = std::max<int>(1, static_cast<int>(figure.panels.size()));
   const int columns = figure.columns > 0 ? std::min(figure.columns, panels) : panels;
-  const int rows = (panels + columns - 1) / columns;
   std::vector<Frame> frames;
+  std::vector<int> row_heights;
   int width = figure.panel_width;
-  int lines = 0;
   for (const FigurePanel& panel : figure.panels) {
     frames.push_back(frame_of(panel, figure.panel_width));
     width = std::max(width, frames.back().width);
-    lines = std::max(lines, frames.back().top_lines + frames.back().axis_lines + frames.back().key_lines + 1);
+    if (frames.size() % static_cast<std::size_t>(columns) == 1 || columns == 1) {
+      row_heights.push_back(0);
+    }
+    row_heights.back() =
+        std::max(row_heights.back(), figure.plot_height + kLineHeight * frames.back().lines());
   }
-  const std::vector<std::string> title = wrapped(figure.title, width * columns - 60);
-  const int title_height = figure.title.empty() ? 0 : kLineHeight * (static_cast<int>(title.size()) + 1);
+  const int total_width = width * columns;
+  const std::vector<std::string> title = wrapped(figure.title, total_width - 60);
+  int top = figure.title.empty() ? 0 : kLineHeight * (static_cast<int>(title.size()) + 1);
+  const int total_height = std::max(1, std::accumulate(row_heights.begin(), row_heights.end(), top));
   std::string out = fmt::format(
       "set terminal {} size {},{} noenhanced font \"sans,12\" background \"white\"\nset output {}\n"
       "set encoding utf8\nset grid xtics ytics mytics\nset format \"%g\"\nset key outside bottom center "
-      "horizontal\nset pointsize 0.7\n",
-      figure.png ? "pngcairo" : "svg", width * columns,
-      (figure.plot_height + kLineHeight * lines) * rows + title_height,
-      gnuplot_string(image_name(figure, name)));
-  out += fmt::format("set multiplot layout {},{}", rows, columns);
-  out += figure.title.empty() ? "\n" : fmt::format(" title {}\n", gnuplot_string(title));
+      "horizontal\nset pointsize 0.7\nset multiplot\n",
+      figure.png ? "pngcairo" : "svg", total_width, total_height, gnuplot_string(image_name(figure, name)));
+  if (!figure.title.empty()) {
+    out += fmt::format("set label 1 {} at screen 0.5,{} center\n", gnuplot_string(title),
+                       1 - static_cast<double>(kLineHeight) / total_height);
+  }
   const auto styles = styles_of(figure);
+  const auto markers = markers_of(figure);
   for (std::size_t p = 0; p < figure.panels.size(); ++p) {
-    append_panel(out, figure.panels[p], static_cast<int>(p), frames[p], styles);
+    const auto column = static_cast<int>(p) % columns;
+    const int height = row_heights[p / static_cast<std::size_t>(columns)];
+    out += fmt::format("set origin {},{}\nset size {},{}\n", static_cast<double>(column) / columns,
+                       1 - static_cast<double>(top + height) / total_height, 1.0 / columns,
+                       static_cast<double>(height) / total_height);
+    append_panel(out, figure.panels[p], static_cast<int>(p), frames[p], styles, markers);
+    out += "unset label 1\n";
+    top += column + 1 == columns ? height : 0;
   }
   return out + "unset multiplot\n";
 }

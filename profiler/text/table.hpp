@@ -14,7 +14,7 @@ struct TableColumn {
 };
 
 /// A table of text cells, shown as plain text or as GitHub-flavoured markdown. Cells may hold anything:
-/// control characters are shown by their codes (visible_text()).
+/// control characters are shown by their codes (one_line()).
 class Table {
  public:
   explicit Table(std::vector<TableColumn> columns);

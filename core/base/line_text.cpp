@@ -1,7 +1,8 @@
-#include "core/base/visible_text.hpp"
+#include "core/base/line_text.hpp"
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -48,14 +49,14 @@ bool is_hidden(std::uint32_t code) {
          code == 0xfeff || code == 0xfffe || code == 0xffff;
 }
 
-std::string shown(std::string_view text, bool keep_newlines) {
+std::string shown(std::string_view text, bool keep_lines) {
   std::string out;
   out.reserve(text.size());
   for (std::size_t at = 0; at < text.size();) {
     const Decoded next = decode(text.substr(at));
     if (next.bytes == 0) {
       out += fmt::format("\\x{:02x}", static_cast<unsigned char>(text[at]));
-    } else if (!is_hidden(next.code) || (keep_newlines && next.code == '\n')) {
+    } else if (!is_hidden(next.code) || (keep_lines && (next.code == '\n' || next.code == '\t'))) {
       out += text.substr(at, next.bytes);
     } else if (next.code == '\n' || next.code == '\t' || next.code == '\r') {
       out += next.code == '\n' ? "\\n" : next.code == '\t' ? "\\t" : "\\r";
@@ -67,9 +68,26 @@ std::string shown(std::string_view text, bool keep_newlines) {
   return out;
 }
 
+/// Of a byte in UTF-8: not the second or a later one of a character.
+bool begins_character(char c) { return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U; }
+
 }  // namespace
 
-std::string visible_text(std::string_view text) { return shown(text, false); }
-std::string visible_lines(std::string_view text) { return shown(text, true); }
+std::string one_line(std::string_view text) { return shown(text, false); }
+std::string plain_lines(std::string_view text) { return shown(text, true); }
+
+std::size_t text_width(std::string_view text) {
+  return static_cast<std::size_t>(std::ranges::count_if(text, begins_character));
+}
+
+std::string_view first_characters(std::string_view text, std::size_t width) {
+  std::size_t end = 0;
+  for (std::size_t seen = 0; end < text.size(); ++end) {
+    if (begins_character(text[end]) && ++seen > width) {
+      break;
+    }
+  }
+  return text.substr(0, end);
+}
 
 }  // namespace moescope
