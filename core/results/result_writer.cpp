@@ -18,10 +18,11 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-/// Spreadsheets compute what begins like a formula. An apostrophe before it says that it is text; so that it can
-/// be taken away again, text that begins with one gets another.
+/// Spreadsheets compute what begins like a formula. An apostrophe before it says that it is text; so that it
+/// can be taken away again, text that begins with one gets another.
 std::string_view csv_mark(std::string_view text) {
-  return !text.empty() && std::string_view("=+-@\t\r\n'").find(text.front()) != std::string_view::npos ? "'" : "";
+  return !text.empty() && std::string_view("=+-@\t\r\n'").find(text.front()) != std::string_view::npos ? "'"
+                                                                                                       : "";
 }
 
 std::string csv_cell(std::string_view text) {

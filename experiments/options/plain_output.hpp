@@ -5,9 +5,9 @@
 
 namespace moescope {
 
-/// While it lives, whatever a stream is given comes out as plain_lines(): names in files of rows, workloads and
-/// devices are printed in many places, and none of them shall move the cursor, set the title or answer for the
-/// user. Lines are passed on whole, the rest of one when the stream is flushed.
+/// While it lives, whatever a stream is given comes out as plain_lines(): names in files of rows, workloads
+/// and devices are printed in many places, and none of them shall move the cursor, set the title or answer
+/// for the user. Lines are passed on whole, the rest of one when the stream is flushed.
 class PlainOutput {
  public:
   explicit PlainOutput(std::ostream& stream);

@@ -62,7 +62,8 @@ std::vector<std::string> wrapped(std::string_view text, int width) {
   const std::string shown = one_line(text);
   for (std::string_view rest = shown; !rest.empty();) {
     std::string_view line = first_characters(rest, limit);
-    if (const std::size_t blank = line.rfind(' '); line.size() < rest.size() && blank != std::string_view::npos) {
+    if (const std::size_t blank = line.rfind(' ');
+        line.size() < rest.size() && blank != std::string_view::npos) {
       line = line.substr(0, blank + 1);
     }
     lines.emplace_back(line);
