@@ -21,7 +21,8 @@ constexpr std::string_view kStyle =
     "code{font-size:.85em;overflow-wrap:anywhere}summary{cursor:pointer}figure{margin:1rem "
     "0}figcaption{color:#444}"
     "img{max-width:100%;height:auto}.note{color:#555}.s{display:inline-block;width:.7em;height:.7em;"
-    "margin-right:.4em}nav ol,nav ul{margin:.2rem 0;font-size:.92em}h3{font-size:1.05rem;margin:1.6rem 0 "
+    "margin-right:.4em}nav ol,nav ul{margin:.2rem 0;font-size:.92em}nav ul "
+    "ul{columns:3}h3{font-size:1.05rem;margin:1.6rem 0 "
     ".2rem;"
     "overflow-wrap:anywhere}td details table{margin:.3rem 0 .6rem;font-size:.92em}";
 

@@ -187,8 +187,8 @@ Frame frame_of(const FigurePanel& panel, int least_width) {
     longest_name = std::max(longest_name, text_width(short_name(name)));
   }
   // Names hang at an angle of 25 degrees.
-  frame.axis_lines =
-      3 + static_cast<int>(static_cast<double>(longest_name) * kCharWidth * 0.43 / kLineHeight);
+  frame.axis_lines = 2 + static_cast<int>(wrapped(panel.x_label, frame.width - 60).size()) +
+                     static_cast<int>(static_cast<double>(longest_name) * kCharWidth * 0.43 / kLineHeight);
   std::size_t entries = 0;
   std::size_t longest_label = 0;
   for (const FigureSeries& series : panel.series) {
@@ -197,8 +197,9 @@ Frame frame_of(const FigurePanel& panel, int least_width) {
       longest_label = std::max(longest_label, text_width(short_name(series.label)));
     }
   }
-  const double entry_width = static_cast<double>(longest_label) * kCharWidth + 55;
-  frame.key_columns = std::clamp(static_cast<int>((frame.width - 40) / entry_width), 1, 6);
+  // No more columns than gnuplot would take of its own: what it moves to the next line needs room, too.
+  const double entry_width = static_cast<double>(longest_label) * kCharWidth + 100;
+  frame.key_columns = std::clamp(static_cast<int>((frame.width - 100) / entry_width), 1, 6);
   frame.key_lines = (static_cast<int>(entries) + frame.key_columns - 1) / frame.key_columns;
   return frame;
 }
@@ -207,8 +208,7 @@ void append_axes(std::string& out, const FigurePanel& panel, const Frame& frame)
   out += fmt::format("set title {}\nset xlabel {}\nset ylabel {}\n", gnuplot_string(frame.title),
                      gnuplot_string(wrapped(panel.x_label, frame.width - 60)),
                      gnuplot_string(one_line(panel.y_label)));
-  out += fmt::format("set tmargin {}\nset bmargin {}\nset key maxcols {}\n", frame.top_lines,
-                     frame.bottom_lines(), frame.key_columns);
+  out += fmt::format("set tmargin {}\nset bmargin {}\n", frame.top_lines, frame.bottom_lines());
   out += "unset logscale\n";
   out += panel.log_y ? "set autoscale y\nset logscale y\n" : "set yrange [0:*]\n";
   out += panel.log_x ? "set logscale x\n" : "";
@@ -273,9 +273,9 @@ void append_panel(std::string& out, const FigurePanel& panel, int panel_index, c
                                     ? "notitle"
                                     : fmt::format("title {}", gnuplot_string(short_name(series.label)))));
     if (!series.tags.empty()) {
-      plots.push_back(fmt::format("{} using {}:3 with labels left {} textcolor rgb \"{}\" notitle", block,
+      plots.push_back(fmt::format("{} using {}:3 with labels left{} textcolor rgb \"{}\" notitle", block,
                                   series.tag_x.empty() ? "1:2" : "4:5",
-                                  series.tag_x.empty() ? "offset character 1,0.5" : "", style.colour));
+                                  series.tag_x.empty() ? " offset character 1,0.5" : "", style.colour));
     }
   }
   if (!plots.empty()) {
@@ -320,8 +320,7 @@ std::string figure_script(const Figure& figure, const std::string& name) {
   const int total_height = std::max(1, std::accumulate(row_heights.begin(), row_heights.end(), top));
   std::string out = fmt::format(
       "set terminal {} size {},{} noenhanced font \"sans,12\" background \"white\"\nset output {}\n"
-      "set encoding utf8\nset grid xtics ytics mytics\nset format \"%g\"\nset key outside bottom center "
-      "horizontal\nset pointsize 0.7\nset multiplot\n",
+      "set encoding utf8\nset grid xtics ytics mytics\nset format \"%g\"\nset pointsize 0.7\nset multiplot\n",
       figure.png ? "pngcairo" : "svg", total_width, total_height, gnuplot_string(image_name(figure, name)));
   if (!figure.title.empty()) {
     out += fmt::format("set label 1 {} at screen 0.5,{} center\n", gnuplot_string(title),
@@ -332,9 +331,13 @@ std::string figure_script(const Figure& figure, const std::string& name) {
   for (std::size_t p = 0; p < figure.panels.size(); ++p) {
     const auto column = static_cast<int>(p) % columns;
     const int height = row_heights[p / static_cast<std::size_t>(columns)];
-    out += fmt::format("set origin {},{}\nset size {},{}\n", static_cast<double>(column) / columns,
-                       1 - static_cast<double>(top + height) / total_height, 1.0 / columns,
-                       static_cast<double>(height) / total_height);
+    const double bottom = 1 - static_cast<double>(top + height) / total_height;
+    out += fmt::format("set origin {},{}\nset size {},{}\n", static_cast<double>(column) / columns, bottom,
+                       1.0 / columns, static_cast<double>(height) / total_height);
+    // At the panel's lower edge: gnuplot itself would put a legend of many lines over the axis' label.
+    out +=
+        fmt::format("set key at screen {},{} center bottom horizontal maxcols {}\n", (column + 0.5) / columns,
+                    bottom + 0.5 * kLineHeight / total_height, frames[p].key_columns);
     append_panel(out, figure.panels[p], static_cast<int>(p), frames[p], styles, markers);
     out += "unset label 1\n";
     top += column + 1 == columns ? height : 0;
