@@ -7,6 +7,7 @@
 
 #include "core/base/build_info.hpp"
 #include "experiments/options/command.hpp"
+#include "experiments/options/plain_output.hpp"
 
 namespace {
 
@@ -74,6 +75,7 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   // A file that may not grow further is an error that write() tells; by default it would end the process.
   (void)std::signal(SIGXFSZ, SIG_IGN);
+  const PlainOutput output(std::cout);
   try {
     return run(argc, argv);
   } catch (const Error& error) {

@@ -2,6 +2,7 @@
 figure comes from, and text whose numbers are computed."""
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import textwrap
@@ -14,19 +15,11 @@ from IPython.display import Markdown, display
 
 from moescope_rows import ROOT, RowError, provenance
 
-# Okabe and Ito (2008), told apart by colour-blind readers; colour and marker as in `moescope roofline`.
-SCHEDULES = {
-    "token_centric": ("#0072B2", "s"),
-    "expert_centric": ("#D55E00", "o"),
-    "staircase": ("#009E73", "^"),
-    "staircase:atomics": ("#CC79A7", "v"),
-    "staircase:rows": ("#004D38", "<"),
-    "staircase:rows:atomics": ("#882255", ">"),
-    "dense_masked": ("#E69F00", "D"),
-    "sparse_library": ("#56B4E9", "P"),
-    "auto": ("#000000", "x"),
-    "tuned": ("#777777", "+"),
-}
+# Colour and marker of every schedule, in the order of legends, and those that choose among the others: the table that
+# every figure of moescope uses.
+_LOOKS = json.loads((ROOT / "core" / "schedule" / "schedules.json").read_text(encoding="utf-8"))
+SCHEDULES = {look["name"]: (look["colour"], look["marker"]) for look in _LOOKS}
+CHOSEN = {look["name"] for look in _LOOKS if look["chosen"]}
 BF16_ERROR = 4e-3  # what every layer is held to against the fp64 oracle, relative
 STAGES = {
     "router_project": "#56B4E9",
@@ -122,7 +115,7 @@ def schedule_lines(axis: plt.Axes, table: pd.DataFrame, x=None) -> None:
         values = table[schedule].dropna() if schedule in table else ()
         if len(values) > 0:
             axis.plot(x[values.index], values, color=colour, marker=marker, linewidth=1, markersize=5, label=schedule,
-                      linestyle=":" if schedule in ("auto", "tuned") else "-")
+                      linestyle=":" if schedule in CHOSEN else "-")
 
 
 def log_ticks(axis: mpl.axis.Axis, digits: str = "25", unit: str = "") -> None:

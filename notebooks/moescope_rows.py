@@ -114,11 +114,12 @@ def _read_jsonl(path: Path) -> Iterator[dict]:
 
 
 def _cell(field: str, text: str, place: str):
-    """A CSV cell as its JSON value: an empty cell is null where the schema allows null."""
+    """A CSV cell as its JSON value: an empty cell is null where the schema allows null. Text that a spreadsheet would
+    compute has an apostrophe before it."""
     types = _FIELDS.get(field, {}).get("type", "string")
     numeric = int if field == "schema_version" or "integer" in types else float if "number" in types else None
     if numeric is None:
-        return text
+        return text[1:] if text[:1] == "'" else text
     try:
         return numeric(text) if text else None
     except (TypeError, ValueError):

@@ -1,4 +1,5 @@
 """The loader on good and on broken rows: `python -m unittest discover -s notebooks`."""
+import csv
 import gzip
 import json
 import tempfile
@@ -56,6 +57,18 @@ class Loader(unittest.TestCase):
         table.where(table.notna(), "").to_csv(self.folder / "rows.csv", index=False)
         again = mr.load(self.folder / "rows.csv")
         self.assertTrue(again.drop(columns="file").equals(lines.drop(columns="file")))
+
+    def test_csv_text_that_a_spreadsheet_would_compute(self):
+        names = ["=cmd|' /C calc'!A0", "+1", "-1", "@SUM(1)", "'quoted"]
+        (self.folder / "run.json").write_text(json.dumps(HEADER))
+        with open(self.folder / "rows.csv", "w", newline="", encoding="utf-8") as stream:
+            writer = csv.DictWriter(stream, ROW)
+            writer.writeheader()
+            for name in names:
+                writer.writerow(row(workload="'" + name, value=-0.5, B=""))
+        rows = mr.load(self.folder / "rows.csv")
+        self.assertEqual(list(rows["workload"]), names)
+        self.assertEqual(set(rows["value"]), {-0.5})
 
     def test_csv_needs_its_run(self):
         with self.assertRaisesRegex(mr.RowError, "run.json"):

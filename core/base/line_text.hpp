@@ -6,9 +6,14 @@
 
 namespace moescope {
 
-/// `text` as one line that a terminal shows and does not obey: control characters (escape sequences begin
-/// with one, and a name may hold any) as \n, \t or \xNN. UTF-8 stays as it is.
+/// Text from outside (names in files of rows, paths) as one line that a person sees and a terminal, a page or
+/// a figure does not obey: valid UTF-8 without control characters. What is neither is shown by its code: a
+/// newline as "\n", ESC as "\x1b", a byte that is no UTF-8 as "\xff", characters that reorder or break lines
+/// (U+202E, U+2028) as "\u202e". Everything else stays as it is.
 std::string one_line(std::string_view text);
+
+/// The same for a text of several lines: '\n' and '\t' stay.
+std::string plain_lines(std::string_view text);
 
 /// Characters of UTF-8 text; bytes of other text.
 std::size_t text_width(std::string_view text);

@@ -26,8 +26,9 @@ constexpr std::size_t kMaxFigures = 24;
 std::vector<ReportFigure> draw_figures(const std::vector<RecordedRun>& runs, const fs::path& scratch) {
   std::vector<ReportFigure> drawn;
   for (Figure& figure : report_figures(recorded_layers(runs), kMaxFigures)) {
-    // The page has it as a caption, whole: in the figure a long one would be cut.
-    const std::string title = std::exchange(figure.title, "");
+    // The page has it as a caption and in its contents.
+    const std::string title =
+        fmt::format("time over {}: {}", figure.panels.front().x_label, std::exchange(figure.title, ""));
     const FigureResult result = draw_figure(figure, scratch, fmt::format("figure{}", drawn.size()));
     ReportFigure& report = drawn.emplace_back();
     report.title = title;

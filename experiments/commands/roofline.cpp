@@ -1,4 +1,4 @@
-#include "profiler/limits/roofline.hpp"
+#include "profiler/report/roofline.hpp"
 
 #include <fmt/format.h>
 

@@ -5,8 +5,12 @@
 #include <algorithm>
 #include <iterator>
 #include <nlohmann/json.hpp>
+#include <optional>
+#include <string_view>
 #include <utility>
+#include <vector>
 
+#include "core/base/line_text.hpp"
 #include "core/files/output_file.hpp"
 
 namespace moescope {
@@ -24,14 +28,14 @@ Json name_event(const char* what, int process, int thread, const std::string& na
   event["name"] = what;
   event["pid"] = process;
   event["tid"] = thread;
-  event["args"]["name"] = name;
+  event["args"]["name"] = one_line(name);
   return event;
 }
 
 Json duration_event(const std::string& name, int process, int thread, double start_s, double time_s) {
   Json event;
   event["ph"] = "X";
-  event["name"] = name;
+  event["name"] = one_line(name);
   event["pid"] = process;
   event["tid"] = thread;
   event["ts"] = start_s * kMicro;
@@ -39,40 +43,75 @@ Json duration_event(const std::string& name, int process, int thread, double sta
   return event;
 }
 
-/// A counter's average over the stage that lasts from start_s to end_s.
-class CounterTracks {
- public:
-  CounterTracks(Json& events, int process) : events_(events), process_(process) {}
-  void add(const char* track, const char* unit, double value, double start_s) {
-    Json event;
-    event["ph"] = "C";
-    event["name"] = track;
-    event["pid"] = process_;
-    event["ts"] = start_s * kMicro;
-    event["args"][unit] = value;
-    events_.push_back(std::move(event));
-  }
-  /// Absent values leave the track at zero.
-  void add_stage(const StageMetrics* metrics, double start_s, double time_s) {
-    const auto value = [&](std::initializer_list<const char*> names) {
-      double sum = 0;
-      for (const char* name : names) {
-        sum += metrics == nullptr ? 0 : metrics->find(name).value_or(0);
-      }
-      return sum;
-    };
-    add("HBM", "GB/s", value({"hbm_read_bytes", "hbm_write_bytes"}) / time_s / 1e9, start_s);
-    add("L2", "GB/s",
-        value({"l2_read_bytes", "l2_write_bytes", "l2_reduction_bytes", "l2_atomic_bytes"}) / time_s / 1e9,
-        start_s);
-    add("tensor pipe", "%", 100 * value({"tensor_utilisation"}), start_s);
-    add("issue slots", "%", 100 * value({"issue_utilisation"}), start_s);
-  }
-
- private:
-  Json& events_;
-  int process_;
+/// A counter track and what it adds up.
+struct Track {
+  const char* name;
+  const char* unit;
+  std::vector<std::string_view> metrics;
+  double scale = 1;
+  bool per_second = false;
 };
+
+const std::vector<Track>& tracks() {
+  static const std::vector<Track> all = {
+      {"HBM", "GB/s", {"hbm_read_bytes", "hbm_write_bytes"}, 1e-9, true},
+      {"L2",
+       "GB/s",
+       {"l2_read_bytes", "l2_write_bytes", "l2_reduction_bytes", "l2_atomic_bytes"},
+       1e-9,
+       true},
+      {"tensor pipe", "%", {"tensor_utilisation"}, 100},
+      {"issue slots", "%", {"issue_utilisation"}, 100}};
+  return all;
+}
+
+Json counter_event(const Track& track, int process, double start_s, double value) {
+  Json event;
+  event["ph"] = "C";
+  event["name"] = track.name;
+  event["pid"] = process;
+  event["ts"] = start_s * kMicro;
+  event["args"][track.unit] = value;
+  return event;
+}
+
+/// The track's value in a stage; empty when one of its metrics was not counted there.
+std::optional<double> value_of(const Track& track, const StageMetrics* metrics, double time_s) {
+  double sum = 0;
+  for (const std::string_view name : track.metrics) {
+    const auto value = metrics == nullptr ? std::nullopt : metrics->find(name);
+    if (!value) {
+      return std::nullopt;
+    }
+    sum += *value;
+  }
+  return sum * track.scale / (track.per_second ? time_s : 1);
+}
+
+/// Averages over each stage, and zero behind the last. A track holds its value until the next one, so there
+/// is none where a stage was not counted: it would show its neighbour's value, or a zero that nobody
+/// measured.
+void append_track(Json& events, const Track& track, const CountedLayer& counted, const ArmResult& times,
+                  int process) {
+  std::vector<Json> values;
+  double start_s = 0;
+  for (const StageSamples& samples : times.stages) {
+    const double time_s = samples.median_s();
+    if (samples.stage == Stage::kLayer || !(time_s > 0)) {
+      continue;
+    }
+    const auto value = value_of(track, counted.find(samples.stage), time_s);
+    if (!value) {
+      return;
+    }
+    values.push_back(counter_event(track, process, start_s, *value));
+    start_s += time_s;
+  }
+  if (!values.empty()) {
+    values.push_back(counter_event(track, process, start_s, 0));
+    std::ranges::move(values, std::back_inserter(events));
+  }
+}
 
 Json stage_arguments(const LayerProfile& profile, std::size_t schedule, Stage stage) {
   const ScheduleStudy& point = profile.study.schedules[schedule];
@@ -84,7 +123,8 @@ Json stage_arguments(const LayerProfile& profile, std::size_t schedule, Stage st
   arguments["bound by"] = bound_text(profile.limits(schedule, stage));
   if (const StageMetrics* metrics = profile.counted[schedule].find(stage)) {
     for (const MetricValue& value : metrics->values) {
-      arguments[value.name] = value.value ? Json(*value.value) : Json("unavailable: " + value.reason);
+      arguments[value.name] =
+          value.value ? Json(*value.value) : Json("unavailable: " + one_line(value.reason));
     }
   }
   return arguments;
@@ -126,7 +166,6 @@ void append_schedule(Json& events, const LayerProfile& profile, std::size_t sche
     events.push_back(name_event("thread_name", process, kKernelThread, "kernels: " + profile.no_kernels));
   }
   KernelLanes lanes(events, process);
-  CounterTracks tracks(events, process);
   double start_s = 0;
   for (const StageSamples& samples : point.times.stages) {
     if (samples.stage == Stage::kLayer) {
@@ -144,12 +183,11 @@ void append_schedule(Json& events, const LayerProfile& profile, std::size_t sche
         }
       }
     }
-    if (time_s > 0) {
-      tracks.add_stage(profile.counted[schedule].find(samples.stage), start_s, time_s);
-    }
     start_s += time_s;
   }
-  tracks.add_stage(nullptr, start_s, 1);
+  for (const Track& track : tracks()) {
+    append_track(events, track, profile.counted[schedule], point.times, process);
+  }
 }
 
 }  // namespace
@@ -166,7 +204,7 @@ std::string chrome_trace(std::span<const LayerProfile> profiles, const std::stri
   }
   Json trace;
   trace["displayTimeUnit"] = "ns";
-  trace["otherData"]["device"] = device;
+  trace["otherData"]["device"] = one_line(device);
   trace["otherData"]["stages"] = "median of timed runs, laid end to end";
   trace["otherData"]["kernels"] = "one traced run, placed from the start of their stage at their own pace";
   trace["otherData"]["counters"] = "averages over a stage, from replays of their own";

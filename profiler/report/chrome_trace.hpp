@@ -14,7 +14,8 @@ namespace moescope {
 ///
 /// What time means there: a stage lasts its median over the timed runs, and stages follow one another without
 /// gaps. Kernels come from one traced run of their own, placed from their stage's start at their own pace;
-/// they need not fill the stage. A counter track holds one value per stage, its average over the stage.
+/// they need not fill the stage. A counter track holds one value per stage, its average over the stage; there
+/// is none of what was not counted in every stage (the stages say why).
 std::string chrome_trace(std::span<const LayerProfile> profiles, const std::string& device);
 
 /// Writes the above. Throws FileError.

@@ -3,10 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <set>
 
+#include "profiler/report/html_layers.hpp"
 #include "profiler/report/recorded_points.hpp"
-#include "profiler/text/format.hpp"
 
 namespace moescope {
 namespace {
@@ -19,29 +20,19 @@ constexpr std::string_view kStyle =
     "th{background:#f4f4f4}td.t,th.t{text-align:left}tr.layer td{background:#eef3fa;text-align:left}"
     "code{font-size:.85em;overflow-wrap:anywhere}summary{cursor:pointer}figure{margin:1rem "
     "0}figcaption{color:#444}"
-    "img{max-width:100%;height:auto}.note{color:#555}";
+    "img{max-width:100%;height:auto}.note{color:#555}.s{display:inline-block;width:.7em;height:.7em;"
+    "margin-right:.4em}nav ol,nav ul{margin:.2rem 0;font-size:.92em}nav ul "
+    "ul{columns:3}h3{font-size:1.05rem;margin:1.6rem 0 "
+    ".2rem;"
+    "overflow-wrap:anywhere}td details table{margin:.3rem 0 .6rem;font-size:.92em}";
 
-std::string escaped(std::string_view text) {
-  std::string out;
-  for (const char c : text) {
-    switch (c) {
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '&':
-        out += "&amp;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      default:
-        out += c;
-    }
+/// Numbers of runs on the page by their ids, from 1 on.
+std::map<std::string, std::size_t> run_numbers(std::span<const RecordedRun> runs) {
+  std::map<std::string, std::size_t> numbers;
+  for (const RecordedRun& run : runs) {
+    numbers.try_emplace(run.header.run_id, numbers.size() + 1);
   }
-  return out;
+  return numbers;
 }
 
 /// One line of what the runs are, the table folded below it: a report of many runs begins with what they
@@ -51,113 +42,34 @@ std::string runs_table(std::span<const RecordedRun> runs) {
   std::set<std::string> revisions;
   std::set<std::string> days;
   for (const RecordedRun& run : runs) {
-    devices.insert(escaped(run.header.device));
-    revisions.insert(escaped(run.header.git_revision.substr(0, 7)));
-    days.insert(escaped(run.header.started_utc.substr(0, 10)));
+    devices.insert(html_text(run.header.device));
+    revisions.insert(html_text(run.header.git_revision.substr(0, 7)));
+    days.insert(html_text(run.header.started_utc.substr(0, 10)));
   }
+  const auto numbers = run_numbers(runs);
   std::string html = fmt::format("<details{}><summary>{} on {}, built from {}, {}</summary>\n",
-                                 runs.size() <= 4 ? " open" : "",
-                                 runs.size() == 1 ? "1 run" : fmt::format("{} runs", runs.size()),
+                                 numbers.size() <= 4 ? " open" : "",
+                                 numbers.size() == 1 ? "1 run" : fmt::format("{} runs", numbers.size()),
                                  fmt::join(devices, "; "), fmt::join(revisions, ", "), fmt::join(days, ", "));
   html +=
-      "<table><tr><th class=t>run</th><th class=t>device</th><th class=t>driver</th><th class=t>built "
+      "<table><tr><th></th><th class=t>run</th><th class=t>device</th><th class=t>driver</th><th "
+      "class=t>built "
       "from</th><th>rows</th><th class=t>command</th></tr>\n";
+  std::set<std::string> seen;
   for (const RecordedRun& run : runs) {
     const RunHeader& header = run.header;
+    const std::size_t number = numbers.at(header.run_id);
+    // A run that was continued, or given twice, has several entries and one place to link to.
+    const std::string id = seen.insert(header.run_id).second ? fmt::format(" id=run-{}", number) : "";
     html += fmt::format(
-        "<tr><td class=t>{}</td><td class=t>{}</td><td class=t>{}</td><td class=t>{}{}<br>{}</td><td>{}</td>"
-        "<td class=t><code>{}</code></td></tr>\n",
-        escaped(header.run_id), escaped(header.device), escaped(header.driver),
-        escaped(header.git_revision.substr(0, 12)), header.git_dirty ? ", with changes" : "",
-        escaped(header.build), run.rows.size(), escaped(header.command_line));
+        "<tr{}><td>{}</td><td class=t>{}</td><td class=t>{}</td><td class=t>{}</td><td "
+        "class=t>{}{}<br>{}</td>"
+        "<td>{}</td><td class=t><code>{}</code></td></tr>\n",
+        id, number, html_text(header.run_id), html_text(header.device), html_text(header.driver),
+        html_text(header.git_revision.substr(0, 12)), header.git_dirty ? ", with changes" : "",
+        html_text(header.build), run.rows.size(), html_text(header.command_line));
   }
   return html + "</table></details>\n";
-}
-
-std::string text_or_dash(const std::optional<double>& value, std::string (*format)(double)) {
-  return value ? format(*value) : "-";
-}
-
-std::string ratio_text(double value) { return fmt::format("{:.2f}x", value); }
-std::string error_text(double value) { return fmt::format("{:.1e}", value); }
-
-std::string schedule_row(const RecordedLayer& layer, const RecordedSchedule& schedule) {
-  const ResultRow* time = schedule.find(Stage::kLayer, "time_s");
-  const auto floor = layer.common.value(Stage::kExperts, "floor_bytes");
-  const auto bytes = schedule.experts_requested_bytes();
-  const bool measured = time != nullptr && time->status == Status::kOk;
-  const std::string name =
-      schedule.name + (measured && !time->reason.empty() ? fmt::format(" ({})", time->reason) : "");
-  std::string html = fmt::format("<tr><td class=t>{}</td>", escaped(name));
-  if (time != nullptr && !measured) {
-    return html + fmt::format("<td class=t colspan=8>{}: {}</td></tr>\n", to_string(time->status),
-                              escaped(time->reason));
-  }
-  const auto cell = [&](const std::string& text) { html += fmt::format("<td>{}</td>", text); };
-  cell(measured ? format_seconds(*time->value) : "-");
-  cell(measured && time->spread ? format_percent(*time->spread) : "-");
-  cell(text_or_dash(schedule.value(Stage::kLayer, "speed_up_over_token_centric"), ratio_text));
-  cell(text_or_dash(schedule.experts_time_s(), format_seconds));
-  cell(text_or_dash(schedule.value(Stage::kExperts, "speed_up_over_token_centric"), ratio_text));
-  cell(text_or_dash(bytes, format_bytes));
-  cell(bytes && floor && *floor > 0 ? fmt::format("{:.1f}x", *bytes / *floor) : "-");
-  cell(text_or_dash(schedule.value(Stage::kLayer, "relative_error"), error_text));
-  return html + "</tr>\n";
-}
-
-/// The line above a layer's schedules: what it is, how skewed, how to measure it again.
-std::string layer_row(const RecordedLayer& layer) {
-  const ResultRow& what = layer.what;
-  std::string text =
-      fmt::format("<b>{}</b> {} {} on {}, L2 {}, seed {}", escaped(what.workload), escaped(what.system),
-                  layer.shape_text(), escaped(what.backend), escaped(what.l2_state), what.seed);
-  text += what.group_size ? fmt::format(", B {}", *what.group_size) : "";
-  text += what.tile_tokens ? fmt::format(", tiles of {} tokens", *what.tile_tokens) : "";
-  const auto add = [&](const char* label, std::string_view metric) {
-    if (const auto value = layer.common.value(Stage::kRouterSelect, metric)) {
-      text += fmt::format("; {} {:.3g}", label, *value);
-    }
-  };
-  add("usage", "usage");
-  add("unevenness", "unevenness_nats");
-  add("max/mean", "max_over_mean");
-  add("reuse", "reuse");
-  if (!what.repro.empty()) {
-    text += fmt::format("<br><code>{}</code>", escaped(what.repro));
-  }
-  return fmt::format("<tr class=layer><td colspan=9>{}</td></tr>\n", text);
-}
-
-/// Whether a time of the layer or of its expert stage was tried, so that it belongs in the table.
-bool has_time(const RecordedSchedule& schedule) {
-  return schedule.find(Stage::kLayer, "time_s") != nullptr || schedule.experts_time_s();
-}
-
-std::string layers_table(const std::vector<RecordedLayer>& layers) {
-  std::string html =
-      "<table><tr><th class=t>schedule</th><th>layer</th><th>spread</th><th>speed-up</th><th>experts</th>"
-      "<th>speed-up</th><th>requested bytes</th><th>over floor</th><th>error</th></tr>\n";
-  std::size_t untimed = 0;
-  double worst = 0;
-  for (const RecordedLayer& layer : layers) {
-    if (std::ranges::none_of(layer.schedules, has_time)) {
-      ++untimed;
-      for (const RecordedSchedule& schedule : layer.schedules) {
-        worst = std::max(worst, schedule.value(Stage::kLayer, "relative_error").value_or(0));
-      }
-      continue;
-    }
-    html += layer_row(layer);
-    for (const RecordedSchedule& schedule : layer.schedules) {
-      html += schedule_row(layer, schedule);
-    }
-  }
-  html += "</table>\n";
-  return untimed == 0 ? html
-                      : html + fmt::format(
-                                   "<p class=note>Layers that were run but not timed: {}; "
-                                   "their largest error: {}.</p>\n",
-                                   untimed, error_text(worst));
 }
 
 std::string missing_list(std::span<const RecordedRun> runs) {
@@ -165,8 +77,9 @@ std::string missing_list(std::span<const RecordedRun> runs) {
   for (const RecordedRun& run : runs) {
     for (const ResultRow& row : run.rows) {
       if (row.status != Status::kOk) {
-        lines.insert(fmt::format("<li>{} {}: {} ({}, {})</li>\n", escaped(row.schedule), escaped(row.metric),
-                                 escaped(row.reason), to_string(row.status), escaped(row.workload)));
+        lines.insert(fmt::format("<li>{} {}: {} ({}, {})</li>\n", html_text(row.schedule),
+                                 html_text(row.metric), html_text(row.reason), to_string(row.status),
+                                 html_text(row.workload)));
       }
     }
   }
@@ -190,31 +103,96 @@ std::string base64(std::string_view bytes) {
 
 std::string figures_html(const std::vector<ReportFigure>& figures) {
   std::string html;
-  for (const ReportFigure& figure : figures) {
+  for (std::size_t i = 0; i < figures.size(); ++i) {
+    const ReportFigure& figure = figures[i];
+    const std::string title = html_text(figure.title);
     // As an image of its own: the ids inside one SVG would meet those of the next.
-    const std::string image = figure.svg.empty()
-                                  ? fmt::format("<p class=note>no figure: {}</p>", escaped(figure.reason))
-                                  : fmt::format(R"(<img alt="{}" src="data:image/svg+xml;base64,{}">)",
-                                                escaped(figure.title), base64(figure.svg));
-    html += fmt::format("<figure>{}<figcaption>{}</figcaption></figure>\n", image, escaped(figure.title));
+    const std::string image =
+        figure.svg.empty()
+            ? fmt::format("<p class=note>no figure: {}</p>", html_text(figure.reason))
+            : fmt::format(R"(<img alt="{}" src="data:image/svg+xml;base64,{}">)", title, base64(figure.svg));
+    html += fmt::format("<figure id=figure-{0}>{1}<figcaption>{0}. {2}</figcaption></figure>\n", i + 1, image,
+                        title);
   }
   return html.empty() ? "<p class=note>Nothing was swept: there is no figure to draw.</p>\n" : html;
+}
+
+/// Titles of figures without the words that all have, for a list that can be looked through.
+std::vector<std::string> short_titles(const std::vector<ReportFigure>& figures) {
+  const auto words_of = [](const std::string& title) {
+    std::vector<std::string> words;
+    for (std::size_t at = 0; at <= title.size();) {
+      const std::size_t end = std::min(title.find(", ", at), title.size());
+      words.push_back(title.substr(at, end - at));
+      at = end + 2;
+    }
+    return words;
+  };
+  std::map<std::string, std::size_t> count;
+  for (const ReportFigure& figure : figures) {
+    const auto words = words_of(figure.title);
+    for (const std::string& word : std::set<std::string>(words.begin(), words.end())) {
+      ++count[word];
+    }
+  }
+  std::vector<std::string> titles;
+  for (const ReportFigure& figure : figures) {
+    std::vector<std::string> words = words_of(figure.title);
+    const auto in_all = [&](const std::string& word) { return count[word] == figures.size(); };
+    if (!std::ranges::all_of(words, in_all)) {
+      std::erase_if(words, in_all);
+    }
+    titles.push_back(fmt::format("{}", fmt::join(words, ", ")));
+  }
+  return titles;
+}
+
+/// Links to everything below.
+std::string contents(const std::vector<ReportFigure>& figures, const std::vector<HtmlSection>& sections) {
+  std::string html =
+      "<nav><h2>Contents</h2><ul>\n<li><a href=\"#runs\">Runs</a></li>\n"
+      "<li><a href=\"#figures\">Figures</a>";
+  const auto titles = short_titles(figures);
+  for (std::size_t i = 0; i < figures.size(); ++i) {
+    html += fmt::format("{}<li><a href=\"#figure-{}\">{}</a></li>\n", i == 0 ? "<ol>\n" : "", i + 1,
+                        html_text(titles[i]));
+  }
+  html += figures.empty() ? "</li>\n" : "</ol></li>\n";
+  html += "<li><a href=\"#schedules\">Schedules and their stages</a>";
+  for (std::size_t i = 0; i < sections.size(); ++i) {
+    html += fmt::format("{}<li><a href=\"#layers-{}\">{}</a></li>\n", i == 0 ? "<ul>\n" : "", i + 1,
+                        html_text(sections[i].heading));
+  }
+  html += sections.empty() ? "</li>\n" : "</ul></li>\n";
+  return html + "<li><a href=\"#missing\">What is missing, and why</a></li>\n</ul></nav>\n";
+}
+
+std::string sections_html(const std::vector<HtmlSection>& sections) {
+  std::string html;
+  for (std::size_t i = 0; i < sections.size(); ++i) {
+    html +=
+        fmt::format("<h3 id=layers-{}>{}</h3>\n{}", i + 1, html_text(sections[i].heading), sections[i].body);
+  }
+  return html;
 }
 
 }  // namespace
 
 std::string html_report(const std::string& title, std::span<const RecordedRun> runs,
                         const std::vector<ReportFigure>& figures) {
+  const auto sections = layer_sections(recorded_layers(runs), run_numbers(runs));
   return fmt::format(
       "<!doctype html>\n<html lang=en><head><meta charset=utf-8><title>{0}</title><style>{1}</style></head>"
-      "<body>\n<h1>{0}</h1>\n<h2>Runs</h2>\n{2}<h2>Figures</h2>\n{3}<h2>Schedules</h2>\n"
+      "<body>\n<h1>{0}</h1>\n{2}<h2 id=runs>Runs</h2>\n{3}<h2 id=figures>Figures</h2>\n{4}"
+      "<h2 id=schedules>Schedules and their stages</h2>\n"
       "<p class=note>Times are measured: median over alternating samples, spread (max - min) / median; "
       "on a backend &quot;sim: ...&quot; they and the bytes are modelled. Speed-up over token_centric, round "
       "by round. Bytes are analytic: what the expert stage loads and stores; the floor is active experts, "
-      "tokens and output once. Errors are relative, against the fp64 oracle.</p>\n{4}"
-      "<h2>What is missing, and why</h2>\n{5}</body></html>\n",
-      escaped(title), kStyle, runs_table(runs), figures_html(figures), layers_table(recorded_layers(runs)),
-      missing_list(runs));
+      "tokens and output once; those of a stage were counted. Errors are relative, against the fp64 "
+      "oracle.</p>\n"
+      "{5}<h2 id=missing>What is missing, and why</h2>\n{6}</body></html>\n",
+      html_text(title), kStyle, contents(figures, sections), runs_table(runs), figures_html(figures),
+      sections_html(sections), missing_list(runs));
 }
 
 }  // namespace moescope

@@ -4,8 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <set>
 #include <utility>
+
+#include "core/schedule/schedule_info.hpp"
+#include "profiler/report/layer_names.hpp"
 
 namespace moescope {
 namespace {
@@ -26,7 +30,7 @@ std::optional<double> time_of(const PhasePoint& point, std::string_view schedule
   return found == point.layer_s.end() ? std::nullopt : std::optional(found->second);
 }
 
-/// Schedules of all panels, in alphabetical order, so that a colour means the same everywhere.
+/// Schedules of all panels, in the order of every legend.
 std::vector<std::string> all_schedules(std::span<const PhasePanel> panels) {
   std::set<std::string> names;
   for (const PhasePanel& panel : panels) {
@@ -36,7 +40,20 @@ std::vector<std::string> all_schedules(std::span<const PhasePanel> panels) {
       }
     }
   }
-  return {names.begin(), names.end()};
+  std::vector<std::string> ordered(names.begin(), names.end());
+  std::ranges::stable_sort(ordered, {}, schedule_order);
+  return ordered;
+}
+
+/// Layers with one key differ in L and K alone, and in where a sweep was interrupted.
+std::string key_of(const std::vector<LayerAxis>& axes, Source source) {
+  std::string key(to_string(source));
+  for (const LayerAxis& axis : axes) {
+    if (axis.name != "L" && axis.name != "K" && axis.name != "point" && axis.name != "run") {
+      key += fmt::format("\n{}:{}", axis.value.size(), axis.value);
+    }
+  }
+  return key;
 }
 
 /// All pairs of `names`.
@@ -71,7 +88,6 @@ FigurePanel draw(const PhasePanel& panel, const std::vector<std::string>& schedu
     FigureSeries series;
     series.label = schedules[s];
     series.line = false;
-    series.colour = static_cast<int>(s);
     for (const PhasePoint& point : panel.points) {
       if (point.fastest() == schedules[s]) {
         series.x.push_back(static_cast<double>(point.num_tokens));
@@ -87,7 +103,7 @@ FigurePanel draw(const PhasePanel& panel, const std::vector<std::string>& schedu
     FigureSeries line;
     line.label = labelled ? "" : "equally fast";
     line.points = false;
-    line.colour = static_cast<int>(schedules.size());
+    line.look = kReferenceLook;
     for (const std::int64_t top_k : panel.top_ks()) {
       for (const double at : panel.crossovers(top_k, pair.second, pair.first)) {
         if (fastest_around(panel, top_k, std::abs(at), pair)) {
@@ -168,6 +184,7 @@ std::vector<double> PhasePanel::crossovers(std::int64_t top_k, std::string_view 
 std::vector<PhasePanel> phase_panels(const std::vector<RecordedLayer>& layers) {
   std::vector<PhasePanel> panels;
   std::map<std::string, std::size_t> places;
+  std::vector<std::vector<LayerAxis>> axes;
   for (const RecordedLayer& layer : layers) {
     const ResultRow& what = layer.what;
     PhasePoint point{what.num_tokens, what.top_k, {}};
@@ -187,15 +204,24 @@ std::vector<PhasePanel> phase_panels(const std::vector<RecordedLayer>& layers) {
             ? fmt::format("{}, {}", what.backend.starts_with("sim: ") ? what.backend.substr(5) : what.backend,
                           what.workload)
             : fmt::format("{} on {}, {}", what.backend, layer.header->device, what.workload);
-    const std::string key =
-        fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}", title, what.hidden_size, what.grid_rows,
-                    what.grid_cols, what.shared_size.value_or(-1), what.dtype, what.activation, what.gates,
-                    what.l2_state, what.seed, to_string(source));
-    const auto [place, is_new] = places.try_emplace(key, panels.size());
+    auto layer_is = layer_axes(layer);
+    const auto [place, is_new] = places.try_emplace(key_of(layer_is, source), panels.size());
     if (is_new) {
       panels.push_back({title, source, {}});
+      axes.push_back(std::move(layer_is));
     }
-    panels[place->second].points.push_back(std::move(point));
+    // Of a point that was recorded twice the last counts.
+    auto& points = panels[place->second].points;
+    std::erase_if(points, [&](const PhasePoint& other) {
+      return other.num_tokens == point.num_tokens && other.top_k == point.top_k;
+    });
+    points.push_back(std::move(point));
+  }
+  std::vector<std::string> titles;
+  std::ranges::transform(panels, std::back_inserter(titles), &PhasePanel::title);
+  tell_apart(titles, axes, {"L", "K", "point", "run"});
+  for (std::size_t i = 0; i < panels.size(); ++i) {
+    panels[i].title = titles[i];
   }
   std::erase_if(panels, [](const PhasePanel& panel) {
     std::set<std::int64_t> tokens;

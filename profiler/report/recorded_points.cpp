@@ -5,6 +5,9 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <utility>
+
+#include "core/schedule/schedule_info.hpp"
 
 namespace moescope {
 namespace {
@@ -25,14 +28,95 @@ std::optional<double> sum_over_expert_stages(const RecordedSchedule& schedule,
   return sum;
 }
 
-std::string group_key(const ResultRow& row) {
-  if (!row.point.empty()) {
-    return row.point;
-  }
-  return fmt::format("{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}|{}", row.system, row.backend, row.num_tokens,
-                     row.hidden_size, row.grid_rows, row.grid_cols, row.top_k, row.shared_size.value_or(-1),
-                     row.dtype, row.activation, row.gates, row.workload, row.seed);
+/// Axes that every row has, by their names.
+using RowKey = std::vector<std::string>;
+
+std::string text_of(const std::optional<std::int64_t>& value) { return value ? fmt::to_string(*value) : ""; }
+
+/// What a row says of its layer and of nothing else; not the three axes that some rows of a layer leave open.
+RowKey key_of(const ResultRow& row) {
+  return {row.point,
+          row.system,
+          row.backend,
+          fmt::to_string(row.num_tokens),
+          fmt::to_string(row.hidden_size),
+          fmt::to_string(row.grid_rows),
+          fmt::to_string(row.grid_cols),
+          fmt::to_string(row.top_k),
+          text_of(row.shared_size),
+          row.dtype,
+          row.activation,
+          row.gates,
+          row.workload,
+          fmt::to_string(row.seed)};
 }
+
+constexpr const char* kNoL2 = "none";
+
+/// The axes that a schedule may have of its own, or that its rows may leave open: group size, tile size, L2.
+constexpr std::array<std::string (*)(const ResultRow&), 3> kOpenAxes = {
+    [](const ResultRow& row) { return text_of(row.group_size); },
+    [](const ResultRow& row) { return text_of(row.tile_tokens); },
+    [](const ResultRow& row) { return row.l2_state == kNoL2 ? std::string() : row.l2_state; }};
+using OpenValues = std::array<std::string, kOpenAxes.size()>;  ///< empty: any
+
+/// Rows that agree on all other axes, and what schedules were recorded with.
+class RowGroup {
+ public:
+  void add(const ResultRow& row) {
+    rows_.push_back(&row);
+    for (std::size_t axis = 0; axis < kOpenAxes.size(); ++axis) {
+      const std::string value = kOpenAxes[axis](row);
+      auto& values = values_[row.schedule][axis];
+      if (!value.empty() && std::ranges::find(values, value) == values.end()) {
+        values.push_back(value);
+      }
+    }
+  }
+  const std::vector<const ResultRow*>& rows() const { return rows_; }
+
+  /// Every combination of the values by which one and the same schedule was recorded more than once: each is
+  /// a layer of its own. One, with nothing in it, without such a schedule.
+  std::vector<OpenValues> layers() const {
+    std::vector<OpenValues> all(1);
+    for (std::size_t axis = 0; axis < kOpenAxes.size(); ++axis) {
+      std::vector<std::string> split;
+      for (const auto& [schedule, values] : values_) {
+        for (const std::string& value : values[axis]) {
+          if (values[axis].size() > 1 && std::ranges::find(split, value) == split.end()) {
+            split.push_back(value);
+          }
+        }
+      }
+      std::vector<OpenValues> more;
+      for (const std::string& value : split) {
+        for (OpenValues one : all) {
+          one[axis] = value;
+          more.push_back(std::move(one));
+        }
+      }
+      all = more.empty() ? all : more;
+    }
+    return all;
+  }
+
+  /// Whether a row belongs to the layer of these values: it has no other of its own where its schedule has
+  /// several.
+  bool takes(const OpenValues& layer, const ResultRow& row) const {
+    for (std::size_t axis = 0; axis < kOpenAxes.size(); ++axis) {
+      const std::string value = kOpenAxes[axis](row);
+      if (!layer[axis].empty() && !value.empty() && value != layer[axis] &&
+          values_.at(row.schedule)[axis].size() > 1) {
+        return false;
+      }
+    }
+    return true;
+  }
+
+ private:
+  std::vector<const ResultRow*> rows_;
+  std::map<std::string, std::array<std::vector<std::string>, kOpenAxes.size()>> values_;
+};
 
 RecordedSchedule& schedule_of(RecordedLayer& layer, const std::string& name) {
   if (name == "none") {
@@ -44,6 +128,42 @@ RecordedSchedule& schedule_of(RecordedLayer& layer, const std::string& name) {
   }
   layer.schedules.push_back({name, {}});
   return layer.schedules.back();
+}
+
+/// The layer of `values` among the rows of a group.
+RecordedLayer layer_of(const RunHeader& header, const RowGroup& group, const OpenValues& values) {
+  RecordedLayer layer{&header, *group.rows().front(), {"none", {}}, {}};
+  layer.what.group_size.reset();
+  layer.what.tile_tokens.reset();
+  layer.what.l2_state = kNoL2;
+  const auto fits = [&](std::size_t axis, const ResultRow& row) {
+    return values[axis].empty() || values[axis] == kOpenAxes[axis](row);
+  };
+  for (const ResultRow* row : group.rows()) {
+    if (group.takes(values, *row)) {
+      schedule_of(layer, row->schedule).rows.push_back(row);
+      layer.what.l2_state =
+          layer.what.l2_state == kNoL2 && fits(2, *row) ? row->l2_state : layer.what.l2_state;
+    }
+  }
+  // A schedule that chooses says what it chose; the sizes that a layer was run with are the others'.
+  for (const bool chosen : {false, true}) {
+    for (const RecordedSchedule& schedule : layer.schedules) {
+      const ScheduleInfo* info = find_schedule_info(schedule.name);
+      for (const ResultRow* row : schedule.rows) {
+        if ((info != nullptr && info->chosen) != chosen) {
+          continue;
+        }
+        if (!layer.what.group_size && fits(0, *row)) {
+          layer.what.group_size = row->group_size;
+        }
+        if (!layer.what.tile_tokens && fits(1, *row)) {
+          layer.what.tile_tokens = row->tile_tokens;
+        }
+      }
+    }
+  }
+  return layer;
 }
 
 }  // namespace
@@ -76,20 +196,22 @@ std::string RecordedLayer::shape_text() const {
 std::vector<RecordedLayer> recorded_layers(std::span<const RecordedRun> runs) {
   std::vector<RecordedLayer> layers;
   for (const RecordedRun& run : runs) {
-    std::map<std::string, std::size_t> places;
+    std::map<RowKey, std::size_t> places;
+    std::vector<RowGroup> groups;
     for (const ResultRow& row : run.rows) {
       if (row.num_tokens < 1 || row.stage == kDeviceStage) {
         continue;
       }
-      const auto [place, is_new] = places.try_emplace(group_key(row), layers.size());
+      const auto [place, is_new] = places.try_emplace(key_of(row), groups.size());
       if (is_new) {
-        layers.push_back({&run.header, row, {"none", {}}, {}});
+        groups.emplace_back();
       }
-      RecordedLayer& layer = layers[place->second];
-      layer.what.l2_state = layer.what.l2_state == "none" ? row.l2_state : layer.what.l2_state;
-      layer.what.group_size = layer.what.group_size ? layer.what.group_size : row.group_size;
-      layer.what.tile_tokens = layer.what.tile_tokens ? layer.what.tile_tokens : row.tile_tokens;
-      schedule_of(layer, row.schedule).rows.push_back(&row);
+      groups[place->second].add(row);
+    }
+    for (const RowGroup& group : groups) {
+      for (const OpenValues& values : group.layers()) {
+        layers.push_back(layer_of(run.header, group, values));
+      }
     }
   }
   return layers;

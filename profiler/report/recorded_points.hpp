@@ -39,8 +39,10 @@ struct RecordedLayer {
   std::string shape_text() const;
 };
 
-/// Groups the rows of runs into layers, in their order: rows of one sweep point, or else of one run with
-/// equal system, backend, shape, dtype, workload and seed. Rows of other kinds (tests, devices) are left out.
+/// Groups the rows of runs into layers, in their order: rows of one run (and of one of its sweep's points)
+/// that agree on every axis. Group size, tile size and L2 state are a schedule's: they make layers of their
+/// own where one schedule was recorded with several; rows without them, such as formulas, belong to each of
+/// those. Rows of other kinds (tests, devices) are left out.
 std::vector<RecordedLayer> recorded_layers(std::span<const RecordedRun> runs);
 
 }  // namespace moescope

@@ -4,11 +4,15 @@
 
 #include <algorithm>
 #include <array>
-#include <filesystem>
 #include <iterator>
 #include <map>
 #include <optional>
 #include <set>
+#include <string_view>
+#include <tuple>
+
+#include "core/schedule/schedule_info.hpp"
+#include "profiler/report/layer_names.hpp"
 
 namespace moescope {
 namespace {
@@ -43,49 +47,45 @@ constexpr std::array kQuantities = {
              false},
 };
 
-/// Colours of schedules in every figure; see figure.cpp.
-int colour_of(std::string_view schedule) {
-  constexpr std::array<std::string_view, 6> kOrder = {
-      "token_centric", "expert_centric", "staircase", "staircase:atomics", "dense_masked", "sparse_library"};
-  const auto place = std::ranges::find(kOrder, schedule);
-  return place != kOrder.end() ? static_cast<int>(place - kOrder.begin()) : schedule == "auto" ? 7 : -1;
+/// Lines that one pair of axes can show, and names below one axis; more become further figures.
+constexpr std::size_t kMaxLines = 12;
+constexpr std::size_t kMaxNames = 26;
+
+using Layers = std::vector<const RecordedLayer*>;
+
+/// Axes that tell where and when a layer was recorded: those may be lines of one figure.
+bool is_source_axis(std::string_view name) {
+  return name == "device" || name == "revision" || name == "run" || name == "point";
 }
 
-/// "tablea_layer2" of snapshot:some/where/tablea_layer2.safetensors; other workloads as they are.
-std::string short_name(const std::string& workload) {
-  const bool is_file = workload.starts_with("snapshot:") || workload.starts_with("trace:");
-  return is_file ? std::filesystem::path(workload.substr(workload.find(':') + 1)).stem().string() : workload;
+/// What grids of a growing number of experts have in common.
+std::string grid_kind(const ResultRow& what) {
+  return what.grid_rows == what.grid_cols ? "square grids"
+         : what.grid_rows == 1            ? "grids of 1 row"
+                                          : fmt::format("grids of {} rows", what.grid_rows);
 }
 
-/// Everything that is held fixed while `varied` changes; a line of text for titles. Two quantities that were
+/// Everything that is held fixed while `varied` changes, as words for a caption: the same words, the same
+/// figure. Systems are lines of one figure, each with its own activation and gates. Two quantities that were
 /// swept in step tell layers apart by themselves, so a figure has only what truly varies alone.
 std::string fixed_text(const RecordedLayer& layer, std::string_view varied) {
-  const ResultRow& what = layer.what;
+  const bool baseline = layer.what.system != "omnimoe";
   std::vector<std::string> words;
-  for (const Quantity& quantity : kQuantities) {
-    const auto value = quantity.of(layer);
-    if (quantity.name != varied && quantity.name != "workload" && value) {
-      words.push_back(fmt::format("{} {:g}", quantity.name, *value));
-    }
-  }
-  if (varied != "workload") {
-    words.push_back(what.workload);
-  }
-  words.push_back(what.dtype);
-  words.push_back(
-      fmt::format("{} on {}, L2 {}, seed {}", what.backend, layer.header->device, what.l2_state, what.seed));
-  words.push_back(fmt::format("revision {}", layer.header->git_revision.substr(0, 7)));
-  for (const auto& [value, usual] : {std::pair(what.activation, "silu"), std::pair(what.gates, "softmax")}) {
-    if (value != usual && value != "none") {
-      words.push_back(value);
+  for (const LayerAxis& axis : layer_axes(layer)) {
+    const bool own =
+        axis.name == "system" || (baseline && (axis.name == "activation" || axis.name == "gates"));
+    const bool moves = axis.name == varied;
+    if (axis.name == "grid" && varied == "N") {
+      words.push_back(grid_kind(layer.what));
+    } else if (!own && !moves && !is_source_axis(axis.name) && !axis.text.empty()) {
+      words.push_back(axis.name == "workload" ? short_workload(axis.value) : axis.text);
+      // Two files of one name are two workloads.
+      if (axis.name == "workload" && words.back() != axis.value) {
+        words.back() += fmt::format(" ({})", axis.value);
+      }
     }
   }
   return fmt::format("{}", fmt::join(words, ", "));
-}
-
-/// "staircase", or with the system where there are several.
-std::string line_name(const RecordedLayer& layer, const RecordedSchedule& schedule, bool several_systems) {
-  return several_systems ? fmt::format("{} {}", layer.what.system, schedule.name) : schedule.name;
 }
 
 /// Where a layer's times come from; layers of one figure share a backend, hence this.
@@ -98,71 +98,173 @@ Source time_source(const RecordedLayer& layer) {
   return Source::kMeasured;
 }
 
-/// Milliseconds of one line by x; of several at one x the last was recorded last.
-struct Line {
-  std::map<double, double> points;
-  int colour = -1;
+/// Layers that were recorded in one place, and its name among the figure's.
+struct Recording {
+  std::string name;
+  Layers layers;
 };
 
-/// Workloads of `layers` by their skew, named below the axis: several lie close together on a scale of
-/// numbers.
-std::map<double, std::string> workload_names(const std::vector<const RecordedLayer*>& layers,
-                                             const Quantity& quantity) {
-  std::map<double, std::string> names;
+std::set<double> values_of(const Layers& layers, const Quantity& quantity) {
+  std::set<double> values;
   for (const RecordedLayer* layer : layers) {
-    if (const auto x = quantity.of(*layer)) {
-      std::string& name = names[*x];
-      const std::string more = short_name(layer->what.workload);
-      name = name.empty() || name == more ? more : fmt::format("{}, {}", name, more);
+    values.insert(*quantity.of(*layer));
+  }
+  return values;
+}
+
+/// `layers` by what `key` says of them, in order of appearance.
+template <class Key>
+std::vector<Layers> split_by(const Layers& layers, const Key& key) {
+  std::map<std::string, std::size_t> places;
+  std::vector<Layers> parts;
+  for (const RecordedLayer* layer : layers) {
+    const auto [place, is_new] = places.try_emplace(key(*layer), parts.size());
+    if (is_new) {
+      parts.emplace_back();
+    }
+    parts[place->second].push_back(layer);
+  }
+  return parts;
+}
+
+/// The recordings of one sweep: by device and revision, and by run where every run has a sweep of its own.
+/// Otherwise runs of one revision are one recording, of a point that they share the last counts: a sweep may
+/// consist of many runs. Those that are no sweep are left out.
+std::vector<Recording> recordings_of(const Layers& layers, const Quantity& quantity) {
+  const auto is_sweep = [&](const Layers& part) { return values_of(part, quantity).size() > 1; };
+  std::vector<Layers> parts;
+  for (const Layers& place : split_by(layers, [](const RecordedLayer& layer) {
+         return fmt::format("{}\n{}\n{}", layer.header->device, layer.header->git_revision,
+                            layer.header->git_dirty);
+       })) {
+    auto runs = split_by(place, [](const RecordedLayer& layer) { return layer.header->run_id; });
+    if (std::ranges::all_of(runs, is_sweep)) {
+      std::ranges::move(runs, std::back_inserter(parts));
+    } else {
+      parts.push_back(place);
     }
   }
-  for (auto& [x, name] : names) {
-    name += fmt::format(" ({:.2f})", x);
+  std::erase_if(parts, [&](const Layers& part) { return !is_sweep(part); });
+  std::vector<const RunHeader*> headers;
+  for (const Layers& part : parts) {
+    headers.push_back(part.back()->header);
+  }
+  const auto names = run_names(headers);
+  std::vector<Recording> recordings;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    recordings.push_back({names[i], std::move(parts[i])});
+  }
+  return recordings;
+}
+
+/// Place on the axis: the quantity's value, and over skew the workload, too: two may be equally uneven.
+using Place = std::pair<double, std::string>;
+
+Place place_of(const RecordedLayer& layer, const Quantity& quantity) {
+  return {*quantity.of(layer), quantity.name == "workload" ? layer.what.workload : ""};
+}
+
+/// Milliseconds of one line by place; of several at one place the last was recorded last.
+struct Line {
+  std::string label;
+  std::string look;
+  int variant = 0;
+  std::map<Place, double> points;
+};
+
+/// Workloads of all recordings by their skew, named below the axis: several lie close together on a scale of
+/// numbers. Empty for other quantities.
+std::map<Place, std::string> place_names(const std::vector<Recording>& recordings, const Quantity& quantity) {
+  std::map<Place, std::string> names;
+  for (const Recording& recording : recordings) {
+    for (const RecordedLayer* layer : recording.layers) {
+      const Place place = place_of(*layer, quantity);
+      if (!place.second.empty()) {
+        names[place] = fmt::format("{} ({:.2f})", short_workload(place.second), place.first);
+      }
+    }
   }
   return names;
 }
 
-FigurePanel panel(const std::vector<const RecordedLayer*>& layers, const Quantity& quantity,
-                  std::string title, std::optional<double> (*time_of)(const RecordedSchedule&)) {
-  std::set<std::string> systems;
-  for (const RecordedLayer* layer : layers) {
-    systems.insert(layer->what.system);
-  }
-  const bool several = systems.size() > 1;
-  const auto names =
-      quantity.name == "workload" ? workload_names(layers, quantity) : std::map<double, std::string>();
-  std::map<std::string, Line> lines;
-  for (const RecordedLayer* layer : layers) {
-    for (const RecordedSchedule& schedule : layer->schedules) {
-      const auto x = quantity.of(*layer);
-      const auto y = time_of(schedule);
-      if (x && y) {
-        Line& line = lines[line_name(*layer, schedule, several)];
-        const double place =
-            names.empty() ? *x : static_cast<double>(std::distance(names.begin(), names.find(*x)));
-        line.points[place] = *y * 1e3;
-        line.colour = several ? -1 : colour_of(schedule.name);
+using TimeOf = std::optional<double> (*)(const RecordedSchedule&);
+
+/// Lines of all recordings, in the order of systems, schedules, recordings.
+std::vector<Line> lines_of(const std::vector<Recording>& recordings, const Quantity& quantity,
+                           TimeOf time_of) {
+  std::vector<std::string> systems;
+  for (const Recording& recording : recordings) {
+    for (const RecordedLayer* layer : recording.layers) {
+      if (std::ranges::find(systems, layer->what.system) == systems.end()) {
+        systems.push_back(layer->what.system);
       }
     }
   }
+  // System, place of the schedule, schedule, recording.
+  std::map<std::tuple<std::size_t, std::size_t, std::string, std::size_t>, Line> lines;
+  for (std::size_t r = 0; r < recordings.size(); ++r) {
+    for (const RecordedLayer* layer : recordings[r].layers) {
+      const auto system =
+          static_cast<std::size_t>(std::ranges::find(systems, layer->what.system) - systems.begin());
+      for (const RecordedSchedule& schedule : layer->schedules) {
+        const auto y = time_of(schedule);
+        if (!y) {
+          continue;
+        }
+        Line& line = lines[{system, schedule_order(schedule.name), schedule.name, r}];
+        line.look =
+            systems.size() > 1 ? fmt::format("{} {}", layer->what.system, schedule.name) : schedule.name;
+        line.label = recordings.size() > 1 ? fmt::format("{}, {}", line.look, recordings[r].name) : line.look;
+        line.variant = static_cast<int>(r);
+        line.points[place_of(*layer, quantity)] = *y * 1e3;
+      }
+    }
+  }
+  std::vector<Line> result;
+  for (auto& [place, line] : lines) {
+    result.push_back(std::move(line));
+  }
+  return result;
+}
+
+/// What one figure shows of a sweep: all, or a part where all would be too much.
+struct Part {
+  std::size_t first_line = 0;
+  std::size_t first_name = 0;
+};
+
+FigurePanel panel(const std::vector<Line>& lines, const std::map<Place, std::string>& names,
+                  const Quantity& quantity, std::string title, const Part& part) {
   FigurePanel result;
   result.title = std::move(title);
   result.x_label = quantity.label;
   result.y_label = "milliseconds (median)";
   result.log_x = quantity.log;
   result.log_y = true;
+  std::map<Place, double> places;
+  std::size_t index = 0;
   for (const auto& [x, name] : names) {
-    result.x_names.push_back(name);
-  }
-  for (const auto& [name, line] : lines) {
-    FigureSeries series;
-    series.label = name;
-    series.colour = line.colour;
-    for (const auto& [x, y] : line.points) {
-      series.x.push_back(x);
-      series.y.push_back(y);
+    if (index >= part.first_name && index < part.first_name + kMaxNames) {
+      places[x] = static_cast<double>(result.x_names.size());
+      result.x_names.push_back(name);
     }
-    result.series.push_back(std::move(series));
+    ++index;
+  }
+  for (std::size_t l = part.first_line; l < std::min(lines.size(), part.first_line + kMaxLines); ++l) {
+    FigureSeries series;
+    series.label = lines[l].label;
+    series.look = lines[l].look;
+    series.variant = lines[l].variant;
+    for (const auto& [x, y] : lines[l].points) {
+      const auto place = places.find(x);
+      if (names.empty() || place != places.end()) {
+        series.x.push_back(names.empty() ? x.first : place->second);
+        series.y.push_back(y);
+      }
+    }
+    if (!series.x.empty()) {
+      result.series.push_back(std::move(series));
+    }
   }
   return result;
 }
@@ -172,47 +274,91 @@ bool worth_drawing(const FigurePanel& panel) {
   return std::ranges::any_of(panel.series, [](const FigureSeries& series) { return series.x.size() > 1; });
 }
 
+/// Figures of one sweep: one, or as many as it takes to keep each readable.
+std::vector<Figure> figures_of(const std::vector<Recording>& recordings, const Quantity& quantity,
+                               const std::string& fixed) {
+  const RecordedLayer& first = *recordings.front().layers.front();
+  const std::string kind(to_string(time_source(first)));
+  const auto names = place_names(recordings, quantity);
+  const auto layer_lines = lines_of(recordings, quantity, [](const RecordedSchedule& schedule) {
+    return schedule.value(Stage::kLayer, "time_s");
+  });
+  const auto expert_lines = lines_of(
+      recordings, quantity, [](const RecordedSchedule& schedule) { return schedule.experts_time_s(); });
+  const std::size_t most = std::max(layer_lines.size(), expert_lines.size());
+  std::vector<Figure> figures;
+  for (std::size_t line = 0; line < most; line += kMaxLines) {
+    for (std::size_t name = 0; name < std::max<std::size_t>(1, names.size()); name += kMaxNames) {
+      Figure& figure = figures.emplace_back();
+      figure.title = fixed;
+      if (recordings.size() == 1) {
+        const RunHeader& header = *first.header;
+        figure.title += fmt::format(", on {}, revision {}{}", header.device, header.git_revision.substr(0, 7),
+                                    header.git_dirty ? "+" : "");
+      }
+      const Part part{line, name};
+      figure.panels.push_back(panel(layer_lines, names, quantity, kind + " time of the layer", part));
+      figure.panels.push_back(panel(expert_lines, names, quantity, kind + " time of the expert stage", part));
+      std::erase_if(figure.panels, [](const FigurePanel& one) { return !worth_drawing(one); });
+      figure.columns = figure.panels.empty() || figure.panels.front().x_names.size() <= kMaxNames / 2 ? 2 : 1;
+    }
+  }
+  std::erase_if(figures, [](const Figure& figure) { return figure.panels.empty(); });
+  for (std::size_t i = 0; i < figures.size() && figures.size() > 1; ++i) {
+    figures[i].title += fmt::format(", part {} of {}", i + 1, figures.size());
+  }
+  return figures;
+}
+
 }  // namespace
 
 std::vector<Figure> report_figures(const std::vector<RecordedLayer>& layers, std::size_t limit) {
   struct Candidate {
     std::size_t points = 0;
-    Figure figure;
+    std::vector<Figure> figures;
   };
   std::vector<Candidate> candidates;
+  const auto add = [&](const std::vector<Recording>& recordings, const Quantity& quantity,
+                       const std::string& fixed) {
+    std::size_t points = 0;
+    for (const Recording& recording : recordings) {
+      points = std::max(points, values_of(recording.layers, quantity).size());
+    }
+    candidates.push_back({points, figures_of(recordings, quantity, fixed)});
+  };
   for (const Quantity& quantity : kQuantities) {
-    std::map<std::string, std::vector<const RecordedLayer*>> groups;
+    Layers all;
     for (const RecordedLayer& layer : layers) {
       if (quantity.of(layer)) {
-        groups[fixed_text(layer, quantity.name)].push_back(&layer);
+        all.push_back(&layer);
       }
     }
-    for (const auto& [fixed, members] : groups) {
-      std::set<double> values;
-      for (const RecordedLayer* layer : members) {
-        values.insert(*quantity.of(*layer));
-      }
-      if (values.size() < 2) {
+    for (const Layers& members :
+         split_by(all, [&](const RecordedLayer& layer) { return fixed_text(layer, quantity.name); })) {
+      const std::string fixed = fixed_text(*members.front(), quantity.name);
+      const auto recordings = recordings_of(members, quantity);
+      const bool together =
+          recordings.size() > 1 && lines_of(recordings, quantity, [](const RecordedSchedule& schedule) {
+                                     return schedule.value(Stage::kLayer, "time_s");
+                                   }).size() <= kMaxLines;
+      if (together) {
+        add(recordings, quantity, fixed);
         continue;
       }
-      Figure figure;
-      figure.title = fixed;
-      const std::string kind(to_string(time_source(*members.front())));
-      figure.panels.push_back(
-          panel(members, quantity, kind + " time of the layer",
-                [](const RecordedSchedule& s) { return s.value(Stage::kLayer, "time_s"); }));
-      figure.panels.push_back(panel(members, quantity, kind + " time of the expert stage",
-                                    [](const RecordedSchedule& s) { return s.experts_time_s(); }));
-      std::erase_if(figure.panels, [](const FigurePanel& one) { return !worth_drawing(one); });
-      if (!figure.panels.empty()) {
-        candidates.push_back({values.size(), std::move(figure)});
+      for (const Recording& recording : recordings) {
+        add({recording}, quantity,
+            recordings.size() > 1 ? fmt::format("{}, {}", fixed, recording.name) : fixed);
       }
     }
   }
   std::ranges::stable_sort(candidates, std::ranges::greater(), &Candidate::points);
   std::vector<Figure> figures;
-  for (std::size_t i = 0; i < std::min(limit, candidates.size()); ++i) {
-    figures.push_back(std::move(candidates[i].figure));
+  for (Candidate& candidate : candidates) {
+    for (Figure& figure : candidate.figures) {
+      if (figures.size() < limit) {
+        figures.push_back(std::move(figure));
+      }
+    }
   }
   return figures;
 }

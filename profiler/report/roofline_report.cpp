@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "core/layer/stage.hpp"
-#include "profiler/limits/roofline.hpp"
+#include "profiler/report/roofline.hpp"
 #include "profiler/text/format.hpp"
 #include "profiler/text/table.hpp"
 
@@ -58,7 +58,7 @@ std::pair<double, double> span_of(const Roofline& roofline, const Level& level) 
 FigureSeries roof_series(const Roofline& roofline, const Level& level) {
   FigureSeries series;
   series.points = false;
-  series.colour = 7;
+  series.look = kReferenceLook;
   const auto [low, high] = span_of(roofline, level);
   constexpr int kSteps = 64;
   for (int i = 0; i <= kSteps; ++i) {
@@ -140,12 +140,11 @@ FigurePanel panel_of(const Roofline& roofline, const Level& level, const std::st
   const auto schedules = distinct(roofline.points, &RooflinePoint::schedule);
   for (std::size_t s = 0; s < schedules.size(); ++s) {
     auto series = stage_series(roofline, level, label, schedules[s], false);
-    series.colour = static_cast<int>(s);
     panel.series.push_back(std::move(series));
   }
   if (!schedules.empty()) {
     auto series = stage_series(roofline, level, label, schedules.front(), true);
-    series.colour = 7;
+    series.look = kReferenceLook;
     panel.series.push_back(std::move(series));
   }
   place_tags(panel.series);
@@ -173,7 +172,7 @@ Figure roofline_figure(const Roofline& roofline) {
                              fmt::join(roofline.recorded, "; "));
   figure.columns = static_cast<int>(kLevels.size());
   figure.panel_width = 760;
-  figure.panel_height = 620;
+  figure.plot_height = 430;
   for (const std::string& label : distinct(roofline.points, &RooflinePoint::label)) {
     for (const Level& level : kLevels) {
       figure.panels.push_back(panel_of(roofline, level, label));

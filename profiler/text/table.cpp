@@ -6,36 +6,48 @@
 #include <utility>
 
 #include "core/base/error.hpp"
+#include "core/base/line_text.hpp"
 
 namespace moescope {
 namespace {
 
-/// Characters of a UTF-8 text: bytes that do not continue one.
-std::size_t width_of(const std::string& text) {
-  return static_cast<std::size_t>(
-      std::ranges::count_if(text, [](char c) { return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U; }));
-}
-
 std::string padded(const std::string& text, std::size_t width, Align align) {
-  const std::string space(width - width_of(text), ' ');
+  const std::string space(width - text_width(text), ' ');
   return align == Align::kLeft ? text + space : space + text;
 }
 
+/// A cell of GitHub-flavoured markdown that shows `text`: nothing in it ends the cell, begins a tag, an
+/// entity, a link or code. A '<' or '&' that begins none of them stays.
 std::string escaped(const std::string& text) {
+  const auto begins = [&](std::size_t at, std::string_view more) {
+    const char next = at + 1 < text.size() ? text[at + 1] : ' ';
+    return (next >= 'a' && next <= 'z') || (next >= 'A' && next <= 'Z') ||
+           more.find(next) != std::string::npos;
+  };
   std::string out;
-  for (const char c : text) {
-    out += c == '|' ? std::string("\\|") : std::string(1, c);
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    const bool special = c == '|' || c == '`' || c == '[' || c == '\\' || (c == '<' && begins(i, "/!?")) ||
+                         (c == '&' && begins(i, "#"));
+    out += special ? fmt::format("\\{}", c) : std::string(1, c);
   }
   return out;
 }
 
 }  // namespace
 
-Table::Table(std::vector<TableColumn> columns) : columns_(std::move(columns)) {}
+Table::Table(std::vector<TableColumn> columns) : columns_(std::move(columns)) {
+  for (TableColumn& column : columns_) {
+    column.title = one_line(column.title);
+  }
+}
 
 void Table::add_row(std::vector<std::string> cells) {
   if (cells.size() != columns_.size()) {
     throw InternalError(fmt::format("table row has {} cells for {} columns", cells.size(), columns_.size()));
+  }
+  for (std::string& cell : cells) {
+    cell = one_line(cell);
   }
   rows_.push_back(std::move(cells));
 }
@@ -53,9 +65,9 @@ std::int64_t Table::num_rows() const {
 std::string Table::text() const {
   std::vector<std::size_t> widths;
   for (std::size_t c = 0; c < columns_.size(); ++c) {
-    widths.push_back(width_of(columns_[c].title));
+    widths.push_back(text_width(columns_[c].title));
     for (const auto& row : rows_) {
-      widths[c] = std::max(widths[c], row.empty() ? 0 : width_of(row[c]));
+      widths[c] = std::max(widths[c], row.empty() ? 0 : text_width(row[c]));
     }
   }
   std::string out;

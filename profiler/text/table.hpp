@@ -13,7 +13,8 @@ struct TableColumn {
   Align align = Align::kRight;
 };
 
-/// A table of text cells, shown as plain text or as GitHub-flavoured markdown.
+/// A table of text cells, shown as plain text or as GitHub-flavoured markdown. Cells may hold anything:
+/// control characters are shown by their codes (one_line()).
 class Table {
  public:
   explicit Table(std::vector<TableColumn> columns);
@@ -26,7 +27,7 @@ class Table {
   /// Columns padded to their widest cell (in characters, UTF-8), two spaces between; every line ends with
   /// '\n'.
   std::string text() const;
-  /// '|' in cells is escaped.
+  /// Cells are shown as they are: what markdown would read as more than text is escaped.
   std::string markdown() const;
 
  private:

@@ -11,7 +11,7 @@
 #include "core/results/result.hpp"
 #include "profiler/counters/stage_counters.hpp"
 #include "profiler/limits/ceilings.hpp"
-#include "profiler/limits/roofline.hpp"
+#include "profiler/report/roofline.hpp"
 #include "profiler/study/sampling.hpp"
 #include "tests/support/paths.hpp"
 

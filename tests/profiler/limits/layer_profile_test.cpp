@@ -298,6 +298,26 @@ TEST(LayerProfile, TableShowsWhatWasCounted) {
   }
 }
 
+TEST(ChromeTrace, HasNoTrackOfWhatWasNotCounted) {
+  auto inputs = make_inputs();
+  inputs.workload = "x\x1b[2J\xe9<script>";
+  Fixture fixture;
+  fixture.counters.missing.insert("lts__t_sectors_srcunit_tex_op_red.sum");
+  const std::vector<LayerProfile> profiles(1, fixture.run(inputs));
+  std::set<std::string> tracks;
+  bool named = false;
+  for (const Json& event : Json::parse(chrome_trace(profiles, "fake device"))["traceEvents"]) {
+    if (event["ph"] == "C") {
+      tracks.insert(event["name"]);
+    }
+    named = named || (event["name"] == "process_name" &&
+                      event["args"]["name"].get<std::string>().starts_with("x\\x1b[2J\\xe9<script> "));
+  }
+  EXPECT_EQ(tracks, (std::set<std::string>{"HBM", "tensor pipe", "issue slots"}))
+      << "no L2: reductions are missing";
+  EXPECT_TRUE(named) << "a name is shown as it is, controls by their codes";
+}
+
 TEST(ChromeTrace, HasStagesKernelsAndCounterTracksOfEverySchedule) {
   auto inputs = make_inputs();
   Fixture fixture;

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
+#include "profiler/report/layer_names.hpp"
 #include "profiler/report/recorded_points.hpp"
 #include "profiler/report/report_figures.hpp"
 
@@ -88,12 +91,13 @@ TEST(ReportFigures, DrawsWhatWasSweptAndNothingElse) {
   EXPECT_EQ(layer.x_label, "tokens L");
   EXPECT_TRUE(layer.log_x);
   ASSERT_EQ(layer.series.size(), 2U);
-  EXPECT_EQ(layer.series[0].label, "staircase");
+  EXPECT_EQ(layer.series[0].label, "token_centric") << "in the order of the table of schedules";
   EXPECT_EQ(layer.series[0].x, (std::vector<double>{16, 32, 64}));
   EXPECT_EQ(layer.series[0].y, (std::vector<double>{32, 64, 128})) << layer.y_label;
-  EXPECT_EQ(layer.series[0].colour, 2) << "a schedule has one colour in all figures";
+  EXPECT_EQ(layer.series[1].look, "staircase") << "a schedule has one colour in all figures";
   EXPECT_EQ(figures[0].title.find("L 16"), std::string::npos) << figures[0].title;
-  EXPECT_NE(figures[0].title.find("N 16, K 2"), std::string::npos) << figures[0].title;
+  EXPECT_NE(figures[0].title.find("d 8, N 16 (grid 4x4), K 2"), std::string::npos) << figures[0].title;
+  EXPECT_NE(figures[0].title.find("silu, gates softmax"), std::string::npos) << figures[0].title;
   EXPECT_TRUE(report_figures(recorded_layers(runs), 0).empty());
 }
 
@@ -125,6 +129,162 @@ TEST(ReportFigures, KeepsRevisionsApart) {
   runs[1].header.git_revision = runs[0].header.git_revision;
   ASSERT_EQ(report_figures(recorded_layers(runs), 10).size(), 1U);
   EXPECT_NE(report_figures(recorded_layers(runs), 10)[0].title.find("revision 0123456"), std::string::npos);
+}
+
+TEST(RecordedLayers, AreApartWhereAnyAxisDiffers) {
+  const auto layers_with = [](const auto& change) {
+    RecordedRun run;
+    run.rows.push_back(make_row("staircase", Stage::kLayer, "time_s", 1, 16));
+    run.rows.push_back(make_row("staircase", Stage::kLayer, "time_s", 2, 16));
+    change(run.rows.back());
+    const std::vector<RecordedRun> runs = {run};
+    const auto layers = recorded_layers(runs);
+    const auto names = layer_names(layers);
+    EXPECT_EQ(std::set<std::string>(names.begin(), names.end()).size(), layers.size()) << names.front();
+    return layers.size();
+  };
+  EXPECT_EQ(layers_with([](ResultRow&) {}), 1U);
+  EXPECT_EQ(layers_with([](ResultRow& row) { row.system = "peer"; }), 2U);
+  EXPECT_EQ(layers_with([](ResultRow& row) { row.backend = "cuda"; }), 2U);
+  EXPECT_EQ(layers_with([](ResultRow& row) { row.hidden_size = 9; }), 2U);
+  EXPECT_EQ(layers_with([](ResultRow& row) { row.grid_rows = 8, row.grid_cols = 2; }), 2U);
+  EXPECT_EQ(layers_with([](ResultRow& row) { row.shared_size = 64; }), 2U);
+  EXPECT_EQ(layers_with([](ResultRow& row) { row.dtype = "fp32"; }), 2U);
+  EXPECT_EQ(layers_with([](ResultRow& row) { row.activation = "gelu"; }), 2U);
+  EXPECT_EQ(layers_with([](ResultRow& row) { row.gates = "probability"; }), 2U);
+  EXPECT_EQ(layers_with([](ResultRow& row) { row.workload = "zipf:2"; }), 2U);
+  EXPECT_EQ(layers_with([](ResultRow& row) { row.seed = 1; }), 2U);
+  EXPECT_EQ(layers_with([](ResultRow& row) { row.l2_state = "warm"; }), 2U);
+  EXPECT_EQ(layers_with([](ResultRow& row) { row.point = "p2"; }), 2U);
+  const auto with_sizes = [](ResultRow& first, ResultRow& second) {
+    first.group_size = 8;
+    second.group_size = 32;
+  };
+  RecordedRun run;
+  run.rows.push_back(make_row("expert_centric", Stage::kLayer, "time_s", 1, 16));
+  run.rows.push_back(make_row("expert_centric", Stage::kLayer, "time_s", 2, 16));
+  run.rows.push_back(make_row("token_centric", Stage::kLayer, "time_s", 3, 16));
+  run.rows.push_back(make_row("none", Stage::kExperts, "floor_bytes", 1000, 16));
+  with_sizes(run.rows[0], run.rows[1]);
+  std::vector<RecordedRun> runs = {run};
+  auto layers = recorded_layers(runs);
+  ASSERT_EQ(layers.size(), 2U);
+  for (const RecordedLayer& layer : layers) {
+    EXPECT_EQ(layer.what.l2_state, "cold");
+    ASSERT_EQ(layer.schedules.size(), 2U) << "what has no group size belongs to both";
+    EXPECT_EQ(layer.schedules[0].rows.size(), 1U);
+    EXPECT_EQ(layer.common.value(Stage::kExperts, "floor_bytes"), 1000);
+  }
+  EXPECT_EQ(layers[0].what.group_size, 8);
+  EXPECT_EQ(layers[1].what.group_size, 32);
+  EXPECT_NE(layer_names(layers)[1].find("B 32"), std::string::npos) << layer_names(layers)[1];
+  // Schedules that each have a size of their own stand side by side.
+  runs[0].rows[1].schedule = "tuned";
+  layers = recorded_layers(runs);
+  ASSERT_EQ(layers.size(), 1U);
+  EXPECT_EQ(layers[0].what.group_size, 8) << "not what tuned chose";
+  // Two runs of one layer.
+  runs = {run, run};
+  runs[0].header.run_id = "first";
+  runs[1].header.run_id = "second";
+  layers = recorded_layers(runs);
+  EXPECT_EQ(layers.size(), 4U);
+  EXPECT_NE(layer_names(layers)[3].find("run second"), std::string::npos) << layer_names(layers)[3];
+}
+
+TEST(ReportFigures, PutsRunsSideBySideEachNamed) {
+  auto runs = make_runs();
+  runs.push_back(runs.front());
+  runs[0].header.git_revision = "0123456789";
+  runs[1].header.git_revision = "abcdef0123";
+  runs[1].header.run_id = "another";
+  const auto figures = report_figures(recorded_layers(runs), 10);
+  ASSERT_EQ(figures.size(), 1U);
+  std::set<std::string> labels;
+  for (const FigureSeries& series : figures[0].panels[0].series) {
+    EXPECT_TRUE(labels.insert(series.label).second) << series.label;
+    EXPECT_EQ(series.variant, series.label.find("abcdef0") != std::string::npos ? 1 : 0) << series.label;
+    EXPECT_TRUE(series.look == "staircase" || series.look == "token_centric") << series.look;
+  }
+  EXPECT_EQ(labels.size(), 4U);
+  EXPECT_TRUE(labels.contains("staircase, revision 0123456+")) << *labels.begin();
+}
+
+TEST(ReportFigures, KeepsEquallyUnevenWorkloadsApartAndSplitsMany) {
+  RecordedRun run;
+  for (int i = 0; i < 40; ++i) {
+    const std::string workload = "zipf:" + std::to_string(i);
+    run.rows.push_back(
+        make_row("none", Stage::kRouterSelect, "unevenness_nats", i < 2 ? 0.0 : i, 16, workload));
+    run.rows.push_back(make_row("staircase", Stage::kLayer, "time_s", 1 + i, 16, workload));
+  }
+  const std::vector<RecordedRun> runs = {run};
+  const auto figures = report_figures(recorded_layers(runs), 10);
+  ASSERT_EQ(figures.size(), 2U) << "40 names are too many for one axis";
+  std::size_t points = 0;
+  for (const Figure& figure : figures) {
+    points += figure.panels.at(0).series.at(0).x.size();
+    EXPECT_EQ(figure.panels[0].series[0].x.size(), figure.panels[0].x_names.size());
+  }
+  EXPECT_EQ(points, 40U) << "no workload hides another";
+}
+
+/// A name that ends a tag, an attribute or a terminal's patience.
+constexpr const char* kHostile = "\"'><script>alert(1)</script>&amp;`x`\x1b[2J\xe9";
+
+TEST(HtmlReport, ShowsHostileNamesFromEveryField) {
+  auto runs = make_runs();
+  RunHeader& header = runs[0].header;
+  for (std::string* text : {&header.run_id, &header.command_line, &header.git_revision, &header.version,
+                            &header.build, &header.device, &header.driver, &header.started_utc}) {
+    *text = kHostile;
+  }
+  for (ResultRow& row : runs[0].rows) {
+    for (std::string* text : {&row.system, &row.backend, &row.dtype, &row.activation, &row.gates,
+                              &row.workload, &row.l2_state, &row.unit, &row.repro, &row.reason}) {
+      *text = kHostile;
+    }
+    row.schedule = row.schedule == "staircase" ? kHostile : row.schedule;
+  }
+  std::vector<ReportFigure> figures;
+  for (const Figure& figure : report_figures(recorded_layers(runs), 10)) {
+    figures.push_back({figure.title, "<svg></svg>", ""});
+  }
+  ASSERT_FALSE(figures.empty());
+  figures.push_back({kHostile, "", kHostile});
+  const std::string html = html_report(kHostile, runs, figures);
+  EXPECT_EQ(html.find("<script"), std::string::npos);
+  EXPECT_EQ(html.find("\"'>"), std::string::npos);
+  EXPECT_EQ(html.find('\x1b'), std::string::npos);
+  EXPECT_EQ(html.find('\xe9'), std::string::npos);
+  const std::string shown = "&quot;&#39;&gt;&lt;script&gt;alert(1)&lt;/script&gt;&amp;amp;`x`\\x1b[2J\\xe9";
+  for (const char* before : {"<td class=t>", "<b>", "<h1>", "<code>", "<span class=s", "no figure: "}) {
+    EXPECT_NE(html.find(before), std::string::npos) << before;
+  }
+  for (const char* before :
+       {"<td class=t>", "<b>", "<h1>", "<code>", "no figure: ", "on ", "L2 ", "gates "}) {
+    EXPECT_NE(html.find(before + shown), std::string::npos) << before << "the name";
+  }
+}
+
+TEST(HtmlReport, LeadsToEverythingAndShowsStagesAndRuns) {
+  auto runs = make_runs();
+  runs.push_back(runs.front());
+  runs[1].header.run_id = "another";
+  ResultRow counted = make_row("staircase", Stage::kExpertScores, "hbm_read_bytes", 3 * 1024 * 1024, 16);
+  runs[1].rows.push_back(counted);
+  const std::string html = html_report("two", runs, {{"over L", "<svg></svg>", ""}});
+  for (std::size_t at = html.find("href=\"#"); at != std::string::npos; at = html.find("href=\"#", at + 1)) {
+    const auto begin = at + 7;
+    const std::string id = html.substr(begin, html.find('"', begin) - begin);
+    const auto target = html.find(" id=" + id);
+    EXPECT_NE(target, std::string::npos) << id;
+    EXPECT_EQ(html.find(" id=" + id + ">", target + 1), std::string::npos) << id << " is one place";
+  }
+  for (const char* text : {"href=\"#figure-1\"", "href=\"#run-2\"", "href=\"#layers-1\"", "expert_scores",
+                           "<th>HBM read</th>", "3.00 MiB", "of the layer", "background:#009E73"}) {
+    EXPECT_NE(html.find(text), std::string::npos) << text;
+  }
 }
 
 TEST(HtmlReport, SaysOfLayersWithoutTimesOnlyHowFarOffTheyWere) {

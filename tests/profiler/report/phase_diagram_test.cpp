@@ -81,5 +81,39 @@ TEST(PhaseDiagram, NeverMixesMeasuredAndModelledAndNeedsTwoAxes) {
   EXPECT_TRUE(phase_panels(recorded_layers(runs)).empty());
 }
 
+TEST(PhaseDiagram, KeepsPanelsApartByEveryAxisAndNamesThem) {
+  const auto panels_with = [](const auto& change) {
+    std::vector<RecordedRun> runs = {make_run(Source::kModelled, 40000), make_run(Source::kModelled, 40000)};
+    for (ResultRow& row : runs[1].rows) {
+      change(row);
+    }
+    const auto panels = phase_panels(recorded_layers(runs));
+    EXPECT_TRUE(panels.size() < 2 || panels[0].title != panels[1].title) << panels[0].title;
+    return panels.size();
+  };
+  EXPECT_EQ(panels_with([](ResultRow&) {}), 1U) << "an interrupted sweep is one";
+  EXPECT_EQ(panels_with([](ResultRow& row) { row.seed = 1; }), 2U);
+  EXPECT_EQ(panels_with([](ResultRow& row) { row.group_size = 8; }), 2U);
+  EXPECT_EQ(panels_with([](ResultRow& row) { row.tile_tokens = 8; }), 2U);
+  EXPECT_EQ(panels_with([](ResultRow& row) { row.activation = "gelu"; }), 2U);
+  EXPECT_EQ(panels_with([](ResultRow& row) { row.grid_rows = 256, row.grid_cols = 1; }), 2U);
+}
+
+TEST(PhaseDiagram, ShowsHostileNames) {
+  RecordedRun run = make_run(Source::kModelled, 40000);
+  for (ResultRow& row : run.rows) {
+    row.backend = "sim: GPU`touch owned`\x1b[2J";
+    row.schedule = row.schedule == "grower" ? "$(grower)\n" : row.schedule;
+  }
+  const std::vector<RecordedRun> runs = {run};
+  const auto panels = phase_panels(recorded_layers(runs));
+  ASSERT_EQ(panels.size(), 1U);
+  const std::string table = crossover_table(panels).text();
+  EXPECT_NE(table.find("GPU`touch owned`\\x1b[2J, gaussian:1"), std::string::npos) << table;
+  EXPECT_NE(table.find("$(grower)\\n, from 200 slow_start"), std::string::npos) << table;
+  const std::string script = figure_script(phase_figure(panels), "phase");
+  EXPECT_EQ(script.find('`'), std::string::npos) << script;
+}
+
 }  // namespace
 }  // namespace moescope

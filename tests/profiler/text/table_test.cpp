@@ -37,6 +37,23 @@ TEST(Table, WritesMarkdown) {
             "| a\\|b | 12.3 ms |\n");
 }
 
+TEST(Table, ShowsHostileCellsAndObeysNone) {
+  Table table({{"name\x1b]0;owned\x07", Align::kLeft}});
+  table.add_row({"\x1b[2Jx\nforged line"});
+  table.add_row({"caf\xe9"});
+  EXPECT_EQ(table.text(),
+            "name\\x1b]0;owned\\x07\n"
+            "---------------------\n"
+            "\\x1b[2Jx\\nforged line\n"
+            "caf\\xe9\n");
+  Table markdown({{"name"}});
+  markdown.add_row({"<script>alert(1)</script> `touch x` [a](b) &lt; a < b & c \\| |\n| forged |"});
+  EXPECT_EQ(markdown.markdown(),
+            "| name |\n| ---: |\n"
+            "| \\<script>alert(1)\\</script> \\`touch x\\` \\[a](b) \\&lt; a < b & c \\\\\\| \\|\\\\n\\| "
+            "forged \\| |\n");
+}
+
 TEST(Table, CountsCharactersNotBytes) {
   Table table({{"x"}});
   table.add_row({"µs"});

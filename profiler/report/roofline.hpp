@@ -17,7 +17,7 @@ enum class RooflineFlop : std::uint8_t { kUseful, kExecuted };
 
 /// One stage of one schedule. What was not recorded is empty.
 struct RooflinePoint {
-  std::string label;  ///< workload and shape
+  std::string label;  ///< its layer: layer_names()
   std::string schedule;
   std::string stage;
   double time_s = 0;
@@ -45,9 +45,10 @@ struct Roofline {
   std::optional<double> l2_roof(double intensity) const;
 };
 
-/// From recorded rows: ceilings of the last run that has any, and every stage with a measured time. A stage
-/// that was recorded more than once keeps its last values. Throws InvalidArgument("rows", ...) when there are
-/// no ceilings or no times among them, or when the times are another device's.
+/// From recorded rows: ceilings of the last run that has any, and every stage with a measured time, beside
+/// what the same run recorded of it. Layers that differ in any axis, the run included, stay apart. Throws
+/// InvalidArgument("rows", ...) when there are no ceilings or no times among them, or when the times are
+/// another device's.
 Roofline read_roofline(const std::vector<RecordedRun>& runs, RooflineFlop flop);
 
 /// One row of two panels (HBM, L2) per workload and shape. Stages that do the same under every schedule

@@ -1,4 +1,4 @@
-#include "profiler/limits/roofline.hpp"
+#include "profiler/report/roofline.hpp"
 
 #include <gtest/gtest.h>
 
@@ -129,9 +129,9 @@ TEST(Roofline, FigureHasAPanelPerLevelWithRoofAndLabelledPoints) {
   EXPECT_EQ(hbm.series[1].tag_x, hbm.series[2].tag_x) << "two schedules at the same place";
   EXPECT_GT(hbm.series[2].tag_y[0] / hbm.series[1].tag_y[0], 1.3) << "do not hide each other's tags";
   const std::string script = figure_script(figure, "roofline");
-  EXPECT_NE(script.find("using 4:5:3 with labels left textcolor linestyle 1"), std::string::npos);
+  EXPECT_NE(script.find("using 4:5:3 with labels left textcolor rgb \"#0072B2\""), std::string::npos);
   EXPECT_NE(script.find("set logscale x"), std::string::npos);
-  EXPECT_NE(script.find("layout 1,2"), std::string::npos);
+  EXPECT_NE(script.find("set origin 0.5,0\n"), std::string::npos) << "side by side";
   EXPECT_NE(script.find("with lines"), std::string::npos);
 }
 
@@ -164,6 +164,62 @@ TEST(Roofline, LastRecordingOfAPointCounts) {
   const Roofline roofline = read_roofline(runs, RooflineFlop::kUseful);
   EXPECT_EQ(roofline.points.size(), 8U);
   EXPECT_EQ(point_of(roofline, "staircase", "experts").performance(), 400.0);
+}
+
+TEST(Roofline, TellsLayersApartByEveryAxis) {
+  auto runs = recorded();
+  const auto rows = runs.front().rows;
+  for (ResultRow row : rows) {
+    if (row.stage != kDeviceStage) {
+      row.shared_size = 64;
+      row.seed = 2;
+      row.value = 2 * *row.value;
+      runs.front().rows.push_back(row);
+    }
+  }
+  const Roofline roofline = read_roofline(runs, RooflineFlop::kUseful);
+  EXPECT_EQ(roofline.points.size(), 16U) << "two layers, not the last of both";
+  for (const RooflinePoint& point : roofline.points) {
+    const bool second = point.label.find("seed 2") != std::string::npos;
+    EXPECT_NE(point.label.find(second ? "shared 64" : "seed 0"), std::string::npos) << point.label;
+    if (point.stage == "experts") {
+      EXPECT_EQ(point.flop, second ? 1600.0 : 800.0) << "its own FLOP, not the other layer's";
+      EXPECT_EQ(point.time_s, second ? 8.0 : 4.0);
+    }
+  }
+  EXPECT_EQ(roofline_figure(roofline).panels.size(), 4U);
+}
+
+TEST(Roofline, KeepsRunsApartAndTakesNothingFromAnother) {
+  auto runs = recorded();
+  runs.front().header.run_id = "first";
+  runs.push_back(runs.front());
+  runs.back().header.run_id = "second";
+  std::erase_if(runs.back().rows, [](const ResultRow& row) { return row.metric == "time_s"; });
+  EXPECT_EQ(read_roofline(runs, RooflineFlop::kUseful).points.size(), 8U) << "no time, no point";
+  for (ResultRow& row : runs.back().rows) {
+    row.value = row.stage == kDeviceStage ? *row.value : 10 * *row.value;
+  }
+  for (const RooflinePoint& point : read_roofline(runs, RooflineFlop::kUseful).points) {
+    if (point.stage == "experts") {
+      EXPECT_EQ(point.flop, 800.0) << point.label;
+    }
+  }
+  runs.back() = runs.front();
+  runs.back().header.run_id = "second";
+  const Roofline both = read_roofline(runs, RooflineFlop::kUseful);
+  EXPECT_EQ(both.points.size(), 16U) << "side by side";
+  EXPECT_NE(both.points.back().label.find("run second"), std::string::npos) << both.points.back().label;
+}
+
+TEST(Roofline, ShowsHostileNames) {
+  auto runs = recorded();
+  for (ResultRow& row : runs.front().rows) {
+    row.workload = row.stage == kDeviceStage ? row.workload : "x\x1b[2J`touch owned`\nforged";
+  }
+  const std::string text = roofline_text(read_roofline(runs, RooflineFlop::kUseful));
+  EXPECT_NE(text.find("x\\x1b[2J`touch owned`\\nforged"), std::string::npos) << text;
+  EXPECT_EQ(text.find('\x1b'), std::string::npos);
 }
 
 TEST(Roofline, RefusesRowsThatGiveNone) {
