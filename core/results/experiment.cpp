@@ -5,8 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <fstream>
-#include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -16,7 +14,8 @@
 #include "core/base/error.hpp"
 #include "core/base/grid_text.hpp"
 #include "core/base/hash.hpp"
-#include "core/base/json_text.hpp"
+#include "core/files/json_text.hpp"
+#include "core/files/regular_file.hpp"
 #include "core/layer/dtype.hpp"
 #include "core/layer/layer_shape.hpp"
 #include "core/schedule/schedule.hpp"
@@ -87,7 +86,7 @@ class Parser {
   explicit Parser(std::string name) : name_(std::move(name)) {}
 
   Experiment parse(std::string_view text) {
-    const Json file = detail::parse_json<Json>(text);
+    const auto file = parse_json<Json>(text, {name_, ""});
     if (!file.is_object()) {
       throw FileError(name_, "", "is not a JSON object");
     }
@@ -111,7 +110,7 @@ class Parser {
     read_axes(file);
     make_points(group(file), experiment);
     // Sorted keys: the order in which a file says things does not matter, but for the axes' values.
-    nlohmann::json canonical = nlohmann::json::parse(text);
+    auto canonical = parse_json<nlohmann::json>(text, {name_, ""});
     canonical.erase("minutes");  // an estimate that got better makes no other experiment
     experiment.canonical = canonical.dump();
     return experiment;
@@ -119,8 +118,7 @@ class Parser {
 
  private:
   [[noreturn]] void fail(std::string_view field, const Json& value, std::string_view requirement) const {
-    const auto shown = value.dump(-1, ' ', false, Json::error_handler_t::replace);
-    throw FileError(name_, field, fmt::format("{}: {}", shown, requirement));
+    throw FileError(name_, field, fmt::format("{}: {}", shown(value), requirement));
   }
 
   /// Runs a check that throws InvalidArgument, whose message names the value and what it must be.
@@ -457,12 +455,7 @@ Experiment parse_experiment(std::string_view text, const std::string& name) {
 }
 
 Experiment read_experiment(const std::filesystem::path& file) {
-  std::ifstream stream(file, std::ios::binary);
-  if (!stream || std::filesystem::is_directory(file)) {
-    throw FileError(file.string(), "", "cannot be opened");
-  }
-  const std::string text{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
-  return parse_experiment(text, file.string());
+  return parse_experiment(read_text(file), file.string());
 }
 
 std::string_view experiment_schema_json() {

@@ -108,6 +108,17 @@ void ResultRow::set_shape(const LayerShape& shape) {
   gates = to_string(shape.gate_mode);
 }
 
+namespace {
+
+/// Extents and their products of two must fit, as those of LayerShape.
+void require_extent(std::string_view field, std::optional<std::int64_t> value, std::int64_t least) {
+  if (value && (*value < least || *value >= std::int64_t{1} << 31)) {
+    throw InvalidArgument(field, fmt::format("{}", *value), fmt::format("must be in [{}, 2^31)", least));
+  }
+}
+
+}  // namespace
+
 void ResultRow::validate() const {
   require_text("system", system);
   require_text("schedule", schedule);
@@ -120,10 +131,28 @@ void ResultRow::validate() const {
   require_text("l2_state", l2_state);
   require_text("metric", metric);
   require_text("unit", unit);
+  require_extent("L", num_tokens, 0);
+  require_extent("d", hidden_size, 0);
+  require_extent("Nr", grid_rows, 0);
+  require_extent("Nc", grid_cols, 0);
+  require_extent("K", top_k, 0);
+  require_extent("shared_size", shared_size, 0);
+  require_extent("B", group_size, 1);
+  require_extent("tile_tokens", tile_tokens, 1);
+  if (samples < 0) {
+    throw InvalidArgument("samples", fmt::format("{}", samples), "must not be negative");
+  }
   if (status == Status::kOk) {
     if (!value || !std::isfinite(*value)) {
       throw InvalidArgument("value", value ? fmt::format("{}", *value) : "null",
                             fmt::format("a row of {} with status ok needs a finite one", metric));
+    }
+    // Whatever is counted or timed begins at 0; no clock of ours measures nothing.
+    const bool timed = unit == "s" && source == Source::kMeasured;
+    if (*value < 0 || (timed && *value == 0)) {
+      throw InvalidArgument("value", fmt::format("{}", *value),
+                            timed ? fmt::format("{}: a measured time is above 0", metric)
+                                  : fmt::format("{}: must not be negative", metric));
     }
     if (samples < 1) {
       throw InvalidArgument("samples", fmt::format("{}", samples),

@@ -80,7 +80,8 @@ struct ResultRow {
 
   /// The fields that come from the shape.
   void set_shape(const LayerShape& shape);
-  /// Throws InvalidArgument: value without ok, ok without finite value, missing reason, unknown empty keys.
+  /// Throws InvalidArgument: value without ok, ok without finite value, a negative value or extent, a
+  /// measured time of 0, missing reason, unknown empty keys.
   void validate() const;
 };
 
@@ -161,7 +162,8 @@ struct RecordedRun {
   std::vector<RecordedPoint> points;
 };
 /// Reads rows.jsonl (one or several runs one after another) or rows.jsonl.gz, of this version or an earlier
-/// one. Of an unfinished sweep, rows of complete points count. Throws FileError naming the line and field.
+/// one. Of an unfinished sweep, rows of complete points count; empty lines do not. Throws FileError naming
+/// the line and field.
 std::vector<RecordedRun> read_rows(const std::filesystem::path& file);
 
 /// The same with how far it counts, for those who go on writing.

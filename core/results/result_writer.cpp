@@ -5,10 +5,12 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <system_error>
 #include <utility>
 
 #include "core/base/error.hpp"
+#include "core/files/regular_file.hpp"
 #include "core/results/result.hpp"
 #include "core/results/result_fields.hpp"
 
@@ -177,7 +179,7 @@ void ResultWriter::create_files() {
 void ResultWriter::continue_files() {
   const fs::path rows_file = file("rows.jsonl");
   lock_ = std::make_unique<Lock>(rows_file);
-  std::ifstream stream(rows_file, std::ios::binary);
+  std::istringstream stream(read_text(rows_file, kMostRowsBytes));
   const ResultLog log = parse_rows(stream, rows_file.string());
   for (const RecordedRun& run : log.runs) {
     if (run.header.experiment != header_.experiment) {

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "core/base/error.hpp"
+#include "core/files/json_text.hpp"
 
 namespace moescope {
 namespace {
@@ -142,7 +143,7 @@ class Changes {
 }  // namespace
 
 DeviceSpec vary_device(const DeviceSpec& device, std::string_view changes) {
-  Json document = Json::parse(device_json(device));
+  auto document = parse_json<Json>(device_json(device), {device.name, ""});
   Changes(document["values"], changes).make();
   std::string name = device.name;
   for (const std::string_view change : split(changes, '@')) {
