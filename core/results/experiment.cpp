@@ -14,6 +14,7 @@
 #include "core/base/error.hpp"
 #include "core/base/grid_text.hpp"
 #include "core/base/hash.hpp"
+#include "core/files/file_bytes.hpp"
 #include "core/files/json_text.hpp"
 #include "core/files/regular_file.hpp"
 #include "core/layer/dtype.hpp"
@@ -135,7 +136,8 @@ class Parser {
                      std::initializer_list<std::string_view> known) const {
     for (const auto& [key, value] : object.items()) {
       if (std::ranges::find(known, key) == known.end()) {
-        throw FileError(name_, prefix + key, fmt::format("is not one of {}", fmt::join(known, ", ")));
+        throw FileError(name_, prefix + detail::printable(key),
+                        fmt::format("is not one of {}", fmt::join(known, ", ")));
       }
     }
   }
@@ -266,7 +268,7 @@ class Parser {
         for (const AxisKind& each : kAxes) {
           known += fmt::format("{}{}", known.empty() ? "" : ", ", each.name);
         }
-        throw FileError(name_, "axes." + key, fmt::format("is not one of {}", known));
+        throw FileError(name_, "axes." + detail::printable(key), fmt::format("is not one of {}", known));
       }
       add_axis(*kind, "axes." + key, value);
     }

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/base/error.hpp"
+#include "core/files/file_bytes.hpp"
 #include "core/files/json_text.hpp"
 #include "core/files/regular_file.hpp"
 #include "core/results/result.hpp"
@@ -162,7 +163,7 @@ class LogParser {
       return add_header(object_of(json, "header", place_), version, std::move(run_id));
     }
     if (runs_.empty() || runs_.back().header.run_id != run_id) {
-      place_.fail("run_id", fmt::format("{} has no header line before it", run_id));
+      place_.fail("run_id", fmt::format("{} has no header line before it", detail::printable(run_id)));
     }
     const bool ends_point = json.contains("point") && json["point"].is_object();
     return ends_point ? add_point(json["point"], version) : add_row(json, version);
@@ -180,7 +181,8 @@ class LogParser {
  private:
   bool add_header(const Json& fields, int version, std::string run_id) {
     if (!waiting_.empty()) {
-      place_.fail("header", fmt::format("point {} before it has no end", waiting_.front().point));
+      place_.fail("header",
+                  fmt::format("point {} before it has no end", detail::printable(waiting_.front().point)));
     }
     RunHeader& header = runs_.emplace_back().header;
     header.run_id = std::move(run_id);
@@ -193,8 +195,8 @@ class LogParser {
     detail::for_each_row_field(row, field_reader(json, version, place_));
     validate(row, place_);
     if (!waiting_.empty() && waiting_.front().point != row.point) {
-      place_.fail("point",
-                  fmt::format("\"{}\" begins before the end of {}", row.point, waiting_.front().point));
+      place_.fail("point", fmt::format("\"{}\" begins before the end of {}", detail::printable(row.point),
+                                       detail::printable(waiting_.front().point)));
     }
     const bool counts = row.point.empty();
     (counts ? runs_.back().rows : waiting_).push_back(std::move(row));
@@ -206,8 +208,9 @@ class LogParser {
     detail::for_each_point_field(point, field_reader(fields, version, place_));
     validate(point, place_);
     if (point.rows != std::ssize(waiting_) || (!waiting_.empty() && waiting_.front().point != point.id)) {
-      place_.fail("point", fmt::format("{} ends with {} rows, {} of {} stand before it", point.id, point.rows,
-                                       waiting_.size(), waiting_.empty() ? "it" : waiting_.front().point));
+      place_.fail("point", fmt::format("{} ends with {} rows, {} of {} stand before it",
+                                       detail::printable(point.id), point.rows, waiting_.size(),
+                                       waiting_.empty() ? "it" : detail::printable(waiting_.front().point)));
     }
     std::ranges::move(waiting_, std::back_inserter(runs_.back().rows));
     waiting_.clear();

@@ -95,7 +95,7 @@ void write_recording(const CounterRecording& recording, const std::filesystem::p
     document["ranges"].push_back({{"range", range.range}, {"values", range.values}});
   }
   std::ofstream stream(file);
-  stream << document.dump(1) << '\n';
+  stream << document.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) << '\n';
   if (!stream.flush()) {
     throw FileError(file.string(), "", "cannot be written");
   }

@@ -151,7 +151,7 @@ DeviceSpec vary_device(const DeviceSpec& device, std::string_view changes) {
   }
   document["name"] = name;
   try {
-    return parse_device(document.dump(), device.name);
+    return parse_device(document.dump(-1, ' ', false, Json::error_handler_t::replace), device.name);
   } catch (const FileError& error) {
     throw InvalidArgument("device", changes, error.what());
   }

@@ -7,7 +7,7 @@
 
 #include "core/base/error.hpp"
 #include "core/files/json_field.hpp"
-#include "support/file_builders.hpp"
+#include "tests/support/file_builders.hpp"
 
 namespace moescope {
 namespace {

@@ -12,7 +12,7 @@
 #include "core/files/npy.hpp"
 #include "core/results/experiment.hpp"
 #include "core/results/result.hpp"
-#include "support/file_builders.hpp"
+#include "tests/support/file_builders.hpp"
 
 namespace moescope {
 namespace {
