@@ -39,10 +39,27 @@ class Builder {
 
   bool key(std::string& name) {
     Level& level = levels_.back();
-    if (!level.keys.insert(name).second) {
-      fail(path(levels_.size() - 1), fmt::format("key '{}' stands there twice", detail::printable(name)));
+    auto& object = level.value->template get_ref<typename Json::object_t&>();
+    bool is_new = false;
+    if constexpr (std::is_same_v<Json, nlohmann::ordered_json>) {
+      is_new = level.keys.insert(name).second;
+      if (is_new) {
+        // Past ordered_map's own emplace(), which looks through all keys.
+        auto& [key, value] =
+            static_cast<typename Json::object_t::Container&>(object).emplace_back(std::move(name), nullptr);
+        level.key = &key;
+        level.next = &value;
+      }
+    } else {
+      const auto [member, inserted] = object.emplace(std::move(name), nullptr);
+      is_new = inserted;
+      level.key = &member->first;
+      level.next = &member->second;
     }
-    level.key = std::move(name);
+    if (!is_new) {
+      const std::string& twice = std::is_same_v<Json, nlohmann::ordered_json> ? name : *level.key;
+      fail(path(levels_.size() - 1), fmt::format("key '{}' stands there twice", detail::printable(twice)));
+    }
     return true;
   }
 
@@ -53,10 +70,13 @@ class Builder {
   }
 
  private:
+  /// An object or list that has begun. Nothing here moves while it is read: only complete values have younger
+  /// siblings.
   struct Level {
     Json* value;
-    std::string key;                       ///< of the member that is read
-    std::unordered_set<std::string> keys;  ///< of the members so far
+    const std::string* key = nullptr;      ///< of the member that is read
+    Json* next = nullptr;                  ///< where its value goes
+    std::unordered_set<std::string> keys;  ///< so far, for a Json that cannot look them up
   };
 
   template <class Value>
@@ -65,8 +85,7 @@ class Builder {
     return true;
   }
 
-  /// Puts a value where the document has come to. Values under construction never move: only complete ones
-  /// have younger siblings.
+  /// Puts a value where the document has come to.
   Json& place_value(Json value) {
     if (levels_.empty()) {
       root_ = std::move(value);
@@ -74,18 +93,10 @@ class Builder {
     }
     Level& level = levels_.back();
     if (level.value->is_array()) {
-      auto& array = level.value->template get_ref<typename Json::array_t&>();
-      return array.emplace_back(std::move(value));
+      return level.value->template get_ref<typename Json::array_t&>().emplace_back(std::move(value));
     }
-    auto& object = level.value->template get_ref<typename Json::object_t&>();
-    if constexpr (std::is_same_v<Json, nlohmann::ordered_json>) {
-      // Past ordered_map's own emplace(), which searches: key() has seen to it that there is no such key.
-      return static_cast<typename Json::object_t::Container&>(object)
-          .emplace_back(level.key, std::move(value))
-          .second;
-    } else {
-      return object.emplace(level.key, std::move(value)).first->second;
-    }
+    *level.next = std::move(value);
+    return *level.next;
   }
 
   bool open(typename Json::value_t kind) {
@@ -93,7 +104,7 @@ class Builder {
       fail(path(levels_.size()), fmt::format("nests deeper than {} levels", kMostJsonLevels));
     }
     Json& value = place_value(Json(kind));
-    levels_.push_back({&value, {}, {}});
+    levels_.push_back({&value, nullptr, nullptr, {}});
     return true;
   }
 
@@ -105,11 +116,13 @@ class Builder {
   /// "values.num_sms.value[3]": the member that the outermost `count` levels stand at.
   std::string path(std::size_t count) const {
     std::string text;
-    for (const Level& level : std::span(levels_).first(count)) {
+    for (std::size_t i = 0; i < count; ++i) {
+      const Level& level = levels_[i];
       if (level.value->is_array()) {
-        text += fmt::format("[{}]", level.value->size());
+        const bool inside = i + 1 < levels_.size();  // of its last element; else before the next one
+        text += fmt::format("[{}]", level.value->size() - (inside ? 1 : 0));
       } else {
-        text += fmt::format("{}{}", text.empty() ? "" : ".", detail::printable(level.key));
+        text += fmt::format("{}{}", text.empty() ? "" : ".", detail::printable(*level.key));
       }
     }
     return text;
