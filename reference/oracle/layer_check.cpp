@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "core/base/error.hpp"
-#include "core/base/worse_error.hpp"
 
 namespace moescope {
 namespace {
@@ -177,7 +176,7 @@ void check_router(Checks& checks, MoeBackend& backend, MoeBackend& mirror, const
     const RouterLogits ours = backend.router_project(inputs);
     const ErrorReport row = compare_tensors(ours.row, logits.row);
     const ErrorReport col = compare_tensors(ours.col, logits.col);
-    check.error = worse_error(row.relative_error, col.relative_error);
+    check.error = std::max(row.relative_error, col.relative_error);
     check.tolerance = relative_error_tolerance(Dtype::kF32, shape.hidden_size);
     check.passed = row.relative_error <= check.tolerance && col.relative_error <= check.tolerance;
     check.detail = fmt::format("rows: {}; columns: {}", row.describe(), col.describe());

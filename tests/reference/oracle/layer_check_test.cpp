@@ -203,8 +203,6 @@ TEST(LayerCheck, NamesTheStageThatIsWrongAndWhere) {
   };
   EXPECT_EQ(first(Spoil::kLogits).first, "router_project: logits against the mirror");
   EXPECT_NE(first(Spoil::kLogits).second.find("[1,2]"), std::string::npos) << first(Spoil::kLogits).second;
-  const LayerCheck no_number = check(Spoil::kLogits);  // in the columns; the rows' error is 0
-  EXPECT_TRUE(std::isnan(no_number.first_failure()->error)) << no_number.first_failure()->error;
   EXPECT_EQ(first(Spoil::kSelection).first, "router_select: selection against the mirror");
   EXPECT_TRUE(first(Spoil::kSelection).second.starts_with("token 0, expert "))
       << first(Spoil::kSelection).second;
