@@ -14,7 +14,13 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 import json
+import math
+import os
+import re
+import stat
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -41,9 +47,32 @@ class RowError(ValueError):
     """A file of rows that cannot be read, or rows that do not answer the question."""
 
 
+_PYTHON = {"integer": int, "number": (int, float), "string": str, "null": type(None)}
+_KINDS = {field: [rules["type"]] if isinstance(rules["type"], str) else rules["type"]
+          for field, rules in _FIELDS.items() if "type" in rules}
+_MOST_BYTES = 2 << 30  # of text in a file
+_MOST_EXTENT = 1 << 31
+_EXTENTS = ("L", "d", "Nr", "Nc", "K", "shared_size", "B", "tile_tokens")
+
+
 def _check_version(line: dict, place: str) -> None:
-    if line.get("schema_version") not in _REQUIRED:
-        raise RowError(f"{place}: schema_version {line.get('schema_version')!r} is not one of {sorted(_REQUIRED)}")
+    version = line.get("schema_version")
+    if isinstance(version, bool) or not isinstance(version, int) or version not in _REQUIRED:
+        raise RowError(f"{place}: schema_version {version!r} is not one of {sorted(_REQUIRED)}")
+
+
+def _check_field(field: str, value, place: str) -> None:
+    """What the schema says of one field: type, range, words."""
+    kinds = _KINDS.get(field, [])
+    fits = any(isinstance(value, _PYTHON[kind]) and not isinstance(value, bool) for kind in kinds)
+    if (kinds and not fits) or (isinstance(value, float) and not math.isfinite(value)):
+        raise RowError(f"{place}: {field} {value!r} is not {'a finite number' if 'number' in kinds else ' or '.join(kinds)}")
+    if isinstance(value, str) and len(value) < _FIELDS[field].get("minLength", 0):
+        raise RowError(f"{place}: {field} {value!r} is not a name")
+    if isinstance(value, (int, float)) and value < _FIELDS[field].get("minimum", value):
+        raise RowError(f"{place}: {field} {value!r} is below {_FIELDS[field]['minimum']}")
+    if field in _EXTENTS and value is not None and value >= _MOST_EXTENT:
+        raise RowError(f"{place}: {field} {value!r} is not below 2^31")
 
 
 def _check(row: dict, place: str) -> None:
@@ -54,89 +83,156 @@ def _check(row: dict, place: str) -> None:
     for field, allowed in _ALLOWED.items():
         if row[field] not in allowed:
             raise RowError(f"{place}: {field} {row[field]!r} is not one of {', '.join(map(str, allowed))}")
-    for field in ("metric", "unit", "workload", "schedule"):
-        if not isinstance(row[field], str) or not row[field]:
-            raise RowError(f"{place}: {field} {row[field]!r} is not a name")
-    is_number = isinstance(row["value"], (int, float)) and not isinstance(row["value"], bool)
-    if is_number != (row["status"] == "ok"):
+    for field in row:
+        if field in _FIELDS:
+            _check_field(field, row[field], place)
+    if (row["value"] is not None) != (row["status"] == "ok"):
         raise RowError(f"{place}: value {row['value']!r} with status {row['status']}")
+    if row["value"] == 0 and row["unit"] == "s" and row["source"] == "measured":
+        raise RowError(f"{place}: value {row['value']!r}: a measured time is above 0")
     if row["status"] != "ok" and not row["reason"]:
         raise RowError(f"{place}: status {row['status']} without a reason")
 
 
 def _header(line: dict, place: str) -> dict:
     _check_version(line, place)
-    missing = [field for field in HEADER_FIELDS if field not in line["header"]]
+    header = line["header"]
+    if not isinstance(header, dict):
+        raise RowError(f"{place}: header {header!r} is not an object")
+    if not isinstance(line.get("run_id"), str):
+        raise RowError(f"{place}: run_id {line.get('run_id')!r} is not a name")
+    missing = [field for field in HEADER_FIELDS if field not in header]
     if missing:
         raise RowError(f"{place}: header has no {', '.join(missing)}")
-    return {"run_id": line["run_id"], **{field: line["header"][field] for field in HEADER_FIELDS}}
+    for field in HEADER_FIELDS:
+        if not isinstance(header[field], bool if field == "git_dirty" else str):
+            raise RowError(f"{place}: header.{field} {header[field]!r} is not {'true or false' if field == 'git_dirty' else 'a text'}")
+    return {"run_id": line["run_id"], **{field: header[field] for field in HEADER_FIELDS}}
 
 
 def _refuse_constant(name: str):
     raise ValueError(f"{name} is not a JSON number")
 
 
-def _open(path: Path):
-    opener = gzip.open if path.suffix == ".gz" else open
-    return opener(path, "rt", encoding="utf-8", newline="")
+def _finite(digits: str) -> float:
+    value = float(digits)
+    if not math.isfinite(value):
+        raise ValueError(f"{digits} does not fit a number")
+    return value
+
+
+def _distinct(pairs: list) -> dict:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"key {next(key for key in keys if keys.count(key) > 1)!r} stands there twice")
+    return members
+
+
+def _object(text: str, place: str) -> dict:
+    """The JSON object that a text is."""
+    try:
+        line = json.loads(text, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_distinct)
+    except RecursionError:
+        raise RowError(f"{place}: not JSON of ours: nests too deep") from None
+    except ValueError as error:
+        raise RowError(f"{place}: not JSON: {error}") from None
+    if not isinstance(line, dict):
+        raise RowError(f"{place}: not an object")
+    return line
+
+
+def _read(path: Path) -> str:
+    """The text of a regular file, unpacked when it is a .gz. Opening a FIFO would wait for ever."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as stream:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise RowError(f"{path}: not a regular file")
+            unpacked = gzip.open(stream) if path.suffix == ".gz" else stream
+            data = unpacked.read(_MOST_BYTES + 1)
+        if len(data) > _MOST_BYTES:
+            raise RowError(f"{path}: more than {_MOST_BYTES} bytes of text")
+        text = data.decode("utf-8")
+    except (OSError, EOFError, zlib.error, ValueError) as error:  # ValueError: not UTF-8, or a name with a zero byte
+        if isinstance(error, RowError):
+            raise
+        raise RowError(f"{path}: cannot be read: {error}") from None
+    if text.startswith("version https://git-lfs.github.com/spec/"):
+        raise RowError(f"{path}: is a Git LFS pointer, not the data (git lfs pull fetches it)")
+    return text
 
 
 def _read_jsonl(path: Path) -> Iterator[dict]:
     header: dict | None = None
     waiting: list[dict] = []  # rows of a point whose end has not come
-    with _open(path) as stream:
-        for number, text in enumerate(stream, 1):
-            place = f"{path}:{number}"
-            try:
-                line = json.loads(text, parse_constant=_refuse_constant)
-            except ValueError as error:
-                raise RowError(f"{place}: not JSON: {error}") from None
-            if not isinstance(line, dict):
-                raise RowError(f"{place}: not an object")
-            if "header" in line:
-                header, waiting = _header(line, place), []
-                continue
-            if header is None or line.get("run_id") != header["run_id"]:
-                raise RowError(f"{place}: run_id {line.get('run_id')!r} has no header line before it")
-            if isinstance(line.get("point"), dict):
-                if line["point"].get("rows") != len(waiting):
-                    raise RowError(f"{place}: point ends with {line['point'].get('rows')} rows, "
-                                   f"{len(waiting)} stand before it")
-                yield from waiting
-                waiting = []
-                continue
-            _check(line, place)
-            row = {**line, **header}
-            if line.get("point"):
-                waiting.append(row)
-            else:
-                yield row
+    for number, text in enumerate(_read(path).split("\n"), 1):
+        place = f"{path}:{number}"
+        if not text.strip():
+            continue
+        line = _object(text, place)
+        if "header" in line:
+            header, waiting = _header(line, place), []
+            continue
+        if header is None or line.get("run_id") != header["run_id"]:
+            raise RowError(f"{place}: run_id {line.get('run_id')!r} has no header line before it")
+        if isinstance(line.get("point"), dict):
+            if line["point"].get("rows") != len(waiting):
+                raise RowError(f"{place}: point ends with {line['point'].get('rows')} rows, "
+                               f"{len(waiting)} stand before it")
+            yield from waiting
+            waiting = []
+            continue
+        _check(line, place)
+        row = {**line, **header}
+        if line.get("point"):
+            waiting.append(row)
+        else:
+            yield row
 
 
 def _cell(field: str, text: str, place: str):
     """A CSV cell as its JSON value: an empty cell is null where the schema allows null. Text that a spreadsheet would
     compute has an apostrophe before it."""
-    types = _FIELDS.get(field, {}).get("type", "string")
-    numeric = int if field == "schema_version" or "integer" in types else float if "number" in types else None
-    if numeric is None:
+    kinds = ["integer"] if field == "schema_version" else _KINDS.get(field, ["string"])
+    if "string" in kinds:
         return text[1:] if text[:1] == "'" else text
-    try:
-        return numeric(text) if text else None
-    except (TypeError, ValueError):
-        raise RowError(f"{place}: {field} {text!r} is not a number") from None
+    if not text:
+        return None
+    number = (_INTEGER if "integer" in kinds else _NUMBER).fullmatch(text)
+    if number is None or len(text) > 40:
+        raise RowError(f"{place}: {field} {text!r} is not a number")
+    return int(text) if "integer" in kinds else float(text)
+
+
+_INTEGER = re.compile(r"-?[0-9]+")
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]*)?([eE][-+]?[0-9]+)?")
 
 
 def _read_csv(path: Path) -> Iterator[dict]:
     run = path.with_name("run.json")
     if not run.exists():
         raise RowError(f"{path}: needs run.json beside it, which says device and revision")
-    header = _header(json.loads(run.read_text(encoding="utf-8")), str(run))
-    with _open(path) as stream:
-        for number, cells in enumerate(csv.DictReader(stream), 2):
-            place = f"{path}:{number}"
-            row = {field: _cell(field, text, place) for field, text in cells.items()}
+    line = _object(_read(run), str(run))
+    if "header" not in line:
+        raise RowError(f"{run}: header is missing")
+    header = _header(line, str(run))
+    reader = csv.reader(io.StringIO(_read(path), newline=""), strict=True)
+    try:
+        names = next(reader, [])
+        if len(set(names)) < len(names):
+            raise RowError(f"{path}:1: a column stands there twice")
+        for cells in reader:
+            place = f"{path}:{reader.line_num}"
+            if not cells:
+                continue
+            if len(cells) != len(names):
+                raise RowError(f"{place}: {len(cells)} cells under {len(names)} columns")
+            row = {field: _cell(field, text, place) for field, text in zip(names, cells)}
             _check(row, place)
             yield {**row, **header}
+    except csv.Error as error:
+        raise RowError(f"{path}:{reader.line_num}: not CSV: {error}") from None
 
 
 def load(*patterns: str | Path, root: Path = ROOT) -> pd.DataFrame:
@@ -144,7 +240,10 @@ def load(*patterns: str | Path, root: Path = ROOT) -> pd.DataFrame:
     records: list[dict] = []
     for pattern in map(str, patterns):
         base, rest = (Path("/"), pattern[1:]) if pattern.startswith("/") else (Path(root), pattern)
-        files = sorted(base.glob(rest))
+        try:
+            files = sorted(base.glob(rest))
+        except (ValueError, NotImplementedError, OSError) as error:
+            raise RowError(f"{pattern}: {error}") from None
         if not files:
             raise RowError(f"{pattern}: no such file")
         for path in files:
@@ -155,6 +254,8 @@ def load(*patterns: str | Path, root: Path = ROOT) -> pd.DataFrame:
             for row in (_read_jsonl if kind == "jsonl" else _read_csv)(path):
                 row["file"] = name
                 records.append(row)
+    if not records:
+        raise RowError(f"{', '.join(map(str, patterns))}: no row counts yet")
     first = [*_FIELDS, *HEADER_FIELDS, "file"]
     frame = pd.DataFrame.from_records(records)
     frame = frame.reindex(columns=first + [column for column in frame.columns if column not in first])

@@ -2,6 +2,7 @@
 import csv
 import gzip
 import json
+import os
 import tempfile
 import unittest
 from pathlib import Path
@@ -97,6 +98,86 @@ class Loader(unittest.TestCase):
         self.refused(":2: status failed without a reason", HEADER, row(value=None, status="failed"))
         self.refused(":1: run_id 'r1' has no header", ROW)
         self.refused("neither .jsonl nor .csv", HEADER, name="rows.txt")
+
+    def test_what_cannot_be_a_value_is_refused(self):
+        self.refused(":2: not JSON: NaN", HEADER, json.dumps(row(spread=float("nan"))))
+        self.refused(":2: not JSON: -Infinity", HEADER, json.dumps(row(value=float("-inf"))))
+        self.refused(":2: not JSON: 1e999", HEADER, json.dumps(row()).replace("0.5", "1e999"))
+        self.refused(":2: not JSON: key 'L' stands there twice", HEADER, json.dumps(row()).replace('"L"', '"L": 1, "L"'))
+        self.refused(":2: not JSON", HEADER, json.dumps(row()).replace("0.5", "[" * 100_000))
+        self.refused(":2: not JSON", HEADER, json.dumps(row()).replace(" 4,", " " + "9" * 5000 + ","))
+        self.refused(":2: value -0.5 is below 0", HEADER, row(value=-0.5))
+        self.refused(":2: value 0: a measured time is above 0", HEADER, row(value=0))
+        self.refused(":2: value -1 is below 0", HEADER, row(value=-1, unit="bytes", metric="hbm_read_bytes"))
+        self.refused(":2: spread -0.1 is below 0", HEADER, row(spread=-0.1))
+        for field, value in {"L": "4", "d": 1.5, "K": -1, "Nr": 1 << 40, "B": 0, "seed": -1, "samples": None, "value": "0.5",
+                             "spread": [], "workload": 7, "unit": None, "system": "", "status": [], "source": {}, "reason": 0,
+                             "shared_size": True, "schema_version": True, "point": 3}.items():
+            self.refused(f":2: {field} ", HEADER, row(**{field: value}))
+        self.assertEqual(len(self.load(HEADER, row(value=0, source="modelled"))), 1)
+
+    def test_headers_are_checked(self):
+        self.refused(":1: header None is not an object", {**HEADER, "header": None})
+        self.refused(":1: run_id None is not a name", {key: HEADER[key] for key in ("schema_version", "header")})
+        self.refused(":1: header has no device", {**HEADER, "header": {"git_dirty": False}})
+        self.refused(":1: header.device 7 is not", {**HEADER, "header": {**HEADER["header"], "device": 7}})
+        self.refused("no row counts yet", HEADER)
+
+    def test_empty_lines_are_passed_over(self):
+        self.assertEqual(len(self.load("", HEADER, "  ", row(), "")), 1)
+
+    def test_files_that_cannot_be_read_are_refused_at_once(self):
+        def refused(name, content=None):
+            if content is not None:
+                (self.folder / name).write_bytes(content)
+            with self.assertRaisesRegex(mr.RowError, name):
+                mr.load(self.folder / name)
+        text = (json.dumps(HEADER) + "\n" + json.dumps(ROW) + "\n").encode()
+        whole = gzip.compress(text)
+        refused("cut.jsonl.gz", whole[:-9])
+        refused("damaged.jsonl.gz", whole[:20] + b"\xff\xff\xff" + whole[23:])
+        refused("plain.jsonl.gz", text)
+        refused("latin.jsonl", text.replace(b"moescope run", b"moescope r\xfcn"))
+        refused("pointer.jsonl", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+        os.mkfifo(self.folder / "fifo.jsonl")
+        refused("fifo.jsonl")
+        (self.folder / "folder.jsonl").mkdir()
+        refused("folder.jsonl")
+        (self.folder / "full.jsonl").symlink_to("/dev/full")
+        refused("full.jsonl")
+        (self.folder / "gone.jsonl").symlink_to("nowhere")
+        refused("gone.jsonl")
+        (self.folder / "self.jsonl").symlink_to("self.jsonl")
+        refused("self.jsonl")
+        for pattern in ("", "a\0b.jsonl"):
+            with self.assertRaises(mr.RowError):
+                mr.load(pattern, root=self.folder)
+
+    def test_broken_csv_is_refused(self):
+        (self.folder / "run.json").write_text(json.dumps(HEADER))
+        names = ",".join(ROW)
+        cells = ["" if value is None else str(value) for value in ROW.values()]
+
+        def refused(words, *lines):
+            (self.folder / "rows.csv").write_text("\n".join(lines) + "\n")
+            with self.assertRaisesRegex(mr.RowError, words):
+                mr.load(self.folder / "rows.csv")
+
+        def changed(field, text):
+            return ",".join(text if name == field else cell for name, cell in zip(ROW, cells))
+        for text in ("nan", "inf", "-inf", "1e999", "0x1", "1_0", " 1", "None", "-1", "0"):
+            refused(r"rows.csv:2: value", names, changed("value", text))
+        for text in ("1.5", "1e3", "\u0663", "x", "", "-1", "9" * 5000):
+            refused(r"rows.csv:2: L ", names, changed("L", text))
+        refused("rows.csv:2: 28 cells under", names, ",".join(cells[:-1]))
+        refused("rows.csv:2: 30 cells under", names, ",".join(cells) + ",x")
+        refused("rows.csv:1: a column stands there twice", names + ",L", ",".join(cells) + ",4")
+        refused("rows.csv:2: not CSV", names, ",".join(cells[:-1]) + ',"open')
+        refused("rows.csv:2: field unit is missing", ",".join(key for key in ROW if key != "unit"),
+                ",".join(cell for key, cell in zip(ROW, cells) if key != "unit"))
+        for run in ("", "[]", "{}", '{"schema_version": 2, "run_id": "r"}'):
+            (self.folder / "run.json").write_text(run)
+            refused("run.json", names, ",".join(cells))
 
     def test_a_pattern_without_files_is_refused(self):
         with self.assertRaisesRegex(mr.RowError, "no such file"):

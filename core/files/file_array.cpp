@@ -4,9 +4,7 @@
 #include <array>
 #include <bit>
 #include <cstring>
-#include <fstream>
 #include <limits>
-#include <system_error>
 #include <type_traits>
 
 #include "core/base/error.hpp"
@@ -117,6 +115,9 @@ std::vector<std::int64_t> FileArray::to_integers(std::string_view path, std::str
 }
 
 const FileArray& ArrayFile::get(std::string_view path, const std::string& name) const {
+  if (const auto found = unreadable.find(name); found != unreadable.end()) {
+    throw FileError(found->second);
+  }
   const auto found = arrays.find(name);
   if (found == arrays.end()) {
     throw FileError(path, name, "missing");
@@ -169,15 +170,14 @@ std::optional<std::int64_t> checked_bytes(std::span<const std::int64_t> shape, s
   return empty ? 0 : product;
 }
 
-std::string printable(std::string_view text) {
-  constexpr std::size_t kLongest = 80;  // enough for any sensible name; a message stays one line
-  std::string result(text.substr(0, kLongest));
+std::string printable(std::string_view text, std::size_t longest) {
+  std::string result(text.substr(0, longest));
   for (char& c : result) {
     if (c < 0x20 || c > 0x7e) {
       c = '?';
     }
   }
-  return text.size() > kLongest ? result + "..." : result;
+  return text.size() > longest ? result + "..." : result;
 }
 
 std::string shape_text(std::span<const std::int64_t> shape) {
@@ -190,28 +190,6 @@ std::string shape_text(std::span<const std::int64_t> shape) {
     text += fmt::format("{}{}", i == 0 ? "" : ", ", shape[i]);
   }
   return text + "]";
-}
-
-std::vector<std::byte> read_file(const std::filesystem::path& file) {
-  std::error_code error;
-  const auto status = std::filesystem::status(file, error);
-  if (!std::filesystem::exists(status)) {
-    throw FileError(file.string(), "", "no such file");
-  }
-  if (!std::filesystem::is_regular_file(status)) {
-    throw FileError(file.string(), "", "not a regular file");
-  }
-  const std::uintmax_t size = std::filesystem::file_size(file, error);
-  std::ifstream stream(file, std::ios::binary);
-  if (error || !stream) {
-    throw FileError(file.string(), "", "cannot be opened for reading");
-  }
-  std::vector<std::byte> bytes(size);
-  stream.read(reinterpret_cast<char*>(bytes.data()), static_cast<std::streamsize>(size));
-  if (static_cast<std::uintmax_t>(stream.gcount()) != size) {
-    throw FileError(file.string(), "", fmt::format("read {} of {} bytes", stream.gcount(), size));
-  }
-  return bytes;
 }
 
 void copy_integers(const FileArray& array, std::int64_t first, std::span<std::int64_t> out,

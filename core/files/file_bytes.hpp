@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <filesystem>
 #include <optional>
 #include <span>
 #include <string>
@@ -11,7 +10,7 @@
 
 #include "core/files/safetensors.hpp"
 
-/// What the file readers share; not for use outside core/.
+/// What the readers of files share.
 namespace moescope::detail {
 
 /// Bytes of one element of a FileArray dtype name; 0 for a name that no reader produces.
@@ -21,14 +20,12 @@ std::int64_t file_dtype_bytes(std::string_view dtype);
 /// that only a zero keeps from overflowing is refused too, because its rows could not be counted.
 std::optional<std::int64_t> checked_bytes(std::span<const std::int64_t> shape, std::int64_t element_bytes);
 
-/// Text found in a file as a one-line message may print it: ASCII only, other bytes as '?', cut when long.
-std::string printable(std::string_view text);
+/// Text found in a file as a one-line message may print it: ASCII only, other bytes as '?', cut behind
+/// `longest` bytes.
+std::string printable(std::string_view text, std::size_t longest = 80);
 
 /// "[8192, 256]"
 std::string shape_text(std::span<const std::int64_t> shape);
-
-/// The whole of a regular file. Throws FileError.
-std::vector<std::byte> read_file(const std::filesystem::path& file);
 
 /// Elements [first, first + out.size()) of an integer array. Throws as FileArray::to_integers.
 void copy_integers(const FileArray& array, std::int64_t first, std::span<std::int64_t> out,

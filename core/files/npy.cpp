@@ -10,6 +10,7 @@
 #include "core/base/error.hpp"
 #include "core/files/file_bytes.hpp"
 #include "core/files/npy_header.hpp"
+#include "core/files/regular_file.hpp"
 
 namespace moescope {
 namespace {
@@ -121,6 +122,13 @@ class HeaderParser {
     if (kind.starts_with('O')) {
       place_.fail("descr", fmt::format("'{}': Python objects are not supported", detail::printable(spelled)));
     }
+    if (kind == "V2") {
+      place_.fail(
+          "descr",
+          fmt::format("'{}': numpy writes bfloat16 so, without its name; save it as float32 (it holds "
+                      "every bfloat16), or in safetensors",
+                      detail::printable(spelled)));
+    }
     static constexpr std::array<std::pair<std::string_view, std::string_view>, 12> kNames = {{{"b1", "bool"},
                                                                                               {"i1", "i8"},
                                                                                               {"i2", "i16"},
@@ -162,6 +170,9 @@ class HeaderParser {
                     fmt::format("extent {}: must not be negative", detail::printable(text_.substr(at_, 24))));
       }
       unexpected("an extent");
+    }
+    if (at_ < text_.size() && text_[at_] == 'L') {  // as Python 2 writes its long integers
+      ++at_;
     }
     return value;
   }
@@ -277,7 +288,7 @@ FileArray parse_npy(std::span<const std::byte> file, std::string_view path) {
 }
 
 ArrayFile read_npy_or_npz(const std::filesystem::path& file) {
-  std::vector<std::byte> bytes = detail::read_file(file);
+  std::vector<std::byte> bytes = read_bytes(file);
   if (file.extension() == ".npz") {
     return parse_npz(bytes, file.string());
   }

@@ -14,7 +14,8 @@ namespace moescope {
 FileArray parse_npy(std::span<const std::byte> file, std::string_view path);
 
 /// .npy gives one array named "" ; .npz gives its members without ".npy" (stored or deflated; minizip reads
-/// the container). Throws FileError.
+/// the container). Members that are no array of numbers, or damaged, are `unreadable`; a directory that lies
+/// about where and how large its members are is refused whole. Throws FileError.
 ArrayFile read_npy_or_npz(const std::filesystem::path& file);
 /// The same from memory; for fuzzing and tests.
 ArrayFile parse_npz(std::span<const std::byte> file, std::string_view path);

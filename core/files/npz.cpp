@@ -75,6 +75,10 @@ struct Member {
   unz64_file_pos position{};
   std::uint64_t packed_bytes = 0;
   std::uint64_t unpacked_bytes = 0;
+  std::uint64_t flags = 0;
+  std::uint64_t method = 0;  ///< of compression
+
+  bool is_array() const { return name.ends_with(kSuffix); }
 };
 
 Member read_directory_entry(unzFile archive, std::string_view path) {
@@ -88,20 +92,10 @@ Member read_directory_entry(unzFile archive, std::string_view path) {
   unzGetFilePos64(archive, &member.position);
   member.packed_bytes = info.compressed_size;
   member.unpacked_bytes = info.uncompressed_size;
-  const std::string shown = detail::printable(member.name);
-  if ((info.flag & 1U) != 0) {
-    throw FileError(path, shown, "is encrypted");
-  }
-  if (info.compression_method != 0 && info.compression_method != Z_DEFLATED) {
-    throw FileError(
-        path, shown,
-        fmt::format("compression method {}: must be 0 (stored) or 8 (deflated)", info.compression_method));
-  }
-  if (!member.name.ends_with(kSuffix)) {
-    throw FileError(path, shown, "is not an .npy member");
-  }
+  member.flags = info.flag;
+  member.method = info.compression_method;
   if (info.uncompressed_size / kMaxDeflateRatio > info.compressed_size) {
-    throw FileError(path, shown,
+    throw FileError(path, detail::printable(member.name),
                     fmt::format("{} bytes cannot have been packed into {}", info.uncompressed_size,
                                 info.compressed_size));
   }
@@ -146,6 +140,13 @@ std::vector<Member> read_directory(unzFile archive, std::uint64_t file_bytes, st
 /// Unpacks in chunks: memory grows with the data that is really there, not with what the directory claims.
 std::vector<std::byte> unpack(unzFile archive, const Member& member, std::string_view path) {
   const std::string shown = detail::printable(member.name);
+  if ((member.flags & 1U) != 0) {
+    throw FileError(path, shown, "is encrypted");
+  }
+  if (member.method != 0 && member.method != Z_DEFLATED) {
+    throw FileError(path, shown,
+                    fmt::format("compression method {}: must be 0 (stored) or 8 (deflated)", member.method));
+  }
   unz64_file_pos position = member.position;
   if (unzGoToFilePos64(archive, &position) != UNZ_OK || unzOpenCurrentFile(archive) != UNZ_OK) {
     throw FileError(path, shown, "local header is damaged or disagrees with the zip directory");
@@ -194,13 +195,27 @@ ArrayFile parse_npz(std::span<const std::byte> file, std::string_view path) {
     throw FileError(path, "zip directory", "not found: not a zip file, or truncated");
   }
   ArrayFile result;
-  for (const Member& member : read_directory(archive.get(), file.size(), path)) {
+  const std::vector<Member> members = read_directory(archive.get(), file.size(), path);
+  for (const Member& member : members) {
+    if (!member.is_array()) {
+      continue;
+    }
     const std::string name = member.name.substr(0, member.name.size() - kSuffix.size());
     const std::string shown = detail::printable(name);
     if (result.has(name)) {
       throw FileError(path, shown, "appears twice");
     }
-    result.arrays.emplace(name, detail::take_npy(unpack(archive.get(), member, path), {path, shown}));
+    try {
+      result.arrays.emplace(name, detail::take_npy(unpack(archive.get(), member, path), {path, shown}));
+    } catch (const FileError& error) {
+      result.unreadable.emplace(name, error);
+    }
+  }
+  for (const Member& member : members) {
+    if (!member.is_array() && !result.has(member.name)) {
+      result.unreadable.emplace(member.name,
+                                FileError(path, detail::printable(member.name), "is not an .npy member"));
+    }
   }
   return result;
 }

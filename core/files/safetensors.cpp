@@ -7,11 +7,13 @@
 #include <cstring>
 #include <limits>
 #include <nlohmann/json.hpp>
-#include <set>
+#include <optional>
 #include <utility>
 
 #include "core/base/error.hpp"
 #include "core/files/file_bytes.hpp"
+#include "core/files/json_text.hpp"
+#include "core/files/regular_file.hpp"
 
 namespace moescope {
 namespace {
@@ -20,12 +22,12 @@ using nlohmann::json;
 
 constexpr std::uint64_t kLengthBytes = 8;
 constexpr std::uint64_t kMaxHeaderBytes = 100'000'000;  // the format's own limit (safetensors README)
-constexpr int kMaxDepth = 3;                            // header, tensor, shape: nothing valid nests deeper
 
 struct Entry {
   std::string name;
   std::uint64_t begin = 0;
   std::uint64_t end = 0;
+  std::optional<FileError> unreadable;  ///< of a dtype that nothing here computes with
 };
 
 std::string dtype_name(std::string_view spelled) {
@@ -52,34 +54,6 @@ std::string dtype_name(std::string_view spelled) {
   return {};
 }
 
-std::string dump(const json& value) {
-  return detail::printable(value.dump(-1, ' ', true, json::error_handler_t::replace));
-}
-
-/// The header as JSON; nesting and repeated keys are refused while parsing, before they cost memory.
-json parse_header(std::string_view text, std::string_view path) {
-  std::array<std::set<std::string>, kMaxDepth + 1> keys;
-  const auto watch = [&](int depth, json::parse_event_t event, json& parsed) {
-    if (depth > kMaxDepth) {
-      throw FileError(path, "header", fmt::format("JSON nests deeper than {} levels", kMaxDepth));
-    }
-    const auto level = static_cast<std::size_t>(depth);
-    if (event == json::parse_event_t::object_start && level + 1 < keys.size()) {
-      keys[level + 1].clear();  // an object's keys are reported one level below its start
-    }
-    if (event == json::parse_event_t::key && !keys[level].insert(parsed.get<std::string>()).second) {
-      throw FileError(path, "header",
-                      fmt::format("key '{}' appears twice", detail::printable(parsed.get<std::string>())));
-    }
-    return true;
-  };
-  try {
-    return json::parse(text.begin(), text.end(), watch);
-  } catch (const json::exception& error) {
-    throw FileError(path, "header", fmt::format("not valid JSON: {}", detail::printable(error.what())));
-  }
-}
-
 /// Member `key` of a tensor's entry; an object was checked before.
 const json& member(const json& entry, const char* key, std::string_view path, const std::string& field) {
   const auto found = entry.find(key);
@@ -92,47 +66,51 @@ const json& member(const json& entry, const char* key, std::string_view path, co
 std::uint64_t natural(const json& value, std::string_view path, const std::string& field) {
   constexpr auto kMax = static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
   if (!value.is_number_unsigned() || value.get<std::uint64_t>() > kMax) {
-    throw FileError(path, field, fmt::format("{}: must be an integer in [0, 2^63)", dump(value)));
+    throw FileError(path, field, fmt::format("{}: must be an integer in [0, 2^63)", shown(value)));
   }
   return value.get<std::uint64_t>();
 }
 
-/// Fills dtype, shape and extent of one tensor; offsets are checked against the data only.
+/// Fills dtype, shape and extent of one tensor.
 Entry parse_entry(const std::string& name, const json& value, std::uint64_t data_bytes, std::string_view path,
                   FileArray& array) {
   const std::string field = detail::printable(name);
   if (!value.is_object()) {
-    throw FileError(path, field, fmt::format("{}: must be an object", dump(value)));
+    throw FileError(path, field, fmt::format("{}: must be an object", shown(value)));
   }
   const json& dtype = member(value, "dtype", path, field);
-  array.dtype = dtype.is_string() ? dtype_name(dtype.get_ref<const std::string&>()) : "";
-  if (array.dtype.empty()) {
-    throw FileError(
-        path, field + ".dtype",
-        fmt::format("{}: must be one of BOOL U8 I8 I16 U16 I32 U32 I64 U64 F16 BF16 F32 F64", dump(dtype)));
+  if (!dtype.is_string()) {
+    throw FileError(path, field + ".dtype", fmt::format("{}: must be a string", shown(dtype)));
   }
+  array.dtype = dtype_name(dtype.get_ref<const std::string&>());
   const json& shape = member(value, "shape", path, field);
   if (!shape.is_array()) {
-    throw FileError(path, field + ".shape", fmt::format("{}: must be an array", dump(shape)));
+    throw FileError(path, field + ".shape", fmt::format("{}: must be an array", shown(shape)));
   }
   for (const json& extent : shape) {
     array.shape.push_back(static_cast<std::int64_t>(natural(extent, path, field + ".shape")));
+  }
+  const json& offsets = member(value, "data_offsets", path, field);
+  if (!offsets.is_array() || offsets.size() != 2) {
+    throw FileError(path, field + ".data_offsets", fmt::format("{}: must be [begin, end]", shown(offsets)));
+  }
+  Entry entry{name, natural(offsets[0], path, field + ".data_offsets"),
+              natural(offsets[1], path, field + ".data_offsets"), std::nullopt};
+  if (entry.begin > entry.end || entry.end > data_bytes) {
+    throw FileError(
+        path, field + ".data_offsets",
+        fmt::format("[{}, {}] runs past the {} bytes of data", entry.begin, entry.end, data_bytes));
+  }
+  if (array.dtype.empty()) {
+    entry.unreadable.emplace(
+        path, field + ".dtype",
+        fmt::format("{}: must be one of BOOL U8 I8 I16 U16 I32 U32 I64 U64 F16 BF16 F32 F64", shown(dtype)));
+    return entry;
   }
   const auto bytes = detail::checked_bytes(array.shape, detail::file_dtype_bytes(array.dtype));
   if (!bytes) {
     throw FileError(path, field + ".shape",
                     fmt::format("{} {} overflows int64", array.dtype, detail::shape_text(array.shape)));
-  }
-  const json& offsets = member(value, "data_offsets", path, field);
-  if (!offsets.is_array() || offsets.size() != 2) {
-    throw FileError(path, field + ".data_offsets", fmt::format("{}: must be [begin, end]", dump(offsets)));
-  }
-  Entry entry{name, natural(offsets[0], path, field + ".data_offsets"),
-              natural(offsets[1], path, field + ".data_offsets")};
-  if (entry.begin > entry.end || entry.end > data_bytes) {
-    throw FileError(
-        path, field + ".data_offsets",
-        fmt::format("[{}, {}] runs past the {} bytes of data", entry.begin, entry.end, data_bytes));
   }
   if (entry.end - entry.begin != static_cast<std::uint64_t>(*bytes)) {
     throw FileError(
@@ -145,13 +123,13 @@ Entry parse_entry(const std::string& name, const json& value, std::uint64_t data
 
 std::map<std::string, std::string> parse_metadata(const json& value, std::string_view path) {
   if (!value.is_object()) {
-    throw FileError(path, "__metadata__", fmt::format("{}: must be an object", dump(value)));
+    throw FileError(path, "__metadata__", fmt::format("{}: must be an object", shown(value)));
   }
   std::map<std::string, std::string> metadata;
   for (const auto& [key, text] : value.items()) {
     if (!text.is_string()) {
       throw FileError(path, "__metadata__." + detail::printable(key),
-                      fmt::format("{}: must be a string", dump(text)));
+                      fmt::format("{}: must be a string", shown(text)));
     }
     metadata.emplace(key, text.get<std::string>());
   }
@@ -199,7 +177,7 @@ ArrayFile parse_safetensors(std::span<const std::byte> file, std::string_view pa
     throw FileError(path, "header",
                     fmt::format("'{}': must be a JSON object", detail::printable(text.substr(0, 16))));
   }
-  const json header = parse_header(text, path);
+  const auto header = parse_json<json>(text, {std::string(path), "header"});
   const std::span<const std::byte> data = file.subspan(kLengthBytes + header_bytes);
 
   ArrayFile result;
@@ -213,6 +191,11 @@ ArrayFile parse_safetensors(std::span<const std::byte> file, std::string_view pa
   }
   require_tiling(entries, data.size(), path);
   for (const Entry& entry : entries) {  // copied only once everything is known to fit
+    if (entry.unreadable) {
+      result.arrays.erase(entry.name);
+      result.unreadable.emplace(entry.name, *entry.unreadable);
+      continue;
+    }
     const auto part = data.subspan(entry.begin, entry.end - entry.begin);
     result.arrays.at(entry.name).bytes.assign(part.begin(), part.end());
   }
@@ -220,7 +203,7 @@ ArrayFile parse_safetensors(std::span<const std::byte> file, std::string_view pa
 }
 
 ArrayFile read_safetensors(const std::filesystem::path& file) {
-  return parse_safetensors(detail::read_file(file), file.string());
+  return parse_safetensors(read_bytes(file), file.string());
 }
 
 }  // namespace moescope

@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/base/error.hpp"
 #include "core/layer/tensor.hpp"
 
 namespace moescope {
@@ -31,17 +32,20 @@ struct FileArray {
 /// Everything a container file holds.
 struct ArrayFile {
   std::map<std::string, FileArray> arrays;
+  /// Members that no reader here can take, with why: only who asks for one fails.
+  std::map<std::string, FileError> unreadable;
   std::map<std::string, std::string> metadata;  ///< safetensors "__metadata__"; empty for npy/npz
 
-  /// Throws FileError(path, name, "missing").
+  /// Throws FileError(path, name, "missing"), or why the member cannot be read.
   const FileArray& get(std::string_view path, const std::string& name) const;
-  bool has(const std::string& name) const { return arrays.contains(name); }
+  /// Readable or not: an array that is there is never passed over.
+  bool has(const std::string& name) const { return arrays.contains(name) || unreadable.contains(name); }
 };
 
 /// Parses safetensors bytes (https://github.com/huggingface/safetensors, section "Format"). Refuses with
-/// FileError: header length past the end or over 100 MB, JSON that is not an object, unknown dtype, shape
-/// overflow, offsets that overlap, leave holes, run past the end or do not match dtype x shape. `path` is for
-/// messages only. No input crashes it (fuzzed).
+/// FileError: header length past the end or over 100 MB, JSON that is not an object, shape overflow, offsets
+/// that overlap, leave holes, run past the end or do not match dtype x shape. Tensors of a dtype that nothing
+/// here computes with are `unreadable`. `path` is for messages only. No input crashes it (fuzzed).
 ArrayFile parse_safetensors(std::span<const std::byte> file, std::string_view path);
 ArrayFile read_safetensors(const std::filesystem::path& file);
 

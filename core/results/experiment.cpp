@@ -5,8 +5,6 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <fstream>
-#include <iterator>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -16,7 +14,9 @@
 #include "core/base/error.hpp"
 #include "core/base/grid_text.hpp"
 #include "core/base/hash.hpp"
-#include "core/base/json_text.hpp"
+#include "core/files/file_bytes.hpp"
+#include "core/files/json_text.hpp"
+#include "core/files/regular_file.hpp"
 #include "core/layer/dtype.hpp"
 #include "core/layer/layer_shape.hpp"
 #include "core/results/experiment_axes.hpp"
@@ -67,7 +67,7 @@ class Parser {
   explicit Parser(std::string name) : name_(std::move(name)) {}
 
   Experiment parse(std::string_view text) {
-    const Json file = detail::parse_json<Json>(text);
+    const auto file = parse_json<Json>(text, {name_, ""});
     if (!file.is_object()) {
       throw FileError(name_, "", "is not a JSON object");
     }
@@ -91,7 +91,7 @@ class Parser {
     read_axes(file);
     make_points(group(file), experiment);
     // Sorted keys: the order in which a file says things does not matter, but for the axes' values.
-    nlohmann::json canonical = nlohmann::json::parse(text);
+    auto canonical = parse_json<nlohmann::json>(text, {name_, ""});
     canonical.erase("minutes");  // an estimate that got better makes no other experiment
     experiment.canonical = canonical.dump();
     return experiment;
@@ -99,8 +99,7 @@ class Parser {
 
  private:
   [[noreturn]] void fail(std::string_view field, const Json& value, std::string_view requirement) const {
-    const auto shown = value.dump(-1, ' ', false, Json::error_handler_t::replace);
-    throw FileError(name_, field, fmt::format("{}: {}", shown, requirement));
+    throw FileError(name_, field, fmt::format("{}: {}", shown(value), requirement));
   }
 
   /// Runs a check that throws InvalidArgument, whose message names the value and what it must be.
@@ -117,7 +116,8 @@ class Parser {
                      std::initializer_list<std::string_view> known) const {
     for (const auto& [key, value] : object.items()) {
       if (std::ranges::find(known, key) == known.end()) {
-        throw FileError(name_, prefix + key, fmt::format("is not one of {}", fmt::join(known, ", ")));
+        throw FileError(name_, prefix + detail::printable(key),
+                        fmt::format("is not one of {}", fmt::join(known, ", ")));
       }
     }
   }
@@ -254,7 +254,7 @@ class Parser {
         }
       });
       if (!found) {
-        throw FileError(name_, "axes." + key, fmt::format("is not one of {}", known));
+        throw FileError(name_, "axes." + detail::printable(key), fmt::format("is not one of {}", known));
       }
     }
     if (axes.contains("grid") && axes.contains("num_experts")) {
@@ -452,12 +452,7 @@ Experiment parse_experiment(std::string_view text, const std::string& name) {
 }
 
 Experiment read_experiment(const std::filesystem::path& file) {
-  std::ifstream stream(file, std::ios::binary);
-  if (!stream || std::filesystem::is_directory(file)) {
-    throw FileError(file.string(), "", "cannot be opened");
-  }
-  const std::string text{std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
-  return parse_experiment(text, file.string());
+  return parse_experiment(read_text(file), file.string());
 }
 
 }  // namespace moescope

@@ -92,25 +92,28 @@ void for_each_field(P& point, Visit&& visit) {
                    "order of work of the expert stage; none for a value that does not depend on it"},
         point.schedule);
   visit(PointField{"backend", 1, kLayer, "cpu or cuda; other programs name themselves"}, point.backend);
-  visit(PointField{"L", 1, kLayer, "tokens in the batch"}, point.num_tokens);
-  visit(PointField{"d", 1, kLayer, "model width"}, point.hidden_size);
-  visit(PointField{"Nr", 1, kLayer, "rows of the router's grid"}, point.grid_rows);
-  visit(PointField{"Nc", 1, kLayer, "columns of the router's grid"}, point.grid_cols);
-  visit(PointField{"K", 1, kLayer, "experts per token"}, point.top_k);
-  visit(
-      PointField{"shared_size", 2, kLayer, "width of the shared MLP, 0 = none; null where it does not apply"},
-      point.shared_size);
-  visit(PointField{"expert_size", 4, kLayer, "width of an FFN expert; null for systems without"},
+  visit(PointField{"L", 1, kLayer, "tokens in the batch", nullptr, 0}, point.num_tokens);
+  visit(PointField{"d", 1, kLayer, "model width", nullptr, 0}, point.hidden_size);
+  visit(PointField{"Nr", 1, kLayer, "rows of the router's grid", nullptr, 0}, point.grid_rows);
+  visit(PointField{"Nc", 1, kLayer, "columns of the router's grid", nullptr, 0}, point.grid_cols);
+  visit(PointField{"K", 1, kLayer, "experts per token", nullptr, 0}, point.top_k);
+  visit(PointField{"shared_size", 2, kLayer,
+                   "width of the shared MLP, 0 = none; null where it does not apply", nullptr, 0},
+        point.shared_size);
+  visit(PointField{"expert_size", 4, kLayer, "width of an FFN expert; null for systems without", nullptr, 1},
         point.expert_size);
-  visit(PointField{"heads", 4, kLayer, "queries per token; null for systems without product keys"},
-        point.heads);
-  visit(PointField{"key_size", 4, kLayer, "width of a sub-key; null for systems without product keys"},
+  visit(
+      PointField{"heads", 4, kLayer, "queries per token; null for systems without product keys", nullptr, 1},
+      point.heads);
+  visit(PointField{"key_size", 4, kLayer, "width of a sub-key; null for systems without product keys",
+                   nullptr, 1},
         point.key_size);
   visit(
       PointField{
           "B", 2, kSchedule,
           "group size: experts per group of expert_centric, and of what staircase covers by explicit lists; "
-          "null for other schedules"},
+          "null for other schedules",
+          nullptr, 1},
       point.group_size);
   visit(
       PointField{
@@ -119,7 +122,7 @@ void for_each_field(P& point, Visit&& visit) {
           "of "
           "pairs (recorded routing, fp32), nor on the CPU. Null for other schedules; before version 3 it was "
           "128",
-          nullptr, std::nullopt, 1, kStripTileTokens},
+          nullptr, 1, 1, kStripTileTokens},
       point.tile_tokens);
   visit(PointField{"dtype", 1, kLayer, "storage type of tensors", "fp32,bf16,none"}, point.dtype);
   visit(PointField{"activation", 2, kLayer, "silu, gelu or relu; none where it does not apply"},

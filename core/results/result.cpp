@@ -101,22 +101,44 @@ RunHeader make_run_header(int argc, const char* const* argv) {
   return header;
 }
 
+namespace {
+
+/// Extents and their products of two must fit, as those of LayerShape. The seed has all its bits.
+void require_field(const PointField& field, std::int64_t value) {
+  if (field.minimum && (value < *field.minimum || value >= std::int64_t{1} << 31)) {
+    throw InvalidArgument(field.key, fmt::format("{}", value),
+                          fmt::format("must be in [{}, 2^31)", *field.minimum));
+  }
+}
+void require_field(const PointField& field, const std::optional<std::int64_t>& value) {
+  if (value) {
+    require_field(field, *value);
+  }
+}
+void require_field(const PointField&, std::uint64_t) {}
+void require_field(const PointField& field, const std::string& value) { require_text(field.key, value); }
+
+}  // namespace
+
 void ResultRow::validate() const {
-  require_text("system", system);
-  require_text("schedule", schedule);
+  for_each_field(*this, [](const PointField& field, const auto& value) { require_field(field, value); });
   require_text("stage", stage);
-  require_text("backend", backend);
-  require_text("dtype", dtype);
-  require_text("activation", activation);
-  require_text("gates", gates);
-  require_text("workload", workload);
-  require_text("l2_state", l2_state);
   require_text("metric", metric);
   require_text("unit", unit);
+  if (samples < 0) {
+    throw InvalidArgument("samples", fmt::format("{}", samples), "must not be negative");
+  }
   if (status == Status::kOk) {
     if (!value || !std::isfinite(*value)) {
       throw InvalidArgument("value", value ? fmt::format("{}", *value) : "null",
                             fmt::format("a row of {} with status ok needs a finite one", metric));
+    }
+    // Whatever is counted or timed begins at 0; no clock of ours measures nothing.
+    const bool timed = unit == "s" && source == Source::kMeasured;
+    if (*value < 0 || (timed && *value == 0)) {
+      throw InvalidArgument("value", fmt::format("{}", *value),
+                            timed ? fmt::format("{}: a measured time is above 0", metric)
+                                  : fmt::format("{}: must not be negative", metric));
     }
     if (samples < 1) {
       throw InvalidArgument("samples", fmt::format("{}", samples),

@@ -62,7 +62,8 @@ struct ResultRow : Point {
   std::string point;   ///< id of the sweep's point this row belongs to; empty outside sweeps
   std::string repro;   ///< command that measures this again; empty in version 1
 
-  /// Throws InvalidArgument: value without ok, ok without finite value, missing reason, unknown empty keys.
+  /// Throws InvalidArgument: value without ok, ok without finite value, a negative value or extent, a
+  /// measured time of 0, missing reason, unknown empty keys.
   void validate() const;
 };
 
@@ -138,7 +139,8 @@ struct RecordedRun {
   std::vector<RecordedPoint> points;
 };
 /// Reads rows.jsonl (one or several runs one after another) or rows.jsonl.gz, of this version or an earlier
-/// one. Of an unfinished sweep, rows of complete points count. Throws FileError naming the line and field.
+/// one. Of an unfinished sweep, rows of complete points count; empty lines do not. Throws FileError naming
+/// the line and field.
 std::vector<RecordedRun> read_rows(const std::filesystem::path& file);
 
 /// The same with how far it counts, for those who go on writing.

@@ -1,17 +1,15 @@
 #include <fmt/format.h>
-#include <zlib.h>
 
 #include <algorithm>
-#include <array>
-#include <fstream>
 #include <iterator>
-#include <memory>
 #include <nlohmann/json.hpp>
 #include <sstream>
 #include <utility>
 
 #include "core/base/error.hpp"
-#include "core/base/json_text.hpp"
+#include "core/files/file_bytes.hpp"
+#include "core/files/json_text.hpp"
+#include "core/files/regular_file.hpp"
 #include "core/results/result.hpp"
 #include "core/results/result_fields.hpp"
 
@@ -46,7 +44,7 @@ void read_number(const Json& json, const char* key, const Place& place, T& out) 
                                                   (!json.is_number_unsigned() ||
                                                    std::in_range<std::int64_t>(json.get<std::uint64_t>()));
   if (!fits) {
-    place.fail(key, fmt::format("{} is not the number that belongs here", json.dump()));
+    place.fail(key, fmt::format("{} is not the number that belongs here", shown(json)));
   }
   out = json.get<T>();
 }
@@ -60,18 +58,18 @@ void read_enum(const Json& json, const char* key, const Place& place, std::initi
       return;
     }
   }
-  place.fail(key, fmt::format("{} is not a known value", json.dump()));
+  place.fail(key, fmt::format("{} is not a known value", shown(json)));
 }
 
 void read_value(const Json& json, const char* key, const Place& place, std::string& out) {
   if (!json.is_string()) {
-    place.fail(key, fmt::format("{} is not a string", json.dump()));
+    place.fail(key, fmt::format("{} is not a string", shown(json)));
   }
   out = json.get<std::string>();
 }
 void read_value(const Json& json, const char* key, const Place& place, bool& out) {
   if (!json.is_boolean()) {
-    place.fail(key, fmt::format("{} is not true or false", json.dump()));
+    place.fail(key, fmt::format("{} is not true or false", shown(json)));
   }
   out = json.get<bool>();
 }
@@ -151,9 +149,12 @@ class LogParser {
   /// A whole line; false when what came so far does not count yet.
   bool add(const std::string& text) {
     ++place_.line;
-    const Json json = detail::parse_json<Json>(text);
+    if (text.find_first_not_of(" \t\r") == std::string::npos) {
+      return false;  // nothing to count, and nothing that could be wrong
+    }
+    const auto json = parse_json<Json>(text, {place_.file, fmt::format("line {}", place_.line)});
     if (!json.is_object()) {
-      place_.fail("", "is not a whole JSON object");
+      place_.fail("", "is not a JSON object");
     }
     const int version = version_of(json, place_);
     std::string run_id;
@@ -162,7 +163,7 @@ class LogParser {
       return add_header(object_of(json, "header", place_), version, std::move(run_id));
     }
     if (runs_.empty() || runs_.back().header.run_id != run_id) {
-      place_.fail("run_id", fmt::format("{} has no header line before it", run_id));
+      place_.fail("run_id", fmt::format("{} has no header line before it", detail::printable(run_id)));
     }
     const bool ends_point = json.contains("point") && json["point"].is_object();
     return ends_point ? add_point(json["point"], version) : add_row(json, version);
@@ -180,7 +181,8 @@ class LogParser {
  private:
   bool add_header(const Json& fields, int version, std::string run_id) {
     if (!waiting_.empty()) {
-      place_.fail("header", fmt::format("point {} before it has no end", waiting_.front().point));
+      place_.fail("header",
+                  fmt::format("point {} before it has no end", detail::printable(waiting_.front().point)));
     }
     RunHeader& header = runs_.emplace_back().header;
     header.run_id = std::move(run_id);
@@ -194,8 +196,8 @@ class LogParser {
     detail::for_each_row_field(row, field_reader(json, version, place_));
     validate(row, place_);
     if (!waiting_.empty() && waiting_.front().point != row.point) {
-      place_.fail("point",
-                  fmt::format("\"{}\" begins before the end of {}", row.point, waiting_.front().point));
+      place_.fail("point", fmt::format("\"{}\" begins before the end of {}", detail::printable(row.point),
+                                       detail::printable(waiting_.front().point)));
     }
     const bool counts = row.point.empty();
     (counts ? runs_.back().rows : waiting_).push_back(std::move(row));
@@ -207,8 +209,9 @@ class LogParser {
     detail::for_each_point_field(point, field_reader(fields, version, place_));
     validate(point, place_);
     if (point.rows != std::ssize(waiting_) || (!waiting_.empty() && waiting_.front().point != point.id)) {
-      place_.fail("point", fmt::format("{} ends with {} rows, {} of {} stand before it", point.id, point.rows,
-                                       waiting_.size(), waiting_.empty() ? "it" : waiting_.front().point));
+      place_.fail("point", fmt::format("{} ends with {} rows, {} of {} stand before it",
+                                       detail::printable(point.id), point.rows, waiting_.size(),
+                                       waiting_.empty() ? "it" : detail::printable(waiting_.front().point)));
     }
     std::ranges::move(waiting_, std::back_inserter(runs_.back().rows));
     waiting_.clear();
@@ -241,42 +244,10 @@ ResultLog parse_rows(std::istream& text, const std::string& name) {
   return log;
 }
 
-namespace {
-
-/// Text of a .gz file. Throws FileError.
-std::string unpacked(const std::filesystem::path& file) {
-  const std::unique_ptr<gzFile_s, decltype(&gzclose)> stream(gzopen(file.c_str(), "rb"), gzclose);
-  if (!stream || std::filesystem::is_directory(file)) {
-    throw FileError(file.string(), "", "cannot be opened");
-  }
-  std::string text;
-  std::array<char, 1 << 16> chunk{};
-  int count = 0;
-  while ((count = gzread(stream.get(), chunk.data(), static_cast<unsigned>(chunk.size()))) > 0) {
-    text.append(chunk.data(), static_cast<std::size_t>(count));
-  }
-  int code = Z_OK;
-  const char* const why = gzerror(stream.get(), &code);
-  if (code != Z_OK) {  // of a file cut short: Z_BUF_ERROR
-    throw FileError(file.string(), "", fmt::format("cannot be unpacked: {}", why));
-  }
-  return text;
-}
-
-}  // namespace
-
 std::vector<RecordedRun> read_rows(const std::filesystem::path& file) {
-  std::vector<RecordedRun> runs;
-  if (file.extension() == ".gz") {
-    std::istringstream stream(unpacked(file));
-    runs = parse_rows(stream, file.string()).runs;
-  } else {
-    std::ifstream stream(file, std::ios::binary);
-    if (!stream || std::filesystem::is_directory(file)) {
-      throw FileError(file.string(), "", "cannot be opened");
-    }
-    runs = parse_rows(stream, file.string()).runs;
-  }
+  std::istringstream stream(file.extension() == ".gz" ? unpack_gzip(read_bytes(file), file.string())
+                                                      : read_text(file, kMostRowsBytes));
+  std::vector<RecordedRun> runs = parse_rows(stream, file.string()).runs;
   if (runs.empty()) {
     throw FileError(file.string(), "", "holds no run");
   }

@@ -23,7 +23,9 @@ struct Text {
 const std::map<std::string_view, Text> kRowTexts = {
     {"stage", {"part of the layer; device: the machine itself, whatever layer runs on it"}},
     {"source",
-     {"analytic: computed from the shape and the actual routing; modelled: from a simulated memory "
+     {"analytic: computed from the shape and the actual routing (workspace_bytes and peak_bytes, too: sums "
+      "of what "
+      "is allocated, which earlier revisions called measured); modelled: from a simulated memory "
       "hierarchy; "
       "measured: read from the machine that ran it"}},
     {"metric", {"what the value is; its unit stands in the name", false}},
@@ -170,6 +172,7 @@ Json row_rule() {
     require(rule, newer, key, since);
   });
   properties["stage"] = {{"enum", stages()}, {"description", kRowTexts.at("stage").about}};
+  properties["value"]["minimum"] = 0;
   properties["samples"]["minimum"] = 0;
   properties["spread"]["minimum"] = 0;
   rule["properties"] = std::move(properties);
@@ -177,6 +180,9 @@ Json row_rule() {
   conditions.push_back(Json::parse(R"({"if": {"properties": {"status": {"const": "ok"}}},
     "then": {"properties": {"value": {"type": "number"}, "samples": {"minimum": 1}}},
     "else": {"properties": {"value": {"type": "null"}, "reason": {"minLength": 1}}}})"));
+  conditions.push_back(
+      Json::parse(R"({"if": {"properties": {"source": {"const": "measured"}, "unit": {"const": "s"}}},
+    "then": {"properties": {"value": {"exclusiveMinimum": 0}}}})"));
   for (const auto& [since, keys] : newer) {
     conditions.push_back({{"if", {{"properties", {{"schema_version", {{"enum", versions(since)}}}}}}},
                           {"then", {{"required", keys}}}});

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <sstream>
 #include <system_error>
 #include <type_traits>
 #include <utility>
@@ -10,6 +11,7 @@
 #include "core/base/error.hpp"
 #include "core/base/utf8.hpp"
 #include "core/files/output_file.hpp"
+#include "core/files/regular_file.hpp"
 #include "core/results/result.hpp"
 #include "core/results/result_fields.hpp"
 
@@ -219,7 +221,7 @@ std::vector<fs::path> ResultWriter::files() const {
 
 void ResultWriter::continue_files() {
   const fs::path& rows_file = files_->rows().path();
-  std::ifstream stream(rows_file, std::ios::binary);
+  std::istringstream stream(read_text(rows_file, kMostRowsBytes));
   const ResultLog log = parse_rows(stream, rows_file.string());
   for (const RecordedRun& run : log.runs) {
     if (run.header.experiment != header_.experiment) {

@@ -2,13 +2,14 @@
 
 #include <algorithm>
 #include <chrono>
-#include <fstream>
 #include <iostream>
 #include <memory>
 #include <optional>
 #include <set>
+#include <sstream>
 #include <utility>
 
+#include "core/files/regular_file.hpp"
 #include "core/results/experiment.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
@@ -145,8 +146,9 @@ std::string expected_text(const Experiment& experiment, const SweepOptions& opti
 void list_points(const std::vector<PlannedPoint>& planned, const std::filesystem::path& directory,
                  const std::string& expected) {
   std::set<std::string> done;
-  if (std::ifstream stream(directory / "rows.jsonl", std::ios::binary); stream) {
-    for (const RecordedRun& run : parse_rows(stream, (directory / "rows.jsonl").string()).runs) {
+  if (const std::filesystem::path file = directory / "rows.jsonl"; file_exists(file)) {
+    std::istringstream stream(read_text(file, kMostRowsBytes));
+    for (const RecordedRun& run : parse_rows(stream, file.string()).runs) {
       for (const RecordedPoint& point : run.points) {
         done.insert(point.id);
       }

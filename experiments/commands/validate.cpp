@@ -10,6 +10,7 @@
 #include <set>
 
 #include "core/base/error.hpp"
+#include "core/files/regular_file.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/outputs.hpp"
@@ -137,7 +138,7 @@ NamedWorkload workload_of(const std::string& name, const std::string& data_folde
   if (family == "snapshot" || family == "trace") {
     const fs::path file = name.substr(colon + 1);
     const fs::path here = fs::path(data_folder) / file.filename();
-    if (!fs::exists(file) && fs::exists(here)) {
+    if (!file_exists(file) && file_exists(here)) {
       return {WorkloadSpec::parse(family + ":" + here.string()), name};
     }
   }

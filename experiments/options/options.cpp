@@ -12,6 +12,7 @@
 #include "core/base/error.hpp"
 #include "core/base/grid_text.hpp"
 #include "core/base/host_memory.hpp"
+#include "core/files/regular_file.hpp"
 
 namespace moescope {
 namespace {
@@ -150,16 +151,16 @@ void add_output_option(Cli app, CommonOptions& options, const std::string& defau
 NamedWorkload named_workload(const std::string& text) {
   WorkloadSpec spec = WorkloadSpec::parse(text);
   std::string name = spec.text;
-  if (from_file(spec) && !std::filesystem::exists(spec.path)) {
+  if (from_file(spec) && !file_exists(spec.path)) {
     const auto beside_sources = std::filesystem::path(build_info().source_dir) / spec.path;
-    spec.path = std::filesystem::exists(beside_sources) ? beside_sources.string() : spec.path;
+    spec.path = file_exists(beside_sources) ? beside_sources.string() : spec.path;
   }
   return {std::move(spec), std::move(name)};
 }
 
 NamedWorkload recorded_layer() {
   NamedWorkload layer = named_workload(fmt::format("snapshot:{}", kRecordedLayer));
-  if (!std::filesystem::exists(layer.spec.path)) {
+  if (!file_exists(layer.spec.path)) {
     throw FileError(kRecordedLayer, "", "not found; run moescope where it lies, or name a --workload");
   }
   return layer;

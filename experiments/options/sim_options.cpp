@@ -9,6 +9,7 @@
 
 #include "core/base/build_info.hpp"
 #include "core/base/error.hpp"
+#include "core/files/regular_file.hpp"
 #include "core/workload/workload.hpp"
 #include "profiler/simulator/device_variation.hpp"
 #include "profiler/study/layer_study.hpp"
@@ -21,7 +22,7 @@ namespace fs = std::filesystem;
 /// A file of the project: under the current directory, else beside the sources this program was built from.
 std::optional<fs::path> project_path(const fs::path& relative) {
   for (const fs::path& path : {relative, fs::path(build_info().source_dir) / relative}) {
-    if (fs::exists(path)) {
+    if (file_exists(path)) {
       return path;
     }
   }
@@ -66,7 +67,8 @@ DeviceSpec find_device(const std::string& name) {
   }
   std::vector<std::string> known;
   if (const auto folder = project_path(kDeviceFolder)) {
-    for (const auto& entry : fs::directory_iterator(*folder)) {
+    std::error_code unreadable;  // then the list is empty
+    for (const auto& entry : fs::directory_iterator(*folder, unreadable)) {
       known.push_back(entry.path().stem().string());
     }
   }

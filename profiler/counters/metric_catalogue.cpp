@@ -7,6 +7,8 @@
 #include <set>
 
 #include "core/base/error.hpp"
+#include "core/files/json_field.hpp"
+#include "core/files/json_text.hpp"
 
 namespace moescope {
 namespace {
@@ -60,30 +62,36 @@ MetricValue value_of(const Metric& metric, const CounterPlan& plan, const RangeC
 }  // namespace
 
 MetricCatalogue MetricCatalogue::parse(std::string_view json, std::string_view path) {
+  const auto document = parse_json<nlohmann::json>(json, {std::string(path), ""});
+  const JsonField file(document, path);
   MetricCatalogue catalogue;
+  for (const auto& [chip, about] : file.member("chips").members()) {
+    catalogue.chips_[chip] = about.text();
+  }
+  for (const auto& [set, names] : file.member("sets").members()) {
+    catalogue.sets_[set] = names.texts();
+  }
   std::set<std::string> seen;
-  try {
-    const auto document = nlohmann::json::parse(json);
-    document.at("chips").get_to(catalogue.chips_);
-    document.at("sets").get_to(catalogue.sets_);
-    for (const auto& one : document.at("metrics")) {
-      Entry entry{one.at("name"), one.at("unit"), one.at("meaning"), {}};
-      if (!seen.insert(entry.name).second || entry.name.find(kCounterMark) != std::string::npos) {
-        throw FileError(path, entry.name, "named twice, or like a counter");
+  for (const JsonField& one : file.member("metrics").elements()) {
+    Entry entry{one.member("name").text(), one.member("unit").text(), one.member("meaning").text(), {}};
+    if (!seen.insert(entry.name).second || entry.name.find(kCounterMark) != std::string::npos) {
+      one.member("name").fail("named twice, or like a counter");
+    }
+    for (const JsonField& formula : one.member("formulas").elements()) {
+      entry.formulas.push_back({{}, formula.member("terms").numbers(), {}});
+      if (formula.has("over")) {
+        entry.formulas.back().over = formula.member("over").numbers();
       }
-      for (const auto& formula : one.at("formulas")) {
-        entry.formulas.push_back({formula.value("chips", std::vector<std::string>{}), formula.at("terms"),
-                                  formula.value("over", std::map<std::string, double>{})});
-        for (const auto& chip : entry.formulas.back().chips) {
-          if (!catalogue.chips_.contains(chip)) {
-            throw FileError(path, entry.name, fmt::format("{} is not among the chips", chip));
+      if (formula.has("chips")) {
+        for (const JsonField& chip : formula.member("chips").elements()) {
+          entry.formulas.back().chips.push_back(chip.text());
+          if (!catalogue.chips_.contains(chip.text())) {
+            chip.fail("is not among the chips");
           }
         }
       }
-      catalogue.entries_.push_back(std::move(entry));
     }
-  } catch (const nlohmann::json::exception& error) {
-    throw FileError(path, "", error.what());
+    catalogue.entries_.push_back(std::move(entry));
   }
   for (const auto& [set, names] : catalogue.sets_) {
     for (const auto& name : names) {

@@ -5,15 +5,20 @@
 #include <algorithm>
 #include <fstream>
 #include <nlohmann/json.hpp>
+#include <set>
 #include <utility>
 
 #include "core/base/error.hpp"
+#include "core/files/json_field.hpp"
+#include "core/files/json_text.hpp"
 #include "core/files/output_file.hpp"
+#include "core/files/regular_file.hpp"
 
 namespace moescope {
 namespace {
 
 constexpr int kVersion = 1;
+constexpr int kMostPasses = 1'000'000;
 
 class RecordedCounters : public CounterSource {
  public:
@@ -93,41 +98,41 @@ void write_recording(const CounterRecording& recording, const std::filesystem::p
   create_file(file, document.dump(1, ' ', false, nlohmann::json::error_handler_t::replace) + '\n');
 }
 
-CounterRecording read_recording(const std::filesystem::path& file) {
-  std::ifstream stream(file);
-  if (!stream) {
-    throw FileError(file.string(), "", "cannot be opened");
-  }
+CounterRecording parse_recording(std::string_view json, std::string_view path) {
+  const auto document = parse_json<nlohmann::json>(json, {std::string(path), ""});
+  const JsonField file(document, path);
+  file.member("version").integer(kVersion, kVersion);
   CounterRecording recording;
-  try {
-    const auto document = nlohmann::json::parse(stream);
-    if (const int version = document.at("version"); version != kVersion) {
-      throw FileError(file.string(), "version", fmt::format("is {}, must be {}", version, kVersion));
-    }
-    document.at("source").get_to(recording.source);
-    document.at("device").get_to(recording.device);
-    document.at("chip").get_to(recording.plan.chip);
-    document.at("passes").get_to(recording.plan.passes);
-    document.at("counters").get_to(recording.plan.counters);
-    for (const auto& [name, reason] : document.at("unavailable").items()) {
-      recording.plan.unavailable.push_back({name, reason});
-    }
-    for (const auto& range : document.at("ranges")) {
-      recording.ranges.push_back({range.at("range"), range.at("values")});
-    }
-  } catch (const nlohmann::json::exception& error) {
-    throw FileError(file.string(), "", error.what());
+  recording.source = file.member("source").text();
+  recording.device = file.member("device").text();
+  recording.plan.chip = file.member("chip").text();
+  recording.plan.passes = static_cast<int>(file.member("passes").integer(0, kMostPasses));
+  recording.plan.counters = file.member("counters").texts();
+  for (const auto& [name, reason] : file.member("unavailable").members()) {
+    recording.plan.unavailable.push_back({name, reason.text()});
   }
-  for (const auto& range : recording.ranges) {
-    for (const auto& [counter, value] : range.values) {
-      const auto& counters = recording.plan.counters;
-      if (std::find(counters.begin(), counters.end(), counter) == counters.end()) {
-        throw FileError(file.string(), fmt::format("ranges.{}", range.range),
-                        fmt::format("{} is not among the counters", counter));
+  const std::set<std::string> counters(recording.plan.counters.begin(), recording.plan.counters.end());
+  std::set<std::string> seen;
+  for (const JsonField& one : file.member("ranges").elements()) {
+    RangeCounters range{one.member("range").text(), one.member("values").numbers()};
+    if (!seen.insert(range.range).second) {
+      one.member("range").fail("stands there twice");
+    }
+    for (const auto& [counter, field] : one.member("values").members()) {
+      if (!counters.contains(counter)) {
+        field.fail("is not among the counters");
+      }
+      if (field.number() < 0) {
+        field.fail("must not be negative");
       }
     }
+    recording.ranges.push_back(std::move(range));
   }
   return recording;
+}
+
+CounterRecording read_recording(const std::filesystem::path& file) {
+  return parse_recording(read_text(file), file.string());
 }
 
 std::unique_ptr<CounterSource> make_recorded_counters(CounterRecording recording) {

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "core/base/error.hpp"
+#include "core/files/json_text.hpp"
 
 namespace moescope {
 namespace {
@@ -142,7 +143,7 @@ class Changes {
 }  // namespace
 
 DeviceSpec vary_device(const DeviceSpec& device, std::string_view changes) {
-  Json document = Json::parse(device_json(device));
+  auto document = parse_json<Json>(device_json(device), {device.name, ""});
   Changes(document["values"], changes).make();
   std::string name = device.name;
   for (const std::string_view change : split(changes, '@')) {
@@ -150,7 +151,7 @@ DeviceSpec vary_device(const DeviceSpec& device, std::string_view changes) {
   }
   document["name"] = name;
   try {
-    return parse_device(document.dump(), device.name);
+    return parse_device(document.dump(-1, ' ', false, Json::error_handler_t::replace), device.name);
   } catch (const FileError& error) {
     throw InvalidArgument("device", changes, error.what());
   }

@@ -4,12 +4,14 @@
 
 #include <algorithm>
 #include <cmath>
-#include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
+#include <set>
 #include <utility>
 
 #include "core/base/error.hpp"
+#include "core/files/json_field.hpp"
+#include "core/files/json_text.hpp"
+#include "core/files/regular_file.hpp"
 
 namespace moescope {
 namespace {
@@ -77,37 +79,38 @@ std::string carried_over(const Calibration& calibration, std::string_view device
 }
 
 Calibration parse_calibration(std::string_view json, std::string_view path) {
+  const auto document = parse_json<nlohmann::json>(json, {std::string(path), ""});
+  const JsonField file(document, path);
   Calibration calibration;
-  try {
-    const auto document = nlohmann::json::parse(json);
-    document.at("device").get_to(calibration.device);
-    document.at("source").get_to(calibration.source);
-    for (const auto& one : document.at("fits")) {
-      StageFit fit{one.at("kernel"), one.at("stage"), one.at("fixed_s"), one.at("stretch"), one.at("points")};
-      const auto require = [&](bool holds, const char* field, double value, const char* requirement) {
-        if (!holds) {
-          throw FileError(path, fmt::format("fits.{}.{}.{}", fit.kernel, fit.stage, field),
-                          fmt::format("{}: {}", value, requirement));
-        }
-      };
-      require(fit.fixed_s >= 0 && fit.fixed_s < 1, "fixed_s", fit.fixed_s, "must be in [0, 1)");
-      require(fit.stretch > 0 && fit.stretch < 1e3, "stretch", fit.stretch, "must be in (0, 1000)");
-      calibration.fits.push_back(std::move(fit));
+  calibration.device = file.member("device").text();
+  calibration.source = file.member("source").text();
+  std::set<std::pair<std::string, std::string>> seen;
+  for (const JsonField& one : file.member("fits").elements()) {
+    const auto within = [&](const char* key, bool (*holds)(double), const char* requirement) {
+      const JsonField field = one.member(key);
+      const double value = field.number();
+      if (!holds(value)) {
+        field.fail(requirement);
+      }
+      return value;
+    };
+    StageFit fit{
+        one.member("kernel").text(), one.member("stage").text(),
+        within(
+            "fixed_s", [](double s) { return s >= 0 && s < 1; }, "must be in [0, 1)"),
+        within(
+            "stretch", [](double factor) { return factor > 0 && factor < 1e3; }, "must be in (0, 1000)"),
+        one.member("points").integer(0)};
+    if (!seen.emplace(fit.kernel, fit.stage).second) {
+      one.fail("its kernel and stage stand there twice");
     }
-  } catch (const nlohmann::json::exception& error) {
-    throw FileError(path, "", error.what());
+    calibration.fits.push_back(std::move(fit));
   }
   return calibration;
 }
 
 Calibration read_calibration(const std::filesystem::path& file) {
-  std::ifstream stream(file, std::ios::binary);
-  if (!stream) {
-    throw FileError(file.string(), "", "cannot be read");
-  }
-  std::ostringstream text;
-  text << stream.rdbuf();
-  return parse_calibration(text.str(), file.string());
+  return parse_calibration(read_text(file), file.string());
 }
 
 std::string calibration_json(const Calibration& calibration) {

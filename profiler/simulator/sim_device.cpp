@@ -4,13 +4,14 @@
 
 #include <array>
 #include <cmath>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
-#include <sstream>
 #include <utility>
 
 #include "core/base/error.hpp"
+#include "core/files/file_bytes.hpp"
+#include "core/files/json_text.hpp"
+#include "core/files/regular_file.hpp"
 
 namespace moescope {
 namespace {
@@ -94,7 +95,7 @@ class ValueReader {
   void check_unknown() const {
     for (const auto& [key, value] : values_.items()) {
       if (!seen_.contains(key)) {
-        throw FileError(path_, "values." + key, "is not a value of a device");
+        throw FileError(path_, "values." + detail::printable(key), "is not a value of a device");
       }
     }
   }
@@ -115,9 +116,7 @@ class ValueReader {
   }
 
   [[noreturn]] void fail(const char* key, const Json& value, std::string_view requirement) const {
-    constexpr std::size_t kShown = 60;
-    const std::string text = value.dump(-1, ' ', true, Json::error_handler_t::replace).substr(0, kShown);
-    throw FileError(path_, fmt::format("values.{}", key), fmt::format("{}: {}", text, requirement));
+    throw FileError(path_, fmt::format("values.{}", key), fmt::format("{}: {}", shown(value), requirement));
   }
 
   const Json& values_;
@@ -178,30 +177,26 @@ StreamOptions DeviceSpec::stream_options() const {
 
 DeviceSpec parse_device(std::string_view json, std::string_view path) {
   DeviceSpec device;
-  try {
-    const Json document = Json::parse(json);
-    if (!document.is_object()) {
-      throw FileError(path, "", "must hold one JSON object");
-    }
-    for (const auto& [key, value] : document.items()) {
-      if (key != "name" && key != "values") {
-        throw FileError(path, key, "is not a field of a device");
-      }
-    }
-    if (!document.contains("name") || !document["name"].is_string() ||
-        document["name"].get_ref<const std::string&>().empty()) {
-      throw FileError(path, "name", "must be a text");
-    }
-    if (!document.contains("values") || !document["values"].is_object()) {
-      throw FileError(path, "values", "must be an object");
-    }
-    device.name = document["name"].get<std::string>();
-    ValueReader read(document["values"], path, device);
-    for_each_value(device, read);
-    read.check_unknown();
-  } catch (const nlohmann::json::exception& error) {
-    throw FileError(path, "", error.what());
+  const auto document = parse_json<Json>(json, {std::string(path), ""});
+  if (!document.is_object()) {
+    throw FileError(path, "", "must hold one JSON object");
   }
+  for (const auto& [key, value] : document.items()) {
+    if (key != "name" && key != "values") {
+      throw FileError(path, detail::printable(key), "is not a field of a device");
+    }
+  }
+  if (!document.contains("name") || !document["name"].is_string() ||
+      document["name"].get_ref<const std::string&>().empty()) {
+    throw FileError(path, "name", "must be a text");
+  }
+  if (!document.contains("values") || !document["values"].is_object()) {
+    throw FileError(path, "values", "must be an object");
+  }
+  device.name = document["name"].get<std::string>();
+  ValueReader read(document["values"], path, device);
+  for_each_value(device, read);
+  read.check_unknown();
   try {
     const MemoryGeometry geometry = device.memory();
     geometry.validate();
@@ -216,17 +211,7 @@ DeviceSpec parse_device(std::string_view json, std::string_view path) {
 }
 
 DeviceSpec read_device(const std::filesystem::path& file) {
-  constexpr std::uintmax_t kMostBytes = 1 << 20;  // a device takes a few KiB
-  std::error_code error;
-  const auto size =
-      std::filesystem::is_regular_file(file, error) ? std::filesystem::file_size(file, error) : 0;
-  std::ifstream stream(file, std::ios::binary);
-  if (error || !stream || size > kMostBytes || size == 0) {
-    throw FileError(file.string(), "", "is no readable device file of at most 1 MiB");
-  }
-  std::ostringstream text;
-  text << stream.rdbuf();
-  return parse_device(text.str(), file.string());
+  return parse_device(read_text(file), file.string());
 }
 
 std::string device_json(const DeviceSpec& device) {

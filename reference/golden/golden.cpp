@@ -6,8 +6,10 @@
 #include <cmath>
 #include <limits>
 #include <span>
+#include <utility>
 
 #include "core/base/error.hpp"
+#include "core/base/worse_error.hpp"
 #include "reference/backend/reference_backend.hpp"
 #include "reference/golden/golden_file.hpp"
 #include "reference/stages/batch_norm.hpp"
@@ -67,7 +69,7 @@ GoldenResult replay_omnimoe(const Golden& golden) {
     const auto execution = backend.prepare(inputs, options);
     execution->run(L2State::kWarm);
     const double error = max_relative_error(execution->output(), expected);
-    if (where.empty() || !(error <= worst)) {
+    if (where.empty() || error > worst) {
       worst = error;
       where = to_string(kind);
     }
@@ -146,36 +148,54 @@ GoldenResult replay_router(const Golden& golden) {
       }
     }
     const auto theirs = golden.floats(mode == GateMode::kSoftmax ? "gates_softmax" : "gates_probability");
-    worst = std::max(worst, max_relative_error(gates_in_order(routing, recorded), theirs));
+    worst = worse_error(worst, max_relative_error(gates_in_order(routing, recorded), theirs));
   }
-  worst = std::max(worst, max_relative_error(scores_in_order(logits, recorded), golden.floats("scores")));
+  worst = worse_error(worst, max_relative_error(scores_in_order(logits, recorded), golden.floats("scores")));
   return judged("router", worst, "scores and gates");
+}
+
+/// Every value of a replay comes from the file: one that cannot work is the file's fault.
+template <class Replay>
+GoldenResult of_the_file(const Golden& golden, const Replay& replay) {
+  try {
+    return replay();
+  } catch (const InvalidArgument& error) {
+    throw FileError(golden.path, "", error.what());
+  }
 }
 
 }  // namespace
 
+GoldenResult replay_golden(const std::string& path, ArrayFile file) {
+  const Golden golden{path, std::move(file)};
+  return of_the_file(golden, [&] {
+    if (golden.file.has("router_gate_x.weight")) {
+      return replay_omnimoe(golden);
+    }
+    if (golden.file.has("row_logits")) {
+      return replay_router(golden);
+    }
+    if (const auto system = detail::golden_system(golden)) {
+      ReferenceBackend backend;
+      return detail::replay_system(golden, *system, backend);
+    }
+    throw FileError(golden.path, "", "holds no arrays of a known golden file");
+  });
+}
+
 GoldenResult replay_golden(const std::filesystem::path& path) {
-  const Golden golden{path.string(), read_npy_or_npz(path)};
-  if (golden.file.has("router_gate_x.weight")) {
-    return replay_omnimoe(golden);
-  }
-  if (golden.file.has("row_logits")) {
-    return replay_router(golden);
-  }
-  if (const auto system = detail::golden_system(golden)) {
-    ReferenceBackend backend;
-    return detail::replay_system(golden, *system, backend);
-  }
-  throw FileError(golden.path, "", "holds no arrays of a known golden file");
+  return replay_golden(path.string(), read_npy_or_npz(path));
 }
 
 GoldenResult replay_golden_system(const std::filesystem::path& path, MoeBackend& backend) {
   const Golden golden{path.string(), read_npy_or_npz(path)};
-  const auto system = detail::golden_system(golden);
-  if (!system) {
-    throw FileError(golden.path, "", "holds no arrays of a baseline system's golden file");
-  }
-  return detail::replay_system(golden, *system, backend);
+  return of_the_file(golden, [&] {
+    const auto system = detail::golden_system(golden);
+    if (!system) {
+      throw FileError(golden.path, "", "holds no arrays of a baseline system's golden file");
+    }
+    return detail::replay_system(golden, *system, backend);
+  });
 }
 
 }  // namespace moescope

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "core/backend/moe_backend.hpp"
+#include "core/files/safetensors.hpp"
 #include "core/results/result.hpp"
 
 namespace moescope {
@@ -25,6 +26,8 @@ struct GoldenResult {
 /// layer against y. Throws FileError when the file cannot be read, is none of these kinds, or its arrays do
 /// not fit together.
 GoldenResult replay_golden(const std::filesystem::path& file);
+/// The same of a file that has been read; `path` names it in messages.
+GoldenResult replay_golden(const std::string& path, ArrayFile file);
 
 /// Replays the golden file of a baseline system on `backend`, in fp32 as above. Throws FileError also for a
 /// file of another kind, and what the backend throws.

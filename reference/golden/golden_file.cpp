@@ -2,12 +2,12 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <utility>
 
 #include "core/base/error.hpp"
+#include "core/base/worse_error.hpp"
 
 namespace moescope::detail {
 namespace {
@@ -57,11 +57,13 @@ double max_relative_error(std::span<const float> ours, std::span<const float> th
   double error = 0;
   double scale = 0;
   for (std::size_t i = 0; i < ours.size(); ++i) {
-    const double difference = std::abs(static_cast<double>(ours[i]) - theirs[i]);
-    error = std::isnan(difference) ? std::numeric_limits<double>::infinity() : std::max(error, difference);
-    scale = std::max(scale, static_cast<double>(std::abs(theirs[i])));
+    error = worse_error(error, std::abs(static_cast<double>(ours[i]) - theirs[i]));
+    scale = worse_error(scale, std::abs(static_cast<double>(theirs[i])));
   }
-  return error / scale;
+  if (!std::isfinite(error) || !std::isfinite(scale)) {
+    return std::numeric_limits<double>::infinity();
+  }
+  return error == 0 ? 0 : error / scale;
 }
 
 double max_relative_error(const HostTensor& ours, const HostTensor& theirs) {

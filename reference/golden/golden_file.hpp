@@ -34,7 +34,7 @@ struct Golden {
   T only(const std::vector<T>& values, const std::string& name) const;
 };
 
-/// max |ours - theirs| / max |theirs|; infinite for NaN or when sizes differ.
+/// max |ours - theirs| / max |theirs|; infinite when sizes differ or either holds what is not finite.
 double max_relative_error(std::span<const float> ours, std::span<const float> theirs);
 double max_relative_error(const HostTensor& ours, const HostTensor& theirs);
 

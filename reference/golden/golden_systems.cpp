@@ -114,8 +114,9 @@ GoldenResult replay_system(const Golden& golden, System system, MoeBackend& back
     inputs.shape.gate_mode = GateMode::kRelu;
     inputs.shape.top_k = inputs.shape.heads;
     const double relu_error = replay_error(backend, inputs, expected);
-    kind += relu_error < error ? ", relu gates" : ", softmax gates";
-    error = std::min(error, relu_error);
+    const bool relu = relu_error < error;
+    kind += relu ? ", relu gates" : ", softmax gates";
+    error = relu ? relu_error : error;
   }
   return judged(std::move(kind), error, "y");
 }

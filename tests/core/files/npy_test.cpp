@@ -22,8 +22,14 @@ ArrayFile parse_zip(const std::string& file) { return parse_npz(as_bytes(file), 
 std::string error_of(const std::string& file) {
   return test::message_of<FileError>([&] { parse(file); });
 }
+/// Everything in a file, as a reader that needs all of it finds it.
+void use_all(const ArrayFile& file) {
+  for (const auto& [name, error] : file.unreadable) {
+    file.get("p", name);
+  }
+}
 std::string zip_error_of(const std::string& file) {
-  return test::message_of<FileError>([&] { parse_zip(file); });
+  return test::message_of<FileError>([&] { use_all(parse_zip(file)); });
 }
 
 TEST(Npy, ReadsEveryDtypeAndByteOrderMark) {
@@ -256,6 +262,35 @@ TEST(Npz, NamesTheMemberWhoseArrayIsWrong) {
             "a.npz: gates.magic: not an .npy array (no \\x93NUMPY at its start)");
 }
 
+TEST(Npz, PassesOverMembersThatNobodyAsksFor) {
+  const std::string array = npy("<i4", "(2,)", bytes_of<std::int32_t>({7, 8}));
+  const ArrayFile file = parse_zip(zip({{"ids.npy", array},
+                                        {"name.npy", npy("<U5", "()", std::string(20, 'x'))},
+                                        {"objects.npy", npy("|O", "(1,)", "1234")},
+                                        {"folder/", ""},
+                                        {"README", "x"},
+                                        {"ids", "an older form of the same"},
+                                        {.name = "secret.npy", .data = array, .flags = 1},
+                                        {.name = "zstd.npy", .data = array, .method = 93},
+                                        {.name = "damaged.npy", .data = array, .crc = 12345}}));
+  EXPECT_EQ(file.get("p", "ids").to_integers("p", "ids"), (std::vector<std::int64_t>{7, 8}));
+  EXPECT_EQ(file.arrays.size(), 1U);
+  for (const std::string name : {"name", "objects", "folder/", "README", "secret", "zstd", "damaged"}) {
+    EXPECT_TRUE(file.has(name)) << name << " is there: a reader that wants it is told why it cannot have it";
+    EXPECT_TRUE(
+        test::contains(test::message_of<FileError>([&] { file.get("p", name); }), {"a.npz: " + name}));
+  }
+}
+
+TEST(Npz, ReadsPython2sExtentsAndNamesNumpysBfloat16) {
+  EXPECT_EQ(parse(npy("<i4", "(2L, 1L)", bytes_of<std::int32_t>({5, 6}))).shape,
+            (std::vector<std::int64_t>{2, 1}));
+  EXPECT_EQ(parse(npy("<i4", "(2L,)", bytes_of<std::int32_t>({5, 6}))).shape, (std::vector<std::int64_t>{2}));
+  EXPECT_TRUE(test::contains(error_of(npy("<i4", "(2LL,)", "12345678")), {"expected"}));
+  EXPECT_TRUE(
+      test::contains(error_of(npy("<V2", "(1,)", "12")), {"a.npy: descr: '<V2'", "bfloat16", "float32"}));
+}
+
 TEST(Npz, RefusesADirectoryThatCountsMoreEntriesThanItHas) {
   std::string file = zip({{"a.npy", npy("<f4", "(0,)", "")}});
   file[file.size() - 14] = 2;  // entries on this disk
@@ -268,14 +303,14 @@ TEST(FuzzSeeds, AreReadUnlessTheirNameSaysBad) {
   for (const auto& entry :
        std::filesystem::recursive_directory_iterator(test::source_path("tests/fuzz/corpus"))) {
     const auto extension = entry.path().extension();
-    if (!entry.is_regular_file() || extension == ".json" || extension == ".jsonl") {
-      continue;  // devices, experiments and rows are no arrays
+    if (extension != ".npy" && extension != ".npz" && extension != ".safetensors") {
+      continue;  // texts are no arrays
     }
     ++seeds;
     if (entry.path().filename().string().starts_with("bad_")) {
-      EXPECT_THROW(read_array_file(entry.path()), FileError) << entry.path();
+      EXPECT_THROW(use_all(read_array_file(entry.path())), FileError) << entry.path();
     } else {
-      EXPECT_NO_THROW(read_array_file(entry.path())) << entry.path();
+      EXPECT_NO_THROW(use_all(read_array_file(entry.path()))) << entry.path();
     }
   }
   EXPECT_GT(seeds, 10U);

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cmath>
 #include <limits>
 
@@ -111,28 +112,30 @@ TEST(Safetensors, RefusesALyingHeaderLength) {
 TEST(Safetensors, RefusesAHeaderThatIsNoObject) {
   EXPECT_EQ(error_of("[1,2]", ""), "a.safetensors: header: '[1,2]': must be a JSON object");
   EXPECT_EQ(error_of("", ""), "a.safetensors: header: '': must be a JSON object");
-  EXPECT_TRUE(test::contains(error_of("{\"t\":", ""), {"header: not valid JSON: "}));
-  EXPECT_TRUE(test::contains(error_of("{} x", ""), {"header: not valid JSON: "}));
-  EXPECT_TRUE(test::contains(error_of("{\"\xff\xfe\":{}}", ""), {"header: not valid JSON: "}));
+  EXPECT_TRUE(
+      test::contains(error_of("{\"t\":", ""), {"a.safetensors: header: column ", "not valid JSON: "}));
+  EXPECT_TRUE(test::contains(error_of("{} x", ""), {"a.safetensors: header: column ", "not valid JSON: "}));
+  EXPECT_TRUE(test::contains(error_of("{\"\xff\xfe\":{}}", ""),
+                             {"a.safetensors: header: column ", "not valid JSON: "}));
   EXPECT_EQ(error_of(R"({"t":[]})", ""), "a.safetensors: t: []: must be an object");
 }
 
 TEST(Safetensors, RefusesDeepNestingWithoutRecursingIntoIt) {
-  EXPECT_EQ(error_of("{\"t\":" + std::string(1'000'000, '['), ""),
-            "a.safetensors: header: JSON nests deeper than 3 levels");
+  EXPECT_TRUE(test::contains(error_of("{\"t\":" + std::string(1'000'000, '['), ""),
+                             {"a.safetensors: header: t[0]", "nests deeper than"}));
   std::string objects;
   for (int i = 0; i < 100'000; ++i) {
     objects += "{\"t\":";
   }
-  EXPECT_EQ(error_of(objects, ""), "a.safetensors: header: JSON nests deeper than 3 levels");
+  EXPECT_TRUE(test::contains(error_of(objects, ""), {"a.safetensors: header: t.t", "nests deeper than"}));
 }
 
 TEST(Safetensors, RefusesRepeatedNames) {
   const std::string entry = R"({"dtype":"U8","shape":[1],"data_offsets":[0,1]})";
   EXPECT_EQ(error_of("{\"t\":" + entry + ",\"t\":" + entry + "}", "x"),
-            "a.safetensors: header: key 't' appears twice");
+            "a.safetensors: header: key 't' stands there twice");
   EXPECT_EQ(error_of(R"({"t":{"dtype":"U8","shape":[1],"shape":[1],"data_offsets":[0,1]}})", "x"),
-            "a.safetensors: header: key 'shape' appears twice");
+            "a.safetensors: header: t: key 'shape' stands there twice");
   // The same key in two different objects is no repetition.
   parse(
       R"({"t":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"u":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}})",
@@ -140,9 +143,6 @@ TEST(Safetensors, RefusesRepeatedNames) {
 }
 
 TEST(Safetensors, RefusesWrongEntries) {
-  EXPECT_EQ(error_of(R"({"t":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]}})", "x"),
-            "a.safetensors: t.dtype: \"F8_E4M3\": must be one of BOOL U8 I8 I16 U16 I32 U32 I64 U64 F16 BF16 "
-            "F32 F64");
   EXPECT_TRUE(test::contains(error_of(R"({"t":{"dtype":7,"shape":[1],"data_offsets":[0,1]}})", "x"),
                              {"t.dtype: 7: must"}));
   EXPECT_EQ(error_of(R"({"t":{"shape":[1],"data_offsets":[0,1]}})", "x"),
@@ -167,6 +167,34 @@ TEST(Safetensors, RefusesWrongEntries) {
   EXPECT_EQ(error_of(R"({"__metadata__":{"top_k":4}})", ""),
             "a.safetensors: __metadata__.top_k: 4: must be a string");
   EXPECT_EQ(error_of(R"({"__metadata__":[]})", ""), "a.safetensors: __metadata__: []: must be an object");
+}
+
+TEST(Safetensors, PassesOverTensorsOfOtherDtypesUnlessAskedFor) {
+  const ArrayFile file = parse(
+      R"({"t":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]},"u":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}})",
+      "x\x07");
+  EXPECT_EQ(file.get("p", "u").to_integers("p", "u"), (std::vector<std::int64_t>{7}));
+  EXPECT_TRUE(file.has("t"));
+  EXPECT_EQ(test::message_of<FileError>([&] { file.get("p", "t"); }),
+            "a.safetensors: t.dtype: \"F8_E4M3\": must be one of BOOL U8 I8 I16 U16 I32 U32 I64 U64 F16 BF16 "
+            "F32 F64");
+  // Where its bytes lie counts all the same.
+  EXPECT_TRUE(test::contains(error_of(R"({"t":{"dtype":"F4","shape":[1],"data_offsets":[0,3]}})", "xx"),
+                             {"t.data_offsets", "runs past"}));
+}
+
+TEST(Safetensors, TakesTimeInProportionToItsTensors) {
+  std::string header = "{";
+  constexpr int kTensors = 100'000;
+  for (int i = 0; i < kTensors; ++i) {
+    header += fmt::format("{}\"t{}\":{{\"dtype\":\"U8\",\"shape\":[1],\"data_offsets\":[{},{}]}}",
+                          i == 0 ? "" : ",", i, i, i + 1);
+  }
+  const std::string file = safetensors(header + "}", std::string(kTensors, 'x'));
+  const auto start = std::chrono::steady_clock::now();
+  EXPECT_EQ(parse(file).arrays.size(), static_cast<std::size_t>(kTensors));
+  // Quadratic it took more than 90 s; with sanitizers on a busy machine it takes a few.
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
 }
 
 TEST(Safetensors, RefusesAShapeThatOverflows) {

@@ -99,8 +99,14 @@ TEST(Experiment, NamesFieldAndValueOfWhatCannotWork) {
     const std::string actual = message(R"({"name": "x", )" + members + "}");
     EXPECT_NE(actual.find(expected), std::string::npos) << members << "\n" << actual;
   };
-  EXPECT_EQ(message("no JSON"), "f: is not a JSON object");
-  EXPECT_EQ(message(R"({"name": "x", "zip": )" + std::string(1000000, '[')), "f: is not a JSON object");
+  EXPECT_EQ(message("no JSON").find("f: line 1, column 2: not valid JSON: "), 0U);
+  EXPECT_EQ(message("{\"name\": \"x\",\n}").find("f: line 2, column 1: not valid JSON: "), 0U);
+  EXPECT_EQ(message(R"({"name": "x", "zip": )" + std::string(1000000, '[')).find("f: zip[0][0]"), 0U);
+  has(R"("axes": {"num_tokens": 16, "top_k": 2, "num_tokens": 32})",
+      "f: axes: key 'num_tokens' stands there twice");
+  EXPECT_NE(message(R"({"name": "x", "name": "y"})").find("'name' stands there twice"), std::string::npos);
+  EXPECT_NE(message("{\"name\": \"x\", \"about\": \"\xff\"}").find("f: line 1, column"), std::string::npos);
+  has(R"("max_time_s": NaN)", "NaN is no number");
   EXPECT_EQ(message("[]"), "f: is not a JSON object");
   EXPECT_EQ(message("{}"), "f: name: \"\": an experiment needs one, of letters, digits, - and _");
   EXPECT_EQ(message(R"({"name": "../x"})"),
@@ -157,7 +163,7 @@ TEST(Experiment, NamesFieldAndValueOfWhatCannotWork) {
   values += "]";
   has("\"axes\": {\"seed\": " + values + ", \"top_k\": " + values + "}",
       "f: axes: make more than 20000 points");
-  EXPECT_EQ(error_text<FileError>([] { read_experiment("absent.json"); }), "absent.json: cannot be opened");
+  EXPECT_EQ(error_text<FileError>([] { read_experiment("absent.json"); }), "absent.json: no such file");
 }
 
 TEST(ExperimentSchema, IsThePublishedFileAndAcceptsOurExperiments) {

@@ -102,7 +102,7 @@ TEST(ResultLog, IsReadPackedAndNeverInPart) {
   fs::resize_file(packed, fs::file_size(packed) - 9);  // checksum, length and a byte of what they are of
   EXPECT_NE(error_text<FileError>([&] { read_rows(packed); }).find("rows.jsonl.gz"), std::string::npos);
   fs::remove(packed);
-  EXPECT_NE(error_text<FileError>([&] { read_rows(packed); }).find("cannot be opened"), std::string::npos);
+  EXPECT_NE(error_text<FileError>([&] { read_rows(packed); }).find("no such file"), std::string::npos);
 }
 
 TEST(ResultLog, WritesLinesThatTheSchemaAccepts) {

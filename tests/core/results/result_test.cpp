@@ -290,7 +290,14 @@ TEST(ReadRows, NamesLineAndFieldOfWhatIsWrong) {
     return text.replace(at, from.size(), to);
   };
   EXPECT_EQ(message_for(""), "holds no run");
-  EXPECT_EQ(message_for(good.substr(0, good.size() - 20)), "line 2: is not a whole JSON object");
+  EXPECT_EQ(message_for(good.substr(0, good.size() - 20)).find("line 2: column "), 0U);
+  EXPECT_EQ(message_for(good + "[]\n"), "line 3: is not a JSON object");
+  EXPECT_EQ(message_for(good + "{\"run_id\": \"\xff\"}\n").find("line 3: column "), 0U);
+  EXPECT_NE(message_for(replaced("0.1", "NaN")).find("NaN is no number"), std::string::npos);
+  EXPECT_EQ(message_for(replaced("0.1", "NaN")).find("line 2: column "), 0U);
+  EXPECT_NE(message_for(replaced("0.1", "1e999")).find("1e999"), std::string::npos);
+  EXPECT_EQ(message_for(replaced("\"L\":7", "\"L\":7,\"L\":7")), "line 2: key 'L' stands there twice");
+  EXPECT_EQ(message_for(replaced("\"L\":7", "\"x\":" + std::string(100000, '['))).find("line 2: x[0]"), 0U);
   EXPECT_EQ(message_for(good.substr(good.find('\n') + 1)),
             "line 1: run_id: run has no header line before it");
   EXPECT_EQ(message_for(replaced("\"L\":7", "\"L\":\"7\"")),
@@ -306,9 +313,60 @@ TEST(ReadRows, NamesLineAndFieldOfWhatIsWrong) {
             "line 2: value = 0.1: a row of time_s with status failed must not have one");
   EXPECT_EQ(message_for(replaced("\"schema_version\":4", "\"schema_version\":9")),
             "line 2: schema_version: 9 was written by another version; this one reads 1 to 4");
-  EXPECT_NE(message_of([&] { read_rows(directory.path() / "absent"); }).find("absent: cannot be opened"),
+  EXPECT_NE(message_of([&] { read_rows(directory.path() / "absent"); }).find("absent: no such file"),
             std::string::npos);
-  EXPECT_NE(message_of([&] { read_rows(directory.path()); }).find("cannot be opened"), std::string::npos);
+  EXPECT_NE(message_of([&] { read_rows(directory.path()); }).find("not a regular file"), std::string::npos);
+}
+
+TEST(ReadRows, RefusesValuesThatCannotHaveBeenMeasured) {
+  const TemporaryDirectory directory;
+  { ResultWriter(directory.path(), make_header()).write(make_row()); }
+  std::istringstream lines(read_text(directory.path() / "rows.jsonl"));
+  std::string header;
+  std::string row;
+  std::getline(lines, header);
+  std::getline(lines, row);
+  const JsonSchema schema(json::parse(result_schema_json()));
+  const auto file = directory.path() / "rows2.jsonl";
+  const auto refused = [&](const std::string& patch) {
+    json line = json::parse(row);
+    line.update(json::parse(patch));  // not merge_patch, to which null means: delete
+    write_text(file, header + "\n\n" + line.dump() + "\n");
+    const bool by_schema = !schema.violation(line).empty();
+    std::string message;
+    try {
+      read_rows(file);
+    } catch (const FileError& error) {
+      message = error.what();
+      EXPECT_NE(message.find("line 3: "), std::string::npos) << message;
+    }
+    EXPECT_EQ(by_schema, !message.empty()) << patch << ": " << message;
+    return by_schema;
+  };
+  for (const char* patch :
+       {R"({"value": -0.1})", R"({"value": 0})", R"({"value": -1e-9, "source": "modelled"})",
+        R"({"value": -5, "metric": "hbm_read_bytes", "unit": "bytes"})",
+        R"({"value": -1, "metric": "useful_flop", "unit": "flop", "source": "analytic"})",
+        R"({"spread": -0.5})", R"({"samples": -1})", R"({"L": -7})", R"({"K": -1})", R"({"B": 0})",
+        R"({"tile_tokens": 0})", R"({"shared_size": -2})"}) {
+    EXPECT_TRUE(refused(patch)) << patch;
+  }
+  for (const char* patch :
+       {R"({"value": 0, "source": "modelled"})", R"({"B": null})", R"({"shared_size": 0})",
+        R"({"value": 0, "metric": "hbm_read_bytes", "unit": "bytes"})", R"({"L": 0})"}) {
+    EXPECT_FALSE(refused(patch)) << patch;
+  }
+}
+
+TEST(ReadRows, PassesOverEmptyLines) {
+  const TemporaryDirectory directory;
+  { ResultWriter(directory.path(), make_header()).write(make_row()); }
+  std::string text = read_text(directory.path() / "rows.jsonl");
+  text.insert(text.find('\n') + 1, "\n \t\r\n");
+  write_text(directory.path() / "gaps.jsonl", "\n" + text + "\n\n");
+  const auto runs = read_rows(directory.path() / "gaps.jsonl");
+  ASSERT_EQ(runs.size(), 1U);
+  EXPECT_EQ(runs[0].rows.size(), 1U);
 }
 
 /// As version 1 wrote it: a header and a row without what version 2 added.

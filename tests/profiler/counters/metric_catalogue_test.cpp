@@ -69,6 +69,14 @@ TEST(MetricCatalogue, RefusesDataThatDoesNotHoldTogether) {
                                                  {"name": "x", "unit": "", "meaning": "", "formulas": []}]})"}) {
     EXPECT_THROW(MetricCatalogue::parse(bad, "bad"), FileError) << bad;
   }
+  const auto error = [](const std::string& text) {
+    return test::error_text<FileError>([&] { MetricCatalogue::parse(text, "c"); });
+  };
+  EXPECT_EQ(error(R"({"chips": {}, "sets": {}, "metrics": [{"name": "x", "unit": 1}]})"),
+            "c: metrics[0].unit: 1: must be a text");
+  EXPECT_EQ(error(R"({"chips": {}, "sets": {}, "metrics": [], "metrics": []})"),
+            "c: key 'metrics' stands there twice");
+  EXPECT_EQ(error(R"({"chips": )" + std::string(100000, '[')).find("c: chips[0]"), 0U);
 }
 
 TEST(MetricCatalogue, EvaluatesFormulas) {

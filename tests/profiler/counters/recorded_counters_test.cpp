@@ -74,6 +74,22 @@ TEST(RecordedCounters, RefuseFilesThatAreMissingOrLie) {
     std::ofstream(file) << bad;
     EXPECT_THROW(read_recording(file), FileError) << bad;
   }
+  std::filesystem::create_directory(directory.path() / "folder.json");
+  EXPECT_THROW(read_recording(directory.path() / "folder.json"), FileError);
+  const auto error = [&](const std::string& rest) {
+    return test::error_text<FileError>([&] { parse_recording(start + rest + "}", "r"); });
+  };
+  EXPECT_EQ(error(R"("counters": [], "ranges": [])"), "(no error)");
+  EXPECT_EQ(error(R"("counters": [], "ranges": null)"), "r: ranges: null: must be a list");
+  EXPECT_EQ(error(R"("counters": ["a"], "ranges": [{"range": "r", "values": {"a": null}}])"),
+            "r: ranges[0].values.a: null: must be a number");
+  EXPECT_EQ(error(R"("counters": ["a"], "ranges": [{"range": "r", "values": {"a": -1}}])"),
+            "r: ranges[0].values.a: -1: must not be negative");
+  EXPECT_EQ(
+      error(R"("counters": [], "ranges": [{"range": "r", "values": {}}, {"range": "r", "values": {}}])"),
+      "r: ranges[1].range: \"r\": stands there twice");
+  EXPECT_EQ(error(R"("passes": 2, "counters": [], "ranges": [])"), "r: key 'passes' stands there twice");
+  EXPECT_EQ(error(R"("counters": )" + std::string(100000, '[')).find("r: counters[0]"), 0U);
 }
 
 }  // namespace

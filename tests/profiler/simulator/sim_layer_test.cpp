@@ -147,7 +147,22 @@ TEST(SimCalibration, ReadsWhatItWritesAndNamesWhatIsWrong) {
             std::string::npos);
   calibration.fits[0].stretch = -1;
   EXPECT_EQ(test::error_text<FileError>([&] { parse_calibration(calibration_json(calibration), "x"); }),
-            "x: fits.strips.experts.stretch: -1: must be in (0, 1000)");
+            "x: fits[0].stretch: -1.0: must be in (0, 1000)");
+  const auto error = [](const std::string& fits) {
+    const std::string text = R"({"device": "d", "source": "s", "fits": )" + fits + "}";
+    return test::error_text<FileError>([&] { parse_calibration(text, "x"); });
+  };
+  const std::string fit = R"({"kernel": "k", "stage": "experts", "fixed_s": 0, "stretch": 1, "points": 1})";
+  EXPECT_EQ(error("[" + fit + "]"), "(no error)");
+  EXPECT_EQ(error("null"), "x: fits: null: must be a list");
+  EXPECT_EQ(error(R"([{"kernel": "k", "stage": "experts", "fixed_s": 0, "stretch": null, "points": 1}])"),
+            "x: fits[0].stretch: null: must be a number");
+  EXPECT_EQ(error(R"([{"kernel": "k", "stage": "experts", "fixed_s": 0, "stretch": 1, "points": "many"}])"),
+            "x: fits[0].points: \"many\": must be a whole number");
+  EXPECT_EQ(error(R"([{"kernel": "k"}])"), "x: fits[0].stage: missing");
+  EXPECT_EQ(error("[" + fit + "," + fit + "]").find("x: fits[1]: "), 0U);
+  EXPECT_EQ(error(R"([{"kernel": "k", "kernel": "l"}])"), "x: fits[0]: key 'kernel' stands there twice");
+  EXPECT_EQ(error(std::string(100000, '[')).find("x: fits[0][0]"), 0U);
   EXPECT_THROW(parse_calibration("{", "x"), FileError);
 }
 

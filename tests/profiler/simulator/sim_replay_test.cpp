@@ -54,8 +54,12 @@ TEST(SimDevice, ErrorsNameFileFieldAndValue) {
   EXPECT_EQ(test::error_text<FileError>([] { parse_device("[1]", "x.json"); }),
             "x.json: must hold one JSON object");
   EXPECT_NE(test::error_text<FileError>([] { parse_device("{\"name\": 1e999}", "x.json"); }), "(no error)");
-  EXPECT_EQ(test::error_text<FileError>([] { read_device("/nowhere.json"); }),
-            "/nowhere.json: is no readable device file of at most 1 MiB");
+  EXPECT_EQ(error("\"num_sms\": {", "\"num_sms\": {\"value\": 1,"),
+            "x.json: values.num_sms: key 'value' stands there twice");
+  EXPECT_EQ(error("\"value\": 132", "\"value\": " + std::string(100000, '['))
+                .find("x.json: values.num_sms.value[0]"),
+            0U);
+  EXPECT_EQ(test::error_text<FileError>([] { read_device("/nowhere.json"); }), "/nowhere.json: no such file");
 }
 
 /// Units that read `bytes` each, `step` apart.

@@ -5,12 +5,15 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <set>
 
 #include "core/base/error.hpp"
+#include "core/files/npy.hpp"
 #include "reference/golden/golden.hpp"
 #include "reference/stages/batch_norm.hpp"
 #include "tests/support/error_text.hpp"
+#include "tests/support/file_builders.hpp"
 #include "tests/support/paths.hpp"
 #include "tests/support/temporary_directory.hpp"
 
@@ -73,6 +76,54 @@ TEST(Golden, MissingAndForeignFilesAreNamed) {
       << "{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }" << std::string(118 - 57 - 1, ' ') << "\n"
       << std::string(4, '\0');
   EXPECT_EQ(refusal(foreign), foreign.string() + ": holds no arrays of a known golden file");
+}
+
+/// A router's golden file of one token on a grid of 1 x 2 with K = 1: both columns' logits, and what is
+/// recorded.
+std::string router_file(float col_0, float col_1, float score, float gate_softmax, float gate_probability,
+                        const std::string& grid = "(1, 2)") {
+  const auto floats = [](const std::string& shape, const std::vector<float>& values) {
+    return test::npy("<f4", shape, test::bytes_of(values));
+  };
+  const auto number = [](std::int64_t value) {
+    return test::npy("<i8", "()", test::bytes_of<std::int64_t>({value}));
+  };
+  return test::zip({{"row_logits.npy", floats("(1, 1)", {0})},
+                    {"col_logits.npy", floats(grid, {col_0, col_1})},
+                    {"top_k.npy", number(1)},
+                    {"indices.npy", test::npy("<i8", "(1, 1)", test::bytes_of<std::int64_t>({0}))},
+                    {"scores.npy", floats("(1, 1)", {score})},
+                    {"gates_softmax.npy", floats("(1, 1)", {gate_softmax})},
+                    {"gates_probability.npy", floats("(1, 1)", {gate_probability})}});
+}
+
+GoldenResult replayed(const std::string& file) {
+  return replay_golden("r.npz", parse_npz(test::as_bytes(file), "r.npz"));
+}
+
+TEST(Golden, WhatIsNoNumberNeverPasses) {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  const float inf = std::numeric_limits<float>::infinity();
+  const float log_half = -0.69314718F;
+  EXPECT_EQ(replayed(router_file(2, 2, log_half, 1, 0.5F)).status, Status::kOk);
+  for (const float bad : {nan, inf, -inf, 7.0F}) {
+    // One wrong output after another: each has to be found whatever the others say.
+    for (const auto& file : {router_file(2, 2, bad, 1, 0.5F), router_file(2, 2, log_half, bad, 0.5F),
+                             router_file(2, 2, log_half, 1, bad), router_file(2, 2, bad, bad, bad)}) {
+      const GoldenResult result = replayed(file);
+      EXPECT_EQ(result.status, Status::kFailed) << bad;
+      EXPECT_FALSE(result.max_relative_error <= kGoldenTolerance) << bad;
+      EXPECT_FALSE(result.reason.empty()) << bad;
+    }
+  }
+  // Inputs that are no numbers have no right outputs.
+  EXPECT_THROW((void)replayed(router_file(inf, 0, 0, 1, 1)), FileError);
+}
+
+TEST(Golden, ValuesThatCannotWorkAreTheFilesFault) {
+  const std::string error = test::error_text<FileError>(
+      [] { (void)replayed(router_file(2, 2, 0, 1, 1, "(2, 1)")); });  // two tokens against one
+  EXPECT_TRUE(error.starts_with("r.npz: ")) << error;
 }
 
 TEST(BatchNorm, FoldedMapEqualsNormalisedMap) {

@@ -1,0 +1,67 @@
+// Any text as rows.jsonl, through everything that reads rows afterwards: the report with its figures'
+// scripts, phase diagrams, the roofline, claims, regressions, and the points that `validate` models again.
+#include <sstream>
+
+#include "core/results/result.hpp"
+#include "core/schedule/schedule.hpp"
+#include "core/workload/workload.hpp"
+#include "fuzz_text.hpp"
+#include "profiler/limits/roofline.hpp"
+#include "profiler/report/claims.hpp"
+#include "profiler/report/html_report.hpp"
+#include "profiler/report/phase_diagram.hpp"
+#include "profiler/report/regression.hpp"
+#include "profiler/report/report_figures.hpp"
+
+namespace moescope {
+namespace {
+
+void report(const std::vector<RecordedRun>& runs) {
+  const auto layers = recorded_layers(runs);
+  std::vector<ReportFigure> drawn;
+  for (const Figure& figure : report_figures(layers, 4)) {
+    (void)figure_script(figure, "fuzz");
+    drawn.push_back({figure.title, "", "not drawn"});
+  }
+  (void)html_report("fuzz", runs, drawn);
+  const auto panels = phase_panels(layers);
+  (void)crossover_table(panels).text();
+  if (!panels.empty()) {
+    (void)figure_script(phase_figure(panels), "fuzz");
+  }
+}
+
+void validation_points(const std::vector<RecordedRun>& runs) {
+  for (const RecordedRun& run : runs) {
+    for (const ResultRow& row : run.rows) {
+      fuzz::may_refuse([&] {
+        (void)parse_schedule(row.schedule);
+        (void)WorkloadSpec::parse(row.workload);
+        (void)parse_dtype(row.dtype);
+      });
+    }
+  }
+}
+
+}  // namespace
+}  // namespace moescope
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+  using namespace moescope;
+  fuzz::may_refuse([&] {
+    std::istringstream text{std::string(fuzz::text_of(data, size))};
+    const std::vector<RecordedRun> runs = parse_rows(text, "fuzz").runs;
+    fuzz::may_refuse([&] { report(runs); });
+    fuzz::may_refuse([&] { (void)claims_table(judge_claims(recorded_layers(runs))).text(); });
+    for (const RooflineFlop flop : {RooflineFlop::kUseful, RooflineFlop::kExecuted}) {
+      fuzz::may_refuse([&] {
+        const Roofline roofline = read_roofline(runs, flop);
+        (void)roofline_text(roofline);
+        (void)figure_script(roofline_figure(roofline), "fuzz");
+      });
+    }
+    fuzz::may_refuse([&] { (void)compare_times(runs, runs, 0.05); });
+    fuzz::may_refuse([&] { validation_points(runs); });
+  });
+  return 0;
+}
