@@ -60,7 +60,7 @@ ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
     writer = std::make_unique<ResultWriter>(options.output, run_header(invocation, *backend));
   }
   for (const auto& [workload, shape] : points) {
-    const LayerInputs inputs = make_inputs(workload, shape, options.seed);
+    const LayerInputs inputs = make_inputs(workload, shape, options.seed, {.backend = backend->name()});
     const Routing routing = route(*backend, inputs);
     const RowContext context{shape,         "none",       std::string(backend->name()),
                              workload.name, options.seed, "none"};
