@@ -131,7 +131,9 @@ TEST(LayerUse, StatesWhatABaselineTakes) {
       const auto execution = backend.prepare_system(inputs);
       execution->run(L2State::kCold);
       const Routing routing = execution->routing();
-      if (routing.num_pairs() > 0) EXPECT_GT(compute_skew(routing).reuse, 0);
+      if (routing.num_pairs() > 0) {
+        EXPECT_GT(compute_skew(routing).reuse, 0);
+      }
       EXPECT_LE(system_judge(inputs, kJudged)(execution->output(), routing).relative_error, 0.1);
     });
     expect_stated(peak, system_host_bytes(shape, "cpu", kJudged), shape.label());
