@@ -80,6 +80,7 @@ RoundingSums& RoundingSums::operator+=(const RoundingSums& other) {
   output_squares += other.output_squares;
   trace += other.trace;
   trace_of_square += other.trace_of_square;
+  largest_token = std::max(largest_token, other.largest_token);
   worst += other.worst;
   magnitude += other.magnitude;
   return *this;
@@ -112,6 +113,7 @@ RoundingSums TokenRounding::finish(std::span<const double> y) const {
     sums.worst += size * size;
   }
   sums.trace_of_square += sums.trace * sums.trace / static_cast<double>(y.size());
+  sums.largest_token = sums.trace_of_square;
   return sums;
 }
 
@@ -121,12 +123,13 @@ double sample_tolerance(Dtype dtype, std::int64_t reduction_length, const Roundi
       rounding.trace * rounding.trace >= kFewRoundings * rounding.trace_of_square) {
     return many;
   }
-  const double spread = std::sqrt(rounding.trace_of_square);
-  const double likely =
-      kRoundingRms * kRoundingRms * (rounding.trace + 2 * spread * (std::sqrt(kChance) + kChance));
+  const double likely = kRoundingRms * kRoundingRms *
+                        (rounding.trace + 2 * std::sqrt(kChance * rounding.trace_of_square) +
+                         2 * kChance * std::sqrt(rounding.largest_token));
   const double unit = dtype == Dtype::kBF16 ? kUnitBf16 : 0;
   const double storage = unit * std::sqrt(std::min(rounding.worst, likely) / rounding.output_squares);
-  const double amplified = std::sqrt(std::max(1.0, rounding.magnitude / rounding.output_squares));
+  const double amplified =
+      std::max(1.0, std::sqrt(rounding.magnitude / rounding.output_squares) / kAccumulationFactor);
   return std::max(many, storage + accumulation_error(reduction_length) * amplified);
 }
 

@@ -23,6 +23,7 @@ struct RoundingSums {
   double output_squares = 0;   ///< ||y||^2
   double trace = 0;            ///< sum of ||term||^2: every rounding alone
   double trace_of_square = 0;  ///< of the matrix of the terms' products: small when there are many alike
+  double largest_token = 0;    ///< of one token's trace_of_square
   double worst = 0;      ///< square of the error when all roundings are largest and none cancels another
   double magnitude = 0;  ///< as `trace` with the sizes of the dot products that the terms come from
 
@@ -35,7 +36,7 @@ class TokenRounding {
   explicit TokenRounding(std::int64_t hidden_size) : sizes_(static_cast<std::size_t>(hidden_size)) {}
 
   /// A value that is rounded to storage, whose product with a row of weights is added to the output.
-  /// `magnitude`: sum of |products| of the dot products that it comes from.
+  /// `magnitude`: the root of the sum of squares of the products that it comes from.
   void add(double value, double magnitude, std::span<const double> row);
   /// The same in parts, for weights that are read output by output: |value * weight| of one output ...
   void add_size(std::size_t output, double size) { sizes_[output] += size; }

@@ -34,8 +34,8 @@ double layer_host_bytes(const LayerShape& shape, const WorkloadSpec& spec, bool 
   const double routing = routing_host_bytes(shape);
   // Routing on the host is a stage of its own before any schedule is prepared.
   double passing = std::max(fixed || !on_host ? 0 : cpu_router_needs(shape).passing,
-                            // The loads, in order, and once more in bins.
-                            2 * analysis_host_bytes(shape, threads));
+                            // Without schedules the loads are shown: in order, and once more in bins.
+                            (use.schedules.empty() ? 2 : 1) * analysis_host_bytes(shape, threads));
   double kept = 0;
   for (const ScheduleOptions& options : use.schedules) {
     const HostNeeds run = on_host ? cpu_execution_needs(shape, fixed, options) : HostNeeds{};
@@ -44,6 +44,9 @@ double layer_host_bytes(const LayerShape& shape, const WorkloadSpec& spec, bool 
     const double judged = use.judged_tokens > 0 ? oracle_host_bytes(shape, use.judged_tokens) : 0;
     kept = use.side_by_side ? kept + run.kept : std::max(kept, run.kept);
     passing = std::max({passing, run.passing, counted, judged});
+  }
+  if (on_host && !use.schedules.empty()) {
+    passing = with_cold_runs(passing);
   }
   return inputs + std::max(file_bytes(spec), routing + kept + passing);
 }
@@ -56,7 +59,8 @@ double system_host_bytes(const SystemShape& shape, std::string_view backend, std
   const HostNeeds run = backend == "cpu" ? cpu_system_needs(shape) : HostNeeds{};
   const double apart = std::max({run.passing, analysis_host_bytes(routed, omp_get_max_threads()),
                                  oracle_host_bytes(routed, judged_tokens)});
-  return static_cast<double>(shape.weight_bytes()) + batch + routing_host_bytes(routed) + run.kept + apart;
+  return static_cast<double>(shape.weight_bytes()) + batch + routing_host_bytes(routed) + run.kept +
+         with_cold_runs(apart);
 }
 
 }  // namespace moescope

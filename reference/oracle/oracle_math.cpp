@@ -29,9 +29,12 @@ double dot(const Vector& a, const Vector& b) {
 Product product(const Vector& a, const Vector& b) {
   Product result;
   for (std::size_t i = 0; i < a.size(); ++i) {
-    result.value += a[i] * b[i];
-    result.magnitude += std::abs(a[i] * b[i]);
+    const double one = a[i] * b[i];
+    result.value += one;
+    result.magnitude += one * one;
+    result.sizes += std::abs(one);
   }
+  result.magnitude = std::sqrt(result.magnitude);
   return result;
 }
 
@@ -157,7 +160,7 @@ void add_gated_mlp(const Vector& x, const GatedMlp& mlp, Activation activation, 
     const Vector down = row_of(mlp.down, mlp.first_down + static_cast<std::int64_t>(k));
     const Product sum = product(hidden, down);
     y[k] += scale * sum.value;
-    rounding.add_size(k, std::abs(scale) * sum.magnitude);
+    rounding.add_size(k, std::abs(scale) * sum.sizes);
     for (std::size_t j = 0; j < down.size(); ++j) {
       row_squares[j] += down[j] * down[j];
     }

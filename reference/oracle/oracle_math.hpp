@@ -19,7 +19,8 @@ double dot(const Vector& a, const Vector& b);
 /// The same with the products' sizes.
 struct Product {
   double value = 0;
-  double magnitude = 0;  ///< sum of |a_i b_i|
+  double magnitude = 0;  ///< sqrt(sum of (a_i b_i)^2): what partial sums are like in random order
+  double sizes = 0;      ///< sum of |a_i b_i|
 };
 Product product(const Vector& a, const Vector& b);
 /// sigma of eq. 7.

@@ -15,6 +15,9 @@ namespace moescope {
 namespace {
 
 constexpr double kF32 = sizeof(float);
+/// What glibc's heap may keep of what was given back: it trims above twice its largest mmap threshold, 32
+/// MiB.
+constexpr double kHeapKept = 64 << 20;
 
 double real(std::int64_t count) { return static_cast<double>(count); }
 
@@ -64,8 +67,7 @@ HostNeeds cpu_execution_needs(const LayerShape& shape, bool fixed_routing, const
       sums + (apart ? pairs * kF32 + real(reference::dense_workspace_bytes(shape, threads + 1)) : tasks);
   const double shared = sums + shared_mlp_bytes(shape, threads);
   return {(fixed_routing ? 0 : router.kept) + schedule.kept + tokens * width * element,
-          std::max({fixed_routing ? 0 : router.passing, schedule.passing, experts, shared,
-                    real(reference::kFlushBytes)})};
+          std::max({fixed_routing ? 0 : router.passing, schedule.passing, experts, shared})};
 }
 
 HostNeeds cpu_system_needs(const SystemShape& shape) {
@@ -75,7 +77,6 @@ HostNeeds cpu_system_needs(const SystemShape& shape) {
   const double sums = real(shape.num_tokens) * width * kF32;
   HostNeeds needs{real(shape.num_tokens) * width * element,
                   sums + shared_mlp_bytes(shape.row_shape(), threads)};
-  needs.passing = std::max(needs.passing, real(reference::kFlushBytes));
   if (!shape.has_routing()) {
     return needs;
   }
@@ -102,6 +103,10 @@ HostNeeds cpu_system_needs(const SystemShape& shape) {
   needs.passing = std::max(
       {needs.passing, router.passing, permutation.passing, pairs * width * kF32 + sums + threads * block});
   return needs;
+}
+
+double with_cold_runs(double passing) {
+  return std::max(passing, real(reference::kFlushBytes)) + std::min(passing, kHeapKept);
 }
 
 double oracle_host_bytes(const LayerShape& shape, std::int64_t sampled_tokens) {
