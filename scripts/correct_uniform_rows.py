@@ -34,7 +34,7 @@ def quantity(row):
 
 
 def inspected(moescope, row, cache):
-    shape = (row["L"], row["d"], f"{row['Nr']}x{row['Nc']}", row["K"], row["workload"], row["seed"])
+    shape = (row["L"], 8, f"{row['Nr']}x{row['Nc']}", row["K"], row["workload"], row["seed"])  # no routing here depends on d
     if shape not in cache:
         with tempfile.TemporaryDirectory() as folder:
             out = Path(folder, "x")
