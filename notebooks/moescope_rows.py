@@ -36,6 +36,7 @@ _SINCE = [(rule["if"]["properties"]["schema_version"]["enum"], rule["then"]["req
 _REQUIRED = {version: _SCHEMA["required"] + [field for versions, fields in _SINCE if version in versions for field in fields]
              for version in _FIELDS["schema_version"]["enum"]}
 TILE_TOKENS = 128  # of every staircase before version 3
+MEMORY_FORMULAS = ("workspace_bytes", "peak_bytes")
 HEADER_FIELDS = ("device", "git_revision", "git_dirty", "started_utc", "command_line")
 # What makes a value the same quantity when it is measured again.
 IDENTITY = ("system", "schedule", "stage", "backend", "L", "d", "Nr", "Nc", "K", "shared_size", "B", "tile_tokens", "dtype",
@@ -261,6 +262,8 @@ def load(*patterns: str | Path, root: Path = ROOT) -> pd.DataFrame:
     frame = frame.reindex(columns=first + [column for column in frame.columns if column not in first])
     before = (frame["schema_version"] < 3) & frame["schedule"].str.match("staircase|auto$")
     frame.loc[before, "tile_tokens"] = TILE_TOKENS
+    # Sums of what is allocated, which earlier revisions called measured.
+    frame.loc[frame["metric"].isin(MEMORY_FORMULAS) & (frame["source"] == "measured"), "source"] = "analytic"
     return frame.astype({"value": float, "spread": float, "shared_size": "Int64", "B": "Int64", "tile_tokens": "Int64"})
 
 

@@ -50,6 +50,12 @@ class Loader(unittest.TestCase):
             self.assertEqual(set(rows["unit"]), {"s"})
             self.assertEqual(mr.provenance(rows), "measured, a GPU, revision 0123456, 2026-01-02")
 
+    def test_memory_is_analytic_though_older_rows_call_it_measured(self):
+        rows = self.load(HEADER, row(), row(metric="workspace_bytes", unit="bytes", value=8.0),
+                         row(metric="peak_bytes", unit="bytes", value=9.0), row(metric="hbm_read_bytes", unit="bytes", value=7.0))
+        self.assertEqual(dict(zip(rows["metric"], rows["source"])), {
+            "time_s": "measured", "workspace_bytes": "analytic", "peak_bytes": "analytic", "hbm_read_bytes": "measured"})
+
     def test_csv_equals_jsonl(self):
         lines = self.load(HEADER, row(), row(metric="l1_bytes", unit="bytes", value=None, status="unavailable",
                                              reason="no counters", spread=None, B=64))

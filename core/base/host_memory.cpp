@@ -54,9 +54,9 @@ std::uint64_t available_host_memory_bytes() {
   return available;
 }
 
-void require_host_memory(std::string_view where, std::uint64_t need_bytes) {
-  if (const auto have = available_host_memory_bytes(); need_bytes > have) {
-    throw OutOfMemory(where, need_bytes, have);
+void require_host_memory(std::string_view where, double need_bytes) {
+  if (const auto have = available_host_memory_bytes(); need_bytes > static_cast<double>(have)) {
+    throw OutOfMemory(where, static_cast<std::uint64_t>(std::min(need_bytes, 0x1p63)), have);
   }
 }
 

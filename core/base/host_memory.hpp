@@ -10,6 +10,7 @@ namespace moescope {
 std::uint64_t available_host_memory_bytes();
 
 /// Throws OutOfMemory(where, ...) when `need_bytes` are more than available_host_memory_bytes().
-void require_host_memory(std::string_view where, std::uint64_t need_bytes);
+/// Of what no integer holds, the largest is named.
+void require_host_memory(std::string_view where, double need_bytes);
 
 }  // namespace moescope

@@ -102,9 +102,10 @@ ScheduleChoice choose_schedule(const LayerShape& shape, const Routing& routing,
   for (ScheduleRates candidate : rates.candidates) {
     if (!candidate.hold_for(shape)) continue;
     candidate.schedule = candidate_options(options, candidate);
-    choice.candidates.push_back(predict_schedule(
-        shape, skew, analytic_cost(shape, routing, build_schedule(routing, candidate.schedule)), candidate,
-        rates.cache_bytes));
+    // Of the stages that the schedule decides; the router's are not among them, whether they run or not.
+    const AnalyticCost cost =
+        analytic_cost(shape, routing, build_schedule(routing, candidate.schedule), true);
+    choice.candidates.push_back(predict_schedule(shape, skew, cost, candidate, rates.cache_bytes));
   }
   if (choice.candidates.empty()) {
     throw InvalidArgument("grid_cols", fmt::to_string(shape.grid_cols),

@@ -130,10 +130,11 @@ std::int64_t AnalyticCost::executed_flop(Stage stage) const {
   return sum;
 }
 
-AnalyticCost analytic_cost(const LayerShape& shape, const Routing& routing, const Schedule& schedule) {
+AnalyticCost analytic_cost(const LayerShape& shape, const Routing& routing, const Schedule& schedule,
+                           bool fixed_routing) {
   check_fit(shape, routing);
   TermWriter terms(shape, routing);
-  add_router(terms, shape);
+  if (!fixed_routing) add_router(terms, shape);
   add_schedule(terms, schedule);
   add_expert_terms(terms, shape, routing, schedule);
   if (shape.shared_size > 0) add_shared_mlp(terms, shape, true);

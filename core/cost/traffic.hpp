@@ -46,8 +46,11 @@ struct AnalyticCost {
   std::int64_t executed_flop(Stage stage) const;
 };
 
-/// All stages of one layer under one schedule. Stage::kLayer sums the others.
-AnalyticCost analytic_cost(const LayerShape& shape, const Routing& routing, const Schedule& schedule);
+/// All stages of one layer that run under one schedule. `fixed_routing`: the routing was recorded or made up
+/// (LayerInputs::fixed_routing), so that the router's stages do not run and cost nothing. Stage::kLayer sums
+/// the others.
+AnalyticCost analytic_cost(const LayerShape& shape, const Routing& routing, const Schedule& schedule,
+                           bool fixed_routing);
 
 /// Floor of the expert stage in bytes: the active rows of W and V read once, X read once, Y written once.
 std::int64_t expert_floor_bytes(const LayerShape& shape, const Routing& routing);

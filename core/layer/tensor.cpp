@@ -21,7 +21,7 @@ std::byte* allocate(std::int64_t bytes) {
   }
   const auto need = static_cast<std::uint64_t>(bytes);
   if (bytes >= kAskFirstBytes) {
-    require_host_memory("host tensor", need);
+    require_host_memory("host tensor", static_cast<double>(need));
   }
   auto* memory = static_cast<std::byte*>(::operator new[](need, kAlignment, std::nothrow));
   if (memory == nullptr) {

@@ -19,6 +19,18 @@
 //    over experts or the shared MLP, the router behind the gates). Sums whose terms cancel are larger than
 //    their result, and gates are exponentials, whose relative error is the absolute error of a score of
 //    size up to 16: the whole is taken as 2 * 2^-24 (sqrt(n) + 32).
+// 4. Few outputs. An output's error is a sum of roundings, each times a vector: p_k v_k for a score P, h_j
+//    d_j for a hidden activation with its column of the last matrix, y_c e_c for the output itself. With the
+//    mean square of one rounding s^2 = 0.180 * 2^-2p (derivation 1) the square of the error's length is a
+//    quadratic form in independent centred variables with mean s^2 tr G, G the vectors' Gram matrix, which
+//    for normal variables exceeds s^2 (tr G + 2 sqrt(tr(G^2) t) + 2 |G| t) with a chance of exp(-t) (Laurent
+//    and Massart 2000, lemma 1), and |G| <= sqrt(tr G^2). t = 14: once in a million. tr G^2 takes each
+//    vector's own square exactly and products of different ones at the 1/d that directions at random have.
+//    Nor can it exceed 2^-2p times the square of the sum of all sizes, output by output. n = (tr G)^2 / tr
+//    G^2 is the number of roundings as alike as these would have to be; from n = 1000 on this bound is the
+//    floor's 4e-3 and the floor on quality is what holds. In fp32 only derivation 3 is left, whose errors are
+//    fractions of terms: they grow beside a result whose terms cancel (sqrt(magnitude / ||y||^2)), which
+//    among many outputs averages out.
 #include "core/layer/tolerance.hpp"
 
 #include <fmt/format.h>
@@ -37,6 +49,7 @@ constexpr double kUnitBf16 = 0x1p-8;            // unit roundoff of bfloat16: 8 
 constexpr double kRoundingRms = 0.425;          // derivation 1
 constexpr double kStorageRoundings = 3;         // derivation 2
 constexpr double kSampleMargin = 1.4;           // derivation 2
+constexpr double kChance = 14;                  // derivation 4: -ln of how often it may be exceeded
 constexpr double kAccumulationFactor = 2;       // derivation 3
 constexpr double kAccumulationOffset = 32;      // derivation 3
 constexpr double kFloorBf16 = 4e-3;             // DESIGN section 9
@@ -61,6 +74,63 @@ double relative_error_tolerance(Dtype dtype, std::int64_t reduction_length) {
   }
   const double storage = kSampleMargin * std::sqrt(kStorageRoundings) * kRoundingRms * kUnitBf16;
   return std::min(kFloorBf16, storage + accumulation);
+}
+
+RoundingSums& RoundingSums::operator+=(const RoundingSums& other) {
+  output_squares += other.output_squares;
+  trace += other.trace;
+  trace_of_square += other.trace_of_square;
+  largest_token = std::max(largest_token, other.largest_token);
+  worst += other.worst;
+  magnitude += other.magnitude;
+  return *this;
+}
+
+void TokenRounding::add(double value, double magnitude, std::span<const double> row) {
+  double squares = 0;
+  for (std::size_t i = 0; i < row.size(); ++i) {
+    squares += row[i] * row[i];
+    add_size(i, std::abs(value * row[i]));
+  }
+  add_term(value, magnitude, squares);
+}
+
+void TokenRounding::add_term(double value, double magnitude, double row_squares) {
+  const double own = value * value * row_squares;
+  sums_.trace += own;
+  sums_.trace_of_square += own * own;
+  sums_.magnitude += magnitude * magnitude * row_squares;
+}
+
+RoundingSums TokenRounding::finish(std::span<const double> y) const {
+  RoundingSums sums = sums_;
+  for (std::size_t i = 0; i < y.size(); ++i) {
+    const double own = y[i] * y[i];
+    sums.output_squares += own;
+    sums.trace += own;
+    sums.trace_of_square += own * own;
+    const double size = sizes_[i] + std::abs(y[i]);
+    sums.worst += size * size;
+  }
+  sums.trace_of_square += sums.trace * sums.trace / static_cast<double>(y.size());
+  sums.largest_token = sums.trace_of_square;
+  return sums;
+}
+
+double sample_tolerance(Dtype dtype, std::int64_t reduction_length, const RoundingSums& rounding) {
+  const double many = relative_error_tolerance(dtype, reduction_length);
+  if (!(rounding.output_squares > 0) ||
+      rounding.trace * rounding.trace >= kFewRoundings * rounding.trace_of_square) {
+    return many;
+  }
+  const double likely = kRoundingRms * kRoundingRms *
+                        (rounding.trace + 2 * std::sqrt(kChance * rounding.trace_of_square) +
+                         2 * kChance * std::sqrt(rounding.largest_token));
+  const double unit = dtype == Dtype::kBF16 ? kUnitBf16 : 0;
+  const double storage = unit * std::sqrt(std::min(rounding.worst, likely) / rounding.output_squares);
+  const double amplified =
+      std::max(1.0, std::sqrt(rounding.magnitude / rounding.output_squares) / kAccumulationFactor);
+  return std::max(many, storage + accumulation_error(reduction_length) * amplified);
 }
 
 // A score's error: each of its two logits is a sum of d products; every partial sum, of a size up to

@@ -141,6 +141,11 @@ void validate(const T& record, const Place& place) {
   }
 }
 
+/// Bytes that a layer's owner adds up (LayerExecution::memory), which earlier revisions called measured.
+bool is_memory_formula(std::string_view metric) {
+  return metric == "workspace_bytes" || metric == "peak_bytes";
+}
+
 /// Puts lines together: rows of a sweep wait for the line that ends their point.
 class LogParser {
  public:
@@ -195,6 +200,9 @@ class LogParser {
     ResultRow row;
     detail::for_each_row_field(row, field_reader(json, version, place_));
     validate(row, place_);
+    if (is_memory_formula(row.metric) && row.source == Source::kMeasured) {
+      row.source = Source::kAnalytic;
+    }
     if (!waiting_.empty() && waiting_.front().point != row.point) {
       place_.fail("point", fmt::format("\"{}\" begins before the end of {}", detail::printable(row.point),
                                        detail::printable(waiting_.front().point)));

@@ -29,7 +29,7 @@ bool is_fused(ScheduleKind kind);
 
 /// How a token's selected set is cut into strips.
 enum class StripRule : std::uint8_t {
-  kMinimalCover,  ///< fewest strips, rows and columns (minimal_strip_cover): at most 2 sqrt(K)
+  kMinimalCover,  ///< rows and columns by row length: a staircase's fewest strips, at most 2 sqrt(K)
   kRowsOnly,      ///< every row that holds a selected expert: W and V are read once, a token has more strips
 };
 
@@ -107,10 +107,10 @@ Schedule build_token_centric(const Routing& routing, const ScheduleOptions& opti
 /// Paper section 2.3: active experts by id, groups of B contiguous active experts (the last may be short),
 /// tasks sorted by (group, token), one item per group with the group's distinct tokens.
 Schedule build_expert_centric(const Routing& routing, const ScheduleOptions& options);
-/// Strip cover: each token's set is covered by whole grid rows and columns, at most 2 sqrt(K) of them when
-/// the set is a staircase. Row strips first, then column strips, each ascending. A token whose smallest cover
-/// is larger than 2 sqrt(K) (routing without a staircase) goes to explicit groups of `group_size` experts
-/// instead.
+/// Strip cover: each token's set is covered by whole grid rows and columns, the fewest there are when the set
+/// is a staircase. Row strips first, then column strips, each ascending. A token whose cover by row length is
+/// larger than 2 sqrt(K) (routing without a staircase) goes to explicit groups of `group_size` experts
+/// instead; so minimal_strip_cover() may be smaller than what the schedule covers such a token with.
 Schedule build_staircase(const Routing& routing, const ScheduleOptions& options);
 /// All experts for all tokens, one item.
 Schedule build_dense_masked(const Routing& routing, const ScheduleOptions& options);
@@ -129,8 +129,8 @@ struct StripCover {
   std::vector<std::int32_t> cols;  ///< ascending
   std::int64_t strips() const { return static_cast<std::int64_t>(rows.size() + cols.size()); }
 };
-/// min over k of (#rows with more than k selected columns) + (#columns still needed), ties to the smaller k
-/// (fewer column strips). `expert_ids` ascending and distinct. For a staircase the result is <= 2 sqrt(K).
+/// A smallest cover of any set; of a staircase min over k of (#rows with more than k selected columns) +
+/// (#columns still needed), <= 2 sqrt(K), ties to the smaller k. `expert_ids` ascending and distinct.
 StripCover minimal_strip_cover(std::span<const std::int32_t> expert_ids, std::int64_t grid_rows,
                                std::int64_t grid_cols);
 

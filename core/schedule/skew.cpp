@@ -6,7 +6,7 @@
 #include <cmath>
 
 #include "core/base/error.hpp"
-#include "core/schedule/schedule.hpp"
+#include "core/schedule/strip_cover.hpp"
 
 namespace moescope {
 namespace {
@@ -50,10 +50,15 @@ void add_grid_metrics(const Routing& routing, SkewMetrics& skew) {
   std::int64_t strips = 0;
   std::int64_t max_strips = 0;
   const bool large = routing.num_pairs() >= kParallelPairs;
+  std::int64_t most_pairs = 0;
+  for (std::int64_t token = 0; token < routing.num_tokens; ++token) {
+    most_pairs = std::max(most_pairs, static_cast<std::int64_t>(routing.ids_of(token).size()));
+  }
 #pragma omp parallel reduction(+ : rows, cols, strips) reduction(max : max_strips) if (large)
   {
     std::vector<std::int64_t> last_token(static_cast<std::size_t>(routing.grid_cols),
                                          -1);  // that used the column
+    SmallestCover smallest(routing.grid_rows, routing.grid_cols, most_pairs);
 #pragma omp for schedule(static)
     for (std::int64_t token = 0; token < routing.num_tokens; ++token) {
       const auto ids = routing.ids_of(token);
@@ -66,7 +71,7 @@ void add_grid_metrics(const Routing& routing, SkewMetrics& skew) {
         cols += column != token ? 1 : 0;
         column = token;
       }
-      const auto token_strips = minimal_strip_cover(ids, routing.grid_rows, routing.grid_cols).strips();
+      const auto token_strips = smallest.size(ids);
       strips += token_strips;
       max_strips = std::max(max_strips, token_strips);
     }

@@ -21,7 +21,7 @@ struct SkewMetrics {
   double reuse = 0;                 ///< eta = M / E_active (paper eq. viii)
   double rows_per_token = 0;        ///< mean number of distinct grid rows a token uses
   double cols_per_token = 0;        ///< mean number of distinct grid columns
-  double strips_per_token = 0;      ///< mean size of the minimal strip cover
+  double strips_per_token = 0;      ///< mean size of the smallest strip cover (strip_cover.hpp)
   std::int64_t max_strips_per_token = 0;
 };
 

@@ -156,7 +156,7 @@ SystemInputs make_system_inputs(const SystemShape& shape, double score_deviation
                           "must be finite and not negative");
   }
   const auto batch_bytes = shape.num_tokens * shape.hidden_size * dtype_bytes(shape.dtype);
-  require_host_memory(shape.label(), static_cast<std::uint64_t>(shape.weight_bytes() + batch_bytes));
+  require_host_memory(shape.label(), static_cast<double>(shape.weight_bytes() + batch_bytes));
   const Maker make{shape.dtype, seed};
   SystemInputs inputs;
   inputs.shape = shape;

@@ -216,8 +216,8 @@ void make_uniform(LayerInputs& inputs) {
   const auto thread_bytes =
       static_cast<std::uint64_t>(shape.top_k) * (4 * sizeof(std::int32_t) + sizeof(double));
   require_host_memory("uniform routing",
-                      pairs * (sizeof(std::int32_t) + sizeof(float)) +
-                          thread_bytes * static_cast<std::uint64_t>(omp_get_max_threads()));
+                      static_cast<double>(pairs * (sizeof(std::int32_t) + sizeof(float)) +
+                                          thread_bytes * static_cast<std::uint64_t>(omp_get_max_threads())));
   inputs.hidden_states = normal_hidden_states(inputs);
   Routing routing{.num_tokens = shape.num_tokens,
                   .grid_rows = shape.grid_rows,

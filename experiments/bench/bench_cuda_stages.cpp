@@ -143,7 +143,8 @@ class Bench {
     layer_ = backend_->prepare(*inputs_, schedule.options);
     layer_->run(l2_);
     const Routing routing = layer_->routing();
-    cost_ = analytic_cost(point.shape, routing, build_schedule(routing, schedule.options));
+    cost_ = analytic_cost(point.shape, routing, build_schedule(routing, schedule.options),
+                          inputs_->fixed_routing.has_value());
     layer_name_ = name;
   }
 

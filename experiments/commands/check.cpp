@@ -162,7 +162,11 @@ ExitCode check(const CheckOptions& options, const Invocation& invocation) {
     std::optional<LayerInputs> inputs;
     std::string why;
     try {
-      inputs = make_check_inputs(point, options.seed);
+      inputs = make_check_inputs(point, options.seed,
+                                 {.backend = backend->name(),
+                                  .schedules = schedules,
+                                  .side_by_side = false,
+                                  .judged_tokens = options.sampled_tokens});
     } catch (const OutOfMemory& error) {
       why = error.what();
     } catch (const std::bad_alloc&) {

@@ -70,7 +70,9 @@ ExitCode run_for_external_profiler(const ProfileOptions& options) {
   const auto points = plan(options);
   const auto backend = make_backend(options.backend);
   for (const auto& [workload, shape] : points) {
-    const LayerInputs inputs = make_inputs(workload, shape, options.seed);
+    const LayerInputs inputs =
+        make_inputs(workload, shape, options.seed,
+                    {.backend = backend->name(), .schedules = schedules, .side_by_side = false});
     for (const ScheduleOptions& schedule : schedules) {
       if (std::string why; !backend->supports(schedule.kind, why)) {
         std::cout << fmt::format("{}: {} skipped: {}\n", workload.name, to_string(schedule), why);
@@ -151,7 +153,9 @@ ExitCode profile(const ProfileOptions& options, const Invocation& invocation) {
   std::vector<LayerProfile> profiles;
   for (const auto& [workload, shape] : points) {
     progress.begin(workload.name);
-    const LayerInputs inputs = make_inputs(workload, shape, options.seed);
+    const LayerInputs inputs =
+        make_inputs(workload, shape, options.seed,
+                    {.backend = backend->name(), .schedules = schedules, .judged_tokens = kJudgedTokens});
     profiles.push_back(profile_layer(
         *backend, inputs, schedules, sampling, l2, oracle_judge(inputs, kJudgedTokens), source.setup(),
         ceilings, source.tracer.get(), [&](std::string_view what) { progress.detail(what); }));

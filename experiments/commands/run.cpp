@@ -108,7 +108,9 @@ LayerStudy study_omnimoe(const CommonOptions& options, const Bench& bench) {
   if (std::string why; !bench.backend.supports(schedules[0].kind, why)) {
     throw InvalidArgument("schedule", to_string(schedules[0].kind), why);
   }
-  const LayerInputs inputs = make_inputs(workloads[0], shape, options.seed);
+  const LayerInputs inputs =
+      make_inputs(workloads[0], shape, options.seed,
+                  {.backend = bench.backend.name(), .schedules = schedules, .judged_tokens = kJudgedTokens});
   bench.progress.begin(workloads[0].name);
   return study_layer(bench.backend, inputs, schedules, bench.sampling, bench.l2,
                      oracle_judge(inputs, kJudgedTokens), bench.say());

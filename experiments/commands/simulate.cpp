@@ -81,7 +81,11 @@ Table stage_table() {
 }
 
 std::string sampling_text(const LayerModel& model, const StageModel& stage) {
-  return model.classes == kMaxClasses ? "exact" : "+-" + format_percent(stage.sums.sampling_error);
+  if (model.classes == kMaxClasses) {
+    return "exact";
+  }
+  const auto error = stage.sums.hbm_sampling_error();
+  return error ? "+-" + format_percent(*error) : "?";
 }
 
 std::string hits_text(const LaunchReplay& sums) {
@@ -187,6 +191,7 @@ ExitCode simulate(const SimulateOptions& options, const Invocation& invocation) 
   Progress progress(std::cerr, progress_style(options),
                     static_cast<std::int64_t>(layers.size() * schedules.size() * axes.devices.size()));
   Table summary = study_table();
+  std::vector<std::string> too_large;  ///< what the devices cannot hold
   for (const auto& [workload, shape] : layers) {
     const RoutedLayer& layer = study.route(workload, shape, options.seed);
     Table stages = stage_table();
@@ -195,14 +200,24 @@ ExitCode simulate(const SimulateOptions& options, const Invocation& invocation) 
       for (const ScheduleOptions& schedule : schedules) {
         progress.begin(fmt::format("{} {} {} on {}", workload.name, layer.shape.label(), to_string(schedule),
                                    device.name));
-        modelled.push_back(study.simulate(
-            schedule, device, [&](double share) { progress.detail(fmt::format("{:.0f} %", 100 * share)); }));
+        try {
+          modelled.push_back(study.simulate(schedule, device, [&](double share) {
+            progress.detail(fmt::format("{:.0f} %", 100 * share));
+          }));
+        } catch (const OutOfMemory& error) {
+          too_large.emplace_back(error.what());
+          write(writer.get(), {study.failure(schedule, device, error.what())});
+          progress.advance();
+          continue;
+        }
         add_stages(stages, modelled.back());
         write(writer.get(), model_rows(modelled.back().point, modelled.back().model));
         progress.advance();
       }
       write(writer.get(), study.skew(device));
-      add_layers(summary, modelled);
+      if (!modelled.empty()) {
+        add_layers(summary, modelled);
+      }
     }
     if (options.varied.empty()) {
       progress.finish();
@@ -223,7 +238,10 @@ ExitCode simulate(const SimulateOptions& options, const Invocation& invocation) 
   if (writer) {
     std::cout << fmt::format("rows: {}/rows.jsonl, rows.csv\n", writer->directory().string());
   }
-  return ExitCode::kOk;
+  for (const std::string& why : too_large) {
+    std::cerr << "does not fit: " << why << '\n';
+  }
+  return too_large.empty() ? ExitCode::kOk : ExitCode::kOutOfMemory;
 }
 
 }  // namespace

@@ -36,23 +36,6 @@ std::int64_t square_side(std::int64_t num_experts) {
   return side;
 }
 
-/// Weights (unless they are there already), router, tokens, output in fp32 and routing. In floating point:
-/// the product of two extents that are valid alone may not fit an integer.
-void require_memory(const LayerShape& shape, bool has_experts) {
-  const auto d = static_cast<double>(shape.hidden_size);
-  const auto tokens = static_cast<double>(shape.num_tokens);
-  const auto element = static_cast<double>(dtype_bytes(shape.dtype));
-  const double experts = has_experts ? 0 : 2 * static_cast<double>(shape.num_experts()) * d * element;
-  const double router = static_cast<double>(shape.grid_rows + shape.grid_cols) * (d * element + 4 * tokens);
-  const double batch = tokens * d * (element + sizeof(float));
-  const double routing = static_cast<double>(shape.num_pairs()) * (sizeof(std::int32_t) + sizeof(float));
-  const double need = experts + router + batch + routing;
-  const std::uint64_t have = available_host_memory_bytes();
-  if (need > static_cast<double>(have)) {
-    throw OutOfMemory(shape.label(), static_cast<std::uint64_t>(std::min(need, 0x1p63)), have);
-  }
-}
-
 }  // namespace
 
 void set_extent(const char* field, const std::optional<std::int64_t>& asked, std::int64_t minimum,
@@ -215,8 +198,8 @@ LayerShape resolve_shape(const CommonOptions& options, const WorkloadSpec& spec)
 }
 
 LayerInputs make_inputs(const NamedWorkload& workload, const LayerShape& shape, std::uint64_t seed,
-                        std::shared_ptr<const ExpertWeights> experts) {
-  require_memory(shape, experts != nullptr);
+                        const LayerUse& use, std::shared_ptr<const ExpertWeights> experts) {
+  require_host_memory(shape.label(), layer_host_bytes(shape, workload.spec, experts != nullptr, use));
   LayerInputs inputs = make_workload(workload.spec, shape, seed, std::move(experts));
   inputs.workload = workload.name;
   return inputs;

@@ -15,6 +15,7 @@
 #include "experiments/options/cli.hpp"
 #include "profiler/study/sampling.hpp"
 #include "profiler/text/progress.hpp"
+#include "reference/backend/layer_use.hpp"
 
 namespace moescope {
 
@@ -79,9 +80,9 @@ void set_extent(const char* field, const std::optional<std::int64_t>& asked, std
 /// InvalidArgument or FileError.
 LayerShape resolve_shape(const CommonOptions& options, const WorkloadSpec& spec);
 /// The workload's inputs under the name that rows use. Throws OutOfMemory before making anything when host
-/// memory cannot hold weights and batch.
+/// memory cannot hold them and what `use` says comes after.
 LayerInputs make_inputs(const NamedWorkload& workload, const LayerShape& shape, std::uint64_t seed,
-                        std::shared_ptr<const ExpertWeights> experts = nullptr);
+                        const LayerUse& use, std::shared_ptr<const ExpertWeights> experts = nullptr);
 
 /// Schedules asked for, without any: all but auto. Throws InvalidArgument.
 std::vector<ScheduleOptions> chosen_schedules(const CommonOptions& options);

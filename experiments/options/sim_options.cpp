@@ -112,7 +112,7 @@ RoutedLayer route_layer(MoeBackend& backend, const NamedWorkload& workload, cons
                                        HostTensor(shape.dtype, shape.shared_size, shape.hidden_size),
                                        HostTensor(shape.dtype, shape.hidden_size, shape.shared_size)};
   }
-  const LayerInputs inputs = make_inputs(workload, shape, seed, std::move(experts));
+  const LayerInputs inputs = make_inputs(workload, shape, seed, {}, std::move(experts));
   return {inputs.shape, route(backend, inputs), inputs.fixed_routing.has_value()};
 }
 

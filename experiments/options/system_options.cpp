@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/base/error.hpp"
+#include "core/base/host_memory.hpp"
 #include "core/systems/system_options.hpp"
 
 namespace moescope {
@@ -137,6 +138,7 @@ SystemInputs make_system_inputs(const NamedWorkload& workload, const SystemShape
   if (workload.spec.family != WorkloadSpec::Family::kGaussian) {
     throw InvalidArgument("workload", workload.spec.text, "must be gaussian:STD for a baseline system");
   }
+  require_host_memory(shape.label(), system_host_bytes(shape, options.backend, kJudgedTokens));
   SystemInputs inputs = make_system_inputs(shape, workload.spec.parameters.front(), options.seed);
   inputs.workload = workload.name;
   inputs.schedule = shape.has_product_keys() ? product_key_schedule(options) : ScheduleKind::kAuto;

@@ -91,8 +91,8 @@ std::vector<CheckPoint> check_points(bool full) {
   return points;
 }
 
-LayerInputs make_check_inputs(const CheckPoint& point, std::uint64_t seed) {
-  LayerInputs inputs = make_inputs(point.workload, point.shape, seed);
+LayerInputs make_check_inputs(const CheckPoint& point, std::uint64_t seed, const LayerUse& use) {
+  LayerInputs inputs = make_inputs(point.workload, point.shape, seed, use);
   if (point.one_hot) {
     inputs.fixed_routing = one_hot_routing(point.shape, seed);
     inputs.validate();

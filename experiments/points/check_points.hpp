@@ -20,6 +20,6 @@ struct CheckPoint {
 std::vector<CheckPoint> check_points(bool full);
 
 /// The point's inputs; throws what make_inputs() throws.
-LayerInputs make_check_inputs(const CheckPoint& point, std::uint64_t seed);
+LayerInputs make_check_inputs(const CheckPoint& point, std::uint64_t seed, const LayerUse& use);
 
 }  // namespace moescope

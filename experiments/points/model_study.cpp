@@ -5,10 +5,25 @@
 #include <algorithm>
 #include <utility>
 
+#include "core/base/error.hpp"
 #include "core/schedule/skew.hpp"
 #include "experiments/options/backends.hpp"
 
 namespace moescope {
+namespace {
+
+/// What a layer holds on any device at least: weights, batch, routing and the schedule's lists.
+void require_device_memory(const RoutedLayer& layer, const Schedule& schedule, const DeviceSpec& device) {
+  const std::int64_t need = layer_weight_bytes(layer.shape, layer.fixed_routing) +
+                            layer_batch_bytes(layer.shape, layer.routing) + schedule.bytes();
+  if (need > device.memory_bytes) {
+    throw OutOfMemory(
+        fmt::format("{} as {} on {}", layer.shape.label(), to_string(schedule.options), device.name),
+        static_cast<std::uint64_t>(need), static_cast<std::uint64_t>(device.memory_bytes));
+  }
+}
+
+}  // namespace
 
 ModelStudy::ModelStudy(Calibration calibration, ReplayOptions replay)
     : calibration_(std::move(calibration)), replay_(std::move(replay)), router_(make_backend("cpu")) {}
@@ -32,17 +47,28 @@ Point ModelStudy::point(const DeviceSpec& device) const {
   return layer_point(layer_->shape, modelled_backend(device), workload_, seed_);
 }
 
+Point ModelStudy::point(const DeviceSpec& device, const ScheduleOptions& schedule) const {
+  Point of_schedule = point(device);
+  of_schedule.set_schedule(schedule);
+  of_schedule.l2_state = "cold";
+  return of_schedule;
+}
+
 ModelledSchedule ModelStudy::simulate(const ScheduleOptions& schedule, const DeviceSpec& device,
                                       const std::function<void(double)>& progress) {
   ReplayOptions replay = replay_;
   replay.progress = progress;
   const Schedule built = build_schedule(layer_->routing, schedule);
+  require_device_memory(*layer_, built, device);
   const auto launches =
       layer_stream(layer_->shape, layer_->routing, built, device.stream_options(), layer_->fixed_routing);
-  Point of_schedule = point(device);
-  of_schedule.set_schedule(schedule);
-  of_schedule.l2_state = "cold";
-  return {layer_->shape, std::move(of_schedule), simulate_layer(launches, device, calibration_, replay)};
+  return {layer_->shape, point(device, schedule), simulate_layer(launches, device, calibration_, replay)};
+}
+
+ResultRow ModelStudy::failure(const ScheduleOptions& schedule, const DeviceSpec& device,
+                              std::string reason) const {
+  return absent_row(point(device, schedule), Stage::kLayer, Source::kModelled, "time_s", "s", Status::kFailed,
+                    std::move(reason));
 }
 
 std::vector<ResultRow> ModelStudy::skew(const DeviceSpec& device) const {

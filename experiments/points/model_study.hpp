@@ -26,14 +26,17 @@ class ModelStudy {
 
   /// Throws what routing, building the schedule and simulating throw.
   const RoutedLayer& route(const NamedWorkload& workload, const LayerShape& shape, std::uint64_t seed);
-  /// Of the layer that was routed last.
+  /// Of the layer that was routed last. Throws OutOfMemory when the device cannot hold it.
   ModelledSchedule simulate(const ScheduleOptions& schedule, const DeviceSpec& device,
                             const std::function<void(double)>& progress = {});
+  /// The row that says why there is none of that.
+  ResultRow failure(const ScheduleOptions& schedule, const DeviceSpec& device, std::string reason) const;
   /// Skew of the routing of that layer; the rows are the same for every schedule and device.
   std::vector<ResultRow> skew(const DeviceSpec& device) const;
 
  private:
   Point point(const DeviceSpec& device) const;
+  Point point(const DeviceSpec& device, const ScheduleOptions& schedule) const;
 
   Calibration calibration_;
   ReplayOptions replay_;

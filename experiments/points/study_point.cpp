@@ -29,12 +29,12 @@ StudyPlan study_plan(const CommonOptions& options) {
   return plan;
 }
 
-LayerInputs PointStudy::make_inputs(const StudyPoint& point) {
+LayerInputs PointStudy::make_inputs(const StudyPoint& point, const LayerUse& use) {
   const bool share = synthetic(point.workload.spec);
   if (!share || !experts_ || !same_weights(shape_, point.shape) || seed_ != point.seed) {
     experts_.reset();
   }
-  LayerInputs inputs = moescope::make_inputs(point.workload, point.shape, point.seed, experts_);
+  LayerInputs inputs = moescope::make_inputs(point.workload, point.shape, point.seed, use, experts_);
   if (share) {
     shape_ = point.shape;
     seed_ = point.seed;
@@ -53,7 +53,9 @@ PointStudy::TunedSchedule PointStudy::tune(const NamedWorkload& workload, const 
                   point.shape.shared_size, to_string(point.shape.dtype), point.seed, options.group_size,
                   options.tile_tokens);
   if (wanted != tuned_for_) {
-    const LayerInputs inputs = make_inputs({workload, point.shape, point.seed});
+    const LayerInputs inputs = make_inputs(
+        {workload, point.shape, point.seed},
+        {.backend = backend_.name(), .schedules = {options}, .side_by_side = true, .judged_tokens = 0});
     const auto execution = backend_.prepare(inputs, options);
     options = execution->schedule_options();
     tuned_ = {options, execution->explanation()};
@@ -68,7 +70,8 @@ LayerStudy PointStudy::study(const StudyPoint& point, const StudyPlan& plan, con
     if (plan.tuned_on) {
       schedules.push_back(tune(*plan.tuned_on, point, plan).options);
     }
-    const LayerInputs inputs = make_inputs(point);
+    const LayerInputs inputs = make_inputs(
+        point, {.backend = backend_.name(), .schedules = schedules, .judged_tokens = kJudgedTokens});
     LayerStudy study = study_layer(backend_, inputs, schedules, plan.sampling, plan.l2,
                                    oracle_judge(inputs, kJudgedTokens), progress);
     if (plan.tuned_on) {

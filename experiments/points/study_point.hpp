@@ -48,7 +48,7 @@ class PointStudy {
     std::string explanation;
   };
 
-  LayerInputs make_inputs(const StudyPoint& point);
+  LayerInputs make_inputs(const StudyPoint& point, const LayerUse& use);
   TunedSchedule tune(const NamedWorkload& workload, const StudyPoint& point, const StudyPlan& plan);
 
   MoeBackend& backend_;

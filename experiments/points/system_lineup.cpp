@@ -64,7 +64,9 @@ void SystemLineup::add_omnimoe(std::vector<SystemSubject>& subjects) {
   const std::vector<ScheduleOptions> schedules = chosen_schedules(options);
   const LayerShape shape = resolve_shape(options, workload_.spec);
   const auto make = [&] {
-    const LayerInputs& inputs = omnimoe_inputs_.emplace_back(make_inputs(workload_, shape, options.seed));
+    const LayerInputs& inputs = omnimoe_inputs_.emplace_back(
+        make_inputs(workload_, shape, options.seed,
+                    {.backend = options.backend, .schedules = schedules, .judged_tokens = kJudgedTokens}));
     for (const ScheduleOptions& schedule : schedules) {
       SystemSubject& subject = subjects.emplace_back();
       subject.omnimoe = &inputs;

@@ -7,13 +7,15 @@
 namespace moescope {
 namespace {
 
-/// Sum of the metrics that have values; empty when none has.
+/// Sum of the metrics; empty when one was not counted: it may be any number, not 0.
 std::optional<double> sum_of(const StageMetrics& metrics, std::initializer_list<std::string_view> names) {
-  std::optional<double> sum;
+  double sum = 0;
   for (const std::string_view name : names) {
-    if (const auto value = metrics.find(name)) {
-      sum = sum.value_or(0) + *value;
+    const auto value = metrics.find(name);
+    if (!value) {
+      return std::nullopt;
     }
+    sum += *value;
   }
   return sum;
 }
@@ -41,11 +43,10 @@ std::vector<Limit> stage_limits(double time_s, const StageMetrics& metrics, cons
   const auto reads = l2_reads(metrics);
   const auto writes = metrics.find("l2_write_bytes");
   const auto l2 =
-      time_at(reads || writes ? std::optional(reads.value_or(0) + writes.value_or(0)) : std::nullopt,
-              ceilings.rate(ceiling::kL2Read));
-  const auto reductions = time_at(sum_of(metrics, {"l2_reduction_bytes", "l2_atomic_bytes"}),
-                                  ceilings.rate(ceiling::kL2Reduction));
-  add("l2", l2 && reductions ? std::optional(*l2 + *reductions) : l2);
+      time_at(reads && writes ? std::optional(*reads + *writes) : std::nullopt, ceilings.rate(ceiling::kL2Read));
+  const auto added = sum_of(metrics, {"l2_reduction_bytes", "l2_atomic_bytes"});
+  const auto reductions = added == 0.0 ? added : time_at(added, ceilings.rate(ceiling::kL2Reduction));
+  add("l2", l2 && reductions ? std::optional(*l2 + *reductions) : std::nullopt);
   const auto pipe = metrics.find("shared_pipe_bytes");
   add("shared", time_at(pipe ? pipe : metrics.find("shared_bytes"), ceilings.rate(ceiling::kSharedRead)));
   add("tensor", time_at(metrics.find("tensor_flop"), ceilings.rate(ceiling::kBf16Matrix)));

@@ -10,11 +10,11 @@ namespace moescope {
 namespace {
 
 void add(LaunchReplay& sum, const LaunchReplay& part) {
-  const double bytes = sum.hbm_read_bytes + sum.hbm_write_bytes;
-  const double more = part.hbm_read_bytes + part.hbm_write_bytes;
-  // Kernels are sampled by the same classes of sets, so their errors add rather than cancel.
-  sum.sampling_error =
-      bytes + more > 0 ? (sum.sampling_error * bytes + part.sampling_error * more) / (bytes + more) : 0;
+  // Kernels are sampled by the same classes of sets, so the error of their sum is that of the classes' sums.
+  sum.of_classes.resize(part.of_classes.size());
+  for (std::size_t c = 0; c < part.of_classes.size(); ++c) {
+    sum.of_classes[c] += part.of_classes[c];
+  }
   sum.units += part.units;
   sum.l1_read_bytes += part.l1_read_bytes;
   sum.l1_hit_bytes += part.l1_hit_bytes;
@@ -145,23 +145,28 @@ std::vector<ResultRow> model_rows(const Point& context, const LayerModel& model)
     const auto add_row = [&](const char* metric, double value, const char* unit) -> ResultRow& {
       return rows.emplace_back(value_row(context, stage.stage, Source::kModelled, metric, value, unit));
     };
-    const auto add_bytes = [&](const char* metric, double value) {
+    // `exact`: the part of the value that was not sampled.
+    const auto add_bytes = [&](const char* metric, double value, MemoryCount count, double exact = 0) {
       ResultRow& row = add_row(metric, value, "bytes");
       if (model.classes < kMaxClasses) {
-        row.spread = sums.sampling_error;
+        row.spread = sums.sampling_error(std::span(&count, 1));
+        if (row.spread && exact > 0) {
+          *row.spread *= 1 - exact / value;
+        }
       }
     };
     ResultRow& time = add_row("time_s", stage.time_s, "s");
     time.reason =
         fmt::format("{}, bound by {}", stage.calibrated ? "calibrated" : "not calibrated", stage.bound);
     add_row("bound_s", stage.bound_s, "s");
-    add_bytes("hbm_read_bytes", sums.hbm_read_bytes);
-    add_bytes("hbm_write_bytes", sums.hbm_write_bytes);
-    add_bytes("l2_read_bytes", sums.l2_read_bytes + sums.multicast_bytes);
-    add_bytes("l2_slice_read_bytes", sums.l2_read_bytes);
-    add_bytes("l2_write_bytes", sums.l2_write_bytes);
-    add_bytes("l2_reduction_bytes", sums.l2_reduce_bytes);
-    add_bytes("l2_fabric_bytes", sums.link_bytes);
+    add_bytes("hbm_read_bytes", sums.hbm_read_bytes, &MemoryCounters::hbm_read);
+    add_bytes("hbm_write_bytes", sums.hbm_write_bytes, &MemoryCounters::hbm_write);
+    add_bytes("l2_read_bytes", sums.l2_read_bytes + sums.multicast_bytes, &MemoryCounters::l2_read,
+              sums.multicast_bytes);
+    add_bytes("l2_slice_read_bytes", sums.l2_read_bytes, &MemoryCounters::l2_read);
+    add_bytes("l2_write_bytes", sums.l2_write_bytes, &MemoryCounters::l2_write);
+    add_bytes("l2_reduction_bytes", sums.l2_reduce_bytes, &MemoryCounters::l2_reduce);
+    add_bytes("l2_fabric_bytes", sums.link_bytes, &MemoryCounters::link);
     if (sums.l1_read_bytes > 0) {
       add_row("l1_hit_fraction", sums.l1_hit_bytes / sums.l1_read_bytes, "fraction");
     }

@@ -58,7 +58,8 @@ LayerModel simulate_layer(std::span<const KernelLaunch> launches, const DeviceSp
                           const Calibration& calibration, const ReplayOptions& options);
 
 /// time_s, bound_s and every byte and FLOP count of each stage, under the names that measurements have;
-/// source modelled. Counts that rest on a sample carry its standard error as `spread`.
+/// source modelled. Each count that rests on a sample carries its own standard error as
+/// `spread`, as a fraction; none where the sample has nothing of it.
 std::vector<ResultRow> model_rows(const Point& context, const LayerModel& model);
 
 }  // namespace moescope

@@ -1,8 +1,10 @@
 #include "profiler/simulator/sim_replay.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <exception>
+#include <numeric>
 #include <queue>
 #include <utility>
 
@@ -236,20 +238,40 @@ void scale_up(LaunchReplay& result, std::span<const MemoryCounters> of_classes) 
   result.link_bytes = scale * static_cast<double>(sum.link);
   result.hbm_read_bytes = scale * static_cast<double>(sum.hbm_read);
   result.hbm_write_bytes = scale * static_cast<double>(sum.hbm_write);
-  const double total = static_cast<double>(sum.hbm_read + sum.hbm_write);
-  if (of_classes.size() < kMaxClasses && total > 0) {
-    double squares = 0;
-    for (const MemoryCounters& one : of_classes) {
-      const double off = static_cast<double>(one.hbm_read + one.hbm_write) - total / count;
-      squares += off * off;
-    }
-    // Standard error of a mean drawn without replacement from 64 classes.
-    const double variance = squares / (count - 1) / count * (1 - count / kMaxClasses);
-    result.sampling_error = std::sqrt(variance) / (total / count);
-  }
+  result.of_classes.assign(of_classes.begin(), of_classes.end());
 }
 
 }  // namespace
+
+std::optional<double> LaunchReplay::sampling_error(std::span<const MemoryCount> counts) const {
+  if (of_classes.size() >= kMaxClasses) {
+    return 0;
+  }
+  std::vector<double> values;
+  for (const MemoryCounters& one : of_classes) {
+    double value = 0;
+    for (const MemoryCount count : counts) {
+      value += static_cast<double>(one.*count);
+    }
+    values.push_back(value);
+  }
+  const auto n = static_cast<double>(values.size());
+  const double mean = std::accumulate(values.begin(), values.end(), 0.0) / n;
+  if (!(mean > 0)) {  // of no classes, too
+    return std::nullopt;
+  }
+  double squares = 0;
+  for (const double value : values) {
+    squares += (value - mean) * (value - mean);
+  }
+  // Standard error of a mean drawn without replacement from 64 classes.
+  return std::sqrt(squares / (n - 1) / n * (1 - n / kMaxClasses)) / mean;
+}
+
+std::optional<double> LaunchReplay::hbm_sampling_error() const {
+  static constexpr std::array kBoth = {&MemoryCounters::hbm_read, &MemoryCounters::hbm_write};
+  return sampling_error(kBoth);
+}
 
 Replay replay(std::span<const KernelLaunch> launches, const DeviceSpec& device,
               const ReplayOptions& options) {

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -22,6 +23,8 @@ struct ReplayOptions {
   /// Called now and then with the share done, 0..1.
   std::function<void(double)> progress;
 };
+
+using MemoryCount = std::int64_t MemoryCounters::*;
 
 /// One kernel, in bytes of the whole problem (sampling is scaled up).
 struct LaunchReplay {
@@ -48,8 +51,13 @@ struct LaunchReplay {
   /// perfectly over the slots.
   double makespan_s = 0;
   double balanced_s = 0;
-  /// Standard error of the HBM bytes that sampling leaves, as a fraction of them; 0 when replayed exactly.
-  double sampling_error = 0;
+  std::vector<MemoryCounters> of_classes;  ///< what each class that was simulated counted; all 64: exact
+
+  /// Standard error that sampling leaves in the sum of these counts, as a fraction of it: from how the
+  /// classes differ. 0 when replayed exactly; null when classes were left out and the others counted nothing.
+  std::optional<double> sampling_error(std::span<const MemoryCount> counts) const;
+  /// Of all bytes that HBM moved.
+  std::optional<double> hbm_sampling_error() const;
 };
 
 struct Replay {

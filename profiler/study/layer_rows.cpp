@@ -81,12 +81,12 @@ std::vector<ResultRow> schedule_rows(const Point& context, const LayerStudy& stu
   append_ratio(rows, context, Stage::kExperts, "speed_up_over_token_centric", point.expert_speed_up);
   append(rows, cost_rows(context, point.cost));
   for (const StageMemory& memory : point.memory) {
-    rows.push_back(value_row(context, memory.stage, Source::kMeasured, "workspace_bytes",
+    rows.push_back(value_row(context, memory.stage, Source::kAnalytic, "workspace_bytes",
                              static_cast<double>(memory.workspace_bytes), "bytes"));
   }
   rows.push_back(value_row(context, Stage::kLayer, Source::kAnalytic, "weight_bytes",
                            static_cast<double>(point.weight_bytes), "bytes"));
-  rows.push_back(value_row(context, Stage::kLayer, Source::kMeasured, "peak_bytes",
+  rows.push_back(value_row(context, Stage::kLayer, Source::kAnalytic, "peak_bytes",
                            static_cast<double>(point.peak_bytes), "bytes"));
   if (point.error) {
     append(rows, error_rows(context, *point.error));

@@ -74,7 +74,8 @@ LayerStudy study_layer(MoeBackend& backend, const LayerInputs& inputs,
     rounds.add(
         point, [&] { return backend.prepare(inputs, schedules[s]); },
         [&](LayerExecution& /*execution*/) {
-          point.cost = analytic_cost(inputs.shape, routing, backend.schedule(routing, point.ran));
+          point.cost = analytic_cost(inputs.shape, routing, backend.schedule(routing, point.ran),
+                                     inputs.fixed_routing.has_value());
           account_memory(point, weight_bytes, inputs.shape, routing);
         },
         judge);
@@ -94,27 +95,31 @@ LayerStudy study_layer(MoeBackend& backend, const LayerInputs& inputs,
   return study;
 }
 
-std::int64_t layer_weight_bytes(const LayerInputs& inputs) {
-  const LayerShape& shape = inputs.shape;
-  const std::int64_t router_rows = inputs.fixed_routing ? 0 : shape.grid_rows + shape.grid_cols;
-  const auto bias = std::ssize(inputs.router.row_bias) + std::ssize(inputs.router.col_bias);
+std::int64_t layer_weight_bytes(const LayerShape& shape, bool fixed_routing) {
+  const std::int64_t router_rows = fixed_routing ? 0 : shape.grid_rows + shape.grid_cols;
   return (2 * shape.num_experts() + router_rows + 3 * shape.shared_size) * shape.hidden_size *
-             dtype_bytes(shape.dtype) +
-         bias * dtype_bytes(Dtype::kF32);
+         dtype_bytes(shape.dtype);
+}
+
+std::int64_t layer_weight_bytes(const LayerInputs& inputs) {
+  const auto bias = std::ssize(inputs.router.row_bias) + std::ssize(inputs.router.col_bias);
+  return layer_weight_bytes(inputs.shape, inputs.fixed_routing.has_value()) + bias * dtype_bytes(Dtype::kF32);
+}
+
+std::int64_t layer_batch_bytes(const LayerShape& shape, const Routing& routing) {
+  return 2 * shape.num_tokens * shape.hidden_size * dtype_bytes(shape.dtype) +
+         routing.num_pairs() * static_cast<std::int64_t>(sizeof(std::int32_t) + sizeof(float)) +
+         (routing.num_tokens + 1) * static_cast<std::int64_t>(sizeof(std::int64_t));
 }
 
 void account_memory(ScheduleStudy& point, std::int64_t weight_bytes, const LayerShape& shape,
                     const Routing& routing) {
-  const std::int64_t batch_bytes = 2 * shape.num_tokens * shape.hidden_size * dtype_bytes(shape.dtype);
-  const std::int64_t routing_bytes =
-      routing.num_pairs() * static_cast<std::int64_t>(sizeof(std::int32_t) + sizeof(float)) +
-      (routing.num_tokens + 1) * static_cast<std::int64_t>(sizeof(std::int64_t));
   std::int64_t workspace = 0;
   for (const StageMemory& stage : point.memory) {
     workspace = std::max(workspace, stage.workspace_bytes);
   }
   point.weight_bytes = weight_bytes;
-  point.peak_bytes = weight_bytes + batch_bytes + routing_bytes + workspace;
+  point.peak_bytes = weight_bytes + layer_batch_bytes(shape, routing) + workspace;
 }
 
 std::int64_t expert_bytes(const AnalyticCost& cost, MemoryLevel level) {

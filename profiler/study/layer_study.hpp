@@ -83,6 +83,10 @@ LayerStudy study_layer(MoeBackend& backend, const LayerInputs& inputs,
 
 /// Bytes of W, V, router with its biases and shared MLP.
 std::int64_t layer_weight_bytes(const LayerInputs& inputs);
+/// The same from the shape, without biases.
+std::int64_t layer_weight_bytes(const LayerShape& shape, bool fixed_routing);
+/// Bytes of X, Y and the routing.
+std::int64_t layer_batch_bytes(const LayerShape& shape, const Routing& routing);
 /// Sets weight_bytes and peak_bytes; point.memory is there already.
 void account_memory(ScheduleStudy& point, std::int64_t weight_bytes, const LayerShape& shape,
                     const Routing& routing);

@@ -46,7 +46,8 @@ void account(MoeBackend& backend, const SystemSubject& subject, LayerExecution& 
     study.floor_bytes = expert_floor_bytes(shape, routing);
     account_memory(point, shape.weight_bytes(), study.shape, routing);
   } else {
-    point.cost = analytic_cost(study.shape, routing, backend.schedule(routing, point.ran));
+    point.cost = analytic_cost(study.shape, routing, backend.schedule(routing, point.ran),
+                               subject.omnimoe->fixed_routing.has_value());
     study.floor_bytes = expert_floor_bytes(study.shape, routing);
     account_memory(point, layer_weight_bytes(*subject.omnimoe), study.shape, routing);
   }

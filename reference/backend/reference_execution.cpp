@@ -10,12 +10,12 @@
 #include "reference/stages/dense_masked.hpp"
 #include "reference/stages/matmul.hpp"
 #include "reference/stages/stages.hpp"
+#include "reference/systems/host_needs.hpp"
 
 namespace moescope::reference {
 namespace {
 
-/// Workspace of every stage, from the shape alone: upper bounds, so that prepare() can refuse before it
-/// allocates.
+/// Workspace of every stage, from the shape alone, as far as it is known before a run.
 std::vector<StageMemory> workspace_bounds(const LayerInputs& inputs, ScheduleKind kind) {
   const auto& shape = inputs.shape;
   const auto f32 = dtype_bytes(Dtype::kF32);
@@ -43,16 +43,9 @@ std::vector<StageMemory> workspace_bounds(const LayerInputs& inputs, ScheduleKin
   return memory;
 }
 
-void require_memory(const LayerInputs& inputs, ScheduleKind kind) {
-  const auto& shape = inputs.shape;
-  std::int64_t need = shape.num_pairs() * 8 + shape.num_tokens * shape.hidden_size * dtype_bytes(shape.dtype);
-  for (const auto& stage : workspace_bounds(inputs, kind)) {
-    need += stage.workspace_bytes;
-  }
-  const auto have = available_host_memory_bytes();
-  if (static_cast<std::uint64_t>(need) > have) {
-    throw OutOfMemory("the layer on the CPU", static_cast<std::uint64_t>(need), have);
-  }
+void require_memory(const LayerInputs& inputs, const ScheduleOptions& options) {
+  const HostNeeds needs = cpu_execution_needs(inputs.shape, inputs.fixed_routing.has_value(), options);
+  require_host_memory("the layer on the CPU", needs.kept + needs.passing);
 }
 
 }  // namespace
@@ -64,7 +57,7 @@ ReferenceExecution::ReferenceExecution(const LayerInputs& inputs, const Schedule
   if (!supports_schedule(options.kind, why)) {
     throw InvalidArgument("schedule", to_string(options.kind), why);
   }
-  require_memory(inputs, options.kind);
+  require_memory(inputs, options);
   if (options.kind == ScheduleKind::kAuto) {
     if (!inputs.fixed_routing) {
       routing_ = router_select(inputs.shape, router_project(inputs));

@@ -39,7 +39,8 @@ struct LayerCheck {
   const StageCheck* layer() const;
 };
 
-/// Output of a layer, [L,d], against the fp64 oracle on `tokens`, with the experts that `routing` selected.
+/// Output of a layer, [L,d], against the fp64 oracle on `tokens`, with the experts that `routing` selected;
+/// and the tolerance of just this sample.
 ErrorReport compare_with_oracle(const LayerInputs& inputs, const Routing& routing, const HostTensor& output,
                                 const std::vector<std::int64_t>& tokens);
 
@@ -47,8 +48,8 @@ ErrorReport compare_with_oracle(const LayerInputs& inputs, const Routing& routin
 std::function<ErrorReport(const HostTensor& output, const Routing& routing)> oracle_judge(
     const LayerInputs& inputs, std::int64_t sampled_tokens);
 
-/// Largest relative error that a correct layer of this shape may show end to end: dot products of d terms,
-/// then sums of K terms, then the shared MLP's.
+/// Largest relative error that a correct layer of this shape may show end to end on many outputs; of few,
+/// ErrorReport::tolerance of compare_with_oracle().
 double layer_tolerance(const LayerShape& shape);
 
 /// Checks the layer that `backend` prepares: what is compared is what a run runs

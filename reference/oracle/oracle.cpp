@@ -17,7 +17,6 @@ namespace {
 
 using oracle::append_query;
 using oracle::checked_tokens;
-using oracle::dot;
 using oracle::gates_of_scores;
 using oracle::log_softmax_of_logits;
 using oracle::Marginal;
@@ -26,9 +25,9 @@ using oracle::sigma;
 using oracle::top_k_of_all;
 using oracle::Vector;
 
-/// Eq. 7 for sample t.
+/// Eq. 7 for sample t, and what is rounded on the way.
 Vector layer_of_token(const LayerInputs& inputs, const Routing* selection, const OracleRouting& routing,
-                      std::size_t t) {
+                      std::size_t t, RoundingSums& sums) {
   const Vector x = row_of(inputs.hidden_states, routing.tokens[t]);
   auto ids = routing.ids_of(t);
   const auto own_gates = routing.gates_of(t);
@@ -38,16 +37,18 @@ Vector layer_of_token(const LayerInputs& inputs, const Routing* selection, const
     gates = gates_of_scores(routing, static_cast<std::int64_t>(t), ids, inputs.shape.gate_mode);
   }
   Vector y(x.size(), 0.0);
+  TokenRounding rounding(inputs.shape.hidden_size);
   for (std::size_t k = 0; k < ids.size(); ++k) {
-    const double p = gates[k] * sigma(inputs.shape.activation, dot(x, row_of(inputs.experts->w_in, ids[k])));
-    const Vector v = row_of(inputs.experts->w_out, ids[k]);
-    for (std::size_t i = 0; i < y.size(); ++i) {
-      y[i] += p * v[i];
-    }
+    const oracle::Product in = oracle::product(x, row_of(inputs.experts->w_in, ids[k]));
+    oracle::add_scored_row(gates[k] * sigma(inputs.shape.activation, in.value),
+                           std::abs(gates[k]) * in.magnitude, row_of(inputs.experts->w_out, ids[k]), y,
+                           rounding);
   }
   if (inputs.experts->shared) {
-    oracle::add_gated_mlp(x, *inputs.experts->shared, inputs.shape.activation, y);
+    oracle::add_gated_mlp(x, oracle::whole_mlp(*inputs.experts->shared), inputs.shape.activation, 1, y,
+                          rounding);
   }
+  sums = rounding.finish(y);
   return y;
 }
 
@@ -129,12 +130,16 @@ OracleLayer oracle_layer(const LayerInputs& inputs, const OracleOptions& options
     require_selection(*options.selection, inputs.shape);
   }
   const auto d = static_cast<std::size_t>(inputs.shape.hidden_size);
-  OracleLayer layer{oracle_routing(inputs, options.tokens), {}, inputs.shape.hidden_size};
+  OracleLayer layer{oracle_routing(inputs, options.tokens), {}, inputs.shape.hidden_size, {}};
   layer.y.resize(layer.routing.tokens.size() * d);
+  std::vector<RoundingSums> sums(layer.routing.tokens.size());
 #pragma omp parallel for schedule(dynamic)
   for (std::size_t t = 0; t < layer.routing.tokens.size(); ++t) {
-    const Vector y = layer_of_token(inputs, options.selection, layer.routing, t);
+    const Vector y = layer_of_token(inputs, options.selection, layer.routing, t, sums[t]);
     std::copy(y.begin(), y.end(), layer.y.begin() + static_cast<std::ptrdiff_t>(t * d));
+  }
+  for (const RoundingSums& one : sums) {
+    layer.rounding += one;
   }
   return layer;
 }

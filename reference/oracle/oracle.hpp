@@ -8,6 +8,7 @@
 #include "core/layer/layer_inputs.hpp"
 #include "core/layer/routing.hpp"
 #include "core/layer/tensor.hpp"
+#include "core/layer/tolerance.hpp"
 
 /// The layer in fp64 from the storage-rounded inputs, written for reading: no blocking, no schedule, nothing
 /// shared with the fp32 path. It works on a sample of tokens, because a large batch takes long in fp64.
@@ -43,6 +44,7 @@ struct OracleLayer {
   OracleRouting routing;  ///< the oracle's own, also when y was made with another selection
   std::vector<double> y;  ///< [T, d], shared MLP added
   std::int64_t hidden_size = 0;
+  RoundingSums rounding;  ///< what a path in storage precision rounds on the way to y
 
   MatrixView<const double> view() const {
     return {y.data(), static_cast<std::int64_t>(routing.tokens.size()), hidden_size};

@@ -26,6 +26,18 @@ double dot(const Vector& a, const Vector& b) {
   return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
 }
 
+Product product(const Vector& a, const Vector& b) {
+  Product result;
+  for (std::size_t i = 0; i < a.size(); ++i) {
+    const double one = a[i] * b[i];
+    result.value += one;
+    result.magnitude += one * one;
+    result.sizes += std::abs(one);
+  }
+  result.magnitude = std::sqrt(result.magnitude);
+  return result;
+}
+
 double sigma(Activation activation, double x) {
   switch (activation) {
     case Activation::kSilu:
@@ -65,20 +77,32 @@ Marginal log_softmax_of_logits(const Vector& x, const HostTensor& weight, const 
 
 std::vector<std::int32_t> top_k_of_all(const OracleRouting& routing, std::int64_t t, std::int64_t top_k,
                                        double& threshold) {
-  Vector scores;
+  struct Candidate {
+    double score;
+    std::int32_t id;
+  };
+  const auto better = [](const Candidate& a, const Candidate& b) {
+    return a.score > b.score || (a.score == b.score && a.id < b.id);
+  };
+  // The K best so far, the worst of them on top: N scores of a wide grid are gigabytes.
+  std::vector<Candidate> best;
   for (std::int64_t id = 0; id < routing.grid_rows * routing.grid_cols; ++id) {
-    scores.push_back(routing.score(t, static_cast<std::int32_t>(id)));
+    const Candidate next{routing.score(t, static_cast<std::int32_t>(id)), static_cast<std::int32_t>(id)};
+    if (std::ssize(best) == top_k) {
+      if (!better(next, best.front())) {
+        continue;
+      }
+      std::pop_heap(best.begin(), best.end(), better);
+      best.pop_back();
+    }
+    best.push_back(next);
+    std::push_heap(best.begin(), best.end(), better);
   }
-  std::vector<std::int32_t> ids(scores.size());
-  std::iota(ids.begin(), ids.end(), 0);
-  const auto last = ids.begin() + (top_k - 1);
-  std::nth_element(ids.begin(), last, ids.end(), [&](std::int32_t a, std::int32_t b) {
-    const double score_a = scores[static_cast<std::size_t>(a)];
-    const double score_b = scores[static_cast<std::size_t>(b)];
-    return score_a > score_b || (score_a == score_b && a < b);
-  });
-  threshold = scores[static_cast<std::size_t>(*last)];
-  ids.resize(static_cast<std::size_t>(top_k));
+  threshold = best.front().score;
+  std::vector<std::int32_t> ids;
+  for (const Candidate& one : best) {
+    ids.push_back(one.id);
+  }
   std::sort(ids.begin(), ids.end());
   return ids;
 }
@@ -120,14 +144,37 @@ void append_query(OracleRouting& routing, std::span<const std::int32_t> ids, con
   routing.token_offsets.push_back(std::ssize(routing.expert_ids));
 }
 
-void add_gated_mlp(const Vector& x, const SharedMlpWeights& weights, Activation activation, Vector& y) {
+void add_gated_mlp(const Vector& x, const GatedMlp& mlp, Activation activation, double scale, Vector& y,
+                   TokenRounding& rounding) {
   Vector hidden;
-  for (std::int64_t j = 0; j < weights.gate.rows(); ++j) {
-    hidden.push_back(sigma(activation, dot(x, row_of(weights.gate, j))) * dot(x, row_of(weights.up, j)));
+  Vector magnitudes;
+  for (std::int64_t j = 0; j < mlp.size; ++j) {
+    const Product gate = product(x, row_of(mlp.gate, mlp.first_gate + j));
+    const Product up = product(x, row_of(mlp.up, mlp.first_up + j));
+    const double activated = sigma(activation, gate.value);
+    hidden.push_back(activated * up.value);
+    magnitudes.push_back(gate.magnitude * std::abs(up.value) + std::abs(activated) * up.magnitude);
   }
+  Vector row_squares(hidden.size(), 0.0);
   for (std::size_t k = 0; k < y.size(); ++k) {
-    y[k] += dot(hidden, row_of(weights.down, static_cast<std::int64_t>(k)));
+    const Vector down = row_of(mlp.down, mlp.first_down + static_cast<std::int64_t>(k));
+    const Product sum = product(hidden, down);
+    y[k] += scale * sum.value;
+    rounding.add_size(k, std::abs(scale) * sum.sizes);
+    for (std::size_t j = 0; j < down.size(); ++j) {
+      row_squares[j] += down[j] * down[j];
+    }
   }
+  for (std::size_t j = 0; j < hidden.size(); ++j) {
+    rounding.add_term(scale * hidden[j], scale * magnitudes[j], row_squares[j]);
+  }
+}
+
+void add_scored_row(double p, double magnitude, const Vector& v, Vector& y, TokenRounding& rounding) {
+  for (std::size_t i = 0; i < y.size(); ++i) {
+    y[i] += p * v[i];
+  }
+  rounding.add(p, magnitude, v);
 }
 
 }  // namespace moescope::oracle

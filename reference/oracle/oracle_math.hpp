@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/layer/layer_inputs.hpp"
+#include "core/layer/tolerance.hpp"
 #include "reference/oracle/oracle.hpp"
 
 /// Sums, products and selections in fp64 that the oracles are made of, written for reading.
@@ -15,6 +16,13 @@ using Vector = std::vector<double>;
 /// Row `row` of a tensor of either storage.
 Vector row_of(const HostTensor& tensor, std::int64_t row);
 double dot(const Vector& a, const Vector& b);
+/// The same with the products' sizes.
+struct Product {
+  double value = 0;
+  double magnitude = 0;  ///< sqrt(sum of (a_i b_i)^2): what partial sums are like in random order
+  double sizes = 0;      ///< sum of |a_i b_i|
+};
+Product product(const Vector& a, const Vector& b);
 /// sigma of eq. 7.
 double sigma(Activation activation, double x);
 
@@ -40,7 +48,24 @@ void append_query(OracleRouting& routing, std::span<const std::int32_t> ids, con
 /// `tokens`, all of them when empty. Throws InvalidArgument naming a token outside the batch or out of order.
 std::vector<std::int64_t> checked_tokens(const std::vector<std::int64_t>& tokens, std::int64_t num_tokens);
 
-/// y += (act(x gate^T) * (x up^T)) down^T.
-void add_gated_mlp(const Vector& x, const SharedMlpWeights& weights, Activation activation, Vector& y);
+/// y += scale * (act(x gate^T) * (x up^T)) down^T, the matrices rows [first, first + size) of `gate` and `up`
+/// and [first_down, first_down + d) of `down`; and what is rounded on the way.
+struct GatedMlp {
+  const HostTensor& gate;
+  const HostTensor& up;
+  const HostTensor& down;
+  std::int64_t size = 0;
+  std::int64_t first_gate = 0;
+  std::int64_t first_up = 0;
+  std::int64_t first_down = 0;
+};
+void add_gated_mlp(const Vector& x, const GatedMlp& mlp, Activation activation, double scale, Vector& y,
+                   TokenRounding& rounding);
+inline GatedMlp whole_mlp(const SharedMlpWeights& weights) {
+  return {weights.gate, weights.up, weights.down, weights.gate.rows(), 0, 0, 0};
+}
+
+/// y += p v for an atomic expert's score p, gate * sigma(x . w_in), which is rounded on the way.
+void add_scored_row(double p, double magnitude, const Vector& v, Vector& y, TokenRounding& rounding);
 
 }  // namespace moescope::oracle

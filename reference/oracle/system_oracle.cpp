@@ -13,7 +13,6 @@
 namespace moescope {
 namespace {
 
-using oracle::dot;
 using oracle::row_of;
 using oracle::sigma;
 using oracle::Vector;
@@ -111,28 +110,26 @@ void append_scores(const SystemInputs& inputs, const Vector& x, std::int64_t hea
 }
 
 /// y += gate * expert(x) for one FFN expert, PKM value or PEER neuron.
-void add_expert(const SystemInputs& inputs, const Vector& x, std::int32_t id, double gate, Vector& y) {
+void add_expert(const SystemInputs& inputs, const Vector& x, std::int32_t id, double gate, Vector& y,
+                TokenRounding& rounding) {
   const auto& shape = inputs.shape;
   const auto& weights = *inputs.weights;
   if (shape.has_ffn_experts()) {
     const auto f = shape.expert_size;
-    Vector hidden;
-    for (std::int64_t j = 0; j < f; ++j) {
-      hidden.push_back(sigma(shape.activation, dot(x, row_of(weights.experts->gate_up, id * 2 * f + j))) *
-                       dot(x, row_of(weights.experts->gate_up, id * 2 * f + f + j)));
-    }
-    for (std::size_t i = 0; i < y.size(); ++i) {
-      y[i] += gate * dot(hidden, row_of(weights.experts->down,
-                                        id * shape.hidden_size + static_cast<std::int64_t>(i)));
-    }
+    const HostTensor& gate_up = weights.experts->gate_up;
+    oracle::add_gated_mlp(
+        x, {gate_up, gate_up, weights.experts->down, f, id * 2 * f, id * 2 * f + f, id * shape.hidden_size},
+        shape.activation, gate, y, rounding);
     return;
   }
-  const double p =
-      shape.system == System::kPkm ? gate : gate * sigma(shape.activation, dot(x, row_of(weights.w_in, id)));
-  const Vector v = row_of(weights.w_out, id);
-  for (std::size_t i = 0; i < y.size(); ++i) {
-    y[i] += p * v[i];
+  double p = gate;
+  double magnitude = std::abs(gate);
+  if (shape.system != System::kPkm) {
+    const oracle::Product in = oracle::product(x, row_of(weights.w_in, id));
+    p *= sigma(shape.activation, in.value);
+    magnitude *= in.magnitude;
   }
+  oracle::add_scored_row(p, magnitude, row_of(weights.w_out, id), y, rounding);
 }
 
 void require_selection(const Routing& selection, const SystemShape& shape) {
@@ -183,12 +180,14 @@ SystemOracle system_oracle(const SystemInputs& inputs, const std::vector<std::in
   }
   const auto sampled = oracle::checked_tokens(tokens, shape.num_tokens);
   const auto d = static_cast<std::size_t>(shape.hidden_size);
-  SystemOracle layer{select(inputs, sampled), std::vector<double>(sampled.size() * d), shape.hidden_size};
+  SystemOracle layer{select(inputs, sampled), std::vector<double>(sampled.size() * d), shape.hidden_size, {}};
+  std::vector<RoundingSums> sums(sampled.size());
   const auto& routing = layer.routing;
 #pragma omp parallel for schedule(dynamic)
   for (std::size_t t = 0; t < sampled.size(); ++t) {
     const Vector x = row_of(inputs.hidden_states, sampled[t]);
     Vector y(d, 0.0);
+    TokenRounding rounding(shape.hidden_size);
     const auto heads = shape.has_routing() ? static_cast<std::size_t>(shape.heads) : 0;
     for (std::size_t query = t * heads; query < (t + 1) * heads; ++query) {
       const auto ids =
@@ -196,13 +195,17 @@ SystemOracle system_oracle(const SystemInputs& inputs, const std::vector<std::in
       const auto gates =
           oracle::gates_of_scores(routing, static_cast<std::int64_t>(query), ids, shape.gate_mode);
       for (std::size_t k = 0; k < ids.size(); ++k) {
-        add_expert(inputs, x, ids[k], gates[k], y);
+        add_expert(inputs, x, ids[k], gates[k], y, rounding);
       }
     }
     if (inputs.weights->shared) {
-      oracle::add_gated_mlp(x, *inputs.weights->shared, shape.activation, y);
+      oracle::add_gated_mlp(x, oracle::whole_mlp(*inputs.weights->shared), shape.activation, 1, y, rounding);
     }
+    sums[t] = rounding.finish(y);
     std::copy(y.begin(), y.end(), layer.y.begin() + static_cast<std::ptrdiff_t>(t * d));
+  }
+  for (const RoundingSums& one : sums) {
+    layer.rounding += one;
   }
   return layer;
 }
@@ -215,9 +218,10 @@ std::function<ErrorReport(const HostTensor& output, const Routing& routing)> sys
   };
 }
 
-double system_tolerance(const SystemShape& shape) {
-  return relative_error_tolerance(
-      shape.dtype, shape.hidden_size + shape.top_k + shape.expert_size + shape.shared_size + shape.key_size);
+double system_tolerance(const SystemShape& shape, const SystemOracle& oracle) {
+  return sample_tolerance(
+      shape.dtype, shape.hidden_size + shape.top_k + shape.expert_size + shape.shared_size + shape.key_size,
+      oracle.rounding);
 }
 
 std::string SystemCheck::describe() const {
@@ -239,7 +243,7 @@ SystemCheck check_system(MoeBackend& backend, const SystemInputs& inputs, std::i
   SystemCheck check;
   check.selection = compare_selection(routing, truth.routing);
   check.error = compare(gather_rows(output, tokens), truth.view());
-  check.tolerance = system_tolerance(inputs.shape);
+  check.tolerance = system_tolerance(inputs.shape, truth);
   check.ran = execution->schedule_options().kind;
   if (execution->deterministic()) {
     execution->run(L2State::kWarm);

@@ -19,6 +19,7 @@ struct SystemOracle {
   OracleRouting routing;  ///< of their queries, heads * T of them; none for dense_mlp
   std::vector<double> y;  ///< [T, d]
   std::int64_t hidden_size = 0;
+  RoundingSums rounding;  ///< what a path in storage precision rounds on the way to y
 
   MatrixView<const double> view() const {
     return {y.data(), static_cast<std::int64_t>(y.size()) / hidden_size, hidden_size};
@@ -36,8 +37,8 @@ SystemOracle system_oracle(const SystemInputs& inputs, const std::vector<std::in
 std::function<ErrorReport(const HostTensor& output, const Routing& routing)> system_judge(
     const SystemInputs& inputs, std::int64_t sampled_tokens);
 
-/// Largest relative error that a correct layer of this shape may show end to end.
-double system_tolerance(const SystemShape& shape);
+/// Largest relative error that a correct layer of this shape may show end to end on the oracle's tokens.
+double system_tolerance(const SystemShape& shape, const SystemOracle& oracle);
 
 /// Outcome of checking one baseline on a backend, end to end.
 struct SystemCheck {

@@ -5,9 +5,6 @@
 namespace moescope::reference {
 namespace {
 
-constexpr std::size_t kFlushBytes = std::size_t{64}
-                                    << 20;  // above the last-level cache share of today's CPUs
-
 /// Runs `body` and records its time as `stage`.
 template <class Body>
 void timed(std::vector<StageTime>& times, Stage stage, const Body& body) {

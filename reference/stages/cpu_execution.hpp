@@ -7,6 +7,9 @@
 
 namespace moescope::reference {
 
+/// Written before a cold run: above the last-level cache share of today's CPUs.
+inline constexpr std::int64_t kFlushBytes = std::int64_t{64} << 20;
+
 /// What all layers on the CPU share: stages run one after the other, timed with steady_clock, the output
 /// rounded to storage once, at the end. Every one of them is deterministic, whatever the number of threads.
 class CpuExecution : public LayerExecution {

@@ -20,8 +20,8 @@ void add_bias(HostTensor& logits, const std::vector<float>& bias) {
 }  // namespace
 
 RouterLogits router_project(const LayerInputs& inputs) {
-  RouterLogits logits{matmul_nt(inputs.hidden_states, inputs.router.row),
-                      matmul_nt(inputs.hidden_states, inputs.router.col)};
+  RouterLogits logits{scores_nt(inputs.hidden_states, inputs.router.row),
+                      scores_nt(inputs.hidden_states, inputs.router.col)};
   add_bias(logits.row, inputs.router.row_bias);
   add_bias(logits.col, inputs.router.col_bias);
   return logits;

@@ -16,9 +16,6 @@
 namespace moescope::reference {
 namespace {
 
-constexpr std::int64_t kBlockTokens =
-    64;  // rows of one product; fixed, so that bits do not depend on threads
-
 /// Consecutive tasks of one expert: rows [begin, end) of the permuted batch.
 struct Block {
   std::int32_t expert = 0;
@@ -30,8 +27,8 @@ std::vector<Block> blocks_of(const Schedule& schedule) {
   std::vector<Block> blocks;
   for (const WorkItem& item : schedule.items) {
     const auto expert = schedule.experts[static_cast<std::size_t>(item.expert_begin)];
-    for (std::int64_t begin = item.token_begin; begin < item.token_end; begin += kBlockTokens) {
-      blocks.push_back({expert, begin, std::min(begin + kBlockTokens, item.token_end)});
+    for (std::int64_t begin = item.token_begin; begin < item.token_end; begin += kFfnBlockTokens) {
+      blocks.push_back({expert, begin, std::min(begin + kFfnBlockTokens, item.token_end)});
     }
   }
   return blocks;
@@ -75,7 +72,7 @@ void run_block(const SystemInputs& inputs, const Schedule& schedule, const Block
 /// The columns of a grid with one row, whose logit is 0: OmniMoE's selection serves.
 RouterLogits one_row_logits(const SystemInputs& inputs) {
   return {HostTensor::zeros(Dtype::kF32, inputs.shape.num_tokens, 1),
-          matmul_nt(inputs.hidden_states, inputs.weights->router)};
+          scores_nt(inputs.hidden_states, inputs.weights->router)};
 }
 
 Schedule permutation_by_expert(const Routing& routing) {
@@ -126,7 +123,7 @@ std::vector<StageMemory> FfnExecution::memory() const {
   const auto selectors = omp_get_max_threads() * (1 + shape().num_experts) * 5 * f32;
   // Before the first run: sorted_pair_ids, and one (token, offset) per pair.
   const auto permutation = schedule_.items.empty() ? pairs * (8 + 8 + 4) : schedule_.bytes();
-  const auto block = kBlockTokens * 2 * (d + f) + 3 * f * d;
+  const auto block = kFfnBlockTokens * 2 * (d + f) + 3 * f * d;
   const auto results = (pairs + shape().num_tokens) * d * f32;
   return {{Stage::kRouterProject, logits},
           {Stage::kRouterSelect, logits + selectors},

@@ -7,6 +7,9 @@
 /// What GShard and DeepSeekMoE share: a linear router over N experts and gated FFNs as experts.
 namespace moescope::reference {
 
+/// Rows of one product; fixed, so that bits do not depend on threads.
+inline constexpr std::int64_t kFfnBlockTokens = 64;
+
 /// y = sum over the top K of gate_e * FFN_e(x), in four stages:
 /// router_project: x router^T [L,N]; router_select: the K largest of its softmax, ties to the lower id, gates
 /// by the shape's gate mode (softmax over the selected: GShard, Mixtral; probabilities among all N:

@@ -16,8 +16,6 @@
 namespace moescope::reference {
 namespace {
 
-constexpr std::int64_t kBlockTokens =
-    64;                            // rows of one product; fixed, so that bits do not depend on threads
 constexpr float kNormEps = 1e-5F;  // torch.nn.LayerNorm's
 
 /// (v - mean) / sqrt(var + eps) * weight + bias.
@@ -74,16 +72,15 @@ RouterLogits key_scores(const SystemInputs& inputs, const HostTensor& queries) {
 #pragma omp parallel for collapse(3) schedule(dynamic)
   for (std::int64_t half = 0; half < 2; ++half) {
     for (std::int64_t head = 0; head < shape.heads; ++head) {
-      for (std::int64_t token = 0; token < shape.num_tokens; token += kBlockTokens) {
-        MatrixF32 q(std::min(kBlockTokens, shape.num_tokens - token), shape.key_size);
+      for (std::int64_t token = 0; token < shape.num_tokens; token += kKeyBlockTokens) {
+        MatrixF32 q(std::min(kKeyBlockTokens, shape.num_tokens - token), shape.key_size);
         MatrixF32 k(n, shape.key_size);
         load_columns(queries, token, 1, (half * shape.heads + head) * shape.key_size, q);
         load_columns(inputs.weights->keys->keys, head * n * 2 + half, 2, 0, k);
         // Rows of this head lie `heads` apart.
         const auto view = (half == 0 ? scores.row : scores.col).f32();
-        Eigen::Map<MatrixF32, 0, Eigen::OuterStride<>> s(view.row(token * shape.heads + head), q.rows(), n,
-                                                         Eigen::OuterStride<>(shape.heads * n));
-        s.noalias() = q * k.transpose();
+        dot_rows({q.data(), q.rows(), q.cols()}, {k.data(), k.rows(), k.cols()},
+                 view.row(token * shape.heads + head), shape.heads * n);
       }
     }
   }
@@ -106,7 +103,7 @@ std::vector<StageMemory> ProductKeyExecution::memory() const {
   // The projection in fp32 and rounded; then rounded and all scores, with a block of operands per thread.
   const auto queries = shape().num_queries() * 2 * shape().key_size;
   const auto scores = shape().num_queries() * 2 * n * f32;
-  const auto blocks = threads * (kBlockTokens + n) * shape().key_size * f32;
+  const auto blocks = threads * (kKeyBlockTokens + n) * shape().key_size * f32;
   const auto rounded = queries * dtype_bytes(shape().dtype);
   return {{Stage::kRouterProject, rounded + std::max(queries * f32, scores + blocks)},
           {Stage::kRouterSelect, scores + threads * 2 * n * 5 * f32}};

@@ -8,6 +8,9 @@
 /// What PKM and PEER share: heads that each select K / heads of N = n^2 experts by two sets of n sub-keys.
 namespace moescope::reference {
 
+/// Rows of one product of queries with keys; fixed, so that bits do not depend on threads.
+inline constexpr std::int64_t kKeyBlockTokens = 64;
+
 /// Pairs of all heads of a token: they lie together.
 struct TokenPairs {
   std::span<const std::int32_t> expert_ids;

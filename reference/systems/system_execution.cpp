@@ -3,6 +3,7 @@
 #include "core/base/error.hpp"
 #include "core/base/host_memory.hpp"
 #include "core/systems/system_cost.hpp"
+#include "reference/systems/host_needs.hpp"
 
 namespace moescope::reference {
 
@@ -48,14 +49,9 @@ std::unique_ptr<LayerExecution> make_system_execution(const SystemInputs& inputs
     }
     throw InvalidArgument("system", to_string(inputs.shape.system), "is prepared from LayerInputs");
   };
-  auto execution = make();
-  // Sums over the stages, though they do not all live at once: a refusal has to be safe, not tight.
-  std::int64_t need = 0;
-  for (const StageMemory& stage : execution->memory()) {
-    need += stage.workspace_bytes;
-  }
-  require_host_memory(inputs.shape.label(), static_cast<std::uint64_t>(need));
-  return execution;
+  const HostNeeds needs = cpu_system_needs(inputs.shape);
+  require_host_memory(inputs.shape.label(), needs.kept + needs.passing);
+  return make();
 }
 
 }  // namespace moescope::reference

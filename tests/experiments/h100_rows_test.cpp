@@ -56,6 +56,45 @@ double experts_time_s(const RecordedRun& run, const std::string& schedule, std::
   return sum;
 }
 
+/// The last of each quantity, as readers take it. Rows of known work and of devices have no layer.
+TEST(RecordedRows, CountOfALayerWhatItsStagesCount) {
+  std::int64_t layers = 0;
+  for (const char* machine : {"h100", "cpu"}) {
+    for (const auto& file : test::recorded_rows(machine)) {
+      for (const RecordedRun& run : read_rows(file)) {
+        std::map<std::string, std::map<std::string, double>> counts;
+        for (const ResultRow& row : run.rows) {
+          const bool counted = row.source == Source::kAnalytic &&
+                               (row.metric == "useful_flop" || row.metric == "executed_flop" ||
+                                row.metric.ends_with("_read_bytes") || row.metric.ends_with("_write_bytes"));
+          if (!counted || row.system == "known_work") {
+            continue;
+          }
+          const bool fixed = row.workload == "uniform" || row.workload.starts_with("trace:");
+          EXPECT_FALSE(fixed && row.stage.starts_with("router_")) << file << ' ' << row.stage;
+          std::ostringstream name;
+          name << row.point << ' ' << row.system << ' ' << row.schedule << ' ' << row.group_size.value_or(0)
+               << ' ' << row.tile_tokens.value_or(0) << ' ' << row.num_tokens << ' ' << row.hidden_size << ' '
+               << row.grid_rows << 'x' << row.grid_cols << ' ' << row.top_k << ' '
+               << row.shared_size.value_or(-1) << ' ' << row.dtype << ' ' << row.workload << ' ' << row.seed
+               << ' ' << row.metric;
+          counts[name.str()][row.stage] = *row.value;
+        }
+        for (const auto& [name, of_stage] : counts) {
+          ASSERT_TRUE(of_stage.contains("layer")) << file << ' ' << name;
+          double sum = 0;
+          for (const auto& [stage, value] : of_stage) {
+            sum += stage == "layer" ? 0 : value;
+          }
+          EXPECT_EQ(of_stage.at("layer"), sum) << file << ' ' << name;
+          ++layers;
+        }
+      }
+    }
+  }
+  EXPECT_GT(layers, 5000);
+}
+
 /// Whoever wrote them: the program, scripts/gpu_evidence.py or experiments/peers.
 TEST(RecordedRows, KeepToThePublishedSchema) {
   const test::JsonSchema schema(nlohmann::json::parse(result_schema_json()));

@@ -83,6 +83,108 @@ TEST(Compare, MeasuresEveryScheduleAndWritesRowsAndAFigure) {
   EXPECT_TRUE(read_text(directory.path() / "out" / "rows.csv").starts_with("schema_version,run_id,system"));
 }
 
+/// Analytic bytes and FLOP by schedule, metric and stage.
+std::map<std::string, std::map<std::string, double>> analytic_counts(const std::vector<ResultRow>& rows) {
+  std::map<std::string, std::map<std::string, double>> counts;
+  for (const ResultRow& row : rows) {
+    const bool counted =
+        row.metric.ends_with("_flop") || row.metric.starts_with("hbm_") || row.metric.starts_with("l2_");
+    if (row.source == Source::kAnalytic && counted) {
+      counts[row.schedule + ' ' + row.metric][row.stage] = row.value.value();
+    }
+  }
+  return counts;
+}
+
+// FLOP of stages that did not run would make the layer look faster than it is.
+TEST(AnalyticRows, OfALayerAreTheSumOfTheStagesThatRan) {
+  for (const char* workload : {"uniform", "zipf:1"}) {
+    const TemporaryDirectory directory;
+    const Outcome outcome = run_moescope(
+        small({"compare", "--output", "out", "--quiet", "--workload", workload, "--shared-size", "8"}),
+        directory);
+    ASSERT_EQ(outcome.code, 0) << outcome.err;
+    const auto rows = valid_rows(directory.path() / "out");
+    std::map<std::string, std::set<std::string>> ran;  // stages with a time, by schedule
+    for (const ResultRow& row : rows) {
+      if (row.metric == "time_s") {
+        ran[row.schedule].insert(row.stage);
+      }
+    }
+    const auto counts = analytic_counts(rows);
+    ASSERT_GE(counts.size(), 4U * 6U);
+    for (const auto& [name, of_stage] : counts) {
+      double sum = 0;
+      for (const auto& [stage, value] : of_stage) {
+        EXPECT_TRUE(ran[name.substr(0, name.find(' '))].contains(stage))
+            << workload << ' ' << name << ' ' << stage;
+        sum += stage == "layer" ? 0 : value;
+      }
+      EXPECT_EQ(of_stage.at("layer"), sum) << workload << ' ' << name;
+    }
+  }
+}
+
+TEST(AnalyticRows, HoldWhatIsAddedUpOfMemory) {
+  const TemporaryDirectory directory;
+  const Outcome outcome = run_moescope(small({"run", "--output", "out", "--quiet"}), directory);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  std::set<std::string> seen;
+  for (const ResultRow& row : valid_rows(directory.path() / "out")) {
+    if (row.metric == "workspace_bytes" || row.metric == "peak_bytes" || row.metric == "weight_bytes") {
+      EXPECT_EQ(row.source, Source::kAnalytic) << row.metric;
+      seen.insert(row.metric);
+    }
+  }
+  EXPECT_EQ(seen.size(), 3U);
+}
+
+TEST(Inspect, CountsTheSmallestCoverOfARecordedRouting) {
+  const TemporaryDirectory directory;
+  ASSERT_EQ(run_moescope({"inspect", "--workload", "uniform", "-L", "64", "--grid", "32x32", "-K", "64", "-d",
+                          "8", "--save-trace", "trace.npz", "--output", "made"},
+                         directory)
+                .code,
+            0);
+  ASSERT_EQ(run_moescope({"inspect", "--workload", "trace:trace.npz", "--grid", "32x32", "-d", "8",
+                          "--output", "read"},
+                         directory)
+                .code,
+            0);
+  for (const char* folder : {"made", "read"}) {
+    for (const ResultRow& row : valid_rows(directory.path() / folder)) {
+      if (row.metric == "strips_per_token") {
+        EXPECT_LT(*row.value, 25.9) << folder;  // by row length it is 26.4
+        EXPECT_GT(*row.value, 24.9) << folder;
+      }
+    }
+  }
+}
+
+TEST(Simulate, RefusesALayerThatTheDeviceCannotHoldAndGoesOnWithTheOthers) {
+  const TemporaryDirectory directory;
+  const std::vector<std::string> arguments = {"simulate",  "--calibration",
+                                              "none",      "--schedule",
+                                              "staircase", "-L",
+                                              "64",        "--grid",
+                                              "64x64",     "-d",
+                                              "256",       "-K",
+                                              "16",        "--quiet",
+                                              "--vary",    "memory_bytes=1MiB,80GiB",
+                                              "--output",  "out"};
+  const Outcome outcome = run_moescope(arguments, directory);
+  EXPECT_EQ(outcome.code, code_of(ExitCode::kOutOfMemory));
+  EXPECT_NE(outcome.err.find("1048576 bytes"), std::string::npos) << outcome.err;
+  std::map<Status, int> layers;
+  for (const ResultRow& row : valid_rows(directory.path() / "out")) {
+    if (row.metric == "time_s" && row.stage == "layer") {
+      ++layers[row.status];
+    }
+  }
+  EXPECT_EQ(layers[Status::kFailed], 1);
+  EXPECT_EQ(layers[Status::kOk], 1);
+}
+
 TEST(Compare, PutsSystemsSideBySide) {
   const TemporaryDirectory directory;
   std::vector<std::string> arguments = {"compare", "--output", "out", "-L", "24", "-d", "32"};

@@ -25,7 +25,7 @@ class TinyLayer : public testing::Test {
     return build_schedule(routing_, {.kind = kind, .group_size = 3, .deterministic = deterministic});
   }
   AnalyticCost cost(ScheduleKind kind, bool deterministic = true) const {
-    return analytic_cost(shape_, routing_, schedule(kind, deterministic));
+    return analytic_cost(shape_, routing_, schedule(kind, deterministic), false);
   }
 };
 
@@ -203,7 +203,7 @@ TEST_F(TinyLayer, RefusesARoutingOfAnotherShape) {
   const Schedule s = schedule(ScheduleKind::kTokenCentric);
   const auto message = [&] {
     try {
-      analytic_cost(shape_, routing_, s);
+      analytic_cost(shape_, routing_, s, false);
     } catch (const InvalidArgument& error) {
       return std::string(error.what());
     }
@@ -254,7 +254,7 @@ TEST_P(CostOfRouting, IsNeverBelowTheFloorAndRequestsNoLessThanCompulsory) {
     for (const bool deterministic : {false, true}) {
       const Schedule schedule =
           build_schedule(routing, {.kind = kind, .group_size = 6, .deterministic = deterministic});
-      const AnalyticCost cost = analytic_cost(shape, routing, schedule);
+      const AnalyticCost cost = analytic_cost(shape, routing, schedule, false);
       const auto expert_bytes = [&](MemoryLevel level) {
         return cost.bytes(Stage::kExperts, level) + cost.bytes(Stage::kExpertScores, level) +
                cost.bytes(Stage::kExpertCombine, level);
@@ -280,7 +280,7 @@ TEST_P(CostOfRouting, IsNeverBelowTheFloorAndRequestsNoLessThanCompulsory) {
 
 TEST_P(CostOfRouting, SumsTheStagesIntoTheLayer) {
   const Routing routing = test::make_routing(GetParam(), 9);
-  const AnalyticCost cost = analytic_cost(GetParam().shape, routing, build_staircase(routing, {}));
+  const AnalyticCost cost = analytic_cost(GetParam().shape, routing, build_staircase(routing, {}), false);
   std::int64_t bytes = 0;
   std::int64_t flop = 0;
   for (const Stage stage : kStages) {
@@ -300,11 +300,37 @@ TEST(CostOfReuse, StaircaseRequestsFewerWeightBytesThanTokenCentricWhenExpertsAr
   const RoutingCase c{test::make_shape(512, 64, 24, 24, 64), RoutingSkew::kGaussian};
   const Routing routing = test::make_routing(c, 2);
   const auto requested = [&](ScheduleKind kind) {
-    return weight_bytes(analytic_cost(c.shape, routing, build_schedule(routing, {.kind = kind})),
+    return weight_bytes(analytic_cost(c.shape, routing, build_schedule(routing, {.kind = kind}), false),
                         MemoryLevel::kL2);
   };
   EXPECT_EQ(requested(ScheduleKind::kTokenCentric), 2 * 512 * 64 * 64 * 2);
   EXPECT_LE(requested(ScheduleKind::kStaircase), 2 * 2 * 576 * 64 * 2);
+}
+
+// A recorded routing has no router: what does not run costs nothing, and the layer is the sum of what does.
+TEST(Traffic, OfAFixedRoutingLeavesOutTheRouterAlone) {
+  for (const RoutingCase& c : test::routing_cases()) {
+    const Routing routing = test::make_routing(c, 3);
+    for (const ScheduleKind kind : {ScheduleKind::kTokenCentric, ScheduleKind::kStaircase}) {
+      const Schedule schedule = build_schedule(routing, {.kind = kind});
+      const AnalyticCost routed = analytic_cost(c.shape, routing, schedule, false);
+      const AnalyticCost fixed = analytic_cost(c.shape, routing, schedule, true);
+      for (const MemoryLevel level : {MemoryLevel::kHbm, MemoryLevel::kL2}) {
+        std::int64_t sum = 0;
+        for (const Stage stage : kStages) {
+          const bool router = stage == Stage::kRouterProject || stage == Stage::kRouterSelect;
+          if (stage == Stage::kLayer) continue;
+          EXPECT_EQ(fixed.bytes(stage, level), router ? 0 : routed.bytes(stage, level)) << c;
+          sum += fixed.bytes(stage, level);
+        }
+        EXPECT_EQ(fixed.bytes(Stage::kLayer, level), sum) << c;
+      }
+      EXPECT_EQ(fixed.useful_flop(Stage::kLayer),
+                routed.useful_flop(Stage::kLayer) - routed.useful_flop(Stage::kRouterProject))
+          << c;
+      for (const TrafficTerm& term : fixed.traffic) EXPECT_NE(term.stage, Stage::kRouterSelect) << c;
+    }
+  }
 }
 
 }  // namespace

@@ -96,8 +96,7 @@ TEST(HostMemory, AvailableMemoryIsPlausibleAndAsksAreChecked) {
   EXPECT_GT(available, std::uint64_t{1} << 20);
   EXPECT_LT(available, std::uint64_t{1} << 50);
   EXPECT_NO_THROW(require_host_memory("a test", 1));
-  const auto text =
-      test::error_text<OutOfMemory>([] { require_host_memory("a test", std::uint64_t{1} << 60); });
+  const auto text = test::error_text<OutOfMemory>([] { require_host_memory("a test", 0x1p60); });
   EXPECT_EQ(text.rfind("a test needs 1152921504606846976 bytes", 0), 0U) << text;
 }
 

@@ -273,6 +273,26 @@ TEST(ReadRows, ReadsSeveralRunsOneAfterAnother) {
   EXPECT_EQ(runs[1].rows.size(), 1U);
 }
 
+// Sums of what is allocated, which revisions before this one wrote as measured.
+TEST(ReadRows, TakesMemoryThatWasAddedUpForAnalytic) {
+  const TemporaryDirectory directory;
+  {
+    ResultWriter writer(directory.path() / "out", make_header());
+    for (const char* metric : {"workspace_bytes", "peak_bytes", "hbm_read_bytes"}) {
+      ResultRow row = make_row();
+      row.metric = metric;
+      row.unit = "bytes";
+      row.source = Source::kMeasured;
+      writer.write(row);
+    }
+  }
+  const auto rows = read_rows(directory.path() / "out" / "rows.jsonl").at(0).rows;
+  ASSERT_EQ(rows.size(), 3U);
+  EXPECT_EQ(rows[0].source, Source::kAnalytic);
+  EXPECT_EQ(rows[1].source, Source::kAnalytic);
+  EXPECT_EQ(rows[2].source, Source::kMeasured);
+}
+
 TEST(ReadRows, NamesLineAndFieldOfWhatIsWrong) {
   const TemporaryDirectory directory;
   { ResultWriter(directory.path(), make_header()).write(make_row()); }

@@ -7,6 +7,7 @@
 
 #include "core/base/error.hpp"
 #include "core/schedule/schedule.hpp"
+#include "core/schedule/strip_cover.hpp"
 #include "tests/support/routings.hpp"
 
 namespace moescope {
@@ -99,17 +100,43 @@ TEST(StripCover, IsTheSmallestVertexCoverOfAStaircase) {
   }
 }
 
-TEST(StripCover, IsTheBestThresholdOnArbitrarySetsToo) {
+TEST(StripCover, IsTheSmallestOfArbitrarySetsToo) {
   const Philox random(11, 0);
-  for (std::uint64_t draw = 0; draw < 400; ++draw) {
-    const auto top_k = static_cast<std::int64_t>(1 + draw % 60);
-    const Ids ids = test::random_ids(random, draw, 0, 108, top_k);
-    const StripCover cover = minimal_strip_cover(ids, 12, 9);
-    EXPECT_EQ(cover.strips(), brute_force_cover_size(ids, 9)) << "draw " << draw;
-    EXPECT_TRUE(covers(cover, ids, 9)) << "draw " << draw;
-    EXPECT_TRUE(std::is_sorted(cover.rows.begin(), cover.rows.end()));
-    EXPECT_TRUE(std::is_sorted(cover.cols.begin(), cover.cols.end()));
+  std::int64_t better_than_by_length = 0;
+  for (const Grid grid : {Grid{11, 13}, Grid{8, 9}, Grid{9, 4}, Grid{3, 12}, Grid{1, 7}, Grid{7, 1}}) {
+    const std::int64_t num_experts = grid.rows * grid.cols;
+    for (std::uint64_t draw = 0; draw < 300; ++draw) {
+      const auto top_k = 1 + static_cast<std::int64_t>(draw) % std::min<std::int64_t>(num_experts, 40);
+      const Ids ids = test::random_ids(random, draw, 0, num_experts, top_k);
+      const StripCover cover = minimal_strip_cover(ids, grid.rows, grid.cols);
+      EXPECT_EQ(cover.strips(), smallest_vertex_cover(ids, grid.rows, grid.cols)) << "draw " << draw;
+      EXPECT_TRUE(covers(cover, ids, grid.cols)) << "draw " << draw;
+      EXPECT_TRUE(std::is_sorted(cover.rows.begin(), cover.rows.end()));
+      EXPECT_TRUE(std::is_sorted(cover.cols.begin(), cover.cols.end()));
+      better_than_by_length += cover.strips() < brute_force_cover_size(ids, grid.cols) ? 1 : 0;
+    }
   }
+  EXPECT_GT(better_than_by_length, 10);  // else the draws tell nothing of it
+}
+
+TEST(StripCover, OfATokenDoesNotDependOnTheTokensBefore) {
+  const Philox random(12, 0);
+  SmallestCover reused(20, 30, 600);
+  ThresholdCover by_length(30, 600);
+  for (std::uint64_t draw = 0; draw < 60; ++draw) {
+    const Ids ids = test::random_ids(random, draw, 0, 600, 1 + static_cast<std::int64_t>(draw * 10));
+    EXPECT_EQ(reused.size(ids), minimal_strip_cover(ids, 20, 30).strips()) << "draw " << draw;
+    EXPECT_EQ(by_length.find(ids).strips, brute_force_cover_size(ids, 30)) << "draw " << draw;
+  }
+}
+
+TEST(StripCover, MayTakeRowsAndColumnsThatNoLengthTellsApart) {
+  // Rows 0 and 1 select two columns each, but row 0 takes its own two while row 1's are others' too.
+  const Ids ids{0, 1, 6, 7, 10, 15};  // row 0: columns 0, 1; row 1: 2, 3; row 2: 2; row 3: 3
+  EXPECT_EQ(brute_force_cover_size(ids, 4), 4);
+  const StripCover cover = minimal_strip_cover(ids, 4, 4);
+  EXPECT_EQ(cover.rows, Ids{0});
+  EXPECT_EQ(cover.cols, (Ids{2, 3}));
 }
 
 TEST(StripCover, PrefersRowsWhenCoversAreEquallySmall) {
@@ -163,7 +190,7 @@ TEST(StaircaseSchedule, CountsAPairInBothARowAndAColumnInTheRowOnly) {
 }
 
 TEST(StaircaseSchedule, SendsATokenWithoutAStaircaseToGroups) {
-  // Token 0 is a diagonal of 8 cells: its smallest cover, 8, is more than 2 sqrt(8). Token 1 is one row.
+  // Token 0 is a diagonal of 8 cells: its cover, 8, is more than 2 sqrt(8). Token 1 is one row.
   const Routing routing = test::routing_of(8, 8, {{0, 9, 18, 27, 36, 45, 54, 63}, {16, 17, 18}});
   const Schedule schedule = build_staircase(routing, {.group_size = 3});
   ASSERT_EQ(schedule.items.size(), 4U);

@@ -68,6 +68,19 @@ TEST(Limits, NameABoundOnlyNearACeiling) {
   EXPECT_EQ(bound_text({}), "unknown");
 }
 
+// What was not counted is not 0: half a sum would say that a resource is far from its limit.
+TEST(Limits, OfAResourceNeedAllItsCounters) {
+  const auto ceilings =
+      ceilings_of({{ceiling::kHbmRead, 90}, {ceiling::kL2Read, 400}, {ceiling::kL2Reduction, 100}});
+  EXPECT_TRUE(stage_limits(1, metrics_of({{"hbm_read_bytes", 1}}), ceilings).empty());
+  EXPECT_TRUE(stage_limits(1, metrics_of({{"l2_read_bytes", 1}, {"l2_write_bytes", 1}}), ceilings).empty());
+  const auto counted = metrics_of(
+      {{"l2_read_bytes", 1}, {"l2_write_bytes", 1}, {"l2_reduction_bytes", 0}, {"l2_atomic_bytes", 0}});
+  EXPECT_EQ(stage_limits(1, counted, ceilings).size(), 1U);
+  EXPECT_EQ(stage_limits(1, counted, ceilings_of({{ceiling::kL2Read, 400}})).size(),
+            1U);  // no reductions: no rate needed
+}
+
 TEST(Limits, AreEmptyWithoutCountersOrTime) {
   const auto ceilings = ceilings_of({{ceiling::kHbmRead, 90}});
   EXPECT_TRUE(stage_limits(1, metrics_of({}), ceilings).empty());

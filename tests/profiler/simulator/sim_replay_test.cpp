@@ -2,7 +2,10 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+#include <cmath>
 #include <filesystem>
+#include <span>
 
 #include "core/base/error.hpp"
 #include "core/workload/philox.hpp"
@@ -78,7 +81,7 @@ TEST(SimReplay, CountsEveryByteOnceWhenNothingIsReused) {
   EXPECT_EQ(launch.l2_read_bytes, 4096000);
   EXPECT_EQ(launch.hbm_read_bytes, 4096000);
   EXPECT_EQ(launch.hbm_write_bytes, 0);
-  EXPECT_EQ(launch.sampling_error, 0);
+  EXPECT_EQ(launch.hbm_sampling_error(), 0);
   EXPECT_EQ(launch.slots, 264);
 }
 
@@ -135,7 +138,7 @@ TEST(SimReplay, DoesNotDependOnTheNumberOfThreads) {
       EXPECT_EQ(one.launches[l].l1_hit_bytes, many.launches[l].l1_hit_bytes);
       EXPECT_EQ(one.launches[l].link_bytes, many.launches[l].link_bytes);
       EXPECT_EQ(one.launches[l].makespan_s, many.launches[l].makespan_s);
-      EXPECT_EQ(one.launches[l].sampling_error, many.launches[l].sampling_error);
+      EXPECT_EQ(one.launches[l].hbm_sampling_error(), many.launches[l].hbm_sampling_error());
     }
   }
 }
@@ -153,9 +156,10 @@ TEST(SimReplay, SamplingStaysWithinItsStatedError) {
   for (std::size_t l = 0; l < launches.size(); ++l) {
     const double bytes = exact.launches[l].hbm_read_bytes + exact.launches[l].hbm_write_bytes;
     const double got = sampled.launches[l].hbm_read_bytes + sampled.launches[l].hbm_write_bytes;
-    EXPECT_GT(sampled.launches[l].sampling_error, 0);
-    EXPECT_LT(sampled.launches[l].sampling_error, 0.05);
-    EXPECT_LT(std::abs(got - bytes), 4 * sampled.launches[l].sampling_error * bytes);
+    const double error = sampled.launches[l].hbm_sampling_error().value();
+    EXPECT_GT(error, 0);
+    EXPECT_LT(error, 0.05);
+    EXPECT_LT(std::abs(got - bytes), 4 * error * bytes);
   }
 }
 
@@ -175,6 +179,68 @@ TEST(SimReplay, ColdDirtyDataIsWrittenWhenALayerNeedsItsPlace) {
     EXPECT_EQ(launch.hbm_read_bytes, static_cast<double>(units << 16));
     const double dirty = 0.1 * static_cast<double>(device.l2_bytes);
     EXPECT_NEAR(launch.hbm_write_bytes, units == 1 ? 0 : dirty, 256);
+  }
+}
+
+/// Random launches: reads through L1, reads, writes and reductions of rows, some far more often than others.
+std::vector<KernelLaunch> random_stream(std::uint64_t seed) {
+  const auto fill = [seed](std::int64_t index, WorkUnit& unit) {
+    unit.clear();
+    const Philox random(seed, static_cast<std::uint32_t>(index));
+    for (std::uint64_t i = 0; i < 24; ++i) {
+      const std::uint64_t bits = random.bits(i);
+      const double hot = random.uniform(1000 + i);
+      const auto row = static_cast<std::uint64_t>(hot * hot * hot * 40000);
+      unit.bursts.push_back({row * 1088, static_cast<std::uint32_t>(64 + bits % 8 * 128), 1, 0,
+                             static_cast<AccessKind>((bits >> 60) % 4)});
+    }
+  };
+  return {{Stage::kExperts, "random", 300, 2, fill}, {Stage::kSharedMlp, "more", 120, 1, fill}};
+}
+
+// Student's t with n - 1 degrees of freedom: within 3 of its standard errors lie 98 % and more of all means
+// of 8 classes and more. A count that is another's would lie beyond them much more often, or never.
+TEST(SimReplay, StatesOfEachCountHowFarItsSampleIsOff) {
+  struct Count {
+    MemoryCount member;
+    double LaunchReplay::*bytes;
+  };
+  constexpr std::array kCounts = {Count{&MemoryCounters::hbm_read, &LaunchReplay::hbm_read_bytes},
+                                  Count{&MemoryCounters::hbm_write, &LaunchReplay::hbm_write_bytes},
+                                  Count{&MemoryCounters::l2_read, &LaunchReplay::l2_read_bytes},
+                                  Count{&MemoryCounters::l2_write, &LaunchReplay::l2_write_bytes},
+                                  Count{&MemoryCounters::l2_reduce, &LaunchReplay::l2_reduce_bytes},
+                                  Count{&MemoryCounters::link, &LaunchReplay::link_bytes}};
+  DeviceSpec device = h100();
+  device.l2_bytes = 8 << 20;
+  device.num_sms = 8;
+  std::array<int, kCounts.size()> beyond_one{};
+  std::array<int, kCounts.size()> beyond_three{};
+  int seen = 0;
+  for (std::uint64_t seed = 0; seed < 40; ++seed) {
+    const auto launches = random_stream(seed);
+    const Replay exact = replay(launches, device, {});
+    ASSERT_EQ(exact.classes, 64U);
+    ReplayOptions options;
+    options.max_accesses = 10'000;
+    const Replay sampled = replay(launches, device, options);
+    ASSERT_LE(sampled.classes, 16U);
+    ASSERT_GE(sampled.classes, 8U);
+    for (std::size_t l = 0; l < launches.size(); ++l, ++seen) {
+      for (std::size_t c = 0; c < kCounts.size(); ++c) {
+        const double right = exact.launches[l].*kCounts[c].bytes;
+        const double got = sampled.launches[l].*kCounts[c].bytes;
+        const auto error = sampled.launches[l].sampling_error(std::span(&kCounts[c].member, 1));
+        ASSERT_TRUE(error.has_value());
+        beyond_one[c] += std::abs(got - right) > *error * got ? 1 : 0;
+        beyond_three[c] += std::abs(got - right) > 3 * *error * got ? 1 : 0;
+      }
+    }
+  }
+  for (std::size_t c = 0; c < kCounts.size(); ++c) {
+    EXPECT_LE(beyond_three[c], seen / 16) << c;
+    EXPECT_GE(beyond_one[c], seen / 8) << c;
+    EXPECT_LE(beyond_one[c], seen * 5 / 8) << c;
   }
 }
 

@@ -202,7 +202,12 @@ TEST(LayerRows, CarryEveryMetricAndAreValid) {
   EXPECT_EQ(find_row(rows, "none", Stage::kRouterSelect, "reuse")->value, study.skew.reuse);
   EXPECT_EQ(find_row(rows, "none", Stage::kExperts, "floor_bytes")->value,
             static_cast<double>(study.floor_bytes));
-  EXPECT_EQ(find_row(rows, "token_centric", Stage::kExperts, "workspace_bytes")->value, 1234);
+  const ResultRow* workspace = find_row(rows, "token_centric", Stage::kExperts, "workspace_bytes");
+  EXPECT_EQ(workspace->value, 1234);
+  EXPECT_EQ(workspace->source, Source::kAnalytic);
+  // The fake's routing is a recorded one.
+  EXPECT_EQ(find_row(rows, "token_centric", Stage::kRouterProject, "useful_flop"), nullptr);
+  EXPECT_EQ(cost.bytes(Stage::kRouterSelect, MemoryLevel::kHbm), 0);
   EXPECT_EQ(find_row(rows, "token_centric", Stage::kLayer, "relative_error")->value, 1e-3);
   EXPECT_EQ(find_row(rows, "token_centric", Stage::kLayer, "deterministic")->value, 1);
   EXPECT_EQ(find_row(rows, "expert_centric", Stage::kLayer, "deterministic")->value, 0);

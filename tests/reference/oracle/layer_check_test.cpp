@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/base/error.hpp"
+#include "core/workload/philox.hpp"
 #include "core/workload/workload.hpp"
 #include "reference/backend/reference_backend.hpp"
 #include "tests/support/routings.hpp"
@@ -385,6 +386,68 @@ TEST(LayerCheck, ChecksFixedRoutingWithoutARouter) {
   for (const StageCheck& stage : result.stages) {
     EXPECT_NE(stage.stage, Stage::kRouterSelect);
     EXPECT_NE(stage.stage, Stage::kRouterProject);
+  }
+}
+
+/// Any small layer: few outputs, odd extents, every option.
+LayerInputs random_small_layer(std::uint64_t seed) {
+  const Philox random(seed, 77);
+  const auto pick = [&](std::uint64_t what, std::int64_t from, std::int64_t to) {
+    return from + static_cast<std::int64_t>(random.uniform(what) * static_cast<double>(to - from + 1));
+  };
+  LayerShape shape = test::make_shape(pick(0, 1, 4), pick(1, 1, 12), pick(2, 1, 4), pick(3, 1, 5), 1);
+  shape.top_k = pick(4, 1, std::min<std::int64_t>(shape.num_experts(), 6));
+  shape.shared_size = pick(5, 0, 3) == 0 ? pick(6, 1, 6) : 0;
+  shape.dtype = pick(7, 0, 3) == 0 ? Dtype::kF32 : Dtype::kBF16;
+  shape.activation = pick(8, 0, 1) == 0 ? Activation::kSilu : Activation::kGelu;
+  shape.gate_mode = pick(9, 0, 1) == 0 ? GateMode::kSoftmax : GateMode::kProbability;
+  return make_workload(WorkloadSpec::parse(pick(10, 0, 1) == 0 ? "gaussian:1" : "zipf:1"), shape, seed);
+}
+
+// A correct layer of few outputs is off by what single roundings do, more where terms cancel. One that is
+// wrong by a few per cent is found all the same.
+TEST(SampleTolerance, PassesEverySmallLayerThatIsRightAndFindsThoseThatAreNot) {
+  std::int64_t above_floor = 0;
+  std::int64_t wrong_found = 0;
+  constexpr std::int64_t kLayers = 3000;
+  ReferenceBackend backend;
+  for (std::uint64_t seed = 0; seed < kLayers; ++seed) {
+    const LayerInputs inputs = random_small_layer(seed);
+    const auto kind = seed % 3 == 0   ? ScheduleKind::kTokenCentric
+                      : seed % 3 == 1 ? ScheduleKind::kStaircase
+                                      : ScheduleKind::kDenseMasked;
+    const auto execution = backend.prepare(inputs, {.kind = kind});
+    execution->run(L2State::kWarm);
+    HostTensor output = execution->output();
+    const auto tokens = spread_tokens(inputs.shape.num_tokens, inputs.shape.num_tokens);
+    const ErrorReport right = compare_with_oracle(inputs, execution->routing(), output, tokens);
+    EXPECT_GE(right.tolerance, layer_tolerance(inputs.shape));
+    EXPECT_LE(right.relative_error, right.tolerance)
+        << inputs.shape.label() << ' ' << to_string(inputs.shape.dtype) << " shared "
+        << inputs.shape.shared_size << " seed " << seed << ": " << right.describe();
+    above_floor += right.relative_error > layer_tolerance(inputs.shape) ? 1 : 0;
+    HostTensor wrong = output.to(Dtype::kF32);
+    for (std::int64_t i = 0; i < wrong.size(); ++i) wrong.f32().data[i] *= 1.05F;
+    const ErrorReport error =
+        compare_with_oracle(inputs, execution->routing(), wrong.to(inputs.shape.dtype), tokens);
+    wrong_found += error.relative_error > error.tolerance ? 1 : 0;
+  }
+  EXPECT_GT(above_floor, kLayers / 100);  // else the floor would do
+  EXPECT_GT(wrong_found, kLayers * 9 / 10);
+}
+
+TEST(SampleTolerance, OfManyOutputsIsTheFloorOnQuality) {
+  for (const Dtype dtype : {Dtype::kBF16, Dtype::kF32}) {
+    LayerShape shape = test::make_shape(64, 256, 16, 16, 16, 64);
+    shape.dtype = dtype;
+    const LayerInputs inputs = make_workload(WorkloadSpec::parse("gaussian:1"), shape, 3);
+    ReferenceBackend backend;
+    const auto execution = backend.prepare(inputs, {.kind = ScheduleKind::kStaircase});
+    execution->run(L2State::kWarm);
+    const ErrorReport report =
+        compare_with_oracle(inputs, execution->routing(), execution->output(), spread_tokens(64, 32));
+    EXPECT_LE(report.tolerance, dtype == Dtype::kBF16 ? 4e-3 : 1e-5);
+    EXPECT_LE(report.relative_error, report.tolerance);
   }
 }
 

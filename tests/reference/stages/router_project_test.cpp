@@ -62,5 +62,32 @@ TEST(MatmulNt, CrossesBlockBordersAndDoesNotDependOnThreads) {
   }
 }
 
+// What is selected must not depend on where an expert stands: equal weights, equal scores, at every edge of
+// every block.
+TEST(RouterProject, GivesEqualRowsEqualLogitsWhereverTheyStand) {
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+    for (const std::int64_t extent : {1, 2, 3, 5, 6, 7, 9, 17, 23, 31, 63, 65, 129, 257, 300}) {
+      for (const std::int64_t length : {1, 7, 33, 64, 100}) {
+        const auto x = test::random_tensor(dtype, 67, length, 1, 5, RandomStream::kHiddenStates);
+        const auto one = test::random_tensor(dtype, 1, length, 1, 6, RandomStream::kRouterRow);
+        HostTensor all(dtype, extent, length);
+        for (std::int64_t i = 0; i < extent; ++i) {
+          std::memcpy(all.data() + i * one.bytes(), one.data(), static_cast<std::size_t>(one.bytes()));
+        }
+        const HostTensor scores = reference::scores_nt(x, all);
+        for (std::int64_t token = 0; token < x.rows(); ++token) {
+          double exact = 0;
+          for (std::int64_t k = 0; k < length; ++k) exact += double{x.at(token, k)} * one.at(0, k);
+          ASSERT_NEAR(scores.at(token, 0), exact, 1e-4);
+          for (std::int64_t i = 1; i < extent; ++i) {
+            ASSERT_EQ(scores.at(token, i), scores.at(token, 0))
+                << extent << ' ' << length << ' ' << token << ' ' << i;
+          }
+        }
+      }
+    }
+  }
+}
+
 }  // namespace
 }  // namespace moescope

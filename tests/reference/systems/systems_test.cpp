@@ -3,6 +3,7 @@
 #include <omp.h>
 
 #include <cstring>
+#include <functional>
 
 #include "core/base/error.hpp"
 #include "core/schedule/schedule.hpp"
@@ -207,6 +208,83 @@ TEST(SystemOracle, FindsASelectionThatIsWrong) {
   EXPECT_TRUE(test::error_text<InvalidArgument>([&] {
                 system_oracle(inputs, {}, &routing);
               }).starts_with("selection"));
+}
+
+SystemWeights clone(const SystemWeights& weights) {
+  SystemWeights copy;
+  copy.router = weights.router.clone();
+  copy.w_in = weights.w_in.clone();
+  copy.w_out = weights.w_out.clone();
+  if (weights.experts) {
+    copy.experts = FfnExpertWeights{weights.experts->gate_up.clone(), weights.experts->down.clone()};
+  }
+  if (weights.keys) {
+    copy.keys = ProductKeyWeights{weights.keys->queries.clone(), weights.keys->keys.clone(),
+                                  weights.keys->norm_weight, weights.keys->norm_bias};
+  }
+  if (weights.shared) {
+    copy.shared = SharedMlpWeights{weights.shared->gate.clone(), weights.shared->up.clone(),
+                                   weights.shared->down.clone()};
+  }
+  return copy;
+}
+
+/// Copies row `from` of a tensor to all the others of its rows that `takes` takes.
+void repeat_row(HostTensor& tensor, std::int64_t from, const std::function<bool(std::int64_t)>& takes) {
+  const auto bytes = static_cast<std::size_t>(tensor.bytes() / tensor.rows());
+  for (std::int64_t row = 0; row < tensor.rows(); ++row) {
+    if (takes(row) && row != from) {
+      std::memcpy(tensor.data() + static_cast<std::size_t>(row) * bytes,
+                  tensor.data() + static_cast<std::size_t>(from) * bytes, bytes);
+    }
+  }
+}
+
+// Experts with one and the same router row, or sub-keys, tie: the lower ids are taken, in every system.
+TEST_P(EveryBaseline, BreaksTiesOfEqualRouterRowsByTheLowerId) {
+  SystemShape shape = test::system_shape(GetParam(), 21, 40, 49, 6, 3);
+  if (!shape.has_routing()) {
+    GTEST_SKIP() << "routes nothing";
+  }
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+    shape.dtype = dtype;
+    SystemInputs inputs = make_system_inputs(shape, 1, 11);
+    SystemWeights weights = clone(*inputs.weights);
+    if (shape.has_ffn_experts()) {
+      repeat_row(weights.router, 0, [](std::int64_t) { return true; });
+    } else {  // of each head and half
+      for (std::int64_t head = 0; head < shape.heads; ++head) {
+        for (const std::int64_t half : {0, 1}) {
+          const std::int64_t first = head * shape.num_keys() * 2;
+          repeat_row(weights.keys->keys, first + half, [&](std::int64_t row) {
+            return row >= first && row < first + shape.num_keys() * 2 && row % 2 == half;
+          });
+        }
+      }
+    }
+    inputs.weights = std::make_shared<const SystemWeights>(std::move(weights));
+    ReferenceBackend backend;
+    const auto execution = backend.prepare_system(inputs);
+    execution->run(L2State::kWarm);
+    const Routing routing = execution->routing();
+    for (std::int64_t query = 0; query < routing.num_tokens; ++query) {
+      const auto ids = routing.ids_of(query);
+      for (std::size_t k = 0; k < ids.size(); ++k) {
+        ASSERT_EQ(ids[k], static_cast<std::int32_t>(k)) << to_string(dtype) << " query " << query;
+      }
+    }
+  }
+}
+
+// What a check of a baseline may show, too, when it compares few outputs.
+TEST_P(EveryBaseline, PassesItsCheckHoweverSmallItIs) {
+  for (std::uint64_t seed = 0; seed < 120; ++seed) {
+    SystemShape shape =
+        test::system_shape(GetParam(), 1 + static_cast<std::int64_t>(seed % 3),
+                           1 + static_cast<std::int64_t>(seed % 11), 9, 3, seed % 2 == 0 ? 1 : 3);
+    shape.dtype = seed % 4 == 0 ? Dtype::kF32 : Dtype::kBF16;
+    expect_correct(shape, seed);
+  }
 }
 
 }  // namespace

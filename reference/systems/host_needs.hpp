@@ -1,0 +1,24 @@
+#pragma once
+
+#include "core/cost/host_needs.hpp"
+#include "core/systems/system.hpp"
+
+namespace moescope {
+
+/// Running the router's stages on the CPU: kept is the routing, passing its logits and what selects.
+HostNeeds cpu_router_needs(const LayerShape& shape);
+
+/// A LayerExecution on the CPU: kept are its routing (unless it is fixed), schedule and output; passing is
+/// what the stage that takes most works with. Beside its inputs.
+HostNeeds cpu_execution_needs(const LayerShape& shape, bool fixed_routing, const ScheduleOptions& options);
+
+/// The same of a baseline system.
+HostNeeds cpu_system_needs(const SystemShape& shape);
+
+/// The most of `passing` and of a cold run's flush of the cache, with what the heap keeps of what passed before.
+double with_cold_runs(double passing);
+
+/// The fp64 oracle on so many tokens, with what it is compared with.
+double oracle_host_bytes(const LayerShape& shape, std::int64_t sampled_tokens);
+
+}  // namespace moescope
