@@ -42,8 +42,8 @@ std::vector<Limit> stage_limits(double time_s, const StageMetrics& metrics, cons
   add("hbm", time_at(sum_of(metrics, {"hbm_read_bytes", "hbm_write_bytes"}), ceilings.hbm_bytes_per_s()));
   const auto reads = l2_reads(metrics);
   const auto writes = metrics.find("l2_write_bytes");
-  const auto l2 =
-      time_at(reads && writes ? std::optional(*reads + *writes) : std::nullopt, ceilings.rate(ceiling::kL2Read));
+  const auto l2 = time_at(reads && writes ? std::optional(*reads + *writes) : std::nullopt,
+                          ceilings.rate(ceiling::kL2Read));
   const auto added = sum_of(metrics, {"l2_reduction_bytes", "l2_atomic_bytes"});
   const auto reductions = added == 0.0 ? added : time_at(added, ceilings.rate(ceiling::kL2Reduction));
   add("l2", l2 && reductions ? std::optional(*l2 + *reductions) : std::nullopt);

@@ -112,8 +112,8 @@ ResultRow value_row(const Point& context, Stage stage, Source source, std::strin
   return row;
 }
 
-ResultRow absent_row(const Point& context, Stage stage, Source source, std::string metric,
-                     std::string unit, Status status, std::string reason) {
+ResultRow absent_row(const Point& context, Stage stage, Source source, std::string metric, std::string unit,
+                     Status status, std::string reason) {
   ResultRow row = base_row(context, stage, source, std::move(metric), std::move(unit));
   row.samples = 0;
   row.status = status;

@@ -19,8 +19,8 @@ Point schedule_point(const LayerStudy& study, const ScheduleStudy& schedule);
 ResultRow value_row(const Point& point, Stage stage, Source source, std::string metric, double value,
                     std::string unit);
 /// A value that there is not, with the reason.
-ResultRow absent_row(const Point& point, Stage stage, Source source, std::string metric,
-                     std::string unit, Status status, std::string reason);
+ResultRow absent_row(const Point& point, Stage stage, Source source, std::string metric, std::string unit,
+                     Status status, std::string reason);
 
 /// Every metric of skew.hpp, computed from the actual routing; stage router_select, source analytic.
 std::vector<ResultRow> skew_rows(const Point& point, const SkewMetrics& skew);
@@ -33,7 +33,7 @@ std::vector<ResultRow> error_rows(const Point& point, const ErrorReport& error);
 
 /// Everything a study knows, as rows: skew and floor once, then per schedule time, cost, memory, error,
 /// speed-up. A schedule that was skipped or failed gives one time_s row with its reason. What auto resolved
-/// to stands as the reason of the layer's time_s, and time_over_fastest says what its choice lost. 
+/// to stands as the reason of the layer's time_s, and time_over_fastest says what its choice lost.
 std::vector<ResultRow> study_rows(const LayerStudy& study);
 /// Names of the metrics that study_rows() gives.
 std::span<const std::string_view> study_metrics();
