@@ -94,7 +94,8 @@ TEST(Figure, KeepsALabelFromBecomingACommand) {
 
 TEST(Figure, IsDrawnInItsDirectory) {
   const TemporaryDirectory directory;
-  const auto gnuplot = fake_gnuplot(directory.path(), "grep -q multiplot \"$1\" && echo '<svg></svg>' > skew.svg");
+  const auto gnuplot =
+      fake_gnuplot(directory.path(), "grep -q multiplot \"$1\" && echo '<svg></svg>' > skew.svg");
   const FigureResult result = draw_figure(make_figure(), directory.path(), "skew", gnuplot);
   EXPECT_EQ(result.status, Status::kOk) << result.reason;
   EXPECT_EQ(read_text(result.image), "<svg></svg>\n");
