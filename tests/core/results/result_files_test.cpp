@@ -1,9 +1,12 @@
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <csignal>
 #include <filesystem>
+#include <future>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <vector>
 
 #include "core/base/error.hpp"
 #include "core/base/utf8.hpp"
@@ -86,6 +89,33 @@ TEST(ResultFiles, BelongToOneWriter) {
   }
   first.write(make_row());
   EXPECT_EQ(read_rows(directory.path() / "rows.jsonl").at(0).rows.size(), 1U);
+}
+
+TEST(ResultFiles, HaveOneWinnerOfManyAtOnce) {
+  for (int round = 0; round < 50; ++round) {
+    const TemporaryDirectory directory;
+    constexpr int kWriters = 4;
+    std::atomic<int> ready = 0;
+    std::vector<std::future<bool>> writers;
+    for (int w = 0; w < kWriters; ++w) {
+      writers.push_back(std::async(std::launch::async, [&] {
+        ++ready;
+        while (ready < kWriters) {
+        }
+        const std::string why = error_text<FileError>([&] {
+          ResultWriter writer(directory.path() / "out", make_header());
+          writer.write(make_row());
+        });
+        return why == "(no error)";
+      }));
+    }
+    int winners = 0;
+    for (auto& writer : writers) {
+      winners += writer.get() ? 1 : 0;
+    }
+    EXPECT_EQ(winners, 1);
+    EXPECT_EQ(read_rows(directory.path() / "out" / "rows.jsonl").at(0).rows.size(), 1U);
+  }
 }
 
 TEST(ResultFiles, HaveWholeRowsWhenTheDiskIsFull) {
