@@ -208,9 +208,15 @@ void print_comparison(std::ostream& out, const std::vector<LayerStudy>& studies,
 
 Figure skew_figure(const std::vector<LayerStudy>& studies, const std::string& device) {
   Figure figure;
-  figure.title = studies.empty() ? std::string("no data")
-                                 : fmt::format("{}, {}, {}", studies.front().shape.label(),
-                                               studies.front().backend, device);
+  figure.title = "no data";
+  if (!studies.empty()) {
+    const LayerStudy& first = studies.front();
+    figure.title =
+        fmt::format("{} (grid {}x{}), {}, {}, gates {}, L2 {}, seed {}, {}, {}", first.shape.label(),
+                    first.shape.grid_rows, first.shape.grid_cols, to_string(first.shape.dtype),
+                    to_string(first.shape.activation), to_string(first.shape.gate_mode), to_string(first.l2),
+                    first.seed, first.backend, device);
+  }
   figure.panels.push_back(
       panel(studies, "measured time of the layer", "seconds (median)",
             [](const ScheduleStudy& p) { return p.times.find(Stage::kLayer)->median_s(); }));

@@ -92,6 +92,7 @@ std::vector<std::string> layer_names(std::span<const RecordedLayer> layers) {
     shape.top_k = what.top_k;
     names.push_back(fmt::format("{}, {} {}, L2 {}", short_workload(what.workload), shape.label(), what.dtype,
                                 what.l2_state));
+    names.back() += what.activation == "none" ? "" : ", " + what.activation;
     axes.push_back(layer_axes(layer));
   }
   // Every recording is a run and a point of its own: these alone say nothing of what differs.

@@ -30,8 +30,8 @@ void tell_apart(std::vector<std::string>& names, std::span<const std::vector<Lay
 /// "tablea_layer2" of snapshot:some/where/tablea_layer2.safetensors; other workloads as they are.
 std::string short_workload(const std::string& workload);
 
-/// A name for each layer: workload, shape, dtype, L2, and every axis in which those differ that would be
-/// called the same without; the run where nothing else differs.
+/// A name for each layer: workload, shape, dtype, L2, activation, and every axis in which those differ that
+/// would be called the same without; the run where nothing else differs.
 std::vector<std::string> layer_names(std::span<const RecordedLayer> layers);
 
 /// For each run what tells it from the others: device, revision and day as far as they differ, and the id

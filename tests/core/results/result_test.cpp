@@ -234,6 +234,29 @@ TEST(ResultWriter, WritesCsvWithTheSchemasColumns) {
       << csv;
 }
 
+TEST(ResultWriter, MarksCsvTextThatASpreadsheetWouldCompute) {
+  const TemporaryDirectory directory;
+  const std::vector<std::string> names = {"=cmd()", "+1", "-1", "@SUM(1)", "\tx", "'quoted", "=a,b"};
+  {
+    ResultWriter writer(directory.path(), make_header());
+    for (const std::string& name : names) {
+      ResultRow row = make_row();
+      row.workload = name;
+      row.value = -0.5;
+      writer.write(row);
+    }
+  }
+  const std::string csv = read_text(directory.path() / "rows.csv");
+  for (const std::string& name : names) {
+    const std::string cell = name.find(',') == std::string::npos ? "'" + name : "\"'" + name + '"';
+    EXPECT_NE(csv.find("softmax," + cell + ",18446744073709551615"), std::string::npos) << name << '\n'
+                                                                                        << csv;
+  }
+  EXPECT_NE(csv.find("time_s,-0.5,"), std::string::npos) << "a number is a number";
+  EXPECT_EQ(read_rows(directory.path() / "rows.jsonl").at(0).rows.at(0).workload, "=cmd()")
+      << "JSON needs no mark";
+}
+
 TEST(ResultWriter, KeepsTheResultsOfAnEarlierRun) {
   const TemporaryDirectory directory;
   { ResultWriter(directory.path(), make_header()).write(make_row()); }

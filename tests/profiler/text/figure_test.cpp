@@ -72,7 +72,7 @@ TEST(Figure, LaysPanelsOutInRowsOnLogarithmicAxesAsPng) {
   figure.columns = 2;
   figure.png = true;
   figure.panel_width = 300;
-  figure.panel_height = 200;
+  figure.plot_height = 200;
   const std::string script = figure_script(figure, "three");
   EXPECT_NE(script.find("set terminal pngcairo size 600,"), std::string::npos) << script;
   EXPECT_NE(script.find("set output \"three.png\""), std::string::npos);
