@@ -16,6 +16,11 @@ __device__ __forceinline__ void barrier_arrive(std::uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
+/// Arrives for `arrivals` threads at once.
+__device__ __forceinline__ void barrier_arrive_for(std::uint32_t barrier, int arrivals) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
+}
+
 /// Arrives, and makes the phase wait for `bytes` of bulk copies as well.
 __device__ __forceinline__ void barrier_arrive_expect(std::uint32_t barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes)
@@ -25,6 +30,12 @@ __device__ __forceinline__ void barrier_arrive_expect(std::uint32_t barrier, int
 /// Arrives once this thread's cp.async copies so far have landed. The barrier counts this arrival.
 __device__ __forceinline__ void barrier_arrive_after_copies(std::uint32_t barrier) {
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+}
+
+/// Makes the phase wait for this thread's cp.async copies so far, beside the arrivals that it counts. An
+/// arrival that it counts must come after this.
+__device__ __forceinline__ void barrier_expect_copies(std::uint32_t barrier) {
+  asm volatile("cp.async.mbarrier.arrive.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
 
 /// Waits until the phase of the given parity is complete.

@@ -105,7 +105,8 @@ struct StaircaseShared {
     constexpr int kConsumerWarps = 4 * Tiles::kWarpgroups;
     for (std::uint32_t i = 0; i < Tiles::kSlots; ++i) {
       barrier_init(full(i), 1);
-      barrier_init(empty(i), kConsumerWarps);
+      // Of log-probabilities every lane arrives that read them, for the reason below; otherwise one for all.
+      barrier_init(empty(i), 32 * kConsumerWarps);
       barrier_init(granted(i), 1);
     }
     barrier_init(next_wanted(), 1);
@@ -115,7 +116,8 @@ struct StaircaseShared {
     }
     for (std::uint32_t i = 0; i < Tiles::kQueue; ++i) {
       // Every lane arrives that writes an item or reads it, but for the weights' one thread: what a lane
-      // did is then ordered by its own arrival, which racecheck can follow, and once a tile it costs nothing.
+      // did is then ordered by its own arrival. racecheck follows that, but not __syncwarp() and then one
+      // lane's arrival; once a tile it costs nothing.
       barrier_init(item_full(i), 32);
       barrier_init(item_empty(i), 32 * (kConsumerWarps + 3) + 1);
     }

@@ -72,7 +72,13 @@ class StaircaseConsumer {
       barrier_arrive(barrier);
     }
   }
-  __device__ __forceinline__ void release(std::uint32_t slot) const { arrive(shared_.empty(slot)); }
+  /// A slot that the tensor cores have read, or nobody of this warp.
+  __device__ __forceinline__ void release(std::uint32_t slot) const {
+    __syncwarp();
+    if (lane_ == 0) {
+      barrier_arrive_for(shared_.empty(slot), 32);
+    }
+  }
 
   /// Lets slots of the ring go by.
   __device__ __forceinline__ void skip(int slots) {
@@ -168,7 +174,7 @@ class StaircaseConsumer {
         p[part][n / 2][n % 2 * 2 + 1] = pack_bf16(weigh<kActivation>(lower, low.x, column, score[2]),
                                                   weigh<kActivation>(lower, low.y, column + 1, score[3]));
       }
-      release(ring_.slot);
+      barrier_arrive(shared_.empty(ring_.slot));  // every lane, for what it has read
       ring_.advance();
       skip(Tiles::kLogGroups - 1 - group);
     }

@@ -211,8 +211,7 @@ __device__ __forceinline__ void gather_log_probs(const StaircaseArguments& args,
                           column < columns ? source + column : kMinusInfinity.values);
         }
       }
-      commit_copies();
-      wait_copies<0>();
+      barrier_expect_copies(full);  // by every lane, for its own
       __syncwarp();
       if (lane == 0) {
         barrier_arrive(full);
