@@ -1,4 +1,4 @@
-#include "profiler/report/claims.hpp"
+#include "profiler/claims/claims.hpp"
 
 #include <deque>
 #include <iostream>

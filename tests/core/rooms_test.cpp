@@ -59,6 +59,7 @@ const std::vector<std::string> kRooms = {
     "profiler/counters",
     "profiler/limits",
     "profiler/report",
+    "profiler/claims",
     "profiler/simulator/streams",
     "profiler/simulator",
     "experiments/options",

@@ -1,7 +1,7 @@
 #include <fmt/format.h>
 
 #include "core/base/line_text.hpp"
-#include "profiler/report/claims.hpp"
+#include "profiler/claims/claims.hpp"
 #include "profiler/text/format.hpp"
 #include "profiler/text/table.hpp"
 #include "profiler/text/wrap.hpp"

@@ -1,4 +1,4 @@
-#include "profiler/report/claims.hpp"
+#include "profiler/claims/claims.hpp"
 
 #include <fmt/format.h>
 
@@ -8,7 +8,7 @@
 #include <set>
 #include <tuple>
 
-#include "profiler/report/claim_evidence.hpp"
+#include "profiler/claims/claim_evidence.hpp"
 #include "profiler/text/format.hpp"
 
 namespace moescope {

@@ -1,4 +1,4 @@
-#include "profiler/report/recorded_choice.hpp"
+#include "profiler/claims/recorded_choice.hpp"
 
 #include <algorithm>
 #include <cmath>

@@ -6,7 +6,7 @@
 #include <random>
 #include <set>
 
-#include "profiler/report/claims.hpp"
+#include "profiler/claims/claims.hpp"
 #include "tests/support/recorded_rows.hpp"
 
 namespace moescope {

@@ -1,4 +1,4 @@
-#include "profiler/report/claim_evidence.hpp"
+#include "profiler/claims/claim_evidence.hpp"
 
 #include <fmt/format.h>
 

@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "profiler/report/claims.hpp"
+#include "profiler/claims/claims.hpp"
 
 /// How a line of the claims table comes from recordings. Not for use outside profiler/report/claim*.cpp.
 namespace moescope::detail {

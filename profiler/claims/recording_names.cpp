@@ -1,4 +1,4 @@
-#include "profiler/report/recording_names.hpp"
+#include "profiler/claims/recording_names.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>

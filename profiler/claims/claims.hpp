@@ -6,8 +6,8 @@
 #include <string_view>
 #include <vector>
 
-#include "profiler/report/recorded_choice.hpp"
-#include "profiler/report/recording_names.hpp"
+#include "profiler/claims/recorded_choice.hpp"
+#include "profiler/claims/recording_names.hpp"
 
 namespace moescope {
 

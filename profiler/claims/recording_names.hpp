@@ -6,7 +6,7 @@
 #include <string>
 #include <vector>
 
-#include "profiler/report/recorded_choice.hpp"
+#include "profiler/claims/recorded_choice.hpp"
 
 namespace moescope {
 
