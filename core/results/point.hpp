@@ -81,7 +81,7 @@ Point layer_point(const SystemShape& shape, std::string_view backend, std::strin
 
 /// Calls visit(PointField, member) for every field, in column order.
 template <class P, class Visit>
-void for_each_field(P& point, Visit&& visit) {
+void for_each_field(P&& point, Visit&& visit) {
   using enum PointPart;
   visit(PointField{"system", 1, kLayer, "kind of layer: omnimoe, or one of the paper's baselines"},
         point.system);

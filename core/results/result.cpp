@@ -121,7 +121,7 @@ void require_field(const PointField& field, const std::string& value) { require_
 }  // namespace
 
 void ResultRow::validate() const {
-  for_each_field(*this, [](const PointField& field, const auto& value) { require_field(field, value); });
+  for_each_field(*this, [](const PointField& field, const auto& said) { require_field(field, said); });
   require_text("stage", stage);
   require_text("metric", metric);
   require_text("unit", unit);

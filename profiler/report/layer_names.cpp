@@ -14,7 +14,42 @@
 namespace moescope {
 namespace {
 
+std::string text_of(const std::string& value) { return value == "none" ? "" : value; }
+std::string text_of(std::int64_t value) { return fmt::to_string(value); }
+std::string text_of(std::uint64_t value) { return fmt::to_string(value); }
 std::string text_of(const std::optional<std::int64_t>& value) { return value ? fmt::to_string(*value) : ""; }
+
+/// How an axis is called, and what stands before its value in words; both are the field's key unless they are
+/// here.
+struct AxisWords {
+  std::string_view key;
+  std::string_view name;
+  std::string_view before;
+};
+constexpr std::array kWords = {
+    AxisWords{"system", "system", ""},
+    AxisWords{"direction", "direction", ""},
+    AxisWords{"backend", "backend", ""},
+    AxisWords{"shared_size", "shared", "shared "},
+    AxisWords{"tile_tokens", "tile_tokens", "tiles of "},
+    AxisWords{"dtype", "dtype", ""},
+    AxisWords{"activation", "activation", ""},
+    AxisWords{"workload", "workload", ""},
+    AxisWords{"l2_state", "L2", "L2 "},
+};
+
+/// What is as it was before there was such a field goes without saying.
+bool is_worth_words(const PointField& field, const std::string& value) {
+  constexpr int kFirstWithDirection = 4;
+  if (field.since < kFirstWithDirection) {
+    return true;
+  }
+  std::string usual;
+  for_each_field(Point(), [&](const PointField& other, const auto& standard) {
+    usual = std::string_view(other.key) == field.key ? text_of(standard) : usual;
+  });
+  return value != usual;
+}
 
 }  // namespace
 
@@ -23,26 +58,31 @@ std::vector<LayerAxis> layer_axes(const RecordedLayer& layer) {
   const RunHeader& header = *layer.header;
   std::vector<LayerAxis> axes;
   const auto add = [&](std::string_view name, std::string value, std::string_view before) {
-    std::string text = value.empty() || value == "none" ? "" : fmt::format("{}{}", before, value);
+    std::string text = value.empty() ? "" : fmt::format("{}{}", before, value);
     axes.push_back({name, std::move(value), std::move(text)});
   };
-  add("system", what.system, "");
-  add("L", fmt::to_string(what.num_tokens), "L ");
-  add("d", fmt::to_string(what.hidden_size), "d ");
-  axes.push_back(
-      {"grid", fmt::format("{}x{}", what.grid_rows, what.grid_cols),
-       fmt::format("N {} (grid {}x{})", what.grid_rows * what.grid_cols, what.grid_rows, what.grid_cols)});
-  add("K", fmt::to_string(what.top_k), "K ");
-  add("shared", text_of(what.shared_size), "shared ");
-  add("B", text_of(what.group_size), "B ");
-  add("tile_tokens", text_of(what.tile_tokens), "tiles of ");
-  add("dtype", what.dtype, "");
-  add("activation", what.activation, "");
-  add("gates", what.gates, "gates ");
-  add("workload", what.workload, "");
-  add("seed", fmt::to_string(what.seed), "seed ");
-  add("backend", what.backend, "");
-  add("L2", what.l2_state, "L2 ");
+  for_each_field(what, [&](const PointField& field, const auto& value) {
+    const std::string_view key = field.key;
+    if (key == "schedule" || key == "Nr") {
+      return;
+    }
+    if (key == "Nc") {
+      axes.push_back({"grid", fmt::format("{}x{}", what.grid_rows, what.grid_cols),
+                      fmt::format("N {} (grid {}x{})", what.grid_rows * what.grid_cols, what.grid_rows,
+                                  what.grid_cols)});
+      return;
+    }
+    if (!is_worth_words(field, text_of(value))) {
+      axes.push_back({key, text_of(value), ""});
+      return;
+    }
+    const auto* words = std::ranges::find(kWords, key, &AxisWords::key);
+    if (words != kWords.end()) {
+      add(words->name, text_of(value), words->before);
+    } else {
+      add(key, text_of(value), fmt::format("{} ", key));
+    }
+  });
   add("device", header.device, "on ");
   add("revision", header.git_revision.substr(0, 7) + (header.git_dirty ? "+" : ""), "revision ");
   add("point", what.point, "point ");

@@ -28,28 +28,7 @@ std::optional<double> sum_over_expert_stages(const RecordedSchedule& schedule,
   return sum;
 }
 
-/// Axes that every row has, by their names.
-using RowKey = std::vector<std::string>;
-
 std::string text_of(const std::optional<std::int64_t>& value) { return value ? fmt::to_string(*value) : ""; }
-
-/// What a row says of its layer and of nothing else; not the three axes that some rows of a layer leave open.
-RowKey key_of(const ResultRow& row) {
-  return {row.point,
-          row.system,
-          row.backend,
-          fmt::to_string(row.num_tokens),
-          fmt::to_string(row.hidden_size),
-          fmt::to_string(row.grid_rows),
-          fmt::to_string(row.grid_cols),
-          fmt::to_string(row.top_k),
-          text_of(row.shared_size),
-          row.dtype,
-          row.activation,
-          row.gates,
-          row.workload,
-          fmt::to_string(row.seed)};
-}
 
 constexpr const char* kNoL2 = "none";
 
@@ -196,13 +175,14 @@ std::string RecordedLayer::shape_text() const {
 std::vector<RecordedLayer> recorded_layers(std::span<const RecordedRun> runs) {
   std::vector<RecordedLayer> layers;
   for (const RecordedRun& run : runs) {
-    std::map<RowKey, std::size_t> places;
+    std::map<std::string, std::size_t> places;
     std::vector<RowGroup> groups;
     for (const ResultRow& row : run.rows) {
       if (row.num_tokens < 1 || row.stage == kDeviceStage) {
         continue;
       }
-      const auto [place, is_new] = places.try_emplace(key_of(row), groups.size());
+      const auto [place, is_new] =
+          places.try_emplace(row.point + layer_key(row, kResultSchemaVersion), groups.size());
       if (is_new) {
         groups.emplace_back();
       }
