@@ -14,6 +14,7 @@
 #include "experiments/options/command.hpp"
 #include "experiments/options/sim_options.hpp"
 #include "profiler/simulator/sim_validation.hpp"
+#include "profiler/study/or_failure.hpp"
 #include "profiler/text/format.hpp"
 
 namespace moescope {
@@ -136,7 +137,7 @@ NamedWorkload workload_of(const std::string& name, const std::string& data_folde
   if (family == "snapshot" || family == "trace") {
     const fs::path file = name.substr(colon + 1);
     const fs::path here = fs::path(data_folder) / file.filename();
-    if (!fs::exists(file) && fs::exists(here)) {
+    if (std::error_code ignored; !fs::exists(file, ignored) && fs::exists(here, ignored)) {
       return {WorkloadSpec::parse(family + ":" + here.string()), name};
     }
   }
@@ -216,7 +217,7 @@ std::vector<PointModel> model_points(std::vector<MeasuredPoint>& points, const V
   for (const MeasuredPoint& point : points) {
     progress.begin(
         fmt::format("{} {} {}", point.layer.shape.label(), point.layer.workload, to_string(point.schedule)));
-    try {
+    const auto model = [&] {
       if (routed == nullptr || routed->layer.key() != point.layer.key()) {
         routed = nullptr;
         layer = std::make_unique<RoutedLayer>(
@@ -230,12 +231,11 @@ std::vector<PointModel> model_points(std::vector<MeasuredPoint>& points, const V
       const auto launches =
           layer_stream(layer->shape, layer->routing, schedule, stream, layer->fixed_routing);
       models.push_back({&point, simulate_layer(launches, device, calibration, replay)});
-    } catch (const InternalError&) {
-      throw;
-    } catch (const Error& error) {
+    };
+    or_failure(model, [&](ExitCode, const std::string& reason) {
       skipped.push_back(fmt::format("{} {} {}: {}", point.layer.shape.label(), point.layer.workload,
-                                    to_string(point.schedule), error.what()));
-    }
+                                    to_string(point.schedule), reason));
+    });
     progress.advance();
   }
   return models;

@@ -6,8 +6,31 @@
 #include <sstream>
 
 #include "core/base/error.hpp"
+#include "core/base/number_text.hpp"
 
 namespace moescope {
+namespace {
+
+/// What an unset shell variable leaves is no value, whatever the option: it is refused, not passed over.
+std::string refuse_empty(const std::string& text) { return text.empty() ? "must not be empty" : ""; }
+
+/// CLI11's own conversions take octal, wrap around and pass over empty texts; here one rule holds everywhere.
+template <class T, class Variable>
+CLI::Option& add_number(CLI::App& app, const std::string& names, Variable& variable,
+                        const std::string& description) {
+  return *app.add_option_function<std::string>(
+      names,
+      [names, &variable](const std::string& text) {
+        const auto number = parse_number<T>(text);
+        if (!number) {
+          throw Error(ExitCode::kUsage, fmt::format("{} = '{}': {}", names, text, number_rule<T>()));
+        }
+        variable = *number;
+      },
+      description);
+}
+
+}  // namespace
 
 const Option& Option::type_name(const std::string& name) const {
   option_->type_name(name);
@@ -40,33 +63,33 @@ const Option& Option::show_default() const {
 }
 
 Option Cli::add_option(const std::string& names, std::string& value, const std::string& description) const {
-  return Option(*app_->add_option(names, value, description));
+  return Option(*app_->add_option(names, value, description)->check(refuse_empty));
 }
 
 Option Cli::add_option(const std::string& names, int& value, const std::string& description) const {
-  return Option(*app_->add_option(names, value, description));
+  return Option(add_number<int>(*app_, names, value, description));
 }
 
 Option Cli::add_option(const std::string& names, std::int64_t& value, const std::string& description) const {
-  return Option(*app_->add_option(names, value, description));
+  return Option(add_number<std::int64_t>(*app_, names, value, description));
 }
 
 Option Cli::add_option(const std::string& names, std::uint64_t& value, const std::string& description) const {
-  return Option(*app_->add_option(names, value, description));
+  return Option(add_number<std::uint64_t>(*app_, names, value, description));
 }
 
 Option Cli::add_option(const std::string& names, double& value, const std::string& description) const {
-  return Option(*app_->add_option(names, value, description));
+  return Option(add_number<double>(*app_, names, value, description));
 }
 
 Option Cli::add_option(const std::string& names, std::optional<std::int64_t>& value,
                        const std::string& description) const {
-  return Option(*app_->add_option(names, value, description));
+  return Option(add_number<std::int64_t>(*app_, names, value, description));
 }
 
 Option Cli::add_option(const std::string& names, std::vector<std::string>& values,
                        const std::string& description) const {
-  return Option(*app_->add_option(names, values, description));
+  return Option(*app_->add_option(names, values, description)->check(refuse_empty));
 }
 
 Option Cli::add_flag(const std::string& names, bool& value, const std::string& description) const {

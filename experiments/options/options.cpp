@@ -22,6 +22,12 @@ bool asks_for_shape(const CommonOptions& options) {
   return !options.preset.empty() || options.hidden_size || options.num_experts || !options.grid.empty();
 }
 
+/// What cannot be looked at (no permission, a circle of links) is not there either; reading it says why.
+bool is_there(const std::filesystem::path& file) {
+  std::error_code ignored;
+  return std::filesystem::exists(file, ignored);
+}
+
 bool from_file(const WorkloadSpec& spec) {
   return spec.family == WorkloadSpec::Family::kSnapshot || spec.family == WorkloadSpec::Family::kTrace;
 }
@@ -155,16 +161,16 @@ void add_output_option(Cli app, CommonOptions& options, const std::string& defau
 NamedWorkload named_workload(const std::string& text) {
   WorkloadSpec spec = WorkloadSpec::parse(text);
   std::string name = spec.text;
-  if (from_file(spec) && !std::filesystem::exists(spec.path)) {
+  if (from_file(spec) && !is_there(spec.path)) {
     const auto beside_sources = std::filesystem::path(build_info().source_dir) / spec.path;
-    spec.path = std::filesystem::exists(beside_sources) ? beside_sources.string() : spec.path;
+    spec.path = is_there(beside_sources) ? beside_sources.string() : spec.path;
   }
   return {std::move(spec), std::move(name)};
 }
 
 NamedWorkload recorded_layer() {
   NamedWorkload layer = named_workload(fmt::format("snapshot:{}", kRecordedLayer));
-  if (!std::filesystem::exists(layer.spec.path)) {
+  if (!is_there(layer.spec.path)) {
     throw FileError(kRecordedLayer, "", "not found; run moescope where it lies, or name a --workload");
   }
   return layer;

@@ -21,7 +21,7 @@ namespace fs = std::filesystem;
 /// A file of the project: under the current directory, else beside the sources this program was built from.
 std::optional<fs::path> project_path(const fs::path& relative) {
   for (const fs::path& path : {relative, fs::path(build_info().source_dir) / relative}) {
-    if (fs::exists(path)) {
+    if (std::error_code ignored; fs::exists(path, ignored)) {
       return path;
     }
   }
@@ -61,8 +61,9 @@ DeviceSpec find_device(const std::string& name) {
   }
   std::vector<std::string> known;
   if (const auto folder = project_path(kDeviceFolder)) {
-    for (const auto& entry : fs::directory_iterator(*folder)) {
-      known.push_back(entry.path().stem().string());
+    std::error_code ignored;
+    for (fs::directory_iterator file(*folder, ignored), end; file != end; file.increment(ignored)) {
+      known.push_back(file->path().stem().string());
     }
   }
   std::ranges::sort(known);

@@ -6,18 +6,13 @@
 #include <utility>
 
 #include "core/base/error.hpp"
+#include "core/base/line_text.hpp"
 
 namespace moescope {
 namespace {
 
-/// Characters of a UTF-8 text: bytes that do not continue one.
-std::size_t width_of(const std::string& text) {
-  return static_cast<std::size_t>(
-      std::ranges::count_if(text, [](char c) { return (static_cast<unsigned char>(c) & 0xC0U) != 0x80U; }));
-}
-
 std::string padded(const std::string& text, std::size_t width, Align align) {
-  const std::string space(width - width_of(text), ' ');
+  const std::string space(width - text_width(text), ' ');
   return align == Align::kLeft ? text + space : space + text;
 }
 
@@ -37,6 +32,9 @@ void Table::add_row(std::vector<std::string> cells) {
   if (cells.size() != columns_.size()) {
     throw InternalError(fmt::format("table row has {} cells for {} columns", cells.size(), columns_.size()));
   }
+  for (std::string& cell : cells) {
+    cell = one_line(cell);
+  }
   rows_.push_back(std::move(cells));
 }
 
@@ -53,9 +51,9 @@ std::int64_t Table::num_rows() const {
 std::string Table::text() const {
   std::vector<std::size_t> widths;
   for (std::size_t c = 0; c < columns_.size(); ++c) {
-    widths.push_back(width_of(columns_[c].title));
+    widths.push_back(text_width(columns_[c].title));
     for (const auto& row : rows_) {
-      widths[c] = std::max(widths[c], row.empty() ? 0 : width_of(row[c]));
+      widths[c] = std::max(widths[c], row.empty() ? 0 : text_width(row[c]));
     }
   }
   std::string out;

@@ -139,7 +139,34 @@ TEST(Compare, GoesOnPastAPointThatFails) {
   }
   EXPECT_EQ(failed, 1) << outcome.out;
   EXPECT_GT(measured, 0);
-  EXPECT_NE(outcome.out.find("COUNT = 7 must not exceed"), std::string::npos) << "the reason is shown";
+  const auto summary = outcome.out.find("1 of 2 points failed\nfailed: hot:0.5,7: staircase: ");
+  ASSERT_NE(summary, std::string::npos) << outcome.out;
+  EXPECT_GT(summary, outcome.out.find("rows: ")) << "at the end";
+  EXPECT_NE(outcome.out.find("COUNT = 7 must not exceed", summary), std::string::npos)
+      << "the reason is shown";
+}
+
+TEST(Profile, GoesOnPastAPointThatFails) {
+  const TemporaryDirectory directory;
+  const auto profile = [&](std::vector<std::string> workloads, const char* output) {
+    std::vector<std::string> arguments = {"profile",  "--source", "none",       "-q",
+                                          "--output", output,     "--schedule", "staircase"};
+    for (std::string& workload : workloads) {
+      arguments.insert(arguments.end(), {"--workload", std::move(workload)});
+    }
+    return run_moescope(small(arguments), directory);
+  };
+  const Outcome outcome = profile({"hot:0.5,7", "zipf:1"}, "out");
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("1 of 2 points failed\nfailed: hot:0.5,7: staircase: "), std::string::npos)
+      << outcome.out;
+  int measured = 0;
+  for (const ResultRow& row : valid_rows(directory.path() / "out")) {
+    measured += row.workload == "zipf:1" && row.metric == "time_s" && row.status == Status::kOk ? 1 : 0;
+  }
+  EXPECT_GT(measured, 0);
+  EXPECT_TRUE(std::filesystem::exists(directory.path() / "out" / "trace.json"));
+  EXPECT_EQ(profile({"hot:0.5,7"}, "alone").code, code_of(ExitCode::kInvalidArgument));
 }
 
 TEST(Compare, EndsWithTheCodeOfTheFailureWhenNothingCouldBeMeasured) {

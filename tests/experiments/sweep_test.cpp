@@ -229,6 +229,69 @@ TEST(Sweep, RecordsPointsThatFailAndGoesOn) {
   const Outcome again = run_moescope(sweep_into("out"), directory);
   EXPECT_EQ(again.code, 0);
   EXPECT_EQ(read_rows(directory.path() / "out" / "rows.jsonl").size(), 1U) << "a failure is not tried again";
+  for (const Outcome& each : {outcome, again}) {
+    const auto summary = each.out.find("5 of 6 points failed\n");
+    ASSERT_NE(summary, std::string::npos) << each.out;
+    EXPECT_GT(summary, each.out.find("rows: ")) << "at the end";
+    for (const char* failed : {"top_k 4, hot:0.5,7: ", "top_k 49, hot:0.5,7: ", "top_k 49, zipf:1: ",
+                               "top_k 4, snapshot:absent.safetensors: "}) {
+      EXPECT_NE(each.out.find(std::string("failed: ") + failed, summary), std::string::npos)
+          << failed << each.out;
+    }
+  }
+}
+
+TEST(Sweep, EndsWithAFailureAsLongAsNoPointCameOff) {
+  const TemporaryDirectory directory;
+  const auto experiment = [&](const char* tokens) {
+    write_text(directory.path() / "experiment.json",
+               std::string(R"({"name": "holes", "schedules": ["staircase"], "workloads": ["hot:0.5,7"],
+      "axes": {"num_tokens": )") +
+                   tokens + R"(, "hidden_size": 16, "grid": "8x6", "top_k": [4, 3]}})");
+  };
+  experiment("8");
+  const Outcome outcome = run_moescope(sweep_into("out"), directory);
+  EXPECT_EQ(outcome.code, static_cast<int>(ExitCode::kInvalidArgument)) << outcome.out;
+  const Outcome again = run_moescope(sweep_into("out"), directory);
+  EXPECT_EQ(again.code, static_cast<int>(ExitCode::kCheckFailed)) << "nothing was tried, nothing is there";
+  EXPECT_NE(again.out.find("2 of 2 points failed"), std::string::npos) << again.out;
+}
+
+TEST(Sweep, NamesTheScheduleThatFailedWhereOthersDidNot) {
+  const TemporaryDirectory directory;
+  // The simulator of sparse_library's stream, asked for by name, is not there; staircase is.
+  write_text(directory.path() / "experiment.json",
+             R"({"name": "half", "schedules": ["sparse_library", "staircase"], "workloads": ["gaussian:1"],
+      "axes": {"num_tokens": 8, "hidden_size": 16, "grid": "8x6", "top_k": 4}})");
+  const Outcome outcome =
+      run_moescope({"sweep", "experiment.json", "--backend", "model", "-q", "--output", "out"}, directory);
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  const auto runs = read_rows(directory.path() / "out" / "rows.jsonl");
+  ASSERT_EQ(runs.at(0).points.size(), 1U);
+  EXPECT_EQ(runs[0].points[0].status, Status::kOk);
+  EXPECT_NE(outcome.out.find("1 of 1 points failed\nfailed: half: sparse_library: "), std::string::npos)
+      << outcome.out;
+}
+
+TEST(Sweep, HoldsModelledTimesAgainstTheirBaseline) {
+  const TemporaryDirectory directory;
+  write_text(directory.path() / "experiment.json",
+             R"({"name": "model", "schedules": ["staircase"], "workloads": ["gaussian:1"],
+      "axes": {"num_tokens": [8, 16], "hidden_size": 16, "grid": "8x6", "top_k": 4}})");
+  const auto sweep = [&](const std::string& output, const std::string& baseline) {
+    return run_moescope({"sweep", "experiment.json", "--backend", "model", "-q", "--output", output,
+                         "--baseline", baseline, "--threshold", "0.1%"},
+                        directory);
+  };
+  ASSERT_EQ(
+      run_moescope({"sweep", "experiment.json", "--backend", "model", "-q", "--output", "a"}, directory).code,
+      0);
+  const Outcome same = sweep("b", "a/rows.jsonl");
+  EXPECT_EQ(same.code, 0) << same.out << same.err;
+  EXPECT_EQ(same.out.find(" 0 same"), std::string::npos) << same.out;
+  EXPECT_NE(same.out.find("0 only in the baseline, 0 only here"), std::string::npos) << same.out;
+  write_scaled(directory.path() / "a", directory.path() / "fast", 0.5);
+  EXPECT_EQ(sweep("b", "fast/rows.jsonl").code, static_cast<int>(ExitCode::kCheckFailed));
 }
 
 TEST(Sweep, ListsItsPointsWithoutMeasuringThem) {
@@ -312,7 +375,16 @@ TEST(Sweep, NamesFieldAndValueOfWhatCannotWorkAndWritesNothing) {
       message(R"({"name": "x", "metrics": ["speed"]})").find("metrics = speed: must be one of num_pairs"),
       std::string::npos);
   EXPECT_NE(message(kExperiment, {"--shard", "3/2"}).find("shard = 3/2"), std::string::npos);
-  EXPECT_NE(message(kExperiment, {"--threshold", "much"}).find("threshold = much"), std::string::npos);
+  for (const std::string bad : {"much", "5", "1", "-1%", "05%", "nan", "%"}) {
+    EXPECT_NE(message(kExperiment, {"--threshold", bad}).find("threshold = " + bad), std::string::npos);
+  }
+  for (const std::string bad : {"01/2", "1/02", "0/2", "1", "1/", "/2", "-1/2", "1/18446744073709551617"}) {
+    EXPECT_NE(message(kExperiment, {"--shard", bad}).find("shard = " + bad), std::string::npos);
+  }
+  EXPECT_NE(message(R"({"name": "x", "workloads": ["zipf:010"]})").find("workloads: \"zipf:010\""),
+            std::string::npos);
+  EXPECT_NE(message(R"({"name": "x", "axes": {"grid": "010x010"}})").find("axes.grid: \"010x010\""),
+            std::string::npos);
   EXPECT_NE(message(kExperiment, {"--backend", "abacus"}).find("backend = abacus"), std::string::npos);
 }
 
