@@ -11,13 +11,13 @@
 namespace moescope {
 namespace {
 
-/// error.what() has a prefix of the library's, which tells a user nothing.
+/// error.what() says what the library did, which tells a user nothing unless no file is known.
 std::string file_message(const std::filesystem::filesystem_error& error) {
   std::string files = error.path1().string();
   if (!error.path2().empty()) {
     files += fmt::format("{}{}", files.empty() ? "" : ", ", error.path2().string());
   }
-  return fmt::format("{}{}{}", files, files.empty() ? "" : ": ", error.code().message());
+  return files.empty() ? error.what() : fmt::format("{}: {}", files, error.code().message());
 }
 
 bool lacks_resources(const std::error_code& code) {

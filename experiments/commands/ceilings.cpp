@@ -7,6 +7,7 @@
 #include <memory>
 #include <optional>
 
+#include "core/base/line_text.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/sim_options.hpp"
@@ -56,8 +57,8 @@ KnownCeilings recorded(const std::string& file) {
   if (!known) {
     throw FileError(file, "", "has no ceilings");
   }
-  std::cout << fmt::format("recorded: {}, run {}\n\n{}", known->ceilings.device, known->header.run_id,
-                           ceilings_text(known->ceilings));
+  std::cout << fmt::format("recorded: {}, run {}\n\n{}", one_line(known->ceilings.device),
+                           one_line(known->header.run_id), ceilings_text(known->ceilings));
   return *std::move(known);
 }
 

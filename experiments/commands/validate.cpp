@@ -10,6 +10,7 @@
 #include <set>
 
 #include "core/base/error.hpp"
+#include "core/base/line_text.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/sim_options.hpp"
@@ -258,12 +259,12 @@ void print_report(std::ostream& out, std::span<const Prediction> predictions,
   out << table.text() << "\nworst:\n";
   for (const std::string& metric : metrics) {
     for (const std::string& line : outliers(predictions, metric, kOutliers)) {
-      out << "  " << line << '\n';
+      out << "  " << one_line(line) << '\n';
     }
   }
   out << target_text(predictions) << '\n';
   for (const std::string& line : skipped) {
-    out << "not predicted: " << line << '\n';
+    out << "not predicted: " << one_line(line) << '\n';
   }
 }
 

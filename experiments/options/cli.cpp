@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 #include <sstream>
+#include <string_view>
 
 #include "core/base/error.hpp"
 #include "core/base/number_text.hpp"
@@ -12,7 +13,9 @@ namespace moescope {
 namespace {
 
 /// What an unset shell variable leaves is no value, whatever the option: it is refused, not passed over.
-std::string refuse_empty(const std::string& text) { return text.empty() ? "must not be empty" : ""; }
+constexpr const char* kNotEmpty = "must not be empty";
+
+std::string refuse_empty(const std::string& text) { return text.empty() ? kNotEmpty : ""; }
 
 /// CLI11's own conversions take octal, wrap around and pass over empty texts; here one rule holds everywhere.
 template <class T, class Variable>
@@ -30,6 +33,23 @@ CLI::Option& add_number(CLI::App& app, const std::string& names, Variable& varia
       description);
 }
 
+/// Appends the parts of `text` between delimiters, of which none may be empty; '\0' stands for no delimiter.
+void append_parts(const std::string& names, std::string_view text, char between,
+                  std::vector<std::string>& values) {
+  for (;;) {
+    const auto end = between == '\0' ? std::string_view::npos : text.find(between);
+    const std::string_view part = text.substr(0, end);
+    if (part.empty()) {
+      throw Error(ExitCode::kUsage, fmt::format("{} = '{}': {}", names, text, kNotEmpty));
+    }
+    values.emplace_back(part);
+    if (end == std::string_view::npos) {
+      return;
+    }
+    text.remove_prefix(end + 1);
+  }
+}
+
 }  // namespace
 
 const Option& Option::type_name(const std::string& name) const {
@@ -43,7 +63,10 @@ const Option& Option::description(const std::string& text) const {
 }
 
 const Option& Option::delimiter(char between) const {
-  option_->delimiter(between);
+  if (!between_) {
+    throw InternalError("a delimiter is for an option of several values, where it is added");
+  }
+  *between_ = between;
   return *this;
 }
 
@@ -89,7 +112,18 @@ Option Cli::add_option(const std::string& names, std::optional<std::int64_t>& va
 
 Option Cli::add_option(const std::string& names, std::vector<std::string>& values,
                        const std::string& description) const {
-  return Option(*app_->add_option(names, values, description)->check(refuse_empty));
+  // CLI11's own delimiter passes over empty values.
+  auto between = std::make_shared<char>('\0');
+  CLI::Option* option = app_->add_option_function<std::vector<std::string>>(
+      names,
+      [names, between, &values](const std::vector<std::string>& given) {
+        values.clear();
+        for (const std::string& text : given) {
+          append_parts(names, text, *between, values);
+        }
+      },
+      description);
+  return {*option, std::move(between)};
 }
 
 Option Cli::add_flag(const std::string& names, bool& value, const std::string& description) const {

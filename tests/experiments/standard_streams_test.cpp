@@ -51,7 +51,7 @@ TEST(StandardStreams, SaysWhenOutputCannotBeWritten) {
       {"sweep", "experiment.json", "--dry-run"},
       {"sweep", "experiment.json", "-q", "--output", "s"},
       {"simulate", "--preset", "tiny", "--schedule", "staircase", "-q"},
-      small({"inspect"}),
+      {"inspect", "-L", "8", "-d", "16", "--grid", "4x4", "-K", "2"},
       small({"run", "-q"}),
       small({"compare", "-q", "--schedule", "staircase", "--workload", "zipf:1", "--output", "c"}),
       small({"profile", "-q", "--schedule", "staircase", "--source", "none", "--output", "p"}),
@@ -82,12 +82,14 @@ TEST(StandardStreams, NeverTakesAFileOfItsOwnForAClosedOne) {
     const TemporaryDirectory directory;
     write_text(directory.path() / "experiment.json", kExperiment);
     const std::vector<std::string> sweep = {"sweep", "experiment.json", "--output", "s"};
-    for (const auto& call :
-         {sweep, small({"compare", "--schedule", "staircase", "--workload", "zipf:1", "--output", "c"}),
-          std::vector<std::string>{"simulate", "--preset", "tiny", "--schedule", "staircase", "--output",
-                                   "m"},
-          std::vector<std::string>{"check", "-L", "8", "-d", "16", "--grid", "4x4", "-K", "2", "--schedule",
-                                   "staircase", "--output", "k"}}) {
+    for (const auto& call : {sweep,
+                             std::vector<std::string>{"compare", "-L", "8", "-d", "16", "--grid", "4x4", "-K",
+                                                      "2", "--min-samples", "2", "--max-time", "0.01",
+                                                      "--workload", "zipf:1", "--output", "c"},
+                             std::vector<std::string>{"simulate", "--preset", "tiny", "--schedule",
+                                                      "staircase", "--output", "m"},
+                             std::vector<std::string>{"check", "-L", "8", "-d", "16", "--grid", "4x4", "-K",
+                                                      "2", "--schedule", "staircase", "--output", "k"}}) {
       const Outcome outcome = run_moescope(call, directory, {.out = "", .err = "", .closed = descriptors});
       EXPECT_EQ(outcome.code, 0) << call[0] << outcome.err;
       const auto runs =

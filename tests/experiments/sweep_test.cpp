@@ -273,27 +273,6 @@ TEST(Sweep, NamesTheScheduleThatFailedWhereOthersDidNot) {
       << outcome.out;
 }
 
-TEST(Sweep, HoldsModelledTimesAgainstTheirBaseline) {
-  const TemporaryDirectory directory;
-  write_text(directory.path() / "experiment.json",
-             R"({"name": "model", "schedules": ["staircase"], "workloads": ["gaussian:1"],
-      "axes": {"num_tokens": [8, 16], "hidden_size": 16, "grid": "8x6", "top_k": 4}})");
-  const auto sweep = [&](const std::string& output, const std::string& baseline) {
-    return run_moescope({"sweep", "experiment.json", "--backend", "model", "-q", "--output", output,
-                         "--baseline", baseline, "--threshold", "0.1%"},
-                        directory);
-  };
-  ASSERT_EQ(
-      run_moescope({"sweep", "experiment.json", "--backend", "model", "-q", "--output", "a"}, directory).code,
-      0);
-  const Outcome same = sweep("b", "a/rows.jsonl");
-  EXPECT_EQ(same.code, 0) << same.out << same.err;
-  EXPECT_EQ(same.out.find(" 0 same"), std::string::npos) << same.out;
-  EXPECT_NE(same.out.find("0 only in the baseline, 0 only here"), std::string::npos) << same.out;
-  write_scaled(directory.path() / "a", directory.path() / "fast", 0.5);
-  EXPECT_EQ(sweep("b", "fast/rows.jsonl").code, static_cast<int>(ExitCode::kCheckFailed));
-}
-
 TEST(Sweep, ListsItsPointsWithoutMeasuringThem) {
   const TemporaryDirectory directory;
   write_text(directory.path() / "experiment.json", kExperiment);
@@ -356,6 +335,27 @@ TEST(Sweep, ExitsWithOneWhenItBecameSlowerThanItsBaseline) {
   EXPECT_NE(faster.out.find("FAST"), std::string::npos) << faster.out;
   EXPECT_EQ(against("out/rows.jsonl").code, 0) << "no slower than itself";
   EXPECT_EQ(against("absent").code, static_cast<int>(ExitCode::kBadFile));
+}
+
+TEST(Sweep, HoldsModelledTimesAgainstTheirBaseline) {
+  const TemporaryDirectory directory;
+  write_text(directory.path() / "experiment.json",
+             R"({"name": "model", "schedules": ["staircase"], "workloads": ["gaussian:1"],
+      "axes": {"num_tokens": [8, 16], "hidden_size": 16, "grid": "8x6", "top_k": 4}})");
+  const auto sweep = [&](const std::string& output, const std::string& baseline) {
+    return run_moescope({"sweep", "experiment.json", "--backend", "model", "-q", "--output", output,
+                         "--baseline", baseline, "--threshold", "0.1%"},
+                        directory);
+  };
+  ASSERT_EQ(
+      run_moescope({"sweep", "experiment.json", "--backend", "model", "-q", "--output", "a"}, directory).code,
+      0);
+  const Outcome same = sweep("b", "a/rows.jsonl");
+  EXPECT_EQ(same.code, 0) << same.out << same.err;
+  EXPECT_EQ(same.out.find(" 0 same"), std::string::npos) << same.out;
+  EXPECT_NE(same.out.find("0 only in the baseline, 0 only here"), std::string::npos) << same.out;
+  write_scaled(directory.path() / "a", directory.path() / "fast", 0.5);
+  EXPECT_EQ(sweep("b", "fast/rows.jsonl").code, static_cast<int>(ExitCode::kCheckFailed));
 }
 
 TEST(Sweep, NamesFieldAndValueOfWhatCannotWorkAndWritesNothing) {
