@@ -257,6 +257,30 @@ TEST(Run, FindsTheRecordedLayerFromAnywhereAndNamesNoPathOfThisMachine) {
   }
 }
 
+TEST(Check, GoesOnPastAWorkloadThatCannotBeReadAndSaysSoAtTheEnd) {
+  const TemporaryDirectory directory;
+  // One token's expert, of 16: 99.
+  std::string header = "{'descr': '<i8', 'fortran_order': False, 'shape': (1, 1), }";
+  header.resize(117, ' ');
+  write_text(directory.path() / "bad.npy", std::string("\x93NUMPY\x01\x00\x76\x00", 10) + header + '\n' +
+                                               std::string("\x63\0\0\0\0\0\0\0", 8));
+  const auto check = [&](std::vector<std::string> workloads) {
+    std::vector<std::string> arguments = {"check", "-L", "1", "--grid",     "4x4",      "-d",
+                                          "8",     "-K", "1", "--schedule", "staircase"};
+    for (std::string& workload : workloads) {
+      arguments.insert(arguments.end(), {"--workload", std::move(workload)});
+    }
+    return run_moescope(arguments, directory);
+  };
+  const Outcome both = check({"trace:bad.npy", "zipf:1"});
+  EXPECT_EQ(both.code, code_of(ExitCode::kBadFile)) << both.out << both.err;
+  const auto tally = both.out.find("1 passed, 1 failed, 0 skipped");
+  ASSERT_NE(tally, std::string::npos) << both.out;
+  EXPECT_NE(both.out.find("bad.npy: expert_ids", tally), std::string::npos) << "again at the end\n"
+                                                                            << both.out;
+  EXPECT_EQ(check({"trace:bad.npy"}).code, code_of(ExitCode::kBadFile));
+}
+
 TEST(Check, PassesOnThePointAskedForAndWritesRows) {
   const TemporaryDirectory directory;
   const Outcome outcome = run_moescope({"check", "-L", "32", "-d", "24", "--grid", "48x16", "-K", "24",
