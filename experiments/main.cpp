@@ -2,12 +2,13 @@
 
 #include <csignal>
 #include <iostream>
-#include <new>
 #include <vector>
 
 #include "core/base/build_info.hpp"
+#include "core/base/caught_error.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/plain_output.hpp"
+#include "experiments/options/standard_streams.hpp"
 
 namespace {
 
@@ -24,11 +25,13 @@ constexpr const char* kAbout =
 constexpr const char* kFooter =
     "Each subcommand explains itself: moescope compare --help\n\n"
     "Exit codes:\n"
-    "  0   done; points of a sweep that failed are recorded as such\n"
-    "  1   a comparison ran and did not hold (check, golden, sweep --baseline)\n"
+    "  0   done; points that failed while others did not are recorded, and listed at the end\n"
+    "  1   a comparison ran and did not hold (check, golden, sweep --baseline), or all points of\n"
+    "      a sweep had failed before\n"
     "  2   the command line does not parse\n"
     "  3   a field has a value that cannot work; nothing was written\n"
-    "  4   an input file is missing, truncated or lies about its contents\n"
+    "  4   an input file is missing, truncated or lies about its contents; or an output,\n"
+    "      standard output too, cannot be written\n"
     "  5   a GPU was asked for and there is none that can be used\n"
     "  6   not enough memory; the message says how much is needed and there\n"
     "  7   a CUDA library call failed\n"
@@ -66,8 +69,7 @@ int run(int argc, char** argv) {
       return code_of(command.run());
     }
   }
-  std::cerr << "moescope: a subcommand is required (moescope --help lists them)\n";
-  return code_of(ExitCode::kUsage);
+  throw Error(ExitCode::kUsage, "a subcommand is required (moescope --help lists them)");
 }
 
 }  // namespace
@@ -76,16 +78,15 @@ int main(int argc, char** argv) {
   // A file that may not grow further is an error that write() tells; by default it would end the process.
   (void)std::signal(SIGXFSZ, SIG_IGN);
   const PlainOutput output(std::cout);
+  int code = 0;
   try {
-    return run(argc, argv);
-  } catch (const Error& error) {
-    std::cerr << "moescope: " << error.what() << '\n';
-    return code_of(error.code());
-  } catch (const std::bad_alloc&) {
-    std::cerr << "moescope: out of memory\n";
-    return code_of(ExitCode::kOutOfMemory);
-  } catch (const std::exception& error) {
-    std::cerr << "moescope: internal error (please report): " << error.what() << '\n';
-    return code_of(ExitCode::kInternal);
+    open_standard_streams();
+    code = run(argc, argv);
+    flush_standard_output();
+  } catch (...) {
+    const CaughtError error = caught_error();
+    print_error(error.message);
+    code = code_of(error.code);
   }
+  return code;
 }

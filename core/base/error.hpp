@@ -12,10 +12,10 @@ namespace moescope {
 /// Process exit codes of `moescope`; documented in README. Only main() turns an error into one.
 enum class ExitCode : int {
   kOk = 0,
-  kCheckFailed = 1,      ///< a comparison ran and did not hold (check, golden, validate)
+  kCheckFailed = 1,      ///< a comparison ran and did not hold (check, golden, sweep --baseline)
   kUsage = 2,            ///< the command line does not parse
   kInvalidArgument = 3,  ///< a field has a value that cannot work; nothing was written
-  kBadFile = 4,          ///< an input file is missing, truncated or lies about its contents
+  kBadFile = 4,          ///< an input file is missing, truncated or lies; an output cannot be written
   kNoDevice = 5,         ///< a GPU was asked for and there is none that can be used
   kOutOfMemory = 6,      ///< the configuration does not fit; the message says need and have
   kDeviceError = 7,      ///< a CUDA library call failed

@@ -1,19 +1,19 @@
 #include "core/base/grid_text.hpp"
 
-#include <charconv>
-
 #include "core/base/error.hpp"
+#include "core/base/number_text.hpp"
 
 namespace moescope {
 namespace {
 
 std::int64_t parse_extent(std::string_view text, std::string_view whole) {
-  std::int64_t extent = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), extent);
-  if (error != std::errc() || end != text.data() + text.size()) {
-    throw InvalidArgument("grid", whole, "must be ROWSxCOLS, e.g. 64x64");
+  const auto extent = parse_number<std::int64_t>(text);
+  if (!extent) {
+    throw InvalidArgument(
+        "grid", whole,
+        fmt::format("must be ROWSxCOLS, e.g. 64x64; '{}' {}", text, number_rule<std::int64_t>()));
   }
-  return extent;
+  return *extent;
 }
 
 }  // namespace

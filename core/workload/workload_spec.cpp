@@ -4,11 +4,11 @@
 #include <fmt/ranges.h>
 
 #include <array>
-#include <charconv>
 #include <cmath>
 #include <span>
 
 #include "core/base/error.hpp"
+#include "core/base/number_text.hpp"
 
 namespace moescope {
 namespace {
@@ -125,11 +125,11 @@ double parse_parameter(std::string_view word, const Parameter& parameter, const 
   if (word.empty()) {
     refuse(text, info, fmt::format("{} is missing", parameter.name));
   }
-  double value = 0;
-  const auto [end, error] = std::from_chars(word.data(), word.data() + word.size(), value);
-  if (error != std::errc{} || end != word.data() + word.size() || !std::isfinite(value)) {
-    refuse(text, info, fmt::format("{} = '{}' is not a finite number", parameter.name, word));
+  const auto number = parse_number<double>(word);
+  if (!number) {
+    refuse(text, info, fmt::format("{} = '{}' {}", parameter.name, word, number_rule<double>()));
   }
+  const double value = *number;
   if (value < parameter.min || value > parameter.max) {
     refuse(text, info,
            fmt::format("{} = {} must be in [{}, {}]", parameter.name, value, parameter.min, parameter.max));

@@ -8,6 +8,7 @@
 #include <memory>
 #include <optional>
 
+#include "core/base/line_text.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/outputs.hpp"
@@ -78,8 +79,8 @@ KnownCeilings recorded(const CeilingOptions& options) {
     throw FileError(file, "", "has no ceilings");
   }
   claim_device(options, known->header, nullptr);
-  std::cout << fmt::format("recorded: {}, run {}\n\n{}", known->ceilings.device, known->header.run_id,
-                           ceilings_text(known->ceilings));
+  std::cout << fmt::format("recorded: {}, run {}\n\n{}", one_line(known->ceilings.device),
+                           one_line(known->header.run_id), ceilings_text(known->ceilings));
   return *std::move(known);
 }
 

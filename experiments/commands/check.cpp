@@ -2,9 +2,10 @@
 
 #include <iostream>
 #include <memory>
-#include <new>
 #include <optional>
 
+#include "core/base/caught_error.hpp"
+#include "core/base/line_text.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/options.hpp"
@@ -29,6 +30,16 @@ struct Tally {
   std::int64_t failed = 0;
   std::int64_t skipped = 0;
   std::int64_t near_ties = 0;
+  std::string failures;             ///< a line each, said again at the end
+  bool wrong = false;               ///< a comparison did not hold
+  ExitCode unread = ExitCode::kOk;  ///< of the first point whose inputs could not be had
+
+  ExitCode code() const {
+    if (wrong || (passed == 0 && unread == ExitCode::kOk)) {  // nothing compared is nothing shown
+      return ExitCode::kCheckFailed;
+    }
+    return unread;
+  }
 };
 
 /// The built-in list, or the one point that workload and shape options describe.
@@ -79,10 +90,23 @@ void write_rows(ResultWriter* writer, const Point& context, const LayerCheck& ch
                           static_cast<double>(check.near_ties()), "pairs"));
 }
 
+std::string line_of(const char* verdict, const CheckPoint& point, const ScheduleOptions& schedule,
+                    const std::string& rest) {
+  return fmt::format("{:<8}{:<22} {:<5} {:<38} {:<15} {}\n", verdict, point.shape.label(),
+                     to_string(point.shape.dtype), one_line(point.workload.name), to_string(schedule),
+                     one_line(rest));
+}
+
 void print_line(const char* verdict, const CheckPoint& point, const ScheduleOptions& schedule,
                 const std::string& rest) {
-  std::cout << fmt::format("{:<8}{:<22} {:<5} {:<38} {:<15} {}\n", verdict, point.shape.label(),
-                           to_string(point.shape.dtype), point.workload.name, to_string(schedule), rest);
+  std::cout << line_of(verdict, point, schedule, rest);
+}
+
+void note_failure(Tally& tally, const CheckPoint& point, const ScheduleOptions& schedule,
+                  const std::string& what) {
+  ++tally.failed;
+  print_line("FAILED", point, schedule, what);
+  tally.failures += line_of("FAILED", point, schedule, what);
 }
 
 /// One line per comparison: what it found, and which kernels it was about.
@@ -114,20 +138,21 @@ void check_point(MoeBackend& backend, MoeBackend* mirror, const CheckPoint& poin
   std::optional<LayerCheck> check;
   try {
     check = check_layer(backend, mirror, inputs, schedule, options.sampled_tokens);
-  } catch (const OutOfMemory& error) {
-    skip(error.what());
-    return;
-  } catch (const std::bad_alloc&) {
-    skip("out of memory");
+  } catch (...) {
+    const CaughtError error = caught_error();
+    if (error.code != ExitCode::kOutOfMemory) {
+      throw;
+    }
+    skip(error.message);
     return;
   }
   write_rows(writer, context, *check);
   const std::int64_t near_ties = check->near_ties();
   tally.near_ties += near_ties;
   if (const StageCheck* failure = check->first_failure()) {
-    ++tally.failed;
-    print_line("FAILED", point, schedule,
-               fmt::format("{} ({}): {}", to_string(failure->stage), what_of(*failure), failure->detail));
+    tally.wrong = true;
+    note_failure(tally, point, schedule,
+                 fmt::format("{} ({}): {}", to_string(failure->stage), what_of(*failure), failure->detail));
     if (options.verbose) {
       print_comparisons(*check);
     }
@@ -160,28 +185,35 @@ ExitCode check(const CheckOptions& options, const Invocation& invocation) {
   Tally tally;
   for (const CheckPoint& point : points) {
     std::optional<LayerInputs> inputs;
-    std::string why;
+    CaughtError error;
     try {
       inputs = make_check_inputs(point, options.seed,
                                  {.backend = backend->name(),
                                   .schedules = schedules,
                                   .side_by_side = false,
                                   .judged_tokens = options.sampled_tokens});
-    } catch (const OutOfMemory& error) {
-      why = error.what();
-    } catch (const std::bad_alloc&) {
-      why = "out of memory";
+    } catch (...) {
+      error = caught_error();
+      if (error.code != ExitCode::kOutOfMemory && error.code != ExitCode::kBadFile) {
+        throw;
+      }
     }
+    const bool failed = error.code == ExitCode::kBadFile;  // of this point's workload: others go on
     for (const ScheduleOptions& schedule : schedules) {
       if (inputs) {
         check_point(*backend, mirror.get(), point, *inputs, schedule, options, writer.get(), tally);
+        continue;
+      }
+      if (failed) {
+        note_failure(tally, point, schedule, error.message);
+        tally.unread = tally.unread == ExitCode::kOk ? error.code : tally.unread;
       } else {
         ++tally.skipped;
-        print_line("skipped", point, schedule, why);
-        write(writer.get(),
-              absent_row(point_of(point, *backend, schedule, options.seed), Stage::kLayer, Source::kMeasured,
-                         "relative_error", "fraction", Status::kSkipped, why));
+        print_line("skipped", point, schedule, error.message);
       }
+      write(writer.get(), absent_row(point_of(point, *backend, schedule, options.seed), Stage::kLayer,
+                                     Source::kMeasured, "relative_error", "fraction",
+                                     failed ? Status::kFailed : Status::kSkipped, error.message));
     }
     std::cout << std::flush;
   }
@@ -190,8 +222,8 @@ ExitCode check(const CheckOptions& options, const Invocation& invocation) {
   if (writer) {
     std::cout << "rows: " << writer->directory().string() << "/rows.jsonl, rows.csv\n";
   }
-  // A check that compared nothing has shown nothing.
-  return tally.failed > 0 || tally.passed == 0 ? ExitCode::kCheckFailed : ExitCode::kOk;
+  std::cout << tally.failures;
+  return tally.code();
 }
 
 }  // namespace

@@ -89,6 +89,7 @@ ExitCode compare(const CommonOptions& options, const Invocation& invocation) {
   std::cout << fmt::format("\nrows:   {}/rows.jsonl, rows.csv, run.json\n", directory.string());
   std::cout << (figure.status == Status::kOk ? fmt::format("figure: {}\n", figure.image.string())
                                              : fmt::format("figure: unavailable: {}\n", figure.reason));
+  std::cout << failures_text(studies);
   return outcome(studies);
 }
 

@@ -11,10 +11,13 @@
 #include "experiments/options/options.hpp"
 #include "experiments/options/outputs.hpp"
 #include "experiments/options/profile_sources.hpp"
+#include "experiments/points/compare_report.hpp"
+#include "experiments/points/study_point.hpp"
 #include "profiler/counters/recorded_counters.hpp"
 #include "profiler/limits/layer_profile.hpp"
 #include "profiler/report/chrome_trace.hpp"
 #include "profiler/study/layer_rows.hpp"
+#include "profiler/study/or_failure.hpp"
 #include "reference/oracle/layer_check.hpp"
 
 namespace moescope {
@@ -60,6 +63,16 @@ DeviceCeilings obtain_ceilings(const ProfileOptions& options, const MoeBackend& 
         fmt::format("must be of this device, {}, not of {}", backend.device(), recorded->device));
   }
   return *recorded;
+}
+
+/// Of a layer of which nothing came: every schedule failed.
+LayerProfile failed_profile(LayerStudy study, const DeviceCeilings& ceilings) {
+  LayerProfile profile;
+  profile.counted.resize(study.schedules.size());
+  profile.kernels.resize(study.schedules.size());
+  profile.study = std::move(study);
+  profile.ceilings = ceilings;
+  return profile;
 }
 
 /// Every schedule once, for a profiler around this process: warm, then one run between cudaProfilerStart and
@@ -153,12 +166,20 @@ ExitCode profile(const ProfileOptions& options, const Invocation& invocation) {
   std::vector<LayerProfile> profiles;
   for (const auto& [workload, shape] : points) {
     progress.begin(workload.name);
-    const LayerInputs inputs =
-        make_inputs(workload, shape, options.seed,
-                    {.backend = backend->name(), .schedules = schedules, .judged_tokens = kJudgedTokens});
-    profiles.push_back(profile_layer(
-        *backend, inputs, schedules, sampling, l2, oracle_judge(inputs, kJudgedTokens), source.setup(),
-        ceilings, source.tracer.get(), [&](std::string_view what) { progress.detail(what); }));
+    const auto measure = [&] {
+      const LayerInputs inputs =
+          make_inputs(workload, shape, options.seed,
+                      {.backend = backend->name(), .schedules = schedules, .judged_tokens = kJudgedTokens});
+      return profile_layer(*backend, inputs, schedules, sampling, l2, oracle_judge(inputs, kJudgedTokens),
+                           source.setup(), ceilings, source.tracer.get(),
+                           [&](std::string_view what) { progress.detail(what); });
+    };
+    profiles.push_back(or_failure(measure, [&](ExitCode code, const std::string& reason) {
+      return failed_profile(failed_study({workload, shape, options.seed},
+                                         {.schedules = schedules, .sampling = sampling, .l2 = l2},
+                                         backend->name(), code, reason),
+                            ceilings);
+    }));
     for (const ResultRow& row : profile_rows(profiles.back())) {
       writer.write(row);
     }
@@ -167,14 +188,20 @@ ExitCode profile(const ProfileOptions& options, const Invocation& invocation) {
   }
   progress.finish();
   bool sums_hold = true;
+  std::vector<LayerStudy> studies;
   for (const LayerProfile& layer : profiles) {
     std::cout << profile_text(layer, backend->device()) << '\n';
     sums_hold = sums_hold && stage_sums_hold(layer);
+    studies.push_back(layer.study);
   }
   write_chrome_trace(profiles, backend->device(), directory / kTrace);
   std::cout << fmt::format("{}\nrows:  {}/rows.jsonl, rows.csv, run.json\n", profile_legend(),
                            directory.string());
   std::cout << fmt::format("trace: {}/trace.json (open it at ui.perfetto.dev)\n", directory.string());
+  std::cout << failures_text(studies);
+  if (const ExitCode code = outcome(studies); code != ExitCode::kOk) {
+    return code;
+  }
   if (!sums_hold) {
     return ExitCode::kCheckFailed;
   }

@@ -7,6 +7,7 @@
 #include <iterator>
 #include <memory>
 
+#include "core/base/line_text.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/outputs.hpp"
 #include "profiler/limits/ceilings.hpp"
@@ -41,7 +42,7 @@ ExitCode roofline(const RooflineOptions& options) {
     std::ranges::move(read_rows(file), std::back_inserter(runs));
   }
   const Roofline read = read_roofline(runs, flop);
-  std::cout << fmt::format("{}\n\n{}\n{}\n", read.ceilings.device, ceilings_text(read.ceilings),
+  std::cout << fmt::format("{}\n\n{}\n{}\n", one_line(read.ceilings.device), ceilings_text(read.ceilings),
                            roofline_text(read));
   Figure figure = roofline_figure(read);
   figure.png = options.png;

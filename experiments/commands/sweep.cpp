@@ -19,6 +19,7 @@
 #include "experiments/points/sweep_model.hpp"
 #include "experiments/points/sweep_points.hpp"
 #include "experiments/points/sweep_study.hpp"
+#include "experiments/points/sweep_summary.hpp"
 #include "profiler/report/phase_diagram.hpp"
 #include "profiler/study/layer_rows.hpp"
 #include "profiler/text/format.hpp"
@@ -168,7 +169,7 @@ void list_points(const std::vector<PlannedPoint>& planned, const std::filesystem
                    directory.string(), expected);
 }
 
-/// Runs what is left. Returns the code of the first failure if nothing came of any.
+/// Runs what is left. Returns the code of the first failure.
 ExitCode run_points(const std::vector<PlannedPoint>& planned, const Experiment& experiment,
                     PointRunner& runner, ResultWriter& writer, const CommonOptions& machine) {
   std::vector<const PlannedPoint*> left;
@@ -178,7 +179,6 @@ ExitCode run_points(const std::vector<PlannedPoint>& planned, const Experiment& 
     }
   }
   Progress progress(std::cerr, progress_style(machine), std::ssize(left));
-  bool any = left.empty();
   ExitCode failure = ExitCode::kOk;
   for (const PlannedPoint* each : left) {
     progress.begin(each->point.label);
@@ -191,7 +191,6 @@ ExitCode run_points(const std::vector<PlannedPoint>& planned, const Experiment& 
     point.reason = result.reason;
     point.elapsed_s = elapsed.count();
     writer.write_point(point, rows_of(result, *each, experiment.metrics));
-    any = any || result.status != Status::kFailed;
     failure = failure == ExitCode::kOk ? result.code : failure;
     if (result.code == ExitCode::kDeviceError) {
       // No later point would work in this process.
@@ -202,27 +201,7 @@ ExitCode run_points(const std::vector<PlannedPoint>& planned, const Experiment& 
     }
     progress.advance();
   }
-  return any ? ExitCode::kOk : failure;
-}
-
-void print_summary(const std::filesystem::path& directory) {
-  std::int64_t points = 0;
-  double elapsed_s = 0;
-  std::string failures;
-  for (const RecordedRun& run : read_rows(directory / "rows.jsonl")) {
-    for (const RecordedPoint& point : run.points) {
-      ++points;
-      elapsed_s += point.elapsed_s;
-      if (point.status != Status::kOk) {
-        const auto row = std::ranges::find(run.rows, point.id, &ResultRow::point);
-        failures += fmt::format("{}: {}{}\n", to_string(point.status), point.reason,
-                                row == run.rows.end() ? "" : fmt::format("\n  {}", row->repro));
-      }
-    }
-  }
-  std::cout << failures
-            << fmt::format("{} points, {} in all\nrows: {}/rows.jsonl, rows.csv, run.json\n", points,
-                           format_seconds(elapsed_s), directory.string());
+  return failure;
 }
 
 /// Which schedule is fastest over L and K, from the rows of the sweep.
@@ -282,21 +261,31 @@ ExitCode sweep(const SweepOptions& options, const Invocation& invocation) {
   require_own_outputs(options, directory);
   RunHeader header = runner.start(options, invocation);
   header.experiment = experiment.canonical;
-  ExitCode code = ExitCode::kOk;
+  ExitCode failure = ExitCode::kOk;
   {
     ResultWriter writer(OutputFolder(directory), std::move(header), ExistingRun::kContinue,
                         options.phase_diagram ? figure_files(kPhaseDiagram) : std::vector<std::string>());
-    code = run_points(planned, experiment, runner, writer, options.machine);
+    failure = run_points(planned, experiment, runner, writer, options.machine);
   }
   if (planned.empty()) {
     std::cout << "this shard has no points\n";
-    return code;
+    return ExitCode::kOk;
   }
-  print_summary(directory);
+  const SweepSummary summary = summarize(directory, planned);
+  std::cout << fmt::format("{} points, {} in all\nrows: {}/rows.jsonl, rows.csv, run.json\n", summary.points,
+                           format_seconds(summary.elapsed_s), directory.string());
   if (options.phase_diagram) {
     draw_phase_diagram(directory);
   }
-  return baseline.empty() || code != ExitCode::kOk ? code : hold_against(baseline, directory, threshold);
+  ExitCode code = ExitCode::kOk;
+  if (!summary.any) {
+    // Points that failed in an earlier call are not measured again, and their codes are not recorded.
+    code = failure == ExitCode::kOk ? ExitCode::kCheckFailed : failure;
+  } else if (!options.baseline.empty()) {
+    code = hold_against(baseline, directory, threshold);
+  }
+  std::cout << summary.text();
+  return code;
 }
 
 }  // namespace

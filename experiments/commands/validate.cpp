@@ -10,12 +10,14 @@
 #include <set>
 
 #include "core/base/error.hpp"
+#include "core/base/line_text.hpp"
 #include "core/files/regular_file.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/outputs.hpp"
 #include "experiments/options/sim_options.hpp"
 #include "profiler/simulator/sim_validation.hpp"
+#include "profiler/study/or_failure.hpp"
 #include "profiler/text/format.hpp"
 
 namespace moescope {
@@ -218,7 +220,7 @@ std::vector<PointModel> model_points(std::vector<MeasuredPoint>& points, const V
   for (const MeasuredPoint& point : points) {
     progress.begin(
         fmt::format("{} {} {}", point.layer.shape.label(), point.layer.workload, to_string(point.schedule)));
-    try {
+    const auto model = [&] {
       if (routed == nullptr || routed->layer.key() != point.layer.key()) {
         routed = nullptr;
         layer = std::make_unique<RoutedLayer>(
@@ -232,12 +234,11 @@ std::vector<PointModel> model_points(std::vector<MeasuredPoint>& points, const V
       const auto launches =
           layer_stream(layer->shape, layer->routing, schedule, stream, layer->fixed_routing);
       models.push_back({&point, simulate_layer(launches, device, calibration, replay)});
-    } catch (const InternalError&) {
-      throw;
-    } catch (const Error& error) {
+    };
+    or_failure(model, [&](ExitCode, const std::string& reason) {
       skipped.push_back(fmt::format("{} {} {}: {}", point.layer.shape.label(), point.layer.workload,
-                                    to_string(point.schedule), error.what()));
-    }
+                                    to_string(point.schedule), reason));
+    });
     progress.advance();
   }
   return models;
@@ -260,12 +261,12 @@ void print_report(std::ostream& out, std::span<const Prediction> predictions,
   out << table.text() << "\nworst:\n";
   for (const std::string& metric : metrics) {
     for (const std::string& line : outliers(predictions, metric, kOutliers)) {
-      out << "  " << line << '\n';
+      out << "  " << one_line(line) << '\n';
     }
   }
   out << target_text(predictions) << '\n';
   for (const std::string& line : skipped) {
-    out << "not predicted: " << line << '\n';
+    out << "not predicted: " << one_line(line) << '\n';
   }
 }
 

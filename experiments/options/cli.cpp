@@ -4,10 +4,53 @@
 
 #include <CLI/CLI.hpp>
 #include <sstream>
+#include <string_view>
 
 #include "core/base/error.hpp"
+#include "core/base/number_text.hpp"
 
 namespace moescope {
+namespace {
+
+/// What an unset shell variable leaves is no value, whatever the option: it is refused, not passed over.
+constexpr const char* kNotEmpty = "must not be empty";
+
+std::string refuse_empty(const std::string& text) { return text.empty() ? kNotEmpty : ""; }
+
+/// CLI11's own conversions take octal, wrap around and pass over empty texts; here one rule holds everywhere.
+template <class T, class Variable>
+CLI::Option& add_number(CLI::App& app, const std::string& names, Variable& variable,
+                        const std::string& description) {
+  return *app.add_option_function<std::string>(
+      names,
+      [names, &variable](const std::string& text) {
+        const auto number = parse_number<T>(text);
+        if (!number) {
+          throw Error(ExitCode::kUsage, fmt::format("{} = '{}': {}", names, text, number_rule<T>()));
+        }
+        variable = *number;
+      },
+      description);
+}
+
+/// Appends the parts of `text` between delimiters, of which none may be empty; '\0' stands for no delimiter.
+void append_parts(const std::string& names, std::string_view text, char between,
+                  std::vector<std::string>& values) {
+  for (;;) {
+    const auto end = between == '\0' ? std::string_view::npos : text.find(between);
+    const std::string_view part = text.substr(0, end);
+    if (part.empty()) {
+      throw Error(ExitCode::kUsage, fmt::format("{} = '{}': {}", names, text, kNotEmpty));
+    }
+    values.emplace_back(part);
+    if (end == std::string_view::npos) {
+      return;
+    }
+    text.remove_prefix(end + 1);
+  }
+}
+
+}  // namespace
 
 const Option& Option::type_name(const std::string& name) const {
   option_->type_name(name);
@@ -20,7 +63,10 @@ const Option& Option::description(const std::string& text) const {
 }
 
 const Option& Option::delimiter(char between) const {
-  option_->delimiter(between);
+  if (!between_) {
+    throw InternalError("a delimiter is for an option of several values, where it is added");
+  }
+  *between_ = between;
   return *this;
 }
 
@@ -40,33 +86,44 @@ const Option& Option::show_default() const {
 }
 
 Option Cli::add_option(const std::string& names, std::string& value, const std::string& description) const {
-  return Option(*app_->add_option(names, value, description));
+  return Option(*app_->add_option(names, value, description)->check(refuse_empty));
 }
 
 Option Cli::add_option(const std::string& names, int& value, const std::string& description) const {
-  return Option(*app_->add_option(names, value, description));
+  return Option(add_number<int>(*app_, names, value, description));
 }
 
 Option Cli::add_option(const std::string& names, std::int64_t& value, const std::string& description) const {
-  return Option(*app_->add_option(names, value, description));
+  return Option(add_number<std::int64_t>(*app_, names, value, description));
 }
 
 Option Cli::add_option(const std::string& names, std::uint64_t& value, const std::string& description) const {
-  return Option(*app_->add_option(names, value, description));
+  return Option(add_number<std::uint64_t>(*app_, names, value, description));
 }
 
 Option Cli::add_option(const std::string& names, double& value, const std::string& description) const {
-  return Option(*app_->add_option(names, value, description));
+  return Option(add_number<double>(*app_, names, value, description));
 }
 
 Option Cli::add_option(const std::string& names, std::optional<std::int64_t>& value,
                        const std::string& description) const {
-  return Option(*app_->add_option(names, value, description));
+  return Option(add_number<std::int64_t>(*app_, names, value, description));
 }
 
 Option Cli::add_option(const std::string& names, std::vector<std::string>& values,
                        const std::string& description) const {
-  return Option(*app_->add_option(names, values, description));
+  // CLI11's own delimiter passes over empty values.
+  auto between = std::make_shared<char>('\0');
+  CLI::Option* option = app_->add_option_function<std::vector<std::string>>(
+      names,
+      [names, between, &values](const std::vector<std::string>& given) {
+        values.clear();
+        for (const std::string& text : given) {
+          append_parts(names, text, *between, values);
+        }
+      },
+      description);
+  return {*option, std::move(between)};
 }
 
 Option Cli::add_flag(const std::string& names, bool& value, const std::string& description) const {

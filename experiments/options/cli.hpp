@@ -4,6 +4,7 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace CLI {
@@ -18,6 +19,9 @@ namespace moescope {
 class Option {
  public:
   explicit Option(CLI::Option& option) : option_(&option) {}
+  /// Of several values; `between` is where delimiter() leaves what lies between them.
+  Option(CLI::Option& option, std::shared_ptr<char> between)
+      : option_(&option), between_(std::move(between)) {}
 
   /// How --help calls the value, e.g. "FILE".
   const Option& type_name(const std::string& name) const;
@@ -32,6 +36,7 @@ class Option {
 
  private:
   CLI::Option* option_;
+  std::shared_ptr<char> between_;
 };
 
 /// A command, or a group of options of one; a handle that may be copied. `names` are "-L,--num-tokens" or,

@@ -4,11 +4,12 @@
 
 #include <iostream>
 #include <memory>
-#include <new>
 #include <optional>
 #include <string>
 #include <vector>
 
+#include "core/base/caught_error.hpp"
+#include "core/base/line_text.hpp"
 #include "core/systems/system_cost.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/outputs.hpp"
@@ -86,11 +87,12 @@ struct Tally {
   std::int64_t passed = 0;
   std::int64_t failed = 0;
   std::int64_t skipped = 0;
+  std::string failures;  ///< a line each, said again at the end
 };
 
-void print_line(const char* verdict, const SystemShape& shape, const std::string& rest) {
-  std::cout << fmt::format("{:<8}{:<36} {:<5} {}\n", verdict, shape.label(), to_string(shape.dtype), rest)
-            << std::flush;
+std::string line_of(const char* verdict, const SystemShape& shape, const std::string& rest) {
+  return fmt::format("{:<8}{:<36} {:<5} {}\n", verdict, shape.label(), to_string(shape.dtype),
+                     one_line(rest));
 }
 
 void check_shape(MoeBackend& backend, const SystemShape& shape, const NamedWorkload& workload,
@@ -102,16 +104,17 @@ void check_shape(MoeBackend& backend, const SystemShape& shape, const NamedWorkl
   try {
     inputs.emplace(make_system_inputs(workload, shape, options));
     check = check_system(backend, *inputs, sampled_tokens);
-  } catch (const OutOfMemory& error) {
-    why = error.what();
-  } catch (const InvalidArgument& error) {  // of the backend: shapes are resolved, hence valid, by now
-    why = error.what();
-  } catch (const std::bad_alloc&) {
-    why = "out of memory";
+  } catch (...) {
+    // Invalid to the backend: shapes are resolved, hence valid, by now.
+    const CaughtError error = caught_error();
+    if (error.code != ExitCode::kOutOfMemory && error.code != ExitCode::kInvalidArgument) {
+      throw;
+    }
+    why = error.message;
   }
   if (!check) {
     ++tally.skipped;
-    print_line("skipped", shape, why);
+    std::cout << line_of("skipped", shape, why) << std::flush;
     if (writer != nullptr && inputs) {
       const ScheduleKind own = system_schedule(shape.system).kind;
       writer->write(absent_row(point_of(*inputs, own, backend), Stage::kLayer, Source::kMeasured,
@@ -121,9 +124,12 @@ void check_shape(MoeBackend& backend, const SystemShape& shape, const NamedWorkl
   }
   const bool passed = check->passed();
   ++(passed ? tally.passed : tally.failed);
-  print_line(passed ? "ok" : "FAILED", shape,
-             shape.has_product_keys() ? fmt::format("{}: {}", to_string(check->ran), check->describe())
-                                      : check->describe());
+  const std::string line =
+      line_of(passed ? "ok" : "FAILED", shape,
+              shape.has_product_keys() ? fmt::format("{}: {}", to_string(check->ran), check->describe())
+                                       : check->describe());
+  std::cout << line << std::flush;
+  tally.failures += passed ? "" : line;
   if (writer != nullptr) {
     const Point context = point_of(*inputs, check->ran, backend);
     writer->write(passed ? value_row(context, Stage::kLayer, Source::kMeasured, "relative_error",
@@ -158,6 +164,7 @@ ExitCode check_systems(const CommonOptions& options, bool full, std::int64_t sam
   if (writer) {
     std::cout << "rows: " << writer->directory().string() << "/rows.jsonl, rows.csv\n";
   }
+  std::cout << tally.failures;
   // A check that compared nothing has shown nothing.
   return tally.failed > 0 || tally.passed == 0 ? ExitCode::kCheckFailed : ExitCode::kOk;
 }

@@ -7,7 +7,9 @@
 #include <ostream>
 #include <utility>
 
+#include "core/base/line_text.hpp"
 #include "profiler/report/layer_names.hpp"
+#include "profiler/study/system_study.hpp"
 #include "profiler/text/format.hpp"
 #include "profiler/text/table.hpp"
 
@@ -96,16 +98,15 @@ Table schedule_table(const std::vector<LayerStudy>& studies) {
   return table;
 }
 
-std::string reasons_text(const std::vector<LayerStudy>& studies) {
+/// What is to be known of points that did not fail.
+std::string notes_text(const std::vector<LayerStudy>& studies) {
   std::vector<std::string> lines;
   for (const LayerStudy& study : studies) {
     for (const ScheduleStudy& point : study.schedules) {
       std::string line;
       if (point.status == Status::kSkipped) {
         line = fmt::format("{} skipped: {}\n", point.name(), point.reason);
-      } else if (point.status == Status::kFailed) {
-        line = fmt::format("{}: {} failed: {}\n", study.workload, point.name(), point.reason);
-      } else if (!point.error) {
+      } else if (point.status == Status::kOk && !point.error) {
         line = fmt::format("{}: {} has no error: {}\n", study.workload, point.name(), point.error_reason);
       }
       if (!line.empty() && std::ranges::find(lines, line) == lines.end()) {
@@ -203,7 +204,7 @@ void print_comparison(std::ostream& out, const std::vector<LayerStudy>& studies,
          "by round\nrequested bytes: analytic, what the expert stage loads and stores; floor: active "
          "experts, "
          "tokens and output once\nerror: relative, against the fp64 oracle on sampled tokens\n";
-  out << reasons_text(studies);
+  out << notes_text(studies);
 }
 
 Figure skew_figure(const std::vector<LayerStudy>& studies, const std::string& device) {
@@ -224,6 +225,24 @@ Figure skew_figure(const std::vector<LayerStudy>& studies, const std::string& de
       studies, "analytic bytes requested by the expert stage", "bytes",
       [](const ScheduleStudy& p) { return static_cast<double>(expert_bytes(p.cost, MemoryLevel::kL2)); }));
   return figure;
+}
+
+std::string failures_text(const std::vector<LayerStudy>& studies) {
+  std::vector<std::string> lines;
+  std::size_t points = 0;
+  for (const LayerStudy& study : studies) {
+    for (const ScheduleStudy& point : study.schedules) {
+      ++points;
+      if (point.status == Status::kFailed) {
+        lines.push_back(fmt::format("failed: {}: {}: {}\n",
+                                    one_line(study.baseline ? study_label(study) : study.workload),
+                                    point.name(), one_line(point.reason)));
+      }
+    }
+  }
+  return lines.empty()
+             ? ""
+             : fmt::format("{} of {} points failed\n{}", lines.size(), points, fmt::join(lines, ""));
 }
 
 ExitCode outcome(const std::vector<LayerStudy>& studies) {

@@ -17,6 +17,9 @@ void print_comparison(std::ostream& out, const std::vector<LayerStudy>& studies,
 /// as points with their names.
 Figure skew_figure(const std::vector<LayerStudy>& studies, const std::string& device);
 
+/// Which points failed, each with its reason, a line a point: what a command says last. Empty when none did.
+std::string failures_text(const std::vector<LayerStudy>& studies);
+
 /// Ok when any point was measured (others are recorded as failed), else the code of the first failure.
 ExitCode outcome(const std::vector<LayerStudy>& studies);
 

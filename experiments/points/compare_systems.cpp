@@ -54,7 +54,7 @@ void print(const std::vector<LayerStudy>& studies, const std::string& device) {
     table.add_row(study_cells(study));
     const ScheduleStudy& point = study.schedules.front();
     const std::string& reason = point.status == Status::kOk ? point.error_reason : point.reason;
-    if (!reason.empty()) {
+    if (!reason.empty() && point.status != Status::kFailed) {
       reasons += fmt::format("{}: {}\n", study_label(study), reason);
     }
   }
@@ -97,6 +97,7 @@ ExitCode compare_systems(const CommonOptions& options, const Invocation& invocat
     }
   }
   std::cout << fmt::format("\nrows:   {}/rows.jsonl, rows.csv, run.json\n", directory.string());
+  std::cout << failures_text(studies);
   return outcome(studies);
 }
 

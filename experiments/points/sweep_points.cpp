@@ -3,13 +3,13 @@
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
-#include <charconv>
-#include <cmath>
+#include <algorithm>
 #include <type_traits>
 #include <utility>
 
 #include "core/base/command_text.hpp"
 #include "core/base/error.hpp"
+#include "core/base/number_text.hpp"
 #include "core/systems/system_options.hpp"
 #include "experiments/options/system_options.hpp"
 
@@ -115,28 +115,25 @@ std::string model_repro_command(const CommonOptions& options, const SimulatorOpt
 }
 
 Shard parse_shard(std::string_view text) {
-  Shard shard;
-  const auto number = [&](std::string_view part, std::size_t& out) {
-    const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), out);
-    return error == std::errc() && end == part.data() + part.size();
-  };
-  const auto slash = text.find('/');
-  if (slash == std::string_view::npos || !number(text.substr(0, slash), shard.index) ||
-      !number(text.substr(slash + 1), shard.count) || shard.index < 1 || shard.index > shard.count) {
-    throw InvalidArgument("shard", text, "must be I/N with I from 1 to N, e.g. 2/8");
+  const auto slash = std::min(text.find('/'), text.size());
+  const auto index = parse_number<std::uint64_t>(text.substr(0, slash));
+  const auto count = parse_number<std::uint64_t>(text.substr(std::min(slash + 1, text.size())));
+  if (!index || !count || *index < 1 || *index > *count) {
+    throw InvalidArgument("shard", text,
+                          "must be I/N with I from 1 to N, e.g. 2/8: decimal, without leading zeros");
   }
-  return shard;
+  return {*index, *count};
 }
 
 double parse_threshold(const std::string& text) {
   const bool percent = text.ends_with('%');
   const std::string_view number(text.data(), text.size() - (percent ? 1 : 0));
-  double value = 0;
-  const auto [end, error] = std::from_chars(number.data(), number.data() + number.size(), value);
-  if (error != std::errc() || end != number.data() + number.size() || !std::isfinite(value) || value < 0) {
-    throw InvalidArgument("threshold", text, "must be a share >= 0, e.g. 5% or 0.05");
+  const auto value = parse_number<double>(number);
+  // 5 may be meant as 5 % as well as 500 %.
+  if (!value || *value < 0 || (!percent && *value >= 1)) {
+    throw InvalidArgument("threshold", text, "must be percents, e.g. 5%, or a share below 1, e.g. 0.05");
   }
-  return percent ? value / 100 : value;
+  return percent ? *value / 100 : *value;
 }
 
 }  // namespace moescope

@@ -14,7 +14,10 @@
 namespace moescope {
 namespace {
 
-bool is_time(const ResultRow& row) { return row.metric == "time_s" && row.source == Source::kMeasured; }
+/// Modelled times are held against modelled ones: the backend's name, part of identity(), tells them apart.
+bool is_time(const ResultRow& row) {
+  return row.metric == "time_s" && (row.source == Source::kMeasured || row.source == Source::kModelled);
+}
 
 /// What was measured, as text, by the fields that all of the runs can say.
 std::string identity(const ResultRow& row, int version) {
@@ -133,9 +136,9 @@ RegressionReport compare_times(std::span<const RecordedRun> before, std::span<co
   const LastRows old_rows = last_rows(before, version);
   const LastRows new_rows = last_rows(after, version);
   RegressionReport report;
-  std::int64_t measured_before = 0;
+  std::int64_t times_before = 0;
   for (const auto& [key, row] : old_rows.rows) {
-    measured_before += row->status == Status::kOk && *row->value > 0 ? 1 : 0;
+    times_before += row->status == Status::kOk && *row->value > 0 ? 1 : 0;
   }
   for (const std::string& key : new_rows.order) {
     const ResultRow& row = *new_rows.rows.at(key);
@@ -148,7 +151,7 @@ RegressionReport compare_times(std::span<const RecordedRun> before, std::span<co
       ++report.only_after;
     }
   }
-  report.only_before = measured_before - std::ssize(report.times);
+  report.only_before = times_before - std::ssize(report.times);
   return report;
 }
 

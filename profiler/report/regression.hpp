@@ -41,12 +41,12 @@ struct RegressionReport {
   bool holds() const;
 };
 
-/// Holds every measured time_s of `after` against the one of `before` with the same identity: everything a
-/// row says about what was measured. Of several with one identity the last counts. A difference counts when
-/// it is above `threshold` (a fraction) and above what the recorded spreads explain: three standard errors of
-/// the two medians, each from its range over d2(n) (the expected range of n normal samples; for n > 10 that
-/// of 10, which errs on the side of noise). Without a spread the threshold alone decides. Throws
-/// InvalidArgument when the threshold is none or the runs are of different devices.
+/// Holds every measured or modelled time_s of `after` against the one of `before` with the same identity:
+/// everything a row says about what was measured. Of several with one identity the last counts. A difference
+/// counts when it is above `threshold` (a fraction) and above what the recorded spreads explain: three
+/// standard errors of the two medians, each from its range over d2(n) (the expected range of n normal
+/// samples; for n > 10 that of 10, which errs on the side of noise). Without a spread the threshold alone
+/// decides. Throws InvalidArgument when the threshold is none or the runs are of different devices.
 RegressionReport compare_times(std::span<const RecordedRun> before, std::span<const RecordedRun> after,
                                double threshold);
 

@@ -3,13 +3,14 @@
 #include <fmt/format.h>
 
 #include <array>
-#include <charconv>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <utility>
 
 #include "core/base/error.hpp"
+#include "core/base/number_text.hpp"
 #include "core/files/json_text.hpp"
 
 namespace moescope {
@@ -41,21 +42,17 @@ std::vector<std::string_view> split(std::string_view text, char separator) {
   }
 }
 
-/// A number with its suffix; false when `text` is none.
-bool parse_number(std::string_view text, double& number) {
-  const char* const end = text.data() + text.size();
-  const auto [rest, error] = std::from_chars(text.data(), end, number);
-  if (error != std::errc()) {
-    return false;
-  }
-  const std::string_view suffix(rest, static_cast<std::size_t>(end - rest));
+/// A number with its suffix; nothing when `text` is none.
+std::optional<double> parse_scaled(std::string_view text) {
   for (const auto& [name, scale] : kSuffixes) {
-    if (suffix == name) {
-      number *= scale;
-      return std::isfinite(number);
+    if (text.ends_with(name)) {
+      const auto number = parse_number<double>(text.substr(0, text.size() - name.size()));
+      if (number && std::isfinite(*number * scale)) {
+        return *number * scale;
+      }
     }
   }
-  return false;
+  return std::nullopt;
 }
 
 /// Changes to the "values" of one device.
@@ -115,14 +112,13 @@ class Changes {
       return;
     }
     const bool factor = text.front() == 'x';
-    double number = 0;
-    if (!parse_number(factor ? text.substr(1) : text, number)) {
+    const auto asked = parse_scaled(factor ? text.substr(1) : text);
+    if (!asked) {
       fail(
-          fmt::format("{} = {}: must be a number, with KiB, MiB, GiB, K, M, G or T if need be, or x and a "
-                      "factor",
-                      key, text));
+          fmt::format("{} = {}: {}, with KiB, MiB, GiB, K, M, G or T behind it if need be, or x and a factor",
+                      key, text, number_rule<double>()));
     }
-    number *= factor ? old.get<double>() : 1;
+    double number = *asked * (factor ? old.get<double>() : 1);
     number = factor && old.is_number_integer() ? std::round(number) : number;
     constexpr double kExact = 0x1p53;
     const bool whole = old.is_number_integer() && number == std::floor(number) && std::abs(number) < kExact;
@@ -151,6 +147,7 @@ DeviceSpec vary_device(const DeviceSpec& device, std::string_view changes) {
   }
   document["name"] = name;
   try {
+    // What was typed may not be UTF-8.
     return parse_device(document.dump(-1, ' ', false, Json::error_handler_t::replace), device.name);
   } catch (const FileError& error) {
     throw InvalidArgument("device", changes, error.what());

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 #include <iosfwd>
@@ -11,14 +12,19 @@ namespace moescope {
 /// True when standard error is a terminal.
 bool stderr_is_terminal();
 
+/// Characters in a line of the terminal that standard error is; 80 where it does not say.
+std::size_t stderr_columns();
+
 /// Tells how far long work is and how long the rest may take. On a terminal one line is rewritten in place
 /// and wiped at the end; elsewhere every step is a line of its own.
 class Progress {
  public:
   enum class Style : std::uint8_t { kTerminal, kLines, kSilent };
 
-  /// `total` steps of about equal length; `now_s` is a monotonic clock in seconds. `out` must outlive this.
-  Progress(std::ostream& out, Style style, std::int64_t total, std::function<double()> now_s);
+  /// `total` steps of about equal length; `now_s` is a monotonic clock in seconds, `columns` the width of the
+  /// terminal now, which no line passes: one that wraps could not be rewritten. `out` must outlive this.
+  Progress(std::ostream& out, Style style, std::int64_t total, std::function<double()> now_s,
+           std::function<std::size_t()> columns = stderr_columns);
   /// On steady_clock.
   Progress(std::ostream& out, Style style, std::int64_t total);
   ~Progress();
@@ -41,12 +47,15 @@ class Progress {
 
  private:
   void show(std::string_view text);
+  /// Characters that fit a line of the terminal.
+  std::size_t room() const;
 
   std::ostream& out_;
   Style style_;
   std::int64_t total_;
   std::int64_t done_ = 0;
   std::function<double()> now_s_;
+  std::function<std::size_t()> columns_;
   double start_s_;
   double step_start_s_;
   std::string step_;

@@ -241,7 +241,34 @@ TEST(Compare, GoesOnPastAPointThatFails) {
   }
   EXPECT_EQ(failed, 1) << outcome.out;
   EXPECT_GT(measured, 0);
-  EXPECT_NE(outcome.out.find("COUNT = 7 must not exceed"), std::string::npos) << "the reason is shown";
+  const auto summary = outcome.out.find("1 of 2 points failed\nfailed: hot:0.5,7: staircase: ");
+  ASSERT_NE(summary, std::string::npos) << outcome.out;
+  EXPECT_GT(summary, outcome.out.find("rows: ")) << "at the end";
+  EXPECT_NE(outcome.out.find("COUNT = 7 must not exceed", summary), std::string::npos)
+      << "the reason is shown";
+}
+
+TEST(Profile, GoesOnPastAPointThatFails) {
+  const TemporaryDirectory directory;
+  const auto profile = [&](std::vector<std::string> workloads, const char* output) {
+    std::vector<std::string> arguments = {"profile",  "--source", "none",       "-q",
+                                          "--output", output,     "--schedule", "staircase"};
+    for (std::string& workload : workloads) {
+      arguments.insert(arguments.end(), {"--workload", std::move(workload)});
+    }
+    return run_moescope(small(arguments), directory);
+  };
+  const Outcome outcome = profile({"hot:0.5,7", "zipf:1"}, "out");
+  EXPECT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("1 of 2 points failed\nfailed: hot:0.5,7: staircase: "), std::string::npos)
+      << outcome.out;
+  int measured = 0;
+  for (const ResultRow& row : valid_rows(directory.path() / "out")) {
+    measured += row.workload == "zipf:1" && row.metric == "time_s" && row.status == Status::kOk ? 1 : 0;
+  }
+  EXPECT_GT(measured, 0);
+  EXPECT_TRUE(std::filesystem::exists(directory.path() / "out" / "trace.json"));
+  EXPECT_EQ(profile({"hot:0.5,7"}, "alone").code, code_of(ExitCode::kInvalidArgument));
 }
 
 TEST(Compare, EndsWithTheCodeOfTheFailureWhenNothingCouldBeMeasured) {
@@ -330,6 +357,30 @@ TEST(Run, FindsTheRecordedLayerFromAnywhereAndNamesNoPathOfThisMachine) {
   for (const ResultRow& row : valid_rows(directory.path() / "out")) {
     EXPECT_EQ(row.workload, "snapshot:data/small_layer2.safetensors");
   }
+}
+
+TEST(Check, GoesOnPastAWorkloadThatCannotBeReadAndSaysSoAtTheEnd) {
+  const TemporaryDirectory directory;
+  // One token's expert, of 16: 99.
+  std::string header = "{'descr': '<i8', 'fortran_order': False, 'shape': (1, 1), }";
+  header.resize(117, ' ');
+  write_text(directory.path() / "bad.npy", std::string("\x93NUMPY\x01\x00\x76\x00", 10) + header + '\n' +
+                                               std::string("\x63\0\0\0\0\0\0\0", 8));
+  const auto check = [&](std::vector<std::string> workloads) {
+    std::vector<std::string> arguments = {"check", "-L", "1", "--grid",     "4x4",      "-d",
+                                          "8",     "-K", "1", "--schedule", "staircase"};
+    for (std::string& workload : workloads) {
+      arguments.insert(arguments.end(), {"--workload", std::move(workload)});
+    }
+    return run_moescope(arguments, directory);
+  };
+  const Outcome both = check({"trace:bad.npy", "zipf:1"});
+  EXPECT_EQ(both.code, code_of(ExitCode::kBadFile)) << both.out << both.err;
+  const auto tally = both.out.find("1 passed, 1 failed, 0 skipped");
+  ASSERT_NE(tally, std::string::npos) << both.out;
+  EXPECT_NE(both.out.find("bad.npy: expert_ids", tally), std::string::npos) << "again at the end\n"
+                                                                            << both.out;
+  EXPECT_EQ(check({"trace:bad.npy"}).code, code_of(ExitCode::kBadFile));
 }
 
 TEST(Check, PassesOnThePointAskedForAndWritesRows) {

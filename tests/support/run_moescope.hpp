@@ -22,17 +22,29 @@ struct Outcome {
   std::string err;
 };
 
+/// Where the program's standard streams go, when not into files of its directory.
+struct Streams {
+  std::string out;          ///< a file or device
+  std::string err;          ///< likewise
+  std::vector<int> closed;  ///< descriptors that are not open at all
+};
+
 /// `moescope arguments...` started in `directory`, its output in files there.
 class RunningMoescope {
  public:
-  RunningMoescope(std::vector<std::string> arguments, const TemporaryDirectory& directory)
-      : out_(directory.path() / "stdout.txt"), err_(directory.path() / "stderr.txt") {
+  RunningMoescope(std::vector<std::string> arguments, const TemporaryDirectory& directory,
+                  const Streams& streams = {})
+      : out_(streams.out.empty() ? (directory.path() / "stdout.txt").string() : streams.out),
+        err_(streams.err.empty() ? (directory.path() / "stderr.txt").string() : streams.err) {
     posix_spawn_file_actions_t actions;
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_addopen(&actions, STDOUT_FILENO, out_.c_str(), O_WRONLY | O_CREAT | O_TRUNC,
                                      0600);
     posix_spawn_file_actions_addopen(&actions, STDERR_FILENO, err_.c_str(), O_WRONLY | O_CREAT | O_TRUNC,
                                      0600);
+    for (const int descriptor : streams.closed) {
+      posix_spawn_file_actions_addclose(&actions, descriptor);
+    }
     posix_spawn_file_actions_addchdir_np(&actions, directory.path().c_str());
     arguments.insert(arguments.begin(), moescope_binary());
     std::vector<char*> argv;
@@ -63,17 +75,23 @@ class RunningMoescope {
     if (child_ <= 0 || waitpid(child_, &status, 0) != child_) {
       return {};
     }
-    return {WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), read_text(out_), read_text(err_)};
+    return {WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), written(out_), written(err_)};
   }
 
  private:
+  /// A device does not give back what it took.
+  static std::string written(const std::string& file) {
+    return file.starts_with("/dev/") ? std::string() : read_text(file);
+  }
+
   std::string out_;
   std::string err_;
   pid_t child_ = -1;
 };
 
-inline Outcome run_moescope(std::vector<std::string> arguments, const TemporaryDirectory& directory) {
-  return RunningMoescope(std::move(arguments), directory).wait();
+inline Outcome run_moescope(std::vector<std::string> arguments, const TemporaryDirectory& directory,
+                            const Streams& streams = {}) {
+  return RunningMoescope(std::move(arguments), directory, streams).wait();
 }
 
 /// A shape that any command is done with at once.

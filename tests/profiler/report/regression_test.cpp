@@ -118,6 +118,23 @@ TEST(CompareTimes, TakesTheLastOfSeveralAndNoticesWhatIsLost) {
   EXPECT_FALSE(report.holds());
 }
 
+TEST(CompareTimes, HoldsModelledTimesAgainstModelledOnes) {
+  const auto modelled = [](double value) {
+    ResultRow row = time_row("w", value);
+    row.source = Source::kModelled;
+    row.backend = "sim: a GPU";
+    row.spread.reset();
+    row.samples = 0;
+    return row;
+  };
+  EXPECT_EQ(verdict(modelled(1.0), modelled(1.0), 0), TimeVerdict::kSame) << "they repeat exactly";
+  EXPECT_EQ(verdict(modelled(1.0), modelled(1.001), 0), TimeVerdict::kSlower) << "there is no noise";
+  const auto report = compare_times(run_of({modelled(1.0)}), run_of({time_row("w", 1.0)}), 0.05);
+  EXPECT_TRUE(report.times.empty()) << "a measured time is no modelled one";
+  EXPECT_EQ(report.only_before, 1);
+  EXPECT_EQ(report.only_after, 1);
+}
+
 TEST(CompareTimes, RefusesTimesOfAnotherDevice) {
   EXPECT_EQ(error_text<InvalidArgument>([] {
               compare_times(run_of({time_row("w", 1)}, "an H100"), run_of({time_row("w", 1)}, "a CPU"), 0.05);

@@ -48,6 +48,13 @@ TEST(DeviceVariation, RefusesWhatCannotWorkAndNamesIt) {
   EXPECT_NE(error_of("num_sms=many").find("num_sms = many: must be a number"), std::string::npos);
   EXPECT_NE(error_of("num_sms=1e999").find("num_sms = 1e999: must be a number"), std::string::npos);
   EXPECT_NE(error_of("l2_bytes=1GB").find("l2_bytes = 1GB: must be a number"), std::string::npos);
+  for (const char* bad :
+       {"010", "0x10", "+1", "1e", "MiB", "01MiB", "x", "x01", "x0x1", "nan", "infK", "1 M"}) {
+    EXPECT_NE(error_of(std::string("l2_bytes=") + bad).find(std::string("l2_bytes = ") + bad),
+              std::string::npos)
+        << bad;
+  }
+  EXPECT_NE(error_of("l2_replacement=\xff").find("must be one of"), std::string::npos) << "no UTF-8";
   EXPECT_NE(error_of("l2_bytes=0").find("values.l2_bytes: 0: must be in"), std::string::npos);
   EXPECT_NE(error_of("l2_halves=three").find("must be one of one, "), std::string::npos);
   EXPECT_NE(error_of(""), "(no error)");

@@ -52,6 +52,34 @@ TEST(Progress, RewritesOneLineOnATerminalAndWipesIt) {
   EXPECT_EQ(out.str().find('\n'), std::string::npos);
 }
 
+TEST(Progress, NeverPassesTheTerminalsWidth) {
+  std::ostringstream out;
+  std::size_t columns = 12;
+  {
+    Progress progress(
+        out, Progress::Style::kTerminal, 2, [] { return 0.0; }, [&] { return columns; });
+    progress.begin("größer als die Zeile");
+    progress.detail("more");
+    columns = 8;  // the window was made smaller: what is wiped is what fits
+    progress.begin("b");
+  }
+  EXPECT_EQ(out.str(),
+            "\r[1/2] größe"
+            "\r[1/2] größe"
+            "\r[1/2] b"
+            "\r" +
+                std::string(7, ' ') + "\r");
+}
+
+TEST(Progress, ShowsNamesAndDoesNotObeyThem) {
+  std::ostringstream out;
+  {
+    Progress progress(out, Progress::Style::kLines, 1);
+    progress.begin("trace:a\n\x1b[2Jb");
+  }
+  EXPECT_EQ(out.str(), "[1/1] trace:a\\n\\x1b[2Jb\n");
+}
+
 TEST(Progress, SaysNothingWhenQuiet) {
   std::ostringstream out;
   {

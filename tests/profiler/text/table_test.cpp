@@ -107,5 +107,11 @@ TEST(Format, KeepsThreeDigits) {
   EXPECT_EQ(format_percent(0.0123), "1.2 %");
 }
 
+TEST(Table, ShowsNamesAndDoesNotObeyThem) {
+  Table table({{"workload", Align::kLeft}});
+  table.add_row({"a\x1b[2J\nb"});
+  EXPECT_EQ(table.text(), "workload\n-----------\na\\x1b[2J\\nb\n");
+}
+
 }  // namespace
 }  // namespace moescope
