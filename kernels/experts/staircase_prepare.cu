@@ -6,7 +6,8 @@
 //   |y[j]| <= (sum g_i) |x|_2 max_i (|w_i|_2 |V_i|_inf),
 // and the same holds for every partial sum over some of the experts. The kernel's gates are positive and add
 // up to 1; what gates `probability` add up to, maybe 1e-5, the output is multiplied with at the end
-// (DeviceStrips). kMargin covers the rounding of P to bf16 (2^-8), of gates and norms, and sigma's approximation. exponent_t is the largest integer with bound * 2^exponent_t <= 2^kLimit. In fp16 (kLimit 15)
+// (DeviceStrips). kMargin covers the rounding of P to bf16 (2^-8), of gates and norms, and sigma's
+// approximation. exponent_t is the largest integer with bound * 2^exponent_t <= 2^kLimit. In fp16 (kLimit 15)
 // nothing can overflow, whatever the order of additions; in int32 (kLimit 30) wrap-around cannot reach the
 // final value.
 //

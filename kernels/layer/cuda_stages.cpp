@@ -78,8 +78,8 @@ Routing select_pairs(const LayerShape& shape, const RouterLogits& logits, cudaSt
 Schedule group_pairs(const Routing& routing, const ScheduleOptions& options, cudaStream_t stream) {
   LayerDesign design{.shape = {}, .options = options, .fixed_routing = true};
   std::string why;
-  // Rows alone are listed on the device only from the router's scores; of other schedules than those over tiles
-  // nothing is built there.
+  // Rows alone are listed on the device only from the router's scores; of other schedules than those over
+  // tiles nothing is built there.
   if (!has_expert_path(design, why) || !make_expert_path(design)->schedules()) {
     return build_schedule(routing, options);
   }

@@ -63,8 +63,8 @@ struct SelectionReport {
   std::int64_t compared_pairs = 0;
   /// Differ, and their fp64 score is within rounding of the threshold, where both selected as many.
   std::int64_t near_ties = 0;
-  std::int64_t wrong = 0;      ///< differ otherwise: an error
-  std::string first_wrong;     ///< "token 3, expert 17: score -5.1 against threshold -4.9 (tolerance 2e-6)"
+  std::int64_t wrong = 0;   ///< differ otherwise: an error
+  std::string first_wrong;  ///< "token 3, expert 17: score -5.1 against threshold -4.9 (tolerance 2e-6)"
 
   bool ok() const { return wrong == 0; }
 };
