@@ -73,7 +73,7 @@ std::vector<CheckPoint> check_points(bool full) {
     add(kOneHot, 100, 64, 16, 16, 12);
   }
   points.push_back(make_point("gaussian:1", LayerShape{8, 256, 1024, 1024, 512, 0, Dtype::kBF16}));
-  // Gates that add up to some 5e-5, near-ties at every threshold.
+  // Gates that add up to some 5e-5, scores that differ in their last digits.
   points.push_back(make_point("gaussian:0.01", LayerShape{20, 64, 400, 400, 8, 0, Dtype::kBF16,
                                                           Activation::kGelu, GateMode::kProbability}));
   NamedWorkload recorded = recorded_layer();
