@@ -3,6 +3,7 @@
 
 #include "core/base/error.hpp"
 #include "core/cost/traffic_terms.hpp"
+#include "core/tiling/chunks.hpp"
 
 namespace moescope {
 
@@ -189,16 +190,21 @@ class ExpertTerms {
 
   void add_dense_masked() {
     const std::int64_t all_rows = checked_product({routing_.num_experts(), terms_.row_bytes});
-    const std::int64_t matrix =
-        checked_product({routing_.num_tokens, routing_.num_experts(), dtype_bytes(shape_.dtype)});
+    const std::int64_t s_element = dtype_bytes(DenseChunks::kScores);
+    const std::int64_t entries = checked_product({routing_.num_tokens, routing_.num_experts()});
+    const std::int64_t s_bytes = checked_product({entries, s_element});
+    const std::int64_t p_bytes = checked_product({entries, dtype_bytes(shape_.dtype)});
     add_weight_hbm(Stage::kExpertScores, "W rows of active experts", "W rows of inactive experts");
     terms_.l2(Stage::kExpertScores, kRead, all_rows, "W");                            // N d
     terms_.both(Stage::kExpertScores, kRead, terms_.x_bytes, "X");                    // L d
     terms_.both(Stage::kExpertScores, kRead, terms_.offsets_bytes, "token_offsets");  // L + 1
     terms_.both(Stage::kExpertScores, kRead, terms_.ids_bytes, "expert_ids");         // M
     terms_.both(Stage::kExpertScores, kRead, terms_.gates_bytes, "gates");            // M fp32
-    terms_.both(Stage::kExpertScores, kWrite, matrix, "score matrix");                // L N
-    terms_.both(Stage::kExpertCombine, kRead, matrix, "score matrix");                // L N
+    terms_.both(Stage::kExpertScores, kWrite, s_bytes, "S");                          // L N fp32
+    terms_.both(Stage::kExpertScores, kRead, checked_product({routing_.num_pairs(), s_element}),
+                "S of pairs");                                // M fp32
+    terms_.both(Stage::kExpertScores, kWrite, p_bytes, "P");  // L N
+    terms_.both(Stage::kExpertCombine, kRead, p_bytes, "P");  // L N
     add_weight_hbm(Stage::kExpertCombine, "V rows of active experts", "V rows of inactive experts");
     terms_.l2(Stage::kExpertCombine, kRead, all_rows, "V");           // N d
     terms_.both(Stage::kExpertCombine, kWrite, terms_.x_bytes, "Y");  // L d

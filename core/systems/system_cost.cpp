@@ -106,8 +106,7 @@ class SystemTerms {
     const bool peer = shape_.system == System::kPeer;
     const auto stage = peer ? Stage::kExperts : Stage::kExpertCombine;
     const auto matrices = peer ? 2 : 1;
-    const LayerShape row = shape_.row_shape();
-    const Dtype scores = DenseChunks::plan(row, peer).scores;
+    constexpr Dtype scores = DenseChunks::kScores;
     const auto all = checked_product({matrices, shape_.num_experts, terms_.row_bytes});
     const auto needed = active_weights();
     terms_.both(stage, kRead, terms_.ids_bytes, "expert_ids");   // M

@@ -11,37 +11,41 @@ namespace moescope {
 
 /// How dense_masked takes its experts on the GPU: in chunks, so that S and P [L, chunk] stay bounded; both
 /// live in one buffer.
+///
+/// S stays fp32, whatever the layer's storage. In bf16 a rounding errs by 1.66e-3 on average and by 3.9e-3 at
+/// worst (tolerance.cpp); P, an operand of the tensor cores, and y must be rounded, which makes 2.4e-3 where
+/// many entries average and 4.2e-3 where one pair is all there is. S rounded as well would add
+/// another 1.66e-3 to 3.9e-3 (more where sigma is steep): past the 4e-3 a layer is held to wherever few
+/// entries decide.
 struct DenseChunks {
-  static constexpr std::int64_t kMaxWorkspaceBytes = std::int64_t{256} << 20;
+  /// Few chunks: each costs 30 us at L = 4096, to start three kernels and to add to Y. Chunks that stay in L2
+  /// are slower by a third (docs/performance.md).
+  static constexpr std::int64_t kMaxWorkspaceBytes = std::int64_t{512} << 20;
   /// Chunk widths are multiples of this, so that products end on whole tiles (cuBLASLt's widest is 256
   /// columns).
   static constexpr std::int64_t kGranularity = 256;
-  /// S of fewer tokens than this stays fp32. There the products are bound by reading W and V, S is small
-  /// beside them, and errors average over too few entries to afford rounding twice (S, then P).
-  static constexpr std::int64_t kFewTokens = 256;
   /// One block of the kernel between the products writes this much of one row of P, from shared memory: eight
   /// blocks fit a multiprocessor.
   static constexpr std::int64_t kSegmentBytes = std::int64_t{16} * 1024;
 
-  std::int64_t experts = 0;     ///< columns of S and P; also their leading dimension
-  Dtype scores = Dtype::kBF16;  ///< storage of S; P has the layer's
-  std::int64_t p_offset = 0;    ///< bytes from S to P; 0: P overwrites S
-  std::int64_t bytes = 0;       ///< of S and P
+  static constexpr Dtype kScores = Dtype::kF32;  ///< storage of S; P has the layer's
+
+  std::int64_t experts = 0;   ///< columns of S and P; also their leading dimension
+  std::int64_t p_offset = 0;  ///< bytes from S to P; 0: P overwrites S, or there is no S
+  std::int64_t bytes = 0;     ///< of S and P
 
   /// Chunks of equal size, as few as the workspace limit allows. Without `scored` there is no S: P holds the
   /// gates alone (values without a dot product before them: product-key memory).
   static DenseChunks plan(const LayerShape& shape, bool scored = true) {
     const auto ceil_div = [](std::int64_t a, std::int64_t b) { return (a + b - 1) / b; };
-    const Dtype scores = scored && shape.num_tokens < kFewTokens ? Dtype::kF32 : shape.dtype;
-    const bool in_place = scores == shape.dtype;
-    const std::int64_t s_column_bytes = shape.num_tokens * dtype_bytes(scores);
-    const std::int64_t p_column_bytes = in_place ? 0 : shape.num_tokens * dtype_bytes(shape.dtype);
-    const std::int64_t column_bytes = s_column_bytes + p_column_bytes;
+    const bool apart = scored && shape.dtype != kScores;
+    const std::int64_t s_column_bytes = apart ? shape.num_tokens * dtype_bytes(kScores) : 0;
+    const std::int64_t column_bytes = s_column_bytes + shape.num_tokens * dtype_bytes(shape.dtype);
     const std::int64_t most =
         std::max(kMaxWorkspaceBytes / column_bytes / kGranularity, std::int64_t{1}) * kGranularity;
     const std::int64_t chunks = ceil_div(shape.num_experts(), most);
     const std::int64_t experts = ceil_div(ceil_div(shape.num_experts(), chunks), kGranularity) * kGranularity;
-    return {experts, scores, in_place ? 0 : experts * s_column_bytes, experts * column_bytes};
+    return {experts, experts * s_column_bytes, experts * column_bytes};
   }
 };
 

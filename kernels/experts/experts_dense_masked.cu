@@ -1,8 +1,8 @@
 // experts, schedule dense_masked: y = (G o sigma(X W^T)) V with G [L,N] the gates, zero where an expert is
 // not selected: what three lines of PyTorch do, as two cuBLASLt products. Experts are taken in chunks, so
-// that S and P [L, chunk] stay bounded; both live in one buffer in storage dtype. Between the products, S is
-// read at the selected entries only and overwritten by P. Deterministic: one algorithm per product, chunks in
-// order. PKM and PEER run the same with several lists of experts per token (product_key_masked.cu).
+// that S (fp32) and P (storage dtype) [L, chunk] stay bounded. Between the products, S is read at the
+// selected entries only and P is written whole, in fp32 over S. Deterministic: one algorithm per product,
+// chunks in order. PKM and PEER run the same with several lists of experts per token (product_key_masked.cu).
 #include <cuda_bf16.h>
 
 #include <algorithm>
@@ -22,8 +22,6 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__device__ __forceinline__ float as_float(float value) { return value; }
-__device__ __forceinline__ float as_float(__nv_bfloat16 value) { return __bfloat162float(value); }
 __device__ __forceinline__ void store(float& to, float value) { to = value; }
 __device__ __forceinline__ void store(__nv_bfloat16& to, float value) { to = __float2bfloat16_rn(value); }
 
@@ -50,8 +48,8 @@ __device__ int group_lower_bound(int lanes_log2, const std::int32_t* ids, int co
 }
 
 struct MaskArgs {
-  const void* s;  ///< [L, leading] scores; not read without them
-  void* p;        ///< [L, leading]; may be s
+  const float* s;  ///< [L, leading] scores; not read without them
+  void* p;         ///< [L, leading]; may be s
   std::int64_t leading;
   std::int64_t first_expert;
   std::int64_t width;
@@ -66,7 +64,7 @@ struct MaskArgs {
 /// P [L, leading] = G * sigma(S), or G, where the routing selects, zero elsewhere. Columns count experts from
 /// first_expert on; `width` of them exist. One block per token and segment of columns. A token's lists are
 /// added up one after the other, so that an expert of several has its gates' sum in a fixed order.
-template <class S, class T, bool kScored>
+template <class T, bool kScored>
 __global__ void __launch_bounds__(kThreads) mask_kernel(const MaskArgs args) {
   constexpr int kColumns = static_cast<int>(DenseChunks::kSegmentBytes) / static_cast<int>(sizeof(T));
   constexpr int kPerStore = 16 / static_cast<int>(sizeof(T));
@@ -137,7 +135,7 @@ __global__ void __launch_bounds__(kThreads) mask_kernel(const MaskArgs args) {
   // From here on every thread has columns of its own, also where P takes the place of S. leading is a
   // multiple of 16 bytes, so the last store may run past `columns` but not past the row.
   const std::int64_t offset = token * args.leading + first_column;
-  const S* const s = static_cast<const S*>(args.s) + offset;
+  const float* const s = args.s + offset;
   T* const p = static_cast<T*>(args.p) + offset;
   for (int i = thread; i < stores; i += kThreads) {
     float* const own = sums + i * kPerStore;
@@ -150,7 +148,7 @@ __global__ void __launch_bounds__(kThreads) mask_kernel(const MaskArgs args) {
       while (selected != 0) {
         const int c = __ffs(static_cast<int>(selected)) - 1;
         selected &= selected - 1;
-        own[c] *= activate(args.activation, as_float(s[i * kPerStore + c]));
+        own[c] *= activate(args.activation, s[i * kPerStore + c]);
       }
     }
     __align__(16) T values[kPerStore];
@@ -162,24 +160,19 @@ __global__ void __launch_bounds__(kThreads) mask_kernel(const MaskArgs args) {
   }
 }
 
-template <class S, class T, bool kScored>
+template <class T, bool kScored>
 void launch_mask(std::int64_t num_tokens, MaskArgs args, cudaStream_t stream) {
   constexpr std::int64_t kColumns = DenseChunks::kSegmentBytes / static_cast<std::int64_t>(sizeof(T));
   args.segments = static_cast<unsigned>((args.width + kColumns - 1) / kColumns);
-  mask_kernel<S, T, kScored>
-      <<<static_cast<unsigned>(num_tokens * args.segments), kThreads, 0, stream>>>(args);
+  mask_kernel<T, kScored><<<static_cast<unsigned>(num_tokens * args.segments), kThreads, 0, stream>>>(args);
   MOESCOPE_CUDA_CHECK(cudaGetLastError());
 }
 
-auto choose_mask(Dtype dtype, Dtype scores, bool scored) {
+auto choose_mask(Dtype dtype, bool scored) {
   if (dtype == Dtype::kF32) {
-    return scored ? launch_mask<float, float, true> : launch_mask<float, float, false>;
+    return scored ? launch_mask<float, true> : launch_mask<float, false>;
   }
-  if (!scored) {
-    return launch_mask<__nv_bfloat16, __nv_bfloat16, false>;
-  }
-  return scores == Dtype::kF32 ? launch_mask<float, __nv_bfloat16, true>
-                               : launch_mask<__nv_bfloat16, __nv_bfloat16, true>;
+  return scored ? launch_mask<__nv_bfloat16, true> : launch_mask<__nv_bfloat16, false>;
 }
 
 /// sums[part] += P V of one chunk, P [L, width]; the first chunk writes.
@@ -235,12 +228,12 @@ void launch_dense_masked(CublasLt& blas, const DenseMasked& masked, const void* 
   scores.k = shape.hidden_size;
   scores.transpose_b = true;
   scores.in = shape.dtype;
-  scores.out = plan.scores;
+  scores.out = DenseChunks::kScores;
   scores.a = hidden_states;
   scores.d = workspace;
   scores.ldd = plan.experts;
   MaskArgs mask{};
-  mask.s = workspace;
+  mask.s = static_cast<const float*>(workspace);
   mask.p = p;
   mask.leading = plan.experts;
   mask.top_k = static_cast<int>(shape.top_k);
@@ -248,7 +241,7 @@ void launch_dense_masked(CublasLt& blas, const DenseMasked& masked, const void* 
   mask.expert_ids = routing.expert_ids;
   mask.gates = routing.gates;
   mask.activation = shape.activation;
-  const auto launch = choose_mask(shape.dtype, plan.scores, masked.scored);
+  const auto launch = choose_mask(shape.dtype, masked.scored);
   for (std::int64_t first = 0; first < shape.num_experts(); first += plan.experts) {
     const std::int64_t width = std::min(plan.experts, shape.num_experts() - first);
     if (masked.scored) {

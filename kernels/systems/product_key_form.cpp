@@ -28,9 +28,8 @@ ProductKeyForms choose_product_key_form(const SystemShape& shape) {
   const auto experts = static_cast<double>(shape.num_experts);
   const auto pairs = tokens * static_cast<double>(shape.top_k);
   const double flop_per_s = shape.dtype == Dtype::kBF16 ? kBf16FlopPerS : kFp32FlopPerS;
-  const DenseChunks chunks = DenseChunks::plan(shape.row_shape(), peer);
   const double p_bytes = tokens * experts * static_cast<double>(dtype_bytes(shape.dtype));
-  const double s_bytes = peer ? tokens * experts * static_cast<double>(dtype_bytes(chunks.scores)) : 0;
+  const double s_bytes = peer ? tokens * experts * static_cast<double>(dtype_bytes(DenseChunks::kScores)) : 0;
 
   const double requested = matrices * pairs * row_bytes;
   const double product_s = 2 * tokens * experts * static_cast<double>(shape.hidden_size) / flop_per_s;

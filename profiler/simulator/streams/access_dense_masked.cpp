@@ -23,7 +23,7 @@ void fill_mask(const StreamContext& context, const DenseChunks& plan, std::int64
       std::ranges::lower_bound(ids, static_cast<std::int32_t>(first_expert + first_column + columns));
   const std::int64_t offset = (context.routing->token_offsets[token] + (begin - ids.begin())) * 4;
   const std::int64_t pairs = end - begin;
-  const std::int64_t score_bytes = dtype_bytes(plan.scores);
+  const std::int64_t score_bytes = dtype_bytes(DenseChunks::kScores);
   if (pairs > 0) {
     unit.bursts.push_back(burst(context.map.expert_ids + static_cast<std::uint64_t>(offset), pairs * 4,
                                 AccessKind::kReadCached));
@@ -53,7 +53,8 @@ void add_dense_masked(std::vector<KernelLaunch>& launches, const StreamContext& 
     Product scores{.m = shape.num_tokens, .n = width, .k = shape.hidden_size, .a = {}, .b = {}, .d = {}};
     scores.a = {context.map.x, context.row_bytes, e};
     scores.b = {context.w_row(first), context.row_bytes, e};
-    scores.d = {context.map.scratch, plan.experts * dtype_bytes(plan.scores), dtype_bytes(plan.scores)};
+    scores.d = {context.map.scratch, plan.experts * dtype_bytes(DenseChunks::kScores),
+                dtype_bytes(DenseChunks::kScores)};
     add_product(launches, Stage::kExperts, "scores", scores, context);
 
     const std::int64_t segments = ceil_div(width * e, DenseChunks::kSegmentBytes);

@@ -132,21 +132,21 @@ TEST_F(TinyLayer, StaircaseAddsIntoYWhenItNeedNotRepeatBits) {
                            "read", schedule(ScheduleKind::kStaircase, false)));
 }
 
-TEST_F(TinyLayer, DenseMaskedReadsEverythingAndPassesTheWholeScoreMatrix) {
+TEST_F(TinyLayer, DenseMaskedReadsEverythingAndPassesWholeMatrices) {
   const AnalyticCost c = cost(ScheduleKind::kDenseMasked);
-  // 9 experts of 16 bytes; scores 2 x 9 in bf16.
+  // 9 experts of 16 bytes; S 2 x 9 in fp32, read at the 5 pairs; P 2 x 9 in bf16.
   EXPECT_EQ(terms(c, Stage::kExpertScores, MemoryLevel::kL2),
-            (Lines{"read 144 W", "read 20 expert_ids", "read 20 gates", "read 24 token_offsets", "read 32 X",
-                   "write 36 score matrix"}));
+            (Lines{"read 144 W", "read 20 S of pairs", "read 20 expert_ids", "read 20 gates",
+                   "read 24 token_offsets", "read 32 X", "write 36 P", "write 72 S"}));
   EXPECT_EQ(terms(c, Stage::kExpertCombine, MemoryLevel::kL2),
-            (Lines{"read 144 V", "read 36 score matrix", "write 32 Y"}));
+            (Lines{"read 144 V", "read 36 P", "write 32 Y"}));
   EXPECT_EQ(terms(c, Stage::kExpertScores, MemoryLevel::kHbm),
-            (Lines{"read 20 expert_ids", "read 20 gates", "read 24 token_offsets", "read 32 X",
-                   "read 64 W rows of active experts", "read 80 W rows of inactive experts",
-                   "write 36 score matrix"}));
+            (Lines{"read 20 S of pairs", "read 20 expert_ids", "read 20 gates", "read 24 token_offsets",
+                   "read 32 X", "read 64 W rows of active experts", "read 80 W rows of inactive experts",
+                   "write 36 P", "write 72 S"}));
   EXPECT_EQ(terms(c, Stage::kExpertCombine, MemoryLevel::kHbm),
-            (Lines{"read 36 score matrix", "read 64 V rows of active experts",
-                   "read 80 V rows of inactive experts", "write 32 Y"}));
+            (Lines{"read 36 P", "read 64 V rows of active experts", "read 80 V rows of inactive experts",
+                   "write 32 Y"}));
   EXPECT_EQ(c.useful_flop(Stage::kExpertScores), 2 * 8 * 5);
   EXPECT_EQ(c.executed_flop(Stage::kExpertScores), 2 * 8 * 2 * 9);
   EXPECT_EQ(c.useful_flop(Stage::kExpertCombine), 2 * 8 * 5);
