@@ -22,7 +22,8 @@ inline constexpr std::string_view kBf16Matrix = "bf16_matrix_flop_per_s";
 inline constexpr std::string_view kFp32 = "fp32_flop_per_s";
 }  // namespace ceiling
 
-/// A rate that a device can be driven to, and how to drive it: work of known size, run and timed.
+/// A rate that a device can be driven to, and how to drive it: work of known size, run and timed. Several
+/// probes of one metric are patterns that compete: the best one is the ceiling.
 struct CeilingProbe {
   std::string metric;             ///< one of the names above
   std::string method;             ///< one line: what runs, over how much data, what is counted

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "kernels/device/hopper.cuh"
 #include "kernels/device/mma_bf16.cuh"
 #include "kernels/probes/memory_stream.hpp"
 #include "kernels/runtime/cuda_raii.hpp"
@@ -58,6 +59,47 @@ __global__ void __launch_bounds__(kThreads)
   if (sink != nullptr) {
     *sink = sum;
   }
+}
+
+constexpr int kBulkWarps = 4;  ///< of a block, each with a ring of its own, filled by one thread
+constexpr int kBulkSlots = 3;  ///< of a ring: 192 KiB of a multiprocessor's shared memory in all
+constexpr int kBulkBytes = 16 * 1024;
+constexpr int kBulkSharedBytes = kBulkWarps * kBulkSlots * kBulkBytes;
+
+/// Every warp takes `pieces` pieces of kBulkBytes of the range, warps' pieces in turn, by the bulk copy
+/// engine.
+__global__ void __launch_bounds__(kBulkWarps * 32)
+    read_bulk(const std::byte* data, std::uint32_t range_pieces, std::uint32_t pieces) {
+#if __CUDA_ARCH__ >= 900
+  extern __shared__ __align__(128) std::byte slots[];
+  __shared__ std::uint64_t barriers[kBulkWarps * kBulkSlots];
+  if (threadIdx.x % 32 != 0) {
+    return;
+  }
+  const std::uint32_t warp = threadIdx.x / 32;
+  const std::uint32_t ring = shared_address(slots) + warp * kBulkSlots * kBulkBytes;
+  const std::uint32_t full = shared_address(barriers) + warp * kBulkSlots * 8;
+  for (std::uint32_t i = 0; i < kBulkSlots; ++i) {
+    barrier_init(full + i * 8, 1);
+  }
+  fence_proxy_async();
+  std::uint32_t piece = (blockIdx.x * kBulkWarps + warp) % range_pieces;
+  const std::uint32_t step = gridDim.x * kBulkWarps % range_pieces;
+  RingPosition<kBulkSlots> position;
+  for (std::uint32_t i = 0; i < pieces + kBulkSlots; ++i) {
+    if (i >= kBulkSlots) {
+      barrier_wait(full + position.slot * 8, position.parity ^ 1U);
+    }
+    if (i < pieces) {
+      barrier_arrive_expect(full + position.slot * 8, kBulkBytes);
+      load_bulk(ring + position.slot * kBulkBytes, data + std::size_t{piece} * kBulkBytes, kBulkBytes,
+                full + position.slot * 8);
+      piece += step;
+      piece -= piece >= range_pieces ? range_pieces : 0;
+    }
+    position.advance();
+  }
+#endif
 }
 
 __global__ void __launch_bounds__(kThreads) write_chunks(Vector* data, std::int64_t count) {
@@ -190,6 +232,22 @@ void launch_memory_read(const void* data, std::int64_t bytes, cudaStream_t strea
   const auto blocks = rounds == 1 ? static_cast<unsigned>(chunks) : kLoopBlocks;
   read_chunks<<<blocks, kThreads, 0, stream>>>(static_cast<const Vector*>(data), vectors(bytes), chunks,
                                                chunks * rounds, nullptr);
+  MOESCOPE_CUDA_CHECK(cudaGetLastError());
+}
+
+std::int64_t bulk_read_bytes(int num_sms, std::int64_t least) {
+  const std::int64_t all = std::int64_t{num_sms} * kBulkWarps * kBulkBytes;
+  return (least + all - 1) / all * all;
+}
+
+void launch_bulk_read(const void* data, std::int64_t range, std::int64_t bytes, int num_sms,
+                      cudaStream_t stream) {
+  MOESCOPE_CUDA_CHECK(
+      cudaFuncSetAttribute(read_bulk, cudaFuncAttributeMaxDynamicSharedMemorySize, kBulkSharedBytes));
+  const std::int64_t pieces = bytes / (std::int64_t{num_sms} * kBulkWarps * kBulkBytes);
+  read_bulk<<<static_cast<unsigned>(num_sms), kBulkWarps * 32, kBulkSharedBytes, stream>>>(
+      static_cast<const std::byte*>(data), static_cast<std::uint32_t>(range / kBulkBytes),
+      static_cast<std::uint32_t>(pieces));
   MOESCOPE_CUDA_CHECK(cudaGetLastError());
 }
 

@@ -12,6 +12,13 @@ namespace moescope::cuda {
 /// Reads [data, data + bytes) `rounds` times, past L1: from HBM when it is larger than the L2 cache, from L2
 /// when it is much smaller and `rounds` is large.
 void launch_memory_read(const void* data, std::int64_t bytes, cudaStream_t stream, int rounds = 1);
+/// What launch_bulk_read reads for `least` bytes: a whole number of rounds of all multiprocessors.
+std::int64_t bulk_read_bytes(int num_sms, std::int64_t least);
+/// Reads `bytes` (of bulk_read_bytes) from [data, data + range) in pieces of 16 KiB by the bulk copy engine,
+/// a block to a multiprocessor, the range again and again. Compute capability 9.0; `range` a multiple of 16
+/// KiB.
+void launch_bulk_read(const void* data, std::int64_t range, std::int64_t bytes, int num_sms,
+                      cudaStream_t stream);
 /// Writes the whole range once.
 void launch_memory_write(void* data, std::int64_t bytes, cudaStream_t stream);
 /// Copies; the ranges do not overlap.

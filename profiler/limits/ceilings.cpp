@@ -43,6 +43,23 @@ Ceiling summarise(const CeilingProbe& probe, const ArmResult& result) {
   return ceiling;
 }
 
+/// A ceiling is what the best of its probes reaches; the others stay named with what they reached.
+Ceiling best_of(std::vector<Ceiling> patterns) {
+  std::ranges::stable_sort(patterns, std::greater<>(),
+                           [](const Ceiling& pattern) { return pattern.rate.value_or(-1); });
+  Ceiling best = std::move(patterns.front());
+  if (patterns.size() > 1 && best.rate) {
+    best.method += fmt::format("; best of {} patterns, the others:", patterns.size());
+    for (std::size_t i = 1; i < patterns.size(); ++i) {
+      const Ceiling& other = patterns[i];
+      best.method +=
+          fmt::format("{} {} ({})", i == 1 ? "" : ",",
+                      other.rate ? format_engineering(*other.rate, "/s") : other.reason, other.method);
+    }
+  }
+  return best;
+}
+
 }  // namespace
 
 std::optional<double> DeviceCeilings::rate(std::string_view metric) const {
@@ -73,8 +90,18 @@ DeviceCeilings measure_ceilings(const CeilingProbes& probes, std::string device,
   }
   const auto results = sample_alternating(arms, sampling);
   DeviceCeilings ceilings{std::move(device), {}};
+  std::vector<bool> done(results.size(), false);
   for (std::size_t i = 0; i < results.size(); ++i) {
-    ceilings.ceilings.push_back(summarise(probes.probes[i], results[i]));
+    std::vector<Ceiling> patterns;
+    for (std::size_t j = i; j < results.size(); ++j) {
+      if (!done[j] && probes.probes[j].metric == probes.probes[i].metric) {
+        done[j] = true;
+        patterns.push_back(summarise(probes.probes[j], results[j]));
+      }
+    }
+    if (!patterns.empty()) {
+      ceilings.ceilings.push_back(best_of(std::move(patterns)));
+    }
   }
   return ceilings;
 }

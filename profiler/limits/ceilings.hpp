@@ -14,8 +14,8 @@ namespace moescope {
 
 /// One measured ceiling: median over the samples, or the reason for having none.
 struct Ceiling {
-  std::string metric;  ///< core/backend/ceiling_probe.hpp
-  std::string method;
+  std::string metric;          ///< core/backend/ceiling_probe.hpp
+  std::string method;          ///< the probe's; of several patterns the best one's, the others behind it
   std::optional<double> rate;  ///< bytes/s or FLOP/s
   double spread = 0;           ///< (max - min) / median
   std::int64_t samples = 0;
@@ -35,7 +35,8 @@ struct DeviceCeilings {
   std::optional<double> hbm_bytes_per_s() const;
 };
 
-/// Runs the probes alternating (sampling.hpp), so that drift meets all alike. A probe that throws has no rate
+/// Runs the probes alternating (sampling.hpp), so that drift meets all alike. A metric's ceiling is its best
+/// probe's; its method says which one that was and what the others reached. A probe that throws has no rate
 /// and says why.
 DeviceCeilings measure_ceilings(const CeilingProbes& probes, std::string device,
                                 const SamplingOptions& sampling);

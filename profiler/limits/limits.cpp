@@ -25,6 +25,11 @@ std::optional<double> time_at(std::optional<double> amount, std::optional<double
 
 }  // namespace
 
+std::optional<double> l2_reads(const StageMetrics& metrics) {
+  const auto slices = metrics.find("l2_slice_read_bytes");
+  return slices ? slices : metrics.find("l2_read_bytes");
+}
+
 std::vector<Limit> stage_limits(double time_s, const StageMetrics& metrics, const DeviceCeilings& ceilings) {
   std::vector<Limit> limits;
   const auto add = [&](std::string_view resource, std::optional<double> busy_s) {
@@ -33,8 +38,11 @@ std::vector<Limit> stage_limits(double time_s, const StageMetrics& metrics, cons
     }
   };
   add("hbm", time_at(sum_of(metrics, {"hbm_read_bytes", "hbm_write_bytes"}), ceilings.hbm_bytes_per_s()));
+  const auto reads = l2_reads(metrics);
+  const auto writes = metrics.find("l2_write_bytes");
   const auto l2 =
-      time_at(sum_of(metrics, {"l2_read_bytes", "l2_write_bytes"}), ceilings.rate(ceiling::kL2Read));
+      time_at(reads || writes ? std::optional(reads.value_or(0) + writes.value_or(0)) : std::nullopt,
+              ceilings.rate(ceiling::kL2Read));
   const auto reductions = time_at(sum_of(metrics, {"l2_reduction_bytes", "l2_atomic_bytes"}),
                                   ceilings.rate(ceiling::kL2Reduction));
   add("l2", l2 && reductions ? std::optional(*l2 + *reductions) : l2);

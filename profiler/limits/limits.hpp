@@ -10,6 +10,11 @@
 
 namespace moescope {
 
+/// Bytes that L2 itself read for the SMs: l2_slice_read_bytes, or l2_read_bytes where that was not counted.
+/// The SMs may receive more than L2 reads and can read: one read serves several of them where they ask
+/// together (multicast, or requests for one line that meet on the way), and no ceiling of L2 holds for that.
+std::optional<double> l2_reads(const StageMetrics& metrics);
+
 /// How much of one resource's ceiling a stage used, averaged over its time.
 struct Limit {
   std::string_view resource;  ///< "hbm", "l2", "shared", "tensor", "fp32", "issue"
@@ -23,14 +28,14 @@ inline constexpr double kBoundFraction = 0.6;
 
 /// Every resource for which counters and a measured ceiling are there, highest fraction first:
 ///   hbm     (read + write bytes) / time / best of the measured copy, read and write rates
-///   l2      time that reads and writes at the measured L2 read rate, and reductions and atomics at the
-///           measured reduction rate, would take / time
+///   l2      time that L2's reads (l2_reads) and writes at the measured L2 read rate, and reductions and
+///           atomics at the measured reduction rate, would take / time
 ///   shared  bytes that the shared-memory pipe was held for (bank conflicts included; without that metric the
 ///           bytes moved) / time / measured read rate
 ///   tensor  FLOP of the tensor cores / time / rate of a large bf16 product
 ///   fp32    FLOP of the CUDA cores / time / rate of fp32 multiply-adds
 ///   issue   issue_utilisation: cycles in which a scheduler issued (its ceiling is one per cycle)
-/// A fraction may pass 1 where a stage meets a ceiling that the probe did not reach. Empty without counters.
+/// A fraction passes 1 by no more than the ceiling's spread. Empty without counters.
 std::vector<Limit> stage_limits(double time_s, const StageMetrics& metrics, const DeviceCeilings& ceilings);
 
 /// "hbm 72 %" from kBoundFraction on, else "latency (l2 31 %)": no unit is near its ceiling, so what takes

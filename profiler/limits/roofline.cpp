@@ -146,14 +146,16 @@ Roofline read_roofline(const std::vector<RecordedRun>& runs, RooflineFlop flop) 
       }
       roofline.recorded.insert(fmt::format("revision {}, {}", run.header.git_revision.substr(0, 7),
                                            run.header.started_utc.substr(0, 10)));
-      RooflinePoint point{
-          label_of(row),
-          row.schedule,
-          row.stage,
-          *row.value,
-          flop_of(values, row, flop),
-          values.sum(row, {"hbm_read_bytes", "hbm_write_bytes"}),
-          values.sum(row, {"l2_read_bytes", "l2_write_bytes", "l2_reduction_bytes", "l2_atomic_bytes"})};
+      auto l2_reads = values.find(row, "l2_slice_read_bytes", Source::kMeasured);  // as limits.hpp does
+      l2_reads = l2_reads ? l2_reads : values.find(row, "l2_read_bytes", Source::kMeasured);
+      const auto l2_changes = values.sum(row, {"l2_write_bytes", "l2_reduction_bytes", "l2_atomic_bytes"});
+      RooflinePoint point{label_of(row),
+                          row.schedule,
+                          row.stage,
+                          *row.value,
+                          flop_of(values, row, flop),
+                          values.sum(row, {"hbm_read_bytes", "hbm_write_bytes"}),
+                          l2_reads && l2_changes ? std::optional(*l2_reads + *l2_changes) : std::nullopt};
       const auto same = std::ranges::find_if(roofline.points, [&](const RooflinePoint& other) {
         return other.label == point.label && other.schedule == point.schedule && other.stage == point.stage;
       });

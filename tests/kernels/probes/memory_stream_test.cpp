@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/device_info.hpp"
 #include "tests/support/gpu_guard.hpp"
 
 namespace moescope::cuda {
@@ -67,6 +68,25 @@ TEST(MemoryStreamGpu, ReducesEveryFloatOncePerRound) {
   for (std::int64_t i = 0; i < sums.count(); ++i) {
     ASSERT_EQ(host[static_cast<std::size_t>(i)], i < kBytes / 4 ? 5.0F : 0.0F) << i;
   }
+}
+
+TEST(MemoryStreamGpu, BulkReadsTakeWholeRoundsOfAnyRange) {
+  MOESCOPE_NEEDS_GPU();
+  constexpr std::int64_t kPiece = 16 * 1024;
+  EXPECT_EQ(bulk_read_bytes(3, 1), 3 * 4 * kPiece);
+  EXPECT_EQ(bulk_read_bytes(3, 3 * 4 * kPiece), 3 * 4 * kPiece);
+  EXPECT_EQ(bulk_read_bytes(3, 3 * 4 * kPiece + 1), 2 * 3 * 4 * kPiece);
+  const DeviceInfo info = device_info();
+  if (info.compute_capability < 90) {
+    return;  // no bulk copies there, and no probe that asks for them
+  }
+  const Stream stream;
+  const DeviceBuffer<std::byte> data(7 * kPiece);  // memcheck sees a read behind it
+  MOESCOPE_CUDA_CHECK(cudaMemsetAsync(data.get(), 1, static_cast<std::size_t>(data.bytes()), stream.get()));
+  for (const std::int64_t bytes : {1, 5, 100}) {
+    launch_bulk_read(data.get(), data.bytes(), bulk_read_bytes(3, bytes * kPiece), 3, stream.get());
+  }
+  EXPECT_NO_THROW(stream.synchronize());
 }
 
 TEST(MemoryStreamGpu, LoopsOfSharedMemoryAndMultiplyAddsRun) {

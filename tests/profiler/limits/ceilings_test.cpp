@@ -51,6 +51,27 @@ TEST(Ceilings, AreWorkOverTheMedianTime) {
   EXPECT_EQ(DeviceCeilings{}.hbm_bytes_per_s(), std::nullopt);
 }
 
+TEST(Ceilings, OfSeveralPatternsTheBestIsTheCeilingAndSaysSo) {
+  CeilingProbes probes;
+  const auto add = [&](std::string_view metric, const char* method, double time_s) {
+    probes.probes.push_back({std::string(metric), method, 12, [time_s] { return time_s; }});
+  };
+  add(ceiling::kL2Read, "loads", 4);
+  add(ceiling::kHbmRead, "reads", 6);
+  add(ceiling::kL2Read, "bulk copies", 3);
+  probes.probes.push_back(
+      {std::string(ceiling::kL2Read), "too large", 12, []() -> double { throw OutOfMemory("it", 2, 1); }});
+  const DeviceCeilings ceilings = measure_ceilings(probes, "fake device", few_samples());
+  ASSERT_EQ(ceilings.ceilings.size(), 2U) << "one of each metric, in the order of their first probes";
+  EXPECT_EQ(ceilings.rate(ceiling::kL2Read), 4.0);
+  EXPECT_EQ(ceilings.rate(ceiling::kHbmRead), 2.0);
+  EXPECT_EQ(ceilings.ceilings[0].metric, ceiling::kL2Read);
+  EXPECT_TRUE(ceilings.ceilings[0].method.starts_with("bulk copies; best of 3 patterns"))
+      << ceilings.ceilings[0].method;
+  EXPECT_NE(ceilings.ceilings[0].method.find("(loads)"), std::string::npos) << ceilings.ceilings[0].method;
+  EXPECT_EQ(ceilings.ceilings[1].method, "reads");
+}
+
 TEST(Ceilings, SamplesAtALowClockDoNotCount) {
   CeilingProbes probes = fake_probes();
   probes.clocks = [] { return ClockSample{1e9, 2e9, 90}; };

@@ -49,6 +49,18 @@ TEST(Limits, AreTheTimeAtTheCeilingOverTheTime) {
   EXPECT_DOUBLE_EQ(limits[3].fraction, 0.1);
 }
 
+TEST(Limits, OfL2AreItsOwnReadsNotWhatSeveralMultiprocessorsReceive) {
+  const auto ceilings = ceilings_of({{ceiling::kL2Read, 100}});
+  const auto multicast =
+      metrics_of({{"l2_read_bytes", 180}, {"l2_slice_read_bytes", 60}, {"l2_write_bytes", 20}});
+  const auto limits = stage_limits(1, multicast, ceilings);
+  ASSERT_EQ(limits.size(), 1U);
+  EXPECT_DOUBLE_EQ(limits[0].fraction, 0.8);
+  EXPECT_DOUBLE_EQ(l2_reads(metrics_of({{"l2_read_bytes", 180}})).value(), 180)
+      << "the slices were not counted";
+  EXPECT_FALSE(l2_reads(metrics_of({})).has_value());
+}
+
 TEST(Limits, NameABoundOnlyNearACeiling) {
   EXPECT_EQ(bound_text({{"hbm", 0.72}, {"l2", 0.3}}), "hbm 72 %");
   EXPECT_EQ(bound_text({{"hbm", kBoundFraction}}), "hbm 60 %");

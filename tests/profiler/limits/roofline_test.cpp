@@ -91,6 +91,14 @@ TEST(Roofline, PointsAreFlopOverMeasuredTimeAndBytes) {
       800.0);
 }
 
+TEST(Roofline, L2IntensityTakesWhatL2ReadNotWhatSeveralMultiprocessorsReceived) {
+  std::vector<RecordedRun> runs = recorded();
+  runs[0].rows.push_back(row_of("staircase", "experts", "l2_slice_read_bytes", 80));
+  const Roofline roofline = read_roofline(runs, RooflineFlop::kUseful);
+  EXPECT_EQ(point_of(roofline, "staircase", "experts").l2_bytes, 80.0);
+  EXPECT_EQ(point_of(roofline, "token_centric", "experts").l2_bytes, 160.0) << "the slices were not counted";
+}
+
 TEST(Roofline, RoofIsTheSmallerOfBandwidthAndPeak) {
   const Roofline roofline = read_roofline(recorded(), RooflineFlop::kUseful);
   EXPECT_EQ(roofline.hbm_roof(2), 200.0);
