@@ -1,6 +1,8 @@
 #include "profiler/counters/stage_counters.hpp"
 
 #include <algorithm>
+#include <array>
+#include <cstddef>
 #include <utility>
 
 #include "core/base/error.hpp"
@@ -8,11 +10,93 @@
 namespace moescope {
 namespace {
 
+constexpr std::array<std::string_view, 2> kHbmBytes = {"hbm_read_bytes", "hbm_write_bytes"};
+
 void run_all(LayerExecution& execution) {
   for (const Stage stage : execution.stages()) {
     execution.enqueue(stage);
   }
   execution.synchronize();
+}
+
+/// Odd, so that the median is one of them: now and then something else writes 256 KiB.
+constexpr int kHbmReplays = 3;
+
+/// The metrics of HBM's bytes, or nothing where one of them is not among `selection`.
+std::optional<MetricSelection> hbm_metrics(const MetricSelection& selection) {
+  MetricSelection chosen{.chip = selection.chip, .metrics = {}, .unavailable = {}};
+  for (const std::string_view name : kHbmBytes) {
+    const auto found = std::ranges::find(selection.metrics, name, &Metric::name);
+    if (found == selection.metrics.end()) {
+      return std::nullopt;
+    }
+    chosen.metrics.push_back(*found);
+  }
+  return chosen;
+}
+
+/// Read and written; empty when a counter was lost.
+std::optional<double> hbm_bytes(const MetricSelection& hbm, const CounterPlan& plan,
+                                const RangeCounters& range) {
+  double sum = 0;
+  for (const MetricValue& value : evaluate(hbm, plan, range)) {
+    if (!value.value) {
+      return std::nullopt;
+    }
+    sum += *value.value;
+  }
+  return sum;
+}
+
+double median_of(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::ranges::nth_element(values, middle);
+  return *middle;
+}
+
+/// `by_stage`: a range per stage; `whole`: one range.
+std::optional<HbmSums> count_hbm(CounterSource& source, const MetricSelection& selection,
+                                 const RangedWork& by_stage, const RangedWork& whole) {
+  const auto hbm = hbm_metrics(selection);
+  if (!hbm || source.name() == "recorded") {
+    return std::nullopt;
+  }
+  const CounterPlan plan = source.plan(hbm->counters());
+  const std::size_t idle = by_stage.ranges.size() - 1;
+  RangedWork behind_idle = whole;
+  behind_idle.ranges.clear();
+  for (std::size_t i = 0; i < idle; ++i) {
+    behind_idle.ranges.push_back("idle " + std::to_string(i + 1));
+  }
+  behind_idle.ranges.push_back(whole.ranges.front());
+  behind_idle.run = [&](std::size_t range) {
+    if (range == idle) {
+      whole.run(0);
+    }
+  };
+  std::vector<std::vector<double>> stages(by_stage.ranges.size());
+  std::vector<double> layer;
+  std::vector<double> behind;
+  for (int replay = 0; replay < kHbmReplays; ++replay) {
+    const auto ranges = source.measure(plan, by_stage);
+    for (std::size_t i = 0; i < stages.size(); ++i) {
+      stages[i].push_back(hbm_bytes(*hbm, plan, ranges[i]).value_or(-1));
+    }
+    layer.push_back(hbm_bytes(*hbm, plan, source.measure(plan, whole).back()).value_or(-1));
+    behind.push_back(hbm_bytes(*hbm, plan, source.measure(plan, behind_idle).back()).value_or(-1));
+  }
+  HbmSums sums{.layer = median_of(layer),
+               .behind_idle = median_of(behind),
+               .idle_ranges = static_cast<int>(idle),
+               .replays = kHbmReplays};
+  for (const auto& stage : stages) {
+    const double bytes = median_of(stage);
+    if (bytes < 0) {
+      return std::nullopt;
+    }
+    sums.stages += bytes;
+  }
+  return sums.layer > 0 && sums.behind_idle > 0 ? std::optional(sums) : std::nullopt;
 }
 
 }  // namespace
@@ -25,21 +109,6 @@ std::optional<double> StageMetrics::find(std::string_view name) const {
 const StageMetrics* CountedLayer::find(Stage stage) const {
   const auto found = std::ranges::find(stages, stage, &StageMetrics::stage);
   return found == stages.end() ? nullptr : &*found;
-}
-
-std::optional<double> CountedLayer::sum_over_layer(std::span<const std::string_view> metrics) const {
-  double sum = 0;
-  double layer = 0;
-  for (const StageMetrics& stage : stages) {
-    for (const std::string_view metric : metrics) {
-      const auto value = stage.find(metric);
-      if (!value) {
-        return std::nullopt;
-      }
-      (stage.stage == Stage::kLayer ? layer : sum) += *value;
-    }
-  }
-  return layer > 0 ? std::optional(sum / layer) : std::nullopt;
 }
 
 CountedLayer count_layer(LayerExecution& execution, CounterSource& source, const MetricSelection& selection,
@@ -89,6 +158,7 @@ CountedLayer count_layer(LayerExecution& execution, CounterSource& source, const
     }
     counted.plan = plan;
     counted.ranges = std::move(ranges);
+    counted.hbm = count_hbm(source, selection, by_stage, whole);
   } catch (const InternalError&) {
     throw;
   } catch (const Error& error) {

@@ -3,7 +3,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <utility>
 
 #include "profiler/study/layer_rows.hpp"
@@ -57,13 +56,13 @@ void append_stage_rows(std::vector<ResultRow>& rows, const RowContext& context, 
   if (time == nullptr) {
     return;
   }
-  constexpr std::array<std::string_view, 4> kL2Bytes = {"l2_read_bytes", "l2_write_bytes",
-                                                        "l2_reduction_bytes", "l2_atomic_bytes"};
+  constexpr std::array<std::string_view, 3> kL2Changes = {"l2_write_bytes", "l2_reduction_bytes",
+                                                          "l2_atomic_bytes"};
   if (const auto bytes = sum_of(metrics, kHbmBytes)) {
     measured("hbm_bytes_per_s", *bytes / time->median_s(), "bytes_per_s");
   }
-  if (const auto bytes = sum_of(metrics, kL2Bytes)) {
-    measured("l2_bytes_per_s", *bytes / time->median_s(), "bytes_per_s");
+  if (const auto reads = l2_reads(metrics), changes = sum_of(metrics, kL2Changes); reads && changes) {
+    measured("l2_bytes_per_s", (*reads + *changes) / time->median_s(), "bytes_per_s");
   }
   const auto limits = profile.limits(schedule, metrics.stage);
   for (const Limit& limit : limits) {
@@ -159,19 +158,34 @@ std::vector<ResultRow> profile_rows(const LayerProfile& profile) {
     }
     rows.push_back(
         value_row(context, Stage::kLayer, Source::kMeasured, "counter_passes", counted.passes, "passes"));
-    if (const auto ratio = counted.sum_over_layer(kHbmBytes)) {
-      rows.push_back(
-          value_row(context, Stage::kLayer, Source::kMeasured, "stage_sum_over_layer_hbm", *ratio, "ratio"));
+    if (counted.hbm) {
+      const auto add = [&](const char* metric, double value, std::string unit) -> ResultRow& {
+        return rows.emplace_back(
+            value_row(context, Stage::kLayer, Source::kMeasured, metric, value, std::move(unit)));
+      };
+      ResultRow& sum = add("stage_sum_over_layer_hbm", counted.hbm->over_layer(), "ratio");
+      sum.reason = stage_sum_text(*counted.hbm);
+      sum.samples = counted.hbm->replays;
+      add("stage_sum_over_layer_hbm_least", counted.hbm->least_over_layer(), "ratio");
+      add("stage_sum_over_layer_hbm_most", counted.hbm->most_over_layer(), "ratio");
     }
   }
   return rows;
 }
 
+std::string stage_sum_text(const HbmSums& sums) {
+  return fmt::format(
+      "sum over stages / layer as one range = {:.4f}, {} {:.4f} to {:.4f}: {:.0f} % about {:.4g} MB of the "
+      "layer as one "
+      "range and {:.4g} MB behind {} empty ones",
+      sums.over_layer(), sums.hold() ? "within" : "does NOT hold:", sums.least_over_layer(),
+      sums.most_over_layer(), 100 * HbmSums::kTolerance, sums.layer / 1e6, sums.behind_idle / 1e6,
+      sums.idle_ranges);
+}
+
 bool stage_sums_hold(const LayerProfile& profile) {
-  return std::ranges::all_of(profile.counted, [](const CountedLayer& counted) {
-    const auto ratio = counted.sum_over_layer(kHbmBytes);
-    return !ratio || std::abs(*ratio - 1) <= kStageSumTolerance;
-  });
+  return std::ranges::all_of(profile.counted,
+                             [](const CountedLayer& counted) { return !counted.hbm || counted.hbm->hold(); });
 }
 
 }  // namespace moescope

@@ -51,7 +51,7 @@ LayerProfile profile_layer(MoeBackend& backend, const LayerInputs& inputs,
 /// The study's rows; ceilings are rows of their own (ceiling_rows). Per stage and metric one measured row,
 /// unavailable with the reason where there is no value; then what follows from counters, times and ceilings:
 /// hbm_bytes_per_s, l2_bytes_per_s, <resource>_fraction_of_ceiling, nearest_limit_fraction (its reason says
-/// what bounds the stage); for the layer stage_sum_over_layer_hbm.
+/// what bounds the stage); for the layer stage_sum_over_layer_hbm and its bounds, ..._least and ..._most.
 std::vector<ResultRow> profile_rows(const LayerProfile& profile);
 
 /// The rows of one schedule's stages as a table, with what is to be known to read it.
@@ -60,8 +60,10 @@ std::string profile_text(const LayerProfile& profile, const std::string& device)
 /// What the columns of profile_text mean.
 std::string profile_legend();
 
-/// False when, under some schedule, the stages' HBM bytes do not add up to the layer's within
-/// kStageSumTolerance.
+/// One line: the sum, what it must lie between and why.
+std::string stage_sum_text(const HbmSums& sums);
+
+/// False when, under some schedule, the stages' HBM bytes do not add up to the layer's (HbmSums::hold).
 bool stage_sums_hold(const LayerProfile& profile);
 
 }  // namespace moescope

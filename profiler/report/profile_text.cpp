@@ -2,7 +2,6 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <cmath>
 #include <functional>
 
 #include "profiler/limits/layer_profile.hpp"
@@ -126,14 +125,7 @@ std::string unavailable_text(const LayerProfile& profile) {
 }
 
 std::string sum_text(const CountedLayer& counted) {
-  constexpr std::array<std::string_view, 2> kBytes = {"hbm_read_bytes", "hbm_write_bytes"};
-  const auto ratio = counted.sum_over_layer(kBytes);
-  if (!ratio) {
-    return {};
-  }
-  const bool holds = std::abs(*ratio - 1) <= kStageSumTolerance;
-  return fmt::format("HBM bytes: sum over stages / layer as one range = {:.4f}{}\n", *ratio,
-                     holds ? "" : fmt::format(": does NOT hold (within {:.0f} %)", 100 * kStageSumTolerance));
+  return counted.hbm ? fmt::format("HBM bytes: {}\n", stage_sum_text(*counted.hbm)) : "";
 }
 
 }  // namespace

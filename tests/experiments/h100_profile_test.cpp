@@ -64,7 +64,7 @@ TEST(RecordedH100Profile, EveryScheduleIsCountedOnGaussianAndOnATrainedRouter) {
       EXPECT_NE(row.status, Status::kFailed) << row.metric << ": " << row.reason;
       const bool known = (row.schedule == "expert_centric" || row.schedule.starts_with("staircase")) &&
                          row.workload.starts_with("snapshot:");
-      EXPECT_TRUE(!is_sum || std::abs(row.value.value() - 1) <= (known ? 0.03 : kStageSumTolerance))
+      EXPECT_TRUE(!is_sum || std::abs(row.value.value() - 1) <= (known ? 0.03 : HbmSums::kTolerance))
           << row.workload << ' ' << row.schedule;
     }
     if (is_sum) {

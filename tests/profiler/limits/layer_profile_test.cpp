@@ -103,8 +103,8 @@ TEST(LayerProfile, CountsEveryStageAndTheLayerAsARangeOfItsOwn) {
   }
   EXPECT_EQ(stages, (std::vector<Stage>{Stage::kRouterProject, Stage::kRouterSelect, Stage::kSchedule,
                                         Stage::kExperts, Stage::kSharedMlp, Stage::kLayer}));
-  EXPECT_EQ(fixture.counters.passes_run, 2 * 2 * profile.counted[0].passes)
-      << "two schedules ran, each by stage and as a whole";
+  EXPECT_EQ(fixture.counters.passes_run, 2 * (2 * profile.counted[0].passes + 9))
+      << "two schedules ran, each by stage and as a whole, and HBM's bytes three times in three ways";
   EXPECT_TRUE(profile.counted[2].stages.empty()) << "sparse_library is not on the CPU";
   EXPECT_FALSE(profile.counted[2].reason.empty());
 }
@@ -168,6 +168,55 @@ TEST(LayerProfile, SumOverStagesIsHeldAgainstTheLayer) {
   profile = fixture.run(inputs);
   EXPECT_FALSE(stage_sums_hold(profile));
   EXPECT_NE(profile_text(profile, "x").find("does NOT hold"), std::string::npos);
+}
+
+// Between ranges the profiler itself leaves bytes in L2 that the next ranges evict.
+TEST(LayerProfile, SumOverStagesMayHaveWhatCountingByStageAddsButNoMore) {
+  auto inputs = make_inputs();
+  Fixture fixture;
+  fixture.counters.values = {{"dram__bytes_read.sum", 70}, {"dram__bytes_write.sum", 30}};
+  fixture.counters.range_values["layer"] = {{"dram__bytes_read.sum", 495}, {"dram__bytes_write.sum", 0}};
+  fixture.counters.boundary_bytes =
+      20;  // five stages: 580 in all, 495 as one range, 575 behind four empty ones
+  fixture.metrics = {"hbm_read_bytes", "hbm_write_bytes"};
+  fixture.kinds = {ScheduleKind::kTokenCentric};
+  auto profile = fixture.run(inputs);
+  ASSERT_TRUE(profile.counted[0].hbm.has_value());
+  const HbmSums& sums = *profile.counted[0].hbm;
+  EXPECT_EQ(sums.stages, 580);
+  EXPECT_EQ(sums.layer, 495);
+  EXPECT_EQ(sums.behind_idle, 575);
+  EXPECT_EQ(sums.idle_ranges, 4);
+  EXPECT_TRUE(stage_sums_hold(profile));
+  const auto rows = profile_rows(profile);
+  const auto value = [&](std::string_view metric) {
+    return find_row(rows, "token_centric", Stage::kLayer, metric)->value.value();
+  };
+  EXPECT_DOUBLE_EQ(value("stage_sum_over_layer_hbm"), 580.0 / 495);
+  EXPECT_DOUBLE_EQ(value("stage_sum_over_layer_hbm_least"), 0.98);
+  EXPECT_DOUBLE_EQ(value("stage_sum_over_layer_hbm_most"), 1.02 * 575 / 495);
+  EXPECT_EQ(profile.counted[0].find(Stage::kLayer)->find("hbm_write_bytes"), 0) << "without empty ranges";
+  // A stage that moves what the layer does not.
+  fixture.counters.range_values["router_select"] = {{"dram__bytes_read.sum", 90}};
+  EXPECT_FALSE(stage_sums_hold(fixture.run(inputs)));
+}
+
+TEST(LayerProfile, SumOverStagesIsOfMediansOverReplays) {
+  auto inputs = make_inputs();
+  Fixture fixture;
+  fixture.counters.values = {{"dram__bytes_read.sum", 70}, {"dram__bytes_write.sum", 30}};
+  fixture.counters.range_values["layer"] = {{"dram__bytes_read.sum", 500}, {"dram__bytes_write.sum", 0}};
+  fixture.metrics = {"hbm_read_bytes", "hbm_write_bytes"};
+  fixture.kinds = {ScheduleKind::kTokenCentric};
+  fixture.counters.spike_bytes = 262144;
+  for (int call = 3; call < 12; ++call) {  // two for the stages' metrics, then three times three
+    fixture.counters.calls = 0;
+    fixture.counters.spike_call = call;
+    const auto profile = fixture.run(inputs);
+    EXPECT_EQ(fixture.counters.calls, 11);
+    EXPECT_TRUE(stage_sums_hold(profile)) << call;
+    EXPECT_DOUBLE_EQ(profile.counted[0].hbm->over_layer(), 1);
+  }
 }
 
 TEST(LayerProfile, GoesOnWithTimesWhenCountersAreNotPermitted) {
