@@ -2,17 +2,18 @@
 """Runs the programs of a bundle (scripts/bundle.sh) on a machine with a GPU and records what they say as rows.
 
   gpu_evidence.py tests    BUNDLE OUT [COMMAND...]
-                                        every kernels_*_test and cupti_*_test; a skipped test counts as a failure. COMMAND runs
-                                        beside those that may share the GPU
-  gpu_evidence.py sanitize BUNDLE OUT   every kernels_*_test, reduced by a filter, under compute-sanitizer's four tools
+                                        kernels_tests and cupti_tests; a skipped test counts as a failure. COMMAND runs beside
+                                        those that may share the GPU
+  gpu_evidence.py sanitize BUNDLE OUT   compute-sanitizer's four tools: on kernels_tests, reduced by a filter, and on whole layers
+                                        on wide, thin and odd grids under every schedule
 
-Writes OUT/rows.jsonl in the schema of core/results/result.schema.json: metrics tests_passed, tests_failed,
-sanitizer_findings and sanitizer_findings_in_libraries, one row per program (and tool; both are named in `reason`). The run header is taken from the
-run.json of a `moescope run --backend cuda` of the same bundle, so that device and git revision are the program's own.
-Exit code 1 when anything failed or was found.
+Writes OUT/rows.jsonl in the schema of core/results/result.schema.json: metrics tests_passed and tests_failed, one row per test
+suite, sanitizer_findings and sanitizer_findings_in_libraries, one row per tool and program or layer; all are named in `reason`.
+The run header is taken from the run.json of a `moescope run --backend cuda` of the same bundle, so that device and git revision
+are the program's own. Exit code 1 when anything failed or was found.
 """
+import collections
 import concurrent.futures
-import itertools
 import json
 import os
 import pathlib
@@ -27,12 +28,20 @@ SANITIZER_FILTER = ("*L1_d32_*:*L3_d8_N48x16_*:ResolvesTies*L5_*:*RouterSelectGp
                     "ExpertsStaircase.AddendIsAddedOnce:ExpertsStaircase.TilesOfAnyFill*:*/StripsGpu*/L33_*:*/StripsGpu*/L130_*:*OnStrips*:*MemoryStream*:"
                     "*GroupedGemmGpu.EveryActivation*:*FfnRouterGpu*_L5_*:*FfnRouterGpu*_L40_*:*SystemsGpu.ReplayEqualsPlainLaunches*:"
                     "*SystemsGpu.SelectAsTheReferenceDoes*:*SystemsGpuValues.ReluGates*:*MaskedGpu.TheSameChoiceOfSeveralHeadsAddsUp*:*MaskedGpu.AllHeadsMayChooseAllExperts*")
-SANITIZER_TIMEOUT_S = 100
+# Layers that no test has: strips shorter than a copy's 16 bytes, several segments a strip, rings that come round many times.
+SANITIZED_LAYERS = ("-L 130 --grid 64x1600 -d 264 -K 300 --workload gaussian:1",
+                    "-L 65 --grid 33x700 -d 40 -K 17 --shared-size 32 --workload zipf:1",
+                    "-L 300 --grid 1000x100 -d 64 -K 64 --workload zipf:1")
+SCHEDULES = ("token_centric", "expert_centric", "staircase", "staircase:atomics", "staircase:rows", "staircase:rows:atomics",
+             "dense_masked", "sparse_library", "auto")
+TOOLS = ("racecheck", "memcheck", "initcheck", "synccheck")  # the slowest first, so that none is waited for alone
+SANITIZER_TIMEOUT_S = 150
+SANITIZER_SHARDS = 6
+TEST_SHARDS = 6
 # These read how much memory the GPU has left, or its counters, so nothing else may run.
-ALONE = ("kernels_backend_test", "kernels_systems_test", "cupti_counters_test")
-NO_KERNELS = ("kernels_gpu_rates_test",)  # host code that reads recorded rows: CI runs it, and needs no GPU for it
-NOT_SANITIZED = ("kernels_cublas_lt_test",)  # launches cuBLASLt's kernels only
-TOOLS = ("memcheck", "racecheck", "initcheck", "synccheck")
+ALONE = "CudaBackend*:SystemsGpu*:*/SystemsGpu*:LayerMemory*:SystemMemory*:MaskedMemory*"
+# Host code that reads recorded rows, which are not in a bundle: CI runs it, and needs no GPU for it.
+NO_KERNELS = "GpuRates.*"
 
 
 def run(command, **options):
@@ -58,21 +67,60 @@ def row(head, metric, value, unit, status, reason):
     }
 
 
-def run_tests(program, scratch, head):
-    report = pathlib.Path(scratch, program.name + ".json")
-    environment = dict(os.environ, MOESCOPE_REQUIRE_GPU="1")
-    done = run([program, f"--gtest_output=json:{report}"], env=environment)
-    if not report.exists():
-        print(done.stdout[-2000:], done.stderr[-2000:])
-        return [row(head, "tests_failed", None, "tests", "failed", f"{program.name}: exit code {done.returncode}")], True
-    summary = json.loads(report.read_text())
-    skipped = sum(test.get("result") == "SKIPPED" for suite in summary["testsuites"] for test in suite["testsuite"])
-    failed = summary["failures"] + summary["errors"] + skipped
-    print(f"{program.name:45s} {summary['tests'] - failed:4d} passed {failed:4d} failed {summary['time']}")
-    if failed:
-        print(done.stdout[-3000:])
-    return [row(head, "tests_passed", summary["tests"] - failed, "tests", "ok", program.name),
-            row(head, "tests_failed", failed, "tests", "ok", program.name)], failed > 0
+class Tests:
+    """Passed and failed tests of every suite, from the reports of all shards."""
+
+    def __init__(self, scratch):
+        self.scratch = scratch
+        self.passed = collections.Counter()
+        self.failed = collections.Counter()
+
+    def run(self, program, chosen, shard=0, shards=1):
+        """Returns (program, exit code, report or None, output); counts nothing, so that it may run in a thread."""
+        report = pathlib.Path(self.scratch, f"{program.name}-{abs(hash(chosen))}-{shard}.json")
+        environment = dict(os.environ, MOESCOPE_REQUIRE_GPU="1", GTEST_TOTAL_SHARDS=str(shards), GTEST_SHARD_INDEX=str(shard))
+        done = run([program, f"--gtest_filter={chosen}", f"--gtest_output=json:{report}"], env=environment)
+        return program, done, json.loads(report.read_text()) if report.exists() else None
+
+    def count(self, result):
+        program, done, summary = result
+        if summary is None:
+            print(done.stdout[-2000:], done.stderr[-2000:])
+            self.failed[f"{program.name}: exit code {done.returncode}"] += 1
+            return
+        bad = False
+        for suite in summary["testsuites"]:
+            name = f"{program.name} {suite['name']}"
+            for test in suite["testsuite"]:
+                if test.get("status") == "NOTRUN":
+                    continue
+                skipped = test.get("result") == "SKIPPED"
+                failed = skipped or "failures" in test
+                bad |= failed
+                (self.failed if failed else self.passed)[name] += 1
+        if bad or done.returncode:
+            print(done.stdout[-3000:])
+
+    def rows(self, head):
+        for name in sorted(set(self.passed) | set(self.failed)):
+            print(f"{name:70s} {self.passed[name]:4d} passed {self.failed[name]:4d} failed")
+            yield row(head, "tests_passed", self.passed[name], "tests", "ok", name)
+            yield row(head, "tests_failed", self.failed[name], "tests", "ok", name)
+
+
+def tests(bundle, scratch, head, beside):
+    """Rows, and whether anything failed."""
+    done = Tests(scratch)
+    done.count(done.run(bundle / "kernels_tests", ALONE))
+    done.count(done.run(bundle / "cupti_tests", "*"))  # CUPTI and compute-sanitizer do not go together
+    command = subprocess.Popen(beside) if beside else None
+    rest = f"*-{ALONE}:{NO_KERNELS}"
+    with concurrent.futures.ThreadPoolExecutor(TEST_SHARDS) as pool:
+        for result in pool.map(lambda shard: done.run(bundle / "kernels_tests", rest, shard, TEST_SHARDS), range(TEST_SHARDS)):
+            done.count(result)
+    failed = command is not None and command.wait() != 0
+    rows = list(done.rows(head))
+    return rows, failed or sum(done.failed.values()) > 0
 
 
 def count_findings(text):
@@ -88,58 +136,71 @@ def count_findings(text):
 
 
 def sanitize(job):
-    program, tool, head = job
-    command = ["compute-sanitizer", "--tool", tool, program, f"--gtest_filter={SANITIZER_FILTER}"]
-    what = f"{tool} {program.name}"
+    tool, what, command, shard, head = job
+    environment = dict(os.environ, MOESCOPE_REQUIRE_GPU="1", MOESCOPE_SANITIZER="1")
+    if shard is not None:
+        environment |= {"GTEST_TOTAL_SHARDS": str(SANITIZER_SHARDS), "GTEST_SHARD_INDEX": str(shard)}
+    what = f"{tool} {what}"
+
+    def failure(why):
+        print(f"{what}: {why}")
+        return [row(head, "sanitizer_findings", None, "findings", "failed", f"{what}: {why}")], True
+
     try:
-        done = run(command, timeout=SANITIZER_TIMEOUT_S,
-                   env=dict(os.environ, MOESCOPE_REQUIRE_GPU="1", MOESCOPE_SANITIZER="1"))
+        done = run(["compute-sanitizer", "--tool", tool, *command], timeout=SANITIZER_TIMEOUT_S, env=environment)
     except subprocess.TimeoutExpired:
-        print(f"{what}: no result in {SANITIZER_TIMEOUT_S} s")
-        return [row(head, "sanitizer_findings", None, "findings", "failed", f"{what}: no result in {SANITIZER_TIMEOUT_S} s")], True
+        return failure(f"no result in {SANITIZER_TIMEOUT_S} s")
     text = done.stdout + done.stderr
-    ran = re.search(r"\[  PASSED  \] (\d+) test", text)
-    if "SUMMARY" not in text or not ran or int(ran.group(1)) == 0:
-        print(what, text[-3000:])
-        return [row(head, "sanitizer_findings", None, "findings", "failed", f"{what}: tests did not pass")], True
+    if "SUMMARY" not in text:
+        print(text[-3000:])
+        return failure("no summary")
+    if shard is not None and not re.search(r"\[  PASSED  \] [1-9]\d* test", text):
+        print(text[-3000:])
+        return failure("tests did not pass")
     ours, libraries = count_findings(text)
-    print(f"{what:55s} {ran.group(1):>3s} tests passed, {ours} findings, {libraries} in NVIDIA's libraries")
+    if shard is None and done.returncode != 0 and ours + libraries == 0:
+        print(text[-3000:])
+        return failure(f"exit code {done.returncode}")
+    sys.stdout.write(f"{what:110s} {ours} findings, {libraries} in NVIDIA's libraries\n")  # whole lines from all threads
     if ours:
         print(text[:4000])
     return [row(head, "sanitizer_findings", ours, "findings", "ok", what),
             row(head, "sanitizer_findings_in_libraries", libraries, "findings", "ok", what)], ours > 0
 
 
+def sanitizer_jobs(bundle, head):
+    for tool in TOOLS:
+        for layer in SANITIZED_LAYERS:
+            for schedule in SCHEDULES:
+                what = f"profile {layer} --schedule {schedule}"
+                command = [bundle / "moescope", *what.split(), "--backend", "cuda", "--profile"]  # two runs, nothing timed
+                yield tool, what, command, None, head
+        for shard in range(SANITIZER_SHARDS):
+            command = [bundle / "kernels_tests", f"--gtest_filter={SANITIZER_FILTER}"]
+            yield tool, f"kernels_tests {shard + 1}/{SANITIZER_SHARDS}", command, shard, head
+
+
 def main():
     if len(sys.argv) < 4 or (sys.argv[1] == "sanitize" and len(sys.argv) > 4) or sys.argv[1] not in ("tests", "sanitize"):
         sys.exit(__doc__)
-    mode, bundle, out = sys.argv[1], pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3])
-    programs = sorted(path for path in bundle.glob("kernels_*_test") if path.name not in NO_KERNELS)
-    if mode == "tests":  # CUPTI and compute-sanitizer do not go together
-        programs += sorted(bundle.glob("cupti_*_test"))
-    if not programs:
-        sys.exit(f"no kernels_*_test in {bundle}")
+    mode, bundle, out = sys.argv[1], pathlib.Path(sys.argv[2]).resolve(), pathlib.Path(sys.argv[3])
+    for program in ("moescope", "kernels_tests") + (("cupti_tests",) if mode == "tests" else ()):
+        if not (bundle / program).exists():
+            sys.exit(f"{bundle}: has no {program}")
     out.mkdir(parents=True, exist_ok=True)
     bad = False
     with tempfile.TemporaryDirectory() as scratch, open(out / "rows.jsonl", "w") as file:
         head = header(bundle, scratch)
         file.write(json.dumps(head) + "\n")
         if mode == "tests":
-            together = [program for program in programs if program.name not in ALONE]
-            alone = [program for program in programs if program.name in ALONE]
-            results = [run_tests(program, scratch, head) for program in alone]
-            beside = subprocess.Popen(sys.argv[4:]) if len(sys.argv) > 4 else None
-            pool = concurrent.futures.ThreadPoolExecutor(6)
-            results = itertools.chain(results, pool.map(lambda program: run_tests(program, scratch, head), together))
+            results = [tests(bundle, scratch, head, sys.argv[4:])]
         else:  # several at once: the tools keep a CPU core busy, not the GPU
-            jobs = [(program, tool, head) for program in programs if program.name not in NOT_SANITIZED for tool in TOOLS]
-            results = concurrent.futures.ThreadPoolExecutor(8).map(sanitize, jobs)
+            workers = max(4, (os.cpu_count() or 8) * 3 // 4)
+            results = concurrent.futures.ThreadPoolExecutor(workers).map(sanitize, sanitizer_jobs(bundle, head))
         for rows, failed in results:
             bad |= failed
             file.writelines(json.dumps(r) + "\n" for r in rows)
             file.flush()
-        if mode == "tests" and beside is not None:
-            bad |= beside.wait() != 0
     sys.exit(1 if bad else 0)
 
 

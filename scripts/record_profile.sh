@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # Records everything that docs and tests say of the profiler, on a machine with a GPU, in about two minutes:
-#   ceilings.jsonl, profile.jsonl, counters.jsonl (counters held against kernels of known work),
+#   ceilings.jsonl, profile.jsonl, counter_truth.jsonl (counters held against kernels of known work),
 #   overhead_with.jsonl and overhead_without.jsonl, profile.txt (the tables) and trace.json.gz
 # Usage: scripts/record_profile.sh BUNDLE OUT [SNAPSHOT]
 # BUNDLE holds `moescope` (scripts/bundle.sh) and, for overhead_*.jsonl, `moescope_without_cupti`: the same revision
 # configured with -DMOESCOPE_CUPTI=OFF. SNAPSHOT: a trained router of Table A's shape (safetensors); without one only
 # Gaussian routing is profiled. Afterwards, anywhere:
-#   cp OUT/*.jsonl results/h100/ && moescope roofline results/h100/profile.jsonl --output docs
+#   cp OUT/*.jsonl results/NAME/ && moescope roofline results/NAME/profile.jsonl --output docs
 set -euo pipefail
 mkdir -p "$2"
 bundle=$(realpath "$1")
@@ -22,7 +22,7 @@ cd "$scratch" # rows name files as the command line does
 cp ceilings/rows.jsonl "$out/ceilings.jsonl"
 
 "$moescope" counters --check --output counters || echo "counters --check: exit code $?"
-cp counters/rows.jsonl "$out/counters.jsonl"
+cp counters/rows.jsonl "$out/counter_truth.jsonl"
 
 workloads=(--workload gaussian:1)
 if [ -n "$snapshot" ]; then

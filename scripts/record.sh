@@ -1,0 +1,181 @@
+#!/usr/bin/env bash
+# Records the evidence of a revision on a machine with a GPU: what results/NAME/ holds and README quotes.
+#
+#   scripts/record.sh BUNDLE NAME PART...
+#
+# BUNDLE: a folder made by scripts/bundle.sh with moescope, kernels_tests and cupti_tests. NAME: the device, as its folder in
+# results/ is called (h100, h200). OUT (environment): a folder instead of results/NAME. SNAPSHOTS (environment): a folder with
+# tablea_layer2.safetensors and tablea_bn_layer2.safetensors; without it the trained routers of Table A size are left out, and
+# it says so. Seconds of every step are printed. Exit code 1 when a part failed; the others are recorded all the same.
+#   evidence  verify, sanitize, profile, points and peers: under 8 minutes
+#   verify    every gpu test, check --full, check of shapes that were wrong once                      about 2 minutes
+#   sanitize  compute-sanitizer's four tools on the tests and on odd layers                           about 2 minutes
+#   profile   ceilings, counters against known work, every stage's counters (scripts/record_profile.sh) about 1 minute
+#   points    compare: every schedule at the points of README's tables, under skew and trained routing about 1 minute
+#   peers     the PyTorch peers on the same shapes                                                    about 1 minute
+#   systems   the baselines: check --system, the dense MLP, the PyTorch peers of all                  about 1 minute
+#   sweeps    every experiment file in experiments/configs that is for a GPU; SWEEPS (environment) names some of them. The
+#             same command goes on after an interruption                                minutes: sweep FILE --dry-run
+# shellcheck disable=SC2317 # parts are called by their names
+set -euo pipefail
+here=$(cd "$(dirname "$0")/.." && pwd)
+usage() { sed -n '2,20s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 3 ] || usage
+[[ $2 =~ ^[a-z0-9][a-z0-9_-]*$ ]] || { echo "record.sh: '$2' is no name of a device's folder (h100, h200)" >&2; exit 2; }
+bundle=$(realpath "$1") out=${OUT:-$here/results/$2}
+shift 2
+for part in "$@"; do # before anything runs
+  case $part in
+    evidence | verify | sanitize | profile | points | peers | systems | sweeps) ;;
+    *) echo "record.sh: no part '$part'" >&2; exit 2 ;;
+  esac
+done
+mkdir -p "$out"
+out=$(realpath "$out")
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+export LD_LIBRARY_PATH=$bundle/lib:/usr/local/cuda/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+moescope() { "$bundle/moescope" "$@"; }
+step() { printf '\n== %s (%d s so far)\n' "$*" "$SECONDS"; }
+# keep FILE FOLDER...: the folders' rows, one after the other, as OUT/FILE.jsonl; long ones packed.
+keep() {
+  local name=$1
+  shift
+  rm -f "$out/$name.jsonl" "$out/$name.jsonl.gz"
+  cat "${@/%//rows.jsonl}" >"$out/$name.jsonl"
+  [ "$(stat -c %s "$out/$name.jsonl")" -lt 400000 ] || gzip -9 -n "$out/$name.jsonl"
+}
+
+all=(token_centric expert_centric staircase staircase:atomics staircase:rows staircase:rows:atomics dense_masked sparse_library auto)
+
+# Layers that were wrong once, or nearly: dense_masked where few pairs decide, selections that rounding may turn.
+odd_layers=(
+  "-L 4097 --grid 64x64 -d 1024 -K 8 --activation relu --workload hot:1,1"
+  "-L 4097 --grid 64x64 -d 1024 -K 8 --activation relu --workload gaussian:30"
+  "-L 513 --grid 17x900 -d 40 -K 65 --workload uniform"
+  "-L 257 --grid 321x640 -d 264 -K 777 --gates probability --activation gelu --workload gaussian:0.01"
+)
+
+verify() {
+  step "gpu tests, check --full"
+  local failed=0 number=0 layer # what fails is recorded too, and keeps nothing after it from being recorded
+  # shellcheck disable=SC2016
+  python3 "$here/scripts/gpu_evidence.py" tests "$bundle" "$scratch/gpu_tests" bash -c 'exec "$@" >"$0"' "$scratch/check.txt" \
+    "$bundle/moescope" check --backend cuda --full --quiet "${all[@]/#/--schedule=}" --output "$scratch/check" || failed=1
+  tail -4 "$scratch/check.txt"
+  keep gpu_tests "$scratch/gpu_tests"
+  local checks=("$scratch/check")
+  for layer in "${odd_layers[@]}"; do
+    number=$((number + 1))
+    step "check $layer"
+    # shellcheck disable=SC2086
+    moescope check --backend cuda --quiet $layer "${all[@]/#/--schedule=}" --output "$scratch/check-$number" >"$scratch/check.txt" || failed=1
+    grep -E "^failed|FAILED" "$scratch/check.txt" || tail -1 "$scratch/check.txt"
+    checks+=("$scratch/check-$number")
+  done
+  keep check "${checks[@]}"
+  return "$failed"
+}
+
+sanitize() {
+  step "compute-sanitizer"
+  local failed=0
+  python3 "$here/scripts/gpu_evidence.py" sanitize "$bundle" "$scratch/sanitizers" || failed=1
+  keep sanitizers "$scratch/sanitizers"
+  return "$failed"
+}
+
+profile() {
+  step "ceilings, counters and profile"
+  local snapshot=()
+  [ -z "${SNAPSHOTS:-}" ] || snapshot=("$SNAPSHOTS/tablea_layer2.safetensors")
+  "$here/scripts/record_profile.sh" "$bundle" "$out" "${snapshot[@]}"
+}
+
+# compare L K workloads...
+compare() {
+  local tokens=$1 top_k=$2
+  shift 2
+  step "compare $tokens,$top_k"
+  moescope compare --backend cuda --preset table-a-1024-512 -L "$tokens" -K "$top_k" "${@/#/--workload=}" "${all[@]/#/--schedule=}" \
+    --seed 1 --quiet --min-samples 11 --max-time 0.8 --output "$scratch/compare-$tokens-$top_k" | sed -n '/layer.*speed-up/,/^times/p'
+  keep "compare-$tokens-$top_k" "$scratch/compare-$tokens-$top_k"
+}
+
+points() {
+  local routings=(gaussian:1 zipf:1 "hot:1,1")
+  if [ -n "${SNAPSHOTS:-}" ]; then
+    cd "$SNAPSHOTS" # rows name files as the command line does
+    routings+=(snapshot:tablea_layer2.safetensors snapshot:tablea_bn_layer2.safetensors)
+  else
+    echo "SNAPSHOTS is not set: no trained routers of Table A size"
+  fi
+  compare 4096 512 "${routings[@]}"
+  compare 1024 512 "${routings[@]}"
+  compare 1024 4096 "${routings[@]}"
+  compare 64 512 "${routings[@]}"
+  compare 1 512 "${routings[@]}"
+  compare 16384 512 gaussian:1 zipf:1 # the snapshots hold 4096 tokens
+  compare 256 512 gaussian:1
+}
+
+peers() {
+  step "PyTorch peers"
+  python3 "$here/experiments/peers/torch_peers.py" --out "$scratch/torch_peers" --samples 11 --points 1,512 64,512 256,512 1024,512 \
+    1024,4096 4096,512 16384,512
+  keep torch_peers "$scratch/torch_peers"
+}
+
+systems() {
+  local failed=0 system tokens
+  step "check --system"
+  moescope check --backend cuda --full --quiet --output "$scratch/check-systems" --system dense_mlp --system gshard --system deepseekmoe \
+    --system pkm --system peer | tail -4 || failed=1
+  keep check-systems "$scratch/check-systems"
+  moescope check --backend cuda --full --quiet --output "$scratch/check-gather" --system pkm --system peer --form token_centric |
+    tail -4 || failed=1
+  keep check-gather "$scratch/check-gather"
+  local runs=()
+  for system in pkm peer; do # what their authors do: the sweep of Table A takes the faster form
+    for tokens in 1024 4096; do
+      moescope run --backend cuda --system "$system" --preset table-a -L "$tokens" --form token_centric --workload gaussian:1 \
+        --quiet --output "$scratch/gather-$system-$tokens"
+      runs+=("$scratch/gather-$system-$tokens")
+    done
+  done
+  keep product-key-gather "${runs[@]}"
+  runs=()
+  for tokens in 1024 4096 16384; do
+    moescope run --backend cuda --system dense_mlp --preset "table-a-$tokens" --workload gaussian:1 --quiet --output "$scratch/dense-mlp-$tokens"
+    runs+=("$scratch/dense-mlp-$tokens")
+  done
+  keep dense-mlp "${runs[@]}"
+  step "PyTorch peers of the baselines"
+  python3 "$here/experiments/peers/torch_systems.py" --out "$scratch/torch_systems" --samples 11
+  keep torch_systems "$scratch/torch_systems"
+  return "$failed"
+}
+
+sweeps() {
+  local name
+  cd "$here" # files name data/ of the repository
+  for name in ${SWEEPS:-ablations skew-trained skew shift small-batches scaling-tokens table-a drift groups tiles scaling-experts}; do
+    step "sweep $name"
+    moescope sweep "experiments/configs/$name.json" --backend cuda --quiet --output "$out/sweeps/$name"
+    keep "$name" "$out/sweeps/$name"
+  done
+}
+
+failed=0
+for part in "$@"; do
+  [ "$part" != evidence ] || part="verify sanitize profile points peers"
+  for one in $part; do
+    set +e # a command after && or in an if would run without -e
+    (set -e; "$one")
+    status=$?
+    set -e
+    [ "$status" -eq 0 ] || { failed=1; echo "record.sh: $one failed" >&2; }
+  done
+done
+step "done"
+exit "$failed"
