@@ -371,11 +371,14 @@ TEST_F(CudaBackendGpu, AccountedMemoryIsWhatTheDeviceLoses) {
 }
 
 TEST_F(CudaBackendGpu, RefusesWhatDoesNotFitBeforeAllocating) {
-  // 2^34 pairs of 8 bytes: 128 GiB of routing alone.
-  const LayerInputs inputs = make_inputs(test::make_shape(1 << 20, 8, 128, 128, 16384), "gaussian:1");
   std::size_t before = 0;
   std::size_t after = 0;
   std::size_t all = 0;
+  MOESCOPE_CUDA_CHECK(cudaMemGetInfo(&before, &all));
+  // Every expert for every token: routing alone, 8 bytes a pair, is half as much again as the device has.
+  constexpr std::int64_t kTopK = 128 * 128;
+  const auto num_tokens = static_cast<std::int64_t>(all) / 2 * 3 / (8 * kTopK);
+  const LayerInputs inputs = make_inputs(test::make_shape(num_tokens, 8, 128, 128, kTopK), "gaussian:1");
   MOESCOPE_CUDA_CHECK(cudaMemGetInfo(&before, &all));
   const std::string text = test::error_text<OutOfMemory>(
       [&] { (void)backend_->prepare(inputs, {.kind = ScheduleKind::kTokenCentric}); });
