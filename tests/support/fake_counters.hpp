@@ -73,7 +73,8 @@ class FakeCounters : public CounterSource {
       }
     }
     ++calls;
-    if (auto& last = results.back().values; last.contains(kHbmWrites)) {
+    if (!results.empty() && results.back().values.contains(kHbmWrites)) {
+      auto& last = results.back().values;
       last[kHbmWrites] += boundary_bytes * static_cast<double>(results.size() - 1);
       last[kHbmWrites] += calls == spike_call ? spike_bytes : 0;
     }
