@@ -102,6 +102,7 @@ Source time_source(const RecordedLayer& layer) {
 struct Recording {
   std::string name;
   Layers layers;
+  std::string run = {};  ///< its id where device and revision do not tell it from another
 };
 
 std::set<double> values_of(const Layers& layers, const Quantity& quantity) {
@@ -133,12 +134,16 @@ std::vector<Layers> split_by(const Layers& layers, const Key& key) {
 std::vector<Recording> recordings_of(const Layers& layers, const Quantity& quantity) {
   const auto is_sweep = [&](const Layers& part) { return values_of(part, quantity).size() > 1; };
   std::vector<Layers> parts;
+  std::set<std::string> several;  // ids of runs in one place
   for (const Layers& place : split_by(layers, [](const RecordedLayer& layer) {
          return fmt::format("{}\n{}\n{}", layer.header->device, layer.header->git_revision,
                             layer.header->git_dirty);
        })) {
     auto runs = split_by(place, [](const RecordedLayer& layer) { return layer.header->run_id; });
     if (std::ranges::all_of(runs, is_sweep)) {
+      for (std::size_t i = 0; i < runs.size() && runs.size() > 1; ++i) {
+        several.insert(runs[i].front()->header->run_id);
+      }
       std::ranges::move(runs, std::back_inserter(parts));
     } else {
       parts.push_back(place);
@@ -152,7 +157,8 @@ std::vector<Recording> recordings_of(const Layers& layers, const Quantity& quant
   const auto names = run_names(headers);
   std::vector<Recording> recordings;
   for (std::size_t i = 0; i < parts.size(); ++i) {
-    recordings.push_back({names[i], std::move(parts[i])});
+    const std::string& run = parts[i].front()->header->run_id;
+    recordings.push_back({names[i], std::move(parts[i]), several.contains(run) ? run : ""});
   }
   return recordings;
 }
@@ -295,6 +301,7 @@ std::vector<Figure> figures_of(const std::vector<Recording>& recordings, const Q
         const RunHeader& header = *first.header;
         figure.title += fmt::format(", on {}, revision {}{}", header.device, header.git_revision.substr(0, 7),
                                     header.git_dirty ? "+" : "");
+        figure.title += recordings[0].run.empty() ? "" : fmt::format(", run {}", recordings[0].run);
       }
       const Part part{line, name};
       figure.panels.push_back(panel(layer_lines, names, quantity, kind + " time of the layer", part));
@@ -346,8 +353,7 @@ std::vector<Figure> report_figures(const std::vector<RecordedLayer>& layers, std
         continue;
       }
       for (const Recording& recording : recordings) {
-        add({recording}, quantity,
-            recordings.size() > 1 ? fmt::format("{}, {}", fixed, recording.name) : fixed);
+        add({recording}, quantity, fixed);
       }
     }
   }

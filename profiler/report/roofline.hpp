@@ -51,9 +51,9 @@ struct Roofline {
 /// another device's.
 Roofline read_roofline(const std::vector<RecordedRun>& runs, RooflineFlop flop);
 
-/// One row of two panels (HBM, L2) per workload and shape. Stages that do the same under every schedule
-/// (router_project, router_select, shared_mlp) are drawn once, from the first schedule. A stage without FLOP
-/// or bytes has no place on it; the table has it.
+/// One row of two panels (HBM, L2) per layer, of many the first 12. Stages that do the same under every
+/// schedule (router_project, router_select, shared_mlp) are drawn once, from the first schedule. A stage
+/// without FLOP or bytes has no place on it; the table has it.
 Figure roofline_figure(const Roofline& roofline);
 
 /// Every point, with its fraction of both roofs; stages without FLOP with their bandwidth as a fraction of

@@ -89,6 +89,9 @@ FigureSeries stage_series(const Roofline& roofline, const Level& level, const st
   return series;
 }
 
+/// More rows of panels than this are no figure any more.
+constexpr std::size_t kMaxDrawnLayers = 12;
+
 /// Room that a tag takes on the axes, in decades.
 constexpr double kTagWidth = 0.9;
 constexpr double kTagHeight = 0.15;
@@ -173,7 +176,13 @@ Figure roofline_figure(const Roofline& roofline) {
   figure.columns = static_cast<int>(kLevels.size());
   figure.panel_width = 760;
   figure.plot_height = 430;
-  for (const std::string& label : distinct(roofline.points, &RooflinePoint::label)) {
+  auto labels = distinct(roofline.points, &RooflinePoint::label);
+  if (labels.size() > kMaxDrawnLayers) {
+    figure.title +=
+        fmt::format("; the first {} of {} layers, the table has all", kMaxDrawnLayers, labels.size());
+    labels.resize(kMaxDrawnLayers);
+  }
+  for (const std::string& label : labels) {
     for (const Level& level : kLevels) {
       figure.panels.push_back(panel_of(roofline, level, label));
     }

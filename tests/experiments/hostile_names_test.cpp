@@ -157,7 +157,7 @@ TEST(HostileNames, OfAWorkloadsFileReachTableTraceAndFigureAsText) {
     }
     return run_moescope(std::move(arguments), directory);
   };
-  expect_harmless(with_shape({"inspect", "--workload", "trace:" + name}), directory);
+  expect_harmless(run_moescope({"inspect", "-d", "16", "--workload", "trace:" + name}, directory), directory);
   const Outcome profile = with_shape({"profile", "--source", "none", "--schedule", "token_centric",
                                       "--workload", "trace:" + name, "--output", "profile"});
   expect_harmless(profile, directory);

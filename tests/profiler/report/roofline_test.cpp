@@ -212,6 +212,25 @@ TEST(Roofline, KeepsRunsApartAndTakesNothingFromAnother) {
   EXPECT_NE(both.points.back().label.find("run second"), std::string::npos) << both.points.back().label;
 }
 
+TEST(Roofline, DrawsNoMoreLayersThanAPersonLooksAt) {
+  auto runs = recorded();
+  const auto rows = runs.front().rows;
+  for (std::uint64_t seed = 1; seed < 20; ++seed) {
+    for (ResultRow row : rows) {
+      row.seed = seed;
+      if (row.stage != kDeviceStage) {
+        runs.front().rows.push_back(row);
+      }
+    }
+  }
+  const Roofline roofline = read_roofline(runs, RooflineFlop::kUseful);
+  EXPECT_EQ(roofline.points.size(), 20U * 8);
+  const Figure figure = roofline_figure(roofline);
+  EXPECT_EQ(figure.panels.size(), 24U);
+  EXPECT_NE(figure.title.find("12 of 20"), std::string::npos) << figure.title;
+  EXPECT_NE(roofline_text(roofline).find("seed 19"), std::string::npos) << "the table has all";
+}
+
 TEST(Roofline, ShowsHostileNames) {
   auto runs = recorded();
   for (ResultRow& row : runs.front().rows) {
