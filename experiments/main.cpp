@@ -44,11 +44,9 @@ std::string version_text() {
 int code_of(ExitCode code) { return static_cast<int>(code); }
 
 int run(int argc, char** argv) {
-  CLI::App app{kAbout, "moescope"};
+  CliProgram program("moescope", kAbout, version_text());
+  const Cli app = program.root();
   app.footer(kFooter);
-  app.set_version_flag("--version", version_text());
-  // None at all is answered below: CLI11's own check would also answer a misspelt one, without naming it.
-  app.require_subcommand(0, 1);
   const Invocation invocation{argc, argv};
   const std::vector<Command> commands = {
       add_compare(app, invocation),  add_run(app, invocation),      add_sweep(app, invocation),
@@ -57,17 +55,12 @@ int run(int argc, char** argv) {
       add_claims(app, invocation),   add_golden(app, invocation),   add_counters(app, invocation),
       add_doctor(app, invocation),   add_simulate(app, invocation), add_validate(app, invocation),
       add_paper(app, invocation)};
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    if (error.get_exit_code() == 0) {
-      return app.exit(error);  // --help and --version
-    }
-    std::cerr << "moescope: " << error.what() << " (moescope --help shows what is possible)\n";
-    return code_of(ExitCode::kUsage);
+  if (const auto text = program.parse(argc, argv)) {
+    std::cout << *text;
+    return code_of(ExitCode::kOk);
   }
   for (const Command& command : commands) {
-    if (command.app->parsed()) {
+    if (command.cli.parsed()) {
       return code_of(command.run());
     }
   }

@@ -93,25 +93,25 @@ ExitCode ceilings(const CeilingOptions& options, const Invocation& invocation) {
 
 }  // namespace
 
-Command add_ceilings(CLI::App& app, const Invocation& invocation) {
+Command add_ceilings(Cli app, const Invocation& invocation) {
   auto options = std::make_shared<CeilingOptions>();
   options->max_time_s = 1;
-  auto* sub = app.add_subcommand(
+  const Cli sub = app.add_subcommand(
       "ceilings", "what this device sustains: memory, cache, shared memory, matrix products, multiply-adds");
-  sub->footer(examples({"moescope ceilings", "moescope ceilings --backend cuda --output results/ceilings",
-                        "moescope ceilings --rows results/h100/ceilings.jsonl --like h100-sxm --device-json "
-                        "my-h100.json"}));
-  add_machine_options(*sub, *options);
-  add_sample_count_options(*sub, *options);
-  add_output_option(*sub, *options, "default: none are written");
-  sub->add_option("--rows", options->rows, "ceilings that were recorded, instead of measuring; needs no GPU")
-      ->type_name("ROWS");
-  sub->add_option("--device-json", options->device_json,
-                  "writes the device as moescope simulate --device takes it, every value with its source")
-      ->type_name("FILE");
-  sub->add_option("--like", options->like,
-                  "with --device-json: the device that gives what nobody measures (latencies, ways, L1)")
-      ->type_name("NAME|FILE");
+  sub.footer(examples({"moescope ceilings", "moescope ceilings --backend cuda --output results/ceilings",
+                       "moescope ceilings --rows results/h100/ceilings.jsonl --like h100-sxm --device-json "
+                       "my-h100.json"}));
+  add_machine_options(sub, *options);
+  add_sample_count_options(sub, *options);
+  add_output_option(sub, *options, "default: none are written");
+  sub.add_option("--rows", options->rows, "ceilings that were recorded, instead of measuring; needs no GPU")
+      .type_name("ROWS");
+  sub.add_option("--device-json", options->device_json,
+                 "writes the device as moescope simulate --device takes it, every value with its source")
+      .type_name("FILE");
+  sub.add_option("--like", options->like,
+                 "with --device-json: the device that gives what nobody measures (latencies, ways, L1)")
+      .type_name("NAME|FILE");
   return {sub, [options, invocation] { return ceilings(*options, invocation); }};
 }
 

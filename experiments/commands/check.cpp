@@ -176,23 +176,23 @@ ExitCode check(const CheckOptions& options, const Invocation& invocation) {
 
 }  // namespace
 
-Command add_check(CLI::App& app, const Invocation& invocation) {
+Command add_check(Cli app, const Invocation& invocation) {
   auto options = std::make_shared<CheckOptions>();
-  auto* sub = app.add_subcommand(
+  const Cli sub = app.add_subcommand(
       "check",
       "a backend against the fp64 oracle (and, for cuda, stage by stage against the CPU) on awkward shapes");
-  sub->footer(examples({"moescope check", "moescope check --backend cuda --full --output results/check",
-                        "moescope check --grid 48x16 -d 96 -K 24 --workload zipf:1.5 --schedule staircase",
-                        "moescope check --backend cuda --system gshard --system peer --full"}));
-  sub->add_flag("--full", options->full, "also paper Table A at L = 1024 and 4096: gigabytes and minutes");
-  sub->add_option("--sampled-tokens", options->sampled_tokens, "tokens compared with the oracle (default 8)")
-      ->type_name("N");
-  add_shape_options(*sub, *options);
-  add_system_options(*sub, *options);
-  add_workload_options(*sub, *options);
-  add_schedule_options(*sub, *options);
-  add_machine_options(*sub, *options);
-  add_output_option(*sub, *options, "default: none are written");
+  sub.footer(examples({"moescope check", "moescope check --backend cuda --full --output results/check",
+                       "moescope check --grid 48x16 -d 96 -K 24 --workload zipf:1.5 --schedule staircase",
+                       "moescope check --backend cuda --system gshard --system peer --full"}));
+  sub.add_flag("--full", options->full, "also paper Table A at L = 1024 and 4096: gigabytes and minutes");
+  sub.add_option("--sampled-tokens", options->sampled_tokens, "tokens compared with the oracle (default 8)")
+      .type_name("N");
+  add_shape_options(sub, *options);
+  add_system_options(sub, *options);
+  add_workload_options(sub, *options);
+  add_schedule_options(sub, *options);
+  add_machine_options(sub, *options);
+  add_output_option(sub, *options, "default: none are written");
   return {sub, [options, invocation] { return check(*options, invocation); }};
 }
 

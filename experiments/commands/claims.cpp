@@ -8,19 +8,17 @@
 
 namespace moescope {
 
-Command add_claims(CLI::App& app, const Invocation&) {
+Command add_claims(Cli app, const Invocation&) {
   struct Options {
     std::vector<std::string> files;
     bool markdown = false;
   };
   auto options = std::make_shared<Options>();
-  auto* sub = app.add_subcommand("claims", "the paper's system claims held against recorded rows");
-  sub->footer(examples(
+  const Cli sub = app.add_subcommand("claims", "the paper's system claims held against recorded rows");
+  sub.footer(examples(
       {"moescope claims results/h100/*.jsonl*", "moescope claims results/h100/*.jsonl* --markdown"}));
-  sub->add_option("rows", options->files, "files of rows, rows.jsonl of any run")
-      ->required()
-      ->type_name("ROWS");
-  sub->add_flag("--markdown", options->markdown, "a markdown table");
+  sub.add_option("rows", options->files, "files of rows, rows.jsonl of any run").required().type_name("ROWS");
+  sub.add_flag("--markdown", options->markdown, "a markdown table");
   return {sub, [options] {
             std::vector<RecordedRun> runs;
             for (const std::string& file : options->files) {

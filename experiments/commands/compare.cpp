@@ -96,26 +96,26 @@ ExitCode compare(const CommonOptions& options, const Invocation& invocation) {
 
 }  // namespace
 
-Command add_compare(CLI::App& app, const Invocation& invocation) {
+Command add_compare(Cli app, const Invocation& invocation) {
   auto options = std::make_shared<CommonOptions>();
-  auto* sub = app.add_subcommand("compare",
-                                 "every schedule side by side over skew: time, bytes against the floor, "
-                                 "error; writes rows and a figure");
-  sub->footer(
+  const Cli sub = app.add_subcommand("compare",
+                                     "every schedule side by side over skew: time, bytes against the floor, "
+                                     "error; writes rows and a figure");
+  sub.footer(
       examples({"moescope compare",
                 "moescope compare --preset table-a-1024-512 --schedule token_centric "
                 "--schedule staircase --max-time 20",
                 "moescope compare --workload zipf:1 --workload hot:0.5,16 -L 512 --grid 48x16 -d 96 -K 8",
                 "moescope compare --system omnimoe --system peer --system gshard --preset table-a"}));
-  add_shape_options(*sub, *options);
-  add_system_options(*sub, *options);
-  add_workload_options(*sub, *options);
-  add_schedule_options(*sub, *options);
-  add_tuned_option(*sub, *options);
-  add_machine_options(*sub, *options);
-  add_sampling_options(*sub, *options);
-  add_explain_option(*sub, *options);
-  add_output_option(*sub, *options, "default: results/<run id>");
+  add_shape_options(sub, *options);
+  add_system_options(sub, *options);
+  add_workload_options(sub, *options);
+  add_schedule_options(sub, *options);
+  add_tuned_option(sub, *options);
+  add_machine_options(sub, *options);
+  add_sampling_options(sub, *options);
+  add_explain_option(sub, *options);
+  add_output_option(sub, *options, "default: results/<run id>");
   return {sub, [options, invocation] { return compare(*options, invocation); }};
 }
 

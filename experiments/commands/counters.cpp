@@ -136,21 +136,21 @@ ExitCode check(const CountersOptions& options, const Invocation& invocation) {
 
 }  // namespace
 
-Command add_counters(CLI::App& app, const Invocation& invocation) {
+Command add_counters(Cli app, const Invocation& invocation) {
   auto options = std::make_shared<CountersOptions>();
-  CLI::App* sub = app.add_subcommand(
+  const Cli sub = app.add_subcommand(
       "counters",
       "Hardware metrics: what can be counted, by which of the vendor's counters, in how many passes");
-  sub->add_option("--chip", options->chip, "chip to list for, as CUPTI names it")->capture_default_str();
-  sub->add_option("--metrics", options->metrics,
-                  "metrics, sets (traffic, tensor, full) or counters of the vendor; without: full")
-      ->delimiter(',');
-  sub->add_flag(
+  sub.add_option("--chip", options->chip, "chip to list for, as CUPTI names it").show_default();
+  sub.add_option("--metrics", options->metrics,
+                 "metrics, sets (traffic, tensor, full) or counters of the vendor; without: full")
+      .delimiter(',');
+  sub.add_flag(
       "--check", options->check,
       "count work of known bytes and FLOP on this GPU and compare; exit code 1 when a counter is wrong");
-  sub->add_option("--output", options->output, "folder for rows.jsonl, rows.csv and run.json of --check");
-  sub->footer(examples({"moescope counters --metrics traffic", "moescope counters --chip GA100",
-                        "moescope counters --check --output out/counters"}));
+  sub.add_option("--output", options->output, "folder for rows.jsonl, rows.csv and run.json of --check");
+  sub.footer(examples({"moescope counters --metrics traffic", "moescope counters --chip GA100",
+                       "moescope counters --check --output out/counters"}));
   return {sub,
           [options, invocation] { return options->check ? check(*options, invocation) : list(*options); }};
 }

@@ -97,16 +97,16 @@ ExitCode doctor(const DoctorOptions& options) {
 
 }  // namespace
 
-Command add_doctor(CLI::App& app, const Invocation& /*invocation*/) {
+Command add_doctor(Cli app, const Invocation& /*invocation*/) {
   auto options = std::make_shared<DoctorOptions>();
   options->backend = kDefaultBackend;
-  CLI::App* sub = app.add_subcommand(
+  const Cli sub = app.add_subcommand(
       "doctor", "What this machine can measure: GPU, driver, counters, clocks, and what is missing");
-  sub->add_option("--backend", options->backend,
-                  "exit code 0 when times of this backend can be measured here, else 5: cpu or cuda")
-      ->capture_default_str();
-  sub->add_flag("--json", options->json, "print the findings as JSON");
-  sub->footer(examples({"moescope doctor", "moescope doctor --backend cuda --json"}));
+  sub.add_option("--backend", options->backend,
+                 "exit code 0 when times of this backend can be measured here, else 5: cpu or cuda")
+      .show_default();
+  sub.add_flag("--json", options->json, "print the findings as JSON");
+  sub.footer(examples({"moescope doctor", "moescope doctor --backend cuda --json"}));
   return {sub, [options] { return doctor(*options); }};
 }
 

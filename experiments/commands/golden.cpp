@@ -43,12 +43,12 @@ ExitCode golden(const std::vector<std::string>& files) {
 
 }  // namespace
 
-Command add_golden(CLI::App& app, const Invocation& /*invocation*/) {
+Command add_golden(Cli app, const Invocation& /*invocation*/) {
   auto files = std::make_shared<std::vector<std::string>>();
-  auto* sub = app.add_subcommand(
+  const Cli sub = app.add_subcommand(
       "golden", "replays recorded inputs and outputs of implementations from elsewhere on the CPU");
-  sub->footer(examples({"moescope golden tests/data/golden/*.npz"}));
-  sub->add_option("files", *files, "recorded .npz files")->required()->type_name("FILE");
+  sub.footer(examples({"moescope golden tests/data/golden/*.npz"}));
+  sub.add_option("files", *files, "recorded .npz files").required().type_name("FILE");
   return {sub, [files] { return golden(*files); }};
 }
 

@@ -60,7 +60,8 @@ ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
     writer = std::make_unique<ResultWriter>(options.output, run_header(invocation, *backend));
   }
   for (const auto& [workload, shape] : points) {
-    const LayerInputs inputs = make_inputs(workload, shape, options.seed, {.backend = backend->name()});
+    const LayerInputs inputs =
+        make_inputs(workload, shape, options.seed, {.backend = backend->name(), .schedules = {}});
     const Routing routing = route(*backend, inputs);
     const RowContext context{shape,         "none",       std::string(backend->name()),
                              workload.name, options.seed, "none"};
@@ -87,18 +88,18 @@ ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
 
 }  // namespace
 
-Command add_inspect(CLI::App& app, const Invocation& invocation) {
+Command add_inspect(Cli app, const Invocation& invocation) {
   auto options = std::make_shared<InspectOptions>();
-  auto* sub = app.add_subcommand("inspect",
-                                 "how unevenly a workload loads its experts: skew metrics and a histogram");
-  sub->footer(examples({"moescope inspect", "moescope inspect --preset table-a-1024-512 --workload zipf:1.2",
-                        "moescope inspect --workload trace:routing.npy --grid 64x64"}));
-  add_shape_options(*sub, *options);
-  add_workload_options(*sub, *options);
-  add_machine_options(*sub, *options);
-  sub->add_option("--save-trace", options->save_trace, "record the routing as a trace (.safetensors)")
-      ->type_name("FILE");
-  add_output_option(*sub, *options, "default: none are written");
+  const Cli sub = app.add_subcommand(
+      "inspect", "how unevenly a workload loads its experts: skew metrics and a histogram");
+  sub.footer(examples({"moescope inspect", "moescope inspect --preset table-a-1024-512 --workload zipf:1.2",
+                       "moescope inspect --workload trace:routing.npy --grid 64x64"}));
+  add_shape_options(sub, *options);
+  add_workload_options(sub, *options);
+  add_machine_options(sub, *options);
+  sub.add_option("--save-trace", options->save_trace, "record the routing as a trace (.safetensors)")
+      .type_name("FILE");
+  add_output_option(sub, *options, "default: none are written");
   return {sub, [options, invocation] { return inspect(*options, invocation); }};
 }
 

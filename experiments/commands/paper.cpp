@@ -131,20 +131,20 @@ ExitCode paper(const PaperOptions& options, const Invocation& invocation) {
 
 }  // namespace
 
-Command add_paper(CLI::App& app, const Invocation& invocation) {
+Command add_paper(Cli app, const Invocation& invocation) {
   auto options = std::make_shared<PaperOptions>();
-  auto* sub = app.add_subcommand(
+  const Cli sub = app.add_subcommand(
       "paper", "the paper's A100 figures beside what the simulator says of the same shapes");
-  sub->footer(examples({"moescope paper", "moescope paper --device h100-sxm --markdown"}) +
-              "\n\ndocs/simulator-studies.md explains each gap.");
-  add_simulator_options(*sub, *options);
-  sub->get_option("--device")->description("one modelled device (default a100-sxm-80gb)");
-  sub->add_option("--seed", options->seed, "seed of everything random (default 0)")->type_name("N");
-  sub->add_option("--threads", options->threads, "CPU threads (default: all); results do not depend on it")
-      ->type_name("N");
-  sub->add_flag("--markdown", options->markdown, "markdown tables");
-  sub->add_flag("-q,--quiet", options->quiet, "no progress on standard error");
-  add_output_option(*sub, *options, "default: none are written");
+  sub.footer(examples({"moescope paper", "moescope paper --device h100-sxm --markdown"}) +
+             "\n\ndocs/simulator-studies.md explains each gap.");
+  add_simulator_options(sub, *options);
+  sub.get_option("--device").description("one modelled device (default a100-sxm-80gb)");
+  sub.add_option("--seed", options->seed, "seed of everything random (default 0)").type_name("N");
+  sub.add_option("--threads", options->threads, "CPU threads (default: all); results do not depend on it")
+      .type_name("N");
+  sub.add_flag("--markdown", options->markdown, "markdown tables");
+  sub.add_flag("-q,--quiet", options->quiet, "no progress on standard error");
+  add_output_option(sub, *options, "default: none are written");
   return {sub, [options, invocation] { return paper(*options, invocation); }};
 }
 

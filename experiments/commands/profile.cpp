@@ -166,37 +166,37 @@ ExitCode profile(const ProfileOptions& options, const Invocation& invocation) {
 
 }  // namespace
 
-Command add_profile(CLI::App& app, const Invocation& invocation) {
+Command add_profile(Cli app, const Invocation& invocation) {
   auto options = std::make_shared<ProfileOptions>();
   options->max_time_s = 2;
-  auto* sub = app.add_subcommand(
+  const Cli sub = app.add_subcommand(
       "profile",
       "every stage of every schedule: time, bytes at each level, FLOP, what bounds it; writes "
       "rows and a trace");
-  sub->footer(examples(
+  sub.footer(examples(
       {"moescope profile", "moescope profile --backend cuda --preset table-a-4096-512 --workload gaussian:1",
        "moescope profile --backend cuda --metrics hbm_read_bytes,sm__warps_active.avg --schedule staircase",
        "ncu --nvtx --nvtx-include \"router_select/\" moescope profile --backend cuda --profile"}));
-  add_shape_options(*sub, *options);
-  add_workload_options(*sub, *options);
-  add_schedule_options(*sub, *options);
-  add_machine_options(*sub, *options);
-  add_sampling_options(*sub, *options);
-  sub->add_option("--source", options->source,
-                  "counters: cupti (default on cuda), perf_event (default on cpu), recorded:FILE or none")
-      ->type_name("NAME");
-  sub->add_option("--metrics", options->metrics,
-                  "comma-separated: sets (traffic, tensor, full), moescope's names, counters of the vendor "
-                  "(default full)")
-      ->type_name("NAME,...")
-      ->delimiter(',');
-  sub->add_option("--ceilings", options->ceilings,
-                  "rows of `moescope ceilings` on this device (default: measured now)")
-      ->type_name("ROWS");
-  sub->add_flag("--profile", options->external,
-                "run each schedule once between cudaProfilerStart and cudaProfilerStop, with our own "
-                "counters off, for ncu or nsys; writes nothing");
-  add_output_option(*sub, *options, "default: results/<run id>");
+  add_shape_options(sub, *options);
+  add_workload_options(sub, *options);
+  add_schedule_options(sub, *options);
+  add_machine_options(sub, *options);
+  add_sampling_options(sub, *options);
+  sub.add_option("--source", options->source,
+                 "counters: cupti (default on cuda), perf_event (default on cpu), recorded:FILE or none")
+      .type_name("NAME");
+  sub.add_option("--metrics", options->metrics,
+                 "comma-separated: sets (traffic, tensor, full), moescope's names, counters of the vendor "
+                 "(default full)")
+      .type_name("NAME,...")
+      .delimiter(',');
+  sub.add_option("--ceilings", options->ceilings,
+                 "rows of `moescope ceilings` on this device (default: measured now)")
+      .type_name("ROWS");
+  sub.add_flag("--profile", options->external,
+               "run each schedule once between cudaProfilerStart and cudaProfilerStop, with our own "
+               "counters off, for ncu or nsys; writes nothing");
+  add_output_option(sub, *options, "default: results/<run id>");
   return {sub, [options, invocation] { return profile(*options, invocation); }};
 }
 

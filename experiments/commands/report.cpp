@@ -82,21 +82,19 @@ ExitCode report(const std::vector<std::string>& files, const std::string& output
 
 }  // namespace
 
-Command add_report(CLI::App& app, const Invocation&) {
+Command add_report(Cli app, const Invocation&) {
   struct Options {
     std::vector<std::string> files;
     std::string output = "report.html";
   };
   auto options = std::make_shared<Options>();
-  auto* sub =
+  const Cli sub =
       app.add_subcommand("report", "one HTML page of recorded runs: tables and figures, no network needed");
-  sub->footer(examples({"moescope report results/skew-small-cpu/rows.jsonl",
-                        "moescope report results/h100/*.jsonl* --output h100.html"}));
-  sub->add_option("rows", options->files, "files of rows, rows.jsonl of any run")
-      ->required()
-      ->type_name("ROWS");
-  sub->add_option("--output", options->output, "the page (default report.html); an older one is replaced")
-      ->type_name("FILE");
+  sub.footer(examples({"moescope report results/skew-small-cpu/rows.jsonl",
+                       "moescope report results/h100/*.jsonl* --output h100.html"}));
+  sub.add_option("rows", options->files, "files of rows, rows.jsonl of any run").required().type_name("ROWS");
+  sub.add_option("--output", options->output, "the page (default report.html); an older one is replaced")
+      .type_name("FILE");
   return {sub, [options] { return report(options->files, options->output); }};
 }
 

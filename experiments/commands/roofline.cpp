@@ -49,21 +49,21 @@ ExitCode roofline(const RooflineOptions& options) {
 
 }  // namespace
 
-Command add_roofline(CLI::App& app, const Invocation& /*invocation*/) {
+Command add_roofline(Cli app, const Invocation& /*invocation*/) {
   auto options = std::make_shared<RooflineOptions>();
-  auto* sub = app.add_subcommand(
+  const Cli sub = app.add_subcommand(
       "roofline", "recorded stages of every schedule against the roofs of HBM and L2; needs no GPU");
-  sub->footer(examples({"moescope roofline results/h100/profile.jsonl --output docs",
-                        "moescope roofline ceilings/rows.jsonl profile/rows.jsonl --flop executed --png"}));
-  sub->add_option("rows", options->rows, "rows.jsonl of `moescope profile` (and of `moescope ceilings`)")
-      ->required()
-      ->type_name("ROWS");
-  sub->add_option("--output", options->output, "existing directory for roofline.svg (default: .)")
-      ->type_name("DIR");
-  sub->add_option("--flop", options->flop,
-                  "useful (default): what the mathematics needs; executed: what was counted")
-      ->type_name("KIND");
-  sub->add_flag("--png", options->png, "roofline.png instead of roofline.svg");
+  sub.footer(examples({"moescope roofline results/h100/profile.jsonl --output docs",
+                       "moescope roofline ceilings/rows.jsonl profile/rows.jsonl --flop executed --png"}));
+  sub.add_option("rows", options->rows, "rows.jsonl of `moescope profile` (and of `moescope ceilings`)")
+      .required()
+      .type_name("ROWS");
+  sub.add_option("--output", options->output, "existing directory for roofline.svg (default: .)")
+      .type_name("DIR");
+  sub.add_option("--flop", options->flop,
+                 "useful (default): what the mathematics needs; executed: what was counted")
+      .type_name("KIND");
+  sub.add_flag("--png", options->png, "roofline.png instead of roofline.svg");
   return {sub, [options] { return roofline(*options); }};
 }
 

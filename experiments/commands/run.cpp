@@ -159,21 +159,21 @@ ExitCode run(const CommonOptions& options, const Invocation& invocation) {
 
 }  // namespace
 
-Command add_run(CLI::App& app, const Invocation& invocation) {
+Command add_run(Cli app, const Invocation& invocation) {
   auto options = std::make_shared<CommonOptions>();
-  auto* sub = app.add_subcommand(
+  const Cli sub = app.add_subcommand(
       "run", "one configuration through the whole layer: time, bytes and flop per stage, error");
-  sub->footer(examples({"moescope run", "moescope run --schedule expert_centric --group-size 32 -L 1024",
-                        "moescope run --preset table-a-1024-512 --workload zipf:1 --output results/zipf1",
-                        "moescope run --system peer --preset table-a -L 64"}));
-  add_shape_options(*sub, *options);
-  add_system_options(*sub, *options);
-  add_workload_options(*sub, *options);
-  add_schedule_options(*sub, *options);
-  add_machine_options(*sub, *options);
-  add_sampling_options(*sub, *options);
-  add_explain_option(*sub, *options);
-  add_output_option(*sub, *options, "default: none are written");
+  sub.footer(examples({"moescope run", "moescope run --schedule expert_centric --group-size 32 -L 1024",
+                       "moescope run --preset table-a-1024-512 --workload zipf:1 --output results/zipf1",
+                       "moescope run --system peer --preset table-a -L 64"}));
+  add_shape_options(sub, *options);
+  add_system_options(sub, *options);
+  add_workload_options(sub, *options);
+  add_schedule_options(sub, *options);
+  add_machine_options(sub, *options);
+  add_sampling_options(sub, *options);
+  add_explain_option(sub, *options);
+  add_output_option(sub, *options, "default: none are written");
   return {sub, [options, invocation] { return run(*options, invocation); }};
 }
 

@@ -6,6 +6,7 @@
 #include <optional>
 #include <utility>
 
+#include "core/base/number_text.hpp"
 #include "core/schedule/schedule.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
@@ -33,9 +34,9 @@ struct StudyAxes {
 std::vector<std::optional<std::int64_t>> counts(const VariedKey& varied) {
   std::vector<std::optional<std::int64_t>> values;
   for (const std::string& text : varied.values) {
-    std::int64_t value = 0;
-    if (!CLI::detail::lexical_cast(text, value)) {
-      throw InvalidArgument(varied.key, text, "must be a whole number");
+    const auto value = parse_number<std::int64_t>(text);
+    if (!value) {
+      throw InvalidArgument(varied.key, text, number_rule<std::int64_t>());
     }
     values.emplace_back(value);
   }
@@ -236,32 +237,30 @@ ExitCode simulate(const SimulateOptions& options, const Invocation& invocation) 
 
 }  // namespace
 
-Command add_simulate(CLI::App& app, const Invocation& invocation) {
+Command add_simulate(Cli app, const Invocation& invocation) {
   auto options = std::make_shared<SimulateOptions>();
-  auto* sub = app.add_subcommand(
+  const Cli sub = app.add_subcommand(
       "simulate",
       "bytes and time per stage on modelled GPUs: the schedule's own accesses through their caches");
-  sub->footer(examples({"moescope simulate", "moescope simulate --preset table-a-4096-512 --workload zipf:1",
-                        "moescope simulate --preset table-a-4096-512 --device a100-sxm-80gb,h100-sxm,b200",
-                        "moescope simulate --preset table-a-4096-512 --vary l2_bytes=16MiB,50MiB,126MiB",
-                        "moescope simulate --preset table-a --vary num_tokens=64,1024 --vary top_k=64,512"}));
-  add_shape_options(*sub, *options);
-  add_workload_options(*sub, *options);
-  add_schedule_options(*sub, *options);
-  add_simulator_options(*sub, *options);
-  sub->add_option(
-         "--vary", options->varied,
-         "an axis of a what-if study; may be repeated, every combination is simulated. KEY is "
-         "num_tokens, top_k, a value of device files (l2_bytes, num_sms, ...) or hbm_bytes_per_s for "
-         "both directions; values of devices may end in KiB, MiB, GiB, K, M, G or T, or be x and a "
-         "factor. Peaks of the cores follow num_sms and sm_clock_hz; nothing else follows anything")
-      ->type_name("KEY=V,V,...")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-  sub->add_option("--threads", options->threads, "CPU threads (default: all); results do not depend on it")
-      ->type_name("N");
-  sub->add_flag("-q,--quiet", options->quiet, "no progress on standard error");
-  add_output_option(*sub, *options, "default: none are written");
+  sub.footer(examples({"moescope simulate", "moescope simulate --preset table-a-4096-512 --workload zipf:1",
+                       "moescope simulate --preset table-a-4096-512 --device a100-sxm-80gb,h100-sxm,b200",
+                       "moescope simulate --preset table-a-4096-512 --vary l2_bytes=16MiB,50MiB,126MiB",
+                       "moescope simulate --preset table-a --vary num_tokens=64,1024 --vary top_k=64,512"}));
+  add_shape_options(sub, *options);
+  add_workload_options(sub, *options);
+  add_schedule_options(sub, *options);
+  add_simulator_options(sub, *options);
+  sub.add_option("--vary", options->varied,
+                 "an axis of a what-if study; may be repeated, every combination is simulated. KEY is "
+                 "num_tokens, top_k, a value of device files (l2_bytes, num_sms, ...) or hbm_bytes_per_s for "
+                 "both directions; values of devices may end in KiB, MiB, GiB, K, M, G or T, or be x and a "
+                 "factor. Peaks of the cores follow num_sms and sm_clock_hz; nothing else follows anything")
+      .type_name("KEY=V,V,...")
+      .repeatable();
+  sub.add_option("--threads", options->threads, "CPU threads (default: all); results do not depend on it")
+      .type_name("N");
+  sub.add_flag("-q,--quiet", options->quiet, "no progress on standard error");
+  add_output_option(sub, *options, "default: none are written");
   return {sub, [options, invocation] { return simulate(*options, invocation); }};
 }
 

@@ -277,35 +277,35 @@ ExitCode sweep(const SweepOptions& options, const Invocation& invocation) {
 
 }  // namespace
 
-Command add_sweep(CLI::App& app, const Invocation& invocation) {
+Command add_sweep(Cli app, const Invocation& invocation) {
   auto options = std::make_shared<SweepOptions>();
-  auto* sub = app.add_subcommand("sweep",
-                                 "every point of an experiment file; the same command again goes on after an "
-                                 "interruption");
-  sub->footer(
+  const Cli sub =
+      app.add_subcommand("sweep",
+                         "every point of an experiment file; the same command again goes on after an "
+                         "interruption");
+  sub.footer(
       examples({"moescope sweep experiments/configs/skew-small.json", "moescope sweep my.json --dry-run",
                 "moescope sweep my.json --backend cuda --shard 2/8",
                 "moescope sweep my.json --backend model --device a100-sxm-80gb",
                 "moescope sweep my.json --output results/new --baseline results/old/rows.jsonl "
                 "--threshold 5%"}) +
       "\n\nThe format is core/results/experiment.schema.json; README has an example.");
-  sub->add_option("file", options->file, "the experiment, JSON")->required()->type_name("FILE");
-  add_machine_options(*sub, options->machine);
-  sub->get_option("--backend")->description("cpu (default), cuda, or model: the simulator");
-  add_simulator_options(*sub->add_option_group("Model", "For --backend model"), options->simulator);
-  add_output_option(*sub, options->machine, "default: results/<name>-<backend>, and the shard");
-  sub->add_option("--shard", options->shard, "this machine's share of the points (default 1/1: all)")
-      ->type_name("I/N");
-  sub->add_flag("-n,--dry-run", options->dry_run, "list the points, measure none");
-  sub->add_flag("--phase-diagram", options->phase_diagram,
-                "print and draw which schedule is fastest over L and K: phase-diagram.svg beside the rows");
-  sub->add_option(
-         "--baseline", options->baseline,
-         "rows.jsonl of an earlier run: exit with 1 when a time is slower by more than the threshold "
-         "and the noise, or is no more")
-      ->type_name("ROWS");
-  sub->add_option("--threshold", options->threshold, "share by which a time may grow (default 5%)")
-      ->type_name("SHARE");
+  sub.add_option("file", options->file, "the experiment, JSON").required().type_name("FILE");
+  add_machine_options(sub, options->machine);
+  sub.get_option("--backend").description("cpu (default), cuda, or model: the simulator");
+  add_simulator_options(sub.add_option_group("Model", "For --backend model"), options->simulator);
+  add_output_option(sub, options->machine, "default: results/<name>-<backend>, and the shard");
+  sub.add_option("--shard", options->shard, "this machine's share of the points (default 1/1: all)")
+      .type_name("I/N");
+  sub.add_flag("-n,--dry-run", options->dry_run, "list the points, measure none");
+  sub.add_flag("--phase-diagram", options->phase_diagram,
+               "print and draw which schedule is fastest over L and K: phase-diagram.svg beside the rows");
+  sub.add_option("--baseline", options->baseline,
+                 "rows.jsonl of an earlier run: exit with 1 when a time is slower by more than the threshold "
+                 "and the noise, or is no more")
+      .type_name("ROWS");
+  sub.add_option("--threshold", options->threshold, "share by which a time may grow (default 5%)")
+      .type_name("SHARE");
   return {sub, [options, invocation] { return sweep(*options, invocation); }};
 }
 

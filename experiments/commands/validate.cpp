@@ -372,38 +372,38 @@ ExitCode validate_model(const ValidateOptions& options, const Invocation& /*invo
 
 }  // namespace
 
-Command add_validate(CLI::App& app, const Invocation& invocation) {
+Command add_validate(Cli app, const Invocation& invocation) {
   auto options = std::make_shared<ValidateOptions>();
-  auto* sub = app.add_subcommand(
+  const Cli sub = app.add_subcommand(
       "validate",
       "predictions of the simulator beside recorded measurements: errors, outliers, a scatter plot");
-  sub->footer(examples({"moescope validate results/h100/compare-*.jsonl.gz --output results/validation",
-                        "moescope validate rows.jsonl --calibration none",
-                        "moescope validate rows.jsonl --fit calibration.json --hold-out shapes --seed 7"}));
-  sub->add_option("rows", options->files, "recorded rows.jsonl files")->required()->type_name("FILE");
-  sub->add_option("--metric", options->metrics,
-                  "quantities, by comma: time_s, hbm_bytes, l2_read_bytes (the default), hbm_read_bytes, "
-                  "hbm_write_bytes, l2_slice_read_bytes, l2_write_bytes, l2_reduction_bytes, l2_fabric_bytes")
-      ->delimiter(',')
-      ->type_name("NAME");
-  sub->add_option("--fit", options->fit, "fit a calibration on the points not held out, write it and use it")
-      ->type_name("FILE");
-  sub->add_option("--seed", options->seed, "of the draw of the held-out third (default 0)")->type_name("N");
-  sub->add_option("--hold-out", options->hold_out,
-                  "what is drawn: points (default), or whole shapes, which a fit must extrapolate to")
-      ->type_name("points|shapes");
-  sub->add_flag("--markdown", options->markdown, "markdown tables of all stages, instead of the report");
-  sub->add_option("--data", options->data_folder,
-                  "where snapshots and traces lie that rows name (default data)")
-      ->type_name("DIR");
-  sub->add_option("--shared-size", options->shared_size,
-                  "width of the shared MLP of rows that do not say (schema version 1; default 1024)")
-      ->type_name("N");
-  add_simulator_options(*sub, *options);
-  sub->add_option("--threads", options->threads, "CPU threads (default: all)")->type_name("N");
-  sub->add_flag("-q,--quiet", options->quiet, "no progress on standard error");
-  sub->add_option("--output", options->output, "directory for the figure (default: none is drawn)")
-      ->type_name("DIR");
+  sub.footer(examples({"moescope validate results/h100/compare-*.jsonl.gz --output results/validation",
+                       "moescope validate rows.jsonl --calibration none",
+                       "moescope validate rows.jsonl --fit calibration.json --hold-out shapes --seed 7"}));
+  sub.add_option("rows", options->files, "recorded rows.jsonl files").required().type_name("FILE");
+  sub.add_option("--metric", options->metrics,
+                 "quantities, by comma: time_s, hbm_bytes, l2_read_bytes (the default), hbm_read_bytes, "
+                 "hbm_write_bytes, l2_slice_read_bytes, l2_write_bytes, l2_reduction_bytes, l2_fabric_bytes")
+      .delimiter(',')
+      .type_name("NAME");
+  sub.add_option("--fit", options->fit, "fit a calibration on the points not held out, write it and use it")
+      .type_name("FILE");
+  sub.add_option("--seed", options->seed, "of the draw of the held-out third (default 0)").type_name("N");
+  sub.add_option("--hold-out", options->hold_out,
+                 "what is drawn: points (default), or whole shapes, which a fit must extrapolate to")
+      .type_name("points|shapes");
+  sub.add_flag("--markdown", options->markdown, "markdown tables of all stages, instead of the report");
+  sub.add_option("--data", options->data_folder,
+                 "where snapshots and traces lie that rows name (default data)")
+      .type_name("DIR");
+  sub.add_option("--shared-size", options->shared_size,
+                 "width of the shared MLP of rows that do not say (schema version 1; default 1024)")
+      .type_name("N");
+  add_simulator_options(sub, *options);
+  sub.add_option("--threads", options->threads, "CPU threads (default: all)").type_name("N");
+  sub.add_flag("-q,--quiet", options->quiet, "no progress on standard error");
+  sub.add_option("--output", options->output, "directory for the figure (default: none is drawn)")
+      .type_name("DIR");
   return {sub, [options, invocation] { return validate_model(*options, invocation); }};
 }
 

@@ -15,7 +15,7 @@ RunHeader run_header(const Invocation& invocation, const MoeBackend& backend) {
   header.device = backend.device();
   header.libraries["Eigen"] =
       fmt::format("{}.{}.{}", EIGEN_WORLD_VERSION, EIGEN_MAJOR_VERSION, EIGEN_MINOR_VERSION);
-  header.libraries["CLI11"] = CLI11_VERSION;
+  header.libraries["CLI11"] = cli_library_version();
 #ifdef MOESCOPE_HAVE_CUDA
   if (backend.name() == "cuda") {
     const cuda::DeviceInfo info = cuda::device_info();

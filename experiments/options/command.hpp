@@ -1,11 +1,11 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <functional>
 
 #include "core/backend/moe_backend.hpp"
 #include "core/base/error.hpp"
 #include "core/results/result.hpp"
+#include "experiments/options/cli.hpp"
 
 namespace moescope {
 
@@ -17,26 +17,26 @@ struct Invocation {
 
 /// A subcommand: how it is parsed, and what to do when it was chosen. `run` throws Error.
 struct Command {
-  CLI::App* app = nullptr;
+  Cli cli;
   std::function<ExitCode()> run;
 };
 
-Command add_compare(CLI::App& app, const Invocation& invocation);
-Command add_run(CLI::App& app, const Invocation& invocation);
-Command add_sweep(CLI::App& app, const Invocation& invocation);
-Command add_check(CLI::App& app, const Invocation& invocation);
-Command add_inspect(CLI::App& app, const Invocation& invocation);
-Command add_profile(CLI::App& app, const Invocation& invocation);
-Command add_roofline(CLI::App& app, const Invocation& invocation);
-Command add_ceilings(CLI::App& app, const Invocation& invocation);
-Command add_simulate(CLI::App& app, const Invocation& invocation);
-Command add_validate(CLI::App& app, const Invocation& invocation);
-Command add_paper(CLI::App& app, const Invocation& invocation);
-Command add_report(CLI::App& app, const Invocation& invocation);
-Command add_claims(CLI::App& app, const Invocation& invocation);
-Command add_golden(CLI::App& app, const Invocation& invocation);
-Command add_counters(CLI::App& app, const Invocation& invocation);
-Command add_doctor(CLI::App& app, const Invocation& invocation);
+Command add_compare(Cli app, const Invocation& invocation);
+Command add_run(Cli app, const Invocation& invocation);
+Command add_sweep(Cli app, const Invocation& invocation);
+Command add_check(Cli app, const Invocation& invocation);
+Command add_inspect(Cli app, const Invocation& invocation);
+Command add_profile(Cli app, const Invocation& invocation);
+Command add_roofline(Cli app, const Invocation& invocation);
+Command add_ceilings(Cli app, const Invocation& invocation);
+Command add_simulate(Cli app, const Invocation& invocation);
+Command add_validate(Cli app, const Invocation& invocation);
+Command add_paper(Cli app, const Invocation& invocation);
+Command add_report(Cli app, const Invocation& invocation);
+Command add_claims(Cli app, const Invocation& invocation);
+Command add_golden(Cli app, const Invocation& invocation);
+Command add_counters(Cli app, const Invocation& invocation);
+Command add_doctor(Cli app, const Invocation& invocation);
 
 /// Header of a run on `backend`, with the versions of every library used.
 RunHeader run_header(const Invocation& invocation, const MoeBackend& backend);

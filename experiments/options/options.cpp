@@ -48,95 +48,91 @@ void set_extent(const char* field, const std::optional<std::int64_t>& asked, std
   out = *asked;
 }
 
-void add_shape_options(CLI::App& app, CommonOptions& options) {
+void add_shape_options(Cli app, CommonOptions& options) {
   std::string names;
   for (const Preset& preset : presets()) {
     names += fmt::format("{}{}", names.empty() ? "" : ", ", preset.name);
   }
-  auto* group =
+  const Cli group =
       app.add_option_group("Shape", "What is not given comes from the preset or the workload's file");
-  group->add_option("--preset", options.preset, "a named shape: " + names)->type_name("NAME");
-  group->add_option("-L,--num-tokens", options.num_tokens, "tokens in the batch")->type_name("N");
-  group->add_option("-d,--hidden-size", options.hidden_size, "model width")->type_name("N");
-  group->add_option("--grid", options.grid, "the router's grid, e.g. 320x320 or 48,16")->type_name("RxC");
-  group->add_option("--num-experts", options.num_experts, "a square grid of this many experts")
-      ->type_name("N");
-  group->add_option("-K,--top-k", options.top_k, "experts per token")->type_name("N");
-  group->add_option("--shared-size", options.shared_size, "width of the shared MLP; 0 = none")
-      ->type_name("N");
-  group->add_option("--dtype", options.dtype, "storage type: bf16 (default) or fp32")->type_name("TYPE");
-  group->add_option("--activation", options.activation, "silu (default), gelu or relu")->type_name("NAME");
-  group->add_option("--gates", options.gates, "softmax (default) or probability; of peer softmax or relu")
-      ->type_name("MODE");
+  group.add_option("--preset", options.preset, "a named shape: " + names).type_name("NAME");
+  group.add_option("-L,--num-tokens", options.num_tokens, "tokens in the batch").type_name("N");
+  group.add_option("-d,--hidden-size", options.hidden_size, "model width").type_name("N");
+  group.add_option("--grid", options.grid, "the router's grid, e.g. 320x320 or 48,16").type_name("RxC");
+  group.add_option("--num-experts", options.num_experts, "a square grid of this many experts").type_name("N");
+  group.add_option("-K,--top-k", options.top_k, "experts per token").type_name("N");
+  group.add_option("--shared-size", options.shared_size, "width of the shared MLP; 0 = none").type_name("N");
+  group.add_option("--dtype", options.dtype, "storage type: bf16 (default) or fp32").type_name("TYPE");
+  group.add_option("--activation", options.activation, "silu (default), gelu or relu").type_name("NAME");
+  group.add_option("--gates", options.gates, "softmax (default) or probability; of peer softmax or relu")
+      .type_name("MODE");
 }
 
-void add_workload_options(CLI::App& app, CommonOptions& options) {
+void add_workload_options(Cli app, CommonOptions& options) {
   app.add_option("--workload", options.workloads,
                  "where tokens and routing come from; may be repeated where several make sense. "
                  "Default: the recorded layer in data/, or gaussian:1 when a shape is given.\n" +
                      workload_help())
-      ->type_name("SPEC")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-  app.add_option("--seed", options.seed, "seed of everything random (default 0)")->type_name("N");
+      .type_name("SPEC")
+      .repeatable();
+  app.add_option("--seed", options.seed, "seed of everything random (default 0)").type_name("N");
 }
 
-void add_schedule_options(CLI::App& app, CommonOptions& options) {
+void add_schedule_options(Cli app, CommonOptions& options) {
   app.add_option("--schedule", options.schedules,
                  "token_centric, expert_centric, staircase, dense_masked, sparse_library or auto; "
                  "staircase:atomics need not be bit-repeatable, and is faster on a GPU; staircase:rows and "
                  "staircase:rows:atomics take grid rows alone, no columns; may be repeated")
-      ->type_name("NAME")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
+      .type_name("NAME")
+      .repeatable();
   app.add_option("--group-size", options.group_size, "experts per group of expert_centric (default 64)")
-      ->type_name("B");
+      .type_name("B");
   app.add_option("--tile-tokens", options.tile_tokens,
                  fmt::format("most tokens of a strip in one tile of the staircase kernels, 1 to {} (default)",
                              kStripTileTokens))
-      ->type_name("N");
+      .type_name("N");
 }
 
-void add_tuned_option(CLI::App& app, CommonOptions& options) {
+void add_tuned_option(Cli app, CommonOptions& options) {
   app.add_option("--tuned-on", options.tuned_on,
                  "measure the schedule that auto chooses on this workload, too, kept as it is on all the "
                  "others: what does it lose when the routing becomes another?")
-      ->type_name("SPEC");
+      .type_name("SPEC");
 }
 
-void add_machine_options(CLI::App& app, CommonOptions& options) {
-  app.add_option("--backend", options.backend, "cpu (default) or cuda")->type_name("NAME");
-  app.add_option("--threads", options.threads, "CPU threads (default: all)")->type_name("N");
+void add_machine_options(Cli app, CommonOptions& options) {
+  app.add_option("--backend", options.backend, "cpu (default) or cuda").type_name("NAME");
+  app.add_option("--threads", options.threads, "CPU threads (default: all)").type_name("N");
   app.add_flag("-q,--quiet", options.quiet, "no progress on standard error");
 }
 
-void add_sampling_options(CLI::App& app, CommonOptions& options) {
+void add_sampling_options(Cli app, CommonOptions& options) {
   app.add_option("--l2", options.l2, "last-level cache before each sample: cold (default) or warm")
-      ->type_name("STATE");
+      .type_name("STATE");
   add_sample_count_options(app, options);
 }
 
-void add_sample_count_options(CLI::App& app, CommonOptions& options) {
+void add_sample_count_options(Cli app, CommonOptions& options) {
   app.add_option(
          "--min-samples", options.min_samples,
          fmt::format("samples of each alternative (default {}; fewer for a quick look)", options.min_samples))
-      ->type_name("N");
+      .type_name("N");
   app.add_option("--max-time", options.max_time_s,
                  fmt::format("seconds of sampling, per workload where there are several, once the samples "
                              "asked for are there (default {:g})",
                              options.max_time_s))
-      ->type_name("S");
+      .type_name("S");
 }
 
-void add_explain_option(CLI::App& app, CommonOptions& options) {
+void add_explain_option(Cli app, CommonOptions& options) {
   app.add_flag("--explain", options.explain,
                "with schedule auto: the cost model's numbers for every candidate");
 }
 
-void add_output_option(CLI::App& app, CommonOptions& options, const std::string& default_text) {
+void add_output_option(Cli app, CommonOptions& options, const std::string& default_text) {
   app.add_option("--output", options.output,
                  "directory for rows.jsonl, rows.csv and run.json (" + default_text + ")")
-      ->type_name("DIR");
+      .type_name("DIR");
 }
 
 NamedWorkload named_workload(const std::string& text) {

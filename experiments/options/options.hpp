@@ -1,6 +1,5 @@
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
@@ -12,6 +11,7 @@
 #include "core/schedule/schedule.hpp"
 #include "core/systems/system.hpp"
 #include "core/workload/workload.hpp"
+#include "experiments/options/cli.hpp"
 #include "profiler/study/sampling.hpp"
 #include "profiler/text/progress.hpp"
 #include "reference/backend/layer_use.hpp"
@@ -55,20 +55,20 @@ struct CommonOptions {
   double max_time_s = SamplingOptions{}.max_time_s;
 };
 
-void add_shape_options(CLI::App& app, CommonOptions& options);
-void add_workload_options(CLI::App& app, CommonOptions& options);
-void add_schedule_options(CLI::App& app, CommonOptions& options);
+void add_shape_options(Cli app, CommonOptions& options);
+void add_workload_options(Cli app, CommonOptions& options);
+void add_schedule_options(Cli app, CommonOptions& options);
 /// --tuned-on: of `compare`, which has several workloads.
-void add_tuned_option(CLI::App& app, CommonOptions& options);
+void add_tuned_option(Cli app, CommonOptions& options);
 /// --backend, --threads, --quiet.
-void add_machine_options(CLI::App& app, CommonOptions& options);
+void add_machine_options(Cli app, CommonOptions& options);
 /// --l2, --min-samples, --max-time.
-void add_sampling_options(CLI::App& app, CommonOptions& options);
+void add_sampling_options(Cli app, CommonOptions& options);
 /// --min-samples, --max-time alone.
-void add_sample_count_options(CLI::App& app, CommonOptions& options);
+void add_sample_count_options(Cli app, CommonOptions& options);
 /// --explain: what the cost model behind auto expects of each candidate.
-void add_explain_option(CLI::App& app, CommonOptions& options);
-void add_output_option(CLI::App& app, CommonOptions& options, const std::string& default_text);
+void add_explain_option(Cli app, CommonOptions& options);
+void add_output_option(Cli app, CommonOptions& options, const std::string& default_text);
 
 /// A workload as asked for, and as rows name it.
 struct NamedWorkload {

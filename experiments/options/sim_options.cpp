@@ -33,20 +33,20 @@ constexpr const char* kCalibration = "data/calibration-h100.json";
 
 }  // namespace
 
-void add_simulator_options(CLI::App& app, SimulatorOptions& options) {
+void add_simulator_options(Cli app, SimulatorOptions& options) {
   app.add_option(
          "--device", options.devices,
          "modelled devices, by comma: names of files in data/devices (h100-sxm, a100-sxm-80gb, h200-sxm, "
          "b200, rtx4090, l4) or files of your own (default h100-sxm), with changes behind @: "
          "h100-sxm@l2_bytes=25MiB@hbm_bytes_per_s=x2")
-      ->type_name("NAME|FILE")
-      ->delimiter(',');
+      .type_name("NAME|FILE")
+      .delimiter(',');
   app.add_option("--calibration", options.calibration,
                  "fits of what the model leaves out, or none (default: the project's, fitted on an H100)")
-      ->type_name("FILE");
+      .type_name("FILE");
   app.add_option("--max-accesses", options.max_accesses,
                  "cache line accesses to replay at most; beyond them sets are sampled (default 12000000)")
-      ->type_name("N");
+      .type_name("N");
 }
 
 DeviceSpec find_device(const std::string& name) {

@@ -18,7 +18,7 @@ struct SimulatorOptions {
   std::int64_t max_accesses = ReplayOptions{}.max_accesses;
 };
 
-void add_simulator_options(CLI::App& app, SimulatorOptions& options);
+void add_simulator_options(Cli app, SimulatorOptions& options);
 
 /// A device by the name of its file in data/devices, or a file (anything with a '/' or ending in .json),
 /// with changes behind a '@' (vary_device()). Throws InvalidArgument("device", ...) listing the known names,

@@ -28,31 +28,28 @@ ScheduleKind parse_form(const std::string& text) {
 
 }  // namespace
 
-void add_system_options(CLI::App& app, CommonOptions& options) {
+void add_system_options(Cli app, CommonOptions& options) {
   std::string names;
   for (const System system : systems()) {
     names += fmt::format("{}{}", names.empty() ? "" : ", ", to_string(system));
   }
-  auto* group = app.add_option_group(
+  const Cli group = app.add_option_group(
       "System",
       "The kind of layer. --preset, -L, -d, -K, --num-experts, --shared-size, --dtype, --activation (not "
       "pkm) "
       "and --gates hold for every kind, presets small and table-a exist for all; --grid, --schedule and "
       "--group-size are omnimoe's. An option that none of the systems asked for has is an error");
-  group->add_option("--system", options.systems, names + "; default omnimoe")
-      ->type_name("NAME")
-      ->expected(1)
-      ->multi_option_policy(CLI::MultiOptionPolicy::TakeAll);
-  group->add_option("--expert-size", options.expert_size, "gshard, deepseekmoe: width of an expert")
-      ->type_name("N");
-  group->add_option("--heads", options.heads, "pkm, peer: heads; each selects K / heads experts")
-      ->type_name("N");
-  group->add_option("--key-size", options.key_size, "pkm, peer: width of a sub-key")->type_name("N");
+  group.add_option("--system", options.systems, names + "; default omnimoe").type_name("NAME").repeatable();
+  group.add_option("--expert-size", options.expert_size, "gshard, deepseekmoe: width of an expert")
+      .type_name("N");
+  group.add_option("--heads", options.heads, "pkm, peer: heads; each selects K / heads experts")
+      .type_name("N");
+  group.add_option("--key-size", options.key_size, "pkm, peer: width of a sub-key").type_name("N");
   group
-      ->add_option("--form", options.form,
-                   "pkm, peer: token_centric gathers the rows of every pair, dense_masked (cuda) is products "
-                   "with all experts; default: what the backend takes for the faster")
-      ->type_name("NAME");
+      .add_option("--form", options.form,
+                  "pkm, peer: token_centric gathers the rows of every pair, dense_masked (cuda) is products "
+                  "with all experts; default: what the backend takes for the faster")
+      .type_name("NAME");
 }
 
 System chosen_system(const CommonOptions& options) {

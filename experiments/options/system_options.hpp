@@ -6,7 +6,7 @@
 namespace moescope {
 
 /// --system, and the extents that only baselines have.
-void add_system_options(CLI::App& app, CommonOptions& options);
+void add_system_options(Cli app, CommonOptions& options);
 
 /// The one kind of layer asked for. Throws InvalidArgument for several.
 System chosen_system(const CommonOptions& options);

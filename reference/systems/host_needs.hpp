@@ -15,7 +15,8 @@ HostNeeds cpu_execution_needs(const LayerShape& shape, bool fixed_routing, const
 /// The same of a baseline system.
 HostNeeds cpu_system_needs(const SystemShape& shape);
 
-/// The most of `passing` and of a cold run's flush of the cache, with what the heap keeps of what passed before.
+/// The most of `passing` and of a cold run's flush of the cache, with what the heap keeps of what passed
+/// before.
 double with_cold_runs(double passing);
 
 /// The fp64 oracle on so many tokens, with what it is compared with.
