@@ -65,7 +65,8 @@ ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
   }
   const auto writer = open_rows(options.output, run_header(invocation, *backend));
   for (const auto& [workload, shape] : points) {
-    const LayerInputs inputs = make_inputs(workload, shape, options.seed, {.backend = backend->name()});
+    const LayerInputs inputs =
+        make_inputs(workload, shape, options.seed, {.backend = backend->name(), .schedules = {}});
     const Routing routing = route(*backend, inputs);
     const Point point = layer_point(shape, backend->name(), workload.name, options.seed);
     const auto rows = skew_rows(point, compute_skew(routing));

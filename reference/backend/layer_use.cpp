@@ -40,7 +40,7 @@ double layer_host_bytes(const LayerShape& shape, const WorkloadSpec& spec, bool 
   for (const ScheduleOptions& options : use.schedules) {
     const HostNeeds run = on_host ? cpu_execution_needs(shape, fixed, options) : HostNeeds{};
     const HostNeeds lists = schedule_host_needs(shape, fixed, options, threads);
-    const double counted = lists.kept + lists.passing + analysis_host_bytes(shape, threads);
+    const double counted = lists.kept + std::max(lists.passing, analysis_host_bytes(shape, threads));
     const double judged = use.judged_tokens > 0 ? oracle_host_bytes(shape, use.judged_tokens) : 0;
     kept = use.side_by_side ? kept + run.kept : std::max(kept, run.kept);
     passing = std::max({passing, run.passing, counted, judged});

@@ -114,8 +114,8 @@ double oracle_host_bytes(const LayerShape& shape, std::int64_t sampled_tokens) {
   const double sides = real(shape.grid_rows) + real(shape.grid_cols);
   const double width = real(shape.hidden_size);
   const double top_k = real(shape.top_k);
-  // Marginals beside their copies (vectors grow by doubling), outputs and what they are held against, pairs.
-  const double sampled = tokens * sizeof(double) * (4 * sides + 4 * width + 6 * top_k);
+  // Marginals beside their growing copy, outputs and what they are held against, pairs.
+  const double sampled = tokens * sizeof(double) * (3 * sides + 4 * width + 6 * top_k);
   const double threads = omp_get_max_threads();
   const double each = threads * sizeof(double) * (8 * width + 6 * real(shape.shared_size) + 4 * top_k);
   return sampled + each + routing_host_bytes(shape) +

@@ -142,11 +142,11 @@ TEST(AnalyticRows, HoldWhatIsAddedUpOfMemory) {
 TEST(Inspect, CountsTheSmallestCoverOfARecordedRouting) {
   const TemporaryDirectory directory;
   ASSERT_EQ(run_moescope({"inspect", "--workload", "uniform", "-L", "64", "--grid", "32x32", "-K", "64", "-d",
-                          "8", "--save-trace", "trace.npz", "--output", "made"},
+                          "8", "--save-trace", "trace.safetensors", "--output", "made"},
                          directory)
                 .code,
             0);
-  ASSERT_EQ(run_moescope({"inspect", "--workload", "trace:trace.npz", "--grid", "32x32", "-d", "8",
+  ASSERT_EQ(run_moescope({"inspect", "--workload", "trace:trace.safetensors", "--grid", "32x32", "-d", "8",
                           "--output", "read"},
                          directory)
                 .code,
