@@ -57,7 +57,10 @@ TEST(SimTime, StagesAddUpToTheLayerAndRowsAreModelled) {
   EXPECT_FALSE(layer.calibrated);
   EXPECT_DOUBLE_EQ(layer.time_s, experts.time_s + model.stages[0].time_s);
   EXPECT_EQ(layer.sums.l1_read_bytes, 45 << 16);
-  const auto rows = model_rows({{}, "token_centric", "sim: x", "gaussian:1", 0, "cold"}, model);
+  Point point = layer_point(LayerShape{}, "sim: x", "gaussian:1", 0);
+  point.set_schedule({.kind = ScheduleKind::kTokenCentric});
+  point.l2_state = "cold";
+  const auto rows = model_rows(point, model);
   EXPECT_GE(rows.size(), 24U);
   for (const ResultRow& row : rows) {
     row.validate();
