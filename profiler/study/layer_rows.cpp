@@ -103,7 +103,7 @@ std::vector<ResultRow> schedule_rows(const Point& context, const LayerStudy& stu
 
 ResultRow value_row(const Point& context, Stage stage, Source source, std::string metric, double value,
                     std::string unit) {
-  if (!std::isfinite(value)) {
+  if (!std::isfinite(value) || value < 0) {  // e.g. a difference of counters that several replays took
     return absent_row(context, stage, source, std::move(metric), std::move(unit), Status::kFailed,
                       fmt::format("the value is {}", value));
   }

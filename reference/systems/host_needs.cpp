@@ -49,7 +49,9 @@ HostNeeds cpu_router_needs(const LayerShape& shape) {
   const double selector =
       kF32 * (2 * real(shape.grid_rows) + 6 * real(shape.grid_cols) + real(shape.top_k) + candidates(shape));
   const double products = threads * reference::scores_scratch_bytes(shape.hidden_size);
-  return {routing_host_bytes(shape), logits + std::max((threads + 1) * selector, products)};
+  // Of the run before, given back by then: the heap keeps its place, and the new one may not fit into it.
+  return {routing_host_bytes(shape),
+          routing_host_bytes(shape) + logits + std::max((threads + 1) * selector, products)};
 }
 
 HostNeeds cpu_execution_needs(const LayerShape& shape, bool fixed_routing, const ScheduleOptions& options) {
@@ -66,8 +68,9 @@ HostNeeds cpu_execution_needs(const LayerShape& shape, bool fixed_routing, const
   const double experts =
       sums + (apart ? pairs * kF32 + real(reference::dense_workspace_bytes(shape, threads + 1)) : tasks);
   const double shared = sums + shared_mlp_bytes(shape, threads);
+  const double again = schedule.kept;  // likewise, of the run before
   return {(fixed_routing ? 0 : router.kept) + schedule.kept + tokens * width * element,
-          std::max({fixed_routing ? 0 : router.passing, schedule.passing, experts, shared})};
+          std::max({fixed_routing ? 0 : router.passing, schedule.passing + again, experts, shared})};
 }
 
 HostNeeds cpu_system_needs(const SystemShape& shape) {
@@ -106,7 +109,7 @@ HostNeeds cpu_system_needs(const SystemShape& shape) {
 }
 
 double with_cold_runs(double passing) {
-  return std::max(passing, real(reference::kFlushBytes)) + std::min(passing, kHeapKept);
+  return std::max(passing, real(reference::kFlushBytes)) + std::min(1.5 * passing, kHeapKept);
 }
 
 double oracle_host_bytes(const LayerShape& shape, std::int64_t sampled_tokens) {

@@ -219,7 +219,7 @@ TEST(Compare, PutsSystemsSideBySide) {
   EXPECT_EQ(find("gshard", "expert_centric", "time_s")->group_size, 1);
   EXPECT_EQ(find("gshard", "expert_centric", "time_s")->grid_cols, 32);
   EXPECT_EQ(find("peer", "token_centric", "time_s")->grid_rows, 64);
-  EXPECT_EQ(find("peer", "none", "heads")->value, 10);
+  EXPECT_EQ(find("peer", "token_centric", "time_s")->heads, 10);
   EXPECT_EQ(find("pkm", "token_centric", "time_s")->activation, "none");
   EXPECT_EQ(find("dense_mlp", "none", "time_s")->gates, "none");
 }
@@ -248,19 +248,30 @@ TEST(Compare, GoesOnPastAPointThatFails) {
       << "the reason is shown";
 }
 
+/// A trace of one token whose one expert, 99, is not among the 16 of a 4 x 4 grid: found out when it is read.
+void write_bad_trace(const std::filesystem::path& file) {
+  std::string header = "{'descr': '<i8', 'fortran_order': False, 'shape': (1, 1), }";
+  header.resize(117, ' ');
+  write_text(file, std::string("\x93NUMPY\x01\x00\x76\x00", 10) + header + '\n' +
+                       std::string("\x63\0\0\0\0\0\0\0", 8));
+}
+
 TEST(Profile, GoesOnPastAPointThatFails) {
   const TemporaryDirectory directory;
   const auto profile = [&](std::vector<std::string> workloads, const char* output) {
-    std::vector<std::string> arguments = {"profile",  "--source", "none",       "-q",
-                                          "--output", output,     "--schedule", "staircase"};
+    std::vector<std::string> arguments = {"profile", "--source",      "none",      "-q",         "--output",
+                                          output,    "--schedule",    "staircase", "-L",         "1",
+                                          "--grid",  "4x4",           "-d",        "8",          "-K",
+                                          "1",       "--min-samples", "2",         "--max-time", "0.01"};
     for (std::string& workload : workloads) {
       arguments.insert(arguments.end(), {"--workload", std::move(workload)});
     }
-    return run_moescope(small(arguments), directory);
+    return run_moescope(arguments, directory);
   };
-  const Outcome outcome = profile({"hot:0.5,7", "zipf:1"}, "out");
+  write_bad_trace(directory.path() / "bad.npy");
+  const Outcome outcome = profile({"trace:bad.npy", "zipf:1"}, "out");
   EXPECT_EQ(outcome.code, 0) << outcome.err;
-  EXPECT_NE(outcome.out.find("1 of 2 points failed\nfailed: hot:0.5,7: staircase: "), std::string::npos)
+  EXPECT_NE(outcome.out.find("1 of 2 points failed\nfailed: trace:bad.npy: staircase: "), std::string::npos)
       << outcome.out;
   int measured = 0;
   for (const ResultRow& row : valid_rows(directory.path() / "out")) {
@@ -268,7 +279,7 @@ TEST(Profile, GoesOnPastAPointThatFails) {
   }
   EXPECT_GT(measured, 0);
   EXPECT_TRUE(std::filesystem::exists(directory.path() / "out" / "trace.json"));
-  EXPECT_EQ(profile({"hot:0.5,7"}, "alone").code, code_of(ExitCode::kInvalidArgument));
+  EXPECT_EQ(profile({"trace:bad.npy"}, "alone").code, code_of(ExitCode::kBadFile));
 }
 
 TEST(Compare, EndsWithTheCodeOfTheFailureWhenNothingCouldBeMeasured) {
@@ -361,11 +372,7 @@ TEST(Run, FindsTheRecordedLayerFromAnywhereAndNamesNoPathOfThisMachine) {
 
 TEST(Check, GoesOnPastAWorkloadThatCannotBeReadAndSaysSoAtTheEnd) {
   const TemporaryDirectory directory;
-  // One token's expert, of 16: 99.
-  std::string header = "{'descr': '<i8', 'fortran_order': False, 'shape': (1, 1), }";
-  header.resize(117, ' ');
-  write_text(directory.path() / "bad.npy", std::string("\x93NUMPY\x01\x00\x76\x00", 10) + header + '\n' +
-                                               std::string("\x63\0\0\0\0\0\0\0", 8));
+  write_bad_trace(directory.path() / "bad.npy");
   const auto check = [&](std::vector<std::string> workloads) {
     std::vector<std::string> arguments = {"check", "-L", "1", "--grid",     "4x4",      "-d",
                                           "8",     "-K", "1", "--schedule", "staircase"};

@@ -264,7 +264,7 @@ TEST(Report, MakesOnePageOfASweep) {
   const Outcome outcome = run_moescope({"report", "out/rows.jsonl", "--output", "page.html"}, directory);
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   const std::string page = read_text(directory.path() / "page.html");
-  EXPECT_NE(page.find("<h2>Figures</h2>\n<figure>"), std::string::npos);
+  EXPECT_NE(page.find("Figures</h2>\n<figure"), std::string::npos);
   EXPECT_NE(page.find("moescope compare -L 24 -d 16"), std::string::npos);
   EXPECT_EQ(page.find("http"), std::string::npos) << "needs no network";
   EXPECT_EQ(run_moescope({"report", "absent"}, directory).code, static_cast<int>(ExitCode::kBadFile));

@@ -51,8 +51,11 @@ TEST(Limits, AreTheTimeAtTheCeilingOverTheTime) {
 
 TEST(Limits, OfL2AreItsOwnReadsNotWhatSeveralMultiprocessorsReceive) {
   const auto ceilings = ceilings_of({{ceiling::kL2Read, 100}});
-  const auto multicast =
-      metrics_of({{"l2_read_bytes", 180}, {"l2_slice_read_bytes", 60}, {"l2_write_bytes", 20}});
+  const auto multicast = metrics_of({{"l2_read_bytes", 180},
+                                     {"l2_slice_read_bytes", 60},
+                                     {"l2_write_bytes", 20},
+                                     {"l2_reduction_bytes", 0},
+                                     {"l2_atomic_bytes", 0}});
   const auto limits = stage_limits(1, multicast, ceilings);
   ASSERT_EQ(limits.size(), 1U);
   EXPECT_DOUBLE_EQ(limits[0].fraction, 0.8);
