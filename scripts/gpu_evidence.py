@@ -4,8 +4,10 @@
   gpu_evidence.py tests    BUNDLE OUT [COMMAND...]
                                         kernels_tests and cupti_tests; a skipped test counts as a failure. COMMAND runs beside
                                         those that may share the GPU
-  gpu_evidence.py sanitize BUNDLE OUT   compute-sanitizer's four tools: on kernels_tests, reduced by a filter, and on whole layers
-                                        on wide, thin and odd grids under every schedule
+  gpu_evidence.py sanitize BUNDLE OUT [PATTERN]
+                                        compute-sanitizer's four tools: on kernels_tests, reduced by a filter, and on whole layers
+                                        on wide, thin and odd grids under every schedule. PATTERN: only the runs whose name, tool
+                                        first, has a match of this regular expression
 
 Writes OUT/rows.jsonl in the schema of core/results/result.schema.json: metrics tests_passed and tests_failed, one row per test
 suite, sanitizer_findings and sanitizer_findings_in_libraries, one row per tool and program or layer; all are named in `reason`.
@@ -21,6 +23,9 @@ import re
 import subprocess
 import sys
 import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "experiments" / "peers"))
+from row_writer import complete  # noqa: E402
 
 # Every kernel runs at least once in what this keeps; the sanitizers make programs 10 to 100 times slower.
 SANITIZER_FILTER = ("*L1_d32_*:*L3_d8_N48x16_*:ResolvesTies*L5_*:*RouterSelectGpuValues*:Dtypes/RouterProject*:Dtypes/SharedMlp*:"
@@ -57,14 +62,9 @@ def header(bundle, scratch):
 
 
 def row(head, metric, value, unit, status, reason):
-    return {
-        "schema_version": head["schema_version"], "run_id": head["run_id"], "system": "omnimoe", "schedule": "all",
-        "stage": "layer", "backend": "cuda", "L": 0, "d": 0, "Nr": 0, "Nc": 0, "K": 0, "shared_size": None,
-        "B": None, "tile_tokens": None, "dtype": "none", "activation": "none", "gates": "none",
-        "workload": "tests", "seed": 0, "l2_state": "warm", "source": "measured", "metric": metric, "value": value,
-        "unit": unit, "samples": 1, "spread": None, "status": status, "reason": reason,
-        "point": "", "repro": head["header"]["command_line"],
-    }
+    return complete({"schedule": "all", "stage": "layer", "backend": "cuda", "L": 0, "d": 0, "Nr": 0, "Nc": 0, "K": 0,
+                     "dtype": "none", "workload": "tests", "l2_state": "warm", "metric": metric, "value": value, "unit": unit,
+                     "status": status, "reason": reason, "repro": head["header"]["command_line"]}, head["run_id"])
 
 
 class Tests:
@@ -181,7 +181,7 @@ def sanitizer_jobs(bundle, head):
 
 
 def main():
-    if len(sys.argv) < 4 or (sys.argv[1] == "sanitize" and len(sys.argv) > 4) or sys.argv[1] not in ("tests", "sanitize"):
+    if len(sys.argv) < 4 or (sys.argv[1] == "sanitize" and len(sys.argv) > 5) or sys.argv[1] not in ("tests", "sanitize"):
         sys.exit(__doc__)
     mode, bundle, out = sys.argv[1], pathlib.Path(sys.argv[2]).resolve(), pathlib.Path(sys.argv[3])
     for program in ("moescope", "kernels_tests") + (("cupti_tests",) if mode == "tests" else ()):
@@ -195,8 +195,10 @@ def main():
         if mode == "tests":
             results = [tests(bundle, scratch, head, sys.argv[4:])]
         else:  # several at once: the tools keep a CPU core busy, not the GPU
+            pattern = sys.argv[4] if len(sys.argv) > 4 else ""
+            jobs = [job for job in sanitizer_jobs(bundle, head) if re.search(pattern, f"{job[0]} {job[1]}")]
             workers = max(4, (os.cpu_count() or 8) * 3 // 4)
-            results = concurrent.futures.ThreadPoolExecutor(workers).map(sanitize, sanitizer_jobs(bundle, head))
+            results = concurrent.futures.ThreadPoolExecutor(workers).map(sanitize, jobs)
         for rows, failed in results:
             bad |= failed
             file.writelines(json.dumps(r) + "\n" for r in rows)

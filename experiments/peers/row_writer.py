@@ -38,6 +38,34 @@ def may_be_null(rule):
     return isinstance(rule.get("type"), list) and "null" in rule["type"]
 
 
+def complete(fields, run_id):
+    """A row of the newest version with every field of the schema: those given, and what stands for the others."""
+    fields = dict(fields)
+    row = {"schema_version": SCHEMA_VERSION, "run_id": run_id}
+    value = fields.get("value")
+    if value is not None and not math.isfinite(value):
+        raise ValueError(f"value {value}: rows hold finite numbers; pass None and a reason")
+    fields.setdefault("status", "failed" if value is None else "ok")
+    for field, rule in SCHEMA["properties"].items():
+        if field in row:
+            continue
+        if field in fields:
+            row[field] = fields.pop(field)
+        elif may_be_null(rule):
+            row[field] = None
+        elif field in DEFAULTS:
+            row[field] = DEFAULTS[field]
+        else:
+            raise ValueError(f"row without {field}")
+        if "enum" in rule and row[field] not in rule["enum"]:
+            raise ValueError(f"{field} {row[field]!r} is not one of {', '.join(map(str, rule['enum']))}")
+    if fields:
+        raise ValueError(f"no such field: {', '.join(fields)}")
+    if row["status"] != "ok" and not row["reason"]:
+        raise ValueError(f"status {row['status']} without a reason")
+    return row
+
+
 class RowWriter:
     """A header line, then one value per line, flushed as they come. `folder` is made; rows.jsonl in it must not exist."""
 
@@ -61,30 +89,8 @@ class RowWriter:
 
     def write(self, **fields):
         """One row. `value` None is a value that there is not: its status is `failed` unless another is given."""
-        row = {"schema_version": SCHEMA_VERSION, "run_id": self.run_id}
-        value = fields.get("value")
-        if value is not None and not math.isfinite(value):
-            raise ValueError(f"value {value}: rows hold finite numbers; pass None and a reason")
-        fields.setdefault("status", "failed" if value is None else "ok")
         fields.setdefault("repro", self.command_line)
-        for field, rule in SCHEMA["properties"].items():
-            if field in row:
-                continue
-            if field in fields:
-                row[field] = fields.pop(field)
-            elif may_be_null(rule):
-                row[field] = None
-            elif field in DEFAULTS:
-                row[field] = DEFAULTS[field]
-            else:
-                raise ValueError(f"row without {field}")
-            if "enum" in rule and row[field] not in rule["enum"]:
-                raise ValueError(f"{field} {row[field]!r} is not one of {', '.join(map(str, rule['enum']))}")
-        if fields:
-            raise ValueError(f"no such field: {', '.join(fields)}")
-        if row["status"] != "ok" and not row["reason"]:
-            raise ValueError(f"status {row['status']} without a reason")
-        self._put(row)
+        self._put(complete(fields, self.run_id))
 
     def _put(self, line):
         self.file.write(json.dumps(line, allow_nan=False) + "\n")

@@ -21,6 +21,8 @@ StripBuffers::StripBuffers(const LayerShape& shape, StripRule rule, std::int64_t
       counts_(4),
       scratch_(capacity_.scratch_bytes) {
   MOESCOPE_CUDA_CHECK(cudaMemset(scratch_.get(), 0, static_cast<std::size_t>(scratch_.bytes())));
+  // A selection fills of a token's list what its cover takes; download() copies all.
+  MOESCOPE_CUDA_CHECK(cudaMemset(cover_.get(), 0, static_cast<std::size_t>(cover_.bytes())));
   MOESCOPE_CUDA_CHECK(cudaDeviceSynchronize());  // the layer's stream does not wait for the default one
 }
 

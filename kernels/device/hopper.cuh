@@ -32,10 +32,11 @@ __device__ __forceinline__ void barrier_arrive_after_copies(std::uint32_t barrie
   asm volatile("cp.async.mbarrier.arrive.noinc.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
 }
 
-/// Makes the phase wait for this thread's cp.async copies so far, beside the arrivals that it counts. An
-/// arrival that it counts must come after this.
-__device__ __forceinline__ void barrier_expect_copies(std::uint32_t barrier) {
-  asm volatile("cp.async.mbarrier.arrive.shared::cta.b64 [%0];" ::"r"(barrier) : "memory");
+/// Makes the phase wait for `bytes` of bulk copies, without an arrival: one that it counts must come after
+/// this.
+__device__ __forceinline__ void barrier_expect(std::uint32_t barrier, int bytes) {
+  asm volatile("mbarrier.expect_tx.relaxed.cta.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(bytes)
+               : "memory");
 }
 
 /// Waits until the phase of the given parity is complete.

@@ -104,7 +104,8 @@ struct StaircaseShared {
   __device__ __forceinline__ void init_barriers() const {
     constexpr int kConsumerWarps = 4 * Tiles::kWarpgroups;
     for (std::uint32_t i = 0; i < Tiles::kSlots; ++i) {
-      barrier_init(full(i), 1);
+      barrier_init(full(i),
+                   32);  // every lane whose cp.async copies fill it; one lane for all where bulk copies do
       // Of log-probabilities every lane arrives that read them, for the reason below; otherwise one for all.
       barrier_init(empty(i), 32 * kConsumerWarps);
       barrier_init(granted(i), 1);

@@ -41,7 +41,8 @@ __device__ __forceinline__ void load_weights(const StaircaseArguments& args, con
         for (int part = 0; part < Tiles::kParts; ++part) {
           const int expert = first + part * Tiles::kN;
           barrier_wait(shared.empty(ring.slot), ring.parity ^ 1U);
-          barrier_arrive_expect(shared.full(ring.slot), Tiles::kN * Tiles::kRowBytes);
+          barrier_expect(shared.full(ring.slot), Tiles::kN * Tiles::kRowBytes);
+          barrier_arrive_for(shared.full(ring.slot), 32);
           load_box(shared.slot(ring.slot), map, chunk * Tiles::kChunk, is_col ? strip : expert,
                    is_col ? expert : strip, shared.full(ring.slot));
           ring.advance();
@@ -190,7 +191,8 @@ __device__ __forceinline__ void gather_log_probs(const StaircaseArguments& args,
     const std::uint32_t full = shared.full(slot);
     if (aligned) {
       if (lane == 0) {
-        barrier_arrive_expect(full, rows * Tiles::kLogBytes);
+        barrier_expect(full, rows * Tiles::kLogBytes);
+        barrier_arrive_for(full, 32);
       }
       __syncwarp();
       if (lane < rows) {
@@ -211,11 +213,7 @@ __device__ __forceinline__ void gather_log_probs(const StaircaseArguments& args,
                           column < columns ? source + column : kMinusInfinity.values);
         }
       }
-      barrier_expect_copies(full);  // by every lane, for its own
-      __syncwarp();
-      if (lane == 0) {
-        barrier_arrive(full);
-      }
+      barrier_arrive_after_copies(full);  // every lane, for its own
     }
     slot = (slot + 1) % Tiles::kSlots;
   }
