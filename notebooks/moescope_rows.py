@@ -39,8 +39,10 @@ TILE_TOKENS = 128  # of every staircase before version 3
 MEMORY_FORMULAS = ("workspace_bytes", "peak_bytes")
 HEADER_FIELDS = ("device", "git_revision", "git_dirty", "started_utc", "command_line")
 # What makes a value the same quantity when it is measured again.
-IDENTITY = ("system", "schedule", "stage", "backend", "L", "d", "Nr", "Nc", "K", "shared_size", "B", "tile_tokens", "dtype",
-            "activation", "gates", "workload", "seed", "l2_state", "source", "metric", "device")
+_POINT = tuple(_FIELDS)[2:list(_FIELDS).index("stage")]  # behind schema_version and run_id
+IDENTITY = (*_POINT, "stage", "source", "metric", "device")
+# What rows were before there was a field that says it.
+IMPLIED = {"direction": "forward", "ranks": 1, "placement": "none"}
 EXPERT_STAGES = ("expert_scores", "expert_combine")  # a fused kernel reports one stage, `experts`
 
 
@@ -53,7 +55,7 @@ _KINDS = {field: [rules["type"]] if isinstance(rules["type"], str) else rules["t
           for field, rules in _FIELDS.items() if "type" in rules}
 _MOST_BYTES = 2 << 30  # of text in a file
 _MOST_EXTENT = 1 << 31
-_EXTENTS = ("L", "d", "Nr", "Nc", "K", "shared_size", "B", "tile_tokens")
+_EXTENTS = tuple(field for field in _POINT if "integer" in _KINDS.get(field, []) and field != "seed")
 
 
 def _check_version(line: dict, place: str) -> None:
@@ -82,7 +84,7 @@ def _check(row: dict, place: str) -> None:
         if field not in row:
             raise RowError(f"{place}: field {field} is missing")
     for field, allowed in _ALLOWED.items():
-        if row[field] not in allowed:
+        if field in row and row[field] not in allowed:
             raise RowError(f"{place}: {field} {row[field]!r} is not one of {', '.join(map(str, allowed))}")
     for field in row:
         if field in _FIELDS:
@@ -262,9 +264,12 @@ def load(*patterns: str | Path, root: Path = ROOT) -> pd.DataFrame:
     frame = frame.reindex(columns=first + [column for column in frame.columns if column not in first])
     before = (frame["schema_version"] < 3) & frame["schedule"].str.match("staircase|auto$")
     frame.loc[before, "tile_tokens"] = TILE_TOKENS
+    for field, value in IMPLIED.items():
+        frame[field] = frame[field].fillna(value).astype(type(value))
     # Sums of what is allocated, which earlier revisions called measured.
     frame.loc[frame["metric"].isin(MEMORY_FORMULAS) & (frame["source"] == "measured"), "source"] = "analytic"
-    return frame.astype({"value": float, "spread": float, "shared_size": "Int64", "B": "Int64", "tile_tokens": "Int64"})
+    integers = {field: "Int64" for field in _POINT if _KINDS.get(field) == ["integer", "null"]}
+    return frame.astype({"value": float, "spread": float, **integers})
 
 
 def _listed(value) -> list:

@@ -72,10 +72,10 @@ class Loader(unittest.TestCase):
             writer = csv.DictWriter(stream, ROW)
             writer.writeheader()
             for name in names:
-                writer.writerow(row(workload="'" + name, value=-0.5, B=""))
+                writer.writerow(row(workload="'" + name, value=0.5, B=""))
         rows = mr.load(self.folder / "rows.csv")
         self.assertEqual(list(rows["workload"]), names)
-        self.assertEqual(set(rows["value"]), {-0.5})
+        self.assertEqual(set(rows["value"]), {0.5})
 
     def test_csv_needs_its_run(self):
         with self.assertRaisesRegex(mr.RowError, "run.json"):
@@ -95,8 +95,8 @@ class Loader(unittest.TestCase):
         self.refused(r"rows\.jsonl:2: not JSON", HEADER, json.dumps(ROW)[:-9])
         self.refused(":2: not JSON: NaN", HEADER, json.dumps(row(value=float("nan"))))
         self.refused(":2: not an object", HEADER, "[1]")
-        self.refused(":2: schema_version 4 is not one of", HEADER, row(schema_version=4))
-        self.refused(":1: schema_version 4 is not one of", {**HEADER, "schema_version": 4})
+        self.refused(":2: schema_version 5 is not one of", HEADER, row(schema_version=5))
+        self.refused(":1: schema_version 5 is not one of", {**HEADER, "schema_version": 5})
         self.refused(":2: field unit is missing", HEADER, without("unit"))
         self.refused(":2: unit '' is not a name", HEADER, row(unit=""))
         self.refused(":2: source 'guessed' is not one of analytic", HEADER, row(source="guessed"))
