@@ -69,7 +69,10 @@ HostNeeds cpu_execution_needs(const LayerShape& shape, bool fixed_routing, const
       sums + (apart ? pairs * kF32 + real(reference::dense_workspace_bytes(shape, threads + 1)) : tasks);
   const double shared = sums + shared_mlp_bytes(shape, threads);
   const double again = schedule.kept;  // likewise, of the run before
-  return {(fixed_routing ? 0 : router.kept) + schedule.kept + tokens * width * element,
+  // What auto chose by and the lists of every candidate are given back, and leave holes that the layer does
+  // not fit.
+  const double chosen = options.kind == ScheduleKind::kAuto ? 2 * routing_host_bytes(shape) : 0;
+  return {(fixed_routing ? 0 : router.kept) + chosen + schedule.kept + tokens * width * element,
           std::max({fixed_routing ? 0 : router.passing, schedule.passing + again, experts, shared})};
 }
 

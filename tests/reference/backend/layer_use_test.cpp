@@ -20,6 +20,12 @@
 namespace moescope {
 namespace {
 
+#ifdef __SANITIZE_ADDRESS__
+constexpr bool kSanitized = true;
+#else
+constexpr bool kSanitized = false;
+#endif
+
 constexpr double kMebibyte = 1 << 20;
 constexpr std::int64_t kJudged = 16;
 
@@ -84,6 +90,7 @@ LayerShape shape_of(std::int64_t L, std::int64_t d, std::int64_t rows, std::int6
 }
 
 TEST(LayerUse, StatesWhatALayerTakes) {
+  if (kSanitized) GTEST_SKIP() << "a sanitizer's own memory is no layer's";
   if (resident_bytes("VmHWM:") < 0) GTEST_SKIP() << "no /proc/self/status";
   const std::vector<Use> uses = {
       {"gaussian:1", shape_of(8, 1, 3000, 3000, 2, 0, Dtype::kBF16), {"token_centric"}},  // loads per expert
@@ -118,6 +125,7 @@ TEST(LayerUse, StatesWhatALayerTakes) {
 }
 
 TEST(LayerUse, StatesWhatABaselineTakes) {
+  if (kSanitized) GTEST_SKIP() << "a sanitizer's own memory is no layer's";
   if (resident_bytes("VmHWM:") < 0) GTEST_SKIP() << "no /proc/self/status";
   for (const System system : systems()) {
     if (system == System::kOmniMoe) continue;
