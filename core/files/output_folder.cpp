@@ -77,7 +77,8 @@ OutputFolder OutputFolder::numbered(const fs::path& parent, const std::string& n
 OutputFolder::Made::Made(Made&& other) noexcept : folders(std::exchange(other.folders, {})) {}
 
 OutputFolder::Made::~Made() {
-  for (const fs::path& folder : folders | std::views::reverse) {
+  for (auto it = folders.rbegin(); it != folders.rend(); ++it) {
+    const fs::path& folder = *it;
     ::rmdir(folder.c_str());  // of what is not empty, refused
   }
 }

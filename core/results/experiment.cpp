@@ -242,7 +242,9 @@ class Parser {
       fail("axes", axes, "must be an object");
     }
     const ExperimentPoint names;
-    for (const auto& [key, value] : axes.items()) {
+    for (const auto& item : axes.items()) {
+      const std::string& key = item.key();  // no binding: clang 14 captures none
+      const Json& value = item.value();
       std::string known;
       bool found = false;
       detail::for_each_axis(names, [&](const RequestField& field, const auto& member) {

@@ -7,11 +7,11 @@
 #include "core/workload/workload.hpp"
 #include "fuzz_text.hpp"
 #include "profiler/claims/claims.hpp"
-#include "profiler/limits/roofline.hpp"
 #include "profiler/report/html_report.hpp"
 #include "profiler/report/phase_diagram.hpp"
 #include "profiler/report/regression.hpp"
 #include "profiler/report/report_figures.hpp"
+#include "profiler/report/roofline.hpp"
 
 namespace moescope {
 namespace {
@@ -52,7 +52,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     std::istringstream text{std::string(fuzz::text_of(data, size))};
     const std::vector<RecordedRun> runs = parse_rows(text, "fuzz").runs;
     fuzz::may_refuse([&] { report(runs); });
-    fuzz::may_refuse([&] { (void)claims_table(judge_claims(recorded_layers(runs))).text(); });
+    fuzz::may_refuse([&] { (void)claims_text(judge_claims(recordings_of({"fuzz", runs}))); });
     for (const RooflineFlop flop : {RooflineFlop::kUseful, RooflineFlop::kExecuted}) {
       fuzz::may_refuse([&] {
         const Roofline roofline = read_roofline(runs, flop);

@@ -118,7 +118,8 @@ TEST(RecordedClaims, ModelledFilesChangeNothing) {
     files.merge(recorded.modelled());
     EXPECT_EQ(claims_text(recorded.judge(files)), before);
   }
-  for (const ClaimResult& claim : recorded.judge(recorded.modelled())[0].claims) {
+  const auto devices = recorded.judge(recorded.modelled());
+  for (const ClaimResult& claim : devices.at(0).claims) {
     EXPECT_EQ(claim.verdict, ClaimVerdict::kNoRows) << claim.claim;
   }
 }
