@@ -30,7 +30,8 @@ struct HostStrips {
 class StripBuffers {
  public:
   StripBuffers() = default;
-  /// Allocates for strip_capacity(shape, rule, tile_tokens); contents are uninitialised but for cover and scratch.
+  /// Allocates for strip_capacity(shape, rule, tile_tokens); contents are uninitialised but for cover and
+  /// scratch.
   StripBuffers(const LayerShape& shape, StripRule rule, std::int64_t tile_tokens);
 
   DeviceStrips view() const;
