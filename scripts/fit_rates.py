@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fits the rates of core/auto_schedule's cost model to recorded rows and writes them as a C++ table.
+"""Fits the rates of core/cost/auto_schedule's cost model to recorded rows and writes them as a C++ table.
 
 Usage: scripts/fit_rates.py kernels/h100_rates.inc results/h100/compare-*.jsonl.gz [--held-out FILE...]
 

@@ -9,11 +9,7 @@
 
 namespace moescope {
 
-namespace {
-
-constexpr std::array kExpertStages = {Stage::kExpertScores, Stage::kExpertCombine, Stage::kExperts};
-
-}  // namespace
+namespace {}  // namespace
 
 void MachineRates::validate() const {
   const auto check = [](std::string_view field, double number, bool or_zero) {

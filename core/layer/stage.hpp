@@ -22,6 +22,9 @@ inline constexpr std::array kStages = {Stage::kRouterProject, Stage::kRouterSele
                                        Stage::kExpertScores,  Stage::kExpertCombine, Stage::kExperts,
                                        Stage::kSharedMlp,     Stage::kLayer};
 
+/// The experts, apart or fused: a layer has the first two or the last.
+inline constexpr std::array kExpertStages = {Stage::kExpertScores, Stage::kExpertCombine, Stage::kExperts};
+
 constexpr std::string_view to_string(Stage stage) {
   switch (stage) {
     case Stage::kRouterProject:

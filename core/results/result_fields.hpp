@@ -3,7 +3,7 @@
 #include "core/results/result.hpp"
 
 /// The one list of what a row and a run header hold, in file order, for the writers and the reader of
-/// results. Not for use outside core/result*.cpp.
+/// results. Not for use outside core/results/result*.cpp.
 namespace moescope::detail {
 
 /// Calls visit(key, member, since) for every field of a row, in column order: those of the point, then those

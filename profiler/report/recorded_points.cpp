@@ -12,8 +12,6 @@
 namespace moescope {
 namespace {
 
-constexpr std::array kExpertStages = {Stage::kExpertScores, Stage::kExpertCombine, Stage::kExperts};
-
 /// Sum over the expert stages that have all of `metrics`; null when none has.
 std::optional<double> sum_over_expert_stages(const RecordedSchedule& schedule,
                                              std::initializer_list<std::string_view> metrics) {

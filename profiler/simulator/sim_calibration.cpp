@@ -73,7 +73,7 @@ std::string carried_over(const Calibration& calibration, std::string_view device
   }
   return fmt::format(
       "{}: fixed_s and stretch of {} kernels ({}) are carried over from {}, as are kernel constants in "
-      "core/access_*.cpp: "
+      "profiler/simulator/streams: "
       "an assumption (that launches, and what keeps a kernel from its bound, cost the same there)",
       device, kernels.size(), fmt::join(kernels, ", "), calibration.device);
 }

@@ -8,11 +8,7 @@
 #include "profiler/study/study_rounds.hpp"
 
 namespace moescope {
-namespace {
-
-constexpr std::array kExpertStages = {Stage::kExpertScores, Stage::kExpertCombine, Stage::kExperts};
-
-}  // namespace
+namespace {}  // namespace
 
 const ScheduleStudy* LayerStudy::find(ScheduleKind kind) const {
   const auto found =

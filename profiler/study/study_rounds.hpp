@@ -7,7 +7,7 @@
 
 #include "profiler/study/layer_study.hpp"
 
-/// What studies of one layer and of several share; not for use outside profiler/*_study.cpp.
+/// What studies of one layer and of several share; not for use outside profiler/study/*_study.cpp.
 namespace moescope::detail {
 
 /// Layers that are measured side by side. Points are held by reference: they stay where they are until

@@ -49,7 +49,8 @@ HostNeeds cpu_router_needs(const LayerShape& shape) {
   const double selector =
       kF32 * (2 * real(shape.grid_rows) + 6 * real(shape.grid_cols) + real(shape.top_k) + candidates(shape));
   const double products = threads * reference::scores_scratch_bytes(shape.hidden_size);
-  // Of the run before, given back by then: the heap keeps its place, and the new one may not fit into it.
+  // Of the run before, given back by then. Without it the sum lies below the peak; supposed: the heap keeps
+  // its place.
   return {routing_host_bytes(shape),
           routing_host_bytes(shape) + logits + std::max((threads + 1) * selector, products)};
 }

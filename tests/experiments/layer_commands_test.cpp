@@ -1,4 +1,4 @@
-// The real program: what run, compare, check, inspect and golden print and write.
+// The real program: what run, compare, check and inspect print and write.
 #include <gtest/gtest.h>
 
 #include <map>
@@ -474,29 +474,6 @@ TEST(Inspect, ShowsSkewAndAHistogramAndRecordsATraceThatReplays) {
     EXPECT_EQ(replayed[i].metric, rows[i].metric);
     EXPECT_EQ(replayed[i].value, rows[i].value) << rows[i].metric;
   }
-}
-
-TEST(Golden, ReplaysEveryRecordedFile) {
-  const TemporaryDirectory directory;
-  std::vector<std::string> arguments = {"golden"};
-  for (const auto& entry : std::filesystem::directory_iterator(test::source_path("tests/data/golden"))) {
-    arguments.push_back(entry.path().string());
-  }
-  const Outcome outcome = run_moescope(arguments, directory);
-  EXPECT_EQ(outcome.code, 0) << outcome.out;
-  for (const char* word : {"omnimoe_a.npz", "router_tall.npz", "pkm.npz", "peer_relu.npz", "peer, relu gates",
-                           "gshard_topk_mixtral.npz", "deepseekmoe_v2.npz"}) {
-    EXPECT_NE(outcome.out.find(word), std::string::npos) << word;
-  }
-  EXPECT_EQ(outcome.out.find("skipped"), std::string::npos) << outcome.out;
-}
-
-TEST(Golden, FailsOnAFileThatIsNone) {
-  const TemporaryDirectory directory;
-  write_text(directory.path() / "none.npz", "no zip file");
-  const Outcome outcome = run_moescope({"golden", "none.npz"}, directory);
-  EXPECT_EQ(outcome.code, code_of(ExitCode::kCheckFailed));
-  EXPECT_NE(outcome.out.find("FAILED"), std::string::npos) << outcome.out;
 }
 
 }  // namespace

@@ -6,7 +6,8 @@
 #include "core/tiling/tile_config.hpp"
 #include "profiler/simulator/streams/access_stream.hpp"
 
-/// Parts of layer_stream(), one file per kind of kernel. Not for use outside core/access_*.cpp.
+/// Parts of layer_stream(), one file per kind of kernel. Not for use outside
+/// profiler/simulator/streams/access_*.cpp.
 namespace moescope::detail {
 
 /// Where tensors lie: one after another on 4 KiB borders.
