@@ -174,7 +174,11 @@ class StaircaseConsumer {
         p[part][n / 2][n % 2 * 2 + 1] = pack_bf16(weigh<kActivation>(lower, low.x, column, score[2]),
                                                   weigh<kActivation>(lower, low.y, column + 1, score[3]));
       }
-      barrier_arrive(shared_.empty(ring_.slot));  // every lane, for what it has read
+      // Every lane arrives for what it has read. The bulk copy engine fills the slot next, and an arrival
+      // alone orders ordinary reads before ordinary writes only: reads were still under way when a context
+      // switch came between, and met the next slot's weights.
+      fence_proxy_async();
+      barrier_arrive(shared_.empty(ring_.slot));
       ring_.advance();
       skip(Tiles::kLogGroups - 1 - group);
     }
