@@ -210,10 +210,11 @@ TEST(Outputs, NeverReplaceAnInput) {
   const std::string rows = (directory.path() / "r.jsonl").string();
   const std::string device = (directory.path() / "d.json").string();
   const std::string calibration = (directory.path() / "c.json").string();
-  const Input inputs[] = {{trace, read_text(directory.path() / "made.safetensors")},
-                          {rows, read_text(recorded("ceilings.jsonl"))},
-                          {device, read_text(test::source_path("data/devices/h100-sxm.json"))},
-                          {calibration, read_text(test::source_path("data/calibration-h100.json"))}};
+  const Input inputs[] = {
+      {trace, read_text(directory.path() / "made.safetensors")},
+      {rows, read_text(recorded("ceilings.jsonl"))},
+      {device, read_text(test::source_path("data/devices/h100-sxm/device.json"))},
+      {calibration, read_text(test::source_path("data/devices/h100-sxm/calibration.json"))}};
   const Words validate = {
       "validate", recorded("compare-1-512.jsonl.gz"), "-q", "--calibration", calibration, "--device", device,
       "--fit"};

@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <string>
 #include <vector>
+
 #include "tests/support/paths.hpp"
 
 /// The rows that come with the project.
@@ -25,6 +26,20 @@ inline std::vector<std::filesystem::path> recorded_rows(const std::string& machi
   }
   std::ranges::sort(files);
   return files;
+}
+
+/// Folders results/NAME of the GPUs that rows were recorded on: scripts/record.sh leaves their ceilings
+/// there.
+inline std::vector<std::filesystem::path> recorded_gpus() {
+  std::vector<std::filesystem::path> folders;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(std::filesystem::path(test::source_dir()) / "results")) {
+    if (std::filesystem::exists(entry.path() / "ceilings.jsonl")) {
+      folders.push_back(entry.path());
+    }
+  }
+  std::ranges::sort(folders);
+  return folders;
 }
 
 /// Text of a file, unpacked where it is packed.
