@@ -351,7 +351,7 @@ TEST(AccessStream, ProductsGoAcrossTheShorterSideInStripsOfEightTiles) {
   const Routing routing = staircase_routing(shape);
   const Schedule schedule = build_schedule(routing, {.kind = ScheduleKind::kTokenCentric});
   const detail::StreamContext context{
-      shape, &routing, &schedule, {.clusters = false}, detail::TensorMap(shape, StripRule::kMinimalCover),
+      shape, &routing, &schedule, {.gpu = test::large_gpu(80)}, detail::TensorMap(shape, StripRule::kMinimalCover),
       128,   2};
   for (const bool more_rows : {true, false}) {
     detail::Product product;
