@@ -137,6 +137,7 @@ GpuRates parse_gpu_rates(std::string_view json, std::string_view path) {
   GpuRates rates;
   rates.device = file.member("device").text();
   rates.source = file.member("source").text();
+  rates.rows = file.has("rows") ? file.member("rows").text() : "";
   rates.schedules = schedules_of_gpu();
   std::vector<bool> seen(rates.schedules.size());
   for (const JsonField& one : file.member("schedules").elements()) {
@@ -176,6 +177,9 @@ std::string gpu_rates_json(const GpuRates& rates) {
   nlohmann::ordered_json document;
   document["device"] = rates.device;
   document["source"] = rates.source;
+  if (!rates.rows.empty()) {
+    document["rows"] = rates.rows;
+  }
   document["schedules"] = nlohmann::ordered_json::array();
   for (const ScheduleRates& each : rates.schedules) {
     nlohmann::ordered_json one;

@@ -26,7 +26,8 @@ struct ProductKeyRates {
 
 struct GpuRates {
   std::string device;                    ///< as the rows' header names it
-  std::string source;                    ///< which rows
+  std::string source;                    ///< in a few words: it stands in every reason of auto
+  std::string rows;                      ///< files and revisions; empty: not said
   std::vector<ScheduleRates> schedules;  ///< as schedules_of_gpu() has them, with rates
   std::optional<ProductKeyRates> product_keys;
 };
@@ -34,10 +35,10 @@ struct GpuRates {
 /// What auto chooses among on a GPU: the schedules without rates, with what is true of their kernels.
 std::vector<ScheduleRates> schedules_of_gpu();
 
-/// {"device", "source", "schedules": [{"schedule", "fixed_s", "memory_bytes_per_s", "cache_bytes_per_s",
-/// "flop_per_s"}], "product_keys": {...}}, the last only where it was measured. Throws FileError naming
-/// `path`, the member and what is wrong: a schedule that is none of schedules_of_gpu(), one twice or missing,
-/// a rate that is not positive.
+/// {"device", "source", "rows", "schedules": [{"schedule", "fixed_s", "memory_bytes_per_s",
+/// "cache_bytes_per_s", "flop_per_s"}], "product_keys": {...}}, of which "rows" and "product_keys" may be
+/// missing. Throws FileError naming `path`, the member and what is wrong: a schedule that is none of
+/// schedules_of_gpu(), one twice or missing, a rate that is not positive.
 GpuRates parse_gpu_rates(std::string_view json, std::string_view path);
 GpuRates read_gpu_rates(const std::filesystem::path& file);
 std::string gpu_rates_json(const GpuRates& rates);

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <span>
 
 #include "core/base/error.hpp"
@@ -197,17 +198,22 @@ Part make_device(const CalibrateOptions& options, const Subject& subject, Result
                                one_line(header.run_id), like.name, ceilings_text(*ceilings))};
 }
 
-/// The revisions and files that points come from.
+/// The files and revisions that points come from.
 std::string rows_text(const CalibrateOptions& options, const Subject& subject) {
   if (subject.backend) {
-    return fmt::format("measured in run {} by revision {}", subject.header->run_id,
+    return fmt::format("run {} (revision {})", subject.header->run_id,
                        subject.header->git_revision.substr(0, 7));
   }
   std::vector<std::string> names;
-  for (const std::string& file : options.validation.files) {
-    names.push_back(fs::path(file).filename());
+  for (std::size_t i = 0; i < subject.files.size(); ++i) {
+    std::set<std::string> revisions;
+    for (const RecordedRun& run : subject.files[i]) {
+      revisions.insert(run.header.git_revision.substr(0, 7));
+    }
+    names.push_back(fmt::format("{} (revision {})", fs::path(options.validation.files[i]).filename().string(),
+                                fmt::join(revisions, ", ")));
   }
-  return fmt::format("of {}", fmt::join(names, ", "));
+  return fmt::format("{}", fmt::join(names, ", "));
 }
 
 Part make_rates(const CalibrateOptions& options, const Subject& subject, ResultWriter* writer,
@@ -250,8 +256,8 @@ Part make_rates(const CalibrateOptions& options, const Subject& subject, ResultW
     about += loss_text("held out", choice_loss(others, fit.schedules));
   }
   GpuRates rates{.device = subject.name,
-                 .source = fmt::format("fitted to {} points {}, recorded on {}", fit.points,
-                                       rows_text(options, subject), subject.name),
+                 .source = fmt::format("fitted to {} points recorded on {}", fit.points, subject.name),
+                 .rows = rows_text(options, subject),
                  .schedules = fit.schedules,
                  .product_keys = std::nullopt};
   if (const fs::path before = subject.folder / kRatesFile; file_exists(before)) {
