@@ -208,7 +208,12 @@ std::string rows_text(const CalibrateOptions& options, const Subject& subject) {
   for (std::size_t i = 0; i < subject.files.size(); ++i) {
     std::set<std::string> revisions;
     for (const RecordedRun& run : subject.files[i]) {
-      revisions.insert(run.header.git_revision.substr(0, 7));
+      if (std::ranges::any_of(run.rows, [](const ResultRow& row) { return row.schedule != "none"; })) {
+        revisions.insert(run.header.git_revision.substr(0, 7));
+      }
+    }
+    if (revisions.empty()) {
+      continue;  // ceilings
     }
     names.push_back(fmt::format("{} (revision {})", fs::path(options.validation.files[i]).filename().string(),
                                 fmt::join(revisions, ", ")));

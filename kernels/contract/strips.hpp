@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/base/gpu_traits.hpp"
 #include "core/layer/layer_shape.hpp"
 #include "core/tiling/strip_tiles.hpp"
 
