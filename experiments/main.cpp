@@ -54,12 +54,12 @@ int run(int argc, char** argv) {
   app.footer(kFooter);
   const Invocation invocation{argc, argv};
   const std::vector<Command> commands = {
-      add_compare(app, invocation),  add_run(app, invocation),      add_sweep(app, invocation),
-      add_check(app, invocation),    add_inspect(app, invocation),  add_profile(app, invocation),
-      add_ceilings(app, invocation), add_roofline(app, invocation), add_report(app, invocation),
-      add_claims(app, invocation),   add_golden(app, invocation),   add_counters(app, invocation),
-      add_doctor(app, invocation),   add_simulate(app, invocation), add_validate(app, invocation),
-      add_paper(app, invocation),    add_schema(app, invocation)};
+      add_compare(app, invocation),  add_run(app, invocation),       add_sweep(app, invocation),
+      add_check(app, invocation),    add_inspect(app, invocation),   add_profile(app, invocation),
+      add_ceilings(app, invocation), add_calibrate(app, invocation), add_roofline(app, invocation),
+      add_report(app, invocation),   add_claims(app, invocation),    add_golden(app, invocation),
+      add_counters(app, invocation), add_doctor(app, invocation),    add_simulate(app, invocation),
+      add_validate(app, invocation), add_paper(app, invocation),     add_schema(app, invocation)};
   if (const auto text = program.parse(argc, argv)) {
     std::cout << *text;
     return code_of(ExitCode::kOk);

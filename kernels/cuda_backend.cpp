@@ -1,6 +1,6 @@
 #include "kernels/cuda_backend.hpp"
 
-#include "kernels/gpu_rates.hpp"
+#include "core/devices/gpu_rates.hpp"
 #include "kernels/layer/cuda_layer.hpp"
 #include "kernels/layer/cuda_stages.hpp"
 #include "kernels/systems/cuda_system_layer.hpp"
@@ -45,8 +45,9 @@ class CudaBackend final : public MoeBackend {
     return {.shape = inputs.shape,
             .options = options,
             .fixed_routing = inputs.fixed_routing.has_value(),
-            .compute_capability = context_->info.compute_capability};
+            .gpu = context_->info};
   }
+  GpuFound found() const { return {context_->info, context_->info.memory_bytes_per_s}; }
 
   std::shared_ptr<DeviceContext> context_;
   Stream stream_;
@@ -77,7 +78,7 @@ std::unique_ptr<LayerExecution> CudaBackend::prepare(const LayerInputs& inputs,
     const Routing routing = inputs.fixed_routing.has_value()
                                 ? *inputs.fixed_routing
                                 : router_select(inputs.shape, router_project(inputs));
-    MachineRates rates = gpu_rates(context_->info);
+    MachineRates rates = schedule_rates(project_devices(), found());
     std::erase_if(rates.candidates, [&](const ScheduleRates& candidate) {
       std::string why;
       return !supports_layer(inputs, candidate_options(asked, candidate), why);
@@ -118,7 +119,11 @@ bool CudaBackend::supports_system(System system, std::string& why) const {
 }
 
 std::unique_ptr<LayerExecution> CudaBackend::prepare_system(const SystemInputs& inputs) {
-  const SystemDesign design = design_system(inputs, context_->info.compute_capability);
+  std::optional<ProductKeyRates> rates;
+  if (inputs.shape.has_product_keys() && inputs.schedule == ScheduleKind::kAuto) {
+    rates = product_key_rates(project_devices(), found());
+  }
+  const SystemDesign design = design_system(inputs, context_->info, rates);
   require_memory(fmt::format("layer {}", inputs.shape.label()), plan_system_memory(design).total_bytes());
   return std::make_unique<CudaSystemLayer>(context_, inputs, design);
 }

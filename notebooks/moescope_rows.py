@@ -27,6 +27,10 @@ from pathlib import Path
 import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
+# The device whose recorded rows notebooks read, a folder of results/ that scripts/record.sh made: that with most files, or the one
+# that MOESCOPE_GPU names.
+GPU = os.environ.get("MOESCOPE_GPU") or max(
+    sorted(path.parent for path in (ROOT / "results").glob("*/ceilings.jsonl")), key=lambda folder: len(list(folder.iterdir()))).name
 _SCHEMA = json.loads((ROOT / "core" / "results" / "result.schema.json").read_text(encoding="utf-8"))["$defs"]["row"]
 _FIELDS = _SCHEMA["properties"]
 # dtype is left open: rows of version 1 that describe test runs say "all".

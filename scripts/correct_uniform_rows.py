@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """Recomputes what recorded rows of fixed routing (workloads uniform and trace:) say wrong, in place; run once on
-results/h100/{groups,skew}.jsonl.gz (revision 042842f, before the counts left out stages that do not run).
+{groups,skew}.jsonl.gz of a device recorded before the counts left out stages that do not run.
 
     scripts/correct_uniform_rows.py MOESCOPE FILE...
 

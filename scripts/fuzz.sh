@@ -20,9 +20,10 @@ cmake --build --preset cpu-fuzz --target fuzzers -- --quiet
 # Files of the repository that a target starts from, beside its corpus: whole ones, as users have them.
 real_files() {
   case $1 in
-    calibration) echo data/calibration-*.json ;;
-    device) echo data/devices/*.json ;;
+    calibration) echo data/devices/*/calibration.json ;;
+    device) echo data/devices/*/device.json ;;
     experiment) echo experiments/configs/*.json ;;
+    gpu_rates) echo data/devices/*/rates.json ;;
     golden) echo tests/data/golden/router_*.npz tests/data/golden/omnimoe_k1.npz ;;
     metric_catalogue) echo profiler/counters/metric_catalogue.json ;;
     packed_rows) echo results/*/auto-rows-alone.jsonl.gz ;;

@@ -4,7 +4,7 @@
 #   scripts/record.sh BUNDLE NAME PART...
 #
 # BUNDLE: a folder made by scripts/bundle.sh with moescope, kernels_tests and cupti_tests. NAME: the device, as its folder in
-# results/ is called (h100, h200). OUT (environment): a folder instead of results/NAME. SNAPSHOTS (environment): a folder with
+# results/ is called. OUT (environment): a folder instead of results/NAME. SNAPSHOTS (environment): a folder with
 # tablea_layer2.safetensors and tablea_bn_layer2.safetensors; without it the trained routers of Table A size are left out, and
 # it says so. Seconds of every step are printed. Exit code 1 when a part failed; the others are recorded all the same.
 #   evidence  verify, sanitize, profile, points and peers: under 8 minutes
@@ -21,7 +21,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 usage() { sed -n '2,20s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [ $# -ge 3 ] || usage
-[[ $2 =~ ^[a-z0-9][a-z0-9_-]*$ ]] || { echo "record.sh: '$2' is no name of a device's folder (h100, h200)" >&2; exit 2; }
+[[ $2 =~ ^[a-z0-9][a-z0-9_-]*$ ]] || { echo "record.sh: '$2' is no name of a device's folder (small letters, digits, - and _)" >&2; exit 2; }
 bundle=$(realpath "$1") out=${OUT:-$here/results/$2}
 shift 2
 for part in "$@"; do # before anything runs

@@ -102,7 +102,7 @@ class MoeBackend {
   virtual ~MoeBackend() = default;
   /// "cpu" or "cuda", as in rows.
   virtual std::string_view name() const = 0;
-  /// Human-readable device, e.g. "NVIDIA H100 80GB HBM3" or the CPU's model name.
+  /// Human-readable device, e.g. "NVIDIA H200" or the CPU's model name.
   virtual std::string device() const = 0;
   /// False with a reason in `why` when this backend cannot run `kind` (e.g. sparse_library on the CPU).
   virtual bool supports(ScheduleKind kind, std::string& why) const = 0;

@@ -9,8 +9,6 @@
 
 namespace moescope {
 
-namespace {}  // namespace
-
 void MachineRates::validate() const {
   const auto check = [](std::string_view field, double number, bool or_zero) {
     if (!std::isfinite(number) || number < 0 || (number == 0 && !or_zero)) {
@@ -49,8 +47,16 @@ ScheduleOptions candidate_options(const ScheduleOptions& asked, const ScheduleRa
   return options;
 }
 
-ScheduleCandidate predict_schedule(const LayerShape& shape, const SkewMetrics& skew, const AnalyticCost& cost,
-                                   const ScheduleRates& rates, double cache_bytes) {
+double ScheduleWork::predicted_s(const ScheduleRates& rates) const {
+  const double memory_s = memory_bytes / rates.memory_bytes_per_s;
+  const double cache_s = requested_bytes / rates.cache_bytes_per_s;
+  const double flop_s = flop / rates.flop_per_s;
+  return rates.fixed_s +
+         (rates.overlaps ? std::max({memory_s, cache_s, flop_s}) : memory_s + cache_s + flop_s);
+}
+
+ScheduleWork schedule_work(const LayerShape& shape, const SkewMetrics& skew, const AnalyticCost& cost,
+                           const ScheduleRates& rates, double cache_bytes) {
   double compulsory_bytes = 0;
   double requested_bytes = 0;
   double flop = 0;
@@ -65,17 +71,22 @@ ScheduleCandidate predict_schedule(const LayerShape& shape, const SkewMetrics& s
         2 * skew.effective_experts * static_cast<double>(shape.hidden_size * dtype_bytes(shape.dtype));
     missed = std::max(0.0, 1 - cache_bytes / rows_bytes);
   }
-  const double memory_bytes = compulsory_bytes + missed * std::max(0.0, requested_bytes - compulsory_bytes);
+  return {.memory_bytes = compulsory_bytes + missed * std::max(0.0, requested_bytes - compulsory_bytes),
+          .requested_bytes = requested_bytes,
+          .flop = flop};
+}
+
+ScheduleCandidate predict_schedule(const LayerShape& shape, const SkewMetrics& skew, const AnalyticCost& cost,
+                                   const ScheduleRates& rates, double cache_bytes) {
+  const ScheduleWork work = schedule_work(shape, skew, cost, rates, cache_bytes);
   ScheduleCandidate candidate{.schedule = rates.schedule,
                               .fixed_s = rates.fixed_s,
-                              .memory_s = memory_bytes / rates.memory_bytes_per_s,
-                              .cache_s = requested_bytes / rates.cache_bytes_per_s,
-                              .flop_s = flop / rates.flop_per_s,
+                              .memory_s = work.memory_bytes / rates.memory_bytes_per_s,
+                              .cache_s = work.requested_bytes / rates.cache_bytes_per_s,
+                              .flop_s = work.flop / rates.flop_per_s,
+                              .predicted_s = work.predicted_s(rates),
                               .reason = {}};
   const double largest_s = std::max({candidate.memory_s, candidate.cache_s, candidate.flop_s});
-  candidate.predicted_s =
-      candidate.fixed_s +
-      (rates.overlaps ? largest_s : candidate.memory_s + candidate.cache_s + candidate.flop_s);
   const std::string_view bound = candidate.fixed_s > largest_s    ? "what does not grow with the batch"
                                  : largest_s == candidate.flop_s  ? "flop"
                                  : largest_s == candidate.cache_s ? "requested bytes"
@@ -84,9 +95,9 @@ ScheduleCandidate predict_schedule(const LayerShape& shape, const SkewMetrics& s
       "{}: {:.3g} s, bound by {} (fixed {:.3g} s, memory {:.3g} bytes {:.3g} s, requested {:.3g} bytes "
       "{:.3g} s, {} "
       "{:.3g} flop {:.3g} s)",
-      to_string(rates.schedule), candidate.predicted_s, bound, candidate.fixed_s, memory_bytes,
-      candidate.memory_s, requested_bytes, candidate.cache_s, rates.executes_masked ? "executed" : "useful",
-      flop, candidate.flop_s);
+      to_string(rates.schedule), candidate.predicted_s, bound, candidate.fixed_s, work.memory_bytes,
+      candidate.memory_s, work.requested_bytes, candidate.cache_s,
+      rates.executes_masked ? "executed" : "useful", work.flop, candidate.flop_s);
   return candidate;
 }
 

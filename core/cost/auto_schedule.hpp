@@ -43,6 +43,22 @@ struct MachineRates {
   void validate() const;
 };
 
+/// What a schedule has to move and to compute in the stages that it decides, as the cost model sees it.
+struct ScheduleWork {
+  double memory_bytes = 0;     ///< compulsory, and what the cache does not keep
+  double requested_bytes = 0;  ///< from the cache
+  double flop = 0;
+
+  /// The model: a fixed part, and the longest of three times, or their sum.
+  double predicted_s(const ScheduleRates& rates) const;
+};
+
+/// Of the requested bytes beyond the compulsory ones, those that come back late miss the cache for the part
+/// of the rows it cannot hold: 1 - cache_bytes / (2 * effective_experts * row_bytes), effective_experts being
+/// the size of the equally used set in which two pairs meet as often as in this one.
+ScheduleWork schedule_work(const LayerShape& shape, const SkewMetrics& skew, const AnalyticCost& cost,
+                           const ScheduleRates& rates, double cache_bytes);
+
 /// Predicted time of the stages that a schedule decides: `schedule` and the expert stages.
 struct ScheduleCandidate {
   ScheduleOptions schedule;
@@ -66,10 +82,7 @@ struct ScheduleChoice {
 /// What was asked for (as auto) with the kind and the strip rule of a candidate.
 ScheduleOptions candidate_options(const ScheduleOptions& asked, const ScheduleRates& candidate);
 
-/// The model itself: time of a schedule that costs `cost` on a routing of this skew. Of the requested bytes
-/// beyond the compulsory ones, those that come back late miss the cache for the part of the rows it cannot
-/// hold: 1 - cache_bytes / (2 * effective_experts * row_bytes), effective_experts being the size of the
-/// equally used set in which two pairs meet as often as in this one.
+/// Time of a schedule that costs `cost` on a routing of this skew.
 ScheduleCandidate predict_schedule(const LayerShape& shape, const SkewMetrics& skew, const AnalyticCost& cost,
                                    const ScheduleRates& rates, double cache_bytes);
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 
+#include "core/base/gpu_traits.hpp"
 #include "core/layer/layer_shape.hpp"
 
 /// How GPU stages cut their work so that their workspace stays bounded. Shared by the kernels' launchers and
@@ -52,8 +53,12 @@ struct DenseChunks {
 /// How the dense masked form of PKM and PEER shares the last product Y += P V among blocks: its output has
 /// few tiles and its k is long, so k is cut into equal parts, each summed into a Y of its own.
 struct DenseSplits {
-  /// Output tiles that fill an H100 (132 multiprocessors) once, of 128 x 256 as cuBLASLt takes them.
-  static constexpr std::int64_t kTiles = 128;
+  /// Output tiles, of 128 x 256 as cuBLASLt takes them, that fill the device once: one a multiprocessor, but
+  /// a multiple of 8, so that few tiles make parts that are as many.
+  static constexpr std::int64_t tiles_to_fill(const GpuTraits& gpu) {
+    constexpr std::int64_t kMultiple = 8;
+    return std::max(gpu.num_sms / kMultiple, std::int64_t{1}) * kMultiple;
+  }
   static constexpr std::int64_t kTileRows = 128;
   static constexpr std::int64_t kTileCols = 256;
   static constexpr std::int64_t kMost = 32;
@@ -62,12 +67,12 @@ struct DenseSplits {
   static constexpr std::int64_t kGranularity = 64;
 
   /// Parts for chunks of `experts` columns, of which the first has no fewer than any other.
-  static constexpr std::int64_t count(std::int64_t num_tokens, std::int64_t hidden_size,
+  static constexpr std::int64_t count(const GpuTraits& gpu, std::int64_t num_tokens, std::int64_t hidden_size,
                                       std::int64_t experts) {
     const auto ceil_div = [](std::int64_t a, std::int64_t b) { return (a + b - 1) / b; };
     const std::int64_t tiles = ceil_div(num_tokens, kTileRows) * ceil_div(hidden_size, kTileCols);
     const std::int64_t most = std::max(std::min(experts / kLeastExperts, kMost), std::int64_t{1});
-    return std::clamp(kTiles / tiles, std::int64_t{1}, most);
+    return std::clamp(tiles_to_fill(gpu) / tiles, std::int64_t{1}, most);
   }
   /// Experts of each of `parts` parts of a chunk of `width` experts; the rest, fewer than
   /// parts * kGranularity, is a product of its own.
@@ -79,7 +84,7 @@ struct DenseSplits {
 /// How shared_mlp takes its tokens on the GPU.
 struct SharedMlpChunks {
   /// Bound on the fp32 product of a chunk, so that a layer at L=4096, d=1024 stays under 64 MiB of extra
-  /// memory: 1024 tokens at shared_size 1024 give an H100 128 tiles of 128 x 128, a wave.
+  /// memory: 1024 tokens at shared_size 1024 are 128 tiles of 128 x 128, about a wave of a large GPU.
   static constexpr std::int64_t kBytes = std::int64_t{8} << 20;
   /// Chunks are whole tiles of tokens (the usual 128 of matrix products), as equal as that allows.
   static constexpr std::int64_t kTileTokens = 128;

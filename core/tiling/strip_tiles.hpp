@@ -57,7 +57,7 @@ inline std::int64_t max_strips_of_token(const LayerShape& shape, StripRule rule)
 
 /// Whether the strips' kernel sums in fp16 (else in fixed point): where sums need not be repeatable, and a
 /// token has few enough of them to add. Each addition rounds; 320 x 320 with rows alone keeps the relative
-/// error at 2.5e-3, 1024 x 1024 would have 3.2e-3 (H100).
+/// error at 2.5e-3, 1024 x 1024 would have 3.2e-3 (measured).
 inline bool strips_sum_in_fp16(const LayerShape& shape, const ScheduleOptions& options) {
   constexpr std::int64_t kMostAdditions = 320;
   const std::int64_t segment = strip_segment_experts(shape.grid_rows, shape.grid_cols);

@@ -4,12 +4,15 @@
 #include <bit>
 #include <cstdint>
 
+#include "core/base/gpu_traits.hpp"
+
 namespace moescope {
 
 /// How the token-by-token kernels (token_pairs.cuh) share work. A *worker* is `team` warps that together hold
 /// one row of W or V, each a slice of it; the pairs of a token are dealt to `splits()` workers in turn
 /// (worker s takes pairs s, s + splits, ...), which sit in one block, in the blocks of one cluster, or in
-/// several clusters. Depends on the shape alone, so the order of every sum does too.
+/// several clusters. Depends on the shape and the device's multiprocessors alone, so the order of every sum
+/// does too.
 struct TokenSplit {
   static constexpr std::int64_t kWarpsPerBlock = 8;
   /// 16-byte loads per lane and row: 4 x 32 lanes x 16 B = 2 KiB, d = 1024 in bf16.
@@ -18,10 +21,10 @@ struct TokenSplit {
   /// Portable limit of thread block clusters (CUDA programming guide).
   static constexpr std::int64_t kMaxClusterBlocks = 8;
   static constexpr std::int64_t kMaxClusters = 8;
-  /// Warps to fill an H100: 132 multiprocessors x 16 warps of 128 registers.
-  static constexpr std::int64_t kWarpsToFill = std::int64_t{132} * 16;
+  /// Warps of 128 registers that fill a multiprocessor.
+  static constexpr std::int64_t kWarpsPerSm = 16;
   /// Most blocks in all when a token has several clusters. More only add sums to combine: L = 8, K = 512
-  /// takes 0.017 ms with 64 blocks and with 128 (H100).
+  /// takes 0.017 ms with 64 blocks and with 128 (measured, docs/performance.md).
   static constexpr std::int64_t kBlocksInClusters = 64;
   /// A worker with fewer pairs than this is mostly start-up (guess; two loads in flight need two pairs).
   static constexpr std::int64_t kMinPairsPerWorker = 2;
@@ -51,8 +54,9 @@ struct TokenSplit {
 
   /// `row_bytes` = d * element size, at most max_row_bytes(). `max_cluster_blocks`: 1 on devices without
   /// clusters; `max_clusters`: 1 where there is no memory for their sums.
-  static constexpr TokenSplit choose(std::int64_t num_tokens, std::int64_t top_k, std::int64_t row_bytes,
-                                     std::int64_t max_cluster_blocks, std::int64_t max_clusters) {
+  static constexpr TokenSplit choose(const GpuTraits& gpu, std::int64_t num_tokens, std::int64_t top_k,
+                                     std::int64_t row_bytes, std::int64_t max_cluster_blocks,
+                                     std::int64_t max_clusters) {
     TokenSplit split;
     const auto ceil_div = [](std::int64_t a, std::int64_t b) { return (a + b - 1) / b; };
     const std::int64_t row_chunks = ceil_div(row_bytes, kBytesPerChunk);
@@ -60,10 +64,10 @@ struct TokenSplit {
         std::bit_ceil(static_cast<std::uint64_t>(ceil_div(row_chunks, kMaxChunks))));
     split.chunks = ceil_div(row_chunks, split.team);
     const std::int64_t workers = split.workers_per_block();
-    std::int64_t to_fill = std::max<std::int64_t>(kWarpsToFill / (split.team * num_tokens), 1);
+    std::int64_t to_fill = std::max<std::int64_t>(kWarpsPerSm * gpu.num_sms / (split.team * num_tokens), 1);
     if (to_fill > workers) {
       // A cluster's blocks do best alone on their multiprocessors: L = 64, K = 512 took 0.058 ms with 128
-      // blocks, 0.069 ms with 256 (H100).
+      // blocks, 0.069 ms with 256 (measured).
       to_fill = std::max(to_fill / 2, workers);
     }
     const std::int64_t by_pairs = std::max<std::int64_t>(top_k / kMinPairsPerWorker, 1);

@@ -17,7 +17,7 @@ Command add_claims(Cli app, const Invocation&) {
   auto options = std::make_shared<Options>();
   const Cli sub = app.add_subcommand("claims", "the paper's system claims held against recorded rows");
   sub.footer(examples(
-      {"moescope claims results/h100/*.jsonl*", "moescope claims results/h100/*.jsonl* --markdown"}));
+      {"moescope claims results/h200/*.jsonl*", "moescope claims results/h200/*.jsonl* --markdown"}));
   sub.add_option("rows", options->files, "files of rows, rows.jsonl of any run").required().type_name("ROWS");
   sub.add_flag("--markdown", options->markdown, "a markdown table");
   return {sub, [options] {

@@ -21,7 +21,7 @@ namespace moescope {
 namespace {
 
 struct CountersOptions {
-  std::string chip = "GH100";
+  std::string chip = MetricCatalogue::builtin().default_chip();
   std::vector<std::string> metrics;
   bool check = false;
   std::string output;

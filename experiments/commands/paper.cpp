@@ -74,7 +74,7 @@ ExitCode paper(const PaperOptions& options, const Invocation& invocation) {
   PaperModel model;
   model.device = find_device(options.devices.empty() ? "a100-sxm-80gb" : options.devices.front());
   model.peer = table_a(System::kPeer);
-  ModelStudy study(chosen_calibration(options), replay_options(options));
+  ModelStudy study(options);
   RunHeader header = run_header(invocation, *make_backend("cpu"));
   header.device = modelled_header(std::span(&model.device, 1));
   const auto writer = open_rows(options.output, std::move(header));
@@ -132,7 +132,7 @@ Command add_paper(Cli app, const Invocation& invocation) {
   auto options = std::make_shared<PaperOptions>();
   const Cli sub = app.add_subcommand(
       "paper", "the paper's A100 figures beside what the simulator says of the same shapes");
-  sub.footer(examples({"moescope paper", "moescope paper --device h100-sxm --markdown"}) +
+  sub.footer(examples({"moescope paper", "moescope paper --device h200-sxm --markdown"}) +
              "\n\ndocs/simulator-studies.md explains each gap.");
   add_simulator_options(sub, *options);
   sub.get_option("--device").description("one modelled device (default a100-sxm-80gb)");

@@ -68,7 +68,7 @@ Command add_report(Cli app, const Invocation&) {
   const Cli sub =
       app.add_subcommand("report", "one HTML page of recorded runs: tables and figures, no network needed");
   sub.footer(examples({"moescope report results/skew-small-cpu/rows.jsonl",
-                       "moescope report results/h100/*.jsonl* --output h100.html"}));
+                       "moescope report results/h200/*.jsonl* --output h200.html"}));
   sub.add_option("rows", options->files, "files of rows, rows.jsonl of any run").required().type_name("ROWS");
   sub.add_option("--output", options->output, "the page (default report.html); an older one is replaced")
       .type_name("FILE");

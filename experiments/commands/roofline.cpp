@@ -58,7 +58,7 @@ Command add_roofline(Cli app, const Invocation& /*invocation*/) {
   auto options = std::make_shared<RooflineOptions>();
   const Cli sub = app.add_subcommand(
       "roofline", "recorded stages of every schedule against the roofs of HBM and L2; needs no GPU");
-  sub.footer(examples({"moescope roofline results/h100/profile.jsonl --output docs",
+  sub.footer(examples({"moescope roofline results/h200/profile.jsonl --output docs",
                        "moescope roofline ceilings/rows.jsonl profile/rows.jsonl --flop executed --png"}));
   sub.add_option("rows", options->rows, "rows.jsonl of `moescope profile` (and of `moescope ceilings`)")
       .required()

@@ -44,7 +44,7 @@ std::vector<std::optional<std::int64_t>> counts(const VariedKey& varied) {
 
 StudyAxes study_axes(const SimulateOptions& options) {
   StudyAxes axes;
-  auto names = options.devices.empty() ? std::vector<std::string>{"h100-sxm"} : options.devices;
+  auto names = options.devices.empty() ? std::vector<std::string>{default_device()} : options.devices;
   for (const std::string& text : options.varied) {
     const VariedKey varied = parse_varied_key(text);
     if (varied.key == "num_tokens" || varied.key == "top_k") {
@@ -184,8 +184,19 @@ ExitCode simulate(const SimulateOptions& options, const Invocation& invocation) 
   const auto schedules = modelled_schedules(options);
   const auto workloads = chosen_workloads(options);
   const StudyAxes axes = study_axes(options);
-  const Calibration calibration = chosen_calibration(options);
-  ModelStudy study(calibration, replay_options(options));
+  ModelStudy study(options);
+  std::vector<std::string> notes;  ///< calibrations in use, then what is carried over
+  for (const DeviceSpec& device : axes.devices) {
+    const std::string& source = study.calibration(device).source;
+    const std::string note = source.empty() ? "" : "calibration: " + source + '\n';
+    if (std::ranges::find(notes, note) == notes.end()) {
+      notes.push_back(note);
+    }
+  }
+  for (const DeviceSpec& device : axes.devices) {
+    const std::string note = carried_over(study.calibration(device), device.name);
+    notes.push_back(note + (note.empty() ? "" : "\n"));
+  }
   const std::vector<PlannedLayer> layers = plan(options, workloads, axes);
   const auto writer = make_writer(options, axes, invocation);
   Progress progress(std::cerr, progress_style(options),
@@ -229,11 +240,9 @@ ExitCode simulate(const SimulateOptions& options, const Invocation& invocation) 
   if (!options.varied.empty()) {
     std::cout << summary.text() << '\n';
   }
-  std::cout << fmt::format("everything here is modelled; * not calibrated: time is the bound\n{}",
-                           calibration.source.empty() ? "" : "calibration: " + calibration.source + '\n');
-  for (const DeviceSpec& device : axes.devices) {
-    const std::string note = carried_over(calibration, device.name);
-    std::cout << note << (note.empty() ? "" : "\n");
+  std::cout << "everything here is modelled; * not calibrated: time is the bound\n";
+  for (const std::string& note : notes) {
+    std::cout << note;
   }
   if (writer) {
     std::cout << fmt::format("rows: {}/rows.jsonl, rows.csv\n", writer->directory().string());
@@ -252,7 +261,7 @@ Command add_simulate(Cli app, const Invocation& invocation) {
       "simulate",
       "bytes and time per stage on modelled GPUs: the schedule's own accesses through their caches");
   sub.footer(examples({"moescope simulate", "moescope simulate --preset table-a-4096-512 --workload zipf:1",
-                       "moescope simulate --preset table-a-4096-512 --device a100-sxm-80gb,h100-sxm,b200",
+                       "moescope simulate --preset table-a-4096-512 --device a100-sxm-80gb,h200-sxm,b200",
                        "moescope simulate --preset table-a-4096-512 --vary l2_bytes=16MiB,50MiB,126MiB",
                        "moescope simulate --preset table-a --vary num_tokens=64,1024 --vary top_k=64,512"}));
   add_shape_options(sub, *options);

@@ -53,7 +53,7 @@ class PointRunner {
   }
 
   /// Throws InvalidArgument and FileError.
-  void plan(PlannedPoint& planned) const {
+  void plan(PlannedPoint& planned) {
     if (model_) {
       model_->plan(planned);
     } else if (!planned.point.device.empty()) {
@@ -97,7 +97,7 @@ void require_known_metrics(const Experiment& experiment, bool modelled) {
 
 /// Values that cannot work on any machine end the sweep here, before anything is written.
 std::vector<PlannedPoint> plan_points(const Experiment& experiment, const SweepOptions& options,
-                                      const PointRunner& runner) {
+                                      PointRunner& runner) {
   const Shard shard = parse_shard(options.shard);
   std::vector<PlannedPoint> planned;
   for (std::size_t p = 0; p < experiment.points.size(); ++p) {

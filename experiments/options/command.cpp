@@ -27,6 +27,7 @@ RunHeader run_header(const Invocation& invocation, const MoeBackend& backend) {
     header.machine["compute_capability"] = static_cast<double>(info.compute_capability);
     header.machine["num_sms"] = static_cast<double>(info.num_sms);
     header.machine["l2_bytes"] = static_cast<double>(info.l2_bytes);
+    header.machine["shared_bytes_per_block"] = static_cast<double>(info.shared_bytes_per_block);
     header.machine["device_memory_bytes"] = static_cast<double>(info.memory_bytes);
   }
 #endif

@@ -7,8 +7,9 @@
 #include <array>
 #include <filesystem>
 
-#include "core/base/build_info.hpp"
 #include "core/base/error.hpp"
+#include "core/devices/device_folders.hpp"
+#include "core/files/project_path.hpp"
 #include "core/files/regular_file.hpp"
 #include "core/workload/workload.hpp"
 #include "profiler/simulator/device_variation.hpp"
@@ -19,31 +20,34 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// A file of the project: under the current directory, else beside the sources this program was built from.
-std::optional<fs::path> project_path(const fs::path& relative) {
-  for (const fs::path& path : {relative, fs::path(build_info().source_dir) / relative}) {
-    if (file_exists(path)) {
-      return path;
-    }
+/// What is modelled where nobody names a device: the one whose kernels the calibration is fitted to.
+constexpr const char* kDefaultDevice = "h100-sxm";
+
+/// The folder of a device by its name here, or by the one that the device itself has.
+std::optional<fs::path> device_folder(const std::string& name) {
+  if (auto folder = project_path(fs::path(kDevicesFolder) / name);
+      folder && file_exists(*folder / kDeviceFile)) {
+    return folder;
   }
   return std::nullopt;
 }
 
-constexpr const char* kDeviceFolder = "data/devices";
-constexpr const char* kCalibration = "data/calibration-h100.json";
-
 }  // namespace
+
+std::string default_device() { return kDefaultDevice; }
 
 void add_simulator_options(Cli app, SimulatorOptions& options) {
   app.add_option(
          "--device", options.devices,
-         "modelled devices, by comma: names of files in data/devices (h100-sxm, a100-sxm-80gb, h200-sxm, "
-         "b200, rtx4090, l4) or files of your own (default h100-sxm), with changes behind @: "
-         "h100-sxm@l2_bytes=25MiB@hbm_bytes_per_s=x2")
-      .type_name("NAME|FILE")
+         fmt::format("modelled devices, by comma: names of folders in {0} (a100-sxm-80gb, h200-sxm, b200, "
+                     "rtx4090, l4, ...), or folders or device files of your own (default {1}), with changes "
+                     "behind @: {1}@l2_bytes=25MiB@hbm_bytes_per_s=x2",
+                     kDevicesFolder, kDefaultDevice))
+      .type_name("NAME|PATH")
       .delimiter(',');
-  app.add_option("--calibration", options.calibration,
-                 "fits of what the model leaves out, or none (default: the project's, fitted on an H100)")
+  app.add_option(
+         "--calibration", options.calibration,
+         "fits of what the model leaves out, or none (default: the device's own, else the nearest device's)")
       .type_name("FILE");
   app.add_option("--max-accesses", options.max_accesses,
                  "cache line accesses to replay at most; beyond them sets are sampled (default 12000000)")
@@ -53,42 +57,48 @@ void add_simulator_options(Cli app, SimulatorOptions& options) {
 std::optional<fs::path> device_file(const std::string& name) {
   const std::string device = name.substr(0, name.find('@'));
   if (device.find('/') != std::string::npos || device.ends_with(".json")) {
-    return device;
+    std::error_code unknown;  // then it is no folder
+    return fs::is_directory(device, unknown) ? fs::path(device) / kDeviceFile : fs::path(device);
   }
-  return project_path(fs::path(kDeviceFolder) / (device + ".json"));
+  const auto folder = device_folder(device);
+  return folder ? std::optional(*folder / kDeviceFile) : std::nullopt;
 }
 
 DeviceSpec find_device(const std::string& name) {
   if (const auto at = name.find('@'); at != std::string::npos) {
-    return vary_device(find_device(name.substr(0, at)), name.substr(at + 1));
+    const DeviceSpec base = find_device(name.substr(0, at));
+    DeviceSpec varied = vary_device(base, name.substr(at + 1));
+    varied.folder = base.folder;
+    return varied;
   }
   if (const auto file = device_file(name)) {
     return read_device(*file);
   }
   std::vector<std::string> known;
-  if (const auto folder = project_path(kDeviceFolder)) {
-    std::error_code unreadable;  // then the list is empty
-    for (const auto& entry : fs::directory_iterator(*folder, unreadable)) {
-      known.push_back(entry.path().stem().string());
-    }
+  for (const DeviceFolder& folder : project_devices()) {
+    known.push_back(folder.path.filename());
   }
-  std::ranges::sort(known);
-  throw InvalidArgument("device", name, fmt::format("must be a file or one of {}", fmt::join(known, ", ")));
+  throw InvalidArgument("device", name,
+                        fmt::format("must be a file, a folder or one of {}", fmt::join(known, ", ")));
 }
 
-Calibration chosen_calibration(const SimulatorOptions& options) {
+Calibration chosen_calibration(const SimulatorOptions& options, const DeviceSpec& device) {
   if (options.calibration == "none") {
     return {};
   }
   if (!options.calibration.empty()) {
     return read_calibration(options.calibration);
   }
-  const auto file = project_path(kCalibration);
-  return file ? read_calibration(*file) : Calibration{};
+  if (const fs::path own = device.folder / kCalibrationFile; !device.folder.empty() && file_exists(own)) {
+    return read_calibration(own);
+  }
+  const std::vector<DeviceFolder> folders = project_devices();
+  const DeviceFolder* const nearest = nearest_folder(folders, device, kCalibrationFile);
+  return nearest != nullptr ? read_calibration(nearest->path / kCalibrationFile) : Calibration{};
 }
 
 /// What the benchmark's own emptying of L2 leaves dirty there: 9 MB of 52 come out of L2 in layers that fit
-/// it and write next to nothing (results/h100/validation.jsonl of d7e93a1, 64 tokens).
+/// it and write next to nothing (counted, docs/simulator.md).
 constexpr double kColdDirtyFraction = 0.12;
 
 ReplayOptions replay_options(const SimulatorOptions& options) {

@@ -25,8 +25,15 @@ void require_device_memory(const RoutedLayer& layer, const Schedule& schedule, c
 
 }  // namespace
 
-ModelStudy::ModelStudy(Calibration calibration, ReplayOptions replay)
-    : calibration_(std::move(calibration)), replay_(std::move(replay)), router_(make_backend("cpu")) {}
+ModelStudy::ModelStudy(SimulatorOptions options)
+    : options_(std::move(options)), replay_(replay_options(options_)), router_(make_backend("cpu")) {}
+
+const Calibration& ModelStudy::calibration(const DeviceSpec& device) {
+  const auto found = calibrations_.find(device.name);
+  return found != calibrations_.end()
+             ? found->second
+             : calibrations_.emplace(device.name, chosen_calibration(options_, device)).first->second;
+}
 
 const RoutedLayer& ModelStudy::route(const NamedWorkload& workload, const LayerShape& shape,
                                      std::uint64_t seed) {
@@ -62,7 +69,8 @@ ModelledSchedule ModelStudy::simulate(const ScheduleOptions& schedule, const Dev
   require_device_memory(*layer_, built, device);
   const auto launches =
       layer_stream(layer_->shape, layer_->routing, built, device.stream_options(), layer_->fixed_routing);
-  return {layer_->shape, point(device, schedule), simulate_layer(launches, device, calibration_, replay)};
+  return {layer_->shape, point(device, schedule),
+          simulate_layer(launches, device, calibration(device), replay)};
 }
 
 ResultRow ModelStudy::failure(const ScheduleOptions& schedule, const DeviceSpec& device,

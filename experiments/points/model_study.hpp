@@ -1,5 +1,6 @@
 #pragma once
 
+#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -22,13 +23,16 @@ struct ModelledSchedule {
 /// on the CPU.
 class ModelStudy {
  public:
-  ModelStudy(Calibration calibration, ReplayOptions replay);
+  /// Throws what replay_options() does.
+  explicit ModelStudy(SimulatorOptions options);
 
   /// Throws what routing, building the schedule and simulating throw.
   const RoutedLayer& route(const NamedWorkload& workload, const LayerShape& shape, std::uint64_t seed);
   /// Of the layer that was routed last. Throws OutOfMemory when the device cannot hold it.
   ModelledSchedule simulate(const ScheduleOptions& schedule, const DeviceSpec& device,
                             const std::function<void(double)>& progress = {});
+  /// What that device is calibrated by. Throws FileError.
+  const Calibration& calibration(const DeviceSpec& device);
   /// The row that says why there is none of that.
   ResultRow failure(const ScheduleOptions& schedule, const DeviceSpec& device, std::string reason) const;
   /// Skew of the routing of that layer; the rows are the same for every schedule and device.
@@ -38,7 +42,8 @@ class ModelStudy {
   Point point(const DeviceSpec& device) const;
   Point point(const DeviceSpec& device, const ScheduleOptions& schedule) const;
 
-  Calibration calibration_;
+  SimulatorOptions options_;
+  std::map<std::string, Calibration> calibrations_;  ///< by the device's name
   ReplayOptions replay_;
   std::unique_ptr<MoeBackend> router_;
   std::unique_ptr<RoutedLayer> layer_;

@@ -46,10 +46,9 @@ bool attempt(PointResult& result, const Point& point, std::span<const ScheduleOp
 
 }  // namespace
 
-PlannedModel::PlannedModel(SimulatorOptions options)
-    : options_(std::move(options)), study_(chosen_calibration(options_), replay_options(options_)) {
+PlannedModel::PlannedModel(SimulatorOptions options) : options_(std::move(options)), study_(options_) {
   if (options_.devices.empty()) {
-    options_.devices = {"h100-sxm"};
+    options_.devices = {default_device()};
   }
   if (options_.devices.size() > 1) {
     throw InvalidArgument("device", fmt::format("{}", fmt::join(options_.devices, ",")),
@@ -61,10 +60,10 @@ const std::string& PlannedModel::device_name(const PlannedPoint& planned) const 
   return planned.point.device.empty() ? options_.devices.front() : planned.point.device;
 }
 
-void PlannedModel::plan(PlannedPoint& planned) const {
+void PlannedModel::plan(PlannedPoint& planned) {
   SimulatorOptions simulator = options_;
   simulator.devices = {device_name(planned)};
-  find_device(simulator.devices.front());
+  study_.calibration(find_device(simulator.devices.front()));
   std::erase_if(planned.plan.schedules, [&](const ScheduleOptions& schedule) {
     return planned.options.schedules.empty() && schedule.kind == ScheduleKind::kSparseLibrary;
   });

@@ -1,12 +1,13 @@
 #include "kernels/buffers/strip_buffers.hpp"
 
+#include "kernels/runtime/device_info.hpp"
 #include "kernels/runtime/host_copy.hpp"
 
 namespace moescope::cuda {
 
 StripBuffers::StripBuffers(const LayerShape& shape, StripRule rule, std::int64_t tile_tokens)
     : shape_(shape),
-      capacity_(strip_capacity(shape, rule, tile_tokens)),
+      capacity_(strip_capacity(shape, rule, tile_tokens, current_gpu())),
       row_log_probs_(shape.num_tokens * shape.grid_rows),
       col_log_probs_(shape.num_tokens * shape.grid_cols),
       uncovered_rows_(shape.num_tokens * shape.grid_rows),

@@ -41,8 +41,8 @@ void launch(const GroupedGemm& gemm, const Activation* activation, cudaStream_t 
 
 }  // namespace
 
-bool grouped_gemm_supported(Dtype dtype, std::int64_t compute_capability) {
-  return dtype == Dtype::kF32 || (compute_capability == 90 && detail::grouped_gemm_bf16_built());
+bool grouped_gemm_supported(Dtype dtype, const GpuTraits& gpu) {
+  return dtype == Dtype::kF32 || (gpu.has_wgmma() && detail::grouped_gemm_bf16_built());
 }
 
 void launch_grouped_gated(const GroupedGemm& gemm, Activation activation, cudaStream_t stream) {

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "core/base/gpu_traits.hpp"
 #include "core/layer/dtype.hpp"
 #include "core/layer/layer_shape.hpp"
 
@@ -13,7 +14,8 @@
 ///
 /// Floor: the active experts' matrices once from HBM, 2 m n k FLOP. Rows are multiplied in tiles of
 /// kGroupedTileRows, so an expert wastes less than one tile; while it waits for its weights the tensor cores
-/// have the time (H100: a stage of 32 KiB of weights takes an SM 2600 cycles from HBM, its products 1000).
+/// have the time (a stage of 32 KiB of weights takes an SM 2600 cycles from HBM, its products 1000:
+/// docs/performance.md).
 namespace moescope::cuda {
 
 inline constexpr std::int64_t kGroupedTileRows = 128;
@@ -46,9 +48,9 @@ struct GroupedGemm {
   const std::int32_t* num_tiles = nullptr;  ///< [1]
 };
 
-/// Whether the kernels run a product in `dtype` on a device of `compute_capability` (10 * major + minor) in a
-/// build that holds their code: fp32 everywhere, bf16 on 9.0.
-bool grouped_gemm_supported(Dtype dtype, std::int64_t compute_capability);
+/// Whether the kernels run a product in `dtype` on this device in a build that holds their code: fp32
+/// everywhere, bf16 on compute capability 9.0.
+bool grouped_gemm_supported(Dtype dtype, const GpuTraits& gpu);
 
 /// out = act(A gate^T) * (A up^T), rounded to storage. Belongs to its caller's stage, as does the next.
 /// Deterministic: a row's result depends on nothing but the row and its expert. Throws InvalidArgument when

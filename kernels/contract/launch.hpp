@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "core/base/gpu_traits.hpp"
 #include "core/layer/layer_shape.hpp"
 #include "core/schedule/schedule.hpp"
 #include "kernels/contract/strips.hpp"
@@ -80,7 +81,7 @@ enum class SelectMarginals : std::uint8_t {
 // router_select.cu: exact top K of log_softmax(row)[i] + log_softmax(col)[j], ties to the lower id; gates;
 // sorted by id. With marginals as given, of row[i] + col[j]. *bad_logit (device int64) must be -1 before; the
 // smallest flat index of a NaN or infinite logit is left there, and stays until its owner clears it.
-std::int64_t router_select_workspace_bytes(const LayerShape& shape);
+std::int64_t router_select_workspace_bytes(const LayerShape& shape, const GpuTraits& gpu);
 void launch_router_select(const LayerShape& shape, const float* logits, DeviceRouting routing,
                           std::int64_t* bad_logit, void* workspace, cudaStream_t stream,
                           SelectMarginals marginals = SelectMarginals::kLogSoftmax);
@@ -114,7 +115,7 @@ struct ExpertOutput {
 
 // experts_token_centric.cu: fused. Deterministic. The workspace is zero before its first use and left so;
 // without it (null) few tokens are shared by fewer workers.
-std::int64_t token_centric_workspace_bytes(const LayerShape& shape);
+std::int64_t token_centric_workspace_bytes(const LayerShape& shape, const GpuTraits& gpu);
 void launch_experts_token_centric(const LayerShape& shape, const void* hidden_states,
                                   const DeviceWeights& weights, DeviceRouting routing, void* workspace,
                                   ExpertOutput output, cudaStream_t stream);
@@ -141,9 +142,9 @@ struct StaircaseOutput {
   /// DeviceStrips::gate_shift); null: nothing.
   const float* log_scales = nullptr;
 };
-/// Whether the kernel takes this shape (bf16 storage, hidden_size a multiple of 8, 32-bit strip entries) on a
-/// device of compute capability `major`.`minor`, in a build that holds its code.
-bool experts_staircase_supported(const LayerShape& shape, int major, int minor);
+/// Whether the kernel takes this shape (bf16 storage, hidden_size a multiple of 8, 32-bit strip entries) on
+/// this device, in a build that holds its code.
+bool experts_staircase_supported(const LayerShape& shape, const GpuTraits& gpu);
 /// Bytes of StaircaseOutput::sums.
 std::int64_t staircase_sums_bytes(const LayerShape& shape, StaircaseSums kind);
 /// *bound (device, one float) = max over experts of |w_in[i]|_2 * |w_out[i]|_inf. Once per set of weights.

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/base/gpu_traits.hpp"
 #include "core/layer/layer_shape.hpp"
 #include "core/tiling/strip_tiles.hpp"
 
@@ -44,7 +45,7 @@ struct DeviceStrips {
                                  ///< every run leaves the part zero that the next one relies on
 };
 
-/// Capacities from the shape alone; counts are on the device.
+/// Capacities from shape and device alone; counts are on the device.
 struct StripCapacity {
   std::int64_t tile_tokens = 0;  ///< most tokens in one tile
   std::int64_t max_cover =
@@ -55,6 +56,7 @@ struct StripCapacity {
   std::int64_t bytes = 0;  ///< all arrays of DeviceStrips with scratch
 };
 /// Throws InvalidArgument when L * max_cover >= 2^31 (entries have 32-bit indexes) or tile_tokens < 1.
-StripCapacity strip_capacity(const LayerShape& shape, StripRule rule, std::int64_t tile_tokens);
+StripCapacity strip_capacity(const LayerShape& shape, StripRule rule, std::int64_t tile_tokens,
+                             const GpuTraits& gpu);
 
 }  // namespace moescope::cuda

@@ -58,7 +58,7 @@ void launch_product_key_scores(CublasLt& blas, const SystemShape& shape, const v
 
 // product_key_masked.cu: PEER's experts and PKM's combine as products with all experts (dense_masked.hpp);
 // output [L, d] in storage dtype. Deterministic.
-std::int64_t masked_product_keys_workspace_bytes(const SystemShape& shape);
+std::int64_t masked_product_keys_workspace_bytes(const SystemShape& shape, const GpuTraits& gpu);
 void launch_masked_product_keys(CublasLt& blas, const SystemShape& shape, const void* hidden_states,
                                 const DeviceWeights& weights, DeviceRouting routing, void* workspace,
                                 void* output, cudaStream_t stream);

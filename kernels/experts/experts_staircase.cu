@@ -25,7 +25,7 @@ std::int64_t most_tiles(const LayerShape& shape) {
 
 }  // namespace
 
-bool experts_staircase_supported(const LayerShape& shape, int major, int minor) {
+bool experts_staircase_supported(const LayerShape& shape, const GpuTraits& gpu) {
 #if defined(__CUDA_ARCH_LIST__)
   constexpr bool kBuilt = [] {
     for (const int arch : {__CUDA_ARCH_LIST__}) {
@@ -39,7 +39,7 @@ bool experts_staircase_supported(const LayerShape& shape, int major, int minor) 
   constexpr bool kBuilt = false;
 #endif
   constexpr std::int64_t kMaxInt = std::int64_t{1} << 31U;
-  return kBuilt && major == 9 && minor == 0 && shape.dtype == Dtype::kBF16 && shape.hidden_size % 8 == 0 &&
+  return kBuilt && gpu.has_wgmma() && shape.dtype == Dtype::kBF16 && shape.hidden_size % 8 == 0 &&
          most_tiles(shape) * kStripTileTokens < kMaxInt;
 }
 

@@ -5,6 +5,7 @@
 #include "kernels/experts/experts_staircase_consumer.cuh"
 #include "kernels/experts/experts_staircase_producer.cuh"
 #include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/device_info.hpp"
 #include "kernels/runtime/tensor_map.hpp"
 
 /// The staircase kernel and its launch; experts_staircase_*.cu instantiate it, one file per kind of sums.
@@ -53,15 +54,11 @@ void launch_staircase_kernel(const LayerShape& shape, const DeviceWeights& weigh
                            .w_col = map(weights.w_in, StripKind::kCol),
                            .v_row = map(weights.w_out, StripKind::kRow),
                            .v_col = map(weights.w_out, StripKind::kCol)};
-  int device = 0;
-  int multiprocessors = 0;
-  MOESCOPE_CUDA_CHECK(cudaGetDevice(&device));
-  MOESCOPE_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
   MOESCOPE_CUDA_CHECK(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Tiles::kSharedBytes));
   args.segments =
       static_cast<std::int32_t>(ceil_div(std::max(shape.grid_rows, shape.grid_cols), Tiles::kExperts));
-  const std::int64_t blocks = std::min<std::int64_t>(multiprocessors, max_tiles * args.segments);
+  const std::int64_t blocks = std::min(current_gpu().num_sms, max_tiles * args.segments);
   kernel<<<static_cast<unsigned>(blocks), Tiles::kThreads, Tiles::kSharedBytes, stream>>>(maps, args);
   MOESCOPE_CUDA_CHECK(cudaGetLastError());
 }

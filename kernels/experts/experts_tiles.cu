@@ -12,6 +12,7 @@
 #include "kernels/experts/experts_tiles_bf16.cuh"
 #include "kernels/experts/experts_tiles_f32.cuh"
 #include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/device_info.hpp"
 #include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
@@ -81,31 +82,14 @@ __global__ void __launch_bounds__(Products::Tiles::kThreads, Products::kMinBlock
   }
 }
 
-struct DeviceLimits {
-  int multiprocessors = 0;
-  int shared_bytes = 0;  ///< most dynamic shared memory of a block
-};
-
-DeviceLimits device_limits() {
-  int device = 0;
-  DeviceLimits limits;
-  MOESCOPE_CUDA_CHECK(cudaGetDevice(&device));
-  MOESCOPE_CUDA_CHECK(
-      cudaDeviceGetAttribute(&limits.multiprocessors, cudaDevAttrMultiProcessorCount, device));
-  MOESCOPE_CUDA_CHECK(
-      cudaDeviceGetAttribute(&limits.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device));
-  return limits;
-}
-
 template <class Products, bool kScoresOnly>
-void launch_kernel(TileArguments args, std::int64_t max_experts, const DeviceLimits& limits,
-                   cudaStream_t stream) {
+void launch_kernel(TileArguments args, std::int64_t max_experts, const GpuTraits& gpu, cudaStream_t stream) {
   using Tiles = typename Products::Tiles;
-  args.p_blocks = kScoresOnly ? 0 : fit_p_blocks<Tiles>(max_experts, limits.shared_bytes);
+  args.p_blocks = kScoresOnly ? 0 : fit_p_blocks<Tiles>(max_experts, gpu.shared_bytes_per_block);
   const auto shared_bytes = static_cast<int>(tile_layout<Tiles>(args.p_blocks).bytes);
-  if ((!kScoresOnly && args.p_blocks == 0) || shared_bytes > limits.shared_bytes) {
+  if ((!kScoresOnly && args.p_blocks == 0) || shared_bytes > gpu.shared_bytes_per_block) {
     throw NoDevice(fmt::format("tile kernels need {} bytes of shared memory per block, the device has {}",
-                               tile_layout<Tiles>(1).bytes, limits.shared_bytes));
+                               tile_layout<Tiles>(1).bytes, gpu.shared_bytes_per_block));
   }
   const auto kernel = experts_tiles_kernel<Products, kScoresOnly>;
   MOESCOPE_CUDA_CHECK(
@@ -113,7 +97,7 @@ void launch_kernel(TileArguments args, std::int64_t max_experts, const DeviceLim
   int blocks_per_multiprocessor = 0;
   MOESCOPE_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks_per_multiprocessor, kernel,
                                                                     Tiles::kThreads, shared_bytes));
-  const std::int64_t resident = std::int64_t{limits.multiprocessors} * std::max(blocks_per_multiprocessor, 1);
+  const std::int64_t resident = gpu.num_sms * std::max(blocks_per_multiprocessor, 1);
   const std::int64_t tiles = max_tiles(args.schedule.max_items, args.schedule.max_entries);
   MOESCOPE_CUDA_CHECK(cudaMemsetAsync(args.schedule.counts + 3, 0, sizeof(std::int64_t), stream));
   kernel<<<static_cast<unsigned>(std::min(resident, tiles)), Tiles::kThreads,
@@ -146,13 +130,13 @@ void launch(const LayerShape& shape, const ScheduleOptions& options, const void*
                            .group_size = options.group_size,
                            .activation = shape.activation};
   const std::int64_t max_experts = max_item_experts(shape, options);
-  const DeviceLimits limits = device_limits();
+  const GpuTraits& gpu = current_gpu();
   if (shape.dtype == Dtype::kF32) {
-    launch_kernel<F32Products, kScoresOnly>(args, max_experts, limits, stream);
-  } else if (prefer_wide_tiles(max_experts, limits.shared_bytes)) {
-    launch_kernel<Bf16Products<WideTiles>, kScoresOnly>(args, max_experts, limits, stream);
+    launch_kernel<F32Products, kScoresOnly>(args, max_experts, gpu, stream);
+  } else if (prefer_wide_tiles(max_experts, gpu.shared_bytes_per_block)) {
+    launch_kernel<Bf16Products<WideTiles>, kScoresOnly>(args, max_experts, gpu, stream);
   } else {
-    launch_kernel<Bf16Products<NarrowTiles>, kScoresOnly>(args, max_experts, limits, stream);
+    launch_kernel<Bf16Products<NarrowTiles>, kScoresOnly>(args, max_experts, gpu, stream);
   }
 }
 

@@ -6,9 +6,9 @@
 
 namespace moescope::cuda {
 
-std::int64_t token_centric_workspace_bytes(const LayerShape& shape) {
+std::int64_t token_centric_workspace_bytes(const LayerShape& shape, const GpuTraits& gpu) {
   const TokenSplit split =
-      TokenSplit::choose(shape.num_tokens, shape.top_k, shape.hidden_size * dtype_bytes(shape.dtype),
+      TokenSplit::choose(gpu, shape.num_tokens, shape.top_k, shape.hidden_size * dtype_bytes(shape.dtype),
                          TokenSplit::kMaxClusterBlocks, TokenSplit::kMaxClusters);
   const std::int64_t sums = split.clusters * shape.num_tokens * shape.hidden_size;
   return split.clusters == 1

@@ -8,13 +8,16 @@
 
 #include "kernels/contract/launch.hpp"
 #include "kernels/device/dependent_launch.cuh"
+#include "kernels/runtime/device_info.hpp"
 
 namespace moescope::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr std::int64_t kValuesPerThread = 4;   // one 16-byte load
-constexpr std::int64_t kMaxBlocks = 132 * 16;  // a few waves of any current GPU; the rest by stride
+constexpr std::int64_t kValuesPerThread = 4;  // one 16-byte load
+
+/// A few waves; the rest by stride.
+std::int64_t max_blocks() { return 16 * current_gpu().num_sms; }
 
 /// count4 groups of 4 values, because d is a multiple of 8. `addend` may be null, and Output a float4 at y.
 template <class Output>
@@ -82,7 +85,7 @@ __global__ void __launch_bounds__(kThreads)
 void launch_round_output(const LayerShape& shape, const float* y, const float* addend, void* output,
                          cudaStream_t stream) {
   const std::int64_t count4 = shape.num_tokens * shape.hidden_size / kValuesPerThread;
-  const std::int64_t blocks = std::min((count4 + kThreads - 1) / kThreads, kMaxBlocks);
+  const std::int64_t blocks = std::min((count4 + kThreads - 1) / kThreads, max_blocks());
   const auto* const values = static_cast<const float4*>(static_cast<const void*>(y));
   const auto* const more = static_cast<const float4*>(static_cast<const void*>(addend));
   const LaunchShape launch{.grid = dim3(static_cast<unsigned>(blocks)), .block = dim3(kThreads)};
@@ -101,7 +104,7 @@ void launch_round_output(const LayerShape& shape, const StaircaseOutput& sums, c
   }
   const auto launch = [&](const auto* typed) {
     launch_dependent(round_sums<std::remove_cvref_t<decltype(*typed)>>,
-                     {.grid = dim3(static_cast<unsigned>(std::min(shape.num_tokens, kMaxBlocks))),
+                     {.grid = dim3(static_cast<unsigned>(std::min(shape.num_tokens, max_blocks()))),
                       .block = dim3(kThreads)},
                      stream, typed, static_cast<const std::int32_t*>(sums.exponents), sums.log_scales,
                      static_cast<const float4*>(static_cast<const void*>(addend)),

@@ -22,6 +22,7 @@
 #include "core/base/error.hpp"
 #include "kernels/contract/launch.hpp"
 #include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/device_info.hpp"
 #include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
@@ -115,8 +116,8 @@ std::int64_t staircase_sums_bytes(const LayerShape& shape, StaircaseSums kind) {
 
 void launch_expert_bound(const LayerShape& shape, const DeviceWeights& weights, float* bound,
                          cudaStream_t stream) {
-  constexpr std::int64_t kMaxBlocks = 132 * 8;  // a wave of any current GPU; the rest by stride
-  const std::int64_t blocks = std::min((shape.num_experts() + kWarps - 1) / kWarps, kMaxBlocks);
+  const std::int64_t max_blocks = 8 * current_gpu().num_sms;  // a wave; the rest by stride
+  const std::int64_t blocks = std::min((shape.num_experts() + kWarps - 1) / kWarps, max_blocks);
   MOESCOPE_CUDA_CHECK(cudaMemsetAsync(bound, 0, sizeof(float), stream));
   expert_bound<<<static_cast<unsigned>(blocks), 32 * kWarps, 0, stream>>>(
       static_cast<const __nv_bfloat16*>(weights.w_in), static_cast<const __nv_bfloat16*>(weights.w_out),

@@ -13,6 +13,7 @@
 #include "kernels/device/activation.cuh"
 #include "kernels/device/dependent_launch.cuh"
 #include "kernels/experts/token_sums.cuh"
+#include "kernels/runtime/device_info.hpp"
 
 /// The expert stage token by token, shared by experts_token_centric.cu (scores and sums fused)
 /// and expert_combine.cu (sums alone). Every pair costs one row of W and one of V, read once with 16-byte
@@ -212,7 +213,7 @@ void launch_token_pairs(const LayerShape& shape, TokenPairsArgs args, void* work
                                       max_hidden_size, to_string(shape.dtype)));
   }
   const auto choose = [&](bool has_clusters) {
-    return TokenSplit::choose(shape.num_tokens, shape.top_k, row_bytes,
+    return TokenSplit::choose(current_gpu(), shape.num_tokens, shape.top_k, row_bytes,
                               has_clusters ? TokenSplit::kMaxClusterBlocks : 1,
                               has_clusters && workspace != nullptr ? TokenSplit::kMaxClusters : 1);
   };
@@ -229,7 +230,7 @@ void launch_token_pairs(const LayerShape& shape, TokenPairsArgs args, void* work
   const TokenSplit split = choose(attributes.ptxVersion >= 90);
   if constexpr (kScore) {
     // A token that has a cluster's blocks to itself shares their L1 with no other: rows that pass it by took
-    // 16.1 instead of 17.9 us at L = 8, K = 512 (H100). Where tokens share a multiprocessor they took a
+    // 16.1 instead of 17.9 us at L = 8, K = 512 (measured). Where tokens share a multiprocessor they took a
     // fifth longer.
     if (full && split.cluster_blocks > 1) {
       kernel = bf16 ? token_pairs_kernel_for<__nv_bfloat16, true, kScore, true>(rows.chunks)

@@ -2,6 +2,7 @@
 
 #include "kernels/buffers/layer_buffers.hpp"
 #include "kernels/layer/layer_plan.hpp"
+#include "kernels/runtime/device_info.hpp"
 #include "kernels/runtime/host_copy.hpp"
 
 namespace moescope::cuda {
@@ -65,7 +66,8 @@ Routing select_pairs(const LayerShape& shape, const RouterLogits& logits, cudaSt
   LayerShape bare = shape;  // the selection depends on neither, and so the path holds little beside it
   bare.hidden_size = 8;
   bare.shared_size = 0;
-  LonePath lone(make_token_centric_path({.shape = bare, .options = {.kind = ScheduleKind::kTokenCentric}}),
+  LonePath lone(make_token_centric_path(
+                    {.shape = bare, .options = {.kind = ScheduleKind::kTokenCentric}, .gpu = current_gpu()}),
                 stream);
   upload_logits(shape, logits, lone.logits(), stream);
   lone.path().enqueue(Stage::kRouterSelect, stream);
@@ -76,7 +78,7 @@ Routing select_pairs(const LayerShape& shape, const RouterLogits& logits, cudaSt
 }
 
 Schedule group_pairs(const Routing& routing, const ScheduleOptions& options, cudaStream_t stream) {
-  LayerDesign design{.shape = {}, .options = options, .fixed_routing = true};
+  LayerDesign design{.shape = {}, .options = options, .fixed_routing = true, .gpu = current_gpu()};
   std::string why;
   // Rows alone are listed on the device only from the router's scores; of other schedules than those over
   // tiles nothing is built there.

@@ -8,8 +8,7 @@ namespace {
 /// staircase straight from the router's scores, where these are there and the kernel runs.
 bool runs_on_strips(const LayerDesign& design) {
   return design.options.kind == ScheduleKind::kStaircase && !design.fixed_routing &&
-         experts_staircase_supported(design.shape, static_cast<int>(design.compute_capability / 10),
-                                     static_cast<int>(design.compute_capability % 10));
+         experts_staircase_supported(design.shape, design.gpu);
 }
 
 }  // namespace

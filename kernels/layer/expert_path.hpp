@@ -21,11 +21,11 @@ namespace moescope::cuda {
 struct LayerDesign {
   LayerShape shape;
   ScheduleOptions options;
-  bool fixed_routing = false;           ///< recorded routing: no router stages
-  std::int64_t compute_capability = 0;  ///< 10 * major + minor, of the device
+  bool fixed_routing = false;  ///< recorded routing: no router stages
+  GpuTraits gpu;
 };
 
-/// Device memory of a path in bytes, from the shape alone.
+/// Device memory of a path in bytes, from the design alone.
 struct PathMemory {
   std::int64_t routing = 0;           ///< lists of pairs
   std::int64_t select_workspace = 0;  ///< of router_select, beside the logits
@@ -59,7 +59,7 @@ class ExpertPath {
   ExpertPath& operator=(const ExpertPath&) = delete;
   virtual ~ExpertPath() = default;
 
-  // Arithmetic on the shape, no device needed.
+  // Arithmetic on the design, no device needed.
   const LayerDesign& design() const { return design_; }
   /// There is a stage `schedule`.
   virtual bool schedules() const { return false; }
@@ -102,6 +102,7 @@ class ExpertPath {
  protected:
   const LayerShape& shape() const { return design_.shape; }
   const ScheduleOptions& options() const { return design_.options; }
+  const GpuTraits& gpu() const { return design_.gpu; }
   /// " + round_output" where finish() launches it.
   std::string finish_name() const;
 

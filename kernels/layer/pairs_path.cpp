@@ -9,7 +9,7 @@ namespace moescope::cuda {
 PathMemory PairsPath::memory() const {
   PathMemory memory;
   memory.routing = RoutingBuffers::required_bytes(shape());
-  memory.select_workspace = design_.fixed_routing ? 0 : router_select_workspace_bytes(shape());
+  memory.select_workspace = design_.fixed_routing ? 0 : router_select_workspace_bytes(shape(), gpu());
   const bool rounds_at_once = finishes_alone() && shape().dtype == Dtype::kBF16;
   memory.sums = rounds_at_once ? 0 : shape().num_tokens * shape().hidden_size * dtype_bytes(Dtype::kF32);
   return memory;

@@ -17,7 +17,7 @@ class StripsPath final : public ExpertPath {
   bool prepares_sums() const override { return true; }
   PathMemory memory() const override {
     PathMemory memory;
-    memory.schedule = strip_capacity(shape(), options().strip_rule, options().tile_tokens).bytes;
+    memory.schedule = strip_capacity(shape(), options().strip_rule, options().tile_tokens, gpu()).bytes;
     memory.extra = shape().num_tokens * static_cast<std::int64_t>(sizeof(std::int32_t));
     memory.sums = staircase_sums_bytes(shape(), sums());
     return memory;

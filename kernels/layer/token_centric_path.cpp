@@ -11,12 +11,12 @@ class TokenCentricPath final : public PairsPath {
   bool finishes_alone() const override { return true; }
   PathMemory memory() const override {
     PathMemory memory = PairsPath::memory();
-    memory.extra = token_centric_workspace_bytes(shape());
+    memory.extra = token_centric_workspace_bytes(shape(), gpu());
     return memory;
   }
   void prepare(const PathData& data, cudaStream_t stream) override {
     PairsPath::prepare(data, stream);
-    workspace_ = Bytes(token_centric_workspace_bytes(shape()));
+    workspace_ = Bytes(token_centric_workspace_bytes(shape(), gpu()));
     if (workspace_.bytes() > 0) {
       MOESCOPE_CUDA_CHECK(
           cudaMemsetAsync(workspace_.get(), 0, static_cast<std::size_t>(workspace_.bytes()), stream));

@@ -17,6 +17,7 @@
 #include "kernels/device/mma_bf16.cuh"
 #include "kernels/device/wgmma.cuh"
 #include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/device_info.hpp"
 #include "kernels/runtime/tensor_map.hpp"
 
 #include <cuda_bf16.h>
@@ -352,13 +353,9 @@ void launch(const GroupedGemm& gemm, cudaStream_t stream) {
   if constexpr (!kGather) {
     maps.a = make_strip_map(gemm.a, 1, gemm.rows, gemm.k, StripKind::kRow, kRows);
   }
-  int device = 0;
-  int multiprocessors = 0;
-  MOESCOPE_CUDA_CHECK(cudaGetDevice(&device));
-  MOESCOPE_CUDA_CHECK(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device));
   MOESCOPE_CUDA_CHECK(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes));
-  const std::int64_t grid = std::min<std::int64_t>(multiprocessors, items);
+  const std::int64_t grid = std::min(current_gpu().num_sms, items);
   launch_dependent(
       kernel,
       {.grid = dim3(static_cast<unsigned>(grid)), .block = dim3(kThreads), .shared_bytes = kSharedBytes},

@@ -8,6 +8,7 @@
 #include "kernels/device/activation.cuh"
 #include "kernels/device/dependent_launch.cuh"
 #include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/device_info.hpp"
 
 namespace moescope::cuda {
 namespace {
@@ -19,7 +20,7 @@ constexpr int kThreads = 256;
 constexpr int kLd = kRows + 4;  ///< 16-byte aligned rows, no bank twice
 constexpr int kSide = 4;        ///< elements of a thread, either way
 constexpr int kSubtiles = static_cast<int>(kGroupedTileRows) / kRows;
-constexpr std::int64_t kMaxBlocks = 132 * 8;
+constexpr std::int64_t kBlocksPerSm = 8;
 static_assert(kThreads * kSide * kSide == kRows * kCols && kThreads * 4 == kRows * kDepth);
 
 struct F32Arguments {
@@ -124,8 +125,9 @@ void launch_grouped_gemm_f32(const GroupedGemm& gemm, const Activation* activati
                           .activation = activation != nullptr ? *activation : Activation::kSilu,
                           .col_blocks = static_cast<std::int32_t>(ceil_div(gemm.n, kCols))};
   const std::int64_t items = max_grouped_tiles(gemm.rows, gemm.num_experts) * kSubtiles * args.col_blocks;
-  const LaunchShape launch{.grid = dim3(static_cast<unsigned>(std::min(items, kMaxBlocks))),
-                           .block = dim3(kThreads)};
+  const LaunchShape launch{
+      .grid = dim3(static_cast<unsigned>(std::min(items, kBlocksPerSm * current_gpu().num_sms))),
+      .block = dim3(kThreads)};
   launch_dependent(activation != nullptr ? grouped_gemm_f32_kernel<true> : grouped_gemm_f32_kernel<false>,
                    launch, stream, args);
 }

@@ -217,7 +217,7 @@ void add_flop(Cases& cases, const Bench& bench) {
   cases.add("three_kernels", "copy, shared-memory and mma.sync kernels in one range", alone,
             [](Bench& b) { b.enqueue_layer_of_three(); });
   // CUPTI's counters of executed instructions (sm__sass_*) stay at zero in a graph, whether it was
-  // instantiated before or during the measurement (H100, CUPTI 13.0); the others do not.
+  // instantiated before or during the measurement (CUPTI 13.0); the others do not.
   cases.add("graph_launch", "the same three kernels in a CUDA graph", three,
             [](Bench& b) { b.graph->launch(b.stream.get()); });
 }

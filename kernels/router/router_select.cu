@@ -12,6 +12,7 @@
 #include "kernels/contract/launch.hpp"
 #include "kernels/router/router_select_csr.cuh"
 #include "kernels/router/router_select_rows.cuh"
+#include "kernels/runtime/device_info.hpp"
 #include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
@@ -184,24 +185,25 @@ __global__ void __launch_bounds__(kWarp, kPerLane > 10 ? 8 : 20)
 
 }  // namespace
 
-std::int64_t router_select_workspace_bytes(const LayerShape& shape) {
-  const SelectMemory memory = csr_select_memory(shape);
-  return memory.shared ? 0 : std::min(shape.num_tokens, kGlobalSelectBlocks) * memory.bytes;
+std::int64_t router_select_workspace_bytes(const LayerShape& shape, const GpuTraits& gpu) {
+  const SelectMemory memory = csr_select_memory(shape, gpu);
+  return memory.shared ? 0 : std::min(shape.num_tokens, global_select_blocks(gpu)) * memory.bytes;
 }
 
 void launch_router_select(const LayerShape& shape, const float* logits, DeviceRouting routing,
                           std::int64_t* bad_logit, void* workspace, cudaStream_t stream,
                           SelectMarginals marginals) {
   const StageRange range(Stage::kRouterSelect);
+  const GpuTraits& gpu = current_gpu();
   SelectCsrArguments args{};
-  args.select = select_arguments(shape, csr_select_memory(shape), marginals, logits, workspace);
-  args.memory = csr_memory(shape, args.select.layout.per_lane);
+  args.select = select_arguments(shape, csr_select_memory(shape, gpu), marginals, logits, workspace);
+  args.memory = csr_memory(shape, args.select.layout.per_lane, gpu);
   args.routing = routing;
   args.bad_logit = reinterpret_cast<unsigned long long*>(bad_logit);
   dispatch_per_lane(
       args.select.layout.per_lane,
       [&](auto per_lane) {
-        if (csr_by_eight_warps(shape)) {
+        if (csr_by_eight_warps(shape, gpu)) {
           launch_select<kFewTokensWarps>(router_select_rows<per_lane(), kFewTokensWarps>, args, stream);
         } else {
           launch_select<1>(router_select<per_lane()>, args, stream);

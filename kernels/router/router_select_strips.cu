@@ -9,6 +9,7 @@
 #include "core/tiling/selection_form.hpp"
 #include "kernels/contract/launch.hpp"
 #include "kernels/router/router_select_token.cuh"
+#include "kernels/runtime/device_info.hpp"
 #include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
@@ -171,8 +172,9 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps > 1      ? (kPerLane > 1
 void launch_router_select_strips(const LayerShape& shape, StripRule rule, const float* logits,
                                  DeviceStrips strips, std::int64_t* bad_logit, cudaStream_t stream) {
   const StageRange range(Stage::kRouterSelect);
-  const std::int64_t max_cover = strip_capacity(shape, rule, 1).max_cover;
-  const StripScratch scratch = strip_scratch(shape, max_cover);
+  const GpuTraits& gpu = current_gpu();
+  const std::int64_t max_cover = strip_capacity(shape, rule, 1, gpu).max_cover;
+  const StripScratch scratch = strip_scratch(shape, max_cover, gpu);
   SelectStripsArguments args{};
   args.select = select_arguments(shape, strips_select_memory(shape, max_cover), SelectMarginals::kLogSoftmax,
                                  logits, strips.scratch + scratch.memory);
@@ -185,7 +187,7 @@ void launch_router_select_strips(const LayerShape& shape, StripRule rule, const 
   dispatch_per_lane(
       args.select.layout.per_lane,
       [&](auto per_lane) {
-        if (strips_by_eight_warps(shape)) {
+        if (strips_by_eight_warps(shape, gpu)) {
           launch_select<kFewTokensWarps>(router_select_strips<per_lane(), kFewTokensWarps>, args, stream);
         } else {
           launch_select<1>(router_select_strips<per_lane(), 1>, args, stream);

@@ -13,6 +13,7 @@
 #include "kernels/router/router_select_search.cuh"
 #include "kernels/router/strip_plan.hpp"
 #include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/device_info.hpp"
 
 /// What both forms of the selection (router_select.cu: CSR, router_select_strips.cu: strips) do first with a
 /// token, by one warp: log-softmax, sorting, the exact threshold, the number of columns that each row
@@ -395,8 +396,8 @@ void launch_select(void (*kernel)(Arguments), const Arguments& args, cudaStream_
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes)));
   MOESCOPE_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout,
                                            cudaSharedmemCarveoutMaxShared));
-  const std::int64_t blocks =
-      std::min(args.select.num_tokens, layout.shared ? std::int64_t{1} << 30 : kGlobalSelectBlocks);
+  const std::int64_t blocks = std::min(
+      args.select.num_tokens, layout.shared ? std::int64_t{1} << 30 : global_select_blocks(current_gpu()));
   launch_dependent(kernel,
                    {.grid = dim3(static_cast<unsigned>(blocks)),
                     .block = dim3(kWarps * kWarp),

@@ -63,19 +63,19 @@ SelectMemory strips_select_memory(const LayerShape& shape, std::int64_t max_cove
   return select_memory(shape, max_cover + 1, true, [](int) { return std::int64_t{0}; });
 }
 
-SelectMemory csr_select_memory(const LayerShape& shape) {
+SelectMemory csr_select_memory(const LayerShape& shape, const GpuTraits& gpu) {
   constexpr std::int64_t kMax16Bits = 65535;
   return select_memory(shape, shape.grid_cols + 1, shape.top_k <= kMax16Bits,
-                       [&](int per_lane) { return csr_memory(shape, per_lane).bytes; });
+                       [&](int per_lane) { return csr_memory(shape, per_lane, gpu).bytes; });
 }
 
-CsrMemory csr_memory(const LayerShape& shape, int per_lane) {
+CsrMemory csr_memory(const LayerShape& shape, int per_lane, const GpuTraits& gpu) {
   const std::int64_t id_bytes = per_lane > 0 ? 2 : 4;
   CsrMemory memory;
   memory.row_log_probs = round_up(shape.grid_cols * 4, kAlignment);
   memory.candidates = memory.row_log_probs + round_up(shape.grid_rows * 4, kAlignment);
   const std::int64_t rest = memory.candidates + round_up(shape.grid_cols * id_bytes, kAlignment);
-  if (csr_by_eight_warps(shape)) {
+  if (csr_by_eight_warps(shape, gpu)) {
     memory.ids = rest;
     memory.scores = memory.ids + round_up(shape.top_k * 4, kAlignment);
     memory.bytes = memory.scores + round_up(shape.top_k * 4, kAlignment);
@@ -87,18 +87,19 @@ CsrMemory csr_memory(const LayerShape& shape, int per_lane) {
   return memory;
 }
 
-StripScratch strip_scratch(const LayerShape& shape, std::int64_t max_cover) {
+StripScratch strip_scratch(const LayerShape& shape, std::int64_t max_cover, const GpuTraits& gpu) {
   const SelectMemory memory = strips_select_memory(shape, max_cover);
   StripScratch scratch;
   scratch.strip_counts = 16;
   scratch.cover_ranks = round_up(scratch.strip_counts + (shape.grid_rows + shape.grid_cols) * 4, kAlignment);
   scratch.memory = round_up(scratch.cover_ranks + shape.num_tokens * max_cover * 4, kAlignment);
-  scratch.bytes =
-      scratch.memory + (memory.shared ? 0 : std::min(shape.num_tokens, kGlobalSelectBlocks) * memory.bytes);
+  scratch.bytes = scratch.memory +
+                  (memory.shared ? 0 : std::min(shape.num_tokens, global_select_blocks(gpu)) * memory.bytes);
   return scratch;
 }
 
-StripCapacity strip_capacity(const LayerShape& shape, StripRule rule, std::int64_t tile_tokens) {
+StripCapacity strip_capacity(const LayerShape& shape, StripRule rule, std::int64_t tile_tokens,
+                             const GpuTraits& gpu) {
   if (tile_tokens < 1) {
     throw InvalidArgument("tile_tokens", fmt::to_string(tile_tokens), "must be at least 1");
   }
@@ -112,7 +113,7 @@ StripCapacity strip_capacity(const LayerShape& shape, StripRule rule, std::int64
   }
   const std::int64_t strips = shape.grid_rows + shape.grid_cols;
   capacity.max_tiles = capacity.max_entries / tile_tokens + std::min(strips, capacity.max_entries);
-  capacity.scratch_bytes = strip_scratch(shape, capacity.max_cover).bytes;
+  capacity.scratch_bytes = strip_scratch(shape, capacity.max_cover, gpu).bytes;
   const std::int64_t per_token = 2 * shape.grid_rows + shape.grid_cols + 4 + capacity.max_cover;
   capacity.bytes = shape.num_tokens * per_token * 4 + (strips + 1) * 4 + capacity.max_entries * 4 +
                    capacity.max_tiles * static_cast<std::int64_t>(sizeof(StripTile)) + 4 * 4 +

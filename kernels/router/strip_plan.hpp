@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/base/gpu_traits.hpp"
 #include "core/layer/layer_shape.hpp"
 #include "kernels/contract/strips.hpp"
 
@@ -29,7 +30,7 @@ struct SelectMemory {
   bool shared = false;        ///< it fits the shared memory of a block
 };
 SelectMemory strips_select_memory(const LayerShape& shape, std::int64_t max_cover);
-SelectMemory csr_select_memory(const LayerShape& shape);
+SelectMemory csr_select_memory(const LayerShape& shape, const GpuTraits& gpu);
 
 /// Byte offsets of what csr_select_memory() adds, from its beginning.
 struct CsrMemory {
@@ -42,10 +43,10 @@ struct CsrMemory {
   std::int64_t scores = 0;         ///< by rows: float [K]
   std::int64_t bytes = 0;
 };
-CsrMemory csr_memory(const LayerShape& shape, int per_lane);
+CsrMemory csr_memory(const LayerShape& shape, int per_lane, const GpuTraits& gpu);
 
-/// Blocks that select at a time when their memory is global: several per multiprocessor of an H100.
-inline constexpr std::int64_t kGlobalSelectBlocks = 1056;
+/// Blocks that select at a time when their memory is global: several a multiprocessor.
+constexpr std::int64_t global_select_blocks(const GpuTraits& gpu) { return 8 * gpu.num_sms; }
 
 /// Byte offsets in DeviceStrips::scratch. Up to `cover_ranks` it is zero between runs.
 struct StripScratch {
@@ -55,6 +56,6 @@ struct StripScratch {
   std::int64_t memory = 0;        ///< global SelectMemory of every block in flight; none when it is shared
   std::int64_t bytes = 0;
 };
-StripScratch strip_scratch(const LayerShape& shape, std::int64_t max_cover);
+StripScratch strip_scratch(const LayerShape& shape, std::int64_t max_cover, const GpuTraits& gpu);
 
 }  // namespace moescope::cuda

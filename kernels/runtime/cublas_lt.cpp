@@ -82,8 +82,7 @@ struct CublasLt::Impl {
 };
 
 std::int64_t CublasLt::workspace_bytes(std::int64_t num_tokens) {
-  constexpr std::int64_t kFewTokens =
-      512;  // 4 tiles of 128: with 8 of columns they fill a quarter of an H100
+  constexpr std::int64_t kFewTokens = 512;  // 4 tiles of 128: with 8 of columns, a quarter of a large GPU
   return num_tokens <= kFewTokens ? kWorkspaceBytes : 0;
 }
 

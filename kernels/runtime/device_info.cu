@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 
 #include <array>
+#include <map>
+#include <mutex>
 
 #include "kernels/runtime/cuda_raii.hpp"
 #include "kernels/runtime/device_info.hpp"
@@ -17,6 +19,25 @@ __global__ void architecture_probe() {}
 
 std::string cuda_version_text(int version) {
   return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
+}
+
+GpuTraits traits_of(const cudaDeviceProp& properties) {
+  return {.name = properties.name,
+          .compute_capability = 10 * properties.major + properties.minor,
+          .num_sms = properties.multiProcessorCount,
+          .l2_bytes = properties.l2CacheSize,
+          .memory_bytes = static_cast<std::int64_t>(properties.totalGlobalMem),
+          .shared_bytes_per_block = static_cast<std::int64_t>(properties.sharedMemPerBlockOptin)};
+}
+
+/// 0 where the driver does not say.
+double attribute(cudaDeviceAttr name, int device) {
+  int value = 0;
+  if (cudaDeviceGetAttribute(&value, name, device) != cudaSuccess) {
+    (void)cudaGetLastError();
+    return 0;
+  }
+  return value;
 }
 
 std::string cusparse_version() {
@@ -66,6 +87,21 @@ std::optional<std::string> why_no_device() {
   return std::nullopt;
 }
 
+const GpuTraits& current_gpu() {
+  static std::mutex mutex;
+  static std::map<int, GpuTraits> known;
+  int device = 0;
+  MOESCOPE_CUDA_CHECK(cudaGetDevice(&device));
+  const std::scoped_lock lock(mutex);
+  const auto found = known.find(device);
+  if (found != known.end()) {
+    return found->second;
+  }
+  cudaDeviceProp properties{};
+  MOESCOPE_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
+  return known.emplace(device, traits_of(properties)).first->second;
+}
+
 DeviceInfo device_info() {
   if (const auto why = why_no_device(); why.has_value()) {
     throw NoDevice(*why);
@@ -82,18 +118,19 @@ DeviceInfo device_info() {
   MOESCOPE_CUDA_CHECK(cudaRuntimeGetVersion(&runtime));
 
   DeviceInfo info;
-  info.name = properties.name;
+  static_cast<GpuTraits&>(info) = traits_of(properties);
   info.driver = Nvml(bus_id.data()).driver_version();
   info.cuda_driver = cuda_version_text(driver);
   info.cuda_runtime = cuda_version_text(runtime);
   const std::size_t blas = cublasLtGetVersion();  // 10000 * major + 100 * minor + patch
   info.cublas_lt = fmt::format("{}.{}.{}", blas / 10000, blas % 10000 / 100, blas % 100);
   info.cusparse = cusparse_version();
-  info.compute_capability = 10 * properties.major + properties.minor;
-  info.num_sms = properties.multiProcessorCount;
-  info.l2_bytes = properties.l2CacheSize;
-  info.memory_bytes = static_cast<std::int64_t>(properties.totalGlobalMem);
-  info.shared_memory_per_block_bytes = static_cast<std::int64_t>(properties.sharedMemPerBlockOptin);
+  constexpr double kHzPerKhz = 1e3;
+  constexpr double kBitsPerByte = 8;
+  constexpr double kTransfersPerClock = 2;  // double data rate
+  info.sm_clock_hz = kHzPerKhz * attribute(cudaDevAttrClockRate, device);
+  info.memory_bytes_per_s = kTransfersPerClock * kHzPerKhz * attribute(cudaDevAttrMemoryClockRate, device) *
+                            attribute(cudaDevAttrGlobalMemoryBusWidth, device) / kBitsPerByte;
   info.pci_bus_id = bus_id.data();
   return info;
 }

@@ -12,6 +12,7 @@
 #include "kernels/device/dependent_launch.cuh"
 #include "kernels/router/strip_plan.hpp"
 #include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/device_info.hpp"
 #include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
@@ -20,8 +21,8 @@ namespace {
 constexpr int kThreads = 1024;
 /// Offsets in shared memory up to this many strips (48 KiB); beyond, one block works on the global ones.
 constexpr std::int64_t kMaxSharedStrips = 12287;
-/// Two blocks of 1024 threads per multiprocessor of an H100, so that all run at once.
-constexpr std::int64_t kMaxBlocks = 264;
+/// Blocks of 1024 threads to a multiprocessor, so that all run at once.
+constexpr std::int64_t kBlocksPerSm = 2;
 
 struct StripListArguments {
   std::int64_t num_tokens;
@@ -114,8 +115,9 @@ __global__ void __launch_bounds__(kThreads, 2) list_strips(const StripListArgume
 void launch_schedule_strips(const LayerShape& shape, StripRule rule, std::int64_t tile_tokens,
                             DeviceStrips strips, cudaStream_t stream) {
   const StageRange range(Stage::kSchedule);
-  const StripCapacity capacity = strip_capacity(shape, rule, tile_tokens);
-  const StripScratch scratch = strip_scratch(shape, capacity.max_cover);
+  const GpuTraits& gpu = current_gpu();
+  const StripCapacity capacity = strip_capacity(shape, rule, tile_tokens, gpu);
+  const StripScratch scratch = strip_scratch(shape, capacity.max_cover, gpu);
   StripListArguments args{};
   args.num_tokens = shape.num_tokens;
   args.num_strips = static_cast<int>(shape.grid_rows + shape.grid_cols);
@@ -128,7 +130,7 @@ void launch_schedule_strips(const LayerShape& shape, StripRule rule, std::int64_
   std::int64_t blocks = 1;
   std::int64_t shared_bytes = 0;
   if (args.num_strips <= kMaxSharedStrips) {
-    blocks = std::min(kMaxBlocks, 1 + ceil_div(shape.num_tokens, kThreads / kWarp));
+    blocks = std::min(kBlocksPerSm * gpu.num_sms, 1 + ceil_div(shape.num_tokens, kThreads / kWarp));
     shared_bytes = args.num_strips * std::int64_t{4};
   }
   launch_dependent(list_strips,

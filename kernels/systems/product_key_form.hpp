@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "core/devices/gpu_rates.hpp"
 #include "core/systems/system.hpp"
 
 namespace moescope::cuda {
@@ -15,9 +16,9 @@ struct ProductKeyForms {
   bool masked() const { return masked_s < gather_s; }
 };
 
-/// The model, from the shape alone, no device: requested bytes of the gather over their rate, against the
-/// dense products, each the longer of its FLOP and of the weights and the matrix [L, N] that it moves, and
-/// the pass over that matrix between them. Rates: of an H100, from recorded rows, in the source.
-ProductKeyForms choose_product_key_form(const SystemShape& shape);
+/// The model, from shape and rates alone, no device: requested bytes of the gather over their rate, against
+/// the dense products, each the longer of its FLOP and of the weights and the matrix [L, N] that it moves,
+/// and the pass over that matrix between them.
+ProductKeyForms choose_product_key_form(const SystemShape& shape, const ProductKeyRates& rates);
 
 }  // namespace moescope::cuda

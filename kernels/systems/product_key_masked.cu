@@ -8,13 +8,14 @@
 #include "kernels/contract/system_launch.hpp"
 #include "kernels/experts/dense_masked.hpp"
 #include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/device_info.hpp"
 #include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr std::int64_t kMaxBlocks = 132 * 8;
+constexpr std::int64_t kBlocksPerSm = 8;
 
 /// output[i] = the sum of parts[p][i], p ascending, in groups of 4 values (d is a multiple of 8).
 template <class Output>
@@ -40,21 +41,21 @@ __global__ void __launch_bounds__(kThreads)
 
 std::int64_t sums_offset(const DenseMasked& masked) { return round_up(masked.chunks().bytes, 256); }
 
-DenseMasked masked_form(const SystemShape& shape) {
+DenseMasked masked_form(const SystemShape& shape, const GpuTraits& gpu) {
   DenseMasked masked;
   masked.shape = shape.row_shape();
   masked.shape.top_k = shape.top_k_per_query();
   masked.lists = shape.heads;
   masked.scored = shape.system == System::kPeer;
-  masked.parts = DenseSplits::count(shape.num_tokens, shape.hidden_size,
+  masked.parts = DenseSplits::count(gpu, shape.num_tokens, shape.hidden_size,
                                     std::min(masked.chunks().experts, shape.num_experts));
   return masked;
 }
 
 }  // namespace
 
-std::int64_t masked_product_keys_workspace_bytes(const SystemShape& shape) {
-  const DenseMasked masked = masked_form(shape);
+std::int64_t masked_product_keys_workspace_bytes(const SystemShape& shape, const GpuTraits& gpu) {
+  const DenseMasked masked = masked_form(shape, gpu);
   return sums_offset(masked) + masked.parts * shape.num_tokens * shape.hidden_size * dtype_bytes(Dtype::kF32);
 }
 
@@ -62,12 +63,14 @@ void launch_masked_product_keys(CublasLt& blas, const SystemShape& shape, const 
                                 const DeviceWeights& weights, DeviceRouting routing, void* workspace,
                                 void* output, cudaStream_t stream) {
   const StageRange range(shape.system == System::kPeer ? Stage::kExperts : Stage::kExpertCombine);
-  const DenseMasked masked = masked_form(shape);
+  const GpuTraits& gpu = current_gpu();
+  const DenseMasked masked = masked_form(shape, gpu);
   void* const sums = static_cast<std::byte*>(workspace) + sums_offset(masked);
   launch_dense_masked(blas, masked, hidden_states, weights, routing, workspace, static_cast<float*>(sums),
                       stream);
   const std::int64_t count4 = shape.num_tokens * shape.hidden_size / 4;
-  const auto blocks = static_cast<unsigned>(std::min((count4 + kThreads - 1) / kThreads, kMaxBlocks));
+  const auto blocks =
+      static_cast<unsigned>(std::min((count4 + kThreads - 1) / kThreads, kBlocksPerSm * gpu.num_sms));
   const auto* const parts = static_cast<const float4*>(sums);
   if (shape.dtype == Dtype::kBF16) {
     sum_parts<<<blocks, kThreads, 0, stream>>>(parts, masked.parts, static_cast<uint2*>(output), count4);

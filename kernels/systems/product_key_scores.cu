@@ -12,6 +12,7 @@
 #include "kernels/device/dependent_launch.cuh"
 #include "kernels/router/router_select_marginals.cuh"
 #include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/device_info.hpp"
 #include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
@@ -20,7 +21,7 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kWarps = kThreads / kWarp;
 constexpr float kNormEps = 1e-5F;  // torch.nn.LayerNorm's
-constexpr std::int64_t kMaxBlocks = 132 * 16;
+constexpr std::int64_t kBlocksPerSm = 16;
 
 /// A warp per half query: (v - mean) / sqrt(var + eps) * weight + bias, rounded to T. `in` and `out`: [count,
 /// key_size].
@@ -55,7 +56,7 @@ __global__ void __launch_bounds__(kThreads)
 template <class T>
 void launch_layer_norm(const float* in, const ProductKeys& keys, void* out, std::int64_t count,
                        std::int64_t key_size, cudaStream_t stream) {
-  const std::int64_t blocks = std::min(ceil_div(count, kWarps), kMaxBlocks);
+  const std::int64_t blocks = std::min(ceil_div(count, kWarps), kBlocksPerSm * current_gpu().num_sms);
   launch_dependent(
       layer_norm_kernel<T>, {.grid = dim3(static_cast<unsigned>(blocks)), .block = dim3(kThreads)}, stream,
       in, keys.norm_weight, keys.norm_bias, static_cast<T*>(out), count, static_cast<std::int32_t>(key_size));

@@ -28,7 +28,7 @@ void require(bool holds, std::string_view field, std::int64_t value, const std::
   }
 }
 
-void require_gpu_system(const SystemShape& shape, std::int64_t compute_capability) {
+void require_gpu_system(const SystemShape& shape, const GpuTraits& gpu) {
   constexpr std::int64_t kMultiple = 8;  // 16-byte loads
   require(shape.hidden_size % kMultiple == 0, "hidden_size", shape.hidden_size,
           "must be a multiple of 8 on the GPU");
@@ -46,7 +46,7 @@ void require_gpu_system(const SystemShape& shape, std::int64_t compute_capabilit
           fmt::format("at most {} on the GPU", kMaxFfnExperts));
   require(shape.num_tokens * shape.top_k <= std::numeric_limits<std::int32_t>::max(), "num_tokens * top_k",
           shape.num_tokens * shape.top_k, "must be below 2^31 on the GPU");
-  if (!grouped_gemm_supported(shape.dtype, compute_capability)) {
+  if (!grouped_gemm_supported(shape.dtype, gpu)) {
     throw InvalidArgument("dtype", to_string(shape.dtype),
                           fmt::format("{} in bf16 needs a GPU of compute capability 9.0 and a build for it",
                                       to_string(shape.system)));
@@ -70,21 +70,26 @@ MlpBuffers mlp_buffers(const SystemDesign& design) {
 
 }  // namespace
 
-SystemDesign design_system(const SystemInputs& inputs, std::int64_t compute_capability) {
+SystemDesign design_system(const SystemInputs& inputs, const GpuTraits& gpu,
+                           const std::optional<ProductKeyRates>& rates) {
   const SystemShape& shape = inputs.shape;
   inputs.validate();
-  require_gpu_system(shape, compute_capability);
+  require_gpu_system(shape, gpu);
   const ScheduleKind asked = inputs.schedule;
   std::optional<ProductKeyForms> form;
   if (shape.has_product_keys() && asked == ScheduleKind::kAuto) {
-    form = choose_product_key_form(shape);
+    if (!rates) {
+      throw InternalError("auto among the forms of product keys needs rates");
+    }
+    form = choose_product_key_form(shape, *rates);
   }
   return {.shape = shape,
           .has_norm = inputs.weights->keys.has_value() && !inputs.weights->keys->norm_weight.empty(),
           .fused_mlp = shape.shared_size > 0 && shape.shared_size % 8 == 0 && shape.dtype == Dtype::kBF16 &&
-                       grouped_gemm_supported(shape.dtype, compute_capability),
+                       grouped_gemm_supported(shape.dtype, gpu),
           .masked = form ? form->masked() : asked == ScheduleKind::kDenseMasked && shape.has_product_keys(),
-          .explanation = form ? form->explanation : std::string()};
+          .explanation = form ? form->explanation : std::string(),
+          .gpu = gpu};
 }
 
 std::vector<Stage> system_layer_stages(System system) {
@@ -120,11 +125,11 @@ SystemMemoryPlan plan_system_memory(const SystemDesign& design) {
     plan.logits_offset = align_up(product_key_workspace_bytes(shape, design.has_norm));
     project = plan.logits_offset + queries.num_tokens * (queries.grid_rows + queries.grid_cols) * kFloatBytes;
     plan.select_offset = align_up(project);
-    select = plan.select_offset + router_select_workspace_bytes(queries) - plan.logits_offset;
-    experts = design.masked ? masked_product_keys_workspace_bytes(shape) : 0;
+    select = plan.select_offset + router_select_workspace_bytes(queries, design.gpu) - plan.logits_offset;
+    experts = design.masked ? masked_product_keys_workspace_bytes(shape, design.gpu) : 0;
     plan.working = std::max(plan.logits_offset + select, experts);
     if (shape.system == System::kPeer && !design.masked) {
-      plan.token_workspace = token_centric_workspace_bytes(shape.row_shape());
+      plan.token_workspace = token_centric_workspace_bytes(shape.row_shape(), design.gpu);
     }
   }
   if (shape.has_ffn_experts()) {

@@ -1,14 +1,18 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "core/backend/moe_backend.hpp"
+#include "core/base/gpu_traits.hpp"
+#include "core/devices/gpu_rates.hpp"
 #include "core/layer/stage.hpp"
 #include "core/systems/system.hpp"
 
-/// What a baseline layer on the GPU runs and holds, from its shape alone: arithmetic, no device needed.
+/// What a baseline layer on the GPU runs and holds, from its shape and the device: arithmetic, no device
+/// needed.
 namespace moescope::cuda {
 
 struct SystemDesign {
@@ -23,14 +27,16 @@ struct SystemDesign {
   bool masked = false;
   /// Why `masked` is as it is; empty where it was asked for, or nothing is to choose.
   std::string explanation = {};
+  GpuTraits gpu = {};
 };
 
 /// Throws InvalidArgument for what the kernels cannot do: hidden_size (and expert_size) no multiple of 8,
 /// more than kMaxFfnExperts FFN experts, L*K of FFN experts not below 2^31, rows longer than the gathers
-/// take, FFN experts in bf16 on another device than compute capability 9.0 (10 * major + minor), a schedule
-/// that the system does not have. Of product keys choose_product_key_form() takes the form where
-/// inputs.schedule leaves it open.
-SystemDesign design_system(const SystemInputs& inputs, std::int64_t compute_capability);
+/// take, FFN experts in bf16 on another device than compute capability 9.0, a schedule that the system does
+/// not have. Of product keys choose_product_key_form() takes the form where inputs.schedule leaves it open,
+/// by `rates`, which must be there then.
+SystemDesign design_system(const SystemInputs& inputs, const GpuTraits& gpu,
+                           const std::optional<ProductKeyRates>& rates = {});
 
 /// The stages in the order they depend on each other: core's system_stages(), but a shared expert comes
 /// before the routed ones, whose last kernel adds it.

@@ -17,7 +17,7 @@ struct UnavailableCounter {
 
 /// What measuring a set of counters takes, known before anything runs.
 struct CounterPlan {
-  std::string chip;                             ///< as the vendor's library names it, e.g. "GH100"
+  std::string chip;                             ///< as the vendor's library names it, e.g. "GA100"
   int passes = 0;                               ///< times the whole work is replayed
   std::vector<std::string> counters;            ///< available, in the order asked for
   std::vector<UnavailableCounter> unavailable;  ///< asked for and not to be had

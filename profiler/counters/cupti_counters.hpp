@@ -17,7 +17,7 @@ namespace moescope {
 /// says what would permit it.
 std::unique_ptr<CounterSource> make_cupti_counters();
 
-/// What measuring `counters` on `chip` ("GH100") takes, by CUPTI's host half: needs the library, no GPU.
+/// What measuring `counters` on `chip` ("GA100") takes, by CUPTI's host half: needs the library, no GPU.
 /// Throws CountersUnavailable when CUPTI cannot be opened, InvalidArgument("chip", ...) for one it does not
 /// know.
 CounterPlan plan_counters(std::string_view chip, std::span<const std::string> counters);

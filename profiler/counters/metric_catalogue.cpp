@@ -67,6 +67,14 @@ MetricCatalogue MetricCatalogue::parse(std::string_view json, std::string_view p
   MetricCatalogue catalogue;
   for (const auto& [chip, about] : file.member("chips").members()) {
     catalogue.chips_[chip] = about.text();
+    catalogue.default_chip_ = catalogue.default_chip_.empty() ? chip : catalogue.default_chip_;
+  }
+  if (file.has("default_chip")) {
+    const JsonField chip = file.member("default_chip");
+    catalogue.default_chip_ = chip.text();
+    if (!catalogue.chips_.contains(catalogue.default_chip_)) {
+      chip.fail("must be one of the chips");
+    }
   }
   for (const auto& [set, names] : file.member("sets").members()) {
     catalogue.sets_[set] = names.texts();

@@ -48,7 +48,9 @@ class MetricCatalogue {
   /// The one this program was built with.
   static const MetricCatalogue& builtin();
 
-  /// Chips that have formulas, e.g. "GH100", and their compute architecture, e.g. "sm_90".
+  /// The chip that is meant where none is named: the first that the catalogue was checked on.
+  const std::string& default_chip() const { return default_chip_; }
+  /// Chips that have formulas, e.g. "GA100", and their compute architecture, e.g. "sm_80".
   const std::map<std::string, std::string>& chips() const { return chips_; }
   /// Named sets: "traffic", "tensor", "full"; each a list of our names.
   const std::map<std::string, std::vector<std::string>>& sets() const { return sets_; }
@@ -74,6 +76,7 @@ class MetricCatalogue {
   void add(MetricSelection& selection, const std::string& name) const;
 
   std::map<std::string, std::string> chips_;
+  std::string default_chip_;
   std::vector<Entry> entries_;
   std::map<std::string, std::vector<std::string>> sets_;
 };

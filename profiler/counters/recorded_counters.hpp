@@ -14,7 +14,7 @@ namespace moescope {
 /// What one measurement gave, whatever counted: everything that is needed to look at it again without a GPU.
 struct CounterRecording {
   std::string source;  ///< CounterSource::name() of who counted
-  std::string device;  ///< e.g. "NVIDIA H100 80GB HBM3"
+  std::string device;  ///< e.g. "NVIDIA H200"
   CounterPlan plan;
   std::vector<RangeCounters> ranges;
 };

@@ -11,7 +11,7 @@
 namespace moescope {
 namespace {
 
-/// Above this an H100 is close to slowing down (its own limit is 87 C, nvidia-smi -q -d TEMPERATURE).
+/// Above this a data-centre GPU is close to slowing down (limits of 87 C, nvidia-smi -q -d TEMPERATURE).
 constexpr double kWarmC = 83;
 /// The paper's Table A layer in bf16 with activations needs less than this at 16384 tokens.
 constexpr double kLeastFreeBytes = 8.0 * 1024 * 1024 * 1024;

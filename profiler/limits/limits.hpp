@@ -22,7 +22,7 @@ struct Limit {
 };
 
 /// From this fraction of a ceiling on, a stage counts as bound by it. A convention: kernels written with care
-/// reach 0.76 to 0.83 of HBM (gathers and scatters on an H100, by published figures), and a stage's first and
+/// reach 0.76 to 0.83 of HBM (gathers and scatters, by published figures), and a stage's first and
 /// last waves cost some of it.
 inline constexpr double kBoundFraction = 0.6;
 

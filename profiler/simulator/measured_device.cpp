@@ -34,13 +34,14 @@ constexpr MachineNumber kNumbers[] = {
     {"num_sms", &DeviceSpec::num_sms, "num_sms"},
     {"compute_capability", &DeviceSpec::compute_capability, "compute_capability"},
     {"memory_bytes", &DeviceSpec::memory_bytes, "device_memory_bytes"},
-    {"l2_bytes", &DeviceSpec::l2_bytes, "l2_bytes"}};
+    {"l2_bytes", &DeviceSpec::l2_bytes, "l2_bytes"},
+    {"shared_bytes_per_block", &DeviceSpec::shared_bytes_per_block, "shared_bytes_per_block"}};
 
 }  // namespace
 
 void require_gpu(const RunHeader& header) {
   if (!header.machine.contains("num_sms")) {
-    throw InvalidArgument("device_json", header.device,
+    throw InvalidArgument("rows", header.device,
                           "is no GPU, or its run is too old to say what it has: no device to describe");
   }
 }
@@ -48,9 +49,14 @@ void require_gpu(const RunHeader& header) {
 DeviceSpec measured_device(const DeviceCeilings& ceilings, const RunHeader& header, const DeviceSpec& like) {
   require_gpu(header);
   DeviceSpec device = like;
-  device.name = header.device;
-  for (auto& [key, source] : device.sources) {
-    source = fmt::format("as {}, not measured: {}", like.name, source);
+  const bool same = header.device == like.name ||
+                    std::ranges::find(like.runtime_names, header.device) != like.runtime_names.end();
+  if (!same) {  // of the device itself, what is known of it stays as it is
+    device.name = header.device;
+    device.runtime_names.clear();
+    for (auto& [key, source] : device.sources) {
+      source = fmt::format("as {}, not measured: {}", like.name, source);
+    }
   }
   const std::string run = fmt::format("run {}, driver {}", header.run_id, header.driver);
   for (const MachineNumber& number : kNumbers) {
@@ -63,8 +69,8 @@ DeviceSpec measured_device(const DeviceCeilings& ceilings, const RunHeader& head
     const auto found = std::ranges::find(ceilings.ceilings, rate.metric, &Ceiling::metric);
     if (found != ceilings.ceilings.end() && found->rate) {
       device.*rate.member = *found->rate;
-      device.sources[rate.key] = fmt::format("measured by moescope ceilings ({}), {}: {}, median of {}",
-                                             rate.metric, run, found->method, found->samples);
+      device.sources[rate.key] =
+          fmt::format("measured ({}), {}: {}, median of {}", rate.metric, run, found->method, found->samples);
     }
   }
   // Under a matrix product clocks are lowest; the simulator wants what kernels sustain.
@@ -76,7 +82,7 @@ DeviceSpec measured_device(const DeviceCeilings& ceilings, const RunHeader& head
   try {
     return parse_device(device_json(device), header.device);
   } catch (const FileError& error) {
-    throw InvalidArgument("device_json", header.device, error.what());
+    throw InvalidArgument("rows", header.device, error.what());
   }
 }
 

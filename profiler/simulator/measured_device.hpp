@@ -11,8 +11,9 @@ void require_gpu(const RunHeader& header);
 /// The device of measured `ceilings` as the simulator takes it. Rates come from the ceilings (HBM, L2, tensor
 /// and CUDA cores), the clock from their samples where they have one; multiprocessors, memory, L2 and compute
 /// capability from the run's header; what nobody measures (ways, latencies, L1, launches) from `like`. Every
-/// source says which. Throws InvalidArgument for a header without multiprocessors (a CPU), and for values
-/// that no device file may have.
+/// source says which; where `like` is the device itself by its name or runtime name, it keeps name and
+/// sources. Throws InvalidArgument for a header without multiprocessors (a CPU), and for values that no
+/// device file may have.
 DeviceSpec measured_device(const DeviceCeilings& ceilings, const RunHeader& header, const DeviceSpec& like);
 
 }  // namespace moescope

@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <nlohmann/json.hpp>
@@ -167,11 +168,9 @@ MemoryGeometry DeviceSpec::memory() const {
 
 StreamOptions DeviceSpec::stream_options() const {
   StreamOptions options;
-  options.num_sms = num_sms;
-  options.shared_bytes_per_block = shared_bytes_per_block;
-  options.clusters = compute_capability >= 90;
-  // The kernel on thresholds needs wgmma, which compute capability 9.0 alone has.
-  options.staircase = compute_capability == 90 ? StaircaseKernels::kThresholds : StaircaseKernels::kLists;
+  options.gpu = *this;
+  // The kernel on thresholds needs wgmma.
+  options.staircase = has_wgmma() ? StaircaseKernels::kThresholds : StaircaseKernels::kLists;
   return options;
 }
 
@@ -182,7 +181,7 @@ DeviceSpec parse_device(std::string_view json, std::string_view path) {
     throw FileError(path, "", "must hold one JSON object");
   }
   for (const auto& [key, value] : document.items()) {
-    if (key != "name" && key != "values") {
+    if (key != "name" && key != "runtime_names" && key != "values") {
       throw FileError(path, detail::printable(key), "is not a field of a device");
     }
   }
@@ -194,6 +193,14 @@ DeviceSpec parse_device(std::string_view json, std::string_view path) {
     throw FileError(path, "values", "must be an object");
   }
   device.name = document["name"].get<std::string>();
+  if (const auto names = document.find("runtime_names"); names != document.end()) {
+    const bool texts =
+        names->is_array() && std::ranges::all_of(*names, [](const Json& name) { return name.is_string(); });
+    if (!texts) {
+      throw FileError(path, "runtime_names", "must be texts");
+    }
+    device.runtime_names = names->get<std::vector<std::string>>();
+  }
   ValueReader read(document["values"], path, device);
   for_each_value(device, read);
   read.check_unknown();
@@ -211,7 +218,9 @@ DeviceSpec parse_device(std::string_view json, std::string_view path) {
 }
 
 DeviceSpec read_device(const std::filesystem::path& file) {
-  return parse_device(read_text(file), file.string());
+  DeviceSpec device = parse_device(read_text(file), file.string());
+  device.folder = file.parent_path();
+  return device;
 }
 
 std::string device_json(const DeviceSpec& device) {
@@ -219,6 +228,9 @@ std::string device_json(const DeviceSpec& device) {
   for_each_value(device, write);
   Json document;
   document["name"] = device.name;
+  if (!device.runtime_names.empty()) {
+    document["runtime_names"] = device.runtime_names;
+  }
   document["values"] = std::move(write.values);
   return document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }

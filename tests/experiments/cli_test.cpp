@@ -61,22 +61,52 @@ TEST(Cli, CeilingsSaysHowEachWasMeasuredAndWritesRows) {
   }
 }
 
-TEST(Cli, CeilingsWritesADeviceThatTheSimulatorTakes) {
+TEST(Cli, CalibrateMakesAFolderOfRecordedRowsThatTheSimulatorTakes) {
   const TemporaryDirectory directory;
-  const std::string rows = test::source_path("results/h100/ceilings.jsonl");
+  const std::string results = test::source_path("results/h100/");
   const Outcome outcome = run_moescope(
-      {"ceilings", "--rows", rows, "--like", "h100-sxm", "--device-json", "./h100.json"}, directory);
+      {"calibrate", "--recorded", "--rows", results + "ceilings.jsonl", results + "compare-64-512.jsonl.gz",
+       results + "compare-1024-512.jsonl.gz", "--part", "device,rates", "--output", "made"},
+      directory);
   EXPECT_EQ(outcome.code, 0) << outcome.err;
-  EXPECT_NE(outcome.out.find("recorded: NVIDIA H100 80GB HBM3"), std::string::npos) << outcome.out;
+  EXPECT_NE(outcome.out.find("NVIDIA H100 80GB HBM3: made"), std::string::npos) << outcome.out;
+  EXPECT_NE(outcome.out.find("fitted: what auto chooses over the fastest"), std::string::npos) << outcome.out;
+  EXPECT_TRUE(std::filesystem::exists(directory.path() / "made/rates.json"));
+  EXPECT_FALSE(std::filesystem::exists(directory.path() / "made/calibration.json"));
   const Outcome simulated = run_moescope({"simulate", "-L", "8", "-d", "16", "--grid", "8x6", "-K", "4",
-                                          "--schedule", "staircase", "--device", "./h100.json", "-q"},
+                                          "--schedule", "staircase", "--device", "./made", "-q"},
                                          directory);
   EXPECT_EQ(simulated.code, 0) << simulated.err;
-  EXPECT_NE(simulated.out.find("NVIDIA H100 80GB HBM3"), std::string::npos) << simulated.out;
-  EXPECT_EQ(run_moescope({"ceilings", "--rows", rows, "--device-json", "x.json"}, directory).code,
-            code_of(ExitCode::kInvalidArgument))
-      << "somebody has to say what nobody measures";
-  EXPECT_FALSE(std::filesystem::exists(directory.path() / "x.json"));
+  EXPECT_NE(simulated.out.find("NVIDIA H100 SXM5 80GB"), std::string::npos) << simulated.out;
+}
+
+TEST(Cli, CalibrateSaysWhatItCannotMake) {
+  const TemporaryDirectory directory;
+  const std::string results = test::source_path("results/h100/");
+  const Outcome some = run_moescope(
+      {"calibrate", "--recorded", "--rows", results + "ceilings.jsonl", "--output", "made"}, directory);
+  EXPECT_EQ(some.code, 0) << some.err;
+  EXPECT_NE(some.out.find("rates.json not made: the rows hold no times of schedules"), std::string::npos)
+      << some.out;
+  EXPECT_NE(some.out.find("calibration.json not made: the rows hold no stage times"), std::string::npos)
+      << some.out;
+  const Outcome none = run_moescope({"calibrate", "--recorded", "--rows", results + "ceilings.jsonl",
+                                     "--part", "rates", "--output", "other"},
+                                    directory);
+  EXPECT_EQ(none.code, code_of(ExitCode::kInvalidArgument)) << none.err;
+  EXPECT_NE(none.err.find("part = rates: cannot be made"), std::string::npos) << none.err;
+  EXPECT_FALSE(std::filesystem::exists(directory.path() / "other"));
+  const Outcome two = run_moescope({"calibrate", "--recorded", "--rows", results + "ceilings.jsonl",
+                                    test::source_path("results/h200/ceilings.jsonl"), "--output", "other"},
+                                   directory);
+  EXPECT_EQ(two.code, code_of(ExitCode::kInvalidArgument)) << two.err;
+  EXPECT_NE(two.err.find("must be of one device"), std::string::npos) << two.err;
+  const Outcome cpu =
+      run_moescope({"calibrate", "--recorded", "--rows",
+                    test::source_path("results/cpu/compare-4096-512.jsonl"), "--output", "other"},
+                   directory);
+  EXPECT_EQ(cpu.code, code_of(ExitCode::kInvalidArgument)) << cpu.err;
+  EXPECT_NE(cpu.err.find("must hold runs on a GPU"), std::string::npos) << cpu.err;
 }
 
 TEST(Cli, ProfileWritesRowsAndATraceWithOrWithoutCounters) {

@@ -173,7 +173,7 @@ TEST(HostileNames, OfAWorkloadsFileReachTableTraceAndFigureAsText) {
 
 TEST(HostileNames, OfADeviceReachThePhaseDiagramAsText) {
   const TemporaryDirectory directory;
-  auto device = nlohmann::json::parse(read_text(test::source_path("data/devices/h100-sxm.json")));
+  auto device = nlohmann::json::parse(read_text(test::source_path("data/devices/h100-sxm/device.json")));
   device["name"] = "a`touch owned`$(touch owned)'\"%d {x}_@y\x1b[2J";
   write_text(directory.path() / "device.json", device.dump());
   write_text(directory.path() / "phase.json",

@@ -123,7 +123,6 @@ TEST(Outputs, OfOneFileThatCannotBeMadeAreRefusedBeforeAnyWork) {
   const std::vector<Words> commands = {
       {"validate", recorded("compare-1-512.jsonl.gz"), "--max-accesses", "1000000", "--fit"},
       {"report", recorded("ceilings.jsonl"), "--output"},
-      {"ceilings", "--rows", recorded("ceilings.jsonl"), "--like", "h100-sxm", "--device-json"},
       Words{"inspect", "-L", "8", "--grid", "4x4", "-d", "8", "-K", "2", "--save-trace"}};
   for (const Words& words : commands) {
     const Outcome outcome = run_moescope(words + Words{"gone/x.safetensors"}, directory);
@@ -132,12 +131,13 @@ TEST(Outputs, OfOneFileThatCannotBeMadeAreRefusedBeforeAnyWork) {
     EXPECT_EQ(outcome.out, "") << words[0];
     EXPECT_EQ(outcome.err.find("[1/"), std::string::npos) << outcome.err;
   }
-  // A CPU is no device of the simulator's: known before the ceilings are measured.
-  const Outcome cpu = run_moescope(
-      {"ceilings", "--like", "h100-sxm", "--device-json", "cpu.json", "--output", "out"}, directory);
-  EXPECT_EQ(cpu.code, kInvalid) << cpu.err;
-  EXPECT_EQ(cpu.out, "");
-  EXPECT_FALSE(fs::exists(directory.path() / "out"));
+  // A folder that cannot be made, too.
+  write_text(directory.path() / "file", "mine");
+  const Outcome folder = run_moescope(
+      {"calibrate", "--recorded", "--rows", recorded("ceilings.jsonl"), "--output", "file"}, directory);
+  EXPECT_EQ(folder.code, kBadFile) << folder.err;
+  EXPECT_EQ(folder.out, "");
+  EXPECT_EQ(read_text(directory.path() / "file"), "mine");
 }
 
 TEST(Outputs, LeaveNothingWhenALaterArgumentIsRefused) {
@@ -150,8 +150,7 @@ TEST(Outputs, LeaveNothingWhenALaterArgumentIsRefused) {
       folder_commands()["inspect"] + Words{"--save-trace", "t.npz"},
       folder_commands()["profile"] + Words{"--workload", "zipf:1", "--workload", "hot:0.5,5"},
       folder_commands()["simulate"] + Words{"--vary", "top_k=2,17"},
-      folder_commands()["simulate"] + Words{"--workload", "zipf:1", "--workload", "hot:0.5,5"},
-      folder_commands()["ceilings"] + Words{"--like", "h100-sxm", "--device-json", "out/rows.csv"}};
+      folder_commands()["simulate"] + Words{"--workload", "zipf:1", "--workload", "hot:0.5,5"}};
   for (const Words& words : commands) {
     for (int again = 0; again < 2; ++again) {
       const Outcome outcome = run_moescope(words + Words{"--output", "out"}, directory);
@@ -203,6 +202,23 @@ class Input {
   std::string text_;
 };
 
+TEST(Outputs, OfCalibrateReplaceNoInput) {
+  const TemporaryDirectory directory;
+  const std::string device = read_text(test::source_path("data/devices/h100-sxm/device.json"));
+  const std::string rows = read_text(recorded("ceilings.jsonl"));
+  fs::create_directory(directory.path() / "made");
+  write_text(directory.path() / "made/device.json", device);
+  write_text(directory.path() / "made/rates.json", rows);
+  for (const Words& words : {Words{"--rows", "made/rates.json"},
+                             Words{"--rows", recorded("ceilings.jsonl"), "--like", "made/device.json"}}) {
+    const Outcome outcome =
+        run_moescope(Words{"calibrate", "--recorded", "--output", "made"} + words, directory);
+    EXPECT_EQ(outcome.code, kInvalid) << outcome.err;
+    EXPECT_EQ(read_text(directory.path() / "made/device.json"), device);
+    EXPECT_EQ(read_text(directory.path() / "made/rates.json"), rows);
+  }
+}
+
 TEST(Outputs, NeverReplaceAnInput) {
   const TemporaryDirectory directory;
   ASSERT_EQ(run_moescope(Words{"inspect", "--save-trace", "made.safetensors"} + kShape, directory).code, 0);
@@ -210,18 +226,17 @@ TEST(Outputs, NeverReplaceAnInput) {
   const std::string rows = (directory.path() / "r.jsonl").string();
   const std::string device = (directory.path() / "d.json").string();
   const std::string calibration = (directory.path() / "c.json").string();
-  const Input inputs[] = {{trace, read_text(directory.path() / "made.safetensors")},
-                          {rows, read_text(recorded("ceilings.jsonl"))},
-                          {device, read_text(test::source_path("data/devices/h100-sxm.json"))},
-                          {calibration, read_text(test::source_path("data/calibration-h100.json"))}};
+  const Input inputs[] = {
+      {trace, read_text(directory.path() / "made.safetensors")},
+      {rows, read_text(recorded("ceilings.jsonl"))},
+      {device, read_text(test::source_path("data/devices/h100-sxm/device.json"))},
+      {calibration, read_text(test::source_path("data/devices/h100-sxm/calibration.json"))}};
   const Words validate = {
       "validate", recorded("compare-1-512.jsonl.gz"), "-q", "--calibration", calibration, "--device", device,
       "--fit"};
   const std::vector<std::pair<int, Words>> commands = {
       {0, {"inspect", "-d", "8", "--workload", "trace:" + trace, "--save-trace"}},
       {1, {"report", rows, "--output"}},
-      {1, {"ceilings", "--rows", rows, "--like", "h100-sxm", "--device-json"}},
-      {2, {"ceilings", "--rows", rows, "--like", device, "--device-json"}},
       {2, validate},
       {3, validate}};
   std::map<int, std::vector<fs::path>> names;

@@ -13,7 +13,8 @@ namespace moescope {
 namespace {
 
 const DeviceSpec& device() {
-  static const DeviceSpec spec = read_device(std::string(build_info().source_dir) + "/data/devices/l4.json");
+  static const DeviceSpec spec =
+      read_device(std::string(build_info().source_dir) + "/data/devices/l4/device.json");
   return spec;
 }
 

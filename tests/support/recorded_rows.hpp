@@ -8,6 +8,7 @@
 #include <filesystem>
 #include <string>
 #include <vector>
+
 #include "tests/support/paths.hpp"
 
 /// The rows that come with the project.
@@ -26,6 +27,44 @@ inline std::vector<std::filesystem::path> recorded_rows(const std::string& machi
   std::ranges::sort(files);
   return files;
 }
+
+/// Folders results/NAME of the GPUs that rows were recorded on: scripts/record.sh leaves their ceilings
+/// there.
+inline std::vector<std::filesystem::path> recorded_gpus() {
+  std::vector<std::filesystem::path> folders;
+  for (const auto& entry :
+       std::filesystem::directory_iterator(std::filesystem::path(test::source_dir()) / "results")) {
+    if (std::filesystem::exists(entry.path() / "ceilings.jsonl")) {
+      folders.push_back(entry.path());
+    }
+  }
+  std::ranges::sort(folders);
+  return folders;
+}
+
+/// A test for each of those folders, by its name.
+class RecordedGpu : public testing::TestWithParam<std::string> {
+ protected:
+  static std::filesystem::path file(const std::string& name) {
+    return std::filesystem::path(test::source_dir()) / "results" / GetParam() / name;
+  }
+};
+
+inline std::vector<std::string> recorded_gpu_names() {
+  std::vector<std::string> names;
+  for (const std::filesystem::path& folder : recorded_gpus()) {
+    names.push_back(folder.filename());
+  }
+  return names;
+}
+
+/// Leaves a test that needs rows which nobody recorded on that device.
+#define MOESCOPE_NEEDS_ROWS(name)                                         \
+  do {                                                                    \
+    if (!std::filesystem::exists(file(name))) {                           \
+      GTEST_SKIP() << "not recorded on " << GetParam() << ": " << (name); \
+    }                                                                     \
+  } while (false)
 
 /// Text of a file, unpacked where it is packed.
 inline std::string read_packed_text(const std::filesystem::path& file) {

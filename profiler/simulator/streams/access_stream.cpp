@@ -15,15 +15,14 @@ namespace moescope {
 namespace detail {
 namespace {
 
-/// Warp instructions of router_select: per token and logit of either side (two grids: 64 x 64 and 320 x 320,
-/// results/h100/validation.jsonl of d7e93a1), and per pair that is listed (11141 a token at K = 512,
-/// profile.jsonl).
+/// Warp instructions of router_select: per token and logit of either side (two grids: 64 x 64 and 320 x 320),
+/// and per pair that is listed (11141 a token at K = 512; docs/simulator.md).
 constexpr double kSelectPerToken = 1300;
 constexpr double kSelectPerLogit = 9.4;
 constexpr double kSelectPerPair = 7.5;
 /// Trips to L2 that one token's selection is as long as: a part for each length that rows can have, of which
 /// K pairs have at most sqrt(2 K). By one warp 24, 40 and 101 us at K = 128, 512 and 4096, by the eight that
-/// a token has in a small batch 21 us at K = 512 (results/h100/validation.jsonl.gz) and 34 at K = 4096.
+/// a token has in a small batch 21 us at K = 512 and 34 at K = 4096.
 struct SelectSteps {
   double fixed;
   double per_length;
@@ -52,8 +51,9 @@ void add_router(std::vector<KernelLaunch>& launches, const StreamContext& contex
          const std::int64_t first = context.routing->token_offsets[token];
          const std::int64_t pairs = context.routing->token_offsets[token + 1] - first;
          const auto offset = static_cast<std::uint64_t>(first * 4);
-         const SelectSteps& steps =
-             csr_by_eight_warps(context.shape) ? kSelectStepsOfRows : kSelectStepsOfLists;
+         const SelectSteps& steps = csr_by_eight_warps(context.shape, context.options.gpu)
+                                        ? kSelectStepsOfRows
+                                        : kSelectStepsOfLists;
          unit.chain_steps = steps.fixed + steps.per_length * std::sqrt(2 * static_cast<double>(pairs));
          unit.instructions = kSelectPerToken + kSelectPerLogit * static_cast<double>(sides) +
                              kSelectPerPair * static_cast<double>(pairs);
@@ -67,7 +67,7 @@ void add_router(std::vector<KernelLaunch>& launches, const StreamContext& contex
 
 /// Issue slots of a multiprocessor that a pass of the radix sort takes per pair, waiting included: the stage
 /// takes 66, 134 and 329 us more for 2.1, 4.2 and 8.4 million pairs than for 0.1 million, on Gaussian logits
-/// (results/h100/validation.jsonl.gz). Under skew up to twice that: equal ids in a warp wait for each other.
+/// (docs/simulator.md). Under skew up to twice that: equal ids in a warp wait for each other.
 constexpr double kSortIssue = 13;
 
 /// Most pairs that CUB sorts with one block: 256 threads of 19.

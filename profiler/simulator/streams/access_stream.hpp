@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "core/base/gpu_traits.hpp"
 #include "core/layer/stage.hpp"
 #include "core/schedule/schedule.hpp"
 
@@ -75,9 +76,7 @@ enum class StaircaseKernels : std::uint8_t {
 
 /// What the kernels take from the device they run on, and what can be varied to ask "what if".
 struct StreamOptions {
-  std::int64_t num_sms = 132;
-  std::int64_t shared_bytes_per_block = 232448;
-  bool clusters = true;  ///< thread block clusters (compute capability 9.0)
+  GpuTraits gpu;
   StaircaseKernels staircase = StaircaseKernels::kThresholds;  ///< where kernels and routing allow it
   std::int64_t strip_segment_experts = 0;  ///< experts of a strip in one work unit; 0: as the kernels choose
 };

@@ -9,20 +9,18 @@ namespace moescope::detail {
 namespace {
 
 /// Warp instructions of router_select_strips.cu per token and logit of either side: 7567 a token counted on
-/// Gaussian logits, 7927 on a trained router at 320 x 320 (results/h100/profile.jsonl); 64 x 64 by its time
-/// (validation.jsonl).
+/// Gaussian logits, 7927 on a trained router at 320 x 320; 64 x 64 by its time (docs/simulator.md).
 constexpr double kSelectPerToken = 1450;
 constexpr double kSelectPerLogit = 9.8;
 /// Trips to L2 that one token's selection is as long as: 14 to 17 us for a token whom eight warps serve, by
-/// one warp 30 us at K = 512, 41 us at K = 4096, and half of 35 us on a grid of 64 x 64
-/// (results/h100/validation.jsonl.gz).
+/// one warp 30 us at K = 512, 41 us at K = 4096, and half of 35 us on a grid of 64 x 64 (docs/simulator.md).
 constexpr double kSelectSteps = 45;
 constexpr double kSelectStepsOfOneWarp = 50;
 constexpr double kSelectStepsPerLogit = 0.052;
 constexpr double kSelectStepsPerPair = 0.011;
 /// Clocks of a tile by the kernel's own pace at d = 1024 and 320 experts, where neither HBM nor L2 bounds it:
 /// what all tiles take, and what 64 tokens more take. Of 9 pairs the one that fits the expert stage best over
-/// 39 points (results/h100/validation.jsonl of d7e93a1, compare-*.jsonl; a third held out); with the
+/// 39 points (a third held out, docs/simulator.md); with the
 /// calibration's stretch 128 tokens take 43 us, as without loads (docs/performance.md).
 constexpr double kTileClocks = 16e3;
 constexpr double kClocksPer64Tokens = 28e3;
@@ -98,7 +96,7 @@ void fill_select(const StreamContext& context, const StripArrays& arrays, const 
   };
   const auto logits = static_cast<double>(context.shape.grid_rows + context.shape.grid_cols);
   unit.instructions = kSelectPerToken + kSelectPerLogit * logits;
-  const bool eight_warps = strips_by_eight_warps(context.shape);
+  const bool eight_warps = strips_by_eight_warps(context.shape, context.options.gpu);
   unit.chain_steps = eight_warps ? kSelectSteps
                                  : kSelectStepsOfOneWarp + kSelectStepsPerLogit * logits +
                                        kSelectStepsPerPair * static_cast<double>(context.shape.top_k);
@@ -106,7 +104,7 @@ void fill_select(const StreamContext& context, const StripArrays& arrays, const 
   add(at(arrays.row_log_probs, token * rows), rows, AccessKind::kWrite);
   add(at(arrays.col_log_probs, token * cols), cols, AccessKind::kWrite);
   // Read again when the cover is known; columns only where it may have some. Eight warps find them in L1
-  // (at up to 256 tokens L2 is asked for the logits alone: results/h100/validation.jsonl.gz).
+  // (at up to 256 tokens L2 is asked for the logits alone, as counted).
   const StripRule rule = context.schedule->options.strip_rule;
   if (!eight_warps) {
     add(at(arrays.row_log_probs, token * rows), rows, AccessKind::kRead);
@@ -226,9 +224,10 @@ void add_strip_select(std::vector<KernelLaunch>& launches, const StreamContext& 
 }
 
 void add_strip_schedule(std::vector<KernelLaunch>& launches, const StreamContext& context) {
-  // kernels/schedule/schedule_strips.cu: two blocks of 32 warps to a multiprocessor of an H100 at most, a
-  // warp to a token; the first block writes offsets and tiles only (20 bytes to a strip here).
-  const std::int64_t blocks = std::min<std::int64_t>(264, 1 + ceil_div(context.shape.num_tokens, 32));
+  // kernels/schedule/schedule_strips.cu: two blocks of 32 warps to a multiprocessor at most, a warp to a
+  // token; the first block writes offsets and tiles only (20 bytes to a strip here).
+  const std::int64_t blocks =
+      std::min(2 * context.options.gpu.num_sms, 1 + ceil_div(context.shape.num_tokens, kListWarps));
   launches.push_back(
       {Stage::kSchedule, "list strips", blocks, 2,
        [context, blocks,

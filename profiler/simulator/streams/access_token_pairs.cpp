@@ -10,7 +10,7 @@ namespace {
 /// the source of the inner loop; the sum with the following is counted).
 constexpr double kInstructionsPerPair = 50;
 /// Per 16-byte load of W: 8 bf16 of it and of x unpacked and multiplied; of V: unpacked and added. Together
-/// 262 a pair at d = 1024, as counted (results/h100/profile.jsonl: 262.7).
+/// 262 a pair at d = 1024, as counted (262.7, docs/simulator.md).
 constexpr double kInstructionsPerScoreLoad = 31;
 constexpr double kInstructionsPerSumLoad = 22;
 /// token_pairs_kernel as compiled for sm_90a, bf16 rows in four chunks; others are up to 30 % smaller.
@@ -21,10 +21,10 @@ constexpr std::int64_t kScoreCodeBytes = 8'064;
 
 void add_token_pairs(std::vector<KernelLaunch>& launches, Stage stage, bool score, bool sum,
                      const StreamContext& context) {
-  const TokenSplit split =
-      TokenSplit::choose(context.shape.num_tokens, context.shape.top_k, context.row_bytes,
-                         context.options.clusters ? TokenSplit::kMaxClusterBlocks : 1,
-                         context.options.clusters && score && sum ? TokenSplit::kMaxClusters : 1);
+  const bool clusters = context.options.gpu.has_clusters();
+  const TokenSplit split = TokenSplit::choose(
+      context.options.gpu, context.shape.num_tokens, context.shape.top_k, context.row_bytes,
+      clusters ? TokenSplit::kMaxClusterBlocks : 1, clusters && score && sum ? TokenSplit::kMaxClusters : 1);
   const std::int64_t blocks_of_token = split.cluster_blocks * split.clusters;
   const bool finishes = score && sum;
   const auto fill = [context, split, blocks_of_token, score, sum, finishes](std::int64_t index,

@@ -7,6 +7,7 @@
 
 #include "core/base/error.hpp"
 #include "reference/oracle/stage_compare.hpp"
+#include "tests/support/gpus.hpp"
 #include "tests/support/host_strips.hpp"
 #include "tests/support/router_logits.hpp"
 #include "tests/support/routings.hpp"
@@ -38,7 +39,7 @@ StripsCase make_case(LayerShape shape, const char* schedule, GateMode gates, dou
     row.insert(row.end(), first, first + shape.grid_rows);
     col.insert(col.end(), first + shape.grid_rows, first + width);
   }
-  c.plain = test::make_host_strips(shape, row, col, c.options.strip_rule, 32);
+  c.plain = test::make_host_strips(shape, row, col, c.options.strip_rule, 32, test::large_gpu());
   c.strips.row_log_probs = c.plain.row_log_probs;
   c.strips.col_log_probs = c.plain.col_log_probs;
   c.strips.uncovered_rows = c.plain.uncovered_rows;
@@ -46,7 +47,7 @@ StripsCase make_case(LayerShape shape, const char* schedule, GateMode gates, dou
   c.strips.tie_limit = c.plain.tie_limit;
   c.strips.gate_shift = c.plain.gate_shift;
   c.strips.cover_sizes = c.plain.cover_sizes;
-  c.strips.max_cover = cuda::strip_capacity(shape, c.options.strip_rule, 32).max_cover;
+  c.strips.max_cover = cuda::strip_capacity(shape, c.options.strip_rule, 32, test::large_gpu()).max_cover;
   for (std::vector<std::int32_t> cover : c.plain.covers) {
     cover.resize(static_cast<std::size_t>(c.strips.max_cover), -7);  // unused places hold anything
     c.strips.cover.insert(c.strips.cover.end(), cover.begin(), cover.end());

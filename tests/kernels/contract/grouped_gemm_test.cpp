@@ -9,6 +9,7 @@
 #include "core/base/error.hpp"
 #include "kernels/buffers/layer_buffers.hpp"
 #include "kernels/contract/grouped_gemm.hpp"
+#include "kernels/runtime/device_info.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/gpu_guard.hpp"
 #include "tests/support/routings.hpp"
@@ -102,7 +103,7 @@ class GroupedGemmGpu : public testing::TestWithParam<Dtype> {
  protected:
   void SetUp() override {
     MOESCOPE_NEEDS_GPU();
-    if (!grouped_gemm_supported(GetParam(), device_info().compute_capability)) {
+    if (!grouped_gemm_supported(GetParam(), current_gpu())) {
       GTEST_SKIP() << "grouped products in " << to_string(GetParam()) << " need compute capability 9.0";
     }
   }

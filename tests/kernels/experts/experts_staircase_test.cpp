@@ -9,9 +9,11 @@
 #include "kernels/contract/launch.hpp"
 #include "kernels/experts/staircase_tiles.hpp"
 #include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/device_info.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/expert_case.hpp"
 #include "tests/support/gpu_guard.hpp"
+#include "tests/support/gpus.hpp"
 #include "tests/support/host_strips.hpp"
 
 namespace moescope {
@@ -131,15 +133,13 @@ class Staircase {
   cuda::DeviceStrips view_;
 };
 
-#define NEEDS_STAIRCASE_KERNEL()                                                       \
-  do {                                                                                 \
-    MOESCOPE_NEEDS_GPU();                                                              \
-    cudaDeviceProp properties{};                                                       \
-    ASSERT_EQ(cudaGetDeviceProperties(&properties, 0), cudaSuccess);                   \
-    LayerShape any;                                                                    \
-    if (!cuda::experts_staircase_supported(any, properties.major, properties.minor)) { \
-      GTEST_SKIP() << "no staircase kernel for this device in this build";             \
-    }                                                                                  \
+#define NEEDS_STAIRCASE_KERNEL()                                           \
+  do {                                                                     \
+    MOESCOPE_NEEDS_GPU();                                                  \
+    LayerShape any;                                                        \
+    if (!cuda::experts_staircase_supported(any, cuda::current_gpu())) {    \
+      GTEST_SKIP() << "no staircase kernel for this device in this build"; \
+    }                                                                      \
   } while (false)
 
 /// Both kinds of sums against the plain loop, several runs over poisoned memory; fixed point bit for bit.
@@ -249,10 +249,10 @@ TEST(ExpertsStaircase, AddendIsAddedOnce) {
 
 TEST(ExpertsStaircaseHost, WhatItTakesIsSaid) {
   LayerShape shape = bf16(make_shape(4, 16, 4, 4, 2));
-  EXPECT_FALSE(cuda::experts_staircase_supported(shape, 8, 0));
-  EXPECT_FALSE(cuda::experts_staircase_supported(shape, 10, 0));
+  EXPECT_FALSE(cuda::experts_staircase_supported(shape, test::large_gpu(80)));
+  EXPECT_FALSE(cuda::experts_staircase_supported(shape, test::large_gpu(100)));
   shape.hidden_size = 12;
-  EXPECT_FALSE(cuda::experts_staircase_supported(shape, 9, 0));
+  EXPECT_FALSE(cuda::experts_staircase_supported(shape, test::large_gpu()));
   EXPECT_EQ(test::error_text<InvalidArgument>(
                 [&] { cuda::launch_experts_staircase(shape, nullptr, {}, {}, {}, nullptr); }),
             "hidden_size = 12: must be a multiple of 8 on the GPU");

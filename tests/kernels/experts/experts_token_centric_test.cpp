@@ -6,8 +6,10 @@
 #include <vector>
 
 #include "core/tiling/token_split.hpp"
+#include "kernels/runtime/device_info.hpp"
 #include "tests/support/expert_case.hpp"
 #include "tests/support/gpu_guard.hpp"
+#include "tests/support/gpus.hpp"
 
 namespace moescope {
 namespace {
@@ -20,7 +22,8 @@ using test::RoutingCase;
 /// As a layer keeps it: zero before the first launch, then left alone.
 class TokenWorkspace {
  public:
-  explicit TokenWorkspace(const LayerShape& shape) : buffer_(cuda::token_centric_workspace_bytes(shape)) {
+  explicit TokenWorkspace(const LayerShape& shape)
+      : buffer_(cuda::token_centric_workspace_bytes(shape, cuda::current_gpu())) {
     if (buffer_.bytes() > 0) {
       MOESCOPE_CUDA_CHECK(cudaMemset(buffer_.get(), 0, static_cast<std::size_t>(buffer_.bytes())));
     }
@@ -147,7 +150,8 @@ TEST(TokenSplitChoice, CoversEveryTokenPairAndColumnOnce) {
     for (const std::int64_t top_k : {1, 2, 3, 31, 512, 4096}) {
       for (const std::int64_t row_bytes : {16, 192, 512, 513, 2048, 2064, 4096, 8192, 16384}) {
         for (const auto& [blocks, clusters] : {std::pair<std::int64_t, std::int64_t>{1, 1}, {8, 1}, {8, 8}}) {
-          const TokenSplit split = TokenSplit::choose(num_tokens, top_k, row_bytes, blocks, clusters);
+          const TokenSplit split =
+              TokenSplit::choose(test::large_gpu(), num_tokens, top_k, row_bytes, blocks, clusters);
           EXPECT_GE(split.team * split.chunks * TokenSplit::kBytesPerChunk, row_bytes);
           EXPECT_LE(split.team, TokenSplit::kWarpsPerBlock);
           EXPECT_EQ(split.workers_per_block() * split.team, split.warps_per_block());
@@ -171,7 +175,7 @@ TEST(TokenSplitChoice, CoversEveryTokenPairAndColumnOnce) {
 
 TEST(TokenSplitChoice, FewTokensGetManyWorkersAndManyTokensOne) {
   const auto splits = [](std::int64_t num_tokens, std::int64_t blocks, std::int64_t clusters) {
-    return TokenSplit::choose(num_tokens, 512, 2048, blocks, clusters).splits();
+    return TokenSplit::choose(test::large_gpu(), num_tokens, 512, 2048, blocks, clusters).splits();
   };
   EXPECT_EQ(splits(1, 8, 8), 256);
   EXPECT_EQ(splits(1, 8, 1), 64);

@@ -12,6 +12,7 @@
 #include "kernels/cuda_backend.hpp"
 #include "kernels/layer/cuda_layer.hpp"
 #include "kernels/layer/layer_plan.hpp"
+#include "kernels/runtime/device_info.hpp"
 #include "reference/backend/reference_backend.hpp"
 #include "reference/oracle/layer_check.hpp"
 #include "reference/oracle/oracle.hpp"
@@ -74,10 +75,8 @@ TEST(CudaBackend, ExistsOrSaysInOneLineWhyNot) {
 /// The path that the layer takes on this machine's device.
 std::unique_ptr<ExpertPath> path_here(const LayerShape& shape, const ScheduleOptions& options,
                                       bool fixed_routing) {
-  return make_expert_path({.shape = shape,
-                           .options = options,
-                           .fixed_routing = fixed_routing,
-                           .compute_capability = device_info().compute_capability});
+  return make_expert_path(
+      {.shape = shape, .options = options, .fixed_routing = fixed_routing, .gpu = current_gpu()});
 }
 
 class CudaBackendGpu : public testing::Test {

@@ -8,6 +8,7 @@
 #include "kernels/buffers/layer_buffers.hpp"
 #include "kernels/layer/layer_plan.hpp"
 #include "tests/support/error_text.hpp"
+#include "tests/support/gpus.hpp"
 #include "tests/support/routings.hpp"
 
 namespace moescope {
@@ -21,11 +22,11 @@ LayerDesign design(const char* schedule, Dtype dtype = Dtype::kBF16, bool fixed_
                    std::int64_t compute_capability = kHopper) {
   LayerShape shape = test::make_shape(600, 256, 64, 48, 32, 128);
   shape.dtype = dtype;
-  return {shape, parse_schedule(schedule), fixed_routing, compute_capability};
+  return {shape, parse_schedule(schedule), fixed_routing, test::large_gpu(compute_capability)};
 }
 
 bool strips_built() {
-  return experts_staircase_supported(design("staircase").shape, kHopper / 10, kHopper % 10);
+  return experts_staircase_supported(design("staircase").shape, test::large_gpu(kHopper));
 }
 
 std::string kernels_of(const LayerDesign& of) {

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "kernels/buffers/layer_buffers.hpp"
+#include "kernels/runtime/device_info.hpp"
 #include "reference/stages/stages.hpp"
 #include "tests/support/gpu_guard.hpp"
 #include "tests/support/router_logits.hpp"
@@ -37,7 +38,7 @@ Selected select(const LayerShape& shape, const std::vector<float>& logits) {
   poison(routing.view().expert_ids, shape.num_pairs() * 4);
   poison(routing.view().gates, shape.num_pairs() * 4);
   const auto bad = make_filled<std::int64_t>(1, stream.get());
-  const Bytes workspace(router_select_workspace_bytes(shape));
+  const Bytes workspace(router_select_workspace_bytes(shape, current_gpu()));
   if (workspace.bytes() > 0) {
     poison(workspace.get(), workspace.bytes());
   }
@@ -133,7 +134,7 @@ TEST_P(RouterSelectGpu, IsBitRepeatable) {
 TEST(RouterSelectGpuLarge, UsesGlobalScratchForGridsBeyondSharedMemory) {
   MOESCOPE_NEEDS_GPU();
   const LayerShape shape = test::make_shape(300, 8, 5000, 5000, 700);
-  ASSERT_GT(router_select_workspace_bytes(shape), 0);
+  ASSERT_GT(router_select_workspace_bytes(shape, current_gpu()), 0);
   const auto logits = exact_logits(shape, 5, 1000);
   const Routing routing = select(shape, logits).routing;
   ASSERT_NO_THROW(routing.validate());

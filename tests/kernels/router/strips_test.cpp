@@ -14,9 +14,11 @@
 #include "core/workload/workload.hpp"
 #include "kernels/buffers/layer_buffers.hpp"
 #include "kernels/buffers/strip_buffers.hpp"
+#include "kernels/runtime/device_info.hpp"
 #include "reference/stages/stages.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/gpu_guard.hpp"
+#include "tests/support/gpus.hpp"
 #include "tests/support/host_strips.hpp"
 #include "tests/support/paths.hpp"
 #include "tests/support/router_logits.hpp"
@@ -38,7 +40,7 @@ class StripCase {
         logits_(shape.num_tokens * (shape.grid_rows + shape.grid_cols)),
         strips_(shape, rule, tile_tokens),
         routing_(shape),
-        workspace_(cuda::router_select_workspace_bytes(shape)),
+        workspace_(cuda::router_select_workspace_bytes(shape, cuda::current_gpu())),
         bad_(1) {
     const cuda::DeviceStrips view = strips_.view();
     const std::int64_t tokens = shape.num_tokens;
@@ -309,7 +311,8 @@ TEST(StripsGpuValues, BuffersHoldWhatTheCapacitySays) {
   for (const LayerShape& shape : strip_shapes()) {
     for (const StripRule rule : {StripRule::kMinimalCover, StripRule::kRowsOnly}) {
       const StripBuffers buffers(shape, rule, 128);
-      EXPECT_EQ(buffers.bytes(), cuda::strip_capacity(shape, rule, 128).bytes) << shape.label();
+      EXPECT_EQ(buffers.bytes(), cuda::strip_capacity(shape, rule, 128, cuda::current_gpu()).bytes)
+          << shape.label();
     }
   }
 }
@@ -317,11 +320,12 @@ TEST(StripsGpuValues, BuffersHoldWhatTheCapacitySays) {
 TEST(StripCapacity, RefusesWhatDoesNotFitNamingTheField) {
   const LayerShape shape = make_shape(std::int64_t{1} << 27, 8, 320, 320, 512);
   EXPECT_EQ(test::error_text<InvalidArgument>([&] {
-              (void)cuda::strip_capacity(shape, StripRule::kMinimalCover, 128);
+              (void)cuda::strip_capacity(shape, StripRule::kMinimalCover, 128, test::large_gpu());
             }).find("num_tokens = 134217728"),
             0U);
-  EXPECT_THROW((void)cuda::strip_capacity(make_shape(1, 8, 4, 4, 1), StripRule::kRowsOnly, 0),
-               InvalidArgument);
+  EXPECT_THROW(
+      (void)cuda::strip_capacity(make_shape(1, 8, 4, 4, 1), StripRule::kRowsOnly, 0, test::large_gpu()),
+      InvalidArgument);
 }
 
 }  // namespace

@@ -18,12 +18,19 @@
 #include "reference/oracle/system_oracle.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/gpu_guard.hpp"
+#include "tests/support/gpus.hpp"
+#include "tests/support/paths.hpp"
 #include "tests/support/systems.hpp"
 
 namespace moescope {
 namespace {
 
 using namespace cuda;
+
+/// Of the first device that has them.
+ProductKeyRates rates() {
+  return *read_gpu_rates(test::source_path("data/devices/h100-sxm/rates.json")).product_keys;
+}
 
 constexpr std::array kProductKeys = {System::kPkm, System::kPeer};
 
@@ -45,34 +52,38 @@ SystemInputs inputs_of(const SystemShape& shape, ScheduleKind schedule, std::uin
 TEST(ProductKeyForm, TableAIsMaskedSmallLayersAndFewPairsAreGathered) {
   for (const System system : kProductKeys) {
     for (const SystemPreset& preset : system_presets(system)) {
-      EXPECT_EQ(choose_product_key_form(preset.shape).masked(), preset.name != "small")
+      EXPECT_EQ(choose_product_key_form(preset.shape, rates()).masked(), preset.name != "small")
           << to_string(system) << " " << preset.name;
     }
     SystemShape shape = find_system_preset(system, "table-a").shape;
     shape.top_k = 100;
-    EXPECT_FALSE(choose_product_key_form(shape).masked());
+    EXPECT_FALSE(choose_product_key_form(shape, rates()).masked());
     shape.top_k = 2500;
     shape.num_tokens = 1;
-    EXPECT_FALSE(choose_product_key_form(shape).masked());
+    EXPECT_FALSE(choose_product_key_form(shape, rates()).masked());
   }
 }
 
-/// By hand, with the rates of the source: 4.0e12 requested bytes, 2.95e12 bytes and 777e12 FLOP a second.
+/// By hand, with the rates of the file: 4.0e12 requested bytes, 2.95e12 bytes and 777e12 FLOP a second.
 TEST(ProductKeyForm, PredictsFromBytesAndFlop) {
-  const ProductKeyForms peer = choose_product_key_form(find_system_preset(System::kPeer, "table-a").shape);
+  const ProductKeyForms peer =
+      choose_product_key_form(find_system_preset(System::kPeer, "table-a").shape, rates());
   EXPECT_NEAR(peer.gather_s, 1.1e-5 + 2.0 * 1024 * 1250 * 2048 / 4.0e12, 1e-9);
   EXPECT_NEAR(peer.masked_s,
               5.6e-5 + 2 * (2.0 * 1024 * 102400 * 1024 / 777e12) + (1024.0 * 102400 * (4 + 2)) / 2.95e12,
               1e-9);
   EXPECT_EQ(peer.explanation.substr(0, 24), "dense_masked, predicted ");
-  const ProductKeyForms pkm = choose_product_key_form(find_system_preset(System::kPkm, "table-a").shape);
+  const ProductKeyForms pkm =
+      choose_product_key_form(find_system_preset(System::kPkm, "table-a").shape, rates());
   EXPECT_NEAR(pkm.masked_s, 5.6e-5 + 2.0 * 1024 * 197136 * 1024 / 777e12 + (1024.0 * 197136 * 2) / 2.95e12,
               1e-9);
 }
 
 TEST(ProductKeyForm, ADesignHasWhatWasAskedForOrTheModelsChoice) {
   const SystemShape shape = test::small_system(System::kPeer, Dtype::kF32);
-  const auto design = [&](ScheduleKind asked) { return design_system(inputs_of(shape, asked, 1), 90); };
+  const auto design = [&](ScheduleKind asked) {
+    return design_system(inputs_of(shape, asked, 1), test::large_gpu(), rates());
+  };
   EXPECT_TRUE(design(ScheduleKind::kDenseMasked).masked);
   EXPECT_EQ(design(ScheduleKind::kDenseMasked).explanation, "");
   EXPECT_FALSE(design(ScheduleKind::kTokenCentric).masked);
@@ -86,15 +97,16 @@ TEST(MaskedMemory, HoldsScoresAndSumsInTheRoutersBuffer) {
   for (const System system : kProductKeys) {
     for (const SystemPreset& preset : system_presets(system)) {
       const auto plan_of = [&](bool masked) {
-        return plan_system_memory({.shape = preset.shape, .has_norm = false, .masked = masked});
+        return plan_system_memory(
+            {.shape = preset.shape, .has_norm = false, .masked = masked, .gpu = test::large_gpu()});
       };
       const SystemMemoryPlan gather = plan_of(false);
       const SystemMemoryPlan masked = plan_of(true);
-      const std::int64_t workspace = masked_product_keys_workspace_bytes(preset.shape);
+      const std::int64_t workspace = masked_product_keys_workspace_bytes(preset.shape, test::large_gpu());
       EXPECT_GE(workspace, DenseChunks::plan(preset.shape.row_shape(), system == System::kPeer).bytes +
                                preset.shape.num_tokens * preset.shape.hidden_size * 4);
       EXPECT_LE(workspace, DenseChunks::kMaxWorkspaceBytes + 256 +
-                               std::max(std::int64_t{DenseSplits::kTiles} * 128 * 256,
+                               std::max(DenseSplits::tiles_to_fill(test::large_gpu()) * 128 * 256,
                                         preset.shape.num_tokens * preset.shape.hidden_size) *
                                    4);
       EXPECT_EQ(masked.working, std::max(gather.working, workspace)) << preset.name;
@@ -109,11 +121,11 @@ TEST(MaskedMemory, HoldsScoresAndSumsInTheRoutersBuffer) {
 }
 
 TEST(DenseSplits, PartsFillTheDeviceAndAddUpToAChunk) {
-  EXPECT_EQ(DenseSplits::count(1024, 1024, 98816), 4);
-  EXPECT_EQ(DenseSplits::count(4096, 1024, 30000), 1);
-  EXPECT_EQ(DenseSplits::count(1, 8, 1089), 2);
-  EXPECT_EQ(DenseSplits::count(1, 8, 49), 1);
-  EXPECT_EQ(DenseSplits::count(1, 1024, 197136), 32);
+  EXPECT_EQ(DenseSplits::count(test::large_gpu(), 1024, 1024, 98816), 4);
+  EXPECT_EQ(DenseSplits::count(test::large_gpu(), 4096, 1024, 30000), 1);
+  EXPECT_EQ(DenseSplits::count(test::large_gpu(), 1, 8, 1089), 2);
+  EXPECT_EQ(DenseSplits::count(test::large_gpu(), 1, 8, 49), 1);
+  EXPECT_EQ(DenseSplits::count(test::large_gpu(), 1, 1024, 197136), 32);
   EXPECT_EQ(DenseSplits::part(1089, 2), 512);
   EXPECT_EQ(DenseSplits::part(1089, 1), 1089);
   EXPECT_EQ(DenseSplits::part(50, 2), 0);

@@ -14,12 +14,14 @@
 #include "core/base/error.hpp"
 #include "core/systems/system_cost.hpp"
 #include "kernels/cuda_backend.hpp"
+#include "kernels/runtime/device_info.hpp"
 #include "kernels/systems/cuda_system_layer.hpp"
 #include "reference/backend/reference_backend.hpp"
 #include "reference/golden/golden.hpp"
 #include "reference/oracle/system_oracle.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/gpu_guard.hpp"
+#include "tests/support/gpus.hpp"
 #include "tests/support/paths.hpp"
 #include "tests/support/systems.hpp"
 
@@ -87,7 +89,8 @@ TEST(SystemMemory, TheStagesAreCoresWithTheSharedExpertFirst) {
 TEST(SystemDesigns, RefusesWhatTheKernelsCannotDo) {
   const auto refusal = [](const SystemShape& shape, std::int64_t compute_capability) {
     const SystemInputs inputs = make_system_inputs(shape, 1, 1);
-    return test::error_text<InvalidArgument>([&] { (void)design_system(inputs, compute_capability); });
+    return test::error_text<InvalidArgument>(
+        [&] { (void)design_system(inputs, test::large_gpu(compute_capability)); });
   };
   EXPECT_EQ(refusal(test::system_shape(System::kGShard, 3, 20, 4, 2), 90),
             "hidden_size = 20: must be a multiple of 8 on the GPU");
@@ -100,7 +103,7 @@ TEST(SystemDesigns, RefusesWhatTheKernelsCannotDo) {
   EXPECT_EQ(refusal(gpu_shape(System::kPeer, 1, 4104, 4, 2, 1, Dtype::kF32), 90),
             "hidden_size = 4104: at most 4096 in fp32 on the GPU");
   const SystemInputs fits = make_system_inputs(gpu_shape(System::kGShard, 3, 16, 4, 2, 1, Dtype::kF32), 1, 1);
-  EXPECT_NO_THROW((void)design_system(fits, 80));
+  EXPECT_NO_THROW((void)design_system(fits, test::large_gpu(80)));
 }
 
 // Layers on the GPU.
@@ -112,7 +115,7 @@ class SystemsGpu : public testing::TestWithParam<System> {
     backend_ = make_cuda_backend();
   }
   bool runs(const SystemShape& shape) const {
-    return !shape.has_ffn_experts() || grouped_gemm_supported(shape.dtype, device_info().compute_capability);
+    return !shape.has_ffn_experts() || grouped_gemm_supported(shape.dtype, current_gpu());
   }
   void expect_correct(const SystemShape& shape, double deviation, std::uint64_t seed) {
     if (!runs(shape)) {
@@ -263,7 +266,7 @@ TEST_P(SystemsGpu, AccountedMemoryIsWhatTheDeviceLoses) {
   MOESCOPE_CUDA_CHECK(cudaMemGetInfo(&before, &all));
   const auto layer = backend_->prepare_system(inputs);
   MOESCOPE_CUDA_CHECK(cudaMemGetInfo(&after, &all));
-  const SystemMemoryPlan plan = plan_system_memory(design_system(inputs, device_info().compute_capability));
+  const SystemMemoryPlan plan = plan_system_memory(design_system(inputs, current_gpu()));
   const auto lost = static_cast<double>(before) - static_cast<double>(after);
   constexpr double kGranularity = 32 << 20;  // allocations come in 2 MiB pages; graphs and streams take some
   EXPECT_NEAR(lost, static_cast<double>(plan.total_bytes()), kGranularity);

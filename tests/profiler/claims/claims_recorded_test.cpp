@@ -39,9 +39,11 @@ class Recorded {
 
  private:
   Recorded() {
-    for (const char* machine : {"h100", "cpu", "modelled"}) {
+    std::vector<std::string> machines = test::recorded_gpu_names();
+    machines.insert(machines.end(), {"cpu", "modelled"});
+    for (const std::string& machine : machines) {
       for (const std::filesystem::path& path : test::recorded_rows(machine)) {
-        Files& kind = std::string(machine) == "modelled" ? modelled_ : measured_;
+        Files& kind = machine == "modelled" ? modelled_ : measured_;
         kind.insert(files_.size());
         files_.push_back({path.string(), read_rows(path)});
         recordings_.push_back(recordings_of(files_.back()));

@@ -15,7 +15,7 @@ void for_each_device(const Check& check) {
   int files = 0;
   for (const auto& entry : std::filesystem::directory_iterator(test::source_path("data/devices"))) {
     SCOPED_TRACE(entry.path().filename().string());
-    check(read_device(entry.path()));
+    check(read_device(entry.path() / "device.json"));
     ++files;
   }
   EXPECT_GE(files, 6);

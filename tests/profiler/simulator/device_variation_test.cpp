@@ -9,7 +9,7 @@
 namespace moescope {
 namespace {
 
-DeviceSpec h100() { return read_device(test::source_path("data/devices/h100-sxm.json")); }
+DeviceSpec h100() { return read_device(test::source_path("data/devices/h100-sxm/device.json")); }
 
 TEST(DeviceVariation, ChangesWhatIsAskedForAndSaysSoInNameAndSource) {
   const DeviceSpec base = h100();

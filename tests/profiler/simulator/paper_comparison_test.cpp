@@ -8,7 +8,7 @@
 namespace moescope {
 namespace {
 
-DeviceSpec a100() { return read_device(test::source_path("data/devices/a100-sxm-80gb.json")); }
+DeviceSpec a100() { return read_device(test::source_path("data/devices/a100-sxm-80gb/device.json")); }
 
 TEST(SystemBound, IsALaunchAndTheLongestOfBytesAndFlop) {
   const DeviceSpec device = a100();

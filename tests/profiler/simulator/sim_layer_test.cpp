@@ -12,7 +12,7 @@
 namespace moescope {
 namespace {
 
-DeviceSpec h100() { return read_device(test::source_path("data/devices/h100-sxm.json")); }
+DeviceSpec h100() { return read_device(test::source_path("data/devices/h100-sxm/device.json")); }
 
 TEST(SimTime, IsTheLongestOfWhatGoesOnAtOnceAndSaysWhich) {
   const DeviceSpec device = h100();
@@ -103,7 +103,8 @@ TEST(SimTime, SharedMlpHidesAsFarAsItLeavesTheDeviceIdle) {
 }
 
 TEST(SimCalibration, TheOneThatComesAlongIsForTheH100AndNamesKernelsThatStreamsHave) {
-  const Calibration calibration = read_calibration(test::source_path("data/calibration-h100.json"));
+  const Calibration calibration =
+      read_calibration(test::source_path("data/devices/h100-sxm/calibration.json"));
   EXPECT_EQ(carried_over(calibration, h100().name), "");
   for (const char* word : {"draw 0", "validation.jsonl", "moescope validate"}) {
     EXPECT_NE(calibration.source.find(word), std::string::npos) << word;

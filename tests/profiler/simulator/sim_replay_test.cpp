@@ -18,12 +18,12 @@ namespace {
 
 const std::string kDevices = test::source_path("data/devices/");
 
-DeviceSpec h100() { return read_device(kDevices + "h100-sxm.json"); }
+DeviceSpec h100() { return read_device(kDevices + "h100-sxm/device.json"); }
 
 TEST(SimDevice, EveryFileLoadsAndEveryValueHasASource) {
   int files = 0;
   for (const auto& entry : std::filesystem::directory_iterator(kDevices)) {
-    const DeviceSpec device = read_device(entry.path());
+    const DeviceSpec device = read_device(entry.path() / "device.json");
     EXPECT_EQ(device.sources.size(), 24U) << entry.path();
     EXPECT_EQ(device_json(parse_device(device_json(device), "copy")), device_json(device));
     ++files;

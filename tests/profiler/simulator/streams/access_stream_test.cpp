@@ -10,6 +10,7 @@
 #include "core/cost/traffic.hpp"
 #include "profiler/simulator/streams/access_builder.hpp"
 #include "tests/support/error_text.hpp"
+#include "tests/support/gpus.hpp"
 #include "tests/support/routings.hpp"
 
 namespace moescope {
@@ -47,13 +48,19 @@ Routing staircase_routing(const LayerShape& shape) {
   return routing;
 }
 
+StreamOptions on_large_gpu() {
+  StreamOptions options;
+  options.gpu = test::large_gpu();
+  return options;
+}
+
 struct Streams {
   LayerShape shape;
   Routing routing;
   Schedule schedule;
   std::vector<KernelLaunch> launches;
 
-  Streams(ScheduleKind kind, const StreamOptions& options = {}, bool deterministic = true,
+  Streams(ScheduleKind kind, const StreamOptions& options = on_large_gpu(), bool deterministic = true,
           StripRule rule = StripRule::kMinimalCover, std::int64_t tokens = 37,
           std::int64_t tile_tokens = kStripTileTokens)
       : shape(small_shape()) {
@@ -155,7 +162,7 @@ TEST(AccessStream, StripsReadWholeRowsAndColumnsOfTheGrid) {
   for (const bool deterministic : {true, false}) {
     for (const std::int64_t tile : {4, 128}) {
       for (const std::int64_t segment : {4, 320}) {
-        StreamOptions options;
+        StreamOptions options = on_large_gpu();
         options.strip_segment_experts = segment;
         const Streams s(ScheduleKind::kStaircase, options, deterministic, StripRule::kMinimalCover, 37, tile);
         std::uint64_t experts = 0;
@@ -190,7 +197,7 @@ TEST(AccessStream, StripsAreSelectedAndListedAsTheKernelsDo) {
                                     {StripRule::kRowsOnly, 37},
                                     {StripRule::kMinimalCover, 600},
                                     {StripRule::kRowsOnly, 600}}) {
-    const Streams s(ScheduleKind::kStaircase, {}, true, rule, count);
+    const Streams s(ScheduleKind::kStaircase, on_large_gpu(), true, rule, count);
     const auto tokens = static_cast<std::uint64_t>(s.shape.num_tokens);
     const auto rows = static_cast<std::uint64_t>(s.shape.grid_rows);
     const auto cols = static_cast<std::uint64_t>(s.shape.grid_cols);
@@ -221,7 +228,7 @@ TEST(AccessStream, StripsAreSelectedAndListedAsTheKernelsDo) {
 
 /// Every row that a token uses, and no column.
 TEST(AccessStream, RowsAloneReadEachUsedRowOnceAndKeepListsForThem) {
-  const StreamOptions options;
+  const StreamOptions options = on_large_gpu();
   const Streams s(ScheduleKind::kStaircase, options, false, StripRule::kRowsOnly);
   // staircase_routing(): rows 0 to 8, two of them per token, whose 37 tokens fit one tile.
   ASSERT_EQ(s.schedule.items.size(), 8U);
@@ -247,13 +254,13 @@ TEST(AccessStream, RowsAloneReadEachUsedRowOnceAndKeepListsForThem) {
 }
 
 TEST(AccessStream, RowsAloneNeedThresholds) {
-  StreamOptions options;
+  StreamOptions options = on_large_gpu();
   options.staircase = StaircaseKernels::kLists;
   EXPECT_THROW(Streams(ScheduleKind::kStaircase, options, false, StripRule::kRowsOnly), InvalidArgument);
 }
 
 TEST(AccessStream, StaircaseOnListsWritesEveryScoreOnce) {
-  StreamOptions options;
+  StreamOptions options = on_large_gpu();
   options.staircase = StaircaseKernels::kLists;
   const Streams s(ScheduleKind::kStaircase, options);
   const std::int64_t scores = s.routing.num_pairs() * 4;
@@ -303,7 +310,7 @@ std::map<Stage, ProductSums> products_of(std::int64_t tokens) {
   const Schedule schedule = build_schedule(routing, {.kind = ScheduleKind::kTokenCentric});
   std::map<Stage, ProductSums> sums;
   WorkUnit unit;
-  for (const KernelLaunch& launch : layer_stream(shape, routing, schedule, {})) {
+  for (const KernelLaunch& launch : layer_stream(shape, routing, schedule, on_large_gpu())) {
     for (std::int64_t u = 0; u < launch.units; ++u) {
       launch.fill(u, unit);
       if (unit.tensor_flop > 0) {
@@ -344,7 +351,7 @@ TEST(AccessStream, ProductsGoAcrossTheShorterSideInStripsOfEightTiles) {
   const Routing routing = staircase_routing(shape);
   const Schedule schedule = build_schedule(routing, {.kind = ScheduleKind::kTokenCentric});
   const detail::StreamContext context{
-      shape, &routing, &schedule, {.clusters = false}, detail::TensorMap(shape, StripRule::kMinimalCover),
+      shape, &routing, &schedule, {.gpu = test::large_gpu(80)}, detail::TensorMap(shape, StripRule::kMinimalCover),
       128,   2};
   for (const bool more_rows : {true, false}) {
     detail::Product product;
@@ -395,18 +402,20 @@ TEST(AccessStream, HasTheStagesTheLayerHas) {
   EXPECT_EQ(stages(s.launches),
             (std::vector{kRouterProject, kRouterSelect, kSchedule, kSharedMlp, kExperts}));
   // Recorded routing has no thresholds.
-  EXPECT_EQ(stages(layer_stream(s.shape, s.routing, s.schedule, {}, true)),
+  EXPECT_EQ(stages(layer_stream(s.shape, s.routing, s.schedule, on_large_gpu(), true)),
             (std::vector{kSchedule, kSharedMlp, kExpertScores, kExpertCombine}));
 }
 
 TEST(AccessStream, RefusesWhatTheKernelsDoNotTake) {
   Streams s(ScheduleKind::kTokenCentric);
   s.shape.hidden_size = 12;
-  EXPECT_EQ(test::error_text<InvalidArgument>([&] { layer_stream(s.shape, s.routing, s.schedule, {}); }),
+  EXPECT_EQ(test::error_text<InvalidArgument>(
+                [&] { layer_stream(s.shape, s.routing, s.schedule, on_large_gpu()); }),
             "hidden_size = 12: the CUDA kernels need a multiple of 8 up to 8192 for bf16");
   s.shape.hidden_size = 64;
   s.schedule.kind = ScheduleKind::kSparseLibrary;
-  EXPECT_EQ(test::error_text<InvalidArgument>([&] { layer_stream(s.shape, s.routing, s.schedule, {}); }),
+  EXPECT_EQ(test::error_text<InvalidArgument>(
+                [&] { layer_stream(s.shape, s.routing, s.schedule, on_large_gpu()); }),
             "schedule = sparse_library: has no access stream: sparse_library is not ours, auto must be "
             "resolved first");
 }

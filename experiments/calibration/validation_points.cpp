@@ -1,0 +1,238 @@
+#include "experiments/calibration/validation_points.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <filesystem>
+#include <iostream>
+#include <memory>
+#include <optional>
+#include <set>
+
+#include "core/base/error.hpp"
+#include "core/devices/device_folders.hpp"
+#include "core/files/regular_file.hpp"
+#include "experiments/options/backends.hpp"
+#include "profiler/study/or_failure.hpp"
+#include "profiler/text/progress.hpp"
+
+namespace moescope {
+
+namespace fs = std::filesystem;
+
+namespace {
+
+/// Read and written: what a stage costs HBM. A sum of two counters, so rows do not have it.
+constexpr const char* kHbmBytes = "hbm_bytes";
+constexpr std::array kHbmParts = {"hbm_read_bytes", "hbm_write_bytes"};
+
+bool is_asked_for(const std::string& metric, const ValidationOptions& options) {
+  const auto asked = [&](std::string_view name) {
+    return std::ranges::find(options.metrics, name) != options.metrics.end();
+  };
+  return asked(metric) || (asked(kHbmBytes) && std::ranges::find(kHbmParts, metric) != kHbmParts.end());
+}
+
+bool takes_part(const ResultRow& row, const ValidationOptions& options) {
+  return row.source == Source::kMeasured && row.status == Status::kOk && row.backend == "cuda" &&
+         row.system == "omnimoe" && row.l2_state == "cold" && row.value && is_asked_for(row.metric, options);
+}
+
+/// The sum of both parts, for every stage that has them.
+void add_hbm_bytes(MeasuredPoint& point) {
+  std::map<std::pair<std::string, std::string>, double> sums;
+  for (const auto& [name, value] : point.values) {
+    const auto other = point.values.find({name.first, kHbmParts[1]});
+    if (name.second == kHbmParts[0] && other != point.values.end()) {
+      sums[{name.first, kHbmBytes}] = value + other->second;
+    }
+  }
+  point.values.merge(sums);
+}
+
+/// The kernels that a recorded staircase ran: its stages tell.
+StaircaseKernels staircase_kernels(const MeasuredPoint& point) {
+  const bool lists = std::ranges::any_of(
+      point.values, [](const auto& value) { return value.first.first == to_string(Stage::kExpertScores); });
+  return lists ? StaircaseKernels::kLists : StaircaseKernels::kThresholds;
+}
+
+double modelled(const StageModel& stage, std::string_view metric) {
+  const LaunchReplay& sums = stage.sums;
+  return metric == "time_s"                ? stage.time_s
+         : metric == kHbmBytes             ? sums.hbm_read_bytes + sums.hbm_write_bytes
+         : metric == "hbm_read_bytes"      ? sums.hbm_read_bytes
+         : metric == "hbm_write_bytes"     ? sums.hbm_write_bytes
+         : metric == "l2_read_bytes"       ? sums.l2_read_bytes + sums.multicast_bytes
+         : metric == "l2_slice_read_bytes" ? sums.l2_read_bytes
+         : metric == "l2_write_bytes"      ? sums.l2_write_bytes
+         : metric == "l2_reduction_bytes"  ? sums.l2_reduce_bytes
+         : metric == "l2_fabric_bytes"     ? sums.link_bytes
+                                           : -1;
+}
+
+}  // namespace
+
+std::vector<MeasuredPoint> measured_points(const ValidationOptions& options) {
+  std::vector<MeasuredPoint> points;
+  std::map<std::string, std::size_t> places;
+  for (const std::string& file : options.files) {
+    for (const RecordedRun& run : read_rows(file)) {
+      for (const ResultRow& row : run.rows) {
+        if (!takes_part(row, options)) {
+          continue;
+        }
+        if (row.schedule == "tuned") {
+          continue;  // says which in words alone, and the same schedule is there by its name
+        }
+        MeasuredPoint point;
+        point.schedule = parse_schedule(row.schedule);
+        if (point.schedule.kind == ScheduleKind::kSparseLibrary ||
+            point.schedule.kind == ScheduleKind::kAuto) {
+          continue;  // not ours, or not said which
+        }
+        LayerShape& shape = point.layer.shape;
+        shape.num_tokens = row.num_tokens;
+        shape.hidden_size = row.hidden_size;
+        shape.grid_rows = row.grid_rows;
+        shape.grid_cols = row.grid_cols;
+        shape.top_k = row.top_k;
+        shape.dtype = parse_dtype(row.dtype);
+        shape.shared_size = row.shared_size.value_or(options.shared_size);
+        shape.validate();
+        point.layer.workload = row.workload;
+        point.layer.seed = row.seed;
+        point.schedule.group_size = row.group_size.value_or(point.schedule.group_size);
+        point.schedule.tile_tokens = row.tile_tokens.value_or(point.schedule.tile_tokens);
+        const std::string name = fmt::format(
+            "{} {} {} {} {} {} {} {} {}", run.header.run_id, shape.label(), row.dtype, shape.shared_size,
+            row.workload, row.seed, row.schedule, point.schedule.group_size, point.schedule.tile_tokens);
+        const auto [place, is_new] = places.emplace(name, points.size());
+        if (is_new) {
+          points.push_back(std::move(point));
+        }
+        points[place->second].values[{row.stage, row.metric}] = *row.value;
+      }
+    }
+  }
+  for (MeasuredPoint& point : points) {
+    add_hbm_bytes(point);
+  }
+  return points;
+}
+
+NamedWorkload recorded_workload(const std::string& name, const std::string& data_folder) {
+  const auto colon = name.find(':');
+  const std::string family = name.substr(0, colon);
+  if (family == "snapshot" || family == "trace") {
+    const fs::path file = name.substr(colon + 1);
+    const fs::path here = fs::path(data_folder) / file.filename();
+    if (!file_exists(file) && file_exists(here)) {
+      return {WorkloadSpec::parse(family + ":" + here.string()), name};
+    }
+  }
+  return {WorkloadSpec::parse(name), name};
+}
+
+std::vector<Prediction> predictions_of(std::span<const PointModel> models, const ValidationOptions& options) {
+  std::vector<Prediction> predictions;
+  for (const auto& [point, model] : models) {
+    for (const auto& [name, measured] : point->values) {
+      const auto& [stage_name, metric] = name;
+      const auto stage = std::ranges::find(model.stages, stage_name,
+                                           [](const StageModel& one) { return to_string(one.stage); });
+      const double value = stage == model.stages.end() ? -1 : modelled(*stage, metric);
+      if (value < 0 || measured <= 0 || std::ranges::count(options.metrics, metric) == 0) {
+        continue;
+      }
+      Prediction one{.shape = point->layer.shape.label(),
+                     .workload = point->layer.workload,
+                     .seed = point->layer.seed,
+                     .schedule = to_string(point->schedule),
+                     .stage = stage_name,
+                     .kernel = stage->kernel,
+                     .metric = metric,
+                     .predicted = value,
+                     .measured = measured};
+      one.bound_s = metric == "time_s" && stage->stage != Stage::kLayer ? stage->bound_s : 0;
+      predictions.push_back(std::move(one));
+    }
+  }
+  draw_held_out(predictions, parse_hold_out(options.hold_out), options.seed);
+  return predictions;
+}
+
+std::vector<PointModel> model_points(std::vector<MeasuredPoint>& points, const ValidationOptions& options,
+                                     const DeviceSpec& device, const Calibration& calibration,
+                                     std::vector<std::string>& skipped) {
+  std::ranges::stable_sort(points, {}, [](const MeasuredPoint& point) { return point.layer.key(); });
+  const auto backend = make_backend("cpu");
+  ReplayOptions replay = replay_options(options);
+  Progress progress(std::cerr,
+                    options.quiet          ? Progress::Style::kSilent
+                    : stderr_is_terminal() ? Progress::Style::kTerminal
+                                           : Progress::Style::kLines,
+                    static_cast<std::int64_t>(points.size()));
+  std::vector<PointModel> models;
+  std::unique_ptr<RoutedLayer> layer;
+  const MeasuredPoint* routed = nullptr;
+  for (const MeasuredPoint& point : points) {
+    progress.begin(
+        fmt::format("{} {} {}", point.layer.shape.label(), point.layer.workload, to_string(point.schedule)));
+    const auto model = [&] {
+      if (routed == nullptr || routed->layer.key() != point.layer.key()) {
+        routed = nullptr;
+        layer = std::make_unique<RoutedLayer>(
+            route_layer(*backend, recorded_workload(point.layer.workload, options.data_folder),
+                        point.layer.shape, point.layer.seed));
+        routed = &point;
+      }
+      StreamOptions stream = device.stream_options();
+      stream.staircase = staircase_kernels(point);
+      const Schedule schedule = build_schedule(layer->routing, point.schedule);
+      const auto launches =
+          layer_stream(layer->shape, layer->routing, schedule, stream, layer->fixed_routing);
+      models.push_back({&point, simulate_layer(launches, device, calibration, replay)});
+    };
+    or_failure(model, [&](ExitCode, const std::string& reason) {
+      skipped.push_back(fmt::format("{} {} {}: {}", point.layer.shape.label(), point.layer.workload,
+                                    to_string(point.schedule), reason));
+    });
+    progress.advance();
+  }
+  return models;
+}
+
+std::string source_of_fit(const ValidationOptions& options) {
+  std::vector<std::string> rows;
+  std::vector<std::string> names;
+  for (const std::string& file : options.files) {
+    std::set<std::string> revisions;
+    for (const RecordedRun& run : read_rows(file)) {
+      revisions.insert(run.header.git_revision.substr(0, 7));
+    }
+    names.push_back(fs::path(file).filename().string());
+    rows.push_back(fmt::format("{} (revision {})", names.back(), fmt::join(revisions, ", ")));
+  }
+  return fmt::format(
+      "stage times of {}; the {} that draw {} holds out were not used; fitted are fixed_s and stretch of "
+      "each "
+      "stage's kernels; by moescope validate {} --hold-out {} --seed {} --max-accesses {} --fit FILE",
+      fmt::join(rows, ", "), options.hold_out, options.seed, fmt::join(names, " "), options.hold_out,
+      options.seed, options.max_accesses);
+}
+
+std::string recorded_device(const std::vector<std::string>& files) {
+  for (const std::string& file : files) {
+    for (const RecordedRun& run : read_rows(file)) {
+      const std::vector<DeviceFolder> folders = project_devices();
+      if (const DeviceFolder* const folder = folder_of(folders, run.header.device)) {
+        return folder->path.filename();
+      }
+    }
+  }
+  return default_device();
+}
+
+}  // namespace moescope
