@@ -8,6 +8,7 @@
 
 #include "core/base/error.hpp"
 #include "core/cost/traffic_terms.hpp"
+#include "core/systems/system_traits.hpp"
 #include "core/tiling/chunks.hpp"
 
 namespace moescope {
@@ -84,14 +85,14 @@ class SystemTerms {
 
   /// Values of pkm, or w_in and w_out of peer.
   void gathered_experts() {
-    const bool peer = shape_.system == System::kPeer;
-    const auto stage = peer ? Stage::kExperts : Stage::kExpertCombine;
+    const bool scored = shape_.has_neurons();
+    const auto stage = scored ? Stage::kExperts : Stage::kExpertCombine;
     const auto pairs = routing_.num_pairs();
-    const auto matrices = peer ? 2 : 1;
+    const auto matrices = scored ? 2 : 1;
     terms_.both(stage, kRead, terms_.ids_bytes, "expert_ids");  // M
     terms_.both(stage, kRead, terms_.gates_bytes, "gates");     // M fp32
     terms_.both(stage, kWrite, terms_.x_bytes, "Y");            // L d
-    if (peer) {
+    if (scored) {
       terms_.both(stage, kRead, terms_.x_bytes, "X");  // L d
     }
     terms_.hbm(stage, kRead, active_weights(), "active experts");  // E_active d, of peer twice
@@ -103,9 +104,9 @@ class SystemTerms {
 
   /// The same as products with all experts; what a head adds to another's choice is in the gates' sum.
   void masked_experts() {
-    const bool peer = shape_.system == System::kPeer;
-    const auto stage = peer ? Stage::kExperts : Stage::kExpertCombine;
-    const auto matrices = peer ? 2 : 1;
+    const bool scored = shape_.has_neurons();
+    const auto stage = scored ? Stage::kExperts : Stage::kExpertCombine;
+    const auto matrices = scored ? 2 : 1;
     constexpr Dtype scores = DenseChunks::kScores;
     const auto all = checked_product({matrices, shape_.num_experts, terms_.row_bytes});
     const auto needed = active_weights();
@@ -115,7 +116,7 @@ class SystemTerms {
     terms_.hbm(stage, kRead, needed, "active experts");          // E_active d, of peer twice
     terms_.hbm(stage, kRead, all - needed, "inactive experts");  // (N - E_active) d, of peer twice
     terms_.l2(stage, kRead, all, "experts");                     // N d, of peer twice
-    if (peer) {
+    if (scored) {
       terms_.both(stage, kRead, terms_.x_bytes, "X");  // L d
       terms_.l2(stage, kWrite, checked_product({shape_.num_tokens, shape_.num_experts, dtype_bytes(scores)}),
                 "score matrix");  // L N
@@ -136,11 +137,11 @@ class SystemTerms {
     if (shape_.has_ffn_experts()) {
       return checked_product({3, active, shape_.expert_size, terms_.row_bytes});
     }
-    return checked_product({shape_.system == System::kPeer ? 2 : 1, active, terms_.row_bytes});
+    return checked_product({shape_.has_neurons() ? 2 : 1, active, terms_.row_bytes});
   }
 
   std::int64_t floor_bytes() const {
-    const auto x = shape_.system == System::kPkm ? 0 : terms_.x_bytes;
+    const auto x = traits_of(shape_.system).experts == ExpertKind::kValue ? 0 : terms_.x_bytes;
     return active_weights() + x + terms_.x_bytes;
   }
 
@@ -174,57 +175,47 @@ void check_fit(const SystemShape& shape, const Routing& routing) {
 }  // namespace
 
 std::vector<Stage> system_stages(System system) {
-  switch (system) {
-    case System::kDenseMlp:
-      return {Stage::kSharedMlp};
-    case System::kGShard:
-      return {Stage::kRouterProject, Stage::kRouterSelect, Stage::kSchedule, Stage::kExperts};
-    case System::kDeepSeekMoe:
-      return {Stage::kRouterProject, Stage::kRouterSelect, Stage::kSchedule, Stage::kExperts,
-              Stage::kSharedMlp};
-    case System::kPkm:
-      return {Stage::kRouterProject, Stage::kRouterSelect, Stage::kExpertCombine};
-    case System::kPeer:
-      return {Stage::kRouterProject, Stage::kRouterSelect, Stage::kExperts};
-    case System::kOmniMoe:
-      break;
+  const auto stages = traits_of(system).stages;
+  if (stages.empty()) {
+    throw InternalError(fmt::format("{}'s stages depend on its schedule", to_string(system)));
   }
-  throw InternalError("omnimoe's stages depend on its schedule");
+  return {stages.begin(), stages.end()};
+}
+
+std::vector<Stage> system_stages(System system, bool fixed_routing) {
+  std::vector<Stage> stages = system_stages(system);
+  if (fixed_routing) {
+    std::erase_if(stages, [](Stage s) { return s == Stage::kRouterProject || s == Stage::kRouterSelect; });
+  }
+  return stages;
 }
 
 ScheduleOptions system_schedule(System system) {
-  switch (system) {
-    case System::kDenseMlp:
-      return {.kind = ScheduleKind::kDenseMasked, .group_size = 1};
-    case System::kGShard:
-    case System::kDeepSeekMoe:
-      return {.kind = ScheduleKind::kExpertCentric, .group_size = 1};
-    case System::kPkm:
-    case System::kPeer:
-      return {.kind = ScheduleKind::kTokenCentric, .group_size = 1};
-    case System::kOmniMoe:
-      break;
-  }
-  throw InternalError("omnimoe has every schedule");
+  return {.kind = traits_of(system).schedules.front(), .group_size = 1};
 }
 
 AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing) {
   return analytic_cost(shape, routing, system_schedule(shape.system).kind);
 }
 
-AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing, ScheduleKind kind) {
+AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing, ScheduleKind kind,
+                           bool fixed_routing) {
   check_fit(shape, routing);
   const bool masked = shape.has_product_keys() && kind == ScheduleKind::kDenseMasked;
-  if (!masked && kind != system_schedule(shape.system).kind) {
+  if (!traits_of(shape.system).has(kind)) {
     throw InvalidArgument("schedule", to_string(kind), fmt::format("is none of {}", to_string(shape.system)));
   }
   SystemTerms terms(shape, routing);
   if (shape.has_ffn_experts()) {
-    terms.ffn_router();
+    if (!fixed_routing) {
+      terms.ffn_router();
+    }
     terms.ffn_experts();
   }
   if (shape.has_product_keys()) {
-    terms.product_keys();
+    if (!fixed_routing) {
+      terms.product_keys();
+    }
     if (masked) {
       terms.masked_experts();
     } else {

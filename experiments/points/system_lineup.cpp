@@ -13,7 +13,7 @@ namespace moescope {
 
 SystemLineup::SystemLineup(CommonOptions options)
     : options_(std::move(options)), workload_(system_workload(options_)) {
-  if (options_.preset.empty()) {
+  if (options_.preset.empty() && !from_file(workload_.spec)) {
     options_.preset = "small";
   }
   for (const std::string& name : options_.systems) {
@@ -21,7 +21,7 @@ SystemLineup::SystemLineup(CommonOptions options)
     if (system == System::kOmniMoe) {
       resolve_shape(options_, workload_.spec);
     } else {
-      baselines_.push_back(resolve_system(options_, system));
+      baselines_.push_back(resolve_system(options_, system, workload_.spec));
     }
     systems_.push_back(system);
   }

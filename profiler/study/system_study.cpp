@@ -42,7 +42,7 @@ void account(MoeBackend& backend, const SystemSubject& subject, LayerExecution& 
   if (subject.baseline != nullptr) {
     const SystemShape& shape = subject.baseline->shape;
     point.options.kind = point.ran.kind;
-    point.cost = analytic_cost(shape, routing, point.ran.kind);
+    point.cost = analytic_cost(shape, routing, point.ran.kind, subject.baseline->fixed_routing.has_value());
     study.floor_bytes = expert_floor_bytes(shape, routing);
     account_memory(point, shape.weight_bytes(), study.shape, routing);
   } else {

@@ -10,7 +10,11 @@ namespace moescope::reference {
 SystemExecution::SystemExecution(const SystemInputs& inputs)
     : CpuExecution(inputs.shape.dtype), inputs_(inputs) {
   inputs.validate();
-  stages_ = system_stages(shape().system);
+  stages_ = system_stages(shape().system, inputs.fixed_routing.has_value());
+  if (inputs.fixed_routing) {
+    routing_ = *inputs.fixed_routing;
+    return;
+  }
   const LayerShape row = shape().row_shape();
   routing_.num_tokens = shape().num_queries();
   routing_.grid_rows = row.grid_rows;
@@ -49,7 +53,7 @@ std::unique_ptr<LayerExecution> make_system_execution(const SystemInputs& inputs
     }
     throw InvalidArgument("system", to_string(inputs.shape.system), "is prepared from LayerInputs");
   };
-  const HostNeeds needs = cpu_system_needs(inputs.shape);
+  const HostNeeds needs = cpu_system_needs(inputs.shape, inputs.fixed_routing.has_value());
   require_host_memory(inputs.shape.label(), needs.kept + needs.passing);
   return make();
 }
