@@ -117,8 +117,9 @@ struct SystemInputs {
   std::optional<Routing> fixed_routing;
   std::string workload;
   std::uint64_t seed = 0;
-  /// Order of work of the experts, where there is a choice: pkm and peer as token_centric (their rows
-  /// gathered) or dense_masked (all experts for every token). kAuto: the backend's own.
+  /// Order of work of the experts, where there is a choice: FFN experts as expert_centric (grouped
+  /// products), token_centric (each token its experts) or dense_masked (all experts for every token); pkm and
+  /// peer as token_centric (their rows gathered) or dense_masked. kAuto: the backend's own.
   ScheduleKind schedule = ScheduleKind::kAuto;
 
   /// Throws InvalidArgument naming the tensor whose extents or dtype do not fit `shape`, a routing that does

@@ -59,10 +59,33 @@ class SystemTerms {
     terms_.l2(Stage::kExperts, kRead, hidden, "hidden activations");                              // M f
     terms_.l2(Stage::kExperts, kWrite, results, "results of pairs");                              // M d fp32
     terms_.l2(Stage::kExperts, kRead, results, "results of pairs");                               // M d fp32
-    // Three products of [M, d] x [d, f], and the sum of M results.
-    const auto products = checked_product({6, pairs, f, shape_.hidden_size});
-    const auto sums = checked_product({2, pairs, shape_.hidden_size});
-    terms_.flop(Stage::kExperts, products + sums, products + sums);
+    ffn_flop(pairs);
+  }
+
+  /// Each token by itself: nothing is sorted, and weights are read for every pair.
+  void ffn_of_tokens() {
+    const auto pairs = routing_.num_pairs();
+    const auto weights = checked_product({3, pairs, shape_.expert_size, terms_.row_bytes});
+    ffn_ends();
+    terms_.both(Stage::kExperts, kRead, terms_.x_bytes, "X");                // L d
+    terms_.hbm(Stage::kExperts, kRead, active_weights(), "active experts");  // 3 E_active f d
+    terms_.l2(Stage::kExperts, kRead, weights, "experts of pairs");          // 3 M f d
+    ffn_flop(pairs);
+  }
+
+  /// All experts for every token, and what was not selected thrown away.
+  void ffn_of_all() {
+    const auto rows = checked_product({shape_.num_tokens, shape_.num_experts});
+    const auto all = checked_product({3, shape_.num_experts, shape_.expert_size, terms_.row_bytes});
+    const auto hidden = checked_product({rows, shape_.expert_size, element_});
+    ffn_ends();
+    terms_.both(Stage::kExperts, kRead, terms_.x_bytes, "X");                        // L d
+    terms_.hbm(Stage::kExperts, kRead, active_weights(), "active experts");          // 3 E_active f d
+    terms_.hbm(Stage::kExperts, kRead, all - active_weights(), "inactive experts");  // 3 (N - E_active) f d
+    terms_.l2(Stage::kExperts, kRead, all, "experts");                               // 3 N f d
+    terms_.l2(Stage::kExperts, kWrite, hidden, "hidden activations");                // L N f
+    terms_.l2(Stage::kExperts, kRead, hidden, "hidden activations");                 // L N f
+    ffn_flop(rows);
   }
 
   void product_keys() {
@@ -146,6 +169,21 @@ class SystemTerms {
   }
 
  private:
+  void ffn_ends() {
+    terms_.both(Stage::kExperts, kRead, terms_.ids_bytes, "expert_ids");  // M
+    terms_.both(Stage::kExperts, kRead, terms_.gates_bytes, "gates");     // M fp32
+    terms_.both(Stage::kExperts, kWrite, terms_.x_bytes, "Y");            // L d
+  }
+
+  /// Three products of [rows, d] x [d, f], and the sum of as many results; M of them count.
+  void ffn_flop(std::int64_t rows) {
+    const auto of = [&](std::int64_t count) {
+      return checked_product({6, count, shape_.expert_size, shape_.hidden_size}) +
+             checked_product({2, count, shape_.hidden_size});
+    };
+    terms_.flop(Stage::kExperts, of(routing_.num_pairs()), of(rows));
+  }
+
   void select(std::int64_t logits_bytes) {
     terms_.both(Stage::kRouterSelect, kRead, logits_bytes, "logits");                  // as written
     terms_.both(Stage::kRouterSelect, kWrite, terms_.offsets_bytes, "token_offsets");  // L H + 1
@@ -210,7 +248,16 @@ AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing, Sch
     if (!fixed_routing) {
       terms.ffn_router();
     }
-    terms.ffn_experts();
+    switch (kind) {
+      case ScheduleKind::kTokenCentric:
+        terms.ffn_of_tokens();
+        break;
+      case ScheduleKind::kDenseMasked:
+        terms.ffn_of_all();
+        break;
+      default:
+        terms.ffn_experts();
+    }
   }
   if (shape.has_product_keys()) {
     if (!fixed_routing) {

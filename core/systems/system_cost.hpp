@@ -24,7 +24,8 @@ ScheduleOptions system_schedule(System system);
 
 /// All stages of one baseline layer on this routing (empty for dense_mlp). Stage::kLayer sums the others.
 /// `kind` is the order of work that ran: product keys also as dense_masked (all experts for every token, as
-/// the GPU does it: one matrix [L, N] is scores, then P); others have none but system_schedule()'s. Throws
+/// the GPU does it: one matrix [L, N] is scores, then P), FFN experts also as token_centric and dense_masked.
+/// Throws
 /// InvalidArgument("schedule", ...). `fixed_routing`: the router's stages do not run and cost nothing.
 AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing, ScheduleKind kind,
                            bool fixed_routing = false);

@@ -131,7 +131,7 @@ void SystemInputs::validate() const {
   const SystemTraits& traits = traits_of(shape.system);
   if (schedule != ScheduleKind::kAuto && !(traits.chooses_schedule && traits.has(schedule))) {
     throw InvalidArgument("schedule", to_string(schedule),
-                          "must be auto, and of pkm and peer auto, token_centric or dense_masked");
+                          fmt::format("must be one of {} for {}", traits.schedule_names(), traits.name));
   }
   if (fixed_routing) {
     if (!shape.has_routing()) {

@@ -1,5 +1,7 @@
 #include "core/systems/system_traits.hpp"
 
+#include <fmt/format.h>
+
 #include <algorithm>
 #include <array>
 
@@ -18,7 +20,8 @@ constexpr std::array kPkmStages = {kRouterProject, kRouterSelect, kExpertCombine
 constexpr std::array kPeerStages = {kRouterProject, kRouterSelect, kExperts};
 
 constexpr std::array kAllAtOnce = {ScheduleKind::kDenseMasked};
-constexpr std::array kByExpert = {ScheduleKind::kExpertCentric};
+constexpr std::array kByExpert = {ScheduleKind::kExpertCentric, ScheduleKind::kTokenCentric,
+                                  ScheduleKind::kDenseMasked};
 constexpr std::array kByToken = {ScheduleKind::kTokenCentric, ScheduleKind::kDenseMasked};
 constexpr std::array kOmniMoeSchedules = {ScheduleKind::kStaircase, ScheduleKind::kTokenCentric,
                                           ScheduleKind::kExpertCentric, ScheduleKind::kDenseMasked,
@@ -30,7 +33,7 @@ constexpr std::array kSoftmaxOrRelu = {GateMode::kSoftmax, GateMode::kRelu};
 
 using Name = std::string_view;
 constexpr std::array kDenseOptions = {Name("activation")};
-constexpr std::array kFfnOptions = {Name("expert_size"), Name("activation")};
+constexpr std::array kFfnOptions = {Name("schedule"), Name("expert_size"), Name("activation")};
 constexpr std::array kPkmOptions = {Name("schedule"), Name("heads"), Name("key_size")};
 constexpr std::array kPeerOptions = {Name("schedule"), Name("heads"), Name("key_size"), Name("activation")};
 constexpr std::array kOmniMoeOptions = {Name("grid"), Name("schedule"), Name("group_size"),
@@ -57,7 +60,7 @@ constexpr std::array kTraits = {
                  .dense_branch = false,
                  .stages = kFfnStages,
                  .schedules = kByExpert,
-                 .chooses_schedule = false,
+                 .chooses_schedule = true,
                  .gate_modes = kSoftmaxOrProbability,
                  .options = kFfnOptions,
                  .snapshots = true,
@@ -70,7 +73,7 @@ constexpr std::array kTraits = {
                  .dense_branch = true,
                  .stages = kSharedFfnStages,
                  .schedules = kByExpert,
-                 .chooses_schedule = false,
+                 .chooses_schedule = true,
                  .gate_modes = kSoftmaxOrProbability,
                  .options = kFfnOptions,
                  .snapshots = true,
@@ -121,6 +124,16 @@ constexpr std::array kTraits = {
 
 bool SystemTraits::has(std::string_view option) const {
   return std::ranges::find(options, option) != options.end();
+}
+
+std::string SystemTraits::schedule_names() const {
+  std::string names(to_string(ScheduleKind::kAuto));
+  for (const ScheduleKind kind : schedules) {
+    if (chooses_schedule) {
+      names += fmt::format(", {}", to_string(kind));
+    }
+  }
+  return names;
 }
 
 bool SystemTraits::has(ScheduleKind kind) const {

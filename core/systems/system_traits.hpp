@@ -1,6 +1,7 @@
 #pragma once
 
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -50,6 +51,8 @@ struct SystemTraits {
 
   bool has(std::string_view option) const;
   bool has(ScheduleKind kind) const;
+  /// What a person may ask for: "auto, token_centric, dense_masked".
+  std::string schedule_names() const;
   /// What its experts are in words, for messages: "FFN experts".
   std::string_view expert_words() const;
 };

@@ -23,27 +23,6 @@ bool asks_for(const CommonOptions& options, System system) {
              : std::ranges::find(options.systems, to_string(system)) != options.systems.end();
 }
 
-/// The schedule asked for that `system` has: the first of them, and auto where none was meant for it. Throws
-/// InvalidArgument when all that was asked for is omnimoe's and omnimoe is not.
-ScheduleKind baseline_schedule(const CommonOptions& options, System system) {
-  const SystemTraits& traits = traits_of(system);
-  for (const std::string& text : options.schedules) {
-    const ScheduleKind kind = parse_schedule(text).kind;
-    if (traits.chooses_schedule && (kind == ScheduleKind::kAuto || traits.has(kind))) {
-      return kind;
-    }
-    if (traits.chooses_schedule && !asks_for(options, System::kOmniMoe)) {
-      std::vector<std::string_view> kinds = {to_string(ScheduleKind::kAuto)};
-      for (const ScheduleKind own : traits.schedules) {
-        kinds.push_back(to_string(own));
-      }
-      throw InvalidArgument("schedule", text,
-                            fmt::format("must be one of {} for {}", fmt::join(kinds, ", "), traits.name));
-    }
-  }
-  return ScheduleKind::kAuto;
-}
-
 /// What the workload's file says, and a person did not: 0 until the shape is completed. A trace has no
 /// widths.
 void leave_to_file(const WorkloadSpec& spec, SystemShape& shape) {
@@ -68,14 +47,32 @@ void add_system_options(Cli app, CommonOptions& options) {
       "The kind of layer. --preset, -L, -d, -K, --num-experts, --shared-size, --dtype, --activation (not "
       "pkm) "
       "and --gates hold for every kind, presets small and table-a exist for all; --grid and --group-size are "
-      "omnimoe's; of --schedule, pkm and peer have auto (default), token_centric, which gathers the rows of "
-      "every "
-      "pair, and dense_masked (cuda), products with all experts. An option that none of the systems asked "
+      "omnimoe's; of --schedule, gshard and deepseekmoe have expert_centric (default), token_centric and "
+      "dense_masked (cpu), pkm and peer auto (default), token_centric, which gathers the rows of every pair, "
+      "and dense_masked (cuda), products with all experts. An option that none of the systems asked "
       "for has is an error");
   group.add_option("--system", options.systems, fmt::format("{}; default omnimoe", fmt::join(names, ", ")))
       .type_name("NAME")
       .repeatable();
   add_request_options(group, options, RequestGroup::kSystem);
+}
+
+std::vector<ScheduleKind> baseline_schedules(const CommonOptions& options, System system) {
+  const SystemTraits& traits = traits_of(system);
+  std::vector<ScheduleKind> kinds;
+  for (const std::string& text : options.schedules) {
+    if (!traits.chooses_schedule) {
+      continue;
+    }
+    const ScheduleKind kind = parse_schedule(text).kind;
+    if (kind == ScheduleKind::kAuto || traits.has(kind)) {
+      kinds.push_back(kind);
+    } else if (!asks_for(options, System::kOmniMoe)) {
+      throw InvalidArgument("schedule", text,
+                            fmt::format("must be one of {} for {}", traits.schedule_names(), traits.name));
+    }
+  }
+  return kinds.empty() ? std::vector{ScheduleKind::kAuto} : kinds;
 }
 
 System chosen_system(const CommonOptions& options) {
@@ -109,7 +106,7 @@ void require_meaningful(const CommonOptions& options) {
   });
   for (const System system : systems) {
     if (system != System::kOmniMoe) {
-      (void)baseline_schedule(options, system);
+      (void)baseline_schedules(options, system);
     }
   }
 }
@@ -160,7 +157,7 @@ SystemInputs make_system_inputs(const NamedWorkload& workload, const SystemShape
   require_host_memory(shape.label(), system_host_bytes(shape, workload.spec, options.backend, kJudgedTokens));
   SystemInputs inputs = make_workload(workload.spec, shape, options.seed);
   inputs.workload = workload.name;
-  inputs.schedule = baseline_schedule(options, shape.system);
+  inputs.schedule = baseline_schedules(options, shape.system).front();
   return inputs;
 }
 

@@ -18,7 +18,11 @@ void require_meaningful(const CommonOptions& options);
 SystemShape resolve_system(const CommonOptions& options, System system, const WorkloadSpec& spec);
 /// The one workload of layers of different kinds; gaussian:1 when none was asked for. Throws InvalidArgument.
 NamedWorkload system_workload(const CommonOptions& options);
-/// Its inputs, of options.seed and options.schedules. Throws InvalidArgument, FileError, OutOfMemory.
+/// The orders of work asked for that `system` has; auto where none was meant for it, or it has no choice.
+/// Throws InvalidArgument for one that neither it nor omnimoe beside it has.
+std::vector<ScheduleKind> baseline_schedules(const CommonOptions& options, System system);
+/// Its inputs, of options.seed and the first of baseline_schedules(). Throws InvalidArgument, FileError,
+/// OutOfMemory.
 SystemInputs make_system_inputs(const NamedWorkload& workload, const SystemShape& shape,
                                 const CommonOptions& options);
 

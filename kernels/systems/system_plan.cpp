@@ -75,6 +75,10 @@ SystemDesign design_system(const SystemInputs& inputs, std::int64_t compute_capa
   inputs.validate();
   require_gpu_system(shape, compute_capability);
   const ScheduleKind asked = inputs.schedule;
+  if (shape.has_ffn_experts() && asked != ScheduleKind::kAuto && asked != ScheduleKind::kExpertCentric) {
+    throw InvalidArgument("schedule", to_string(asked),
+                          "the cuda backend runs FFN experts as expert_centric");
+  }
   std::optional<ProductKeyForms> form;
   if (shape.has_product_keys() && asked == ScheduleKind::kAuto) {
     form = choose_product_key_form(shape);

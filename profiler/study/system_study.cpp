@@ -14,8 +14,11 @@ LayerStudy study_of(const MoeBackend& backend, const SystemSubject& subject, L2S
     return study;
   }
   study.schedules.resize(1);
-  study.schedules.front().options =
-      subject.baseline != nullptr ? system_schedule(subject.baseline->shape.system) : subject.schedule;
+  ScheduleOptions& options = study.schedules.front().options;
+  options = subject.baseline != nullptr ? system_schedule(subject.baseline->shape.system) : subject.schedule;
+  if (subject.baseline != nullptr && subject.baseline->schedule != ScheduleKind::kAuto) {
+    options.kind = subject.baseline->schedule;
+  }
   if (subject.baseline != nullptr) {
     study.shape = subject.baseline->shape.row_shape();
     study.baseline = subject.baseline->shape;

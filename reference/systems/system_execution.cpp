@@ -1,5 +1,7 @@
 #include "reference/systems/system_execution.hpp"
 
+#include <algorithm>
+
 #include "core/base/error.hpp"
 #include "core/base/host_memory.hpp"
 #include "core/systems/system_cost.hpp"
@@ -20,6 +22,12 @@ SystemExecution::SystemExecution(const SystemInputs& inputs)
   routing_.grid_rows = row.grid_rows;
   routing_.grid_cols = row.grid_cols;
   routing_.token_offsets.assign(static_cast<std::size_t>(routing_.num_tokens) + 1, 0);
+}
+
+std::vector<StageMemory> SystemExecution::that_run(std::vector<StageMemory> memory) const {
+  std::erase_if(
+      memory, [&](const StageMemory& one) { return std::ranges::find(stages_, one.stage) == stages_.end(); });
+  return memory;
 }
 
 std::int64_t y_bytes(const SystemShape& shape) {
