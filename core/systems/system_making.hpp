@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <memory>
 
+#include "core/files/safetensors.hpp"
 #include "core/systems/system.hpp"
 #include "core/workload/workload.hpp"
 
@@ -19,12 +20,17 @@ HostTensor normal_tokens(const SystemShape& shape, std::uint64_t seed);
 std::shared_ptr<SystemWeights> make_system_weights(const SystemShape& shape, double score_deviation,
                                                    std::uint64_t seed);
 
-/// system_snapshot.cpp. Zeros in `requested` are completed from the file.
-SystemShape complete_system_snapshot(const WorkloadSpec& spec, const SystemShape& requested);
-SystemInputs make_system_snapshot(const WorkloadSpec& spec, const SystemShape& requested, std::uint64_t seed);
+/// system_snapshot.cpp: what `file`, read from spec.path, holds. Zeros in `requested` are completed from it.
+SystemShape complete_system_snapshot(const ArrayFile& file, const WorkloadSpec& spec,
+                                     const SystemShape& requested);
+/// Consumes the file: each array is dropped once it is converted.
+SystemInputs make_system_snapshot(ArrayFile file, const WorkloadSpec& spec, const SystemShape& requested,
+                                  std::uint64_t seed);
 
 /// system_trace.cpp, likewise.
-SystemShape complete_system_trace(const WorkloadSpec& spec, const SystemShape& requested);
-SystemInputs make_system_trace(const WorkloadSpec& spec, const SystemShape& requested, std::uint64_t seed);
+SystemShape complete_system_trace(const ArrayFile& file, const WorkloadSpec& spec,
+                                  const SystemShape& requested);
+SystemInputs make_system_trace(ArrayFile file, const WorkloadSpec& spec, const SystemShape& requested,
+                               std::uint64_t seed);
 
 }  // namespace moescope::detail

@@ -66,7 +66,11 @@ SystemShape recorded_shape(const ArrayFile& file, std::string_view path, System 
   return shape;
 }
 
-SystemShape complete(const ArrayFile& file, const WorkloadSpec& spec, const SystemShape& requested) {
+}  // namespace
+
+SystemShape complete_system_snapshot(const ArrayFile& file, const WorkloadSpec& spec,
+                                     const SystemShape& requested) {
+  require_snapshots(requested, spec);
   const std::string_view path = spec.path;
   SystemShape shape = requested;
   if (shape.has_routing()) {
@@ -91,20 +95,11 @@ SystemShape complete(const ArrayFile& file, const WorkloadSpec& spec, const Syst
   return shape;
 }
 
-}  // namespace
-
-SystemShape complete_system_snapshot(const WorkloadSpec& spec, const SystemShape& requested) {
-  require_snapshots(requested, spec);
-  return complete(read_safetensors(spec.path), spec, requested);
-}
-
-SystemInputs make_system_snapshot(const WorkloadSpec& spec, const SystemShape& requested,
+SystemInputs make_system_snapshot(ArrayFile file, const WorkloadSpec& spec, const SystemShape& requested,
                                   std::uint64_t seed) {
-  require_snapshots(requested, spec);
-  ArrayFile file = read_safetensors(spec.path);
   const std::string_view path = spec.path;
   SystemInputs inputs;
-  inputs.shape = complete(file, spec, requested);
+  inputs.shape = complete_system_snapshot(file, spec, requested);
   const SystemShape& shape = inputs.shape;
   require_system_memory(shape);
   inputs.hidden_states = take_tensor(file, path, "hidden_states", shape.dtype);

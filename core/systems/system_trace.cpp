@@ -4,7 +4,6 @@
 #include <optional>
 
 #include "core/base/error.hpp"
-#include "core/files/npy.hpp"
 #include "core/systems/system_making.hpp"
 #include "core/workload/workload_files.hpp"
 
@@ -21,7 +20,10 @@ std::optional<std::int64_t> recorded_experts(const ArrayFile& file, std::string_
   return rows && cols ? std::optional(*rows * *cols) : std::nullopt;
 }
 
-SystemShape complete(const ArrayFile& file, const WorkloadSpec& spec, const SystemShape& requested) {
+}  // namespace
+
+SystemShape complete_system_trace(const ArrayFile& file, const WorkloadSpec& spec,
+                                  const SystemShape& requested) {
   const std::string_view path = spec.path;
   const TraceExtents recorded = trace_extents(file, path);
   SystemShape shape = requested;
@@ -36,10 +38,10 @@ SystemShape complete(const ArrayFile& file, const WorkloadSpec& spec, const Syst
       shape.heads = fit_extent("heads", requested.heads, *heads, path);
     }
   }
-  if (shape.heads < 1) {
-    throw InvalidArgument("heads", fmt::to_string(shape.heads), "must be at least 1");
+  if (shape.heads == 0) {
+    throw InvalidArgument("heads", "0", fmt::format("{} does not record it: must be given", path));
   }
-  if (recorded.rows % shape.heads != 0) {
+  if (shape.heads < 0 || recorded.rows % shape.heads != 0) {
     throw InvalidArgument("heads", fmt::to_string(shape.heads),
                           fmt::format("must divide the {} rows of {}", recorded.rows, path));
   }
@@ -58,16 +60,10 @@ SystemShape complete(const ArrayFile& file, const WorkloadSpec& spec, const Syst
   return shape;
 }
 
-}  // namespace
-
-SystemShape complete_system_trace(const WorkloadSpec& spec, const SystemShape& requested) {
-  return complete(read_array_file(spec.path), spec, requested);
-}
-
-SystemInputs make_system_trace(const WorkloadSpec& spec, const SystemShape& requested, std::uint64_t seed) {
-  ArrayFile file = read_array_file(spec.path);
+SystemInputs make_system_trace(ArrayFile file, const WorkloadSpec& spec, const SystemShape& requested,
+                               std::uint64_t seed) {
   SystemInputs inputs;
-  inputs.shape = complete(file, spec, requested);
+  inputs.shape = complete_system_trace(file, spec, requested);
   require_system_memory(inputs.shape);
   if (inputs.shape.has_routing()) {
     inputs.fixed_routing = take_trace_routing(file, spec.path, inputs.shape.query_shape());

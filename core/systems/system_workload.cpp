@@ -7,7 +7,9 @@
 #include <vector>
 
 #include "core/base/error.hpp"
+#include "core/files/safetensors.hpp"
 #include "core/systems/system_making.hpp"
+#include "core/workload/workload_files.hpp"
 #include "core/workload/workload_parts.hpp"
 
 namespace moescope {
@@ -106,9 +108,9 @@ SystemInputs make_synthetic(const WorkloadSpec& spec, const SystemShape& shape, 
 SystemShape complete_shape(const WorkloadSpec& spec, const SystemShape& requested) {
   switch (spec.family) {
     case Family::kSnapshot:
-      return detail::complete_system_snapshot(spec, requested);
+      return detail::complete_system_snapshot(read_safetensors(spec.path), spec, requested);
     case Family::kTrace:
-      return detail::complete_system_trace(spec, requested);
+      return detail::complete_system_trace(detail::read_trace(spec), spec, requested);
     default:
       return requested;
   }
@@ -130,9 +132,11 @@ void require_room(const WorkloadSpec& spec, const SystemShape& shape) {
 }
 
 SystemInputs make_workload(const WorkloadSpec& spec, const SystemShape& shape, std::uint64_t seed) {
-  SystemInputs inputs = spec.family == Family::kSnapshot ? detail::make_system_snapshot(spec, shape, seed)
-                        : spec.family == Family::kTrace  ? detail::make_system_trace(spec, shape, seed)
-                                                         : make_synthetic(spec, shape, seed);
+  SystemInputs inputs = spec.family == Family::kSnapshot
+                            ? detail::make_system_snapshot(read_safetensors(spec.path), spec, shape, seed)
+                        : spec.family == Family::kTrace
+                            ? detail::make_system_trace(detail::read_trace(spec), spec, shape, seed)
+                            : make_synthetic(spec, shape, seed);
   inputs.workload = spec.text;
   inputs.seed = seed;
   inputs.validate();

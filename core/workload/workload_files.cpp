@@ -99,6 +99,8 @@ void require_matrix(const FileArray& array, std::string_view path, std::string_v
   }
 }
 
+ArrayFile read_trace(const WorkloadSpec& spec) { return read_array_file(spec.path); }
+
 namespace {
 
 /// An OmniMoE layer.
@@ -113,14 +115,14 @@ ArrayFile read_snapshot(const WorkloadSpec& spec) {
 LayerShape complete_file_shape(const WorkloadSpec& spec, const LayerShape& requested) {
   return spec.family == WorkloadSpec::Family::kSnapshot
              ? complete_snapshot_shape(read_snapshot(spec), spec.path, requested)
-             : complete_trace_shape(read_array_file(spec.path), spec, requested);
+             : complete_trace_shape(read_trace(spec), spec, requested);
 }
 
 LayerInputs make_from_file(const WorkloadSpec& spec, const LayerShape& shape, std::uint64_t seed,
                            std::shared_ptr<const ExpertWeights> experts) {
   LayerInputs inputs = spec.family == WorkloadSpec::Family::kSnapshot
                            ? make_snapshot(read_snapshot(spec), spec.path, shape, seed, std::move(experts))
-                           : make_trace(read_array_file(spec.path), spec, shape, seed, std::move(experts));
+                           : make_trace(read_trace(spec), spec, shape, seed, std::move(experts));
   inputs.workload = spec.text;
   inputs.seed = seed;
   return inputs;

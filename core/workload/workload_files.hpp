@@ -26,6 +26,9 @@ std::string metadata_text(const ArrayFile& file, std::string_view path, const st
 /// InvalidArgument("system", ...) when it is not `wanted` and `spec` does not ask for that.
 std::string require_recorded_system(const ArrayFile& file, const WorkloadSpec& spec, std::string_view wanted);
 
+/// The file of a trace workload. Throws InvalidArgument and FileError.
+ArrayFile read_trace(const WorkloadSpec& spec);
+
 /// `requested`, or `recorded` when 0 is requested. Throws InvalidArgument when they differ.
 std::int64_t fit_extent(std::string_view field, std::int64_t requested, std::int64_t recorded,
                         std::string_view path);

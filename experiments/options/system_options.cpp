@@ -35,6 +35,7 @@ void leave_to_file(const WorkloadSpec& spec, SystemShape& shape) {
   if (shape.has_routing()) {
     shape.num_experts = 0;
     shape.top_k = 0;
+    shape.heads = shape.has_product_keys() ? 0 : shape.heads;
   }
 }
 

@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "core/base/error.hpp"
+#include "core/schedule/skew.hpp"
+#include "core/systems/system_traits.hpp"
 #include "core/systems/system_workload.hpp"
 #include "core/workload/trace_writer.hpp"
 #include "core/workload/workload.hpp"
@@ -154,6 +156,30 @@ TEST(SystemTrace, OfAnUnnamedSystemRunsAsWhateverIsAskedFor) {
   // dense_mlp has that many tokens.
   SystemShape dense = open_shape(System::kDenseMlp);
   EXPECT_EQ(complete_shape(spec_of(text), dense).num_tokens, 3);
+}
+
+// Counts by Python: tests/data/traces/README.md.
+TEST(SystemTrace, OfATrainedModelIsReadFromAnNpzWithScalars) {
+  const std::string text = "trace:" + test::source_path("tests/data/traces/ffn64_unbalanced.npz");
+  const SystemInputs inputs = make_workload(spec_of(text), open_shape(System::kGShard), 1);
+  EXPECT_EQ(inputs.shape.num_experts, 64);
+  EXPECT_EQ(inputs.shape.num_tokens, 64);
+  EXPECT_EQ(inputs.shape.top_k, 8);
+  const auto ids = inputs.fixed_routing->ids_of(0);
+  EXPECT_EQ(std::vector<std::int32_t>(ids.begin(), ids.end()),
+            (std::vector<std::int32_t>{5, 17, 24, 28, 29, 49, 56, 58}));
+  const SkewMetrics skew = compute_skew(*inputs.fixed_routing);
+  EXPECT_EQ(skew.active_experts, 13);
+  EXPECT_DOUBLE_EQ(skew.max_over_mean, 8);
+  for (const ScheduleKind kind : traits_of(System::kGShard).schedules) {
+    SystemInputs layer = make_workload(spec_of(text), open_shape(System::kGShard), 1);
+    layer.schedule = kind;
+    expect_correct(layer);
+  }
+  SystemShape other = open_shape(System::kGShard);
+  other.num_experts = 32;
+  EXPECT_EQ(test::error_text<InvalidArgument>([&] { complete_shape(spec_of(text), other); }),
+            "num_experts = 32: " + text.substr(6) + " has 64");
 }
 
 /// A snapshot file of arrays in fp32, in the order given.
