@@ -107,8 +107,8 @@ TEST(SystemCost, ProductKeysMaskedTakeAllExpertsForEveryToken) {
             analytic_cost(pkm, lowest_ids(pkm)).bytes(Stage::kRouterProject, MemoryLevel::kL2));
   const SystemShape gshard = test::system_shape(System::kGShard, 5, 8, 6, 2);
   EXPECT_EQ(test::error_text<InvalidArgument>(
-                [&] { (void)analytic_cost(gshard, lowest_ids(gshard), ScheduleKind::kDenseMasked); }),
-            "schedule = dense_masked: is none of gshard");
+                [&] { (void)analytic_cost(gshard, lowest_ids(gshard), ScheduleKind::kStaircase); }),
+            "schedule = staircase: is none of gshard");
 }
 
 TEST(SystemCost, TheDenseBranchAddsOnlyWhereThereIsARoutedOne) {
