@@ -29,7 +29,14 @@ class CudaBackend final : public MoeBackend {
   Schedule schedule(const Routing& routing, const ScheduleOptions& options) override {
     return group_pairs(routing, options, stream());
   }
-  std::unique_ptr<LayerExecution> prepare(const LayerInputs& inputs, const ScheduleOptions& options) override;
+  std::unique_ptr<LayerExecution> prepare(const LayerInputs& inputs,
+                                          const ScheduleOptions& options) override {
+    return prepare(inputs, options, nullptr);
+  }
+  std::unique_ptr<LayerExecution> prepare_routed(const LayerInputs& inputs, const ScheduleOptions& options,
+                                                 const Routing& routing) override {
+    return prepare(inputs, options, &routing);
+  }
   bool supports_system(System system, std::string& why) const override;
   std::unique_ptr<LayerExecution> prepare_system(const SystemInputs& inputs) override;
 
@@ -37,6 +44,9 @@ class CudaBackend final : public MoeBackend {
   cudaStream_t stream() const { return stream_.get(); }
   /// Weights on the device; those of the last layer stay, so that stages and schedules of one layer share
   /// them.
+  /// `known`: the inputs' routing, which auto needs, where it is known.
+  std::unique_ptr<LayerExecution> prepare(const LayerInputs& inputs, const ScheduleOptions& asked,
+                                          const Routing* known);
   std::shared_ptr<const ExpertBuffers> expert_buffers(const LayerInputs& inputs);
   /// Throws OutOfMemory when `layer` needs more device memory than is free.
   void require_memory(const std::string& layer, std::int64_t need) const;
@@ -70,14 +80,18 @@ bool CudaBackend::supports_layer(const LayerInputs& inputs, const ScheduleOption
   return has_expert_path(design_of(inputs, options), why);
 }
 
-std::unique_ptr<LayerExecution> CudaBackend::prepare(const LayerInputs& inputs,
-                                                     const ScheduleOptions& asked) {
+std::unique_ptr<LayerExecution> CudaBackend::prepare(const LayerInputs& inputs, const ScheduleOptions& asked,
+                                                     const Routing* known) {
   ScheduleOptions options = asked;
   std::string explanation;
   if (asked.kind == ScheduleKind::kAuto) {
-    const Routing routing = inputs.fixed_routing.has_value()
-                                ? *inputs.fixed_routing
-                                : router_select(inputs.shape, router_project(inputs));
+    Routing computed;
+    if (known == nullptr && !inputs.fixed_routing.has_value()) {
+      computed = router_select(inputs.shape, router_project(inputs));
+    }
+    const Routing& routing = known != nullptr                   ? *known
+                             : inputs.fixed_routing.has_value() ? *inputs.fixed_routing
+                                                                : computed;
     MachineRates rates = schedule_rates(project_devices(), found());
     std::erase_if(rates.candidates, [&](const ScheduleRates& candidate) {
       std::string why;

@@ -17,6 +17,12 @@ bool MoeBackend::supports_layer(const LayerInputs& /*inputs*/, const ScheduleOpt
   return supports(options.kind, why);
 }
 
+std::unique_ptr<LayerExecution> MoeBackend::prepare_routed(const LayerInputs& inputs,
+                                                           const ScheduleOptions& options,
+                                                           const Routing& /*routing*/) {
+  return prepare(inputs, options);
+}
+
 bool MoeBackend::supports_system(System system, std::string& why) const {
   why = fmt::format("the {} backend has no {}", name(), to_string(system));
   return false;

@@ -122,6 +122,11 @@ class MoeBackend {
   /// Loads the layer and builds what its runs need. Throws OutOfMemory before allocating.
   virtual std::unique_ptr<LayerExecution> prepare(const LayerInputs& inputs,
                                                   const ScheduleOptions& options) = 0;
+  /// The same where the caller has the inputs' routing already: auto chooses by it instead of computing it
+  /// again. Runs compute their own.
+  virtual std::unique_ptr<LayerExecution> prepare_routed(const LayerInputs& inputs,
+                                                         const ScheduleOptions& options,
+                                                         const Routing& routing);
 
   /// False with a reason in `why` when this backend cannot run a baseline (a backend has none until it says
   /// otherwise); kOmniMoe is what the functions above are for.

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/schedule/schedule_buckets.hpp"
+#include "core/schedule/schedule_info.hpp"
 
 namespace moescope {
 namespace {
@@ -93,8 +94,7 @@ HostNeeds schedule_host_needs(const LayerShape& shape, bool fixed_routing, const
       break;
   }
   HostNeeds most;
-  for (const ScheduleKind kind : {ScheduleKind::kTokenCentric, ScheduleKind::kExpertCentric,
-                                  ScheduleKind::kStaircase, ScheduleKind::kDenseMasked}) {
+  for (const ScheduleKind kind : named_schedules(/*with_library=*/false)) {
     ScheduleOptions named = options;
     named.kind = kind;
     const HostNeeds one = schedule_host_needs(shape, fixed_routing, named, threads);

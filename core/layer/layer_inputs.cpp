@@ -38,6 +38,8 @@ void require_experts(const ExpertWeights& experts, const LayerShape& shape) {
   }
 }
 
+}  // namespace
+
 void require_fixed_routing(const Routing& routing, const LayerShape& shape) {
   if (routing.num_tokens != shape.num_tokens || routing.grid_rows != shape.grid_rows ||
       routing.grid_cols != shape.grid_cols) {
@@ -55,8 +57,6 @@ void require_fixed_routing(const Routing& routing, const LayerShape& shape) {
     }
   }
 }
-
-}  // namespace
 
 void LayerInputs::validate() const {
   shape.validate();

@@ -49,4 +49,8 @@ struct LayerInputs {
   void validate() const;
 };
 
+/// Throws InvalidArgument("fixed_routing", ...) unless it is the routing of a layer of this shape, top_k
+/// experts for every token.
+void require_fixed_routing(const Routing& routing, const LayerShape& shape);
+
 }  // namespace moescope

@@ -144,7 +144,7 @@ class Parser {
     return name;
   }
 
-  /// Values of a list, or the one value where a list may be left out; no value twice.
+  /// Values of a list, or the one value where a list may be left out. Throws for a list without any.
   std::vector<Json> values_of(const Json& value, const std::string& field) const {
     std::vector<Json> values;
     if (value.is_array()) {

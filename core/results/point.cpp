@@ -6,6 +6,8 @@
 
 #include "core/base/grid_text.hpp"
 #include "core/layer/dtype.hpp"
+#include "core/schedule/schedule_info.hpp"
+#include "core/systems/system_options.hpp"
 
 namespace moescope {
 namespace {
@@ -22,16 +24,6 @@ std::string framed(const std::optional<T>& value) {
 const auto& same_as(const PointField&, const auto& value) { return value; }
 std::optional<std::int64_t> same_as(const PointField& field, const std::optional<std::int64_t>& value) {
   return value ? value : field.null_means;
-}
-
-/// Whether the group size says anything about a schedule; auto may resolve to one where it does.
-bool has_groups(ScheduleKind kind) {
-  return kind == ScheduleKind::kExpertCentric || kind == ScheduleKind::kStaircase ||
-         kind == ScheduleKind::kAuto;
-}
-
-bool may_have_strips(ScheduleKind kind) {
-  return kind == ScheduleKind::kStaircase || kind == ScheduleKind::kAuto;
 }
 
 }  // namespace
@@ -58,7 +50,7 @@ void Point::set_shape(const SystemShape& shape) {
     heads = shape.heads;
     key_size = shape.key_size;
   }
-  if (shape.system == System::kPkm) {
+  if (!system_has(shape.system, "activation")) {
     activation = "none";
   }
   if (!shape.has_routing()) {
@@ -67,9 +59,10 @@ void Point::set_shape(const SystemShape& shape) {
 }
 
 void Point::set_schedule(const ScheduleOptions& options) {
+  const ScheduleInfo& info = schedule_info(options.kind);
   schedule = to_string(options);
-  group_size = has_groups(options.kind) ? std::optional(options.group_size) : std::nullopt;
-  tile_tokens = may_have_strips(options.kind) ? std::optional(options.tile_tokens) : std::nullopt;
+  group_size = info.groups ? std::optional(options.group_size) : std::nullopt;
+  tile_tokens = info.strips ? std::optional(options.tile_tokens) : std::nullopt;
 }
 
 namespace {

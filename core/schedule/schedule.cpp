@@ -3,23 +3,15 @@
 #include <omp.h>
 
 #include <algorithm>
-#include <array>
 #include <string>
 
 #include "core/base/error.hpp"
 #include "core/schedule/schedule_buckets.hpp"
+#include "core/schedule/schedule_info.hpp"
 
 namespace moescope {
 
 namespace {
-
-constexpr std::array kKinds = {ScheduleKind::kTokenCentric,  ScheduleKind::kExpertCentric,
-                               ScheduleKind::kStaircase,     ScheduleKind::kDenseMasked,
-                               ScheduleKind::kSparseLibrary, ScheduleKind::kAuto};
-
-/// Follow the name of a staircase that takes rows alone, and of one that need not be bit-repeatable.
-constexpr std::string_view kRows = ":rows";
-constexpr std::string_view kAtomics = ":atomics";
 
 template <class T>
 std::int64_t array_bytes(const std::vector<T>& array) {
@@ -28,30 +20,15 @@ std::int64_t array_bytes(const std::vector<T>& array) {
 
 }  // namespace
 
-std::string_view to_string(ScheduleKind kind) {
-  switch (kind) {
-    case ScheduleKind::kTokenCentric:
-      return "token_centric";
-    case ScheduleKind::kExpertCentric:
-      return "expert_centric";
-    case ScheduleKind::kStaircase:
-      return "staircase";
-    case ScheduleKind::kDenseMasked:
-      return "dense_masked";
-    case ScheduleKind::kSparseLibrary:
-      return "sparse_library";
-    case ScheduleKind::kAuto:
-      return "auto";
-  }
-  return "?";
-}
+std::string_view to_string(ScheduleKind kind) { return schedule_info(kind).name; }
 
 ScheduleKind parse_schedule_kind(std::string_view text) {
   std::string known;
-  for (const ScheduleKind kind : kKinds) {
-    if (text == to_string(kind)) return kind;
+  for (const ScheduleInfo& info : schedule_infos()) {
+    if (!info.kind || !info.plain()) continue;
+    if (text == info.name) return *info.kind;
     known += known.empty() ? "" : ", ";
-    known += to_string(kind);
+    known += info.name;
   }
   throw InvalidArgument("schedule", text, "must be one of " + known);
 }
@@ -64,29 +41,25 @@ void validate_tile_tokens(std::int64_t tile_tokens) {
 }
 
 std::string to_string(const ScheduleOptions& options) {
-  const bool staircase = options.kind == ScheduleKind::kStaircase;
-  return fmt::format("{}{}{}", to_string(options.kind),
-                     staircase && options.strip_rule == StripRule::kRowsOnly ? kRows : "",
-                     staircase && !options.deterministic ? kAtomics : "");
+  for (const ScheduleInfo& info : schedule_infos()) {
+    const bool variant =
+        !schedule_info(options.kind).strips || options.kind == ScheduleKind::kAuto ||
+        (info.strip_rule == options.strip_rule && info.deterministic == options.deterministic);
+    if (info.kind == options.kind && variant) {
+      return std::string(info.name);
+    }
+  }
+  throw InternalError("a schedule without a name");
 }
 
 ScheduleOptions parse_schedule(std::string_view text) {
-  for (const StripRule rule : {StripRule::kMinimalCover, StripRule::kRowsOnly}) {
-    for (const bool deterministic : {true, false}) {
-      const ScheduleOptions staircase{
-          .kind = ScheduleKind::kStaircase, .deterministic = deterministic, .strip_rule = rule};
-      if (text == to_string(staircase)) {
-        return staircase;
-      }
-    }
+  if (const ScheduleInfo* info = find_schedule_info(text); info != nullptr && info->kind) {
+    return {.kind = *info->kind, .deterministic = info->deterministic, .strip_rule = info->strip_rule};
   }
   return {.kind = parse_schedule_kind(text)};
 }
 
-bool is_fused(ScheduleKind kind) {
-  return kind == ScheduleKind::kTokenCentric || kind == ScheduleKind::kExpertCentric ||
-         kind == ScheduleKind::kStaircase;
-}
+bool is_fused(ScheduleKind kind) { return schedule_info(kind).fused; }
 
 std::int64_t Schedule::bytes() const {
   return array_bytes(items) + array_bytes(experts) + array_bytes(tokens) + array_bytes(pair_offsets) +

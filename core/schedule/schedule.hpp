@@ -22,9 +22,8 @@ enum class ScheduleKind : std::uint8_t {
 std::string_view to_string(ScheduleKind kind);
 /// Throws InvalidArgument("schedule", ...).
 ScheduleKind parse_schedule_kind(std::string_view text);
-/// Which stages a schedule reports: true - scores and combine are one stage `experts` (token_centric,
-/// expert_centric, staircase); false - expert_scores and expert_combine apart (dense_masked, sparse_library).
-/// False for kAuto.
+/// Which stages a schedule reports on OmniMoE: true - scores and combine are one stage `experts`; false -
+/// expert_scores and expert_combine apart. Of kAuto, which has those of what it resolves to, false.
 bool is_fused(ScheduleKind kind);
 
 /// How a token's selected set is cut into strips.

@@ -1,20 +1,20 @@
 #include "core/systems/system.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
+#include <algorithm>
 #include <array>
 #include <cmath>
 #include <utility>
 
 #include "core/base/error.hpp"
+#include "core/systems/system_traits.hpp"
 
 namespace moescope {
 namespace {
 
 constexpr std::int64_t kExtentLimit = std::int64_t{1} << 31;  // ids and extents fit 32 bits
-
-constexpr std::array kSystems = {System::kDenseMlp, System::kGShard, System::kDeepSeekMoe,
-                                 System::kPkm,      System::kPeer,   System::kOmniMoe};
 
 void require(bool holds, std::string_view field, std::int64_t value, std::string_view requirement) {
   if (!holds) {
@@ -36,15 +36,15 @@ void require_extent(std::string_view field, std::int64_t value, bool used, std::
 std::int64_t square_root(std::int64_t n) { return std::llround(std::sqrt(static_cast<double>(n))); }
 
 void require_gate_mode(const SystemShape& shape) {
-  const bool known = shape.gate_mode == GateMode::kSoftmax ||
-                     (shape.has_ffn_experts() && shape.gate_mode == GateMode::kProbability) ||
-                     (shape.system == System::kPeer && shape.gate_mode == GateMode::kRelu);
-  if (!known) {
+  const SystemTraits& traits = traits_of(shape.system);
+  if (std::ranges::find(traits.gate_modes, shape.gate_mode) == traits.gate_modes.end()) {
+    std::vector<std::string_view> modes;
+    for (const GateMode mode : traits.gate_modes) {
+      modes.push_back(to_string(mode));
+    }
     throw InvalidArgument("gate_mode", to_string(shape.gate_mode),
-                          fmt::format("{} has {}", to_string(shape.system),
-                                      shape.has_ffn_experts()         ? "softmax and probability"
-                                      : shape.system == System::kPeer ? "softmax and relu"
-                                                                      : "softmax alone"));
+                          fmt::format("{} has {}{}", traits.name, fmt::join(modes, " and "),
+                                      modes.size() == 1 ? " alone" : ""));
   }
 }
 
@@ -77,43 +77,43 @@ Number weight_elements(const SystemShape& shape) {
     elements += 2 * half_query * d;                                      // query projection
     elements += 2 * half_query * static_cast<Number>(shape.num_keys());  // sub-keys
     elements += n * d;                                                   // values, or w_out
-    elements += shape.system == System::kPeer ? n * d : 0;               // w_in
+    elements += shape.has_neurons() ? n * d : 0;                         // w_in
   }
   return elements;
 }
 
 }  // namespace
 
-std::string_view to_string(System system) {
-  switch (system) {
-    case System::kOmniMoe:
-      return "omnimoe";
-    case System::kDenseMlp:
-      return "dense_mlp";
-    case System::kGShard:
-      return "gshard";
-    case System::kDeepSeekMoe:
-      return "deepseekmoe";
-    case System::kPkm:
-      return "pkm";
-    case System::kPeer:
-      return "peer";
-  }
-  return "?";
-}
+std::string_view to_string(System system) { return traits_of(system).name; }
 
 System parse_system(std::string_view text) {
-  std::string known;
-  for (const System system : kSystems) {
-    if (text == to_string(system)) {
-      return system;
-    }
-    known += fmt::format("{}{}", known.empty() ? "" : ", ", to_string(system));
+  const auto all = system_traits();
+  const auto found = std::ranges::find(all, text, &SystemTraits::name);
+  if (found == all.end()) {
+    throw InvalidArgument(
+        "system", text,
+        fmt::format("must be one of {}",
+                    fmt::join(system_names([](const SystemTraits&) { return true; }), ", ")));
   }
-  throw InvalidArgument("system", text, fmt::format("must be one of {}", known));
+  return found->system;
 }
 
-std::span<const System> systems() { return kSystems; }
+std::span<const System> systems() {
+  static const std::vector<System> kSystems = [] {
+    std::vector<System> all;
+    for (const SystemTraits& traits : system_traits()) {
+      all.push_back(traits.system);
+    }
+    return all;
+  }();
+  return kSystems;
+}
+
+bool SystemShape::has_ffn_experts() const { return traits_of(system).experts == ExpertKind::kFfn; }
+bool SystemShape::has_product_keys() const { return traits_of(system).router == RouterKind::kProductKeys; }
+bool SystemShape::has_routing() const { return traits_of(system).router != RouterKind::kNone; }
+bool SystemShape::has_dense_branch() const { return traits_of(system).dense_branch; }
+bool SystemShape::has_neurons() const { return traits_of(system).experts == ExpertKind::kNeuron; }
 
 std::int64_t SystemShape::num_keys() const { return has_product_keys() ? square_root(num_experts) : 0; }
 
@@ -131,6 +131,13 @@ LayerShape SystemShape::row_shape() const {
   return shape;
 }
 
+LayerShape SystemShape::query_shape() const {
+  LayerShape shape = row_shape();
+  shape.num_tokens = num_queries();
+  shape.top_k = has_routing() ? top_k_per_query() : 0;
+  return shape;
+}
+
 void SystemShape::validate() const {
   const auto name = to_string(system);
   if (system == System::kOmniMoe) {
@@ -140,8 +147,7 @@ void SystemShape::validate() const {
   require_extent("hidden_size", hidden_size, true, 0, name);
   require_extent("num_experts", num_experts, has_routing(), 0, name);
   require_extent("expert_size", expert_size, has_ffn_experts(), 0, name);
-  require_extent("shared_size", shared_size, system == System::kDenseMlp || system == System::kDeepSeekMoe, 0,
-                 name);
+  require_extent("shared_size", shared_size, has_dense_branch(), 0, name);
   require_extent("top_k", top_k, has_routing(), 0, name);
   require_extent("heads", heads, has_product_keys(), 1, name);
   require_extent("key_size", key_size, has_product_keys(), 0, name);

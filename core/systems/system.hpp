@@ -28,7 +28,7 @@ enum class System : std::uint8_t {
 std::string_view to_string(System system);
 /// Throws InvalidArgument("system", ...).
 System parse_system(std::string_view text);
-/// All of them, in the order of the paper's Table A, dense_mlp first.
+/// All of them, in the order of system_traits().
 std::span<const System> systems();
 
 /// Shape and options of one baseline layer. Fields that a system has no use for are 0 (heads: 1).
@@ -46,9 +46,12 @@ struct SystemShape {
   Activation activation = Activation::kSilu;
   GateMode gate_mode = GateMode::kSoftmax;
 
-  bool has_ffn_experts() const { return system == System::kGShard || system == System::kDeepSeekMoe; }
-  bool has_product_keys() const { return system == System::kPkm || system == System::kPeer; }
-  bool has_routing() const { return has_ffn_experts() || has_product_keys(); }
+  // Of its traits (system_traits.hpp):
+  bool has_ffn_experts() const;
+  bool has_product_keys() const;
+  bool has_routing() const;
+  bool has_dense_branch() const;  ///< dense_mlp, or a shared expert
+  bool has_neurons() const;       ///< experts of one hidden neuron: scores, then rows
   /// Rows of the Routing: one query per token and head. Query q belongs to token q / heads.
   std::int64_t num_queries() const { return num_tokens * heads; }
   std::int64_t top_k_per_query() const { return top_k / heads; }
@@ -58,6 +61,8 @@ struct SystemShape {
   /// The extents that every kind of layer has, as rows carry them: the grid is sqrt(N) x sqrt(N) with product
   /// keys, 1 x N otherwise, 1 x 1 for dense_mlp, which has no routing.
   LayerShape row_shape() const;
+  /// The routing as a layer of its own: row_shape() with num_queries() tokens of top_k_per_query() experts.
+  LayerShape query_shape() const;
   /// Throws InvalidArgument naming the first field that cannot work for this system.
   void validate() const;
   /// "gshard_L1024_d1024_N128_K2".
@@ -108,14 +113,17 @@ struct SystemInputs {
   SystemShape shape;
   HostTensor hidden_states;  ///< X [L, d]
   std::shared_ptr<const SystemWeights> weights;
+  /// Recorded, or drawn without a router: the router's stages are skipped. Its rows are queries.
+  std::optional<Routing> fixed_routing;
   std::string workload;
   std::uint64_t seed = 0;
-  /// Order of work of the experts, where there is a choice: pkm and peer as token_centric (their rows
-  /// gathered) or dense_masked (all experts for every token). kAuto: the backend's own.
+  /// Order of work of the experts, where there is a choice: FFN experts as expert_centric (grouped
+  /// products), token_centric (each token its experts) or dense_masked (all experts for every token); pkm and
+  /// peer as token_centric (their rows gathered) or dense_masked. kAuto: the backend's own.
   ScheduleKind schedule = ScheduleKind::kAuto;
 
-  /// Throws InvalidArgument naming the tensor whose extents or dtype do not fit `shape`, or a schedule that
-  /// the system does not have.
+  /// Throws InvalidArgument naming the tensor whose extents or dtype do not fit `shape`, a routing that does
+  /// not, or a schedule that the system does not have.
   void validate() const;
 };
 

@@ -8,6 +8,7 @@
 
 #include "core/base/error.hpp"
 #include "core/cost/traffic_terms.hpp"
+#include "core/systems/system_traits.hpp"
 #include "core/tiling/chunks.hpp"
 
 namespace moescope {
@@ -58,10 +59,33 @@ class SystemTerms {
     terms_.l2(Stage::kExperts, kRead, hidden, "hidden activations");                              // M f
     terms_.l2(Stage::kExperts, kWrite, results, "results of pairs");                              // M d fp32
     terms_.l2(Stage::kExperts, kRead, results, "results of pairs");                               // M d fp32
-    // Three products of [M, d] x [d, f], and the sum of M results.
-    const auto products = checked_product({6, pairs, f, shape_.hidden_size});
-    const auto sums = checked_product({2, pairs, shape_.hidden_size});
-    terms_.flop(Stage::kExperts, products + sums, products + sums);
+    ffn_flop(pairs);
+  }
+
+  /// Each token by itself: nothing is sorted, and weights are read for every pair.
+  void ffn_of_tokens() {
+    const auto pairs = routing_.num_pairs();
+    const auto weights = checked_product({3, pairs, shape_.expert_size, terms_.row_bytes});
+    ffn_ends();
+    terms_.both(Stage::kExperts, kRead, terms_.x_bytes, "X");                // L d
+    terms_.hbm(Stage::kExperts, kRead, active_weights(), "active experts");  // 3 E_active f d
+    terms_.l2(Stage::kExperts, kRead, weights, "experts of pairs");          // 3 M f d
+    ffn_flop(pairs);
+  }
+
+  /// All experts for every token, and what was not selected thrown away.
+  void ffn_of_all() {
+    const auto rows = checked_product({shape_.num_tokens, shape_.num_experts});
+    const auto all = checked_product({3, shape_.num_experts, shape_.expert_size, terms_.row_bytes});
+    const auto hidden = checked_product({rows, shape_.expert_size, element_});
+    ffn_ends();
+    terms_.both(Stage::kExperts, kRead, terms_.x_bytes, "X");                        // L d
+    terms_.hbm(Stage::kExperts, kRead, active_weights(), "active experts");          // 3 E_active f d
+    terms_.hbm(Stage::kExperts, kRead, all - active_weights(), "inactive experts");  // 3 (N - E_active) f d
+    terms_.l2(Stage::kExperts, kRead, all, "experts");                               // 3 N f d
+    terms_.l2(Stage::kExperts, kWrite, hidden, "hidden activations");                // L N f
+    terms_.l2(Stage::kExperts, kRead, hidden, "hidden activations");                 // L N f
+    ffn_flop(rows);
   }
 
   void product_keys() {
@@ -84,14 +108,14 @@ class SystemTerms {
 
   /// Values of pkm, or w_in and w_out of peer.
   void gathered_experts() {
-    const bool peer = shape_.system == System::kPeer;
-    const auto stage = peer ? Stage::kExperts : Stage::kExpertCombine;
+    const bool scored = shape_.has_neurons();
+    const auto stage = scored ? Stage::kExperts : Stage::kExpertCombine;
     const auto pairs = routing_.num_pairs();
-    const auto matrices = peer ? 2 : 1;
+    const auto matrices = scored ? 2 : 1;
     terms_.both(stage, kRead, terms_.ids_bytes, "expert_ids");  // M
     terms_.both(stage, kRead, terms_.gates_bytes, "gates");     // M fp32
     terms_.both(stage, kWrite, terms_.x_bytes, "Y");            // L d
-    if (peer) {
+    if (scored) {
       terms_.both(stage, kRead, terms_.x_bytes, "X");  // L d
     }
     terms_.hbm(stage, kRead, active_weights(), "active experts");  // E_active d, of peer twice
@@ -103,9 +127,9 @@ class SystemTerms {
 
   /// The same as products with all experts; what a head adds to another's choice is in the gates' sum.
   void masked_experts() {
-    const bool peer = shape_.system == System::kPeer;
-    const auto stage = peer ? Stage::kExperts : Stage::kExpertCombine;
-    const auto matrices = peer ? 2 : 1;
+    const bool scored = shape_.has_neurons();
+    const auto stage = scored ? Stage::kExperts : Stage::kExpertCombine;
+    const auto matrices = scored ? 2 : 1;
     constexpr Dtype scores = DenseChunks::kScores;
     const auto all = checked_product({matrices, shape_.num_experts, terms_.row_bytes});
     const auto needed = active_weights();
@@ -115,7 +139,7 @@ class SystemTerms {
     terms_.hbm(stage, kRead, needed, "active experts");          // E_active d, of peer twice
     terms_.hbm(stage, kRead, all - needed, "inactive experts");  // (N - E_active) d, of peer twice
     terms_.l2(stage, kRead, all, "experts");                     // N d, of peer twice
-    if (peer) {
+    if (scored) {
       terms_.both(stage, kRead, terms_.x_bytes, "X");  // L d
       terms_.l2(stage, kWrite, checked_product({shape_.num_tokens, shape_.num_experts, dtype_bytes(scores)}),
                 "score matrix");  // L N
@@ -136,15 +160,30 @@ class SystemTerms {
     if (shape_.has_ffn_experts()) {
       return checked_product({3, active, shape_.expert_size, terms_.row_bytes});
     }
-    return checked_product({shape_.system == System::kPeer ? 2 : 1, active, terms_.row_bytes});
+    return checked_product({shape_.has_neurons() ? 2 : 1, active, terms_.row_bytes});
   }
 
   std::int64_t floor_bytes() const {
-    const auto x = shape_.system == System::kPkm ? 0 : terms_.x_bytes;
+    const auto x = traits_of(shape_.system).experts == ExpertKind::kValue ? 0 : terms_.x_bytes;
     return active_weights() + x + terms_.x_bytes;
   }
 
  private:
+  void ffn_ends() {
+    terms_.both(Stage::kExperts, kRead, terms_.ids_bytes, "expert_ids");  // M
+    terms_.both(Stage::kExperts, kRead, terms_.gates_bytes, "gates");     // M fp32
+    terms_.both(Stage::kExperts, kWrite, terms_.x_bytes, "Y");            // L d
+  }
+
+  /// Three products of [rows, d] x [d, f], and the sum of as many results; M of them count.
+  void ffn_flop(std::int64_t rows) {
+    const auto of = [&](std::int64_t count) {
+      return checked_product({6, count, shape_.expert_size, shape_.hidden_size}) +
+             checked_product({2, count, shape_.hidden_size});
+    };
+    terms_.flop(Stage::kExperts, of(routing_.num_pairs()), of(rows));
+  }
+
   void select(std::int64_t logits_bytes) {
     terms_.both(Stage::kRouterSelect, kRead, logits_bytes, "logits");                  // as written
     terms_.both(Stage::kRouterSelect, kWrite, terms_.offsets_bytes, "token_offsets");  // L H + 1
@@ -174,57 +213,56 @@ void check_fit(const SystemShape& shape, const Routing& routing) {
 }  // namespace
 
 std::vector<Stage> system_stages(System system) {
-  switch (system) {
-    case System::kDenseMlp:
-      return {Stage::kSharedMlp};
-    case System::kGShard:
-      return {Stage::kRouterProject, Stage::kRouterSelect, Stage::kSchedule, Stage::kExperts};
-    case System::kDeepSeekMoe:
-      return {Stage::kRouterProject, Stage::kRouterSelect, Stage::kSchedule, Stage::kExperts,
-              Stage::kSharedMlp};
-    case System::kPkm:
-      return {Stage::kRouterProject, Stage::kRouterSelect, Stage::kExpertCombine};
-    case System::kPeer:
-      return {Stage::kRouterProject, Stage::kRouterSelect, Stage::kExperts};
-    case System::kOmniMoe:
-      break;
+  const auto stages = traits_of(system).stages;
+  if (stages.empty()) {
+    throw InternalError(fmt::format("{}'s stages depend on its schedule", to_string(system)));
   }
-  throw InternalError("omnimoe's stages depend on its schedule");
+  return {stages.begin(), stages.end()};
+}
+
+std::vector<Stage> system_stages(System system, bool fixed_routing) {
+  std::vector<Stage> stages = system_stages(system);
+  if (fixed_routing) {
+    std::erase_if(stages, [](Stage s) { return s == Stage::kRouterProject || s == Stage::kRouterSelect; });
+  }
+  return stages;
 }
 
 ScheduleOptions system_schedule(System system) {
-  switch (system) {
-    case System::kDenseMlp:
-      return {.kind = ScheduleKind::kDenseMasked, .group_size = 1};
-    case System::kGShard:
-    case System::kDeepSeekMoe:
-      return {.kind = ScheduleKind::kExpertCentric, .group_size = 1};
-    case System::kPkm:
-    case System::kPeer:
-      return {.kind = ScheduleKind::kTokenCentric, .group_size = 1};
-    case System::kOmniMoe:
-      break;
-  }
-  throw InternalError("omnimoe has every schedule");
+  return {.kind = traits_of(system).schedules.front(), .group_size = 1};
 }
 
 AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing) {
   return analytic_cost(shape, routing, system_schedule(shape.system).kind);
 }
 
-AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing, ScheduleKind kind) {
+AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing, ScheduleKind kind,
+                           bool fixed_routing) {
   check_fit(shape, routing);
   const bool masked = shape.has_product_keys() && kind == ScheduleKind::kDenseMasked;
-  if (!masked && kind != system_schedule(shape.system).kind) {
+  if (!traits_of(shape.system).has(kind)) {
     throw InvalidArgument("schedule", to_string(kind), fmt::format("is none of {}", to_string(shape.system)));
   }
   SystemTerms terms(shape, routing);
   if (shape.has_ffn_experts()) {
-    terms.ffn_router();
-    terms.ffn_experts();
+    if (!fixed_routing) {
+      terms.ffn_router();
+    }
+    switch (kind) {
+      case ScheduleKind::kTokenCentric:
+        terms.ffn_of_tokens();
+        break;
+      case ScheduleKind::kDenseMasked:
+        terms.ffn_of_all();
+        break;
+      default:
+        terms.ffn_experts();
+    }
   }
   if (shape.has_product_keys()) {
-    terms.product_keys();
+    if (!fixed_routing) {
+      terms.product_keys();
+    }
     if (masked) {
       terms.masked_experts();
     } else {

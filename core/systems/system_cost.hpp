@@ -14,6 +14,8 @@ namespace moescope {
 /// Stages of a baseline in order, without kLayer. dense_mlp is a shared_mlp and nothing else; pkm has no
 /// scores of its own, so its expert stage is expert_combine; product keys need no schedule.
 std::vector<Stage> system_stages(System system);
+/// The same without the router's, which a layer with a fixed routing skips.
+std::vector<Stage> system_stages(System system, bool fixed_routing);
 
 /// The order of work of a baseline's expert stage, as prepare_system() runs it: expert_centric in groups of
 /// one expert for FFN experts, token_centric for product keys (which a backend may also run as dense_masked:
@@ -22,9 +24,11 @@ ScheduleOptions system_schedule(System system);
 
 /// All stages of one baseline layer on this routing (empty for dense_mlp). Stage::kLayer sums the others.
 /// `kind` is the order of work that ran: product keys also as dense_masked (all experts for every token, as
-/// the GPU does it: one matrix [L, N] is scores, then P); others have none but system_schedule()'s. Throws
-/// InvalidArgument("schedule", ...).
-AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing, ScheduleKind kind);
+/// the GPU does it: one matrix [L, N] is scores, then P), FFN experts also as token_centric and dense_masked.
+/// Throws
+/// InvalidArgument("schedule", ...). `fixed_routing`: the router's stages do not run and cost nothing.
+AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing, ScheduleKind kind,
+                           bool fixed_routing = false);
 /// The same as system_schedule() has it.
 AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing);
 

@@ -5,6 +5,8 @@
 #include "core/base/error.hpp"
 #include "core/base/host_memory.hpp"
 #include "core/systems/system.hpp"
+#include "core/systems/system_making.hpp"
+#include "core/systems/system_traits.hpp"
 #include "core/workload/deterministic_math.hpp"
 
 namespace moescope {
@@ -34,8 +36,11 @@ class Requirer {
   const SystemShape& shape_;
 };
 
+/// pkm alone: a layer norm of every half query.
+bool has_norm(const SystemShape& shape) { return traits_of(shape.system).experts == ExpertKind::kValue; }
+
 void require_norm(const std::vector<float>& values, std::string_view name, const SystemShape& shape) {
-  const bool may = shape.system == System::kPkm;
+  const bool may = has_norm(shape);
   if (!values.empty() && (!may || std::ssize(values) != shape.key_size)) {
     throw InvalidArgument(
         name, fmt::format("[{}]", values.size()),
@@ -75,15 +80,27 @@ ProductKeyWeights make_product_keys(const SystemShape& shape, double score_devia
                       RandomStream::kRouterRow);
   keys.keys = make(shape.heads * shape.num_keys() * 2, shape.key_size,
                    score_deviation * inverse_root(2 * shape.key_size), RandomStream::kRouterCol);
-  if (shape.system == System::kPkm) {
+  if (has_norm(shape)) {
     keys.norm_weight.assign(static_cast<std::size_t>(shape.key_size), 1.0F);
     keys.norm_bias.assign(static_cast<std::size_t>(shape.key_size), 0.0F);
   }
   return keys;
 }
 
-std::shared_ptr<const SystemWeights> make_weights(const SystemShape& shape, double score_deviation,
-                                                  const Maker& make) {
+}  // namespace
+
+void detail::require_system_memory(const SystemShape& shape) {
+  const auto batch_bytes = shape.num_tokens * shape.hidden_size * dtype_bytes(shape.dtype);
+  require_host_memory(shape.label(), static_cast<double>(shape.weight_bytes() + batch_bytes));
+}
+
+HostTensor detail::normal_tokens(const SystemShape& shape, std::uint64_t seed) {
+  return Maker{shape.dtype, seed}(shape.num_tokens, shape.hidden_size, 1, RandomStream::kHiddenStates);
+}
+
+std::shared_ptr<SystemWeights> detail::make_system_weights(const SystemShape& shape, double score_deviation,
+                                                           std::uint64_t seed) {
+  const Maker make{shape.dtype, seed};
   const auto d = shape.hidden_size;
   auto weights = std::make_shared<SystemWeights>();
   if (shape.has_ffn_experts()) {
@@ -97,7 +114,7 @@ std::shared_ptr<const SystemWeights> make_weights(const SystemShape& shape, doub
     weights->keys = make_product_keys(shape, score_deviation, make);
     weights->w_out = make(shape.num_experts, d, inverse_root(d), RandomStream::kExpertOut);
   }
-  if (shape.system == System::kPeer) {
+  if (shape.has_neurons()) {
     weights->w_in = make(shape.num_experts, d, inverse_root(d), RandomStream::kExpertIn);
   }
   if (shape.shared_size > 0) {
@@ -109,14 +126,18 @@ std::shared_ptr<const SystemWeights> make_weights(const SystemShape& shape, doub
   return weights;
 }
 
-}  // namespace
-
 void SystemInputs::validate() const {
   shape.validate();
-  const bool chosen = schedule == ScheduleKind::kTokenCentric || schedule == ScheduleKind::kDenseMasked;
-  if (schedule != ScheduleKind::kAuto && !(shape.has_product_keys() && chosen)) {
+  const SystemTraits& traits = traits_of(shape.system);
+  if (schedule != ScheduleKind::kAuto && !(traits.chooses_schedule && traits.has(schedule))) {
     throw InvalidArgument("schedule", to_string(schedule),
-                          "must be auto, and of pkm and peer auto, token_centric or dense_masked");
+                          fmt::format("must be one of {} for {}", traits.schedule_names(), traits.name));
+  }
+  if (fixed_routing) {
+    if (!shape.has_routing()) {
+      throw InvalidArgument("fixed_routing", "present", fmt::format("must be absent for {}", shape.label()));
+    }
+    require_fixed_routing(*fixed_routing, shape.query_shape());
   }
   const Requirer require(shape);
   const auto d = shape.hidden_size;
@@ -138,7 +159,7 @@ void SystemInputs::validate() const {
     require_product_keys(require, *weights->keys, shape);
     require.tensor(weights->w_out, "w_out", shape.num_experts, d);
   }
-  if (shape.system == System::kPeer) {
+  if (shape.has_neurons()) {
     require.tensor(weights->w_in, "w_in", shape.num_experts, d);
   }
   require.presence(weights->shared.has_value(), "shared", shape.shared_size > 0);
@@ -155,13 +176,11 @@ SystemInputs make_system_inputs(const SystemShape& shape, double score_deviation
     throw InvalidArgument("score_deviation", fmt::to_string(score_deviation),
                           "must be finite and not negative");
   }
-  const auto batch_bytes = shape.num_tokens * shape.hidden_size * dtype_bytes(shape.dtype);
-  require_host_memory(shape.label(), static_cast<double>(shape.weight_bytes() + batch_bytes));
-  const Maker make{shape.dtype, seed};
+  detail::require_system_memory(shape);
   SystemInputs inputs;
   inputs.shape = shape;
-  inputs.hidden_states = make(shape.num_tokens, shape.hidden_size, 1, RandomStream::kHiddenStates);
-  inputs.weights = make_weights(shape, score_deviation, make);
+  inputs.hidden_states = detail::normal_tokens(shape, seed);
+  inputs.weights = detail::make_system_weights(shape, score_deviation, seed);
   inputs.workload = fmt::format("gaussian:{}", score_deviation);
   inputs.seed = seed;
   return inputs;

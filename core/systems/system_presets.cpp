@@ -17,98 +17,68 @@ constexpr std::string_view kSweepL = "paper Table A, sweep over L at the smalles
 constexpr std::string_view kOwnKeys = "; heads and key width are own choice, the table names neither";
 constexpr std::string_view kSmall = "own choice: parameters of about the small_layer2 snapshot's layer";
 
-SystemShape table_a(System system) {
-  SystemShape shape;
-  shape.system = system;
+/// What a system's presets differ in.
+struct PresetRow {
+  SystemShape table_a;                  ///< at L = 1024 and the smallest K
+  SystemShape small;                    ///< the same where nothing else is said
+  std::array<std::int64_t, 4> top_k{};  ///< of the sweep over K; dense_mlp has none
+};
+
+constexpr SystemShape at_table_a(SystemShape shape) {
   shape.num_tokens = 1024;
   shape.hidden_size = 1024;
-  switch (system) {
-    case System::kGShard:
-      shape.num_experts = 128;
-      shape.expert_size = 512;
-      shape.top_k = 2;
-      break;
-    case System::kDeepSeekMoe:
-      shape.num_experts = 256;
-      shape.expert_size = 256;
-      shape.shared_size = 1024;
-      shape.top_k = 4;
-      shape.gate_mode = GateMode::kProbability;
-      break;
-    case System::kPkm:
-      shape.num_experts = 444 * 444;
-      shape.top_k = 2500;
-      shape.heads = 4;
-      shape.key_size = 128;
-      break;
-    case System::kPeer:
-      shape.num_experts = 320 * 320;
-      shape.top_k = 1250;
-      shape.heads = 10;
-      shape.key_size = 128;
-      shape.activation = Activation::kGelu;
-      break;
-    case System::kDenseMlp:
-      shape.shared_size = 4 * shape.hidden_size;
-      break;
-    case System::kOmniMoe:
-      throw InternalError("omnimoe's presets are LayerShapes");
-  }
   return shape;
 }
 
-SystemShape small(System system) {
-  SystemShape shape = table_a(system);
-  shape.hidden_size = 256;
-  switch (system) {
-    case System::kGShard:
-      shape.num_experts = 32;
-      shape.expert_size = 64;
-      break;
-    case System::kDeepSeekMoe:
-      shape.num_experts = 64;
-      shape.expert_size = 32;
-      shape.shared_size = 256;
-      break;
-    case System::kPkm:
-      shape.num_experts = 80 * 80;
-      shape.top_k = 64;
-      shape.key_size = 32;
-      break;
-    case System::kPeer:
-      shape.num_experts = 64 * 64;
-      shape.top_k = 40;
-      shape.key_size = 32;
-      break;
-    case System::kDenseMlp:
-      shape.shared_size = 4 * shape.hidden_size;
-      break;
-    case System::kOmniMoe:
-      break;
-  }
-  return shape;
+/// `table_a` with narrower extents.
+constexpr SystemShape narrow(SystemShape table_a, const SystemShape& extents) {
+  table_a.hidden_size = 256;
+  const auto take = [](std::int64_t extent, std::int64_t& out) { out = extent != 0 ? extent : out; };
+  take(extents.num_experts, table_a.num_experts);
+  take(extents.expert_size, table_a.expert_size);
+  take(extents.shared_size, table_a.shared_size);
+  take(extents.top_k, table_a.top_k);
+  take(extents.key_size, table_a.key_size);
+  return table_a;
 }
 
-std::array<std::int64_t, 4> top_k_sweep(System system) {
-  switch (system) {
-    case System::kGShard:
-      return {2, 4, 8, 16};
-    case System::kDeepSeekMoe:
-      return {4, 8, 16, 32};
-    case System::kPkm:
-      return {2500, 5000, 12500, 25000};
-    case System::kPeer:
-      return {1250, 2500, 6250, 12500};
-    default:
-      throw InternalError(fmt::format("{} has no sweep over K", to_string(system)));
-  }
-}
+constexpr SystemShape kGShardA =
+    at_table_a({.system = System::kGShard, .num_experts = 128, .expert_size = 512, .top_k = 2});
+constexpr SystemShape kDeepSeekA = at_table_a({.system = System::kDeepSeekMoe,
+                                               .num_experts = 256,
+                                               .expert_size = 256,
+                                               .shared_size = 1024,
+                                               .top_k = 4,
+                                               .gate_mode = GateMode::kProbability});
+constexpr SystemShape kPkmA = at_table_a(
+    {.system = System::kPkm, .num_experts = 444 * 444, .top_k = 2500, .heads = 4, .key_size = 128});
+constexpr SystemShape kPeerA = at_table_a({.system = System::kPeer,
+                                           .num_experts = 320 * 320,
+                                           .top_k = 1250,
+                                           .heads = 10,
+                                           .key_size = 128,
+                                           .activation = Activation::kGelu});
+constexpr SystemShape kDenseA = at_table_a({.system = System::kDenseMlp, .shared_size = 4 * 1024});
 
-std::vector<SystemPreset> routed_presets(System system) {
-  const SystemShape base = table_a(system);
+constexpr std::array kRows = {
+    PresetRow{kDenseA, narrow(kDenseA, {.shared_size = 4 * 256})},
+    PresetRow{kGShardA, narrow(kGShardA, {.num_experts = 32, .expert_size = 64}), {2, 4, 8, 16}},
+    PresetRow{kDeepSeekA,
+              narrow(kDeepSeekA, {.num_experts = 64, .expert_size = 32, .shared_size = 256}),
+              {4, 8, 16, 32}},
+    PresetRow{kPkmA,
+              narrow(kPkmA, {.num_experts = 80 * 80, .top_k = 64, .key_size = 32}),
+              {2500, 5000, 12500, 25000}},
+    PresetRow{kPeerA,
+              narrow(kPeerA, {.num_experts = 64 * 64, .top_k = 40, .key_size = 32}),
+              {1250, 2500, 6250, 12500}},
+};
+
+std::vector<SystemPreset> routed_presets(const PresetRow& row) {
+  const SystemShape& base = row.table_a;
   const std::string note(base.has_product_keys() ? kOwnKeys : "");
   std::vector<SystemPreset> presets;
-  presets.push_back({"small", std::string(kSmall), small(system)});
+  presets.push_back({"small", std::string(kSmall), row.small});
   presets.push_back({"table-a", fmt::format("paper Table A, L = 1024 and the smallest K{}", note), base});
   const auto add = [&](std::int64_t num_tokens, std::int64_t top_k, std::string_view source) {
     SystemShape shape = base;
@@ -117,7 +87,7 @@ std::vector<SystemPreset> routed_presets(System system) {
     presets.push_back(
         {fmt::format("table-a-{}-{}", num_tokens, top_k), fmt::format("{}{}", source, note), shape});
   };
-  for (const auto top_k : top_k_sweep(system)) {
+  for (const auto top_k : row.top_k) {
     add(kTableATokens.front(), top_k, kSweepK);
   }
   for (const auto num_tokens : kTableATokens) {
@@ -128,13 +98,13 @@ std::vector<SystemPreset> routed_presets(System system) {
   return presets;
 }
 
-std::vector<SystemPreset> dense_presets() {
+std::vector<SystemPreset> dense_presets(const PresetRow& row) {
   const std::string source = "d and L of paper Table A; width 4 d, own choice";
   std::vector<SystemPreset> presets;
-  presets.push_back({"small", std::string(kSmall), small(System::kDenseMlp)});
-  presets.push_back({"table-a", source, table_a(System::kDenseMlp)});
+  presets.push_back({"small", std::string(kSmall), row.small});
+  presets.push_back({"table-a", source, row.table_a});
   for (const auto num_tokens : kTableATokens) {
-    SystemShape shape = table_a(System::kDenseMlp);
+    SystemShape shape = row.table_a;
     shape.num_tokens = num_tokens;
     presets.push_back({fmt::format("table-a-{}", num_tokens), source, shape});
   }
@@ -146,10 +116,9 @@ std::vector<SystemPreset> dense_presets() {
 std::span<const SystemPreset> system_presets(System system) {
   static const std::map<System, std::vector<SystemPreset>> kPresets = [] {
     std::map<System, std::vector<SystemPreset>> all;
-    for (const System baseline : systems()) {
-      if (baseline != System::kOmniMoe) {
-        all[baseline] = baseline == System::kDenseMlp ? dense_presets() : routed_presets(baseline);
-      }
+    for (const PresetRow& row : kRows) {
+      const SystemShape& shape = row.table_a;
+      all[shape.system] = shape.has_routing() ? routed_presets(row) : dense_presets(row);
     }
     return all;
   }();

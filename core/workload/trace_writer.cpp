@@ -29,16 +29,20 @@ std::int64_t require_rectangular(const Routing& routing) {
   return top_k;
 }
 
-std::string trace_header(const Routing& routing, std::int64_t top_k) {
+std::string trace_header(const Routing& routing, std::int64_t top_k, std::string_view system,
+                         std::int64_t heads) {
   const auto entry = [&](const char* dtype, std::int64_t begin) {
     return nlohmann::ordered_json{{"dtype", dtype},
                                   {"shape", {routing.num_tokens, top_k}},
                                   {"data_offsets", {begin, begin + 4 * routing.num_pairs()}}};
   };
   const nlohmann::ordered_json header{{"__metadata__",
-                                       {{"grid_rows", fmt::to_string(routing.grid_rows)},
+                                       {{"system", system},
+                                        {"grid_rows", fmt::to_string(routing.grid_rows)},
                                         {"grid_cols", fmt::to_string(routing.grid_cols)},
-                                        {"top_k", fmt::to_string(top_k)}}},
+                                        {"num_experts", fmt::to_string(routing.num_experts())},
+                                        {"top_k", fmt::to_string(top_k)},
+                                        {"heads", fmt::to_string(heads)}}},
                                       {"expert_ids", entry("I32", 0)},
                                       {"gates", entry("F32", 4 * routing.num_pairs())}};
   std::string text = header.dump();
@@ -58,9 +62,10 @@ void require_trace_name(const std::filesystem::path& file) {
   }
 }
 
-void write_trace(const Routing& routing, const std::filesystem::path& file) {
+void write_trace(const Routing& routing, const std::filesystem::path& file, std::string_view system,
+                 std::int64_t heads) {
   require_trace_name(file);
-  const std::string header = trace_header(routing, require_rectangular(routing));
+  const std::string header = trace_header(routing, require_rectangular(routing), system, heads);
   const std::uint64_t header_bytes = header.size();
   std::string content;
   content.reserve(sizeof(header_bytes) + header.size() + 8 * routing.expert_ids.size());

@@ -26,10 +26,17 @@ struct WorkloadSpec {
   std::vector<double> parameters;  ///< numeric arguments, defaults filled in
   std::string path;                ///< kSnapshot, kTrace
   std::string text;                ///< canonical spelling, as in rows
+  /// FILE#as=any: a file that names the system it was recorded of may run as another.
+  bool any_system = false;
 
   /// Throws InvalidArgument("workload", text, requirement) with the family's grammar.
   static WorkloadSpec parse(std::string_view text);
 };
+
+/// Snapshots and traces: their files say what shape there is.
+inline bool from_file(const WorkloadSpec& spec) {
+  return spec.family == WorkloadSpec::Family::kSnapshot || spec.family == WorkloadSpec::Family::kTrace;
+}
 
 /// One help line per family, with grammar, meaning and defaults; for --help and README.
 std::string workload_help();

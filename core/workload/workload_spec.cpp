@@ -170,6 +170,17 @@ std::string canonical_text(const FamilyInfo& info, const std::vector<double>& va
   return text;
 }
 
+/// What stands behind FILE#: as=any.
+void take_file_options(std::string_view words, const FamilyInfo& info, std::string_view text,
+                       WorkloadSpec& spec) {
+  for (const std::string_view word : split(words, ',')) {
+    if (word != "as=any") {
+      refuse(text, info, fmt::format("'{}' behind # must be as=any", word));
+    }
+    spec.any_system = true;
+  }
+}
+
 }  // namespace
 
 WorkloadSpec WorkloadSpec::parse(std::string_view text) {
@@ -186,6 +197,10 @@ WorkloadSpec WorkloadSpec::parse(std::string_view text) {
     }
     spec.path = arguments;
     spec.text = text;
+    if (const auto mark = arguments.rfind('#'); mark != std::string_view::npos) {
+      take_file_options(arguments.substr(mark + 1), info, text, spec);
+      spec.path = arguments.substr(0, mark);
+    }
     return spec;
   }
   if (has_arguments) {

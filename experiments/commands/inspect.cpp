@@ -4,13 +4,17 @@
 #include <array>
 #include <iostream>
 #include <memory>
+#include <optional>
+#include <utility>
 
+#include "core/base/error.hpp"
 #include "core/schedule/skew.hpp"
 #include "core/workload/trace_writer.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/options.hpp"
 #include "experiments/options/outputs.hpp"
+#include "experiments/options/system_options.hpp"
 #include "profiler/study/layer_rows.hpp"
 #include "profiler/study/layer_study.hpp"
 #include "profiler/text/histogram.hpp"
@@ -41,19 +45,60 @@ struct InspectOptions : CommonOptions {
   std::string save_trace;
 };
 
-ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
-  apply_threads(options);
-  struct Inspected {
-    NamedWorkload workload;
-    LayerShape shape;
-  };
-  std::vector<Inspected> points;
-  std::vector<NamedWorkload> workloads = chosen_workloads(options);
-  const std::vector<std::filesystem::path> inputs_read = workload_files(workloads);
-  for (NamedWorkload& workload : workloads) {
+/// One workload on one layer: OmniMoE, or a baseline.
+struct Inspected {
+  NamedWorkload workload;
+  LayerShape shape;
+  std::optional<SystemShape> baseline;
+
+  std::string label() const { return baseline ? baseline->label() : shape.label(); }
+};
+
+/// Runs a baseline's router alone.
+Routing route(MoeBackend& backend, const SystemInputs& inputs) {
+  if (inputs.fixed_routing) {
+    return *inputs.fixed_routing;
+  }
+  const auto execution = backend.prepare_system(inputs);
+  for (const Stage stage : {Stage::kRouterProject, Stage::kRouterSelect}) {
+    execution->enqueue(stage);
+  }
+  execution->synchronize();
+  return execution->routing();
+}
+
+Routing routing_of(const Inspected& inspected, MoeBackend& backend, const CommonOptions& options) {
+  if (inspected.baseline) {
+    return route(backend, make_system_inputs(inspected.workload, *inspected.baseline, options));
+  }
+  return route(backend, make_inputs(inspected.workload, inspected.shape, options.seed,
+                                    {.backend = backend.name(), .schedules = {}}));
+}
+
+Inspected resolve(NamedWorkload workload, System system, const CommonOptions& options) {
+  if (system == System::kOmniMoe) {
     const LayerShape shape = resolve_shape(options, workload.spec);
     require_room(workload.spec, shape);
-    points.push_back({std::move(workload), shape});
+    return {std::move(workload), shape, std::nullopt};
+  }
+  const SystemShape shape = resolve_system(options, system, workload.spec);
+  if (!shape.has_routing()) {
+    throw InvalidArgument("system", to_string(system), "routes nothing");
+  }
+  return {std::move(workload), shape.row_shape(), shape};
+}
+
+ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
+  apply_threads(options);
+  const System system = chosen_system(options);
+  require_meaningful(options);
+  std::vector<Inspected> points;
+  std::vector<NamedWorkload> workloads = system == System::kOmniMoe || !options.workloads.empty()
+                                             ? chosen_workloads(options)
+                                             : std::vector{named_workload("gaussian:1")};
+  const std::vector<std::filesystem::path> inputs_read = workload_files(workloads);
+  for (NamedWorkload& workload : workloads) {
+    points.push_back(resolve(std::move(workload), system, options));
   }
   if (!options.save_trace.empty() && points.size() != 1) {
     throw InvalidArgument("save_trace", options.save_trace, "one file holds the routing of one workload");
@@ -64,17 +109,19 @@ ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
     const OutputFile claimed("save_trace", options.save_trace, inputs_read);
   }
   const auto writer = open_rows(options.output, run_header(invocation, *backend));
-  for (const auto& [workload, shape] : points) {
-    const LayerInputs inputs =
-        make_inputs(workload, shape, options.seed, {.backend = backend->name(), .schedules = {}});
-    const Routing routing = route(*backend, inputs);
-    const Point point = layer_point(shape, backend->name(), workload.name, options.seed);
+  for (const Inspected& inspected : points) {
+    const Routing routing = routing_of(inspected, *backend, options);
+    const std::string& name = inspected.workload.name;
+    const Point point = inspected.baseline
+                            ? layer_point(*inspected.baseline, backend->name(), name, options.seed)
+                            : layer_point(inspected.shape, backend->name(), name, options.seed);
     const auto rows = skew_rows(point, compute_skew(routing));
-    std::cout << fmt::format("{}  {}  seed {}\n\n{}\n{}\n\n{}\n", workload.name, shape.label(), options.seed,
+    std::cout << fmt::format("{}  {}  seed {}\n\n{}\n{}\n\n{}\n", name, inspected.label(), options.seed,
                              skew_table(rows).text(), quantiles_text(routing),
                              load_histogram(expert_loads(routing)));
     if (!options.save_trace.empty()) {
-      write_trace(routing, options.save_trace);
+      write_trace(routing, options.save_trace, to_string(system),
+                  inspected.baseline ? inspected.baseline->heads : 1);
       std::cout << fmt::format("trace: {}; replay it with --workload trace:{}\n", options.save_trace,
                                options.save_trace);
     }
@@ -97,8 +144,11 @@ Command add_inspect(Cli app, const Invocation& invocation) {
   const Cli sub = app.add_subcommand(
       "inspect", "how unevenly a workload loads its experts: skew metrics and a histogram");
   sub.footer(examples({"moescope inspect", "moescope inspect --preset table-a-1024-512 --workload zipf:1.2",
-                       "moescope inspect --workload trace:routing.npy --grid 64x64"}));
+                       "moescope inspect --workload trace:routing.npy --grid 64x64",
+                       "moescope inspect --system gshard --workload zipf:1",
+                       "moescope inspect --system peer --workload hot:0.5,4 --save-trace peer.safetensors"}));
   add_shape_options(sub, *options);
+  add_system_options(sub, *options);
   add_workload_options(sub, *options);
   add_machine_options(sub, *options);
   sub.add_option("--save-trace", options->save_trace, "record the routing as a trace (.safetensors)")

@@ -117,8 +117,8 @@ LayerStudy study_omnimoe(const CommonOptions& options, const Bench& bench) {
 }
 
 LayerStudy study_baseline(const CommonOptions& options, System system, const Bench& bench) {
-  const SystemShape shape = resolve_system(options, system);
   const NamedWorkload workload = system_workload(options);
+  const SystemShape shape = resolve_system(options, system, workload.spec);
   if (std::string why; !bench.backend.supports_system(system, why)) {
     throw InvalidArgument("system", to_string(system), why);
   }

@@ -13,6 +13,7 @@
 #include "core/base/grid_text.hpp"
 #include "core/base/host_memory.hpp"
 #include "core/files/regular_file.hpp"
+#include "core/schedule/schedule_info.hpp"
 
 namespace moescope {
 namespace {
@@ -21,10 +22,6 @@ constexpr const char* kRecordedLayer = "data/small_layer2.safetensors";
 
 bool asks_for_shape(const CommonOptions& options) {
   return !options.preset.empty() || options.hidden_size || options.num_experts || !options.grid.empty();
-}
-
-bool from_file(const WorkloadSpec& spec) {
-  return spec.family == WorkloadSpec::Family::kSnapshot || spec.family == WorkloadSpec::Family::kTrace;
 }
 
 std::int64_t square_side(std::int64_t num_experts) {
@@ -212,9 +209,7 @@ std::vector<ScheduleOptions> chosen_schedules(const CommonOptions& options) {
     schedules.push_back(parse_schedule(name));
   }
   if (schedules.empty()) {
-    for (const ScheduleKind kind :
-         {ScheduleKind::kTokenCentric, ScheduleKind::kExpertCentric, ScheduleKind::kStaircase,
-          ScheduleKind::kDenseMasked, ScheduleKind::kSparseLibrary}) {
+    for (const ScheduleKind kind : named_schedules()) {
       schedules.push_back({.kind = kind});
     }
   }

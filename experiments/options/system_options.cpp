@@ -11,14 +11,11 @@
 #include "core/base/error.hpp"
 #include "core/base/host_memory.hpp"
 #include "core/systems/system_options.hpp"
+#include "core/systems/system_traits.hpp"
+#include "core/systems/system_workload.hpp"
 
 namespace moescope {
 namespace {
-
-bool has_schedule(ScheduleKind kind) {
-  return kind == ScheduleKind::kAuto || kind == ScheduleKind::kTokenCentric ||
-         kind == ScheduleKind::kDenseMasked;
-}
 
 bool asks_for(const CommonOptions& options, System system) {
   return options.systems.empty()
@@ -26,39 +23,57 @@ bool asks_for(const CommonOptions& options, System system) {
              : std::ranges::find(options.systems, to_string(system)) != options.systems.end();
 }
 
-/// The schedule asked for that product keys have: the first of them, and auto where none was meant for them.
-/// Throws InvalidArgument when all that was asked for is omnimoe's and omnimoe is not.
-ScheduleKind product_key_schedule(const CommonOptions& options) {
-  for (const std::string& text : options.schedules) {
-    const ScheduleKind kind = parse_schedule(text).kind;
-    if (has_schedule(kind)) {
-      return kind;
-    }
-    if (!asks_for(options, System::kOmniMoe)) {
-      throw InvalidArgument("schedule", text, "must be auto, token_centric or dense_masked for pkm and peer");
-    }
+/// What the workload's file says, and a person did not: 0 until the shape is completed. A trace has no
+/// widths.
+void leave_to_file(const WorkloadSpec& spec, SystemShape& shape) {
+  const bool snapshot = spec.family == WorkloadSpec::Family::kSnapshot;
+  if (!snapshot && spec.family != WorkloadSpec::Family::kTrace) {
+    return;
   }
-  return ScheduleKind::kAuto;
+  shape.num_tokens = 0;
+  shape.hidden_size = snapshot ? 0 : shape.hidden_size;
+  if (shape.has_routing()) {
+    shape.num_experts = 0;
+    shape.top_k = 0;
+    shape.heads = shape.has_product_keys() ? 0 : shape.heads;
+  }
 }
 
 }  // namespace
 
 void add_system_options(Cli app, CommonOptions& options) {
-  std::string names;
-  for (const System system : systems()) {
-    names += fmt::format("{}{}", names.empty() ? "" : ", ", to_string(system));
-  }
+  const auto names = system_names([](const SystemTraits&) { return true; });
   const Cli group = app.add_option_group(
       "System",
       "The kind of layer. --preset, -L, -d, -K, --num-experts, --shared-size, --dtype, --activation (not "
       "pkm) "
       "and --gates hold for every kind, presets small and table-a exist for all; --grid and --group-size are "
-      "omnimoe's; of --schedule, pkm and peer have auto (default), token_centric, which gathers the rows of "
-      "every "
-      "pair, and dense_masked (cuda), products with all experts. An option that none of the systems asked "
+      "omnimoe's; of --schedule, gshard and deepseekmoe have expert_centric (default), token_centric and "
+      "dense_masked (cpu), pkm and peer auto (default), token_centric, which gathers the rows of every pair, "
+      "and dense_masked (cuda), products with all experts. An option that none of the systems asked "
       "for has is an error");
-  group.add_option("--system", options.systems, names + "; default omnimoe").type_name("NAME").repeatable();
+  group.add_option("--system", options.systems, fmt::format("{}; default omnimoe", fmt::join(names, ", ")))
+      .type_name("NAME")
+      .repeatable();
   add_request_options(group, options, RequestGroup::kSystem);
+}
+
+std::vector<ScheduleKind> baseline_schedules(const CommonOptions& options, System system) {
+  const SystemTraits& traits = traits_of(system);
+  std::vector<ScheduleKind> kinds;
+  for (const std::string& text : options.schedules) {
+    if (!traits.chooses_schedule) {
+      continue;
+    }
+    const ScheduleKind kind = parse_schedule(text).kind;
+    if (kind == ScheduleKind::kAuto || traits.has(kind)) {
+      kinds.push_back(kind);
+    } else if (!asks_for(options, System::kOmniMoe)) {
+      throw InvalidArgument("schedule", text,
+                            fmt::format("must be one of {} for {}", traits.schedule_names(), traits.name));
+    }
+  }
+  return kinds.empty() ? std::vector{ScheduleKind::kAuto} : kinds;
 }
 
 System chosen_system(const CommonOptions& options) {
@@ -90,13 +105,18 @@ void require_meaningful(const CommonOptions& options) {
       require(field.key, asked ? fmt::to_string(*asked) : "");
     }
   });
-  if (asks_for(options, System::kPkm) || asks_for(options, System::kPeer)) {
-    (void)product_key_schedule(options);
+  for (const System system : systems) {
+    if (system != System::kOmniMoe) {
+      (void)baseline_schedules(options, system);
+    }
   }
 }
 
-SystemShape resolve_system(const CommonOptions& options, System system) {
+SystemShape resolve_system(const CommonOptions& options, System system, const WorkloadSpec& spec) {
   SystemShape shape = find_system_preset(system, options.preset.empty() ? "small" : options.preset).shape;
+  if (options.preset.empty()) {
+    leave_to_file(spec, shape);
+  }
   set_extent("num_tokens", options.num_tokens, 1, shape.num_tokens);
   set_extent("hidden_size", options.hidden_size, 1, shape.hidden_size);
   set_extent("num_experts", options.num_experts, 1, shape.num_experts);
@@ -119,7 +139,9 @@ SystemShape resolve_system(const CommonOptions& options, System system) {
   if (!options.gates.empty()) {
     shape.gate_mode = parse_gate_mode(options.gates);
   }
+  shape = complete_shape(spec, shape);
   shape.validate();
+  require_room(spec, shape);
   return shape;
 }
 
@@ -128,20 +150,15 @@ NamedWorkload system_workload(const CommonOptions& options) {
     throw InvalidArgument("workload", fmt::format("{} of them", options.workloads.size()),
                           "must be one beside --system");
   }
-  WorkloadSpec spec = WorkloadSpec::parse(options.workloads.empty() ? "gaussian:1" : options.workloads[0]);
-  std::string name = spec.text;
-  return {std::move(spec), std::move(name)};
+  return named_workload(options.workloads.empty() ? "gaussian:1" : options.workloads[0]);
 }
 
 SystemInputs make_system_inputs(const NamedWorkload& workload, const SystemShape& shape,
                                 const CommonOptions& options) {
-  if (workload.spec.family != WorkloadSpec::Family::kGaussian) {
-    throw InvalidArgument("workload", workload.spec.text, "must be gaussian:STD for a baseline system");
-  }
-  require_host_memory(shape.label(), system_host_bytes(shape, options.backend, kJudgedTokens));
-  SystemInputs inputs = make_system_inputs(shape, workload.spec.parameters.front(), options.seed);
+  require_host_memory(shape.label(), system_host_bytes(shape, workload.spec, options.backend, kJudgedTokens));
+  SystemInputs inputs = make_workload(workload.spec, shape, options.seed);
   inputs.workload = workload.name;
-  inputs.schedule = shape.has_product_keys() ? product_key_schedule(options) : ScheduleKind::kAuto;
+  inputs.schedule = baseline_schedules(options, shape.system).front();
   return inputs;
 }
 

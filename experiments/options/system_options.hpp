@@ -13,12 +13,16 @@ System chosen_system(const CommonOptions& options);
 /// Throws InvalidArgument for an option that none of the systems asked for has.
 void require_meaningful(const CommonOptions& options);
 /// The baseline asked for: its preset (default: small) with what else was given; what only other systems have
-/// is left aside. Throws InvalidArgument.
-SystemShape resolve_system(const CommonOptions& options, System system);
+/// is left aside. What a workload's file records comes from there unless a preset or option asks for it.
+/// Throws InvalidArgument, FileError.
+SystemShape resolve_system(const CommonOptions& options, System system, const WorkloadSpec& spec);
 /// The one workload of layers of different kinds; gaussian:1 when none was asked for. Throws InvalidArgument.
 NamedWorkload system_workload(const CommonOptions& options);
-/// Its inputs, of options.seed and options.schedules. Workloads other than gaussian:STD are refused: they are
-/// made for a grid of logits. Throws InvalidArgument.
+/// The orders of work asked for that `system` has; auto where none was meant for it, or it has no choice.
+/// Throws InvalidArgument for one that neither it nor omnimoe beside it has.
+std::vector<ScheduleKind> baseline_schedules(const CommonOptions& options, System system);
+/// Its inputs, of options.seed and the first of baseline_schedules(). Throws InvalidArgument, FileError,
+/// OutOfMemory.
 SystemInputs make_system_inputs(const NamedWorkload& workload, const SystemShape& shape,
                                 const CommonOptions& options);
 

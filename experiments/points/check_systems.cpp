@@ -48,9 +48,10 @@ std::vector<SystemShape> awkward_shapes(System system) {
   return shapes;
 }
 
-std::vector<SystemShape> shapes_of(const CommonOptions& options, System system, bool full) {
-  if (describes_a_shape(options)) {
-    return {resolve_system(options, system)};
+std::vector<SystemShape> shapes_of(const CommonOptions& options, System system, bool full,
+                                   const WorkloadSpec& spec) {
+  if (describes_a_shape(options) || from_file(spec)) {
+    return {resolve_system(options, system, spec)};
   }
   std::vector<SystemShape> shapes;
   for (const Dtype dtype : {Dtype::kBF16, Dtype::kF32}) {
@@ -150,7 +151,7 @@ ExitCode check_systems(const CommonOptions& options, bool full, std::int64_t sam
     if (system == System::kOmniMoe) {
       throw InvalidArgument("system", name, "is what check is for without --system");
     }
-    const auto own = shapes_of(options, system, full);
+    const auto own = shapes_of(options, system, full, workload.spec);
     shapes.insert(shapes.end(), own.begin(), own.end());
   }
   const auto backend = make_backend(options.backend);

@@ -15,10 +15,6 @@ bool same_weights(const LayerShape& a, const LayerShape& b) {
          a.shared_size == b.shared_size && a.dtype == b.dtype;
 }
 
-bool synthetic(const WorkloadSpec& spec) {
-  return spec.family != WorkloadSpec::Family::kSnapshot && spec.family != WorkloadSpec::Family::kTrace;
-}
-
 }  // namespace
 
 StudyPlan study_plan(const CommonOptions& options) {
@@ -30,7 +26,7 @@ StudyPlan study_plan(const CommonOptions& options) {
 }
 
 LayerInputs PointStudy::make_inputs(const StudyPoint& point, const LayerUse& use) {
-  const bool share = synthetic(point.workload.spec);
+  const bool share = !from_file(point.workload.spec);
   if (!share || !experts_ || !same_weights(shape_, point.shape) || seed_ != point.seed) {
     experts_.reset();
   }

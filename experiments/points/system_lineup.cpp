@@ -13,7 +13,7 @@ namespace moescope {
 
 SystemLineup::SystemLineup(CommonOptions options)
     : options_(std::move(options)), workload_(system_workload(options_)) {
-  if (options_.preset.empty()) {
+  if (options_.preset.empty() && !from_file(workload_.spec)) {
     options_.preset = "small";
   }
   for (const std::string& name : options_.systems) {
@@ -21,7 +21,7 @@ SystemLineup::SystemLineup(CommonOptions options)
     if (system == System::kOmniMoe) {
       resolve_shape(options_, workload_.spec);
     } else {
-      baselines_.push_back(resolve_system(options_, system));
+      baselines_.push_back(resolve_system(options_, system, workload_.spec));
     }
     systems_.push_back(system);
   }
@@ -34,25 +34,41 @@ std::vector<SystemSubject> SystemLineup::subjects() {
     if (system == System::kOmniMoe) {
       add_omnimoe(subjects);
     } else {
-      subjects.push_back(baseline_subject(*baseline++));
+      add_baseline(*baseline++, subjects);
     }
   }
   return subjects;
 }
 
-SystemSubject SystemLineup::baseline_subject(const SystemShape& shape) {
+void SystemLineup::add_baseline(const SystemShape& shape, std::vector<SystemSubject>& subjects) {
+  const std::vector<ScheduleKind> schedules = baseline_schedules(options_, shape.system);
   const auto make = [&] {
-    const SystemInputs& inputs =
-        baseline_inputs_.emplace_back(make_system_inputs(workload_, shape, options_));
-    SystemSubject subject;
-    subject.baseline = &inputs;
-    subject.judge = system_judge(inputs, kJudgedTokens);
-    return subject;
+    const SystemInputs& first = baseline_inputs_.emplace_back(make_system_inputs(workload_, shape, options_));
+    for (const ScheduleKind schedule : schedules) {
+      const SystemInputs* inputs = &first;
+      if (schedule != schedules.front()) {  // the same tokens and weights
+        SystemInputs& other = baseline_inputs_.emplace_back();
+        other.shape = first.shape;
+        other.hidden_states = first.hidden_states.clone();
+        other.weights = first.weights;
+        other.fixed_routing = first.fixed_routing;
+        other.workload = first.workload;
+        other.seed = first.seed;
+        other.schedule = schedule;
+        inputs = &other;
+      }
+      SystemSubject& subject = subjects.emplace_back();
+      subject.baseline = inputs;
+      subject.judge = system_judge(*inputs, kJudgedTokens);
+    }
   };
-  return or_failure(make, [&](ExitCode code, const std::string& reason) {
-    SystemSubject subject = failed_subject(shape.row_shape(), system_schedule(shape.system), code, reason);
-    subject.failed->baseline = shape;
-    return subject;
+  or_failure(make, [&](ExitCode code, const std::string& reason) {
+    for (const ScheduleKind schedule : schedules) {
+      ScheduleOptions options = system_schedule(shape.system);
+      options.kind = schedule == ScheduleKind::kAuto ? options.kind : schedule;
+      subjects.push_back(failed_subject(shape.row_shape(), options, code, reason));
+      subjects.back().failed->baseline = shape;
+    }
   });
 }
 

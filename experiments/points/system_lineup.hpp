@@ -15,16 +15,17 @@ class SystemLineup {
   /// Throws InvalidArgument, or FileError for a workload of omnimoe from a file.
   explicit SystemLineup(CommonOptions options);
 
-  /// Makes the inputs, which the lineup keeps: baselines one subject each, omnimoe one for every schedule
-  /// asked for (default: expert_centric, the paper's, and staircase). A layer whose inputs cannot be made,
-  /// for want of memory or with this workload, is there as failed. Throws InvalidArgument for a schedule.
+  /// Makes the inputs, which the lineup keeps: one subject for every schedule asked for that a system has
+  /// (default: a baseline's own; of omnimoe expert_centric, the paper's, and staircase). A layer whose inputs
+  /// cannot be made, for want of memory or with this workload, is there as failed. Throws InvalidArgument for
+  /// a schedule.
   std::vector<SystemSubject> subjects();
 
   /// Shapes of the baselines among them, in the order asked for.
   const std::vector<SystemShape>& baselines() const { return baselines_; }
 
  private:
-  SystemSubject baseline_subject(const SystemShape& shape);
+  void add_baseline(const SystemShape& shape, std::vector<SystemSubject>& subjects);
   void add_omnimoe(std::vector<SystemSubject>& subjects);
   SystemSubject failed_subject(const LayerShape& shape, const ScheduleOptions& schedule, ExitCode code,
                                const std::string& reason) const;

@@ -8,6 +8,7 @@
 #include "kernels/probes/instruction_stream.hpp"
 #include "kernels/probes/memory_stream.hpp"
 #include "kernels/runtime/cublas_lt.hpp"
+#include "kernels/runtime/cuda_graph.hpp"
 #include "kernels/runtime/cuda_raii.hpp"
 #include "kernels/runtime/device_info.hpp"
 
@@ -34,32 +35,6 @@ constexpr double kFlopTolerance = 0.01;
 /// Of a case's bytes: what may reach a level that they are not meant for.
 constexpr double kLeak = 0.02;
 
-/// A graph, instantiated once.
-class Graph {
- public:
-  template <class Enqueue>
-  Graph(cudaStream_t stream, const Enqueue& enqueue) {
-    cudaGraph_t graph = nullptr;
-    MOESCOPE_CUDA_CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal));
-    enqueue();
-    MOESCOPE_CUDA_CHECK(cudaStreamEndCapture(stream, &graph));
-    const cudaError_t result = cudaGraphInstantiate(&instance_, graph);
-    (void)cudaGraphDestroy(graph);
-    MOESCOPE_CUDA_CHECK(result);
-  }
-  Graph(const Graph&) = delete;
-  Graph& operator=(const Graph&) = delete;
-  ~Graph() {
-    if (instance_ != nullptr) {
-      (void)cudaGraphExecDestroy(instance_);
-    }
-  }
-  void launch(cudaStream_t stream) const { MOESCOPE_CUDA_CHECK(cudaGraphLaunch(instance_, stream)); }
-
- private:
-  cudaGraphExec_t instance_ = nullptr;
-};
-
 std::int64_t choose_buffer_bytes(const DeviceInfo& info) {
   std::size_t free_bytes = 0;
   std::size_t all_bytes = 0;
@@ -78,7 +53,7 @@ struct Bench {
       : info(device), buffer(choose_buffer_bytes(device)), first(buffer), second(buffer) {
     launch_fill_random_bf16(first.get(), buffer / 2, 1, stream.get());
     launch_fill_random_bf16(second.get(), buffer / 2, 2, stream.get());
-    graph = std::make_unique<Graph>(stream.get(), [&] { enqueue_layer_of_three(); });
+    graph = capture_graph(stream.get(), [&] { enqueue_layer_of_three(); });
     stream.synchronize();
   }
 
@@ -100,7 +75,7 @@ struct Bench {
   std::int64_t buffer;
   DeviceBuffer<std::byte> first;
   DeviceBuffer<std::byte> second;
-  std::unique_ptr<Graph> graph;
+  CudaGraphExec graph;
 };
 
 /// Builds the list of cases.
@@ -219,7 +194,7 @@ void add_flop(Cases& cases, const Bench& bench) {
   // CUPTI's counters of executed instructions (sm__sass_*) stay at zero in a graph, whether it was
   // instantiated before or during the measurement (CUPTI 13.0); the others do not.
   cases.add("graph_launch", "the same three kernels in a CUDA graph", three,
-            [](Bench& b) { b.graph->launch(b.stream.get()); });
+            [](Bench& b) { MOESCOPE_CUDA_CHECK(cudaGraphLaunch(b.graph.get(), b.stream.get())); });
 }
 
 void add_hopper(Cases& cases, const Bench& bench) {

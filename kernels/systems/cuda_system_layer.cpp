@@ -10,7 +10,7 @@ namespace moescope::cuda {
 
 CudaSystemLayer::CudaSystemLayer(std::shared_ptr<DeviceContext> context, const SystemInputs& inputs,
                                  const SystemDesign& design)
-    : GraphedLayer(std::move(context), system_layer_stages(design.shape.system)),
+    : GraphedLayer(std::move(context), system_layer_stages(design.shape.system, design.fixed_routing)),
       design_(design),
       plan_(plan_system_memory(design)),
       blas_(plan_.library),
@@ -29,6 +29,9 @@ CudaSystemLayer::CudaSystemLayer(std::shared_ptr<DeviceContext> context, const S
     // K per token in all: of product keys, the heads' one after the other.
     routing_.emplace(shape().row_shape());
     bad_logit_ = make_filled<std::int64_t>(1, stream());  // -1: none
+    if (inputs.fixed_routing) {
+      routing_->upload(*inputs.fixed_routing, stream());
+    }
   }
   if (shape().has_ffn_experts()) {
     tiles_ =
@@ -53,7 +56,7 @@ ExpertOutput CudaSystemLayer::expert_output() const {
 }
 
 void CudaSystemLayer::enqueue_overlapped() {
-  const bool beside = has(Stage::kSharedMlp) && shape().has_routing();
+  const bool beside = has(Stage::kSharedMlp) && has(Stage::kRouterProject);
   for (const Stage stage : stages_) {
     if (stage == Stage::kSharedMlp && beside) {
       continue;
@@ -221,7 +224,7 @@ RouterLogits CudaSystemLayer::download_scores() {
 }
 
 void CudaSystemLayer::check_logits() {
-  if (!shape().has_routing()) {
+  if (!has(Stage::kRouterSelect)) {
     return;
   }
   std::int64_t bad = 0;

@@ -76,6 +76,10 @@ SystemDesign design_system(const SystemInputs& inputs, const GpuTraits& gpu,
   inputs.validate();
   require_gpu_system(shape, gpu);
   const ScheduleKind asked = inputs.schedule;
+  if (shape.has_ffn_experts() && asked != ScheduleKind::kAuto && asked != ScheduleKind::kExpertCentric) {
+    throw InvalidArgument("schedule", to_string(asked),
+                          "the cuda backend runs FFN experts as expert_centric");
+  }
   std::optional<ProductKeyForms> form;
   if (shape.has_product_keys() && asked == ScheduleKind::kAuto) {
     if (!rates) {
@@ -88,12 +92,13 @@ SystemDesign design_system(const SystemInputs& inputs, const GpuTraits& gpu,
           .fused_mlp = shape.shared_size > 0 && shape.shared_size % 8 == 0 && shape.dtype == Dtype::kBF16 &&
                        grouped_gemm_supported(shape.dtype, gpu),
           .masked = form ? form->masked() : asked == ScheduleKind::kDenseMasked && shape.has_product_keys(),
+          .fixed_routing = inputs.fixed_routing.has_value(),
           .explanation = form ? form->explanation : std::string(),
           .gpu = gpu};
 }
 
-std::vector<Stage> system_layer_stages(System system) {
-  std::vector<Stage> stages = system_stages(system);
+std::vector<Stage> system_layer_stages(System system, bool fixed_routing) {
+  std::vector<Stage> stages = system_stages(system, fixed_routing);
   const auto mlp = std::ranges::find(stages, Stage::kSharedMlp);
   const auto experts = std::ranges::find(stages, Stage::kExperts);
   if (mlp != stages.end() && experts != stages.end()) {
@@ -158,7 +163,7 @@ SystemMemoryPlan plan_system_memory(const SystemDesign& design) {
   plan.library = shape.has_routing() ? CublasLt::kWorkspaceBytes : 0;
 
   const std::int64_t permutation = plan.row_tokens + plan.pair_rows + plan.tiles;
-  for (const Stage stage : system_layer_stages(shape.system)) {
+  for (const Stage stage : system_layer_stages(shape.system, design.fixed_routing)) {
     std::int64_t bytes = 0;
     switch (stage) {
       case Stage::kRouterProject:

@@ -25,6 +25,7 @@ struct SystemDesign {
   /// pkm, peer: products with all experts and the gates in a matrix [L, N] (dense_masked); else a gather of
   /// the selected rows (token_centric).
   bool masked = false;
+  bool fixed_routing = false;  ///< recorded, or drawn without a router: no router stages
   /// Why `masked` is as it is; empty where it was asked for, or nothing is to choose.
   std::string explanation = {};
   GpuTraits gpu = {};
@@ -40,7 +41,7 @@ SystemDesign design_system(const SystemInputs& inputs, const GpuTraits& gpu,
 
 /// The stages in the order they depend on each other: core's system_stages(), but a shared expert comes
 /// before the routed ones, whose last kernel adds it.
-std::vector<Stage> system_layer_stages(System system);
+std::vector<Stage> system_layer_stages(System system, bool fixed_routing = false);
 
 /// Device memory of one layer in bytes, before anything is allocated.
 struct SystemMemoryPlan {

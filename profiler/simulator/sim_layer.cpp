@@ -91,13 +91,12 @@ void calibrate(LayerModel& model, const Calibration& calibration) {
   model.hidden_s = 0;
   if (model.stages.size() > 1) {
     const StageModel& last = model.stages[model.stages.size() - 2];
-    const bool on_strips = last.kernel == kClearSums;
-    const bool joins_early = on_strips || last.kernel == kTokenPairs;
+    const bool joins_early = last.overlap != Overlap::kSharedMlp;
     if (beside != nullptr) {
       model.hidden_s = std::min(beside->time_s * beside->idle_s / beside->bound_s,
                                 between_s + (joins_early ? 0 : experts_s));
     }
-    if (on_strips && schedule != nullptr) {
+    if (last.overlap == Overlap::kSchedule && schedule != nullptr) {
       model.hidden_s += std::min(last.first_s, schedule->time_s);
     }
   }
@@ -119,6 +118,7 @@ LayerModel simulate_layer(std::span<const KernelLaunch> launches, const DeviceSp
       StageModel& stage = model.stages.emplace_back();
       stage.stage = launch.stage;
       stage.kernel = launch.name;
+      stage.overlap = launch.overlap;
       stage.first_s = time.bound_s;
       longest_s = 0;
     }

@@ -36,6 +36,7 @@ struct StageModel {
   double idle_s = 0;        ///< of bound_s, what leaves the device to others: launches and latency
   double first_s = 0;       ///< bound of its first kernel
   LaunchReplay sums;        ///< of its kernels
+  Overlap overlap = Overlap::kSharedMlp;  ///< of its first kernel
 };
 
 struct LayerModel {

@@ -283,6 +283,7 @@ Replay replay(std::span<const KernelLaunch> launches, const DeviceSpec& device,
   for (std::size_t l = 0; l < launches.size(); ++l) {
     initial[l].stage = launches[l].stage;
     initial[l].name = launches[l].name;
+    initial[l].overlap = launches[l].overlap;
     initial[l].units = launches[l].units;
     units += launches[l].units;
   }

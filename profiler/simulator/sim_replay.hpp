@@ -30,6 +30,7 @@ using MemoryCount = std::int64_t MemoryCounters::*;
 struct LaunchReplay {
   Stage stage = Stage::kExperts;
   std::string name;
+  Overlap overlap = Overlap::kSharedMlp;
   std::int64_t units = 0;
   std::int64_t slots = 0;  ///< blocks at work at once
   double l1_read_bytes = 0;

@@ -8,8 +8,6 @@
 #include "profiler/study/study_rounds.hpp"
 
 namespace moescope {
-namespace {}  // namespace
-
 const ScheduleStudy* LayerStudy::find(ScheduleKind kind) const {
   const auto found =
       std::ranges::find(schedules, kind, [](const ScheduleStudy& study) { return study.options.kind; });
@@ -68,7 +66,7 @@ LayerStudy study_layer(MoeBackend& backend, const LayerInputs& inputs,
       continue;
     }
     rounds.add(
-        point, [&] { return backend.prepare(inputs, schedules[s]); },
+        point, [&] { return backend.prepare_routed(inputs, schedules[s], routing); },
         [&](LayerExecution& /*execution*/) {
           point.cost = analytic_cost(inputs.shape, routing, backend.schedule(routing, point.ran),
                                      inputs.fixed_routing.has_value());

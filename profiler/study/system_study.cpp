@@ -14,8 +14,11 @@ LayerStudy study_of(const MoeBackend& backend, const SystemSubject& subject, L2S
     return study;
   }
   study.schedules.resize(1);
-  study.schedules.front().options =
-      subject.baseline != nullptr ? system_schedule(subject.baseline->shape.system) : subject.schedule;
+  ScheduleOptions& options = study.schedules.front().options;
+  options = subject.baseline != nullptr ? system_schedule(subject.baseline->shape.system) : subject.schedule;
+  if (subject.baseline != nullptr && subject.baseline->schedule != ScheduleKind::kAuto) {
+    options.kind = subject.baseline->schedule;
+  }
   if (subject.baseline != nullptr) {
     study.shape = subject.baseline->shape.row_shape();
     study.baseline = subject.baseline->shape;
@@ -42,7 +45,7 @@ void account(MoeBackend& backend, const SystemSubject& subject, LayerExecution& 
   if (subject.baseline != nullptr) {
     const SystemShape& shape = subject.baseline->shape;
     point.options.kind = point.ran.kind;
-    point.cost = analytic_cost(shape, routing, point.ran.kind);
+    point.cost = analytic_cost(shape, routing, point.ran.kind, subject.baseline->fixed_routing.has_value());
     study.floor_bytes = expert_floor_bytes(shape, routing);
     account_memory(point, shape.weight_bytes(), study.shape, routing);
   } else {

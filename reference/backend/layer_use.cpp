@@ -51,16 +51,20 @@ double layer_host_bytes(const LayerShape& shape, const WorkloadSpec& spec, bool 
   return inputs + std::max(file_bytes(spec), routing + kept + passing);
 }
 
-double system_host_bytes(const SystemShape& shape, std::string_view backend, std::int64_t judged_tokens) {
+double system_host_bytes(const SystemShape& shape, const WorkloadSpec& spec, std::string_view backend,
+                         std::int64_t judged_tokens) {
   LayerShape routed = shape.row_shape();
   routed.num_tokens = shape.num_queries();
+  const bool fixed = spec.family == Family::kUniform || spec.family == Family::kTrace;
   const double batch = static_cast<double>(shape.num_tokens) * static_cast<double>(shape.hidden_size) *
                        static_cast<double>(dtype_bytes(shape.dtype));
-  const HostNeeds run = backend == "cpu" ? cpu_system_needs(shape) : HostNeeds{};
+  const HostNeeds run = backend == "cpu" ? cpu_system_needs(shape, fixed) : HostNeeds{};
   const double apart = std::max({run.passing, analysis_host_bytes(routed, omp_get_max_threads()),
                                  oracle_host_bytes(routed, judged_tokens)});
-  return static_cast<double>(shape.weight_bytes()) + batch + routing_host_bytes(routed) + run.kept +
-         with_cold_runs(apart);
+  // A fixed routing is there twice: of the inputs and of the layer.
+  const double routings = (fixed ? 2 : 1) * routing_host_bytes(routed);
+  return static_cast<double>(shape.weight_bytes()) + batch +
+         std::max(file_bytes(spec), routings + run.kept + with_cold_runs(apart));
 }
 
 }  // namespace moescope

@@ -23,6 +23,7 @@ struct LayerUse {
 double layer_host_bytes(const LayerShape& shape, const WorkloadSpec& spec, bool has_experts,
                         const LayerUse& use);
 /// The same of a baseline system, run and judged.
-double system_host_bytes(const SystemShape& shape, std::string_view backend, std::int64_t judged_tokens);
+double system_host_bytes(const SystemShape& shape, const WorkloadSpec& spec, std::string_view backend,
+                         std::int64_t judged_tokens);
 
 }  // namespace moescope

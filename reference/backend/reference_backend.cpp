@@ -46,6 +46,12 @@ std::unique_ptr<LayerExecution> ReferenceBackend::prepare(const LayerInputs& inp
   return std::make_unique<reference::ReferenceExecution>(inputs, options);
 }
 
+std::unique_ptr<LayerExecution> ReferenceBackend::prepare_routed(const LayerInputs& inputs,
+                                                                 const ScheduleOptions& options,
+                                                                 const Routing& routing) {
+  return std::make_unique<reference::ReferenceExecution>(inputs, options, &routing);
+}
+
 bool ReferenceBackend::supports_system(System system, std::string& why) const {
   if (system == System::kOmniMoe) {
     why = "omnimoe is prepared from LayerInputs";

@@ -21,6 +21,8 @@ class ReferenceBackend final : public MoeBackend {
   Schedule schedule(const Routing& routing, const ScheduleOptions& options) override;
 
   std::unique_ptr<LayerExecution> prepare(const LayerInputs& inputs, const ScheduleOptions& options) override;
+  std::unique_ptr<LayerExecution> prepare_routed(const LayerInputs& inputs, const ScheduleOptions& options,
+                                                 const Routing& routing) override;
 
   bool supports_system(System system, std::string& why) const override;
   std::unique_ptr<LayerExecution> prepare_system(const SystemInputs& inputs) override;

@@ -50,7 +50,8 @@ void require_memory(const LayerInputs& inputs, const ScheduleOptions& options) {
 
 }  // namespace
 
-ReferenceExecution::ReferenceExecution(const LayerInputs& inputs, const ScheduleOptions& options)
+ReferenceExecution::ReferenceExecution(const LayerInputs& inputs, const ScheduleOptions& options,
+                                       const Routing* known)
     : CpuExecution(inputs.shape.dtype), inputs_(inputs), options_(options) {
   inputs.validate();
   std::string why;
@@ -59,11 +60,11 @@ ReferenceExecution::ReferenceExecution(const LayerInputs& inputs, const Schedule
   }
   require_memory(inputs, options);
   if (options.kind == ScheduleKind::kAuto) {
-    if (!inputs.fixed_routing) {
+    if (!inputs.fixed_routing && known == nullptr) {
       routing_ = router_select(inputs.shape, router_project(inputs));
     }
-    const ScheduleChoice choice =
-        choose_schedule(inputs.shape, current_routing(), options, cpu_rates(omp_get_max_threads()));
+    const ScheduleChoice choice = choose_schedule(inputs.shape, known != nullptr ? *known : current_routing(),
+                                                  options, cpu_rates(omp_get_max_threads()));
     options_ = choice.schedule;
     explanation_ = choice.explanation();
   }

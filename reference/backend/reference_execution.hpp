@@ -14,7 +14,9 @@ class ReferenceExecution final : public CpuExecution {
  public:
   /// Throws InvalidArgument when inputs do not fit or the schedule is not supported, OutOfMemory when a run
   /// would not fit. Keeps a reference to `inputs`.
-  ReferenceExecution(const LayerInputs& inputs, const ScheduleOptions& options);
+  /// `known`: the routing where it is known already; auto alone looks at it.
+  ReferenceExecution(const LayerInputs& inputs, const ScheduleOptions& options,
+                     const Routing* known = nullptr);
 
   Routing routing() override { return current_routing(); }
   std::vector<StageMemory> memory() const override;

@@ -10,6 +10,7 @@
 
 #include "core/base/error.hpp"
 #include "core/base/worse_error.hpp"
+#include "core/schedule/schedule_info.hpp"
 #include "reference/backend/reference_backend.hpp"
 #include "reference/golden/golden_file.hpp"
 #include "reference/stages/batch_norm.hpp"
@@ -62,8 +63,7 @@ GoldenResult replay_omnimoe(const Golden& golden) {
   ReferenceBackend backend;
   double worst = 0;
   std::string_view where;
-  for (const auto kind : {ScheduleKind::kTokenCentric, ScheduleKind::kExpertCentric, ScheduleKind::kStaircase,
-                          ScheduleKind::kDenseMasked}) {
+  for (const auto kind : named_schedules(/*with_library=*/false)) {
     ScheduleOptions options;
     options.kind = kind;
     const auto execution = backend.prepare(inputs, options);

@@ -156,6 +156,14 @@ OracleRouting select(const SystemInputs& inputs, const std::vector<std::int64_t>
     const Vector x = row_of(inputs.hidden_states, tokens[t]);
     for (std::int64_t head = 0; head < shape.heads; ++head) {
       const auto query = std::ssize(routing.tokens);
+      if (inputs.fixed_routing) {
+        const std::int64_t fixed = tokens[t] * shape.heads + head;
+        const auto gates = inputs.fixed_routing->gates_of(fixed);
+        routing.tokens.push_back(fixed);
+        oracle::append_query(routing, inputs.fixed_routing->ids_of(fixed),
+                             Vector(gates.begin(), gates.end()));
+        continue;
+      }
       routing.tokens.push_back(tokens[t] * shape.heads + head);
       append_scores(inputs, x, head, routing);
       const auto ids =
@@ -164,6 +172,21 @@ OracleRouting select(const SystemInputs& inputs, const std::vector<std::int64_t>
     }
   }
   return routing;
+}
+
+/// A fixed routing is what ran, pair by pair.
+SelectionReport compare_with_fixed(const Routing& routing, const Routing& fixed) {
+  SelectionReport report;
+  report.compared_pairs = fixed.num_pairs();
+  for (std::size_t pair = 0; pair < fixed.expert_ids.size(); ++pair) {
+    const bool same = pair < routing.expert_ids.size() &&
+                      routing.expert_ids[pair] == fixed.expert_ids[pair] &&
+                      routing.gates[pair] == fixed.gates[pair];
+    if (!same && report.wrong++ == 0) {
+      report.first_wrong = fmt::format("pair {} of the fixed routing", pair);
+    }
+  }
+  return report;
 }
 
 bool same_bits(const HostTensor& a, const HostTensor& b) {
@@ -190,10 +213,12 @@ SystemOracle system_oracle(const SystemInputs& inputs, const std::vector<std::in
     TokenRounding rounding(shape.hidden_size);
     const auto heads = shape.has_routing() ? static_cast<std::size_t>(shape.heads) : 0;
     for (std::size_t query = t * heads; query < (t + 1) * heads; ++query) {
-      const auto ids =
-          selection != nullptr ? selection->ids_of(routing.tokens[query]) : routing.ids_of(query);
-      const auto gates =
-          oracle::gates_of_scores(routing, static_cast<std::int64_t>(query), ids, shape.gate_mode);
+      const bool own = selection == nullptr || inputs.fixed_routing;
+      const auto ids = own ? routing.ids_of(query) : selection->ids_of(routing.tokens[query]);
+      const auto own_gates = routing.gates_of(query);
+      const Vector gates =
+          own ? Vector(own_gates.begin(), own_gates.end())
+              : oracle::gates_of_scores(routing, static_cast<std::int64_t>(query), ids, shape.gate_mode);
       for (std::size_t k = 0; k < ids.size(); ++k) {
         add_expert(inputs, x, ids[k], gates[k], y, rounding);
       }
@@ -241,7 +266,8 @@ SystemCheck check_system(MoeBackend& backend, const SystemInputs& inputs, std::i
   const Routing routing = execution->routing();
   const SystemOracle truth = system_oracle(inputs, tokens, &routing);
   SystemCheck check;
-  check.selection = compare_selection(routing, truth.routing);
+  check.selection = inputs.fixed_routing ? compare_with_fixed(routing, *inputs.fixed_routing)
+                                         : compare_selection(routing, truth.routing);
   check.error = compare(gather_rows(output, tokens), truth.view());
   check.tolerance = system_tolerance(inputs.shape, truth);
   check.ran = execution->schedule_options().kind;

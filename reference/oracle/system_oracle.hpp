@@ -27,7 +27,8 @@ struct SystemOracle {
 };
 
 /// The layer for `tokens` (distinct, ascending; empty = all). With `selection` (a routing of all queries) its
-/// experts are used instead of the oracle's own, with gates still from fp64 scores. Throws InvalidArgument
+/// experts are used instead of the oracle's own, with gates still from fp64 scores; a fixed routing is taken
+/// as it is. Throws InvalidArgument
 /// when it does not belong to the batch.
 SystemOracle system_oracle(const SystemInputs& inputs, const std::vector<std::int64_t>& tokens,
                            const Routing* selection);

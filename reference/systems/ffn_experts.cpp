@@ -5,6 +5,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <span>
 #include <vector>
 
 #include "core/base/error.hpp"
@@ -43,21 +44,21 @@ struct Scratch {
   MatrixF32 out;      ///< [block, d]
 };
 
-/// out = FFN of the block's expert for the block's tokens.
-void run_block(const SystemInputs& inputs, const Schedule& schedule, const Block& block, Scratch& scratch) {
+/// scratch.out = FFN of the expert for these tokens.
+void run_block(const SystemInputs& inputs, std::int32_t expert, std::span<const std::int32_t> tokens,
+               Scratch& scratch) {
   const auto& shape = inputs.shape;
   const auto& experts = *inputs.weights->experts;
-  const auto rows = block.end - block.begin;
+  const auto rows = std::ssize(tokens);
   const auto f = shape.expert_size;
   scratch.x.resize(rows, shape.hidden_size);
   scratch.gate_up.resize(2 * f, shape.hidden_size);
   scratch.down.resize(shape.hidden_size, f);
   for (std::int64_t r = 0; r < rows; ++r) {
-    const auto token = schedule.tokens[static_cast<std::size_t>(block.begin + r)];
-    load_rows(inputs.hidden_states, token, scratch.x.middleRows(r, 1));
+    load_rows(inputs.hidden_states, tokens[static_cast<std::size_t>(r)], scratch.x.middleRows(r, 1));
   }
-  load_rows(experts.gate_up, block.expert * 2 * f, scratch.gate_up);
-  load_rows(experts.down, block.expert * shape.hidden_size, scratch.down);
+  load_rows(experts.gate_up, expert * 2 * f, scratch.gate_up);
+  load_rows(experts.down, expert * shape.hidden_size, scratch.down);
   scratch.hidden.noalias() = scratch.x * scratch.gate_up.transpose();
   for (std::int64_t r = 0; r < rows; ++r) {
     float* hidden = scratch.hidden.row(r).data();
@@ -75,13 +76,6 @@ RouterLogits one_row_logits(const SystemInputs& inputs) {
           scores_nt(inputs.hidden_states, inputs.weights->router)};
 }
 
-Schedule permutation_by_expert(const Routing& routing) {
-  ScheduleOptions options;
-  options.kind = ScheduleKind::kExpertCentric;
-  options.group_size = 1;
-  return build_schedule(routing, options);
-}
-
 HostTensor grouped_ffn(const SystemInputs& inputs, const Routing& routing, const Schedule& schedule) {
   const auto d = inputs.shape.hidden_size;
   HostTensor results(Dtype::kF32, routing.num_pairs(), d);  // in CSR order
@@ -92,7 +86,10 @@ HostTensor grouped_ffn(const SystemInputs& inputs, const Routing& routing, const
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
   for (std::size_t b = 0; b < blocks.size(); ++b) {
     auto& mine = scratch[static_cast<std::size_t>(omp_get_thread_num())];
-    run_block(inputs, schedule, blocks[b], mine);
+    const auto tokens = std::span(schedule.tokens)
+                            .subspan(static_cast<std::size_t>(blocks[b].begin),
+                                     static_cast<std::size_t>(blocks[b].end - blocks[b].begin));
+    run_block(inputs, blocks[b].expert, tokens, mine);
     for (std::int64_t r = 0; r < mine.out.rows(); ++r) {
       // With groups of one expert a task is one pair.
       const auto pair = schedule.sorted_pair_ids[static_cast<std::size_t>(blocks[b].begin + r)];
@@ -112,7 +109,78 @@ HostTensor grouped_ffn(const SystemInputs& inputs, const Routing& routing, const
   return out;
 }
 
+void add_row(const MatrixF32& out, std::int64_t row, float gate, float* y) {
+  const float* result = out.row(row).data();
+  for (std::int64_t j = 0; j < out.cols(); ++j) {
+    y[j] += gate * result[j];
+  }
+}
+
+/// Each token by itself, its experts in the order of their ids; every pair reads its expert's weights.
+HostTensor ffn_of_tokens(const SystemInputs& inputs, const Routing& routing, const Schedule& schedule) {
+  HostTensor out = HostTensor::zeros(Dtype::kF32, inputs.shape.num_tokens, inputs.shape.hidden_size);
+  const auto y = out.f32();
+  const int threads = omp_get_max_threads();
+  std::vector<Scratch> scratch(static_cast<std::size_t>(threads));
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+  for (std::size_t t = 0; t < schedule.tokens.size(); ++t) {
+    auto& mine = scratch[static_cast<std::size_t>(omp_get_thread_num())];
+    const std::int32_t token = schedule.tokens[t];
+    for (std::int64_t p = schedule.pair_offsets[t]; p < schedule.pair_offsets[t + 1]; ++p) {
+      const auto pair = static_cast<std::size_t>(schedule.sorted_pair_ids[static_cast<std::size_t>(p)]);
+      run_block(inputs, routing.expert_ids[pair], {&token, 1}, mine);
+      add_row(mine.out, 0, routing.gates[pair], y.row(token));
+    }
+  }
+  return out;
+}
+
+/// All experts for blocks of tokens; what a token did not select is thrown away.
+HostTensor ffn_of_all(const SystemInputs& inputs, const Routing& routing, const Schedule& schedule) {
+  HostTensor out = HostTensor::zeros(Dtype::kF32, inputs.shape.num_tokens, inputs.shape.hidden_size);
+  const auto y = out.f32();
+  const int threads = omp_get_max_threads();
+  std::vector<Scratch> scratch(static_cast<std::size_t>(threads));
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
+  for (std::int64_t first = 0; first < inputs.shape.num_tokens; first += kFfnBlockTokens) {
+    auto& mine = scratch[static_cast<std::size_t>(omp_get_thread_num())];
+    const auto count = std::min(kFfnBlockTokens, inputs.shape.num_tokens - first);
+    const auto tokens =
+        std::span(schedule.tokens).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
+    for (std::int32_t expert = 0; expert < inputs.shape.num_experts; ++expert) {
+      run_block(inputs, expert, tokens, mine);
+      for (std::int64_t r = 0; r < count; ++r) {
+        const std::int32_t token = tokens[static_cast<std::size_t>(r)];
+        const auto ids = routing.ids_of(token);
+        const auto found = std::ranges::lower_bound(ids, expert);
+        if (found != ids.end() && *found == expert) {
+          add_row(mine.out, r, routing.gates_of(token)[static_cast<std::size_t>(found - ids.begin())],
+                  y.row(token));
+        }
+      }
+    }
+  }
+  return out;
+}
+
+HostTensor run_ffn(const SystemInputs& inputs, const Routing& routing, const Schedule& schedule) {
+  switch (schedule.kind) {
+    case ScheduleKind::kTokenCentric:
+      return ffn_of_tokens(inputs, routing, schedule);
+    case ScheduleKind::kDenseMasked:
+      return ffn_of_all(inputs, routing, schedule);
+    default:
+      return grouped_ffn(inputs, routing, schedule);
+  }
+}
+
 }  // namespace
+
+ScheduleOptions FfnExecution::schedule_options() const {
+  ScheduleOptions options = system_schedule(shape().system);
+  options.kind = inputs_.schedule == ScheduleKind::kAuto ? options.kind : inputs_.schedule;
+  return options;
+}
 
 std::vector<StageMemory> FfnExecution::memory() const {
   const auto f32 = dtype_bytes(Dtype::kF32);
@@ -124,11 +192,12 @@ std::vector<StageMemory> FfnExecution::memory() const {
   // Before the first run: sorted_pair_ids, and one (token, offset) per pair.
   const auto permutation = schedule_.items.empty() ? pairs * (8 + 8 + 4) : schedule_.bytes();
   const auto block = kFfnBlockTokens * 2 * (d + f) + 3 * f * d;
-  const auto results = (pairs + shape().num_tokens) * d * f32;
-  return {{Stage::kRouterProject, logits},
-          {Stage::kRouterSelect, logits + selectors},
-          {Stage::kSchedule, permutation},
-          {Stage::kExperts, permutation + results + omp_get_max_threads() * block * f32}};
+  const bool grouped = schedule_options().kind == ScheduleKind::kExpertCentric;
+  const auto results = ((grouped ? pairs : 0) + shape().num_tokens) * d * f32;
+  return that_run({{Stage::kRouterProject, logits},
+                   {Stage::kRouterSelect, logits + selectors},
+                   {Stage::kSchedule, permutation},
+                   {Stage::kExperts, permutation + results + omp_get_max_threads() * block * f32}});
 }
 
 void FfnExecution::compute(Stage stage) {
@@ -141,10 +210,10 @@ void FfnExecution::compute(Stage stage) {
       logits_ = {};
       break;
     case Stage::kSchedule:
-      schedule_ = permutation_by_expert(routing_);
+      schedule_ = build_schedule(routing_, schedule_options());
       break;
     case Stage::kExperts:
-      y_ = grouped_ffn(inputs_, routing_, schedule_);
+      y_ = run_ffn(inputs_, routing_, schedule_);
       break;
     default:
       throw InternalError(fmt::format("{} has no stage {}", to_string(shape().system), to_string(stage)));

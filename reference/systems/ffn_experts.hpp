@@ -13,15 +13,17 @@ inline constexpr std::int64_t kFfnBlockTokens = 64;
 /// y = sum over the top K of gate_e * FFN_e(x), in four stages:
 /// router_project: x router^T [L,N]; router_select: the K largest of its softmax, ties to the lower id, gates
 /// by the shape's gate mode (softmax over the selected: GShard, Mixtral; probabilities among all N:
-/// DeepSeekMoE); schedule: tokens permuted by expert, one work item per active expert; experts: a grouped
-/// GEMM over the items, whose hidden activation is rounded to storage, then every token adds its K results in
-/// the order of expert ids, [L,d] fp32.
+/// DeepSeekMoE); schedule and experts, by inputs.schedule: expert_centric - tokens permuted by expert, one
+/// work item per active expert, a grouped GEMM over the items, then every token adds its K results;
+/// token_centric - every token runs its own experts; dense_masked - all experts for every token, of which it
+/// adds those it selected. Hidden activations are rounded to storage; sums are in the order of expert ids,
+/// [L,d] fp32.
 class FfnExecution : public SystemExecution {
  public:
   /// Throws InvalidArgument when inputs do not fit.
   explicit FfnExecution(const SystemInputs& inputs) : SystemExecution(inputs) {}
 
-  ScheduleOptions schedule_options() const override { return system_schedule(shape().system); }
+  ScheduleOptions schedule_options() const override;
   std::vector<StageMemory> memory() const override;
 
  protected:

@@ -77,7 +77,7 @@ HostNeeds cpu_execution_needs(const LayerShape& shape, bool fixed_routing, const
           std::max({fixed_routing ? 0 : router.passing, schedule.passing + again, experts, shared})};
 }
 
-HostNeeds cpu_system_needs(const SystemShape& shape) {
+HostNeeds cpu_system_needs(const SystemShape& shape, bool fixed_routing) {
   const int threads = omp_get_max_threads();
   const double width = real(shape.hidden_size);
   const double element = real(dtype_bytes(shape.dtype));
@@ -87,11 +87,13 @@ HostNeeds cpu_system_needs(const SystemShape& shape) {
   if (!shape.has_routing()) {
     return needs;
   }
-  LayerShape queries = shape.row_shape();
-  queries.num_tokens = shape.num_queries();
-  queries.top_k = shape.top_k_per_query();
-  const HostNeeds router = cpu_router_needs(queries);
+  const LayerShape queries = shape.query_shape();
+  HostNeeds router = cpu_router_needs(queries);
+  router.passing = fixed_routing ? 0 : router.passing;
   needs.kept += router.kept;
+  if (shape.has_product_keys() && fixed_routing) {
+    return needs;
+  }
   if (shape.has_product_keys()) {
     const double projected = real(shape.num_queries()) * 2 * real(shape.key_size);
     needs.passing = std::max(

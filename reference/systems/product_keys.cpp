@@ -105,8 +105,8 @@ std::vector<StageMemory> ProductKeyExecution::memory() const {
   const auto scores = shape().num_queries() * 2 * n * f32;
   const auto blocks = threads * (kKeyBlockTokens + n) * shape().key_size * f32;
   const auto rounded = queries * dtype_bytes(shape().dtype);
-  return {{Stage::kRouterProject, rounded + std::max(queries * f32, scores + blocks)},
-          {Stage::kRouterSelect, scores + threads * 2 * n * 5 * f32}};
+  return that_run({{Stage::kRouterProject, rounded + std::max(queries * f32, scores + blocks)},
+                   {Stage::kRouterSelect, scores + threads * 2 * n * 5 * f32}});
 }
 
 void ProductKeyExecution::compute(Stage stage) {

@@ -1,5 +1,7 @@
 #include "reference/systems/system_execution.hpp"
 
+#include <algorithm>
+
 #include "core/base/error.hpp"
 #include "core/base/host_memory.hpp"
 #include "core/systems/system_cost.hpp"
@@ -10,12 +12,22 @@ namespace moescope::reference {
 SystemExecution::SystemExecution(const SystemInputs& inputs)
     : CpuExecution(inputs.shape.dtype), inputs_(inputs) {
   inputs.validate();
-  stages_ = system_stages(shape().system);
+  stages_ = system_stages(shape().system, inputs.fixed_routing.has_value());
+  if (inputs.fixed_routing) {
+    routing_ = *inputs.fixed_routing;
+    return;
+  }
   const LayerShape row = shape().row_shape();
   routing_.num_tokens = shape().num_queries();
   routing_.grid_rows = row.grid_rows;
   routing_.grid_cols = row.grid_cols;
   routing_.token_offsets.assign(static_cast<std::size_t>(routing_.num_tokens) + 1, 0);
+}
+
+std::vector<StageMemory> SystemExecution::that_run(std::vector<StageMemory> memory) const {
+  std::erase_if(
+      memory, [&](const StageMemory& one) { return std::ranges::find(stages_, one.stage) == stages_.end(); });
+  return memory;
 }
 
 std::int64_t y_bytes(const SystemShape& shape) {
@@ -49,7 +61,7 @@ std::unique_ptr<LayerExecution> make_system_execution(const SystemInputs& inputs
     }
     throw InvalidArgument("system", to_string(inputs.shape.system), "is prepared from LayerInputs");
   };
-  const HostNeeds needs = cpu_system_needs(inputs.shape);
+  const HostNeeds needs = cpu_system_needs(inputs.shape, inputs.fixed_routing.has_value());
   require_host_memory(inputs.shape.label(), needs.kept + needs.passing);
   return make();
 }

@@ -19,6 +19,9 @@ class SystemExecution : public CpuExecution {
   /// Throws InvalidArgument when inputs do not fit, OutOfMemory when a run would not.
   explicit SystemExecution(const SystemInputs& inputs);
 
+  /// Those of the stages that run: a fixed routing skips the router's.
+  std::vector<StageMemory> that_run(std::vector<StageMemory> memory) const;
+
   const SystemShape& shape() const { return inputs_.shape; }
   const SystemWeights& weights() const { return *inputs_.weights; }
 

@@ -141,7 +141,7 @@ TEST(SweepOfSystems, VariesTheExtentsThatOnlyBaselinesHave) {
 TEST(SweepOfSystems, RecordsWhatABaselineCannotBeWithTheReason) {
   const TemporaryDirectory directory;
   write_text(directory.path() / "systems.json", R"({
-    "name": "holes", "systems": ["gshard", "peer"], "presets": ["small"], "workloads": ["gaussian:1", "zipf:1"],
+    "name": "holes", "systems": ["gshard", "peer"], "presets": ["small"], "workloads": ["gaussian:1", "hot:1,40"],
     "axes": {"num_tokens": 8, "hidden_size": 32, "l2": "warm", "top_k": [3, 20]},
     "min_samples": 2, "max_time_s": 0.001})");
   const Outcome outcome = run_moescope({"sweep", "systems.json", "-q", "--output", "out"}, directory);
@@ -152,10 +152,10 @@ TEST(SweepOfSystems, RecordsWhatABaselineCannotBeWithTheReason) {
   for (const RecordedPoint& point : runs[0].points) {
     reasons.insert(point.reason);
   }
-  // peer has 10 heads, and no baseline takes a workload that is made for a grid.
+  // peer has 10 heads, and gshard 32 experts, of which 40 cannot be hot.
   EXPECT_EQ(reasons.count("top_k = 3: must be a multiple of heads = 10"), 2U);
-  EXPECT_EQ(reasons.count("workload = zipf:1: must be gaussian:STD for a baseline system"), 3U);
-  EXPECT_EQ(reasons.count(""), 3U);
+  EXPECT_EQ(reasons.count("workload = hot:1,40: COUNT = 40 must not exceed num_experts = 32"), 2U);
+  EXPECT_EQ(reasons.count(""), 4U);
   for (const ResultRow& row : runs[0].rows) {
     if (row.status == Status::kFailed) {
       EXPECT_TRUE(row.system == "gshard" || row.system == "peer");

@@ -53,6 +53,13 @@ inline constexpr const char* kClearSums = "clear sums";
 
 /// One kernel. Units are taken in order by whichever block slot is free: by the hardware's block scheduler,
 /// or by persistent blocks from a counter.
+/// What a kernel lets run beside its stage when the layer runs as a whole.
+enum class Overlap : std::uint8_t {
+  kSharedMlp,  ///< the shared MLP: its result is added behind the stage
+  kNone,       ///< nothing: the stage itself adds the shared MLP's result
+  kSchedule,   ///< the schedule, of which the kernel needs nothing; the stage adds the shared MLP's result
+};
+
 struct KernelLaunch {
   Stage stage = Stage::kExperts;
   std::string name;
@@ -62,6 +69,7 @@ struct KernelLaunch {
   std::function<void(std::int64_t index, WorkUnit& unit)> fill;
   /// Instructions, which come from HBM once where L2 was emptied before; 0 for a kernel that ran before.
   std::int64_t code_bytes = 0;
+  Overlap overlap = Overlap::kSharedMlp;
 };
 
 /// Which kernels run the staircase schedule. Whether sums are bit-repeatable is the schedule's to say.

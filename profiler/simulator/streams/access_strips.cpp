@@ -293,6 +293,7 @@ void add_strips(std::vector<KernelLaunch>& launches, const StreamContext& contex
                                      count * 4, AccessKind::kWrite));
        },
        kPrepareCodeBytes});
+  launches.back().overlap = Overlap::kSchedule;
   const Schedule& schedule = *context.schedule;
   const std::int64_t most = schedule.options.tile_tokens;
   const std::int64_t segment = context.strip_segment();

@@ -103,6 +103,7 @@ void add_token_pairs(std::vector<KernelLaunch>& launches, Stage stage, bool scor
   // Launch bounds of the kernel: two blocks of eight warps.
   launches.push_back({stage, name, split.num_blocks, 2 * TokenSplit::kWarpsPerBlock / split.warps_per_block(),
                       fill, score && !sum ? kScoreCodeBytes : kPairCodeBytes});
+  launches.back().overlap = score && sum ? Overlap::kNone : Overlap::kSharedMlp;
 }
 
 }  // namespace moescope::detail

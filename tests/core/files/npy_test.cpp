@@ -220,7 +220,8 @@ TEST(Npz, RefusesLyingSizes) {
   const auto size = static_cast<std::int64_t>(array.size());
   EXPECT_EQ(
       zip_error_of(zip({{.name = "a.npy", .data = array, .deflate = true, .unpacked_bytes = size + 8}})),
-      fmt::format("a.npz: a.npy: unpacks to {} bytes, the zip directory says {}", size, size + 8));
+      fmt::format("a.npz: a.npy: does not unpack to the {} bytes that the zip directory says, but to {}",
+                  size + 8, size));
   EXPECT_TRUE(test::contains(
       zip_error_of(zip({{.name = "a.npy", .data = array, .deflate = true, .unpacked_bytes = size - 8}})),
       {"a.npz: a.npy: "}));
@@ -295,7 +296,7 @@ TEST(Npz, RefusesADirectoryThatCountsMoreEntriesThanItHas) {
   std::string file = zip({{"a.npy", npy("<f4", "(0,)", "")}});
   file[file.size() - 14] = 2;  // entries on this disk
   file[file.size() - 12] = 2;  // entries in all
-  EXPECT_EQ(zip_error_of(file), "a.npz: zip directory: 1 of 2 entries can be read");
+  EXPECT_EQ(zip_error_of(file), "a.npz: zip directory: contradicts itself");
 }
 
 TEST(FuzzSeeds, AreReadUnlessTheirNameSaysBad) {

@@ -45,6 +45,28 @@ TEST(SystemCost, GShardCountsActiveExpertsAndPairs) {
   EXPECT_EQ(cost.bytes(Stage::kSharedMlp, MemoryLevel::kHbm), 0);
 }
 
+TEST(SystemCost, FfnExpertsInOtherOrdersOfWork) {
+  // The same layer. By token every pair reads its expert; masked all 6 experts run for all 5 tokens.
+  const SystemShape shape = test::system_shape(System::kGShard, 5, 8, 6, 2);
+  const Routing routing = lowest_ids(shape);
+  const std::int64_t expert = 3 * 12 * 8 * 4;
+  const std::int64_t ends = 2 * 10 * 4 + 5 * 8 * 4;
+  const std::int64_t row_flop = 6 * 12 * 8 + 2 * 8;
+  const AnalyticCost token = analytic_cost(shape, routing, ScheduleKind::kTokenCentric);
+  EXPECT_EQ(token.bytes(Stage::kExperts, MemoryLevel::kHbm, Access::kRead), ends + 2 * expert);
+  EXPECT_EQ(token.bytes(Stage::kExperts, MemoryLevel::kL2, Access::kRead), ends + 10 * expert);
+  EXPECT_EQ(token.executed_flop(Stage::kExperts), 10 * row_flop);
+  EXPECT_EQ(token.bytes(Stage::kSchedule, MemoryLevel::kL2), 0);
+  const AnalyticCost masked = analytic_cost(shape, routing, ScheduleKind::kDenseMasked);
+  EXPECT_EQ(masked.bytes(Stage::kExperts, MemoryLevel::kHbm, Access::kRead), ends + 6 * expert);
+  EXPECT_EQ(masked.bytes(Stage::kExperts, MemoryLevel::kL2, Access::kRead), ends + 6 * expert + 30 * 12 * 4);
+  EXPECT_EQ(masked.useful_flop(Stage::kExperts), 10 * row_flop);
+  EXPECT_EQ(masked.executed_flop(Stage::kExperts), 30 * row_flop);
+  EXPECT_EQ(
+      test::error_text<InvalidArgument>([&] { analytic_cost(shape, routing, ScheduleKind::kStaircase); }),
+      "schedule = staircase: is none of gshard");
+}
+
 TEST(SystemCost, ProductKeysCountQueriesOfEveryHead) {
   // L 3, d 8, N 16 (n 4), K 4 over 2 heads, k 6, fp32: experts 0 and 1 are active, 12 pairs.
   const SystemShape peer = test::system_shape(System::kPeer, 3, 8, 16, 4, 2);
@@ -85,8 +107,8 @@ TEST(SystemCost, ProductKeysMaskedTakeAllExpertsForEveryToken) {
             analytic_cost(pkm, lowest_ids(pkm)).bytes(Stage::kRouterProject, MemoryLevel::kL2));
   const SystemShape gshard = test::system_shape(System::kGShard, 5, 8, 6, 2);
   EXPECT_EQ(test::error_text<InvalidArgument>(
-                [&] { (void)analytic_cost(gshard, lowest_ids(gshard), ScheduleKind::kDenseMasked); }),
-            "schedule = dense_masked: is none of gshard");
+                [&] { (void)analytic_cost(gshard, lowest_ids(gshard), ScheduleKind::kStaircase); }),
+            "schedule = staircase: is none of gshard");
 }
 
 TEST(SystemCost, TheDenseBranchAddsOnlyWhereThereIsARoutedOne) {

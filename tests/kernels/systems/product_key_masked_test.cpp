@@ -90,7 +90,7 @@ TEST(ProductKeyForm, ADesignHasWhatWasAskedForOrTheModelsChoice) {
   EXPECT_FALSE(design(ScheduleKind::kAuto).masked);
   EXPECT_NE(design(ScheduleKind::kAuto).explanation, "");
   EXPECT_EQ(test::error_text<InvalidArgument>([&] { design(ScheduleKind::kStaircase); }),
-            "schedule = staircase: must be auto, and of pkm and peer auto, token_centric or dense_masked");
+            "schedule = staircase: must be one of auto, token_centric, dense_masked for peer");
 }
 
 TEST(MaskedMemory, HoldsScoresAndSumsInTheRoutersBuffer) {

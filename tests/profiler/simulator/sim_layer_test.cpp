@@ -81,7 +81,7 @@ TEST(SimTime, SharedMlpHidesAsFarAsItLeavesTheDeviceIdle) {
     const std::vector<KernelLaunch> launches = {
         {Stage::kRouterSelect, "select", 132, 1, reads(1 << 20)},
         {Stage::kSharedMlp, "gate and up", busy ? 4000 : 1, 1, reads(busy ? 1 << 20 : 32)},
-        {Stage::kExperts, kTokenPairs, 132, 1, reads(1 << 20)}};
+        {Stage::kExperts, kTokenPairs, 132, 1, reads(1 << 20), 0, Overlap::kNone}};
     const LayerModel model = simulate_layer(launches, h100(), {}, {});
     const StageModel& mlp = *model.find(Stage::kSharedMlp);
     const StageModel& layer = *model.find(Stage::kLayer);
@@ -94,11 +94,11 @@ TEST(SimTime, SharedMlpHidesAsFarAsItLeavesTheDeviceIdle) {
     }
   }
   // It begins behind the router's product, so that hides nothing of it.
-  const LayerModel no_selection =
-      simulate_layer(std::vector<KernelLaunch>{{Stage::kRouterProject, "logits", 132, 1, reads(1 << 20)},
-                                               {Stage::kSharedMlp, "gate and up", 1, 1, reads(32)},
-                                               {Stage::kExperts, kTokenPairs, 132, 1, reads(1 << 20)}},
-                     h100(), {}, {});
+  const LayerModel no_selection = simulate_layer(
+      std::vector<KernelLaunch>{{Stage::kRouterProject, "logits", 132, 1, reads(1 << 20)},
+                                {Stage::kSharedMlp, "gate and up", 1, 1, reads(32)},
+                                {Stage::kExperts, kTokenPairs, 132, 1, reads(1 << 20), 0, Overlap::kNone}},
+      h100(), {}, {});
   EXPECT_EQ(no_selection.hidden_s, 0);
 }
 

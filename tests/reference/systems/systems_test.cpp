@@ -8,6 +8,7 @@
 #include "core/base/error.hpp"
 #include "core/schedule/schedule.hpp"
 #include "core/systems/system_cost.hpp"
+#include "core/systems/system_traits.hpp"
 #include "reference/backend/reference_backend.hpp"
 #include "reference/oracle/system_oracle.hpp"
 #include "tests/support/error_text.hpp"
@@ -104,16 +105,40 @@ TEST_P(EveryBaseline, RefusesInputsThatDoNotFit) {
 
 TEST_P(EveryBaseline, RefusesAScheduleItDoesNotHave) {
   SystemInputs inputs = make_system_inputs(test::small_system(GetParam(), Dtype::kF32), 1, 9);
-  inputs.schedule = ScheduleKind::kDenseMasked;  // of product keys: on the GPU alone
   ReferenceBackend backend;
-  EXPECT_EQ(test::error_text<InvalidArgument>([&] { backend.prepare_system(inputs); }),
-            inputs.shape.has_product_keys()
-                ? "schedule = dense_masked: the cpu backend gathers"
-                : "schedule = dense_masked: must be auto, and of pkm and peer auto, "
-                  "token_centric or dense_masked");
-  inputs.schedule = ScheduleKind::kStaircase;
-  EXPECT_EQ(test::error_text<InvalidArgument>([&] { backend.prepare_system(inputs); }),
-            "schedule = staircase: must be auto, and of pkm and peer auto, token_centric or dense_masked");
+  const auto refusal = [&](ScheduleKind kind) {
+    inputs.schedule = kind;
+    return test::error_text<InvalidArgument>([&] { backend.prepare_system(inputs); });
+  };
+  const SystemTraits& traits = traits_of(GetParam());
+  EXPECT_EQ(
+      refusal(ScheduleKind::kStaircase),
+      "schedule = staircase: must be one of " + traits.schedule_names() + " for " + std::string(traits.name));
+  if (inputs.shape.has_product_keys()) {  // on the GPU alone
+    EXPECT_EQ(refusal(ScheduleKind::kDenseMasked), "schedule = dense_masked: the cpu backend gathers");
+  }
+}
+
+// The same layer in any order of work, and each of them against the oracle.
+TEST(Ffn, EveryScheduleAgreesWithTheOracle) {
+  for (const System system : {System::kGShard, System::kDeepSeekMoe}) {
+    for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+      SystemShape shape = test::system_shape(system, 150, 33, 10, 3);
+      shape.dtype = dtype;
+      for (const ScheduleKind kind : traits_of(system).schedules) {
+        SystemInputs inputs = make_system_inputs(shape, 2, 13);
+        inputs.schedule = kind;
+        ReferenceBackend backend;
+        const SystemCheck check = check_system(backend, inputs, shape.num_tokens);
+        EXPECT_TRUE(check.passed()) << to_string(kind) << " " << shape.label() << ": " << check.describe();
+        EXPECT_EQ(check.ran, kind);
+        const auto execution = backend.prepare_system(inputs);
+        execution->run(L2State::kWarm);
+        const Routing routing = execution->routing();
+        EXPECT_NO_THROW(validate(build_schedule(routing, execution->schedule_options()), routing));
+      }
+    }
+  }
 }
 
 INSTANTIATE_TEST_SUITE_P(Systems, EveryBaseline, testing::ValuesIn(kBaselines),
