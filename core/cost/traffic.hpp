@@ -6,6 +6,7 @@
 
 #include "core/layer/layer_inputs.hpp"
 #include "core/layer/stage.hpp"
+#include "core/layer/training.hpp"
 #include "core/schedule/schedule.hpp"
 
 namespace moescope {
@@ -51,6 +52,16 @@ struct AnalyticCost {
 /// the others.
 AnalyticCost analytic_cost(const LayerShape& shape, const Routing& routing, const Schedule& schedule,
                            bool fixed_routing);
+
+/// The backward of the same layer, what it computes again included (backward_traffic.cpp). Stage::kLayer sums
+/// it.
+AnalyticCost backward_cost(const LayerShape& shape, const Routing& routing, const Schedule& schedule,
+                           bool fixed_routing, const TrainingOptions& training);
+
+/// Floor of the experts' backward in bytes: the active rows of W and V, X and dY read once; dX, and every row
+/// of dW and dV (those without tokens are zero) written once.
+std::int64_t backward_floor_bytes(const LayerShape& shape, const Routing& routing,
+                                  const TrainingOptions& training);
 
 /// Floor of the expert stage in bytes: the active rows of W and V read once, X read once, Y written once.
 std::int64_t expert_floor_bytes(const LayerShape& shape, const Routing& routing);

@@ -39,9 +39,9 @@ TEST_P(GoldenReplay, ReproducesTheRecordedOutputs) {
 
 constexpr std::array kFiles = {File{"deepseekmoe_v2", "deepseekmoe"},
                                File{"gshard_topk_mixtral", "gshard"},
-                               File{"omnimoe_a", "omnimoe"},
-                               File{"omnimoe_b", "omnimoe"},
-                               File{"omnimoe_k1", "omnimoe"},
+                               File{"omnimoe_a", "omnimoe, with gradients"},
+                               File{"omnimoe_b", "omnimoe, with gradients"},
+                               File{"omnimoe_k1", "omnimoe, with gradients"},
                                File{"peer_relu", "peer, relu gates"},
                                File{"peer_softmax", "peer, softmax gates"},
                                File{"pkm", "pkm"},
