@@ -49,7 +49,7 @@ GoldenResult replay_omnimoe(const Golden& golden);
 
 /// The baseline that the file records, by the arrays only it has; empty for none.
 std::optional<System> golden_system(const Golden& golden);
-/// Replays a baseline's layer against y.
+/// Replays a baseline's layer against y; where the file has dy, also the oracle's gradients against grad.*.
 GoldenResult replay_system(const Golden& golden, System system, MoeBackend& backend);
 
 }  // namespace moescope::detail
