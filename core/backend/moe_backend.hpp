@@ -10,7 +10,6 @@
 #include "core/layer/layer_inputs.hpp"
 #include "core/layer/routing.hpp"
 #include "core/layer/stage.hpp"
-#include "core/layer/training.hpp"
 #include "core/schedule/schedule.hpp"
 #include "core/systems/system.hpp"
 
@@ -95,7 +94,8 @@ class LayerExecution {
   virtual StageData run_alone(Stage stage, const StageData& given);
 };
 
-class TrainingExecution;
+class TrainingExecution;  // core/backend/training_execution.hpp
+struct TrainingOptions;   // core/layer/training.hpp
 
 /// One implementation of the whole layer. All tensors are in host memory here. What comes before a layer is
 /// prepared (routing, for its cost and for auto) is a function here; a prepared layer's stages are run alone

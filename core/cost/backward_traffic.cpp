@@ -2,12 +2,14 @@
 // as in DESIGN section 1; E = E_active; per schedule T = token entries, R = experts summed over the items and
 // P = tokens x experts summed over the items. dX is summed in fp32 from stage to stage; what is an operand of
 // a product (p, q, the logits' gradients) passes in storage dtype.
+#include <fmt/format.h>
+
 #include <utility>
 
 #include "core/base/error.hpp"
-#include "core/cost/memory_plan.hpp"
 #include "core/cost/traffic.hpp"
 #include "core/cost/traffic_terms.hpp"
+#include "core/layer/training.hpp"
 
 namespace moescope {
 namespace {
@@ -260,6 +262,32 @@ AnalyticCost backward_cost(const LayerShape& shape, const Routing& routing, cons
     throw InternalError("backward_cost was given a schedule of kind 'auto'");
   }
   return BackwardTerms(shape, routing, schedule, fixed_routing, training).make();
+}
+
+AnalyticCost optimizer_cost(const LayerShape& shape, std::int64_t rows, const TrainingOptions& training) {
+  shape.validate();
+  if (rows < 0 || rows > shape.num_experts()) {
+    throw InvalidArgument("rows", fmt::to_string(rows),
+                          fmt::format("must be in [0, {}]", shape.num_experts()));
+  }
+  const Stage stage = Stage::kExpertsOptimizer;
+  const auto elements = checked_product({2, rows, shape.hidden_size});
+  const auto state = checked_product({3, elements, kFp32Bytes});
+  const auto steps = checked_product({2, rows, kIdBytes});
+  const auto gradients = checked_product({elements, dtype_bytes(training.gradient_dtype(shape.dtype))});
+  AnalyticCost cost;
+  const auto both = [&](Access access, std::int64_t bytes, std::string_view what) {
+    for (const MemoryLevel level : {MemoryLevel::kHbm, MemoryLevel::kL2}) {
+      cost.traffic.push_back({stage, level, access, bytes, what});
+    }
+  };
+  both(kRead, gradients, "dW and dV");                                             // 2 R d
+  both(kRead, state, "weights and moments");                                       // 6 R d fp32
+  both(kWrite, state, "weights and moments");                                      // 6 R d fp32
+  both(kRead, steps, "last step of a row");                                        // 2 R
+  both(kWrite, steps, "last step of a row");                                       // 2 R
+  both(kWrite, checked_product({elements, dtype_bytes(shape.dtype)}), "W and V");  // 2 R d
+  return cost;
 }
 
 std::int64_t backward_floor_bytes(const LayerShape& shape, const Routing& routing,

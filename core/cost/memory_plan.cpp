@@ -19,7 +19,7 @@ class Planner {
       : shape_(shape),
         schedule_(schedule),
         fixed_(fixed_routing),
-        has_bias_(has_bias),
+        has_bias_(has_bias && !fixed_routing),
         training_(training),
         layout_(layout),
         pairs_(routing.num_pairs()),

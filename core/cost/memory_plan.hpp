@@ -53,7 +53,8 @@ struct MemoryPlan {
 std::vector<Stage> backward_stages(const LayerShape& shape, bool fixed_routing, SaveMode save);
 
 /// Exact for the routing and the schedule that will run: every size follows from the shape, the mode, and,
-/// with strips, from how many tokens each strip has. `has_bias`: the router has biases. Throws
+/// with strips, from how many tokens each strip has. `has_bias`: the router has biases (of a given
+/// routing there is no router). Throws
 /// InvalidArgument when routing and shape do not fit, or a term overflows.
 MemoryPlan training_memory_plan(const LayerShape& shape, const Routing& routing, const Schedule& schedule,
                                 bool fixed_routing, bool has_bias, const TrainingOptions& training,

@@ -6,10 +6,11 @@
 
 #include "core/layer/layer_inputs.hpp"
 #include "core/layer/stage.hpp"
-#include "core/layer/training.hpp"
 #include "core/schedule/schedule.hpp"
 
 namespace moescope {
+
+struct TrainingOptions;  // core/layer/training.hpp
 
 /// Memory level a term counts.
 /// kHbm: compulsory - each distinct byte a stage needs moves once (an infinitely large cache).
@@ -57,6 +58,9 @@ AnalyticCost analytic_cost(const LayerShape& shape, const Routing& routing, cons
 /// it.
 AnalyticCost backward_cost(const LayerShape& shape, const Routing& routing, const Schedule& schedule,
                            bool fixed_routing, const TrainingOptions& training);
+
+/// AdamW on `rows` rows of W and V (stage experts_optimizer): all N of them is the dense step.
+AnalyticCost optimizer_cost(const LayerShape& shape, std::int64_t rows, const TrainingOptions& training);
 
 /// Floor of the experts' backward in bytes: the active rows of W and V, X and dY read once; dX, and every row
 /// of dW and dV (those without tokens are zero) written once.

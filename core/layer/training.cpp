@@ -17,6 +17,15 @@ void require_weight(double weight, std::string_view field) {
 
 }  // namespace
 
+Direction parse_direction(std::string_view text) {
+  for (const auto direction : {Direction::kForward, Direction::kBackward}) {
+    if (text == to_string(direction)) {
+      return direction;
+    }
+  }
+  throw InvalidArgument("direction", text, "must be forward or backward");
+}
+
 std::string_view to_string(SaveMode mode) {
   switch (mode) {
     case SaveMode::kMinimal:

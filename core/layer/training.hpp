@@ -7,12 +7,16 @@
 
 #include "core/layer/layer_inputs.hpp"
 #include "core/layer/routing.hpp"
+#include "core/layer/stage.hpp"
 #include "core/layer/tensor.hpp"
 
 /// What a training step of a layer is told and what it gives back. Symbols, for token t with its expert i:
 /// z = x . w_in[i], a = act(z), p = gate * a, u = dy . w_out[i]; then the gate's gradient is u a,
 /// q = u gate act'(z) is the one of z, and h = p u the one of the score behind a probability gate.
 namespace moescope {
+
+/// Inverse of to_string; throws InvalidArgument("direction", ...).
+Direction parse_direction(std::string_view text);
 
 /// What the forward keeps for the backward, beside its inputs; the rest is computed again.
 enum class SaveMode : std::uint8_t {

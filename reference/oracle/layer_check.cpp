@@ -202,6 +202,17 @@ std::int64_t LayerCheck::near_ties() const {
   return sum;
 }
 
+const StageCheck* LayerCheck::tightest() const {
+  const StageCheck* found = nullptr;
+  for (const StageCheck& stage : stages) {
+    if (stage.metric == "relative_error" &&
+        (found == nullptr || stage.error * found->tolerance > found->error * stage.tolerance)) {
+      found = &stage;
+    }
+  }
+  return found;
+}
+
 const StageCheck* LayerCheck::layer() const {
   const auto found = std::ranges::find(stages, Stage::kLayer, &StageCheck::stage);
   return found == stages.end() ? nullptr : &*found;

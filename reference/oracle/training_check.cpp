@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 #include <utility>
 
@@ -281,6 +282,33 @@ LayerCheck check_training(MoeBackend& backend, const LayerInputs& inputs, const 
     TrainingChecks(result, inputs, dy, training, *step, what).run(sampled_tokens);
   });
   return result;
+}
+
+LayerCheck check_training_modes(MoeBackend& backend, const LayerInputs& inputs, const HostTensor& dy,
+                                const ScheduleOptions& options, std::span<const SaveMode> saves,
+                                std::int64_t sampled_tokens) {
+  LayerCheck all;
+  const auto add = [&](const TrainingOptions& training, const std::string& what) {
+    LayerCheck one = check_training(backend, inputs, dy, options, training, sampled_tokens, what);
+    std::ranges::move(one.stages, std::back_inserter(all.stages));
+  };
+  TrainingOptions training;
+  for (const SaveMode save : saves) {
+    training.save = save;
+    add(training, fmt::format("{} saved", to_string(save)));
+  }
+  if (inputs.fixed_routing) {
+    return all;
+  }
+  // As large as what comes from dy, so that an error in them shows.
+  const auto weight = static_cast<double>(inputs.shape.num_tokens);
+  training.losses = {.balance = weight, .z = weight};
+  add(training, "auxiliary losses");
+  if (inputs.shape.num_tokens > 1 && inputs.router.row_bias.empty() && inputs.router.col_bias.empty()) {
+    training.batch_norm = BatchNorm{};
+    add(training, "batch norm");
+  }
+  return all;
 }
 
 }  // namespace moescope

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 #include <string_view>
 
 #include "core/backend/training_execution.hpp"
@@ -38,5 +39,11 @@ OracleSample training_sample(const LayerInputs& inputs, const Routing& routing, 
 LayerCheck check_training(MoeBackend& backend, const LayerInputs& inputs, const HostTensor& dy,
                           const ScheduleOptions& options, const TrainingOptions& training,
                           std::int64_t sampled_tokens, std::string_view what);
+
+/// check_training() of every mode that the layer has: with each of `saves`; where there is a router, with
+/// both auxiliary losses; and where it has no biases, with batch norm in training.
+LayerCheck check_training_modes(MoeBackend& backend, const LayerInputs& inputs, const HostTensor& dy,
+                                const ScheduleOptions& options, std::span<const SaveMode> saves,
+                                std::int64_t sampled_tokens);
 
 }  // namespace moescope

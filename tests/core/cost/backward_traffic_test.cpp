@@ -5,6 +5,7 @@
 
 #include "core/base/error.hpp"
 #include "core/cost/traffic.hpp"
+#include "core/layer/training.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/routings.hpp"
 
@@ -127,6 +128,17 @@ TEST_F(TinyBackward, RefusesAutoAndAForeignRouting) {
   EXPECT_THROW(backward_cost(shape_, routing_, schedule, false, {}), InternalError);
   shape_.num_tokens = 3;
   EXPECT_THROW(backward_cost(shape_, routing_, build_schedule(routing_, {}), false, {}), InvalidArgument);
+}
+
+// fp32 weights and two moments read and written, bf16 gradient read, bf16 weights written: 28 bytes a
+// parameter, and the last step of every row.
+TEST_F(TinyBackward, OptimizerMovesTwentyEightBytesAParameter) {
+  for (const std::int64_t rows : {0, 4, 9}) {
+    const AnalyticCost c = optimizer_cost(shape_, rows, {});
+    EXPECT_EQ(c.bytes(Stage::kExpertsOptimizer, MemoryLevel::kHbm), 2 * rows * (8 * 28 + 8));
+    EXPECT_EQ(c.bytes(Stage::kLayer, MemoryLevel::kL2), c.bytes(Stage::kLayer, MemoryLevel::kHbm));
+  }
+  EXPECT_THROW(optimizer_cost(shape_, 10, {}), InvalidArgument);
 }
 
 class BackwardOfRouting : public testing::TestWithParam<RoutingCase> {};
