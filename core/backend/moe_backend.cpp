@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "core/backend/training_execution.hpp"
 #include "core/base/error.hpp"
 
 namespace moescope {
@@ -21,6 +22,20 @@ std::unique_ptr<LayerExecution> MoeBackend::prepare_routed(const LayerInputs& in
                                                            const ScheduleOptions& options,
                                                            const Routing& /*routing*/) {
   return prepare(inputs, options);
+}
+
+bool MoeBackend::supports_training(const LayerInputs& /*inputs*/, const ScheduleOptions& /*options*/,
+                                   const TrainingOptions& /*training*/, std::string& why) const {
+  why = fmt::format("the {} backend has no backward", name());
+  return false;
+}
+
+std::unique_ptr<TrainingExecution> MoeBackend::prepare_training(const LayerInputs& /*inputs*/,
+                                                                const HostTensor& /*dy*/,
+                                                                const ScheduleOptions& /*options*/,
+                                                                const TrainingOptions& /*training*/) {
+  throw InvalidArgument("direction", to_string(Direction::kBackward),
+                        fmt::format("is not supported by the {} backend", name()));
 }
 
 bool MoeBackend::supports_system(System system, std::string& why) const {

@@ -94,6 +94,9 @@ class LayerExecution {
   virtual StageData run_alone(Stage stage, const StageData& given);
 };
 
+class TrainingExecution;  // core/backend/training_execution.hpp
+struct TrainingOptions;   // core/layer/training.hpp
+
 /// One implementation of the whole layer. All tensors are in host memory here. What comes before a layer is
 /// prepared (routing, for its cost and for auto) is a function here; a prepared layer's stages are run alone
 /// by LayerExecution::run_alone().
@@ -127,6 +130,17 @@ class MoeBackend {
   virtual std::unique_ptr<LayerExecution> prepare_routed(const LayerInputs& inputs,
                                                          const ScheduleOptions& options,
                                                          const Routing& routing);
+
+  /// False with a reason in `why` when this backend cannot run this layer's backward (none can until it says
+  /// otherwise).
+  virtual bool supports_training(const LayerInputs& inputs, const ScheduleOptions& options,
+                                 const TrainingOptions& training, std::string& why) const;
+  /// Loads the layer with the gradient of its output (dy, [L,d] in storage dtype) and runs the forward once
+  /// (training_execution.hpp). Throws InvalidArgument for what is not supported or does not fit
+  /// (validate_training()), OutOfMemory before allocating. Keeps references to `inputs` and `dy`.
+  virtual std::unique_ptr<TrainingExecution> prepare_training(const LayerInputs& inputs, const HostTensor& dy,
+                                                              const ScheduleOptions& options,
+                                                              const TrainingOptions& training);
 
   /// False with a reason in `why` when this backend cannot run a baseline (a backend has none until it says
   /// otherwise); kOmniMoe is what the functions above are for.

@@ -16,7 +16,11 @@ namespace {
 constexpr Access kRead = Access::kRead;
 constexpr Access kWrite = Access::kWrite;
 
-void add_router(TermWriter& terms, const LayerShape& shape) {
+bool counts(Stage asked, Stage stage) { return asked == stage || asked == Stage::kLayer; }
+
+}  // namespace
+
+void add_router_terms(TermWriter& terms, const LayerShape& shape) {
   const std::int64_t sides = shape.grid_rows + shape.grid_cols;
   const std::int64_t logits = checked_product({shape.num_tokens, sides, kFp32Bytes});
   const std::int64_t row_weights = checked_product({shape.grid_rows, terms.row_bytes});
@@ -35,14 +39,13 @@ void add_router(TermWriter& terms, const LayerShape& shape) {
   terms.both(Stage::kRouterSelect, kWrite, terms.gates_bytes, "gates");            // M fp32
 }
 
-void add_schedule(TermWriter& terms, const Schedule& schedule) {
+void add_schedule_terms(TermWriter& terms, const Schedule& schedule) {
   terms.both(Stage::kSchedule, kRead, terms.offsets_bytes, "token_offsets");  // L + 1
   terms.both(Stage::kSchedule, kRead, terms.ids_bytes, "expert_ids");         // M
   terms.both(Stage::kSchedule, kWrite, schedule.bytes(), "schedule arrays");  // Schedule::bytes()
 }
 
-/// The routing has to be one of this shape.
-void check_fit(const LayerShape& shape, const Routing& routing) {
+void require_fit(const LayerShape& shape, const Routing& routing) {
   shape.validate();
   const auto check = [](std::string_view field, std::int64_t value, std::int64_t expected) {
     if (value == expected) return;
@@ -53,10 +56,6 @@ void check_fit(const LayerShape& shape, const Routing& routing) {
   check("grid_rows", shape.grid_rows, routing.grid_rows);
   check("grid_cols", shape.grid_cols, routing.grid_cols);
 }
-
-bool counts(Stage asked, Stage stage) { return asked == stage || asked == Stage::kLayer; }
-
-}  // namespace
 
 std::int64_t checked_product(std::initializer_list<std::int64_t> factors) {
   constexpr std::int64_t kLimit = std::int64_t{1} << 57;
@@ -132,17 +131,17 @@ std::int64_t AnalyticCost::executed_flop(Stage stage) const {
 
 AnalyticCost analytic_cost(const LayerShape& shape, const Routing& routing, const Schedule& schedule,
                            bool fixed_routing) {
-  check_fit(shape, routing);
+  require_fit(shape, routing);
   TermWriter terms(shape, routing);
-  if (!fixed_routing) add_router(terms, shape);
-  add_schedule(terms, schedule);
+  if (!fixed_routing) add_router_terms(terms, shape);
+  add_schedule_terms(terms, schedule);
   add_expert_terms(terms, shape, routing, schedule);
   if (shape.shared_size > 0) add_shared_mlp(terms, shape, true);
   return std::move(terms.cost);
 }
 
 std::int64_t expert_floor_bytes(const LayerShape& shape, const Routing& routing) {
-  check_fit(shape, routing);
+  require_fit(shape, routing);
   const std::int64_t rows = 2 * count_active_experts(routing) + 2 * routing.num_tokens;  // W, V; X, Y
   return checked_product({rows, shape.hidden_size, dtype_bytes(shape.dtype)});
 }

@@ -10,6 +10,8 @@
 
 namespace moescope {
 
+struct TrainingOptions;  // core/layer/training.hpp
+
 /// Memory level a term counts.
 /// kHbm: compulsory - each distinct byte a stage needs moves once (an infinitely large cache).
 /// kL2: requested - every work item loads what it needs, nothing is kept from item to item.
@@ -51,6 +53,19 @@ struct AnalyticCost {
 /// the others.
 AnalyticCost analytic_cost(const LayerShape& shape, const Routing& routing, const Schedule& schedule,
                            bool fixed_routing);
+
+/// The backward of the same layer, what it computes again included (backward_traffic.cpp). Stage::kLayer sums
+/// it.
+AnalyticCost backward_cost(const LayerShape& shape, const Routing& routing, const Schedule& schedule,
+                           bool fixed_routing, const TrainingOptions& training);
+
+/// AdamW on `rows` rows of W and V (stage experts_optimizer): all N of them is the dense step.
+AnalyticCost optimizer_cost(const LayerShape& shape, std::int64_t rows, const TrainingOptions& training);
+
+/// Floor of the experts' backward in bytes: the active rows of W and V, X and dY read once; dX, and every row
+/// of dW and dV (those without tokens are zero) written once.
+std::int64_t backward_floor_bytes(const LayerShape& shape, const Routing& routing,
+                                  const TrainingOptions& training);
 
 /// Floor of the expert stage in bytes: the active rows of W and V read once, X read once, Y written once.
 std::int64_t expert_floor_bytes(const LayerShape& shape, const Routing& routing);

@@ -7,17 +7,6 @@
 
 namespace moescope {
 
-namespace {
-
-/// What a schedule's items add up to.
-struct ItemSums {
-  std::int64_t token_rows = 0;      ///< (item, token) entries: rows of X gathered, rows of Y added to
-  std::int64_t expert_rows = 0;     ///< experts summed over the items: rows of W loaded
-  std::int64_t products = 0;        ///< tokens x experts summed over the items: dot products computed
-  std::int64_t loaded_experts = 0;  ///< distinct experts that some item loads
-  std::int64_t active_experts = 0;  ///< E_active
-};
-
 ItemSums sum_items(const Routing& routing, const Schedule& schedule) {
   ItemSums sums;
   sums.active_experts = count_active_experts(routing);
@@ -41,6 +30,7 @@ ItemSums sum_items(const Routing& routing, const Schedule& schedule) {
       case WorkItemKind::kColStrip:
         experts = routing.grid_rows;
         col_loaded[item.strip] = true;
+        sums.col_expert_rows += experts;
         break;
       case WorkItemKind::kAllExperts:
         experts = routing.num_experts();
@@ -64,6 +54,8 @@ ItemSums sum_items(const Routing& routing, const Schedule& schedule) {
                                                                     : sums.active_experts;
   return sums;
 }
+
+namespace {
 
 /// Writes the expert stage's terms; the symbols are those of DESIGN section 1.
 class ExpertTerms {

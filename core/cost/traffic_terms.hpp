@@ -26,8 +26,23 @@ inline constexpr std::int64_t kOffsetBytes = 8;  ///< CSR offsets
 /// Product of extents; throws InvalidArgument at 2^57, so that sums of a few terms stay inside 63 bits.
 std::int64_t checked_product(std::initializer_list<std::int64_t> factors);
 
+/// Throws InvalidArgument unless the routing is one of this shape.
+void require_fit(const LayerShape& shape, const Routing& routing);
+
 /// E_active: experts with at least one pair.
 std::int64_t count_active_experts(const Routing& routing);
+
+/// What a schedule's items add up to.
+struct ItemSums {
+  std::int64_t token_rows = 0;       ///< (item, token) entries: rows of X gathered, rows of Y added to
+  std::int64_t expert_rows = 0;      ///< experts summed over the items: rows of W loaded
+  std::int64_t products = 0;         ///< tokens x experts summed over the items: dot products computed
+  std::int64_t col_expert_rows = 0;  ///< of expert_rows those of column strips
+  std::int64_t loaded_experts = 0;   ///< distinct experts that some item loads
+  std::int64_t active_experts = 0;   ///< E_active
+};
+
+ItemSums sum_items(const Routing& routing, const Schedule& schedule);
 
 /// Collects the terms of one layer and knows the sizes they are made of.
 class TermWriter {
@@ -59,6 +74,10 @@ class TermWriter {
 /// Terms of the expert stage under the schedule (traffic_experts.cpp).
 void add_expert_terms(TermWriter& terms, const LayerShape& shape, const Routing& routing,
                       const Schedule& schedule);
+
+/// Terms of the router's forward, and of the schedule's lists (traffic.cpp).
+void add_router_terms(TermWriter& terms, const LayerShape& shape);
+void add_schedule_terms(TermWriter& terms, const Schedule& schedule);
 
 /// Terms of the dense branch (traffic.cpp). `adds`: its result is added to a routed one.
 void add_shared_mlp(TermWriter& terms, const LayerShape& shape, bool adds);

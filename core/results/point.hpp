@@ -85,8 +85,8 @@ void for_each_field(P&& point, Visit&& visit) {
   using enum PointPart;
   visit(PointField{"system", 1, kLayer, "kind of layer: omnimoe, or one of the paper's baselines"},
         point.system);
-  visit(PointField{"direction", 4, kLayer, "forward; backward is reserved", "forward,backward", std::nullopt,
-                   1},
+  visit(PointField{"direction", 4, kLayer, "forward, or backward: gradients and the step they are for",
+                   "forward,backward", std::nullopt, 1},
         point.direction);
   visit(PointField{"schedule", 1, kSchedule,
                    "order of work of the expert stage; none for a value that does not depend on it"},

@@ -39,6 +39,7 @@ enum class RandomStream : std::uint32_t {
   kSharedGate = 13,
   kSharedUp = 14,
   kSharedDown = 15,
+  kOutputGradient = 20,
 };
 
 /// N(0, 1) numbers first, first + 1, ... of a stream: number i is the normal quantile of (w + 1/2) 2^-32

@@ -6,6 +6,7 @@
 
 #include "core/base/caught_error.hpp"
 #include "core/base/line_text.hpp"
+#include "core/workload/output_gradient.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/options.hpp"
@@ -15,6 +16,7 @@
 #include "experiments/points/check_systems.hpp"
 #include "profiler/study/layer_rows.hpp"
 #include "reference/oracle/layer_check.hpp"
+#include "reference/oracle/training_check.hpp"
 
 namespace moescope {
 namespace {
@@ -23,6 +25,10 @@ struct CheckOptions : CommonOptions {
   bool full = false;
   bool verbose = false;
   std::int64_t sampled_tokens = 8;
+  std::string direction{to_string(Direction::kForward)};
+  std::string save;  ///< none: all
+
+  bool backward() const { return direction == to_string(Direction::kBackward); }
 };
 
 struct Tally {
@@ -47,7 +53,8 @@ std::vector<CheckPoint> chosen_points(const CheckOptions& options) {
   const bool own = !options.workloads.empty() || !options.preset.empty() || !options.grid.empty() ||
                    options.num_experts || options.hidden_size || options.num_tokens || options.top_k;
   if (!own) {
-    return check_points(options.full);
+    auto points = check_points(options.full);
+    return options.backward() ? training_points(std::move(points)) : points;
   }
   std::vector<CheckPoint> points;
   for (NamedWorkload& workload : chosen_workloads(options)) {
@@ -58,8 +65,9 @@ std::vector<CheckPoint> chosen_points(const CheckOptions& options) {
 }
 
 Point point_of(const CheckPoint& checked, const MoeBackend& backend, const ScheduleOptions& schedule,
-               std::uint64_t seed) {
-  Point point = layer_point(checked.shape, backend.name(), checked.workload.name, seed);
+               const CheckOptions& options) {
+  Point point = layer_point(checked.shape, backend.name(), checked.workload.name, options.seed);
+  point.direction = options.direction;
   point.set_schedule(schedule);
   point.l2_state = to_string(L2State::kCold);
   return point;
@@ -121,23 +129,46 @@ void print_comparisons(const LayerCheck& check) {
   }
 }
 
+std::vector<SaveMode> chosen_saves(const CheckOptions& options) {
+  if (options.save.empty()) {
+    return {SaveMode::kMinimal, SaveMode::kLogProbs, SaveMode::kScores};
+  }
+  return {parse_save_mode(options.save)};
+}
+
+/// Compared in the direction that was asked for.
+LayerCheck compare(MoeBackend& backend, MoeBackend* mirror, const LayerInputs& inputs,
+                   const ScheduleOptions& schedule, const CheckOptions& options) {
+  if (!options.backward()) {
+    return check_layer(backend, mirror, inputs, schedule, options.sampled_tokens);
+  }
+  const HostTensor dy = make_output_gradient(inputs.shape, options.seed);
+  return check_training_modes(backend, inputs, dy, schedule, chosen_saves(options), options.sampled_tokens);
+}
+
+/// What the line of a point that passed says it is about.
+const StageCheck& headline(const LayerCheck& check, const CheckOptions& options) {
+  return options.backward() ? *check.tightest() : *check.layer();
+}
+
 void check_point(MoeBackend& backend, MoeBackend* mirror, const CheckPoint& point, const LayerInputs& inputs,
                  const ScheduleOptions& schedule, const CheckOptions& options, ResultWriter* writer,
                  Tally& tally) {
-  const Point context = point_of(point, backend, schedule, options.seed);
+  const Point context = point_of(point, backend, schedule, options);
   const auto skip = [&](const std::string& why) {
     ++tally.skipped;
     print_line("skipped", point, schedule, why);
     write(writer, absent_row(context, Stage::kLayer, Source::kMeasured, "relative_error", "fraction",
                              Status::kSkipped, why));
   };
-  if (std::string why; !backend.supports_layer(inputs, schedule, why)) {
+  if (std::string why; options.backward() ? !backend.supports_training(inputs, schedule, {}, why)
+                                          : !backend.supports_layer(inputs, schedule, why)) {
     skip(why);
     return;
   }
   std::optional<LayerCheck> check;
   try {
-    check = check_layer(backend, mirror, inputs, schedule, options.sampled_tokens);
+    check = compare(backend, mirror, inputs, schedule, options);
   } catch (...) {
     const CaughtError error = caught_error();
     if (error.code != ExitCode::kOutOfMemory) {
@@ -159,10 +190,11 @@ void check_point(MoeBackend& backend, MoeBackend* mirror, const CheckPoint& poin
     return;
   }
   ++tally.passed;
-  print_line("ok", point, schedule,
-             fmt::format("error {:.1e} of {:.1e}, {} comparisons{}", check->layer()->error,
-                         check->layer()->tolerance, check->stages.size(),
-                         near_ties == 0 ? "" : fmt::format(", {} near-ties", near_ties)));
+  const StageCheck& said = headline(*check, options);
+  print_line(
+      "ok", point, schedule,
+      fmt::format("error {:.1e} of {:.1e}, {} comparisons{}", said.error, said.tolerance,
+                  check->stages.size(), near_ties == 0 ? "" : fmt::format(", {} near-ties", near_ties)));
   if (options.verbose) {
     print_comparisons(*check);
   }
@@ -173,6 +205,15 @@ ExitCode check(const CheckOptions& options, const Invocation& invocation) {
   require_meaningful(options);
   if (options.sampled_tokens < 1) {
     throw InvalidArgument("sampled_tokens", fmt::format("{}", options.sampled_tokens), "must be >= 1");
+  }
+  parse_direction(options.direction);
+  if (!options.save.empty() && !options.backward()) {
+    throw InvalidArgument("save", options.save, "is what the backward reads: --direction backward");
+  }
+  chosen_saves(options);
+  if (!options.systems.empty() && options.backward()) {
+    throw InvalidArgument("direction", options.direction,
+                          "of the baselines is forward: their backward is an oracle alone (moescope golden)");
   }
   if (!options.systems.empty()) {
     return check_systems(options, options.full, options.sampled_tokens, invocation);
@@ -211,7 +252,7 @@ ExitCode check(const CheckOptions& options, const Invocation& invocation) {
         ++tally.skipped;
         print_line("skipped", point, schedule, error.message);
       }
-      write(writer.get(), absent_row(point_of(point, *backend, schedule, options.seed), Stage::kLayer,
+      write(writer.get(), absent_row(point_of(point, *backend, schedule, options), Stage::kLayer,
                                      Source::kMeasured, "relative_error", "fraction",
                                      failed ? Status::kFailed : Status::kSkipped, error.message));
     }
@@ -235,9 +276,17 @@ Command add_check(Cli app, const Invocation& invocation) {
       "a backend against the fp64 oracle (and, for cuda, stage by stage against the CPU) on awkward shapes");
   sub.footer(examples({"moescope check", "moescope check --backend cuda --full --output results/check",
                        "moescope check --grid 48x16 -d 96 -K 24 --workload zipf:1.5 --schedule staircase",
-                       "moescope check --backend cuda --system gshard --system peer --full"}));
+                       "moescope check --backend cuda --system gshard --system peer --full",
+                       "moescope check --direction backward"}));
   sub.add_flag("--full", options->full, "also paper Table A at L = 1024 and 4096: gigabytes and minutes");
   sub.add_flag("--verbose", options->verbose, "a line for every comparison, with the kernels that ran");
+  sub.add_option(
+         "--direction", options->direction,
+         "forward (default), or backward: every gradient against the oracle, with either kind of gates")
+      .type_name("NAME");
+  sub.add_option("--save", options->save,
+                 "backward: what the forward keeps: minimal, log_probs or scores (default: each in turn)")
+      .type_name("MODE");
   sub.add_option("--sampled-tokens", options->sampled_tokens, "tokens compared with the oracle (default 8)")
       .type_name("N");
   add_shape_options(sub, *options);

@@ -91,6 +91,26 @@ std::vector<CheckPoint> check_points(bool full) {
   return points;
 }
 
+std::vector<CheckPoint> training_points(std::vector<CheckPoint> points) {
+  for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
+    points.push_back(make_point("drift:1,8", LayerShape{96, 64, 16, 16, 12, 24, dtype}));
+  }
+  std::vector<CheckPoint> all;
+  for (CheckPoint& point : points) {
+    const auto family = point.workload.spec.family;
+    const bool has_router =
+        !point.one_hot && family != WorkloadSpec::Family::kUniform && family != WorkloadSpec::Family::kTrace;
+    CheckPoint other = point;
+    other.shape.gate_mode =
+        point.shape.gate_mode == GateMode::kSoftmax ? GateMode::kProbability : GateMode::kSoftmax;
+    all.push_back(std::move(point));
+    if (has_router) {
+      all.push_back(std::move(other));
+    }
+  }
+  return all;
+}
+
 LayerInputs make_check_inputs(const CheckPoint& point, std::uint64_t seed, const LayerUse& use) {
   LayerInputs inputs = make_inputs(point.workload, point.shape, seed, use);
   if (point.one_hot) {

@@ -19,6 +19,10 @@ struct CheckPoint {
 /// routing. Throws FileError when the recorded layer is not there.
 std::vector<CheckPoint> check_points(bool full);
 
+/// Every point that has a router under either kind of gates, and routing that drifts: what the backward is
+/// checked on.
+std::vector<CheckPoint> training_points(std::vector<CheckPoint> points);
+
 /// The point's inputs; throws what make_inputs() throws.
 LayerInputs make_check_inputs(const CheckPoint& point, std::uint64_t seed, const LayerUse& use);
 

@@ -189,8 +189,7 @@ StageData CudaLayer::run_alone(Stage stage, const StageData& given) {
     case Stage::kExperts:
       left.y = output();
       break;
-    case Stage::kRouterSelect:
-    case Stage::kLayer:
+    default:
       break;
   }
   left.routing = path_->routing(stream());

@@ -86,8 +86,8 @@ LayerMemoryPlan plan_layer_memory(const ExpertPath& path) {
       case Stage::kSharedMlp:
         other = plan.shared_result + plan.shared_scratch + plan.shared_library;
         break;
-      case Stage::kLayer:
-        throw InternalError("the layer is no stage of its own");
+      default:
+        throw InternalError("no stage of a layer's forward");
     }
     plan.scratch = std::max(plan.scratch, scratch);
     plan.stages.push_back({stage, scratch + other});

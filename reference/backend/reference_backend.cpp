@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "reference/backend/reference_execution.hpp"
+#include "reference/backend/reference_training.hpp"
 #include "reference/stages/stages.hpp"
 #include "reference/systems/system_execution.hpp"
 
@@ -50,6 +51,18 @@ std::unique_ptr<LayerExecution> ReferenceBackend::prepare_routed(const LayerInpu
                                                                  const ScheduleOptions& options,
                                                                  const Routing& routing) {
   return std::make_unique<reference::ReferenceExecution>(inputs, options, &routing);
+}
+
+bool ReferenceBackend::supports_training(const LayerInputs& /*inputs*/, const ScheduleOptions& options,
+                                         const TrainingOptions& /*training*/, std::string& why) const {
+  return reference::supports_schedule(options.kind, why);
+}
+
+std::unique_ptr<TrainingExecution> ReferenceBackend::prepare_training(const LayerInputs& inputs,
+                                                                      const HostTensor& dy,
+                                                                      const ScheduleOptions& options,
+                                                                      const TrainingOptions& training) {
+  return std::make_unique<reference::ReferenceTraining>(inputs, dy, options, training);
 }
 
 bool ReferenceBackend::supports_system(System system, std::string& why) const {

@@ -24,6 +24,12 @@ class ReferenceBackend final : public MoeBackend {
   std::unique_ptr<LayerExecution> prepare_routed(const LayerInputs& inputs, const ScheduleOptions& options,
                                                  const Routing& routing) override;
 
+  bool supports_training(const LayerInputs& inputs, const ScheduleOptions& options,
+                         const TrainingOptions& training, std::string& why) const override;
+  std::unique_ptr<TrainingExecution> prepare_training(const LayerInputs& inputs, const HostTensor& dy,
+                                                      const ScheduleOptions& options,
+                                                      const TrainingOptions& training) override;
+
   bool supports_system(System system, std::string& why) const override;
   std::unique_ptr<LayerExecution> prepare_system(const SystemInputs& inputs) override;
 };

@@ -110,8 +110,8 @@ void ReferenceExecution::compute(Stage stage) {
     case Stage::kSharedMlp:
       add_in_place(y_, shared_mlp(inputs_));
       break;
-    case Stage::kLayer:
-      throw InternalError("the layer is no stage of its own");
+    default:
+      throw InternalError(fmt::format("{} is no stage of a layer's forward", to_string(stage)));
   }
 }
 
@@ -158,8 +158,8 @@ StageData ReferenceExecution::run_alone(Stage stage, const StageData& given) {
     case Stage::kSharedMlp:
       left.y = shared_mlp(inputs_);
       break;
-    case Stage::kLayer:
-      throw InternalError("the layer is no stage of its own");
+    default:
+      throw InternalError(fmt::format("{} is no stage of a layer's forward", to_string(stage)));
   }
   return left;
 }

@@ -10,10 +10,8 @@
 
 #include "core/base/error.hpp"
 #include "core/base/worse_error.hpp"
-#include "core/schedule/schedule_info.hpp"
 #include "reference/backend/reference_backend.hpp"
 #include "reference/golden/golden_file.hpp"
-#include "reference/stages/batch_norm.hpp"
 #include "reference/stages/router_select.hpp"
 #include "reference/stages/stages.hpp"
 
@@ -23,59 +21,6 @@ namespace {
 using detail::Golden;
 using detail::judged;
 using detail::max_relative_error;
-
-/// Row or column half of the published router with its batch norm.
-reference::FoldedLinear folded_router(const Golden& golden, std::string_view side, double eps) {
-  return reference::fold_batch_norm(golden.matrix(fmt::format("router_gate_{}.weight", side)),
-                                    golden.floats(fmt::format("router_norm_{}.running_mean", side)),
-                                    golden.floats(fmt::format("router_norm_{}.running_var", side)), eps);
-}
-
-LayerInputs omnimoe_inputs(const Golden& golden) {
-  LayerInputs inputs;
-  inputs.hidden_states = golden.matrix("x");
-  const auto eps = golden.number("bn_eps");
-  auto row = folded_router(golden, "x", eps);
-  auto col = folded_router(golden, "y", eps);
-  inputs.router = {std::move(row.weight), std::move(col.weight), std::move(row.bias), std::move(col.bias)};
-  auto experts = std::make_shared<ExpertWeights>();
-  experts->w_in = golden.matrix("up_embed.weight");
-  experts->w_out = golden.matrix("down_embed.weight");
-  experts->shared = SharedMlpWeights{golden.matrix("gate_proj.weight"), golden.matrix("up_proj.weight"),
-                                     golden.matrix("down_proj.weight")};
-  inputs.shape.num_tokens = inputs.hidden_states.rows();
-  inputs.shape.hidden_size = inputs.hidden_states.cols();
-  inputs.shape.grid_rows = inputs.shape.grid_cols = golden.integer("grid");
-  inputs.shape.top_k = golden.integer("top_k");
-  inputs.shape.shared_size = experts->shared->gate.rows();
-  inputs.shape.dtype = Dtype::kF32;
-  inputs.shape.activation = Activation::kSilu;
-  inputs.shape.gate_mode = GateMode::kProbability;
-  inputs.experts = std::move(experts);
-  inputs.workload = golden.path;
-  inputs.validate();
-  return inputs;
-}
-
-GoldenResult replay_omnimoe(const Golden& golden) {
-  const LayerInputs inputs = omnimoe_inputs(golden);
-  const HostTensor expected = golden.matrix("y");
-  ReferenceBackend backend;
-  double worst = 0;
-  std::string_view where;
-  for (const auto kind : named_schedules(/*with_library=*/false)) {
-    ScheduleOptions options;
-    options.kind = kind;
-    const auto execution = backend.prepare(inputs, options);
-    execution->run(L2State::kWarm);
-    const double error = max_relative_error(execution->output(), expected);
-    if (where.empty() || error > worst) {
-      worst = error;
-      where = to_string(kind);
-    }
-  }
-  return judged("omnimoe", worst, where);
-}
 
 /// Recorded selections, [L,K] in the order of falling scores.
 struct RecordedSelection {
@@ -170,7 +115,7 @@ GoldenResult replay_golden(const std::string& path, ArrayFile file) {
   const Golden golden{path, std::move(file)};
   return of_the_file(golden, [&] {
     if (golden.file.has("router_gate_x.weight")) {
-      return replay_omnimoe(golden);
+      return detail::replay_omnimoe(golden);
     }
     if (golden.file.has("row_logits")) {
       return replay_router(golden);

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/files/npy.hpp"
+#include "core/layer/layer_inputs.hpp"
 #include "core/layer/tensor.hpp"
 #include "core/systems/system.hpp"
 #include "reference/golden/golden.hpp"
@@ -41,9 +42,14 @@ double max_relative_error(const HostTensor& ours, const HostTensor& theirs);
 /// Failed, with the place, when the error is above kGoldenTolerance.
 GoldenResult judged(std::string kind, double error, std::string_view where);
 
+/// The published module's layer with its batch norm folded in, fp32.
+LayerInputs omnimoe_inputs(const Golden& golden);
+/// Its output and, where the file has dy, its gradients, under every schedule and SaveMode.
+GoldenResult replay_omnimoe(const Golden& golden);
+
 /// The baseline that the file records, by the arrays only it has; empty for none.
 std::optional<System> golden_system(const Golden& golden);
-/// Replays a baseline's layer against y.
+/// Replays a baseline's layer against y; where the file has dy, also the oracle's gradients against grad.*.
 GoldenResult replay_system(const Golden& golden, System system, MoeBackend& backend);
 
 }  // namespace moescope::detail

@@ -7,6 +7,7 @@
 
 #include "core/base/error.hpp"
 #include "reference/golden/golden_file.hpp"
+#include "reference/oracle/system_oracle_training.hpp"
 
 namespace moescope::detail {
 namespace {
@@ -92,6 +93,75 @@ double replay_error(MoeBackend& backend, const SystemInputs& inputs, const HostT
   return max_relative_error(execution->output(), expected);
 }
 
+std::vector<float> as_floats(const OracleGradient& gradient) {
+  return {gradient.values.begin(), gradient.values.end()};
+}
+
+/// Columns of `count` matrices [d, f] that the oracle has as rows [count * f, d].
+std::vector<float> columns_of(const OracleGradient& gradient, std::int64_t count) {
+  const auto f = gradient.rows / count;
+  std::vector<float> values;
+  for (std::int64_t matrix = 0; matrix < count; ++matrix) {
+    for (std::int64_t k = 0; k < gradient.cols; ++k) {
+      for (std::int64_t j = 0; j < f; ++j) {
+        values.push_back(static_cast<float>(gradient.row(matrix * f + j)[k]));
+      }
+    }
+  }
+  return values;
+}
+
+/// Of every expert its gate rows, then its up rows.
+std::vector<float> gate_up_of(const SystemTraining& step, std::int64_t num_experts) {
+  const auto f = step.expert_gate.rows / num_experts;
+  std::vector<float> values;
+  for (std::int64_t expert = 0; expert < num_experts; ++expert) {
+    for (const OracleGradient* one : {&step.expert_gate, &step.expert_up}) {
+      values.insert(values.end(), one->row(expert * f), one->row((expert + 1) * f));
+    }
+  }
+  return values;
+}
+
+/// The worst of the oracle's gradients of sum(dy * y) against the recorded ones, and where it is.
+std::pair<double, std::string> gradient_error(const Golden& golden, const SystemInputs& inputs) {
+  const SystemTraining step = system_training(inputs, golden.matrix("dy"), nullptr);
+  std::pair<double, std::string> worst{-1, ""};
+  const auto add = [&](const std::string& name, const std::vector<float>& ours) {
+    const double error = max_relative_error(ours, golden.floats("grad." + name));
+    if (!(error <= worst.first)) {
+      worst = {error, "grad." + name};
+    }
+  };
+  const auto& shape = inputs.shape;
+  add("x", as_floats(step.hidden_states));
+  if (shape.has_ffn_experts()) {
+    add("gate.weight", as_floats(step.router));
+    add("experts.gate_up_proj", gate_up_of(step, shape.num_experts));
+    add("experts.down_proj", columns_of(step.expert_down, shape.num_experts));
+  }
+  if (shape.system == System::kDeepSeekMoe) {
+    add("shared_experts.gate_proj.weight", as_floats(step.shared_gate));
+    add("shared_experts.up_proj.weight", as_floats(step.shared_up));
+    add("shared_experts.down_proj.weight", columns_of(step.shared_down, 1));
+  }
+  if (shape.has_product_keys()) {
+    add("keys", as_floats(step.keys));
+  }
+  if (shape.system == System::kPeer) {
+    add("to_queries.0.weight", as_floats(step.queries));
+    add("weight_down_embed.weight", as_floats(step.w_in));
+    add("weight_up_embed.weight", as_floats(step.w_out));
+  }
+  if (shape.system == System::kPkm) {
+    add("to_queries.weight", as_floats(step.queries));
+    add("norm.weight", as_floats(step.norm_weight));
+    add("norm.bias", as_floats(step.norm_bias));
+    add("values.weight", as_floats(step.w_out));
+  }
+  return worst;
+}
+
 }  // namespace
 
 std::optional<System> golden_system(const Golden& golden) {
@@ -117,8 +187,20 @@ GoldenResult replay_system(const Golden& golden, System system, MoeBackend& back
     const bool relu = relu_error < error;
     kind += relu ? ", relu gates" : ", softmax gates";
     error = relu ? relu_error : error;
+    if (!relu) {
+      inputs = read_inputs(golden, system);
+    }
   }
-  return judged(std::move(kind), error, "y");
+  std::string where = "y";
+  if (golden.file.has("dy")) {  // the oracle's: the mirror has no backward of these
+    kind += ", gradients of the oracle";
+    const auto [gradient, name] = gradient_error(golden, inputs);
+    if (!(gradient <= error)) {
+      error = gradient;
+      where = name;
+    }
+  }
+  return judged(std::move(kind), error, where);
 }
 
 }  // namespace moescope::detail

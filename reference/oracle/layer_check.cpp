@@ -8,66 +8,11 @@
 
 #include "core/base/error.hpp"
 #include "core/base/worse_error.hpp"
+#include "reference/oracle/checks.hpp"
 #include "reference/oracle/stage_compare.hpp"
 
 namespace moescope {
 namespace {
-
-/// Adds one comparison; what it throws is its failure.
-class Checks {
- public:
-  explicit Checks(LayerCheck& result) : result_(result) {}
-
-  void add(Stage stage, std::string what, const char* metric, const std::function<void(StageCheck&)>& act) {
-    StageCheck check;
-    check.stage = stage;
-    check.what = std::move(what);
-    check.metric = metric;
-    try {
-      act(check);
-    } catch (const OutOfMemory&) {
-      throw;
-    } catch (const Error& error) {
-      check.passed = false;
-      check.detail = error.what();
-    }
-    result_.stages.push_back(std::move(check));
-  }
-
-  /// What is no comparison; a failure where it throws, and nothing else.
-  void attempt(Stage stage, std::string what, const std::function<void()>& act) {
-    try {
-      act();
-    } catch (const OutOfMemory&) {
-      throw;
-    } catch (const Error& error) {
-      add_equality(stage, std::move(what), [&](StageCheck&) { return std::string(error.what()); });
-    }
-  }
-
-  /// What either holds or does not: `act` returns the first difference, empty when there is none.
-  void add_equality(Stage stage, std::string what, const std::function<std::string(StageCheck&)>& act) {
-    add(stage, std::move(what), "mismatch", [&](StageCheck& check) {
-      check.detail = act(check);
-      check.passed = check.detail.empty();
-      check.error = check.passed ? 0 : 1;
-    });
-  }
-
-  void add_values(Stage stage, std::string what, double tolerance,
-                  const std::function<ErrorReport(StageCheck&)>& act) {
-    add(stage, std::move(what), "relative_error", [&](StageCheck& check) {
-      const ErrorReport report = act(check);
-      check.error = report.relative_error;
-      check.tolerance = std::max(tolerance, report.tolerance);
-      check.passed = report.relative_error <= check.tolerance;  // false for NaN
-      check.detail = report.describe();
-    });
-  }
-
- private:
-  LayerCheck& result_;
-};
 
 void judge(const SelectionReport& report, StageCheck& check) {
   check.error = static_cast<double>(report.wrong) /
@@ -138,10 +83,10 @@ class StageChecks {
       case Stage::kSharedMlp:
         return compare_outputs(stage, "shared MLP against the mirror",
                                relative_error_tolerance(dtype, shape_.hidden_size + shape_.shared_size));
-      case Stage::kLayer:
+      default:
         break;
     }
-    throw InternalError("the layer is no stage of its own");
+    throw InternalError(fmt::format("{} is no stage of a layer's forward", to_string(stage)));
   }
 
  private:
@@ -255,6 +200,17 @@ std::int64_t LayerCheck::near_ties() const {
     sum += stage.near_ties;
   }
   return sum;
+}
+
+const StageCheck* LayerCheck::tightest() const {
+  const StageCheck* found = nullptr;
+  for (const StageCheck& stage : stages) {
+    if (stage.metric == "relative_error" &&
+        (found == nullptr || stage.error * found->tolerance > found->error * stage.tolerance)) {
+      found = &stage;
+    }
+  }
+  return found;
 }
 
 const StageCheck* LayerCheck::layer() const {

@@ -35,6 +35,8 @@ struct LayerCheck {
   bool passed() const;
   /// Null when everything passed.
   const StageCheck* first_failure() const;
+  /// The relative error that comes closest to its tolerance, or is furthest beyond; null when there is none.
+  const StageCheck* tightest() const;
   /// The end-to-end comparison with the oracle; null before it ran.
   const StageCheck* layer() const;
 };

@@ -20,6 +20,7 @@ using oracle::checked_tokens;
 using oracle::gates_of_scores;
 using oracle::log_softmax_of_logits;
 using oracle::Marginal;
+using oracle::require_selection;
 using oracle::row_of;
 using oracle::sigma;
 using oracle::top_k_of_all;
@@ -50,17 +51,6 @@ Vector layer_of_token(const LayerInputs& inputs, const Routing* selection, const
   }
   sums = rounding.finish(y);
   return y;
-}
-
-void require_selection(const Routing& selection, const LayerShape& shape) {
-  if (selection.num_tokens != shape.num_tokens || selection.grid_rows != shape.grid_rows ||
-      selection.grid_cols != shape.grid_cols) {
-    throw InvalidArgument("selection",
-                          fmt::format("{} tokens, grid {} x {}", selection.num_tokens, selection.grid_rows,
-                                      selection.grid_cols),
-                          fmt::format("must belong to {}", shape.label()));
-  }
-  selection.validate();
 }
 
 }  // namespace

@@ -138,6 +138,17 @@ std::vector<std::int64_t> checked_tokens(const std::vector<std::int64_t>& tokens
   return tokens;
 }
 
+void require_selection(const Routing& selection, const LayerShape& shape) {
+  if (selection.num_tokens != shape.num_tokens || selection.grid_rows != shape.grid_rows ||
+      selection.grid_cols != shape.grid_cols) {
+    throw InvalidArgument("selection",
+                          fmt::format("{} tokens, grid {} x {}", selection.num_tokens, selection.grid_rows,
+                                      selection.grid_cols),
+                          fmt::format("must belong to {}", shape.label()));
+  }
+  selection.validate();
+}
+
 void append_query(OracleRouting& routing, std::span<const std::int32_t> ids, const Vector& gates) {
   routing.expert_ids.insert(routing.expert_ids.end(), ids.begin(), ids.end());
   routing.gates.insert(routing.gates.end(), gates.begin(), gates.end());

@@ -48,6 +48,9 @@ void append_query(OracleRouting& routing, std::span<const std::int32_t> ids, con
 /// `tokens`, all of them when empty. Throws InvalidArgument naming a token outside the batch or out of order.
 std::vector<std::int64_t> checked_tokens(const std::vector<std::int64_t>& tokens, std::int64_t num_tokens);
 
+/// Throws InvalidArgument unless it is a routing of the layer's batch.
+void require_selection(const Routing& selection, const LayerShape& shape);
+
 /// y += scale * (act(x gate^T) * (x up^T)) down^T, the matrices rows [first, first + size) of `gate` and `up`
 /// and [first_down, first_down + d) of `down`; and what is rounded on the way.
 struct GatedMlp {

@@ -7,40 +7,12 @@
 #include <algorithm>
 
 #include "reference/stages/activation.hpp"
+#include "reference/stages/dense_blocks.hpp"
 #include "reference/stages/matrix.hpp"
 #include "reference/stages/stages.hpp"
 
 namespace moescope::reference {
 namespace {
-
-constexpr std::int64_t kTokenBlock = 128;
-constexpr std::int64_t kWeightTileBytes =
-    4 << 20;  // fp32 rows of W or V per chunk: stays in a core's share of L3
-
-std::int64_t chunk_experts(std::int64_t hidden_size) {
-  return std::clamp<std::int64_t>(kWeightTileBytes / (hidden_size * dtype_bytes(Dtype::kF32)), 1, 4096);
-}
-
-/// Rows [token_begin, token_end) and columns [expert_begin, expert_end) of the L x N matrix.
-struct Block {
-  std::int64_t token_begin, token_end, expert_begin, expert_end;
-  std::int64_t tokens() const { return token_end - token_begin; }
-  std::int64_t experts() const { return expert_end - expert_begin; }
-};
-
-/// body(row, col, pair) for the selected pairs inside the block.
-template <class Body>
-void for_each_pair(const Routing& routing, const Block& block, const Body& body) {
-  for (std::int64_t token = block.token_begin; token < block.token_end; ++token) {
-    const auto ids = routing.ids_of(token);
-    const auto begin = std::lower_bound(ids.begin(), ids.end(), block.expert_begin);
-    for (auto id = begin; id != ids.end() && *id < block.expert_end; ++id) {
-      body(token - block.token_begin, *id - block.expert_begin,
-           static_cast<std::size_t>(routing.token_offsets[static_cast<std::size_t>(token)] +
-                                    (id - ids.begin())));
-    }
-  }
-}
 
 /// Widens each chunk's rows of `weights`, then calls body(block, rows, thread) for its token blocks in
 /// parallel. A token block sees the chunks in order and by one thread at a time: deterministic.
@@ -53,8 +25,8 @@ void for_each_block(const LayerShape& shape, const HostTensor& weights, int thre
     load_rows(weights, first, rows);
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
     for (std::int64_t token = 0; token < shape.num_tokens; token += kTokenBlock) {
-      body(Block{token, std::min(token + kTokenBlock, shape.num_tokens), first, first + rows.rows()}, rows,
-           static_cast<std::size_t>(omp_get_thread_num()));
+      body(DenseBlock{token, std::min(token + kTokenBlock, shape.num_tokens), first, first + rows.rows()},
+           rows, static_cast<std::size_t>(omp_get_thread_num()));
     }
   }
 }
@@ -76,7 +48,7 @@ std::vector<float> dense_scores(const LayerInputs& inputs, const Routing& routin
   const int threads = omp_get_max_threads();
   std::vector<Scratch> scratch(static_cast<std::size_t>(threads), Scratch(inputs.shape));
   for_each_block(inputs.shape, inputs.experts->w_in, threads,
-                 [&](const Block& block, const auto& w, std::size_t thread) {
+                 [&](const DenseBlock& block, const auto& w, std::size_t thread) {
                    auto x = scratch[thread].x.topRows(block.tokens());
                    auto s = scratch[thread].p.topLeftCorner(block.tokens(), block.experts());
                    load_rows(inputs.hidden_states, block.token_begin, x);
@@ -96,7 +68,7 @@ HostTensor dense_combine(const LayerInputs& inputs, const Routing& routing, std:
   const int threads = omp_get_max_threads();
   std::vector<Scratch> scratch(static_cast<std::size_t>(threads), Scratch(inputs.shape));
   for_each_block(inputs.shape, inputs.experts->w_out, threads,
-                 [&](const Block& block, const auto& v, std::size_t thread) {
+                 [&](const DenseBlock& block, const auto& v, std::size_t thread) {
                    auto p = scratch[thread].p.topLeftCorner(block.tokens(), block.experts());
                    p.setZero();
                    for_each_pair(routing, block, [&](auto row, auto col, std::size_t pair) {

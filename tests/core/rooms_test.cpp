@@ -39,6 +39,7 @@ const std::vector<std::string> kRooms = {
     "core/backend",
     "core/results",
     "reference/stages",
+    "reference/backward",
     "reference/oracle",
     "reference/systems",
     "reference/backend",

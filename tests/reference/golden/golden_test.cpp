@@ -37,14 +37,14 @@ TEST_P(GoldenReplay, ReproducesTheRecordedOutputs) {
   EXPECT_EQ(result.kind, GetParam().kind);
 }
 
-constexpr std::array kFiles = {File{"deepseekmoe_v2", "deepseekmoe"},
-                               File{"gshard_topk_mixtral", "gshard"},
-                               File{"omnimoe_a", "omnimoe"},
-                               File{"omnimoe_b", "omnimoe"},
-                               File{"omnimoe_k1", "omnimoe"},
-                               File{"peer_relu", "peer, relu gates"},
-                               File{"peer_softmax", "peer, softmax gates"},
-                               File{"pkm", "pkm"},
+constexpr std::array kFiles = {File{"deepseekmoe_v2", "deepseekmoe, gradients of the oracle"},
+                               File{"gshard_topk_mixtral", "gshard, gradients of the oracle"},
+                               File{"omnimoe_a", "omnimoe, with gradients"},
+                               File{"omnimoe_b", "omnimoe, with gradients"},
+                               File{"omnimoe_k1", "omnimoe, with gradients"},
+                               File{"peer_relu", "peer, relu gates, gradients of the oracle"},
+                               File{"peer_softmax", "peer, softmax gates, gradients of the oracle"},
+                               File{"pkm", "pkm, gradients of the oracle"},
                                File{"router_all", "router"},
                                File{"router_square", "router"},
                                File{"router_tall", "router"}};
