@@ -8,7 +8,7 @@ shift
 mkdir -p "$out/lib"
 for program in "$@"; do
   install -m 755 -s "$program" "$out/"
-  { ldd "$program" || true; } | awk '$3 ~ /\/lib(fmt|benchmark|minizip|z|bz2)\.so/ {print $3}' | while read -r library; do
+  { ldd "$program" || true; } | awk '$3 ~ /\/lib(fmt|benchmark|zip|crypto|z|bz2)\.so/ {print $3}' | while read -r library; do
     cp -Lu "$library" "$out/lib/"
   done
 done

@@ -25,7 +25,7 @@ setup_packages() {
 
 setup_build() {
   setup_packages "compiler, build system and libraries" \
-    g++ cmake ninja-build pkg-config git ca-certificates libeigen3-dev libcli11-dev libfmt-dev nlohmann-json3-dev libminizip-dev zlib1g-dev
+    g++ cmake ninja-build pkg-config git ca-certificates libeigen3-dev libcli11-dev libfmt-dev nlohmann-json3-dev libzip-dev zlib1g-dev
   setup_packages "figures" gnuplot-nox
 }
 

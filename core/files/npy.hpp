@@ -13,7 +13,7 @@ namespace moescope {
 /// Fortran order is converted. Throws FileError; no input crashes it (fuzzed).
 FileArray parse_npy(std::span<const std::byte> file, std::string_view path);
 
-/// .npy gives one array named "" ; .npz gives its members without ".npy" (stored or deflated; minizip reads
+/// .npy gives one array named "" ; .npz gives its members without ".npy" (stored or deflated; libzip reads
 /// the container). Members that are no array of numbers, or damaged, are `unreadable`; a directory that lies
 /// about where and how large its members are is refused whole. Throws FileError.
 ArrayFile read_npy_or_npz(const std::filesystem::path& file);

@@ -1,8 +1,7 @@
 #include <fmt/format.h>
-#include <minizip/unzip.h>
+#include <zip.h>
 
 #include <algorithm>
-#include <cstring>
 #include <memory>
 #include <utility>
 
@@ -22,99 +21,79 @@ constexpr std::uint64_t kMaxDeflateRatio = 1032;
 constexpr std::size_t kChunkBytes = std::size_t{1} << 20;
 constexpr std::string_view kSuffix = ".npy";
 
-/// Input of minizip's I/O callbacks. They are C: nothing here may throw.
-struct MemoryStream {
-  std::span<const std::byte> bytes;
-  std::size_t at = 0;
-  bool past_end = false;  ///< the last read came up short
-};
-
-voidpf open_stream(voidpf opaque, const void* /*name*/, int /*mode*/) { return opaque; }
-
-uLong read_stream(voidpf /*opaque*/, voidpf stream, void* to, uLong size) {
-  auto& memory = *static_cast<MemoryStream*>(stream);
-  const std::size_t count = std::min<std::size_t>(size, memory.bytes.size() - memory.at);
-  if (count > 0) {
-    std::memcpy(to, memory.bytes.data() + memory.at, count);
-  }
-  memory.at += count;
-  memory.past_end = count < size;
-  return static_cast<uLong>(count);
-}
-
-uLong write_stream(voidpf /*opaque*/, voidpf /*stream*/, const void* /*from*/, uLong /*size*/) { return 0; }
-
-ZPOS64_T tell_stream(voidpf /*opaque*/, voidpf stream) { return static_cast<MemoryStream*>(stream)->at; }
-
-long seek_stream(voidpf /*opaque*/, voidpf stream, ZPOS64_T offset, int origin) {
-  auto& memory = *static_cast<MemoryStream*>(stream);
-  const std::size_t base = origin == ZLIB_FILEFUNC_SEEK_CUR   ? memory.at
-                           : origin == ZLIB_FILEFUNC_SEEK_END ? memory.bytes.size()
-                                                              : 0;
-  if (offset > memory.bytes.size() - base) {  // minizip never seeks backwards by a relative offset
-    return -1;
-  }
-  memory.at = base + offset;
-  return 0;
-}
-
-int close_stream(voidpf /*opaque*/, voidpf /*stream*/) { return 0; }
-
-/// Without this minizip takes the end of the file for zeros: its UNZ_EOF and UNZ_OK are both 0.
-int error_stream(voidpf /*opaque*/, voidpf stream) {
-  return static_cast<MemoryStream*>(stream)->past_end ? 1 : 0;
-}
-
 struct CloseArchive {
-  void operator()(void* archive) const noexcept { unzClose(archive); }
+  void operator()(zip_t* archive) const noexcept { zip_discard(archive); }
 };
-using Archive = std::unique_ptr<void, CloseArchive>;
+using Archive = std::unique_ptr<zip_t, CloseArchive>;
+
+struct CloseMember {
+  void operator()(zip_file_t* member) const noexcept { zip_fclose(member); }
+};
+
+/// The archive in `file`, which is not copied.
+Archive open_archive(std::span<const std::byte> file, std::string_view path) {
+  zip_error_t error;
+  zip_error_init(&error);
+  zip_source_t* source = zip_source_buffer_create(file.data(), file.size(), 0, &error);
+  zip_t* archive =
+      source == nullptr || file.empty() ? nullptr : zip_open_from_source(source, ZIP_RDONLY, &error);
+  if (archive == nullptr) {
+    zip_source_free(source);
+    const bool damaged = zip_error_code_zip(&error) == ZIP_ER_INCONS;
+    zip_error_fini(&error);
+    throw FileError(path, "zip directory",
+                    damaged ? "contradicts itself" : "not found: not a zip file, or truncated");
+  }
+  zip_error_fini(&error);
+  return Archive(archive);
+}
 
 struct Member {
   std::string name;  ///< as in the directory
-  unz64_file_pos position{};
+  zip_uint64_t index = 0;
   std::uint64_t packed_bytes = 0;
   std::uint64_t unpacked_bytes = 0;
-  std::uint64_t flags = 0;
+  bool encrypted = false;
   std::uint64_t method = 0;  ///< of compression
 
   bool is_array() const { return name.ends_with(kSuffix); }
 };
 
-Member read_directory_entry(unzFile archive, std::string_view path) {
-  unz_file_info64 info{};
-  if (unzGetCurrentFileInfo64(archive, &info, nullptr, 0, nullptr, 0, nullptr, 0) != UNZ_OK) {
-    throw FileError(path, "zip directory", "cannot be read");
+Member read_directory_entry(zip_t* archive, zip_uint64_t index, std::string_view path) {
+  constexpr zip_uint64_t kNeeded =
+      ZIP_STAT_SIZE | ZIP_STAT_COMP_SIZE | ZIP_STAT_COMP_METHOD | ZIP_STAT_ENCRYPTION_METHOD;
+  zip_stat_t entry;
+  zip_stat_init(&entry);
+  const char* name = zip_get_name(archive, index, ZIP_FL_ENC_RAW);
+  if (name == nullptr || zip_stat_index(archive, index, 0, &entry) != 0 ||
+      (entry.valid & kNeeded) != kNeeded) {
+    throw FileError(path, "zip directory", fmt::format("entry {} cannot be read", index));
   }
-  Member member;
-  member.name.resize(info.size_filename);
-  unzGetCurrentFileInfo64(archive, &info, member.name.data(), info.size_filename, nullptr, 0, nullptr, 0);
-  unzGetFilePos64(archive, &member.position);
-  member.packed_bytes = info.compressed_size;
-  member.unpacked_bytes = info.uncompressed_size;
-  member.flags = info.flag;
-  member.method = info.compression_method;
-  if (info.uncompressed_size / kMaxDeflateRatio > info.compressed_size) {
-    throw FileError(path, detail::printable(member.name),
-                    fmt::format("{} bytes cannot have been packed into {}", info.uncompressed_size,
-                                info.compressed_size));
+  const Member member{.name = name,
+                      .index = index,
+                      .packed_bytes = entry.comp_size,
+                      .unpacked_bytes = entry.size,
+                      .encrypted = entry.encryption_method != ZIP_EM_NONE,
+                      .method = entry.comp_method};
+  if (member.unpacked_bytes / kMaxDeflateRatio > member.packed_bytes) {
+    throw FileError(
+        path, detail::printable(member.name),
+        fmt::format("{} bytes cannot have been packed into {}", member.unpacked_bytes, member.packed_bytes));
   }
   return member;
 }
 
 /// All members, checked before the first byte is unpacked.
-std::vector<Member> read_directory(unzFile archive, std::uint64_t file_bytes, std::string_view path) {
+std::vector<Member> read_directory(zip_t* archive, std::uint64_t file_bytes, std::string_view path) {
   std::vector<Member> members;
-  unz_global_info64 global{};
-  unzGetGlobalInfo64(archive, &global);
-  if (global.number_entry == 0) {
+  const auto entries = static_cast<zip_uint64_t>(zip_get_num_entries(archive, 0));
+  if (entries == 0) {
     throw FileError(path, "zip directory", "holds no members");
   }
   std::uint64_t packed_bytes = 0;
   std::uint64_t unpacked_bytes = 0;
-  int status = unzGoToFirstFile(archive);
-  for (; status == UNZ_OK; status = unzGoToNextFile(archive)) {
-    members.push_back(read_directory_entry(archive, path));
+  for (zip_uint64_t index = 0; index < entries; ++index) {
+    members.push_back(read_directory_entry(archive, index, path));
     if (members.back().packed_bytes > file_bytes - packed_bytes) {
       throw FileError(path, detail::printable(members.back().name),
                       fmt::format("{} packed bytes after {} before it do not lie in {} bytes: members "
@@ -130,56 +109,61 @@ std::vector<Member> read_directory(unzFile archive, std::uint64_t file_bytes, st
     }
     unpacked_bytes += bytes;
   }
-  if (status != UNZ_END_OF_LIST_OF_FILE || members.size() != global.number_entry) {
-    throw FileError(path, "zip directory",
-                    fmt::format("{} of {} entries can be read", members.size(), global.number_entry));
-  }
   return members;
 }
 
+[[noreturn]] void refuse_data(zip_file_t* member, const Member& entry, std::uint64_t unpacked,
+                              std::string_view path) {
+  const std::string shown = detail::printable(entry.name);
+  const int error = zip_error_code_zip(zip_file_get_error(member));
+  if (error == ZIP_ER_CRC) {
+    throw FileError(path, shown, "CRC does not match: the data is damaged");
+  }
+  if (error == ZIP_ER_INCONS || error == ZIP_ER_EOF) {
+    throw FileError(path, shown,
+                    fmt::format("does not unpack to the {} bytes that the zip directory says, but to {}",
+                                entry.unpacked_bytes, unpacked));
+  }
+  throw FileError(path, shown, fmt::format("compressed data is damaged after {} bytes", unpacked));
+}
+
 /// Unpacks in chunks: memory grows with the data that is really there, not with what the directory claims.
-std::vector<std::byte> unpack(unzFile archive, const Member& member, std::string_view path) {
-  const std::string shown = detail::printable(member.name);
-  if ((member.flags & 1U) != 0) {
+std::vector<std::byte> unpack(zip_t* archive, const Member& entry, std::string_view path) {
+  const std::string shown = detail::printable(entry.name);
+  if (entry.encrypted) {
     throw FileError(path, shown, "is encrypted");
   }
-  if (member.method != 0 && member.method != Z_DEFLATED) {
+  if (entry.method != ZIP_CM_STORE && entry.method != ZIP_CM_DEFLATE) {
     throw FileError(path, shown,
-                    fmt::format("compression method {}: must be 0 (stored) or 8 (deflated)", member.method));
+                    fmt::format("compression method {}: must be 0 (stored) or 8 (deflated)", entry.method));
   }
-  unz64_file_pos position = member.position;
-  if (unzGoToFilePos64(archive, &position) != UNZ_OK || unzOpenCurrentFile(archive) != UNZ_OK) {
+  const std::unique_ptr<zip_file_t, CloseMember> member(zip_fopen_index(archive, entry.index, 0));
+  if (!member) {
     throw FileError(path, shown, "local header is damaged or disagrees with the zip directory");
   }
   std::vector<std::byte> bytes;
-  int count = 0;
+  zip_int64_t count = 0;
   do {
     const std::size_t have = bytes.size();
-    const std::size_t want =
-        static_cast<std::size_t>(std::min<std::uint64_t>(member.unpacked_bytes - have, kChunkBytes));
-    if (want == 0) {
-      break;
-    }
+    // One byte past the end as well: only there the library compares size and CRC.
+    const auto want =
+        static_cast<std::size_t>(std::min<std::uint64_t>(entry.unpacked_bytes - have + 1, kChunkBytes));
     if (have + want > bytes.capacity()) {
       bytes.reserve(
-          static_cast<std::size_t>(std::min<std::uint64_t>(member.unpacked_bytes, 2 * (have + want))));
+          static_cast<std::size_t>(std::min<std::uint64_t>(entry.unpacked_bytes + 1, 2 * (have + want))));
     }
     bytes.resize(have + want);
-    count = unzReadCurrentFile(archive, bytes.data() + have, static_cast<unsigned>(want));
-    bytes.resize(have + static_cast<std::size_t>(std::max(count, 0)));
-  } while (count > 0);
-  const int closed = unzCloseCurrentFile(archive);
+    count = zip_fread(member.get(), bytes.data() + have, want);
+    bytes.resize(have + static_cast<std::size_t>(std::max<zip_int64_t>(count, 0)));
+  } while (count > 0 && bytes.size() <= entry.unpacked_bytes);
   if (count < 0) {
-    throw FileError(path, shown, fmt::format("compressed data is damaged after {} bytes", bytes.size()));
+    refuse_data(member.get(), entry, bytes.size(), path);
   }
-  if (bytes.size() != member.unpacked_bytes) {
-    throw FileError(
-        path, shown,
-        fmt::format("unpacks to {} bytes, the zip directory says {}", bytes.size(), member.unpacked_bytes));
-  }
-  if (closed != UNZ_OK) {
+  if (bytes.size() != entry.unpacked_bytes) {
     throw FileError(path, shown,
-                    closed == UNZ_CRCERROR ? "CRC does not match: the data is damaged" : "cannot be read");
+                    fmt::format("does not unpack to the {} bytes that the zip directory says, but to {}{}",
+                                entry.unpacked_bytes, bytes.size() > entry.unpacked_bytes ? "more than " : "",
+                                std::min<std::uint64_t>(bytes.size(), entry.unpacked_bytes)));
   }
   return bytes;
 }
@@ -187,13 +171,7 @@ std::vector<std::byte> unpack(unzFile archive, const Member& member, std::string
 }  // namespace
 
 ArrayFile parse_npz(std::span<const std::byte> file, std::string_view path) {
-  MemoryStream stream{file};
-  zlib_filefunc64_def functions{open_stream, read_stream,  write_stream, tell_stream,
-                                seek_stream, close_stream, error_stream, &stream};
-  const Archive archive(unzOpen2_64("memory", &functions));
-  if (!archive) {
-    throw FileError(path, "zip directory", "not found: not a zip file, or truncated");
-  }
+  const Archive archive = open_archive(file, path);
   ArrayFile result;
   const std::vector<Member> members = read_directory(archive.get(), file.size(), path);
   for (const Member& member : members) {

@@ -10,7 +10,6 @@
 #include "core/workload/workload_files.hpp"
 
 namespace moescope::detail {
-namespace {
 
 std::int64_t required_extent(const ArrayFile& file, std::string_view path, const std::string& key) {
   const auto value = metadata_extent(file, path, key);
@@ -20,7 +19,6 @@ std::int64_t required_extent(const ArrayFile& file, std::string_view path, const
   return *value;
 }
 
-/// All or none of a group of arrays.
 bool has_group(const ArrayFile& file, std::string_view path, const std::vector<std::string>& names) {
   const auto present = [&](const std::string& name) { return file.has(name); };
   std::size_t count = 0;
@@ -35,6 +33,8 @@ bool has_group(const ArrayFile& file, std::string_view path, const std::vector<s
   return count != 0;
 }
 
+namespace {
+
 bool has_bias(const ArrayFile& file, std::string_view path) {
   return has_group(file, path, {"router.row.bias", "router.col.bias"});
 }
@@ -45,8 +45,10 @@ bool has_shared(const ArrayFile& file, std::string_view path) {
   return has_group(file, path, {"shared.gate.weight", "shared.up.weight", "shared.down.weight"});
 }
 
-/// The layer's own options, when recorded, are what its weights were trained for: another request is refused.
-void require_recorded_options(const ArrayFile& file, std::string_view path, const LayerShape& requested) {
+}  // namespace
+
+void require_recorded_options(const ArrayFile& file, std::string_view path, Activation activation,
+                              GateMode gate_mode) {
   const auto check = [&](const std::string& key, std::string_view field, std::string_view wanted,
                          auto parse) {
     const auto found = file.metadata.find(key);
@@ -64,9 +66,34 @@ void require_recorded_options(const ArrayFile& file, std::string_view path, cons
       throw InvalidArgument(field, wanted, fmt::format("{} was recorded with {}", path, word));
     }
   };
-  check("activation", "activation", to_string(requested.activation), parse_activation);
-  check("gates", "gate_mode", to_string(requested.gate_mode), parse_gate_mode);
+  check("activation", "activation", to_string(activation), parse_activation);
+  check("gates", "gate_mode", to_string(gate_mode), parse_gate_mode);
 }
+
+std::int64_t recorded_shared_size(const ArrayFile& file, std::string_view path, std::int64_t hidden_size) {
+  if (!has_shared(file, path)) {
+    return 0;
+  }
+  const FileArray& gate = file.get(path, "shared.gate.weight");
+  require_matrix(gate, path, "shared.gate.weight", "[shared_size, hidden_size]");
+  const std::int64_t width = gate.shape[0];
+  const auto require = [&](const char* name, const std::vector<std::int64_t>& extents,
+                           std::string_view meaning) {
+    require_extents(file.get(path, name), path, name, extents, meaning);
+  };
+  require("shared.gate.weight", {width, hidden_size}, "shared_size x hidden_size");
+  require("shared.up.weight", {width, hidden_size}, "shared_size x hidden_size");
+  require("shared.down.weight", {hidden_size, width}, "hidden_size x shared_size");
+  return width;
+}
+
+SharedMlpWeights take_shared(ArrayFile& file, std::string_view path, Dtype dtype) {
+  return {take_tensor(file, path, "shared.gate.weight", dtype),
+          take_tensor(file, path, "shared.up.weight", dtype),
+          take_tensor(file, path, "shared.down.weight", dtype)};
+}
+
+namespace {
 
 /// Every extent the file states, against the others.
 LayerShape recorded_shape(const ArrayFile& file, std::string_view path) {
@@ -99,14 +126,7 @@ LayerShape recorded_shape(const ArrayFile& file, std::string_view path) {
     require("experts.w_in", {shape.num_experts(), d}, "grid_rows * grid_cols x hidden_size");
     require("experts.w_out", {shape.num_experts(), d}, "grid_rows * grid_cols x hidden_size");
   }
-  if (has_shared(file, path)) {
-    const FileArray& gate = file.get(path, "shared.gate.weight");
-    require_matrix(gate, path, "shared.gate.weight", "[shared_size, hidden_size]");
-    shape.shared_size = gate.shape[0];
-    require("shared.gate.weight", {shape.shared_size, d}, "shared_size x hidden_size");
-    require("shared.up.weight", {shape.shared_size, d}, "shared_size x hidden_size");
-    require("shared.down.weight", {d, shape.shared_size}, "hidden_size x shared_size");
-  }
+  shape.shared_size = recorded_shared_size(file, path, d);
   return shape;
 }
 
@@ -130,12 +150,16 @@ void require_finite(const HostTensor& tensor, std::string_view path, const std::
   }
 }
 
+}  // namespace
+
 HostTensor take_tensor(ArrayFile& file, std::string_view path, const std::string& name, Dtype dtype) {
   HostTensor tensor = file.get(path, name).to_tensor(dtype, path, name);
   file.arrays.erase(name);
   require_finite(tensor, path, name);
   return tensor;
 }
+
+namespace {
 
 std::vector<float> bias(const ArrayFile& file, std::string_view path, const std::string& name) {
   std::vector<float> values = file.get(path, name).to_floats(path, name);
@@ -166,9 +190,7 @@ std::shared_ptr<const ExpertWeights> take_experts(ArrayFile& file, std::string_v
     weights->w_out = made->w_out.clone();
   }
   if (recorded_shared) {
-    weights->shared.emplace(SharedMlpWeights{take_tensor(file, path, "shared.gate.weight", shape.dtype),
-                                             take_tensor(file, path, "shared.up.weight", shape.dtype),
-                                             take_tensor(file, path, "shared.down.weight", shape.dtype)});
+    weights->shared.emplace(take_shared(file, path, shape.dtype));
   }
   return weights;
 }
@@ -178,7 +200,7 @@ std::shared_ptr<const ExpertWeights> take_experts(ArrayFile& file, std::string_v
 LayerShape complete_snapshot_shape(const ArrayFile& file, std::string_view path,
                                    const LayerShape& requested) {
   const LayerShape recorded = recorded_shape(file, path);
-  require_recorded_options(file, path, requested);
+  require_recorded_options(file, path, requested.activation, requested.gate_mode);
   LayerShape shape = requested;
   shape.num_tokens = fit_at_most("num_tokens", requested.num_tokens, recorded.num_tokens, path);
   shape.hidden_size = fit_extent("hidden_size", requested.hidden_size, recorded.hidden_size, path);

@@ -14,9 +14,6 @@
 namespace moescope::detail {
 namespace {
 
-/// An .npy file holds the ids alone, without a name.
-std::string ids_name(const ArrayFile& file) { return file.has("") ? "" : "expert_ids"; }
-
 /// Grid extent: requested, or recorded by write_trace(). Nothing in the ids themselves says where rows end.
 std::int64_t grid_extent(const ArrayFile& file, std::string_view path, const std::string& key,
                          std::int64_t requested) {
@@ -83,8 +80,19 @@ std::vector<float> take_gates(ArrayFile& file, std::string_view path, const Laye
   return gates;
 }
 
-Routing take_routing(ArrayFile& file, std::string_view path, const LayerShape& shape) {
-  const FileArray& recorded_ids = file.get(path, ids_name(file));
+}  // namespace
+
+TraceExtents trace_extents(const ArrayFile& file, std::string_view path) {
+  const FileArray& ids = file.get(path, trace_ids_name(file));
+  require_matrix(ids, path, "expert_ids", "[num_tokens, top_k]");
+  if (file.has("gates")) {
+    require_extents(file.get(path, "gates"), path, "gates", ids.shape, "that of expert_ids");
+  }
+  return {.rows = ids.shape[0], .top_k = ids.shape[1]};
+}
+
+Routing take_trace_routing(ArrayFile& file, std::string_view path, const LayerShape& shape) {
+  const FileArray& recorded_ids = file.get(path, trace_ids_name(file));
   const auto k = static_cast<std::size_t>(shape.top_k);
   Routing routing;
   routing.num_tokens = shape.num_tokens;
@@ -111,19 +119,22 @@ Routing take_routing(ArrayFile& file, std::string_view path, const LayerShape& s
   return routing;
 }
 
-}  // namespace
-
-LayerShape complete_trace_shape(const ArrayFile& file, std::string_view path, const LayerShape& requested) {
-  const FileArray& ids = file.get(path, ids_name(file));
-  require_matrix(ids, path, "expert_ids", "[num_tokens, top_k]");
-  if (file.has("gates")) {
-    require_extents(file.get(path, "gates"), path, "gates", ids.shape, "that of expert_ids");
-  }
+LayerShape complete_trace_shape(const ArrayFile& file, const WorkloadSpec& spec,
+                                const LayerShape& requested) {
+  const std::string_view path = spec.path;
+  const TraceExtents recorded = trace_extents(file, path);
+  const std::string system = require_recorded_system(file, spec, "omnimoe");
   LayerShape shape = requested;
-  shape.num_tokens = fit_at_most("num_tokens", requested.num_tokens, ids.shape[0], path);
-  shape.top_k = fit_extent("top_k", requested.top_k, ids.shape[1], path);
-  shape.grid_rows = grid_extent(file, path, "grid_rows", requested.grid_rows);
-  shape.grid_cols = grid_extent(file, path, "grid_cols", requested.grid_cols);
+  shape.num_tokens = fit_at_most("num_tokens", requested.num_tokens, recorded.rows, path);
+  shape.top_k = fit_extent("top_k", requested.top_k, recorded.top_k, path);
+  // The grid that another system recorded says how many experts there are, not where rows of them end.
+  const bool own_grid = system.empty() || system == "omnimoe" || requested.grid_rows == 0;
+  if (own_grid) {
+    shape.grid_rows = grid_extent(file, path, "grid_rows", requested.grid_rows);
+    shape.grid_cols = grid_extent(file, path, "grid_cols", requested.grid_cols);
+  } else if (const auto experts = metadata_extent(file, path, "num_experts")) {
+    fit_extent("num_experts", shape.num_experts(), *experts, path);
+  }
   if (requested.hidden_size == 0) {
     throw InvalidArgument("hidden_size", "0", fmt::format("{} holds routing alone: must be given", path));
   }
@@ -131,11 +142,11 @@ LayerShape complete_trace_shape(const ArrayFile& file, std::string_view path, co
   return shape;
 }
 
-LayerInputs make_trace(ArrayFile file, std::string_view path, const LayerShape& requested, std::uint64_t seed,
-                       std::shared_ptr<const ExpertWeights> experts) {
+LayerInputs make_trace(ArrayFile file, const WorkloadSpec& spec, const LayerShape& requested,
+                       std::uint64_t seed, std::shared_ptr<const ExpertWeights> experts) {
   LayerInputs inputs;
-  inputs.shape = complete_trace_shape(file, path, requested);
-  inputs.fixed_routing = take_routing(file, path, inputs.shape);
+  inputs.shape = complete_trace_shape(file, spec, requested);
+  inputs.fixed_routing = take_trace_routing(file, spec.path, inputs.shape);
   file.arrays.clear();
   inputs.hidden_states = HostTensor(inputs.shape.dtype, inputs.shape.num_tokens, inputs.shape.hidden_size);
   fill_normal(inputs.hidden_states, 1, seed, RandomStream::kHiddenStates);

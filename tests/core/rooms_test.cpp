@@ -35,6 +35,7 @@ const std::vector<std::string> kRooms = {
     "core/cost",
     "core/workload",
     "core/systems",
+    "core/import",
     "core/backend",
     "core/results",
     "reference/stages",
