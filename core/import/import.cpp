@@ -285,7 +285,7 @@ ImportedTrace finish_import(RawRouting routing, const std::string& path, const I
                                   row % trace.num_tokens, static_cast<std::int64_t>(i) % trace.top_k),
                       fmt::format("{}: must be in [0, {}){}", id, trace.num_experts,
                                   id < 0 ? fmt::format("; --padding {} leaves tokens without experts out", id)
-                                  : id >= 1 << 16 ? "; --format packed takes (id << 16) | weight apart"
+                                  : id >= 1 << 13 ? "; --format packed takes (id << 16) | weight apart"
                                                   : ""));
     }
     trace.expert_ids.push_back(static_cast<std::int32_t>(id));

@@ -164,8 +164,11 @@ ExitCode import_routing(const ImportCommand& command) {
   std::optional<ModelConfig> model;
   if (!command.model.empty()) {
     model = read_model_config(command.model);
-    if (!options.num_experts) {
-      options.num_experts = model->layer.num_experts;
+    const SystemShape& layer = model->layer;
+    options.num_experts = options.num_experts ? options.num_experts : layer.num_experts;
+    options.top_k = options.top_k ? options.top_k : layer.top_k;
+    if (!options.scores) {
+      options.scores = layer.gate_mode == GateMode::kSoftmax ? ScoreMode::kSoftmax : ScoreMode::kProbability;
     }
   }
   if (!command.output.empty()) {

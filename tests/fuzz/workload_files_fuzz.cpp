@@ -39,6 +39,16 @@ void try_file(std::span<const std::byte> bytes, std::int64_t hidden_size, Comple
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   const auto bytes = std::as_bytes(std::span(data, size));
   moescope::try_file(bytes, 0, moescope::detail::complete_snapshot_shape, moescope::detail::make_snapshot);
-  moescope::try_file(bytes, 8, moescope::detail::complete_trace_shape, moescope::detail::make_trace);
+  moescope::WorkloadSpec spec;
+  spec.family = moescope::WorkloadSpec::Family::kTrace;
+  spec.path = "fuzz";
+  moescope::try_file(
+      bytes, 8,
+      [&](const auto& file, auto, const auto& shape) {
+        return moescope::detail::complete_trace_shape(file, spec, shape);
+      },
+      [&](auto file, auto, const auto& shape, auto seed, auto experts) {
+        return moescope::detail::make_trace(std::move(file), spec, shape, seed, experts);
+      });
   return 0;
 }
