@@ -59,7 +59,8 @@ int run(int argc, char** argv) {
       add_ceilings(app, invocation), add_calibrate(app, invocation), add_roofline(app, invocation),
       add_report(app, invocation),   add_claims(app, invocation),    add_golden(app, invocation),
       add_counters(app, invocation), add_doctor(app, invocation),    add_simulate(app, invocation),
-      add_validate(app, invocation), add_paper(app, invocation),     add_schema(app, invocation)};
+      add_validate(app, invocation), add_paper(app, invocation),     add_schema(app, invocation),
+      add_import(app, invocation)};
   if (const auto text = program.parse(argc, argv)) {
     std::cout << *text;
     return code_of(ExitCode::kOk);

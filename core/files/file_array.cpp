@@ -8,6 +8,8 @@
 #include <type_traits>
 
 #include "core/base/error.hpp"
+#include "core/base/number_text.hpp"
+#include "core/base/utf8.hpp"
 #include "core/files/file_bytes.hpp"
 #include "core/files/npy.hpp"
 
@@ -44,6 +46,29 @@ void require_consistent(const FileArray& array, std::string_view path, std::stri
     throw FileError(path, name,
                     fmt::format("{} bytes do not hold {} {}", array.bytes.size(),
                                 detail::printable(array.dtype), detail::shape_text(array.shape)));
+  }
+}
+
+/// One code point; what is none gives bytes that no UTF-8 has.
+void append_utf8(std::uint32_t code, std::string& text) {
+  const auto put = [&text](std::uint32_t byte) { text += static_cast<char>(byte); };
+  const auto tail = [&](int shift) { put(0x80U | ((code >> shift) & 0x3fU)); };
+  if (code < 0x80U) {
+    put(code);
+  } else if (code < 0x800U) {
+    put(0xc0U | (code >> 6));
+    tail(0);
+  } else if (code < 0x10000U) {
+    put(0xe0U | (code >> 12));
+    tail(6);
+    tail(0);
+  } else if (code < 0x110000U) {
+    put(0xf0U | (code >> 18));
+    tail(12);
+    tail(6);
+    tail(0);
+  } else {
+    put(0xffU);
   }
 }
 
@@ -114,6 +139,28 @@ std::vector<std::int64_t> FileArray::to_integers(std::string_view path, std::str
   return values;
 }
 
+std::string FileArray::to_text(std::string_view path, std::string_view name) const {
+  require_consistent(*this, path, name);
+  const bool is_text = detail::file_text_bytes(dtype) != 0;
+  if (!is_text || size() != 1) {
+    throw FileError(path, name, fmt::format("{} {}: must be one text", dtype, detail::shape_text(shape)));
+  }
+  std::string text;
+  if (dtype.front() == 'S') {
+    text.assign(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    text.erase(text.find_last_not_of('\0') + 1);
+  } else {
+    for (std::int64_t i = 0; i < std::ssize(bytes) / 4; ++i) {
+      append_utf8(load<std::uint32_t>(bytes.data(), i), text);
+    }
+    text.erase(text.find_last_not_of('\0') + 1);
+  }
+  if (valid_utf8(text) != text) {
+    throw FileError(path, name, "is not a valid text");
+  }
+  return text;
+}
+
 const FileArray& ArrayFile::get(std::string_view path, const std::string& name) const {
   if (const auto found = unreadable.find(name); found != unreadable.end()) {
     throw FileError(found->second);
@@ -150,7 +197,19 @@ std::int64_t file_dtype_bytes(std::string_view dtype) {
       Entry{"bf16", 2}, Entry{"f32", 4}, Entry{"f64", 8}};
   const auto* found =
       std::find_if(kEntries.begin(), kEntries.end(), [&](const Entry& e) { return e.name == dtype; });
-  return found == kEntries.end() ? 0 : found->bytes;
+  return found == kEntries.end() ? file_text_bytes(dtype) : found->bytes;
+}
+
+std::int64_t file_text_bytes(std::string_view dtype) {
+  constexpr std::int64_t kMostCharacters = 1 << 16;
+  if (dtype.empty() || (dtype.front() != 'U' && dtype.front() != 'S')) {
+    return 0;
+  }
+  const auto characters = parse_number<std::int64_t>(dtype.substr(1));
+  if (!characters || *characters < 1 || *characters > kMostCharacters) {
+    return 0;
+  }
+  return dtype.front() == 'U' ? 4 * *characters : *characters;
 }
 
 std::optional<std::int64_t> checked_bytes(std::span<const std::int64_t> shape, std::int64_t element_bytes) {

@@ -15,6 +15,9 @@ namespace moescope::detail {
 
 /// Bytes of one element of a FileArray dtype name; 0 for a name that no reader produces.
 std::int64_t file_dtype_bytes(std::string_view dtype);
+/// The same of NumPy's texts of a fixed length, "U7" (4 bytes a character) and "S7"; 0 for other names and
+/// for lengths that no name of ours has.
+std::int64_t file_text_bytes(std::string_view dtype);
 
 /// element_bytes times all extents. Empty when the product passes int64, counting extents of 0 as 1: a shape
 /// that only a zero keeps from overflowing is refused too, because its rows could not be counted.

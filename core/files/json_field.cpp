@@ -58,6 +58,10 @@ std::vector<std::string> JsonField::texts() const {
   return texts;
 }
 
+bool JsonField::boolean() const {
+  return require(value_.get().is_boolean(), "must be true or false").get<bool>();
+}
+
 double JsonField::number() const {
   return require(value_.get().is_number(), "must be a number").get<double>();
 }

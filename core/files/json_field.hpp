@@ -31,12 +31,17 @@ class JsonField {
 
   std::string text() const;
   std::vector<std::string> texts() const;
+  bool boolean() const;
+  bool is_null() const { return value_.get().is_null(); }
   double number() const;
   /// In [low, high].
   std::int64_t integer(std::int64_t low = std::numeric_limits<std::int64_t>::min(),
                        std::int64_t high = std::numeric_limits<std::int64_t>::max()) const;
   /// Key to number.
   std::map<std::string, double> numbers() const;
+
+  /// The file as messages name it.
+  std::string_view file() const { return file_; }
 
   /// Throws: this value is not what `requirement` says.
   [[noreturn]] void fail(std::string_view requirement) const;

@@ -146,8 +146,11 @@ class HeaderParser {
         return std::string(name);
       }
     }
+    if (detail::file_text_bytes(kind) != 0) {
+      return kind;
+    }
     place_.fail("descr",
-                fmt::format("'{}': must be one of b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8, little-endian",
+                fmt::format("'{}': must be one of b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 U S, little-endian",
                             detail::printable(spelled)));
   }
 

@@ -69,6 +69,27 @@ void RegularFile::read(std::span<std::byte> out) {
   }
 }
 
+void RegularFile::read_at(std::uint64_t offset, std::span<std::byte> out) const {
+  if (offset > bytes_ || out.size() > bytes_ - offset) {
+    fail(file_, fmt::format("{} bytes at {} run past its end at {}", out.size(), offset, bytes_));
+  }
+  std::size_t have = 0;
+  while (have < out.size()) {
+    const ::ssize_t count =
+        ::pread(descriptor_, out.data() + have, out.size() - have, static_cast<::off_t>(offset + have));
+    if (count < 0 && errno == EINTR) {
+      continue;
+    }
+    if (count < 0) {
+      fail_by_errno(file_, "cannot be read");
+    }
+    if (count == 0) {
+      fail(file_, fmt::format("read {} of {} bytes", have, out.size()));
+    }
+    have += static_cast<std::size_t>(count);
+  }
+}
+
 bool file_exists(const std::filesystem::path& file) {
   std::error_code error;
   return std::filesystem::exists(file, error);

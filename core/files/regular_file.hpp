@@ -25,6 +25,8 @@ class RegularFile {
   std::uint64_t bytes() const { return bytes_; }
   /// The next bytes of the file, all of `out`. Throws FileError when they cannot be read or there are fewer.
   void read(std::span<std::byte> out);
+  /// Likewise from `offset` on; the next read() is not moved by it.
+  void read_at(std::uint64_t offset, std::span<std::byte> out) const;
 
  private:
   std::filesystem::path file_;

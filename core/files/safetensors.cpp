@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "core/base/error.hpp"
+#include "core/base/host_memory.hpp"
 #include "core/files/file_bytes.hpp"
 #include "core/files/json_text.hpp"
 #include "core/files/regular_file.hpp"
@@ -155,55 +156,120 @@ void require_tiling(std::vector<Entry>& entries, std::uint64_t data_bytes, std::
   }
 }
 
-}  // namespace
+struct Header {
+  ArrayFile file;              ///< dtypes and shapes; no bytes yet
+  std::vector<Entry> entries;  ///< in the order of the data
+};
 
-ArrayFile parse_safetensors(std::span<const std::byte> file, std::string_view path) {
-  if (file.size() < kLengthBytes) {
+/// `file_bytes`: of the whole file, of which `start` holds at least the first eight.
+std::uint64_t header_length(std::span<const std::byte> start, std::uint64_t file_bytes,
+                            std::string_view path) {
+  if (file_bytes < kLengthBytes) {
     throw FileError(path, "header length",
-                    fmt::format("file has {} bytes, needs at least {}", file.size(), kLengthBytes));
+                    fmt::format("file has {} bytes, needs at least {}", file_bytes, kLengthBytes));
   }
   std::uint64_t header_bytes = 0;
-  std::memcpy(&header_bytes, file.data(), kLengthBytes);
+  std::memcpy(&header_bytes, start.data(), kLengthBytes);
   if (header_bytes > kMaxHeaderBytes) {
     throw FileError(path, "header length",
                     fmt::format("{}: must be at most {}", header_bytes, kMaxHeaderBytes));
   }
-  if (header_bytes > file.size() - kLengthBytes) {
+  if (header_bytes > file_bytes - kLengthBytes) {
     throw FileError(path, "header length",
-                    fmt::format("{}: runs past the end of the file ({} bytes)", header_bytes, file.size()));
+                    fmt::format("{}: runs past the end of the file ({} bytes)", header_bytes, file_bytes));
   }
-  const std::string_view text(reinterpret_cast<const char*>(file.data()) + kLengthBytes, header_bytes);
+  return header_bytes;
+}
+
+/// Everything there is to check before a byte of data is taken.
+Header parse_header(std::string_view text, std::uint64_t data_bytes, std::string_view path) {
   if (!text.starts_with('{')) {
     throw FileError(path, "header",
                     fmt::format("'{}': must be a JSON object", detail::printable(text.substr(0, 16))));
   }
-  const auto header = parse_json<json>(text, {std::string(path), "header"});
-  const std::span<const std::byte> data = file.subspan(kLengthBytes + header_bytes);
-
-  ArrayFile result;
-  std::vector<Entry> entries;
-  for (const auto& [name, value] : header.items()) {
+  const auto json_header = parse_json<json>(text, {std::string(path), "header"});
+  Header header;
+  for (const auto& [name, value] : json_header.items()) {
     if (name == "__metadata__") {
-      result.metadata = parse_metadata(value, path);
+      header.file.metadata = parse_metadata(value, path);
     } else {
-      entries.push_back(parse_entry(name, value, data.size(), path, result.arrays[name]));
+      header.entries.push_back(parse_entry(name, value, data_bytes, path, header.file.arrays[name]));
     }
   }
-  require_tiling(entries, data.size(), path);
-  for (const Entry& entry : entries) {  // copied only once everything is known to fit
+  require_tiling(header.entries, data_bytes, path);
+  for (const Entry& entry : header.entries) {
     if (entry.unreadable) {
-      result.arrays.erase(entry.name);
-      result.unreadable.emplace(entry.name, *entry.unreadable);
-      continue;
+      header.file.arrays.erase(entry.name);
+      header.file.unreadable.emplace(entry.name, *entry.unreadable);
     }
-    const auto part = data.subspan(entry.begin, entry.end - entry.begin);
-    result.arrays.at(entry.name).bytes.assign(part.begin(), part.end());
   }
-  return result;
+  return header;
+}
+
+/// The header of an open file; where its data starts goes to `data_start`.
+Header read_header(const RegularFile& file, std::uint64_t& data_start, std::string_view path) {
+  std::vector<std::byte> length(std::min<std::uint64_t>(kLengthBytes, file.bytes()));
+  file.read_at(0, length);
+  // A pointer's first eight bytes would be a length beyond all bounds.
+  std::vector<std::byte> start(std::min<std::uint64_t>(64, file.bytes()));
+  file.read_at(0, start);
+  require_content(start, path);
+  std::string text(header_length(length, file.bytes(), path), '\0');
+  file.read_at(kLengthBytes, std::as_writable_bytes(std::span(text)));
+  data_start = kLengthBytes + text.size();
+  return parse_header(text, file.bytes() - data_start, path);
+}
+
+}  // namespace
+
+ArrayFile parse_safetensors(std::span<const std::byte> file, std::string_view path) {
+  const std::uint64_t header_bytes = header_length(file, file.size(), path);
+  const std::string_view text(reinterpret_cast<const char*>(file.data()) + kLengthBytes, header_bytes);
+  const std::span<const std::byte> data = file.subspan(kLengthBytes + header_bytes);
+  Header header = parse_header(text, data.size(), path);
+  for (const Entry& entry : header.entries) {  // copied only once everything is known to fit
+    if (!entry.unreadable) {
+      const auto part = data.subspan(entry.begin, entry.end - entry.begin);
+      header.file.arrays.at(entry.name).bytes.assign(part.begin(), part.end());
+    }
+  }
+  return std::move(header.file);
 }
 
 ArrayFile read_safetensors(const std::filesystem::path& file) {
   return parse_safetensors(read_bytes(file), file.string());
+}
+
+ArrayFile read_safetensors(const std::filesystem::path& file,
+                           const std::function<bool(std::string_view name)>& wanted) {
+  const RegularFile stream(file);
+  std::uint64_t data_start = 0;
+  Header header = read_header(stream, data_start, file.string());
+  double need_bytes = 0;
+  std::erase_if(header.entries, [&](const Entry& entry) {
+    const bool take = wanted(entry.name);
+    need_bytes += take ? static_cast<double>(entry.end - entry.begin) : 0;
+    if (!take) {
+      header.file.arrays.erase(entry.name);
+      header.file.unreadable.erase(entry.name);
+    }
+    return !take;
+  });
+  require_host_memory(file.string(), need_bytes);
+  for (const Entry& entry : header.entries) {
+    if (!entry.unreadable) {
+      std::vector<std::byte>& bytes = header.file.arrays.at(entry.name).bytes;
+      bytes.resize(entry.end - entry.begin);
+      stream.read_at(data_start + entry.begin, bytes);
+    }
+  }
+  return std::move(header.file);
+}
+
+ArrayFile read_safetensors_header(const std::filesystem::path& file) {
+  const RegularFile stream(file);
+  std::uint64_t data_start = 0;
+  return read_header(stream, data_start, file.string()).file;
 }
 
 }  // namespace moescope

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <span>
 #include <string>
@@ -16,7 +17,7 @@ namespace moescope {
 
 /// A named array as a file holds it: little-endian bytes, row-major.
 struct FileArray {
-  std::string dtype;  ///< "f32", "f64", "bf16", "f16", "i32", "i64", "u8", ...
+  std::string dtype;  ///< "f32", "f64", "bf16", "f16", "i32", "i64", "u8", ...; texts of NumPy: "U7", "S7"
   std::vector<std::int64_t> shape;
   std::vector<std::byte> bytes;
 
@@ -27,6 +28,9 @@ struct FileArray {
   std::vector<float> to_floats(std::string_view path, std::string_view name) const;
   /// Integers of any width; throws FileError for floating types or values past int64.
   std::vector<std::int64_t> to_integers(std::string_view path, std::string_view name) const;
+  /// The one text of an array of one element, as UTF-8 without the zeros behind it. Throws FileError for
+  /// others.
+  std::string to_text(std::string_view path, std::string_view name) const;
 };
 
 /// Everything a container file holds.
@@ -48,5 +52,11 @@ struct ArrayFile {
 /// here computes with are `unreadable`. `path` is for messages only. No input crashes it (fuzzed).
 ArrayFile parse_safetensors(std::span<const std::byte> file, std::string_view path);
 ArrayFile read_safetensors(const std::filesystem::path& file);
+/// Only the tensors that `wanted` names, of a file that may be larger than memory; the header is checked as a
+/// whole. Tensors that are not wanted are absent from the result.
+ArrayFile read_safetensors(const std::filesystem::path& file,
+                           const std::function<bool(std::string_view name)>& wanted);
+/// Names, dtypes and shapes of all tensors, without their bytes.
+ArrayFile read_safetensors_header(const std::filesystem::path& file);
 
 }  // namespace moescope

@@ -23,6 +23,7 @@
 #include "core/schedule/schedule.hpp"
 #include "core/systems/system.hpp"
 #include "core/systems/system_options.hpp"
+#include "core/workload/trace_file.hpp"
 #include "core/workload/workload.hpp"
 
 namespace moescope {
@@ -273,7 +274,28 @@ class Parser {
     if (!file[key].is_array()) {
       fail(key, file[key], "must be a list of strings");
     }
+    if (kind.key == detail::kWorkloads.key) {
+      add_axis(kind, true, key, expand_layers(file[key]));
+      return;
+    }
     add_axis(kind, true, key, file[key]);
+  }
+
+  /// Each "trace:FILE#layer=all" as one workload a layer: the layers are values of the axis.
+  Json expand_layers(const Json& workloads) const {
+    Json expanded = Json::array();
+    for (const Json& workload : workloads) {
+      if (!workload.is_string()) {
+        expanded.push_back(workload);  // refused as any other value
+        continue;
+      }
+      checked("workloads", workload, [&] {
+        for (const std::string& layer : expand_trace_layers(workload.get<std::string>())) {
+          expanded.push_back(layer);
+        }
+      });
+    }
+    return expanded;
   }
 
   /// Indices into axes_ that go in step, in the order of the points; most stand alone.

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -26,6 +27,10 @@ struct WorkloadSpec {
   std::vector<double> parameters;  ///< numeric arguments, defaults filled in
   std::string path;                ///< kSnapshot, kTrace
   std::string text;                ///< canonical spelling, as in rows
+  /// trace:FILE#layer=3: the model's number of the layer; a trace of one layer needs none.
+  std::optional<std::int64_t> layer;
+  /// trace:FILE#layer=all: stands for one workload a layer (expand_trace_layers()).
+  bool all_layers = false;
   /// FILE#as=any: a file that names the system it was recorded of may run as another.
   bool any_system = false;
 

@@ -8,12 +8,16 @@
 #include "core/base/error.hpp"
 #include "core/files/file_bytes.hpp"
 #include "core/files/npy.hpp"
+#include "core/workload/trace_file.hpp"
 #include "core/workload/workload_sources.hpp"
 
 namespace moescope::detail {
 
-std::string metadata_text(const ArrayFile& file, std::string_view /*path*/, const std::string& key) {
+std::string metadata_text(const ArrayFile& file, std::string_view path, const std::string& key) {
   const auto found = file.metadata.find(key);
+  if (found == file.metadata.end() && file.has(key)) {
+    return file.get(path, key).to_text(path, key);
+  }
   return found == file.metadata.end() ? std::string() : found->second;
 }
 
@@ -99,7 +103,14 @@ void require_matrix(const FileArray& array, std::string_view path, std::string_v
   }
 }
 
-ArrayFile read_trace(const WorkloadSpec& spec) { return read_array_file(spec.path); }
+std::string trace_ids_name(const ArrayFile& file) { return file.has("") ? "" : "expert_ids"; }
+
+ArrayFile read_trace(const WorkloadSpec& spec) {
+  if (spec.all_layers) {
+    throw InvalidArgument("workload", spec.text, "stands for every layer: must be one here, #layer=NUMBER");
+  }
+  return trace_layer(read_array_file(spec.path), spec.path, spec.layer);
+}
 
 namespace {
 

@@ -26,7 +26,10 @@ std::string metadata_text(const ArrayFile& file, std::string_view path, const st
 /// InvalidArgument("system", ...) when it is not `wanted` and `spec` does not ask for that.
 std::string require_recorded_system(const ArrayFile& file, const WorkloadSpec& spec, std::string_view wanted);
 
-/// The file of a trace workload. Throws InvalidArgument and FileError.
+/// Name of a trace's ids: an .npy file holds them alone, without one.
+std::string trace_ids_name(const ArrayFile& file);
+/// The file of a trace workload with the one layer that it names: expert_ids and gates are [num_tokens,
+/// top_k]. Throws InvalidArgument and FileError.
 ArrayFile read_trace(const WorkloadSpec& spec);
 
 /// `requested`, or `recorded` when 0 is requested. Throws InvalidArgument when they differ.

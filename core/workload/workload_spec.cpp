@@ -76,7 +76,8 @@ constexpr std::array kFamilies = {
         {},
         true,
         "recorded routing (expert_ids [L,K], optional gates) in .npy, .npz or safetensors; random tokens and "
-        "weights"},
+        "weights. Of a trace of several layers, trace:FILE#layer=3 is the model's layer 3, #layer=all one "
+        "workload a layer; moescope import makes traces of what engines write"},
 };
 
 std::string grammar(const FamilyInfo& info) {
@@ -170,14 +171,24 @@ std::string canonical_text(const FamilyInfo& info, const std::vector<double>& va
   return text;
 }
 
-/// What stands behind FILE#: as=any.
+/// What stands behind FILE#: as=any, layer=3, layer=all.
 void take_file_options(std::string_view words, const FamilyInfo& info, std::string_view text,
                        WorkloadSpec& spec) {
   for (const std::string_view word : split(words, ',')) {
-    if (word != "as=any") {
-      refuse(text, info, fmt::format("'{}' behind # must be as=any", word));
+    if (word == "as=any") {
+      spec.any_system = true;
+    } else if (info.family == Family::kTrace && word.starts_with("layer=")) {
+      const std::string_view number = word.substr(word.find('=') + 1);
+      spec.layer = parse_number<std::int64_t>(number);
+      spec.all_layers = number == "all";
+      if (!spec.all_layers && (!spec.layer || *spec.layer < 0)) {
+        refuse(text, info, fmt::format("layer = '{}' must be a number from 0 on, or all", number));
+      }
+    } else {
+      refuse(text, info,
+             fmt::format("'{}' behind # must be as=any{}", word,
+                         info.family == Family::kTrace ? ", layer=NUMBER or layer=all" : ""));
     }
-    spec.any_system = true;
   }
 }
 
@@ -197,7 +208,9 @@ WorkloadSpec WorkloadSpec::parse(std::string_view text) {
     }
     spec.path = arguments;
     spec.text = text;
-    if (const auto mark = arguments.rfind('#'); mark != std::string_view::npos) {
+    // A # of a file's own name is followed by no option.
+    if (const auto mark = arguments.rfind('#');
+        arguments.find('=', std::min(mark, arguments.size())) != std::string_view::npos) {
       take_file_options(arguments.substr(mark + 1), info, text, spec);
       spec.path = arguments.substr(0, mark);
     }

@@ -14,9 +14,6 @@
 namespace moescope::detail {
 namespace {
 
-/// An .npy file holds the ids alone, without a name.
-std::string ids_name(const ArrayFile& file) { return file.has("") ? "" : "expert_ids"; }
-
 /// Grid extent: requested, or recorded by write_trace(). Nothing in the ids themselves says where rows end.
 std::int64_t grid_extent(const ArrayFile& file, std::string_view path, const std::string& key,
                          std::int64_t requested) {
@@ -86,7 +83,7 @@ std::vector<float> take_gates(ArrayFile& file, std::string_view path, const Laye
 }  // namespace
 
 TraceExtents trace_extents(const ArrayFile& file, std::string_view path) {
-  const FileArray& ids = file.get(path, ids_name(file));
+  const FileArray& ids = file.get(path, trace_ids_name(file));
   require_matrix(ids, path, "expert_ids", "[num_tokens, top_k]");
   if (file.has("gates")) {
     require_extents(file.get(path, "gates"), path, "gates", ids.shape, "that of expert_ids");
@@ -95,7 +92,7 @@ TraceExtents trace_extents(const ArrayFile& file, std::string_view path) {
 }
 
 Routing take_trace_routing(ArrayFile& file, std::string_view path, const LayerShape& shape) {
-  const FileArray& recorded_ids = file.get(path, ids_name(file));
+  const FileArray& recorded_ids = file.get(path, trace_ids_name(file));
   const auto k = static_cast<std::size_t>(shape.top_k);
   Routing routing;
   routing.num_tokens = shape.num_tokens;

@@ -8,8 +8,12 @@
 #include <utility>
 
 #include "core/base/error.hpp"
+#include "core/base/grid_text.hpp"
+#include "core/files/npy.hpp"
 #include "core/schedule/skew.hpp"
+#include "core/workload/trace_file.hpp"
 #include "core/workload/trace_writer.hpp"
+#include "experiments/commands/trace_layers.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/options.hpp"
@@ -42,6 +46,7 @@ std::string quantiles_text(const Routing& routing) {
 }
 
 struct InspectOptions : CommonOptions {
+  std::string file;
   std::string save_trace;
 };
 
@@ -75,6 +80,63 @@ Routing routing_of(const Inspected& inspected, MoeBackend& backend, const Common
                                     {.backend = backend.name(), .schedules = {}}));
 }
 
+/// The trace that is asked for as a whole: by its name, or as a workload of all layers; empty for anything
+/// else.
+std::string whole_trace(const InspectOptions& options) {
+  if (!options.file.empty()) {
+    if (!options.workloads.empty()) {
+      throw InvalidArgument("workload", options.workloads.front(), "cannot be given beside a file");
+    }
+    return options.file;
+  }
+  if (options.workloads.size() != 1) {
+    return {};
+  }
+  const WorkloadSpec spec = WorkloadSpec::parse(options.workloads.front());
+  return spec.all_layers ? spec.path : "";
+}
+
+/// Skew of every layer of a trace; its grid may be given, tokens and weights play no part.
+ExitCode inspect_layers(const InspectOptions& options, const std::string& path,
+                        const Invocation& invocation) {
+  const std::filesystem::path found = find_workload_file(path);
+  const ArrayFile file = read_array_file(found);
+  GridExtents grid{};
+  if (!options.grid.empty()) {
+    grid = parse_grid(options.grid);
+  } else if (options.num_experts) {
+    grid = {1, *options.num_experts};
+  }
+  const TraceInfo info = trace_info(file, found.string());
+  std::vector<LayerSkew> layers = skew_of_layers(file, found.string(), grid.rows, grid.cols);
+  if (!options.save_trace.empty()) {
+    throw InvalidArgument("save_trace", options.save_trace, "one file holds the routing of one workload");
+  }
+  if (!options.output.empty()) {
+    for (LayerSkew& layer : layers) {
+      set_extent("hidden_size", options.hidden_size, 1, layer.shape.hidden_size);
+      layer.shape.validate();  // rows name it
+    }
+    const auto backend = make_backend(options.backend);
+    const auto writer = open_rows(options.output, run_header(invocation, *backend));
+    for (const LayerSkew& layer : layers) {
+      Point point = layer_point(layer.shape, backend->name(),
+                                layer.layer == "-" ? fmt::format("trace:{}", path)
+                                                   : fmt::format("trace:{}#layer={}", path, layer.layer),
+                                options.seed);
+      point.system = info.system.empty() ? point.system : to_string(parse_system(info.system));
+      for (const ResultRow& row : skew_rows(point, layer.skew)) {
+        writer->write(row);
+      }
+    }
+  }
+  std::cout << fmt::format("{}: {}\n\n{}", path, trace_text(info), layer_skew_table(layers).text());
+  if (!options.output.empty()) {
+    std::cout << fmt::format("\nrows: {}/rows.jsonl, rows.csv\n", options.output);
+  }
+  return ExitCode::kOk;
+}
+
 Inspected resolve(NamedWorkload workload, System system, const CommonOptions& options) {
   if (system == System::kOmniMoe) {
     const LayerShape shape = resolve_shape(options, workload.spec);
@@ -90,6 +152,9 @@ Inspected resolve(NamedWorkload workload, System system, const CommonOptions& op
 
 ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
   apply_threads(options);
+  if (const std::string trace = whole_trace(options); !trace.empty()) {
+    return inspect_layers(options, trace, invocation);
+  }
   const System system = chosen_system(options);
   require_meaningful(options);
   std::vector<Inspected> points;
@@ -143,7 +208,11 @@ Command add_inspect(Cli app, const Invocation& invocation) {
   auto options = std::make_shared<InspectOptions>();
   const Cli sub = app.add_subcommand(
       "inspect", "how unevenly a workload loads its experts: skew metrics and a histogram");
-  sub.footer(examples({"moescope inspect", "moescope inspect --preset table-a-1024-512 --workload zipf:1.2",
+  sub.add_option("file", options->file,
+                 "a trace: skew of each of its layers, as --workload trace:FILE#layer=all")
+      .type_name("FILE");
+  sub.footer(examples({"moescope inspect", "moescope inspect mine.npz",
+                       "moescope inspect --preset table-a-1024-512 --workload zipf:1.2",
                        "moescope inspect --workload trace:routing.npy --grid 64x64",
                        "moescope inspect --system gshard --workload zipf:1",
                        "moescope inspect --system peer --workload hot:0.5,4 --save-trace peer.safetensors"}));

@@ -26,6 +26,7 @@ Command add_run(Cli app, const Invocation& invocation);
 Command add_sweep(Cli app, const Invocation& invocation);
 Command add_check(Cli app, const Invocation& invocation);
 Command add_inspect(Cli app, const Invocation& invocation);
+Command add_import(Cli app, const Invocation& invocation);
 Command add_profile(Cli app, const Invocation& invocation);
 Command add_roofline(Cli app, const Invocation& invocation);
 Command add_calibrate(Cli app, const Invocation& invocation);

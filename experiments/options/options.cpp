@@ -8,12 +8,12 @@
 #include <cmath>
 #include <utility>
 
-#include "core/base/build_info.hpp"
 #include "core/base/error.hpp"
 #include "core/base/grid_text.hpp"
 #include "core/base/host_memory.hpp"
 #include "core/files/regular_file.hpp"
 #include "core/schedule/schedule_info.hpp"
+#include "core/workload/trace_file.hpp"
 
 namespace moescope {
 namespace {
@@ -131,9 +131,8 @@ void add_output_option(Cli app, CommonOptions& options, const std::string& defau
 NamedWorkload named_workload(const std::string& text) {
   WorkloadSpec spec = WorkloadSpec::parse(text);
   std::string name = spec.text;
-  if (from_file(spec) && !file_exists(spec.path)) {
-    const auto beside_sources = std::filesystem::path(build_info().source_dir) / spec.path;
-    spec.path = file_exists(beside_sources) ? beside_sources.string() : spec.path;
+  if (from_file(spec)) {
+    spec.path = find_workload_file(spec.path).string();
   }
   return {std::move(spec), std::move(name)};
 }
@@ -149,7 +148,9 @@ NamedWorkload recorded_layer() {
 std::vector<NamedWorkload> chosen_workloads(const CommonOptions& options) {
   std::vector<NamedWorkload> workloads;
   for (const std::string& text : options.workloads) {
-    workloads.push_back(named_workload(text));
+    for (const std::string& layer : expand_trace_layers(text)) {
+      workloads.push_back(named_workload(layer));
+    }
   }
   if (workloads.empty()) {
     workloads.push_back(asks_for_shape(options) ? named_workload("gaussian:1") : recorded_layer());

@@ -69,7 +69,8 @@ NamedWorkload named_workload(const std::string& text);
 /// The recorded layer that comes with the project: data/small_layer2.safetensors under the current directory,
 /// else beside the sources this program was built from. Throws FileError.
 NamedWorkload recorded_layer();
-/// Every workload asked for. Without any: the recorded layer, or gaussian:1 when a shape was asked for.
+/// Every workload asked for, "#layer=all" of a trace as one a layer. Without any: the recorded layer, or
+/// gaussian:1 when a shape was asked for.
 std::vector<NamedWorkload> chosen_workloads(const CommonOptions& options);
 
 /// Takes over an extent that was asked for. Throws InvalidArgument naming `field` below `minimum`; 0 may

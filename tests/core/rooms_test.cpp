@@ -36,6 +36,7 @@ const std::vector<std::string> kRooms = {
     "core/devices",
     "core/workload",
     "core/systems",
+    "core/import",
     "core/backend",
     "core/results",
     "reference/stages",

@@ -31,11 +31,11 @@ TEST(Cli, HelpTeachesEverySubcommandAndTheExitCodes) {
   const Outcome help = run_moescope({"--help"}, directory);
   EXPECT_EQ(help.code, 0);
   for (const char* word : {"compare", "run", "check", "inspect", "ceilings", "profile", "roofline", "golden",
-                           "counters", "doctor", "Exit codes", "70  a bug in moescope"}) {
+                           "counters", "doctor", "import", "Exit codes", "70  a bug in moescope"}) {
     EXPECT_NE(help.out.find(word), std::string::npos) << word;
   }
   for (const char* command : {"compare", "run", "check", "inspect", "ceilings", "profile", "roofline",
-                              "golden", "counters", "doctor"}) {
+                              "golden", "counters", "doctor", "import"}) {
     const Outcome sub = run_moescope({command, "--help"}, directory);
     EXPECT_EQ(sub.code, 0);
     EXPECT_NE(sub.out.find("Example"), std::string::npos) << command;

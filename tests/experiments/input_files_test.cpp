@@ -36,6 +36,11 @@ std::vector<Reader> readers() {
             "--source", "recorded:r.json", "--output", "out"}},
           {"s.safetensors", {"inspect", "--workload", "snapshot:s.safetensors"}},
           {"t.npz", {"inspect", "--workload", "trace:t.npz", "--grid", "4x4", "-d", "8"}},
+          {"i.npz", {"import", "i.npz", "--num-experts", "4", "--output", "out.npz"}},
+          {"j.json", {"import", "j.json", "--format", "router_trace", "--output", "out.npz"}},
+          {"m.jsonl", {"import", "m.jsonl", "--format", "megatron", "--output", "out.npz"}},
+          {"c2.csv", {"import", "c2.csv", "--top-k", "1", "--output", "out.npz"}},
+          {"config.json", {"import", "x.csv", "--model", "config.json", "--output", "out.npz"}},
           {"a.jsonl", {"report", "a.jsonl", "--output", "a.html"}},
           {"b.jsonl.gz", {"claims", "b.jsonl.gz"}},
           {"f.jsonl", {"roofline", "f.jsonl"}}};
