@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# usage: update_claims.sh [MOESCOPE]    writes what `moescope claims results/h100/*.jsonl* --markdown` says into README.md
+# usage: update_claims.sh [MOESCOPE]    writes what `moescope claims results/h100/*.jsonl* --format md` says into README.md
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export LC_ALL=C  # the order of files
-table=$("${1:-build/cpu/experiments/moescope}" claims results/h100/*.jsonl* --markdown)
+table=$("${1:-build/cpu/experiments/moescope}" claims results/h100/*.jsonl* --format md)
 TABLE=$table python3 - <<'EOF'
 import os, pathlib
 begin, end = "<!-- claims: begin -->\n", "<!-- claims: end -->"

@@ -18,7 +18,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 for what in points shapes; do
   "$moescope" validate "$rows" --metric time_s,hbm_bytes --max-accesses 1000000 --hold-out "$what" --seed 0 \
-    --fit "$scratch/$what.json" --markdown -q >"$scratch/$what.md"
+    --fit "$scratch/$what.json" --format md -q >"$scratch/$what.md"
 done
 CHECK=$check SCRATCH=$scratch CALIBRATION=$calibration python3 - <<'EOF'
 import os

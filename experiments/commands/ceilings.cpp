@@ -46,7 +46,7 @@ void claim_device(const CeilingOptions& options, const RunHeader& header, const 
   const OutputFile claimed("device_json", options.device_json, kept);
 }
 
-KnownCeilings measure(const CeilingOptions& options, const Invocation& invocation) {
+KnownCeilings measure(const CeilingOptions& options, const Invocation& invocation, TableOutput& out) {
   apply_threads(options);
   const SamplingOptions sampling = sampling_options(options);
   const auto backend = make_backend(options.backend);
@@ -55,19 +55,19 @@ KnownCeilings measure(const CeilingOptions& options, const Invocation& invocatio
   claim_device(options, header, writer.get());
   KnownCeilings known{measure_ceilings(make_ceiling_probes(options.backend), backend->device(), sampling),
                       header};
-  std::cout << fmt::format("{}: {}\n\n{}", backend->name(), known.ceilings.device,
-                           ceilings_text(known.ceilings));
+  out.text() << fmt::format("{}: {}\n\n", backend->name(), known.ceilings.device);
+  out.show("ceilings", ceilings_table(known.ceilings));
   if (writer) {
     for (const ResultRow& row : ceiling_rows(known.ceilings, backend->name())) {
       writer->write(row);
     }
-    std::cout << fmt::format("\nrows: {}/rows.jsonl, rows.csv\n", writer->directory().string());
+    out.text() << fmt::format("\nrows: {}/rows.jsonl, rows.csv\n", writer->directory().string());
   }
   return known;
 }
 
 /// The last run of the file that has any.
-KnownCeilings recorded(const CeilingOptions& options) {
+KnownCeilings recorded(const CeilingOptions& options, TableOutput& out) {
   const std::string& file = options.rows;
   std::optional<KnownCeilings> known;
   for (const RecordedRun& run : read_rows(file)) {
@@ -79,19 +79,22 @@ KnownCeilings recorded(const CeilingOptions& options) {
     throw FileError(file, "", "has no ceilings");
   }
   claim_device(options, known->header, nullptr);
-  std::cout << fmt::format("recorded: {}, run {}\n\n{}", one_line(known->ceilings.device),
-                           one_line(known->header.run_id), ceilings_text(known->ceilings));
+  out.text() << fmt::format("recorded: {}, run {}\n\n", one_line(known->ceilings.device),
+                            one_line(known->header.run_id));
+  out.show("ceilings", ceilings_table(known->ceilings));
   return *std::move(known);
 }
 
-void write_device(const CeilingOptions& options, const KnownCeilings& known, const DeviceSpec& like) {
+void write_device(const CeilingOptions& options, const KnownCeilings& known, const DeviceSpec& like,
+                  TableOutput& out) {
   const DeviceSpec device = measured_device(known.ceilings, known.header, like);
   OutputFile("device_json", options.device_json).write(device_json(device));
-  std::cout << fmt::format("\ndevice: {} (moescope simulate --device {})\n", options.device_json,
+  out.text() << fmt::format("\ndevice: {} (moescope simulate --device {})\n", options.device_json,
                            options.device_json);
 }
 
 ExitCode ceilings(const CeilingOptions& options, const Invocation& invocation) {
+  StandardTables out(options.tables);
   std::optional<DeviceSpec> like;
   if (!options.device_json.empty()) {
     if (options.like.empty()) {
@@ -103,9 +106,9 @@ ExitCode ceilings(const CeilingOptions& options, const Invocation& invocation) {
   if (!options.rows.empty() && !options.output.empty()) {
     throw InvalidArgument("output", options.output, "cannot be given beside --rows: these are rows already");
   }
-  const KnownCeilings known = options.rows.empty() ? measure(options, invocation) : recorded(options);
+  const KnownCeilings known = options.rows.empty() ? measure(options, invocation, out) : recorded(options, out);
   if (like) {
-    write_device(options, known, *like);
+    write_device(options, known, *like, out);
   }
   return ExitCode::kOk;
 }
@@ -122,6 +125,7 @@ Command add_ceilings(Cli app, const Invocation& invocation) {
                        "my-h100.json"}));
   add_machine_options(sub, *options);
   add_sample_count_options(sub, *options);
+  add_table_options(sub, options->tables);
   add_output_option(sub, *options, "default: none are written");
   sub.add_option("--rows", options->rows, "ceilings that were recorded, instead of measuring; needs no GPU")
       .type_name("ROWS");

@@ -14,15 +14,15 @@
 #include "profiler/study/layer_rows.hpp"
 #include "profiler/study/layer_study.hpp"
 #include "profiler/text/histogram.hpp"
-#include "profiler/text/table.hpp"
 
 namespace moescope {
 namespace {
 
 Table skew_table(const std::vector<ResultRow>& rows) {
-  Table table({{"metric", Align::kLeft}, {"value"}, {"unit", Align::kLeft}});
+  Table table({{"metric", Align::kLeft}, {"value"}, {"unit", Align::kLeft}, {"workload", Align::kLeft, Need::kPrograms}});
   for (const ResultRow& row : rows) {
-    table.add_row({row.metric, fmt::format("{:.6g}", row.value.value_or(0)), row.unit});
+    table.add_row({row.metric, TableCell(fmt::format("{:.6g}", row.value.value_or(0)), row.value.value_or(0)),
+                   row.unit, row.workload});
   }
   return table;
 }
@@ -43,6 +43,7 @@ struct InspectOptions : CommonOptions {
 
 ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
   apply_threads(options);
+  StandardTables out(options.tables);
   struct Inspected {
     NamedWorkload workload;
     LayerShape shape;
@@ -70,12 +71,14 @@ ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
     const Routing routing = route(*backend, inputs);
     const Point point = layer_point(shape, backend->name(), workload.name, options.seed);
     const auto rows = skew_rows(point, compute_skew(routing));
-    std::cout << fmt::format("{}  {}  seed {}\n\n{}\n{}\n\n{}\n", workload.name, shape.label(), options.seed,
-                             skew_table(rows).text(), quantiles_text(routing),
-                             load_histogram(expert_loads(routing)));
+    out.text() << fmt::format("{}  {}  seed {}\n\n", workload.name, shape.label(), options.seed);
+    out.show("skew", skew_table(rows));
+    out.text() << fmt::format("\n{}\n\n", quantiles_text(routing));
+    out.show("load histogram", load_histogram(expert_loads(routing)));
+    out.text() << '\n';
     if (!options.save_trace.empty()) {
       write_trace(routing, options.save_trace);
-      std::cout << fmt::format("trace: {}; replay it with --workload trace:{}\n", options.save_trace,
+      out.text() << fmt::format("trace: {}; replay it with --workload trace:{}\n", options.save_trace,
                                options.save_trace);
     }
     for (const ResultRow& row : rows) {
@@ -85,7 +88,7 @@ ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
     }
   }
   if (writer) {
-    std::cout << "rows: " << writer->directory().string() << "/rows.jsonl, rows.csv\n";
+    out.text() << "rows: " << writer->directory().string() << "/rows.jsonl, rows.csv\n";
   }
   return ExitCode::kOk;
 }
@@ -103,6 +106,7 @@ Command add_inspect(Cli app, const Invocation& invocation) {
   add_machine_options(sub, *options);
   sub.add_option("--save-trace", options->save_trace, "record the routing as a trace (.safetensors)")
       .type_name("FILE");
+  add_table_options(sub, options->tables);
   add_output_option(sub, *options, "default: none are written");
   return {sub, [options, invocation] { return inspect(*options, invocation); }};
 }

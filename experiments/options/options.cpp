@@ -8,11 +8,11 @@
 #include <cmath>
 #include <utility>
 
-#include "core/base/build_info.hpp"
 #include "core/base/error.hpp"
 #include "core/base/grid_text.hpp"
 #include "core/base/host_memory.hpp"
 #include "core/files/regular_file.hpp"
+#include "experiments/options/project_files.hpp"
 
 namespace moescope {
 namespace {
@@ -135,8 +135,7 @@ NamedWorkload named_workload(const std::string& text) {
   WorkloadSpec spec = WorkloadSpec::parse(text);
   std::string name = spec.text;
   if (from_file(spec) && !file_exists(spec.path)) {
-    const auto beside_sources = std::filesystem::path(build_info().source_dir) / spec.path;
-    spec.path = file_exists(beside_sources) ? beside_sources.string() : spec.path;
+    spec.path = project_path(spec.path).value_or(spec.path).string();
   }
   return {std::move(spec), std::move(name)};
 }

@@ -7,10 +7,10 @@
 #include <array>
 #include <filesystem>
 
-#include "core/base/build_info.hpp"
 #include "core/base/error.hpp"
 #include "core/files/regular_file.hpp"
 #include "core/workload/workload.hpp"
+#include "experiments/options/project_files.hpp"
 #include "profiler/simulator/device_variation.hpp"
 #include "profiler/study/layer_study.hpp"
 
@@ -18,16 +18,6 @@ namespace moescope {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// A file of the project: under the current directory, else beside the sources this program was built from.
-std::optional<fs::path> project_path(const fs::path& relative) {
-  for (const fs::path& path : {relative, fs::path(build_info().source_dir) / relative}) {
-    if (file_exists(path)) {
-      return path;
-    }
-  }
-  return std::nullopt;
-}
 
 constexpr const char* kDeviceFolder = "data/devices";
 constexpr const char* kCalibration = "data/calibration-h100.json";

@@ -64,6 +64,7 @@ const std::vector<std::string> kRooms = {
     "profiler/simulator",
     "experiments/options",
     "experiments/points",
+    "experiments/manual",
     "experiments/commands",
     "experiments/bench",
     "experiments",

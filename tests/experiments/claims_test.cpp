@@ -17,7 +17,7 @@ namespace {
 namespace fs = std::filesystem;
 
 TEST(Readme, ItsClaimsTableIsGeneratedFromTheRecordedRows) {
-  std::vector<std::string> arguments = {"claims", "--markdown"};
+  std::vector<std::string> arguments = {"claims", "--format", "md"};
   for (const fs::path& file : test::recorded_rows("h100")) {
     arguments.push_back(file.string());
   }

@@ -2,6 +2,8 @@
 #include "profiler/limits/layer_profile.hpp"
 
 #include <gtest/gtest.h>
+
+#include <sstream>
 #include <omp.h>
 
 #include <algorithm>
@@ -90,6 +92,13 @@ const ResultRow* find_row(const std::vector<ResultRow>& rows, std::string_view s
            row.source == source;
   });
   return found == rows.end() ? nullptr : &*found;
+}
+
+std::string profile_text(const LayerProfile& profile, const std::string& device) {
+  std::ostringstream text;
+  TableOutput out(text, text, {});
+  print_profile(out, profile, device);
+  return text.str();
 }
 
 TEST(LayerProfile, CountsEveryStageAndTheLayerAsARangeOfItsOwn) {
