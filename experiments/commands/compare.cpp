@@ -28,10 +28,11 @@ constexpr std::int64_t kDefaultTokens = 1024;
 /// The default job's real routers, at the size of the paper's Table A: there schedules differ on a CPU, too.
 constexpr std::array kTableA = {"snapshot:data/tablea_layer2_1024.safetensors",
                                 "snapshot:data/tablea_bn_layer2_1024.safetensors"};
-/// One of its rounds takes seconds, and its differences are large.
+/// Samples of the default job, as many as a conclusion needs, so that a busy machine is done in a minute; a
+/// quiet one takes more in the seconds that a workload has. Rounds of Table A take seconds, and differ much.
+constexpr std::int64_t kDefaultSamples = 6;
 constexpr std::int64_t kTableASamples = 5;
-/// Seconds of sampling per workload of the default job.
-constexpr double kDefaultTime = 2;
+constexpr double kDefaultTime = 1.5;
 
 struct CompareOptions : CommonOptions {
   bool own_min_samples = false;
@@ -70,10 +71,10 @@ std::vector<StudyPoint> points_of(CommonOptions options) {
 /// Whether nothing was said about the layer: the default job.
 bool is_default_job(const CommonOptions& options) {
   bool asked = !options.workloads.empty();
-  for_each_request_field(static_cast<const PointRequest&>(options),
-                         [&](const RequestField& field, const auto& value) {
-                           asked = asked || (field.group != RequestGroup::kSchedule && value != std::decay_t<decltype(value)>());
-                         });
+  for_each_request_field(
+      static_cast<const PointRequest&>(options), [&](const RequestField& field, const auto& value) {
+        asked = asked || (field.group != RequestGroup::kSchedule && value != std::decay_t<decltype(value)>());
+      });
   return !asked;
 }
 
@@ -84,7 +85,7 @@ PlannedPoints table_a_points(const CompareOptions& options, StudyPlan plan) {
     NamedWorkload workload = named_workload(text);
     if (file_exists(workload.spec.path)) {
       const LayerShape shape = resolve_shape(options, workload.spec);
-      planned.points.push_back({std::move(workload), shape, options.seed});
+      planned.points.push_back({std::move(workload), shape, options.seed, true});
     }
   }
   std::erase_if(plan.schedules, [&](const ScheduleOptions& schedule) {
@@ -102,6 +103,9 @@ std::vector<PlannedPoints> plan_points(const CompareOptions& options) {
   const bool is_default = is_default_job(options);
   if (is_default && !options.own_max_time) {
     plan.sampling.max_time_s = kDefaultTime;
+  }
+  if (is_default && !options.own_min_samples) {
+    plan.sampling.min_samples = kDefaultSamples;
   }
   std::vector<PlannedPoints> planned;
   planned.push_back({plan, points_of(options)});
@@ -151,7 +155,8 @@ ExitCode compare(const CompareOptions& options, const Invocation& invocation) {
     for (const ScheduleStudy& point : study.schedules) {
       if (options.explain && !point.explanation.empty()) {
         out.text() << fmt::format("\n{}: auto chose {}\n",
-                                  point.tuned_on.empty() ? study.workload : point.tuned_on, point.explanation);
+                                  point.tuned_on.empty() ? study.workload : point.tuned_on,
+                                  point.explanation);
       }
     }
   }

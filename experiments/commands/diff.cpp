@@ -29,8 +29,8 @@ struct DiffOptions {
 std::string described(const char* letter, const std::string& name, const std::vector<RecordedRun>& runs) {
   const RunHeader& header = runs.back().header;
   return fmt::format("{}: {}: {}, revision {}{}, {}\n", letter, one_line(name), one_line(header.device),
-                     one_line(header.git_revision), header.git_dirty ? " with changes" : "",
-                     one_line(header.started_utc));
+                     one_line(header.git_revision.substr(0, 10)), header.git_dirty ? " with changes" : "",
+                     one_line(header.started_utc.substr(0, 16)));
 }
 
 ExitCode diff(const DiffOptions& options) {
@@ -62,8 +62,8 @@ ExitCode diff(const DiffOptions& options) {
 
 Command add_diff(Cli app, const Invocation& /*invocation*/) {
   auto options = std::make_shared<DiffOptions>();
-  const Cli sub = app.add_subcommand(
-      "diff", "two recordings, point by point: faster, slower, or the same beyond noise");
+  const Cli sub =
+      app.add_subcommand("diff", "two recordings, point by point: faster, slower, or the same beyond noise");
   sub.footer(examples({"moescope diff results/before results/after",
                        "moescope diff before/rows.jsonl after/rows.jsonl --stages --format csv",
                        "moescope diff results/h100/compare-1024-512.jsonl.gz "
@@ -71,8 +71,8 @@ Command add_diff(Cli app, const Invocation& /*invocation*/) {
              "\n\nExit code 0: B is nowhere slower; 1: it is slower somewhere, a time is lost, or\n"
              "nothing could be compared. A difference counts when it is above the threshold, and\n"
              "above the noise: where samples of the two do not meet.");
-  sub.add_option("before", options->before, "A: rows.jsonl, or a run's folder").required().type_name("A");
-  sub.add_option("after", options->after, "B: what is held against it").required().type_name("B");
+  sub.add_option("before", options->before, "rows.jsonl, or a run's folder").required().type_name("A");
+  sub.add_option("after", options->after, "likewise: what is held against A").required().type_name("B");
   sub.add_option("--threshold", options->threshold, "share by which a time may grow (default 5%)")
       .type_name("SHARE");
   sub.add_flag("--stages", options->stages, "every stage, not the layers' times alone");

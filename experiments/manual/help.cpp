@@ -28,15 +28,24 @@ std::vector<std::string> lines_of(std::string_view text) {
   }
 }
 
+/// Where a line goes on that is too long: below its first word, or, of "name    meaning", below the meaning.
+std::size_t hang_of(std::string_view line) {
+  const std::size_t begin = std::min(line.find_first_not_of(' '), line.size());
+  const std::size_t gap = line.find("  ", begin);
+  const std::size_t meaning = gap == std::string_view::npos ? gap : line.find_first_not_of(' ', gap);
+  return meaning == std::string_view::npos || meaning > 40 ? begin : meaning;
+}
+
 /// Text of several lines, each wrapped by itself, behind `indent` spaces. A command is continued as a shell
 /// has it.
 std::string paragraph(const std::string& text, std::size_t indent) {
   const std::string space(indent, ' ');
   std::string out;
-  for (const std::string& line : lines_of(text)) {
+  for (const std::string& line :
+       lines_of(std::string_view(text).substr(0, text.find_last_not_of('\n') + 1))) {
     const bool is_command = line.starts_with("  moescope") || line.starts_with("  ncu");
     const std::size_t width = kWidth - indent - (is_command ? 2 : 0);
-    const std::size_t hang = line.find_first_not_of(' ') == std::string::npos ? 0 : line.find_first_not_of(' ');
+    const std::size_t hang = hang_of(line);
     const auto parts = wrapped(line, width, std::string(is_command ? hang + 4 : hang, ' '));
     for (std::size_t p = 0; p < parts.size(); ++p) {
       std::string part = space + parts[p];
@@ -61,7 +70,8 @@ std::string entry(const std::string& name, const std::string& about, std::size_t
 std::string option_name(const OptionText& option) {
   const std::string value = option.value.empty() ? "" : ' ' + option.value;
   if (option.positional) {
-    return fmt::format("{}{}", option.value.empty() ? option.names.front() : option.value, option.many ? "..." : "");
+    return fmt::format("{}{}", option.value.empty() ? option.names.front() : option.value,
+                       option.many ? "..." : "");
   }
   return fmt::format("{}{}{}", option.names.front().starts_with("--") ? "    " : "",
                      fmt::join(option.names, ", "), value);

@@ -78,12 +78,17 @@ OptionText option_text(const CLI::Option& option, const std::string& group) {
 /// Groups of options are nameless sub-commands to CLI11.
 void add_options(const CLI::App& app, const std::string& group, std::vector<OptionText>& options) {
   for (const CLI::Option* option : app.get_options()) {
-    options.push_back(option_text(*option, group));
+    const bool again =
+        !app.get_name().empty() || app.get_parent() == nullptr ? false : option == app.get_help_ptr();
+    if (!again) {  // every group has a --help of its own
+      options.push_back(option_text(*option, group));
+    }
   }
   for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
     if (sub->get_name().empty()) {
       const std::string about = sub->get_description();
-      add_options(*sub, about.empty() ? sub->get_group() : fmt::format("{}: {}", sub->get_group(), about), options);
+      add_options(*sub, about.empty() ? sub->get_group() : fmt::format("{}: {}", sub->get_group(), about),
+                  options);
     }
   }
 }
@@ -211,7 +216,8 @@ CliProgram::~CliProgram() = default;
 CommandText CliProgram::describe() const { return command_text(*app_); }
 
 void CliProgram::set_help(std::function<std::string(const CommandText&, const std::string&)> help) {
-  const auto format = [help = std::move(help)](const CLI::App* app, const std::string& name, CLI::AppFormatMode) {
+  const auto format = [help = std::move(help)](const CLI::App* app, const std::string& name,
+                                               CLI::AppFormatMode) {
     const std::string parent = app->get_parent() == nullptr ? "" : app->get_parent()->get_name() + ' ';
     return help(command_text(*app), name.empty() ? parent + app->get_name() : name);
   };

@@ -48,7 +48,7 @@ std::string conclusion_text(const std::vector<Standing>& standings) {
   if (standings.size() == 1) {
     return fmt::format("{} alone was measured", fastest);
   }
-  std::vector<std::string> tied;
+  std::vector<std::string> tied = {fastest};
   const Standing* next = nullptr;  // the nearest that is slower for sure
   for (const Standing& one : standings) {
     if (one.tied()) {
@@ -57,15 +57,17 @@ std::string conclusion_text(const std::vector<Standing>& standings) {
       next = &one;
     }
   }
-  const std::string lead =
-      next == nullptr ? ""
-                      : fmt::format("{:.2f}x over {} ({}: more than the noise)", next->ratio->median,
-                                    next->name, bounds_text(*next->ratio));
-  if (tied.empty()) {
+  const std::string lead = next == nullptr
+                               ? ""
+                               : fmt::format("{:.2f}x over {} ({}: more than the noise)", next->ratio->median,
+                                             next->name, bounds_text(*next->ratio));
+  if (tied.size() == 1) {
     return lead.empty() ? fmt::format("{} has the shortest time", fastest)
                         : fmt::format("{} is the fastest, {}", fastest, lead);
   }
-  return fmt::format("{} and {} cannot be told apart{}{}", fastest, fmt::join(tied, ", "),
+  const std::string last = tied.back();
+  tied.pop_back();
+  return fmt::format("{} and {} cannot be told apart{}{}", fmt::join(tied, ", "), last,
                      lead.empty() ? "" : "; ", lead);
 }
 

@@ -36,8 +36,8 @@ std::vector<std::string> lines_of(const std::string& text) {
 
 std::string help_of(const std::string& command) {
   const TemporaryDirectory directory;
-  const Outcome help = command.empty() ? run_moescope({"--help"}, directory)
-                                       : run_moescope({command, "--help"}, directory);
+  const Outcome help =
+      command.empty() ? run_moescope({"--help"}, directory) : run_moescope({command, "--help"}, directory);
   EXPECT_EQ(help.code, 0) << command << help.err;
   return help.out;
 }
@@ -116,12 +116,13 @@ class HelpExamples : public testing::TestWithParam<std::string> {
     for (const char* folder : {"data", "experiments", "tests"}) {
       fs::create_directory_symlink(test::source_path(folder), here / folder);
     }
-    for (const char* folder : {"results/old", "results/before", "results/after", "results/skew-small-cpu", "before",
-                               "after", "profile", "ceilings", "results"}) {
+    for (const char* folder : {"results/old", "results/before", "results/after", "results/skew-small-cpu",
+                               "before", "after", "profile", "ceilings", "results"}) {
       fs::create_directories(here / folder);
     }
     for (const char* folder : {"h100", "h200"}) {
-      fs::create_directory_symlink(test::source_path(std::string("results/") + folder), here / "results" / folder);
+      fs::create_directory_symlink(test::source_path(std::string("results/") + folder),
+                                   here / "results" / folder);
     }
     const fs::path rows = test::source_path("results/h100/layer-64-512.jsonl");
     for (const char* file : {"rows.jsonl", "results/before/rows.jsonl", "results/after/rows.jsonl",
@@ -139,8 +140,8 @@ class HelpExamples : public testing::TestWithParam<std::string> {
 
   /// Exit code of a line of shell.
   int run(const std::string& line) const {
-    const std::string shell = "cd '" + directory_.path().string() + "' && PATH=\"$PWD/bin:$PATH\" && " + line +
-                              " >out.txt 2>err.txt";
+    const std::string shell = "cd '" + directory_.path().string() + "' && PATH=\"$PWD/bin:$PATH\" && " +
+                              line + " >out.txt 2>err.txt";
     const int status = std::system(shell.c_str());
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   }
@@ -218,16 +219,14 @@ TEST_P(HelpExamples, AllRun) {
 }
 
 const std::vector<std::string> kCommands = {
-    "compare",  "run",      "sweep",    "diff",   "check",    "inspect",  "profile", "ceilings", "roofline", "report",
-    "claims",   "golden",   "counters", "doctor", "simulate", "validate", "paper",   "schema",   "presets",  "completion",
-    "man"};
+    "compare",  "run",      "sweep",  "diff",   "check",   "inspect",    "profile",
+    "ceilings", "roofline", "report", "claims", "golden",  "counters",   "doctor",
+    "simulate", "validate", "paper",  "schema", "presets", "completion", "man"};
 
 INSTANTIATE_TEST_SUITE_P(Of, HelpExamples, testing::ValuesIn(kCommands),
-                         [](const auto& info) { return info.param; });
+                         [](const auto& one) { return one.param; });
 
-TEST(Help, ListsNoCommandWhoseExamplesAreNotRun) {
-  EXPECT_EQ(commands(), kCommands);
-}
+TEST(Help, ListsNoCommandWhoseExamplesAreNotRun) { EXPECT_EQ(commands(), kCommands); }
 
 TEST(Help, ListsPresetsWithTheirShapes) {
   const TemporaryDirectory directory;
@@ -257,8 +256,9 @@ TEST(Help, NamesOptionsInErrorsAsTyped) {
 TEST(Completion, OffersCommandsAndOptionsInBash) {
   const TemporaryDirectory directory;
   const auto complete = [&](const std::string& words, int index) {
-    const std::string script = "eval \"$('" + test::moescope_binary() + "' completion bash)\"; COMP_WORDS=(" + words +
-                               "); COMP_CWORD=" + std::to_string(index) + "; _moescope; echo \"${COMPREPLY[@]}\"";
+    const std::string script = "eval \"$('" + test::moescope_binary() + "' completion bash)\"; COMP_WORDS=(" +
+                               words + "); COMP_CWORD=" + std::to_string(index) +
+                               "; _moescope; echo \"${COMPREPLY[@]}\"";
     write_text(directory.path() / "script.sh", script);
     EXPECT_EQ(std::system(("bash '" + (directory.path() / "script.sh").string() + "' >'" +
                            (directory.path() / "out.txt").string() + "'")
@@ -283,12 +283,15 @@ TEST(Completion, NamesEveryCommandForEveryShell) {
     EXPECT_NE(outcome.out.find("min-samples"), std::string::npos) << shell;
     // Each shell that is here reads its own without a complaint.
     if (std::system((std::string("command -v ") + shell + " >/dev/null 2>&1").c_str()) == 0) {
-      EXPECT_EQ(std::system((std::string(shell) + " -n '" + (directory.path() / "stdout.txt").string() + "'").c_str()),
-                0)
+      EXPECT_EQ(
+          std::system(
+              (std::string(shell) + " -n '" + (directory.path() / "stdout.txt").string() + "'").c_str()),
+          0)
           << shell;
     }
   }
-  EXPECT_EQ(run_moescope({"completion", "csh"}, directory).code, static_cast<int>(ExitCode::kInvalidArgument));
+  EXPECT_EQ(run_moescope({"completion", "csh"}, directory).code,
+            static_cast<int>(ExitCode::kInvalidArgument));
 }
 
 TEST(ManPage, HasEveryCommand) {
@@ -299,8 +302,8 @@ TEST(ManPage, HasEveryCommand) {
     EXPECT_NE(page.out.find(".SS moescope " + command + "\n"), std::string::npos) << command;
   }
   if (std::system("command -v groff >/dev/null 2>&1") == 0) {
-    EXPECT_EQ(std::system(("groff -man -Tutf8 -ww -z '" + (directory.path() / "stdout.txt").string() + "' 2>'" +
-                           (directory.path() / "groff.txt").string() + "'")
+    EXPECT_EQ(std::system(("groff -man -Tutf8 -ww -z '" + (directory.path() / "stdout.txt").string() +
+                           "' 2>'" + (directory.path() / "groff.txt").string() + "'")
                               .c_str()),
               0);
     EXPECT_EQ(test::read_text(directory.path() / "groff.txt"), "");
