@@ -1,21 +1,52 @@
 #!/usr/bin/env bash
-# Installs the Debian packages the build needs and are missing; says what and why. Sourced by run.sh and test.sh.
-# Usage: setup_packages "reason" package...
+# Installs the Debian packages the build needs and are missing; says what and why. Where that cannot be (another
+# system, no root) it says what is missing and how to get it, and the build goes on with what is there.
+# Sourced by run.sh and test.sh. Usage: setup_packages "reason" package...
 set -euo pipefail
+
+# Of another system: programs that are not there. Libraries are found, or named, by cmake.
+setup_elsewhere() {
+  local missing=() program
+  for program in c++ cmake ninja pkg-config; do
+    command -v "$program" >/dev/null || missing+=("$program")
+  done
+  [ ${#missing[@]} -eq 0 ] && return 0
+  cat >&2 <<TEXT
+moescope: missing: ${missing[*]}; this is no Debian, so nothing is installed here.
+  Needed: a C++20 compiler (GCC 12 or later), CMake 3.25, Ninja, pkg-config; Eigen 3.4, CLI11 2.1, fmt 9, nlohmann-json 3.11,
+  minizip, zlib; gnuplot for figures.
+  Fedora: dnf install gcc-c++ cmake ninja-build pkgconf eigen3-devel cli11-devel fmt-devel json-devel minizip-compat-devel gnuplot
+  Arch:   pacman -S gcc cmake ninja pkgconf eigen cli11 fmt nlohmann-json minizip gnuplot
+  Conda:  conda install -c conda-forge cxx-compiler cmake ninja pkg-config eigen cli11 fmt nlohmann_json minizip zlib gnuplot
+TEXT
+  return 1
+}
 
 setup_packages() {
   local reason=$1 missing=() package
   shift
+  if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
+    setup_elsewhere
+    return
+  fi
   for package in "$@"; do
     dpkg-query -W -f='${Status}' "$package" 2>/dev/null | grep -q 'install ok installed' || missing+=("$package")
   done
   [ ${#missing[@]} -eq 0 ] && return 0
-  echo "moescope: installing ${missing[*]} (${reason})"
   local as_root=()
   if [ "$(id -u)" -ne 0 ]; then
-    command -v sudo >/dev/null || { echo "moescope: need root or sudo to install: ${missing[*]}" >&2; return 1; }
+    if ! command -v sudo >/dev/null; then
+      # They may be there in another way, by conda or by hand: whether that is enough, cmake says.
+      cat >&2 <<TEXT
+moescope: not installed as packages: ${missing[*]} (${reason}); no root here. Going on with what is there.
+  With root: apt-get install ${missing[*]}
+  Without:   conda install -c conda-forge cxx-compiler cmake ninja pkg-config eigen cli11 fmt nlohmann_json minizip zlib gnuplot
+TEXT
+      return 0
+    fi
     as_root=(sudo)
   fi
+  echo "moescope: installing ${missing[*]} (${reason})"
   if [ -z "${MOESCOPE_APT_UPDATED:-}" ]; then
     "${as_root[@]}" apt-get update -qq
     export MOESCOPE_APT_UPDATED=1

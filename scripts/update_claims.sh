@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes what `moescope claims --markdown` says of every recorded GPU's rows between the marks <!-- claims: begin --> and
+# Writes what `moescope claims --format md` says of every recorded GPU's rows between the marks <!-- claims: begin --> and
 # <!-- claims: end --> of the document that has them: one table a device.
 # usage: update_claims.sh [MOESCOPE]
 set -euo pipefail
@@ -8,7 +8,7 @@ export LC_ALL=C # the order of files
 scratch=$(mktemp)
 trap 'rm -f "$scratch"' EXIT
 for ceilings in results/*/ceilings.jsonl; do # what every recorded GPU has
-  "${1:-build/cpu/experiments/moescope}" claims "$(dirname "$ceilings")"/*.jsonl* --markdown >>"$scratch"
+  "${1:-build/cpu/experiments/moescope}" claims "$(dirname "$ceilings")"/*.jsonl* --format md >>"$scratch"
 done
 TABLES=$scratch python3 - <<'EOF'
 import os, pathlib

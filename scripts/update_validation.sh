@@ -45,7 +45,7 @@ for rows in sorted(pathlib.Path("results").glob("*/validation.jsonl*")):
             fit = pathlib.Path(scratch) / "fit.json"
             table = subprocess.run(
                 [os.environ["MOESCOPE"], "validate", rows, "--metric", "time_s,hbm_bytes", "--max-accesses", "1000000",
-                 "--hold-out", what, "--seed", "0", "--fit", fit, "--markdown", "-q"],
+                 "--hold-out", what, "--seed", "0", "--fit", fit, "--format", "md", "-q"],
                 check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
             if what == "points":
                 fresh[folder / "calibration.json"] = fit.read_text(encoding="utf-8")

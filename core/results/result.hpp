@@ -139,8 +139,8 @@ struct RecordedRun {
   std::vector<RecordedPoint> points;
 };
 /// Reads rows.jsonl (one or several runs one after another) or rows.jsonl.gz, of this version or an earlier
-/// one. Of an unfinished sweep, rows of complete points count; empty lines do not. Throws FileError naming
-/// the line and field.
+/// one; of a folder its rows.jsonl. Of an unfinished sweep, rows of complete points count; empty lines do
+/// not. Throws FileError naming the line and field.
 std::vector<RecordedRun> read_rows(const std::filesystem::path& file);
 
 /// The same with how far it counts, for those who go on writing.

@@ -252,7 +252,11 @@ ResultLog parse_rows(std::istream& text, const std::string& name) {
   return log;
 }
 
-std::vector<RecordedRun> read_rows(const std::filesystem::path& file) {
+std::vector<RecordedRun> read_rows(const std::filesystem::path& given) {
+  std::error_code none;
+  const std::filesystem::path of_folder = given / "rows.jsonl";
+  const std::filesystem::path& file =
+      std::filesystem::is_directory(given, none) && file_exists(of_folder) ? of_folder : given;
   std::istringstream stream(file.extension() == ".gz" ? unpack_gzip(read_bytes(file), file.string())
                                                       : read_text(file, kMostRowsBytes));
   std::vector<RecordedRun> runs = parse_rows(stream, file.string()).runs;

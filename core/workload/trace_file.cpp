@@ -12,6 +12,7 @@
 #include "core/base/number_text.hpp"
 #include "core/files/file_bytes.hpp"
 #include "core/files/npy.hpp"
+#include "core/files/project_path.hpp"
 #include "core/files/regular_file.hpp"
 #include "core/workload/workload.hpp"
 #include "core/workload/workload_files.hpp"
@@ -184,11 +185,7 @@ Routing trace_routing(const ArrayFile& file, std::string_view path, std::optiona
 }
 
 std::filesystem::path find_workload_file(const std::string& path) {
-  if (file_exists(path)) {
-    return path;
-  }
-  auto beside_sources = std::filesystem::path(build_info().source_dir) / path;
-  return file_exists(beside_sources) ? beside_sources : std::filesystem::path(path);
+  return project_path(path).value_or(path);
 }
 
 std::vector<std::string> expand_trace_layers(const std::string& workload) {

@@ -19,24 +19,25 @@ struct CeilingOptions : CommonOptions {
   std::string rows;  ///< ceilings recorded before, instead of measuring
 };
 
-void measure(const CeilingOptions& options, const Invocation& invocation) {
+void measure(const CeilingOptions& options, const Invocation& invocation, TableOutput& out) {
   apply_threads(options);
   const SamplingOptions sampling = sampling_options(options);
   const auto backend = make_backend(options.backend);
   const auto writer = open_rows(options.output, run_header(invocation, *backend));
   const DeviceCeilings ceilings =
       measure_ceilings(make_ceiling_probes(options.backend), backend->device(), sampling);
-  std::cout << fmt::format("{}: {}\n\n{}", backend->name(), ceilings.device, ceilings_text(ceilings));
+  out.text() << fmt::format("{}: {}\n\n", backend->name(), ceilings.device);
+  out.show("ceilings", ceilings_table(ceilings));
   if (writer) {
     for (const ResultRow& row : ceiling_rows(ceilings, backend->name())) {
       writer->write(row);
     }
-    std::cout << fmt::format("\nrows: {}/rows.jsonl, rows.csv\n", writer->directory().string());
+    out.text() << fmt::format("\nrows: {}/rows.jsonl, rows.csv\n", writer->directory().string());
   }
 }
 
 /// The last run of the file that has any.
-void print_recorded(const std::string& file) {
+void print_recorded(const std::string& file, TableOutput& out) {
   std::optional<DeviceCeilings> ceilings;
   std::string run_id;
   for (const RecordedRun& run : read_rows(file)) {
@@ -48,18 +49,19 @@ void print_recorded(const std::string& file) {
   if (!ceilings) {
     throw FileError(file, "", "has no ceilings");
   }
-  std::cout << fmt::format("recorded: {}, run {}\n\n{}", one_line(ceilings->device), one_line(run_id),
-                           ceilings_text(*ceilings));
+  out.text() << fmt::format("recorded: {}, run {}\n\n", one_line(ceilings->device), one_line(run_id));
+  out.show("ceilings", ceilings_table(*ceilings));
 }
 
 ExitCode ceilings(const CeilingOptions& options, const Invocation& invocation) {
+  StandardTables out(options.tables);
   if (!options.rows.empty() && !options.output.empty()) {
     throw InvalidArgument("output", options.output, "cannot be given beside --rows: these are rows already");
   }
   if (options.rows.empty()) {
-    measure(options, invocation);
+    measure(options, invocation, out);
   } else {
-    print_recorded(options.rows);
+    print_recorded(options.rows, out);
   }
   return ExitCode::kOk;
 }
@@ -76,6 +78,7 @@ Command add_ceilings(Cli app, const Invocation& invocation) {
              "\n\nmoescope calibrate makes a device of the simulator of them.");
   add_machine_options(sub, *options);
   add_sample_count_options(sub, *options);
+  add_table_options(sub, options->tables);
   add_output_option(sub, *options, "default: none are written");
   sub.add_option("--rows", options->rows, "ceilings that were recorded, instead of measuring; needs no GPU")
       .type_name("ROWS");

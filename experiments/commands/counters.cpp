@@ -8,10 +8,10 @@
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/outputs.hpp"
+#include "experiments/options/table_options.hpp"
 #include "profiler/counters/counter_check.hpp"
 #include "profiler/counters/cupti_counters.hpp"
 #include "profiler/counters/metric_catalogue.hpp"
-#include "profiler/text/table.hpp"
 
 #ifdef MOESCOPE_HAVE_CUDA
 #include "kernels/probes/known_work.hpp"
@@ -25,6 +25,7 @@ struct CountersOptions {
   std::vector<std::string> metrics;
   bool check = false;
   std::string output;
+  TableOptions tables;
 };
 
 std::string formula_text(const std::map<std::string, double>& terms) {
@@ -79,13 +80,13 @@ ExitCode list(const CountersOptions& options) {
   return ExitCode::kOk;
 }
 
-void print(const CounterCheck& check) {
+void print(TableOutput& out, const CounterCheck& check) {
   Table table({{"work", Align::kLeft},
                {"metric", Align::kLeft},
                {"known"},
                {"counted"},
                {"ratio"},
-               {"", Align::kLeft}});
+               {"verdict", Align::kLeft}});
   for (const auto& one : check.checked) {
     const auto ratio = one.ratio();
     table.add_row(
@@ -95,8 +96,9 @@ void print(const CounterCheck& check) {
          : ratio     ? "WRONG"
                      : one.reason});
   }
-  std::cout << fmt::format("{}, {} counters in {} passes\n\n{}", check.plan.chip, check.plan.counters.size(),
-                           check.plan.passes, table.text());
+  out.text() << fmt::format("{}, {} counters in {} passes\n\n", check.plan.chip, check.plan.counters.size(),
+                            check.plan.passes);
+  out.show("known work", table);
   if (check.counted.empty()) {
     return;
   }
@@ -107,7 +109,8 @@ void print(const CounterCheck& check) {
                       value.unit});
     }
   }
-  std::cout << '\n' << others.text();
+  out.text() << '\n';
+  out.show("other counters", others);
 }
 
 KnownWork known_work() {
@@ -119,6 +122,7 @@ KnownWork known_work() {
 }
 
 ExitCode check(const CountersOptions& options, const Invocation& invocation) {
+  StandardTables out(options.tables);
   const auto backend = make_backend("cuda");
   const auto source = make_cupti_counters();
   const auto writer = open_rows(options.output, run_header(invocation, *backend));
@@ -126,7 +130,7 @@ ExitCode check(const CountersOptions& options, const Invocation& invocation) {
   for (const auto& row : writer ? counter_check_rows(result, backend->name()) : std::vector<ResultRow>{}) {
     writer->write(row);
   }
-  print(result);
+  print(out, result);
   const bool all_hold = std::all_of(result.checked.begin(), result.checked.end(),
                                     [](const CheckedValue& one) { return one.holds(); });
   return all_hold ? ExitCode::kOk : ExitCode::kCheckFailed;
@@ -138,15 +142,20 @@ Command add_counters(Cli app, const Invocation& invocation) {
   auto options = std::make_shared<CountersOptions>();
   const Cli sub = app.add_subcommand(
       "counters",
-      "Hardware metrics: what can be counted, by which of the vendor's counters, in how many passes");
-  sub.add_option("--chip", options->chip, "chip to list for, as CUPTI names it").show_default();
+      "hardware metrics: what can be counted, by which of the vendor's counters, in how many passes");
+  sub.add_option("--chip", options->chip, "chip to list for, as CUPTI names it (default GH100)")
+      .type_name("CHIP");
   sub.add_option("--metrics", options->metrics,
-                 "metrics, sets (traffic, tensor, full) or counters of the vendor; without: full")
+                 "metrics, sets (traffic, tensor, full) or counters of the vendor, by comma (default full)")
+      .type_name("NAME,...")
       .delimiter(',');
   sub.add_flag(
       "--check", options->check,
       "count work of known bytes and FLOP on this GPU and compare; exit code 1 when a counter is wrong");
-  sub.add_option("--output", options->output, "folder for rows.jsonl, rows.csv and run.json of --check");
+  sub.add_option("--output", options->output,
+                 "directory for rows.jsonl, rows.csv and run.json of --check (default: none are written)")
+      .type_name("DIR");
+  add_table_options(sub, options->tables);
   sub.footer(examples({"moescope counters --metrics traffic", "moescope counters --chip GA100",
                        "moescope counters --check --output out/counters"}));
   return {sub,

@@ -101,10 +101,13 @@ Command add_doctor(Cli app, const Invocation& /*invocation*/) {
   auto options = std::make_shared<DoctorOptions>();
   options->backend = kDefaultBackend;
   const Cli sub = app.add_subcommand(
-      "doctor", "What this machine can measure: GPU, driver, counters, clocks, and what is missing");
-  sub.add_option("--backend", options->backend,
-                 "exit code 0 when times of this backend can be measured here, else 5: cpu or cuda")
-      .show_default();
+      "doctor", "what this machine can measure: GPU, driver, counters, clocks, and what is missing");
+  sub.add_option(
+         "--backend", options->backend,
+         fmt::format("exit code 0 when times of this backend can be measured here, else 5: cpu or cuda "
+                     "(default {})",
+                     kDefaultBackend))
+      .type_name("NAME");
   sub.add_flag("--json", options->json, "print the findings as JSON");
   sub.footer(examples({"moescope doctor", "moescope doctor --backend cuda --json"}));
   return {sub, [options] { return doctor(*options); }};

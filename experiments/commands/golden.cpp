@@ -3,23 +3,23 @@
 #include <fmt/format.h>
 
 #include <filesystem>
-#include <iostream>
 #include <memory>
 
 #include "core/base/error.hpp"
 #include "experiments/options/command.hpp"
-#include "profiler/text/table.hpp"
+#include "experiments/options/table_options.hpp"
 
 namespace moescope {
 namespace {
 
-std::vector<std::string> replay_cells(const std::string& file, bool& held) {
+std::vector<TableCell> replay_cells(const std::string& file, bool& held) {
   const std::string name = std::filesystem::path(file).filename().string();
   try {
     const GoldenResult result = replay_golden(file);
     const bool within = result.status == Status::kOk && result.max_relative_error <= kGoldenTolerance;
     held = held && within;
-    return {name, result.kind, within ? "ok" : "FAILED", fmt::format("{:.2e}", result.max_relative_error),
+    return {name, result.kind, within ? "ok" : "FAILED",
+            TableCell(fmt::format("{:.2e}", result.max_relative_error), result.max_relative_error),
             result.reason};
   } catch (const InternalError&) {
     throw;                        // no file's fault
@@ -29,30 +29,37 @@ std::vector<std::string> replay_cells(const std::string& file, bool& held) {
   }
 }
 
-ExitCode golden(const std::vector<std::string>& files) {
+struct GoldenOptions {
+  std::vector<std::string> files;
+  TableOptions tables;
+};
+
+ExitCode golden(const GoldenOptions& options) {
+  StandardTables out(options.tables);
   Table table({{"file", Align::kLeft},
                {"kind", Align::kLeft},
                {"status", Align::kLeft},
                {"error"},
-               {"reason", Align::kLeft}});
+               {"reason", Align::kLeft, Need::kBelow}});
   bool held = true;
-  for (const std::string& file : files) {
+  for (const std::string& file : options.files) {
     table.add_row(replay_cells(file, held));
   }
-  std::cout << table.text();
-  std::cout << fmt::format("error: max |ours - theirs| / max |theirs|, at most {:.0e}\n", kGoldenTolerance);
+  out.show("golden", table);
+  out.text() << fmt::format("error: max |ours - theirs| / max |theirs|, at most {:.0e}\n", kGoldenTolerance);
   return held ? ExitCode::kOk : ExitCode::kCheckFailed;
 }
 
 }  // namespace
 
 Command add_golden(Cli app, const Invocation& /*invocation*/) {
-  auto files = std::make_shared<std::vector<std::string>>();
+  auto options = std::make_shared<GoldenOptions>();
   const Cli sub = app.add_subcommand(
       "golden", "replays recorded inputs and outputs of implementations from elsewhere on the CPU");
   sub.footer(examples({"moescope golden tests/data/golden/*.npz"}));
-  sub.add_option("files", *files, "recorded .npz files").required().type_name("FILE");
-  return {sub, [files] { return golden(*files); }};
+  sub.add_option("files", options->files, "recorded .npz files").required().type_name("FILE");
+  add_table_options(sub, options->tables);
+  return {sub, [options] { return golden(*options); }};
 }
 
 }  // namespace moescope

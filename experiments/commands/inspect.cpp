@@ -22,15 +22,18 @@
 #include "profiler/study/layer_rows.hpp"
 #include "profiler/study/layer_study.hpp"
 #include "profiler/text/histogram.hpp"
-#include "profiler/text/table.hpp"
 
 namespace moescope {
 namespace {
 
 Table skew_table(const std::vector<ResultRow>& rows) {
-  Table table({{"metric", Align::kLeft}, {"value"}, {"unit", Align::kLeft}});
+  Table table({{"metric", Align::kLeft},
+               {"value"},
+               {"unit", Align::kLeft},
+               {"workload", Align::kLeft, Need::kPrograms}});
   for (const ResultRow& row : rows) {
-    table.add_row({row.metric, fmt::format("{:.6g}", row.value.value_or(0)), row.unit});
+    table.add_row({row.metric, TableCell(fmt::format("{:.6g}", row.value.value_or(0)), row.value.value_or(0)),
+                   row.unit, row.workload});
   }
   return table;
 }
@@ -130,9 +133,11 @@ ExitCode inspect_layers(const InspectOptions& options, const std::string& path,
       }
     }
   }
-  std::cout << fmt::format("{}: {}\n\n{}", path, trace_text(info), layer_skew_table(layers).text());
+  StandardTables out(options.tables);
+  out.text() << fmt::format("{}: {}\n\n", path, trace_text(info));
+  out.show("skew of each layer", layer_skew_table(layers));
   if (!options.output.empty()) {
-    std::cout << fmt::format("\nrows: {}/rows.jsonl, rows.csv\n", options.output);
+    out.text() << fmt::format("\nrows: {}/rows.jsonl, rows.csv\n", options.output);
   }
   return ExitCode::kOk;
 }
@@ -152,6 +157,7 @@ Inspected resolve(NamedWorkload workload, System system, const CommonOptions& op
 
 ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
   apply_threads(options);
+  StandardTables out(options.tables);
   if (const std::string trace = whole_trace(options); !trace.empty()) {
     return inspect_layers(options, trace, invocation);
   }
@@ -181,14 +187,16 @@ ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
                             ? layer_point(*inspected.baseline, backend->name(), name, options.seed)
                             : layer_point(inspected.shape, backend->name(), name, options.seed);
     const auto rows = skew_rows(point, compute_skew(routing));
-    std::cout << fmt::format("{}  {}  seed {}\n\n{}\n{}\n\n{}\n", name, inspected.label(), options.seed,
-                             skew_table(rows).text(), quantiles_text(routing),
-                             load_histogram(expert_loads(routing)));
+    out.text() << fmt::format("{}  {}  seed {}\n\n", name, inspected.label(), options.seed);
+    out.show("skew", skew_table(rows));
+    out.text() << fmt::format("\n{}\n\n", quantiles_text(routing));
+    out.show("load histogram", load_histogram(expert_loads(routing)));
+    out.text() << '\n';
     if (!options.save_trace.empty()) {
       write_trace(routing, options.save_trace, to_string(system),
                   inspected.baseline ? inspected.baseline->heads : 1);
-      std::cout << fmt::format("trace: {}; replay it with --workload trace:{}\n", options.save_trace,
-                               options.save_trace);
+      out.text() << fmt::format("trace: {}; replay it with --workload trace:{}\n", options.save_trace,
+                                options.save_trace);
     }
     for (const ResultRow& row : rows) {
       if (writer) {
@@ -197,7 +205,7 @@ ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
     }
   }
   if (writer) {
-    std::cout << "rows: " << writer->directory().string() << "/rows.jsonl, rows.csv\n";
+    out.text() << "rows: " << writer->directory().string() << "/rows.jsonl, rows.csv\n";
   }
   return ExitCode::kOk;
 }
@@ -222,6 +230,7 @@ Command add_inspect(Cli app, const Invocation& invocation) {
   add_machine_options(sub, *options);
   sub.add_option("--save-trace", options->save_trace, "record the routing as a trace (.safetensors)")
       .type_name("FILE");
+  add_table_options(sub, options->tables);
   add_output_option(sub, *options, "default: none are written");
   return {sub, [options, invocation] { return inspect(*options, invocation); }};
 }

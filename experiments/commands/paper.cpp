@@ -16,9 +16,7 @@ namespace {
 
 constexpr std::int64_t kTokens = 4096;  ///< of the paper's comparison
 
-struct PaperOptions : CommonOptions, SimulatorOptions {
-  bool markdown = false;
-};
+struct PaperOptions : CommonOptions, SimulatorOptions {};
 
 SystemShape table_a(System system) {
   SystemShape shape = find_system_preset(system, "table-a").shape;
@@ -46,7 +44,7 @@ class BaselineBounds {
         parts += fmt::format("{}{} {}", parts.empty() ? "" : ", ", to_string(stage), format_seconds(time_s));
       }
     }
-    table_.add_row({shape.label(), format_seconds(bounds.back().second), parts});
+    table_.add_row({shape.label(), seconds_cell(bounds.back().second), parts});
   }
 
   double layer_s(System system) const {
@@ -62,7 +60,7 @@ class BaselineBounds {
 
  private:
   const DeviceSpec& device_;
-  Table table_{{{"layer", Align::kLeft}, {"bound"}, {"of it", Align::kLeft}}};
+  Table table_{{{"layer", Align::kLeft}, {"bound"}, {"of it", Align::kLeft, Need::kBelow}}};
   std::vector<ResultRow> rows_;
 };
 
@@ -71,6 +69,7 @@ ExitCode paper(const PaperOptions& options, const Invocation& invocation) {
   if (options.devices.size() > 1) {
     throw InvalidArgument("device", fmt::format("{} of them", options.devices.size()), "must be one");
   }
+  StandardTables out(options.tables);
   PaperModel model;
   model.device = find_device(options.devices.empty() ? "a100-sxm-80gb" : options.devices.front());
   model.peer = table_a(System::kPeer);
@@ -110,18 +109,18 @@ ExitCode paper(const PaperOptions& options, const Invocation& invocation) {
   model.deepseekmoe_bound_s = bounds.layer_s(System::kDeepSeekMoe);
   model.full_router_bound_s = full_router_bound(model.shape, model.device).back().second;
   const Table table = paper_table(paper_lines(model));
-  std::cout << fmt::format(
-      "{}, modelled; {} and Table A's smallest K, bf16, gaussian:1, seed {}, L2 cold\n\n{}\n"
-      "Baselines, roofline bounds (not simulated):\n\n{}",
-      model.device.name, model.shape.label(), options.seed,
-      options.markdown ? table.markdown() : table.text(),
-      options.markdown ? bounds.table().markdown() : bounds.table().text());
+  out.text() << fmt::format(
+      "{}, modelled; {} and Table A's smallest K, bf16, gaussian:1, seed {}, L2 cold\n\n", model.device.name,
+      model.shape.label(), options.seed);
+  out.show("paper", table);
+  out.text() << "\nBaselines, roofline bounds (not simulated):\n\n";
+  out.show("baselines", bounds.table());
   if (writer) {
     rows.insert(rows.end(), bounds.rows().begin(), bounds.rows().end());
     for (const ResultRow& row : rows) {
       writer->write(row);
     }
-    std::cout << fmt::format("\nrows: {}/rows.jsonl, rows.csv\n", writer->directory().string());
+    out.text() << fmt::format("\nrows: {}/rows.jsonl, rows.csv\n", writer->directory().string());
   }
   return ExitCode::kOk;
 }
@@ -132,15 +131,15 @@ Command add_paper(Cli app, const Invocation& invocation) {
   auto options = std::make_shared<PaperOptions>();
   const Cli sub = app.add_subcommand(
       "paper", "the paper's A100 figures beside what the simulator says of the same shapes");
-  sub.footer(examples({"moescope paper", "moescope paper --device h200-sxm --markdown"}) +
+  sub.footer(examples({"moescope paper", "moescope paper --device h200-sxm --format md"}) +
              "\n\ndocs/simulator-studies.md explains each gap.");
   add_simulator_options(sub, *options);
   sub.get_option("--device").description("one modelled device (default a100-sxm-80gb)");
   sub.add_option("--seed", options->seed, "seed of everything random (default 0)").type_name("N");
   sub.add_option("--threads", options->threads, "CPU threads (default: all); results do not depend on it")
       .type_name("N");
-  sub.add_flag("--markdown", options->markdown, "markdown tables");
   sub.add_flag("-q,--quiet", options->quiet, "no progress on standard error");
+  add_table_options(sub, options->tables);
   add_output_option(sub, *options, "default: none are written");
   return {sub, [options, invocation] { return paper(*options, invocation); }};
 }

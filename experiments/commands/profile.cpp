@@ -144,6 +144,7 @@ ExitCode profile(const ProfileOptions& options, const Invocation& invocation) {
   if (options.external) {
     return run_for_external_profiler(options);
   }
+  StandardTables out(options.tables);
   const auto schedules = chosen_schedules(options);
   const SamplingOptions sampling = sampling_options(options);
   const L2State l2 = parse_l2_state(options.l2);
@@ -161,7 +162,9 @@ ExitCode profile(const ProfileOptions& options, const Invocation& invocation) {
     writer.write(row);
   }
   progress.advance();
-  std::cout << source.text << '\n' << ceilings_text(ceilings) << '\n';
+  out.text() << source.text << '\n';
+  out.show("ceilings", ceilings_table(ceilings));
+  out.text() << '\n';
 
   std::vector<LayerProfile> profiles;
   for (const auto& [workload, shape] : points) {
@@ -190,15 +193,16 @@ ExitCode profile(const ProfileOptions& options, const Invocation& invocation) {
   bool sums_hold = true;
   std::vector<LayerStudy> studies;
   for (const LayerProfile& layer : profiles) {
-    std::cout << profile_text(layer, backend->device()) << '\n';
+    print_profile(out, layer, backend->device());
+    out.text() << '\n';
     sums_hold = sums_hold && stage_sums_hold(layer);
     studies.push_back(layer.study);
   }
   write_chrome_trace(profiles, backend->device(), directory / kTrace);
-  std::cout << fmt::format("{}\nrows:  {}/rows.jsonl, rows.csv, run.json\n", profile_legend(),
-                           directory.string());
-  std::cout << fmt::format("trace: {}/trace.json (open it at ui.perfetto.dev)\n", directory.string());
-  std::cout << failures_text(studies);
+  out.text() << fmt::format("{}\nrows:  {}/rows.jsonl, rows.csv, run.json\n", profile_legend(),
+                            directory.string());
+  out.text() << fmt::format("trace: {}/trace.json (open it at ui.perfetto.dev)\n", directory.string());
+  out.text() << failures_text(studies);
   if (const ExitCode code = outcome(studies); code != ExitCode::kOk) {
     return code;
   }
@@ -240,6 +244,7 @@ Command add_profile(Cli app, const Invocation& invocation) {
   sub.add_flag("--profile", options->external,
                "run each schedule once between cudaProfilerStart and cudaProfilerStop, with our own "
                "counters off, for ncu or nsys; writes nothing");
+  add_table_options(sub, options->tables);
   add_output_option(sub, *options, "default: results/<run id>");
   return {sub, [options, invocation] { return profile(*options, invocation); }};
 }

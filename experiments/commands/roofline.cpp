@@ -3,13 +3,13 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <iostream>
 #include <iterator>
 #include <memory>
 
 #include "core/base/line_text.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/outputs.hpp"
+#include "experiments/options/table_options.hpp"
 #include "profiler/limits/ceilings.hpp"
 
 namespace moescope {
@@ -20,6 +20,7 @@ struct RooflineOptions {
   std::string output = ".";
   std::string flop = "useful";
   bool png = false;
+  TableOptions tables;
 };
 
 RooflineFlop parse_flop(const std::string& text) {
@@ -33,6 +34,7 @@ RooflineFlop parse_flop(const std::string& text) {
 }
 
 ExitCode roofline(const RooflineOptions& options) {
+  StandardTables out(options.tables);
   const RooflineFlop flop = parse_flop(options.flop);
   const OutputFolder folder(options.output);
   claim_files(folder.path(), figure_files("roofline", options.png),
@@ -42,13 +44,18 @@ ExitCode roofline(const RooflineOptions& options) {
     std::ranges::move(read_rows(file), std::back_inserter(runs));
   }
   const Roofline read = read_roofline(runs, flop);
-  std::cout << fmt::format("{}\n\n{}\n{}\n", one_line(read.ceilings.device), ceilings_text(read.ceilings),
-                           roofline_text(read));
+  out.text() << one_line(read.ceilings.device) << "\n\n";
+  out.show("ceilings", ceilings_table(read.ceilings));
+  for (const RooflineTable& layer : roofline_tables(read)) {
+    out.text() << fmt::format("\n{}\n", one_line(layer.label));
+    out.show(layer.label, layer.table);
+  }
+  out.text() << '\n' << roofline_legend(read) << '\n';
   Figure figure = roofline_figure(read);
   figure.png = options.png;
   const FigureResult drawn = draw_figure(figure, folder.path(), "roofline");
-  std::cout << (drawn.status == Status::kOk ? fmt::format("figure: {}\n", drawn.image.string())
-                                            : fmt::format("figure: unavailable: {}\n", drawn.reason));
+  out.text() << (drawn.status == Status::kOk ? fmt::format("figure: {}\n", drawn.image.string())
+                                             : fmt::format("figure: unavailable: {}\n", drawn.reason));
   return ExitCode::kOk;
 }
 
@@ -68,6 +75,7 @@ Command add_roofline(Cli app, const Invocation& /*invocation*/) {
                  "useful (default): what the mathematics needs; executed: what was counted")
       .type_name("KIND");
   sub.add_flag("--png", options->png, "roofline.png instead of roofline.svg");
+  add_table_options(sub, options->tables);
   return {sub, [options] { return roofline(*options); }};
 }
 

@@ -14,69 +14,90 @@
 #include "profiler/study/layer_study.hpp"
 #include "profiler/study/system_study.hpp"
 #include "profiler/text/format.hpp"
-#include "profiler/text/table.hpp"
 #include "reference/oracle/layer_check.hpp"
 #include "reference/oracle/system_oracle.hpp"
 
 namespace moescope {
 namespace {
 
-std::string bytes_text(const AnalyticCost& cost, Stage stage, MemoryLevel level) {
-  return format_bytes(static_cast<double>(cost.bytes(stage, level)));
+TableCell bytes_of(const AnalyticCost& cost, Stage stage, MemoryLevel level) {
+  return bytes_cell(static_cast<double>(cost.bytes(stage, level)));
+}
+
+TableCell flop_cell(std::int64_t count) {
+  const auto flop = static_cast<double>(count);
+  return {format_engineering(flop, "flop"), flop};
 }
 
 Table stage_table(const ScheduleStudy& point) {
   Table table({{"stage", Align::kLeft},
-               {"time"},
+               {"time", Align::kRight, Need::kAlways},
                {"min"},
                {"max"},
                {"HBM bytes"},
                {"requested bytes"},
                {"useful flop"},
-               {"executed flop"},
-               {"workspace"}});
+               {"executed flop", Align::kRight, Need::kExtra},
+               {"workspace", Align::kRight, Need::kExtra}});
   for (const StageSamples& samples : point.times.stages) {
     const Stage stage = samples.stage;
     if (stage == Stage::kLayer) {
       table.add_rule();
     }
     const auto memory = std::ranges::find(point.memory, stage, &StageMemory::stage);
-    table.add_row(
-        {std::string(to_string(stage)), format_seconds(samples.median_s()), format_seconds(samples.min_s()),
-         format_seconds(samples.max_s()), bytes_text(point.cost, stage, MemoryLevel::kHbm),
-         bytes_text(point.cost, stage, MemoryLevel::kL2),
-         format_engineering(static_cast<double>(point.cost.useful_flop(stage)), "flop"),
-         format_engineering(static_cast<double>(point.cost.executed_flop(stage)), "flop"),
-         memory == point.memory.end() ? "-" : format_bytes(static_cast<double>(memory->workspace_bytes))});
+    table.add_row({to_string(stage), seconds_cell(samples.median_s()), seconds_cell(samples.min_s()),
+                   seconds_cell(samples.max_s()), bytes_of(point.cost, stage, MemoryLevel::kHbm),
+                   bytes_of(point.cost, stage, MemoryLevel::kL2), flop_cell(point.cost.useful_flop(stage)),
+                   flop_cell(point.cost.executed_flop(stage)),
+                   memory == point.memory.end() ? TableCell("-")
+                                                : bytes_cell(static_cast<double>(memory->workspace_bytes))});
   }
   return table;
 }
 
-void print(const LayerStudy& study, const ScheduleStudy& point, const std::string& device, bool explain) {
+/// Where the time goes.
+std::string conclusion(const ScheduleStudy& point) {
+  const StageSamples* layer = point.times.find(Stage::kLayer);
+  const StageSamples* longest = nullptr;
+  for (const StageSamples& stage : point.times.stages) {
+    if (&stage != layer && (longest == nullptr || stage.median_s() > longest->median_s())) {
+      longest = &stage;
+    }
+  }
+  if (layer == nullptr || longest == nullptr) {
+    return "";
+  }
+  return fmt::format("most of the time: {}, {:.0f} % of the layer\n", to_string(longest->stage),
+                     100 * longest->median_s() / layer->median_s());
+}
+
+void print(TableOutput& out, const LayerStudy& study, const ScheduleStudy& point, const std::string& device,
+           bool explain) {
   const bool scheduled = !study.baseline || study.baseline->has_routing();
-  std::cout << fmt::format("{}  {}  {}  seed {}  L2 {}\n", study.workload, study_label(study),
-                           to_string(study.shape.dtype), study.seed, to_string(study.l2));
-  std::cout << fmt::format("{}on {} ({})\n\n", scheduled ? fmt::format("{} ", to_string(point.ran)) : "",
-                           study.backend, device);
-  std::cout << stage_table(point).text() << '\n';
+  out.text() << fmt::format("{}  {}  {}  seed {}  L2 {}\n", study.workload, study_label(study),
+                            to_string(study.shape.dtype), study.seed, to_string(study.l2));
+  out.text() << fmt::format("{}on {} ({})\n\n", scheduled ? fmt::format("{} ", to_string(point.ran)) : "",
+                            study.backend, device);
+  out.show("stages", stage_table(point));
+  out.text() << '\n' << conclusion(point);
   if (const StageSamples* layer = point.times.find(Stage::kLayer)) {
-    std::cout << fmt::format("median of {} samples, {} discarded; bytes and flop are analytic\n",
-                             layer->count(), point.times.discarded);
+    out.text() << fmt::format("median of {} samples, {} discarded; bytes and flop are analytic\n",
+                              layer->count(), point.times.discarded);
   }
   if (scheduled) {
-    std::cout << fmt::format("reuse {:.1f} pairs per active expert; floor of the expert stage {}\n",
-                             study.skew.reuse, format_bytes(static_cast<double>(study.floor_bytes)));
+    out.text() << fmt::format("reuse {:.1f} pairs per active expert; floor of the expert stage {}\n",
+                              study.skew.reuse, format_bytes(static_cast<double>(study.floor_bytes)));
   }
-  std::cout << fmt::format("weights {}; peak {}: weights, batch, routing and the largest workspace\n",
-                           format_bytes(static_cast<double>(point.weight_bytes)),
-                           format_bytes(static_cast<double>(point.peak_bytes)));
-  std::cout << (point.error ? point.error->describe() : fmt::format("no error: {}", point.error_reason))
-            << '\n';
+  out.text() << fmt::format("weights {}; peak {}: weights, batch, routing and the largest workspace\n",
+                            format_bytes(static_cast<double>(point.weight_bytes)),
+                            format_bytes(static_cast<double>(point.peak_bytes)));
+  out.text() << (point.error ? point.error->describe() : fmt::format("no error: {}", point.error_reason))
+             << '\n';
   if (explain && !point.explanation.empty()) {
-    std::cout << fmt::format("auto chose {}\n", point.explanation);
+    out.text() << fmt::format("auto chose {}\n", point.explanation);
   }
-  std::cout << (point.deterministic ? "output is bit-identical from run to run\n"
-                                    : "output may differ in the last bits from run to run\n");
+  out.text() << (point.deterministic ? "output is bit-identical from run to run\n"
+                                     : "output may differ in the last bits from run to run\n");
 }
 
 /// How to measure, and where progress is shown.
@@ -137,6 +158,7 @@ ExitCode run(const CommonOptions& options, const Invocation& invocation) {
   const L2State l2 = parse_l2_state(options.l2);
   const System system = chosen_system(options);
   require_meaningful(options);
+  StandardTables out(options.tables);
   const auto backend = make_backend(options.backend);
   const auto writer = open_rows(options.output, run_header(invocation, *backend));
   Progress progress(std::cerr, progress_style(options), 1);
@@ -148,12 +170,12 @@ ExitCode run(const CommonOptions& options, const Invocation& invocation) {
     throw Error(point.code, point.reason);
   }
   progress.finish();
-  print(study, point, backend->device(), options.explain);
+  print(out, study, point, backend->device(), options.explain);
   if (writer) {
     for (const ResultRow& row : study_rows(study)) {
       writer->write(row);
     }
-    std::cout << "rows: " << writer->directory().string() << "/rows.jsonl, rows.csv\n";
+    out.text() << "rows: " << writer->directory().string() << "/rows.jsonl, rows.csv\n";
   }
   return ExitCode::kOk;
 }
@@ -174,6 +196,7 @@ Command add_run(Cli app, const Invocation& invocation) {
   add_machine_options(sub, *options);
   add_sampling_options(sub, *options);
   add_explain_option(sub, *options);
+  add_table_options(sub, options->tables);
   add_output_option(sub, *options, "default: none are written");
   return {sub, [options, invocation] { return run(*options, invocation); }};
 }

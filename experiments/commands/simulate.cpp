@@ -14,7 +14,6 @@
 #include "experiments/points/model_study.hpp"
 #include "profiler/simulator/device_variation.hpp"
 #include "profiler/text/format.hpp"
-#include "profiler/text/table.hpp"
 
 namespace moescope {
 namespace {
@@ -66,18 +65,20 @@ StudyAxes study_axes(const SimulateOptions& options) {
 }
 
 Table stage_table() {
-  return Table({{"device", Align::kLeft},
-                {"schedule", Align::kLeft},
-                {"stage", Align::kLeft},
-                {"time"},
-                {"bound"},
+  using enum Need;
+  return Table({{"schedule", Align::kLeft, kAlways, true},
+                {"stage", Align::kLeft, kAlways},
+                {"time", Align::kRight, kAlways},
+                {"bound", Align::kRight, kExtra},
                 {"bound by", Align::kLeft},
                 {"HBM read"},
                 {"HBM written"},
-                {"sampling"},
+                {"sampling", Align::kRight, kExtra},
                 {"L2 read"},
                 {"L2 hits"},
-                {"L2 added to"}});
+                {"L2 added to", Align::kRight, kExtra},
+                {"device", Align::kLeft, kUsual, true},
+                {"workload", Align::kLeft, kPrograms}});
 }
 
 std::string sampling_text(const LayerModel& model, const StageModel& stage) {
@@ -88,35 +89,35 @@ std::string sampling_text(const LayerModel& model, const StageModel& stage) {
   return error ? "+-" + format_percent(*error) : "?";
 }
 
-std::string hits_text(const LaunchReplay& sums) {
-  return sums.l2_read_bytes > 0 ? format_percent(sums.l2_hit_bytes / sums.l2_read_bytes) : "-";
+TableCell hits_cell(const LaunchReplay& sums) {
+  return sums.l2_read_bytes > 0 ? percent_cell(sums.l2_hit_bytes / sums.l2_read_bytes) : TableCell("-");
 }
 
 void add_stages(Table& table, const ModelledSchedule& modelled) {
   table.add_rule();
-  std::string device = modelled.model.device;
-  std::string name = modelled.point.schedule;
   for (const StageModel& stage : modelled.model.stages) {
     const LaunchReplay& sums = stage.sums;
-    table.add_row({std::exchange(device, ""), std::exchange(name, ""), std::string(to_string(stage.stage)),
-                   format_seconds(stage.time_s) + (stage.calibrated ? "" : " *"),
-                   format_seconds(stage.bound_s), stage.bound, format_bytes(sums.hbm_read_bytes),
-                   format_bytes(sums.hbm_write_bytes), sampling_text(modelled.model, stage),
-                   format_bytes(sums.l2_read_bytes), hits_text(sums), format_bytes(sums.l2_reduce_bytes)});
+    table.add_row({modelled.point.schedule, to_string(stage.stage),
+                   TableCell(format_seconds(stage.time_s) + (stage.calibrated ? "" : " *"), stage.time_s),
+                   seconds_cell(stage.bound_s), stage.bound, bytes_cell(sums.hbm_read_bytes),
+                   bytes_cell(sums.hbm_write_bytes), sampling_text(modelled.model, stage),
+                   bytes_cell(sums.l2_read_bytes), hits_cell(sums), bytes_cell(sums.l2_reduce_bytes),
+                   modelled.model.device, modelled.point.workload});
   }
 }
 
 Table study_table() {
-  return Table({{"device", Align::kLeft},
-                {"workload", Align::kLeft},
-                {"L"},
-                {"K"},
-                {"schedule", Align::kLeft},
-                {"layer"},
-                {"of fastest"},
+  using enum Need;
+  return Table({{"device", Align::kLeft, kAlways, true},
+                {"workload", Align::kLeft, kAlways, true},
+                {"L", Align::kRight, kAlways, true},
+                {"K", Align::kRight, kAlways, true},
+                {"schedule", Align::kLeft, kAlways},
+                {"layer", Align::kRight, kAlways},
+                {"vs fastest", Align::kRight, kAlways},
                 {"HBM read"},
                 {"HBM written"},
-                {"sampling"},
+                {"sampling", Align::kRight, kExtra},
                 {"L2 hits"}});
 }
 
@@ -128,15 +129,17 @@ void add_layers(Table& table, std::span<const ModelledSchedule> schedules) {
     fastest_s = std::min(fastest_s, modelled.model.stages.back().time_s);
   }
   for (const ModelledSchedule& modelled : schedules) {
-    const bool first = &modelled == &schedules.front();
     const StageModel& layer = modelled.model.stages.back();
     const LayerShape& shape = modelled.shape;
-    table.add_row({first ? modelled.model.device : "", first ? modelled.point.workload : "",
-                   first ? fmt::to_string(shape.num_tokens) : "", first ? fmt::to_string(shape.top_k) : "",
-                   modelled.point.schedule, format_seconds(layer.time_s) + (layer.calibrated ? "" : " *"),
-                   fmt::format("{:.2f}x", layer.time_s / fastest_s), format_bytes(layer.sums.hbm_read_bytes),
-                   format_bytes(layer.sums.hbm_write_bytes), sampling_text(modelled.model, layer),
-                   hits_text(layer.sums)});
+    TableCell ratio = ratio_cell(layer.time_s / fastest_s);
+    if (layer.time_s == fastest_s) {
+      ratio = TableCell("fastest", 1, Mark::kFastest);
+    }
+    table.add_row({modelled.model.device, modelled.point.workload, count_cell(shape.num_tokens),
+                   count_cell(shape.top_k), modelled.point.schedule,
+                   TableCell(format_seconds(layer.time_s) + (layer.calibrated ? "" : " *"), layer.time_s),
+                   ratio, bytes_cell(layer.sums.hbm_read_bytes), bytes_cell(layer.sums.hbm_write_bytes),
+                   sampling_text(modelled.model, layer), hits_cell(layer.sums)});
   }
 }
 
@@ -181,6 +184,7 @@ void write(ResultWriter* writer, const std::vector<ResultRow>& rows) {
 
 ExitCode simulate(const SimulateOptions& options, const Invocation& invocation) {
   apply_threads(options);
+  StandardTables out(options.tables);
   const auto schedules = modelled_schedules(options);
   const auto workloads = chosen_workloads(options);
   const StudyAxes axes = study_axes(options);
@@ -232,20 +236,23 @@ ExitCode simulate(const SimulateOptions& options, const Invocation& invocation) 
     }
     if (options.varied.empty()) {
       progress.finish();
-      std::cout << fmt::format("{}  {}  {}  seed {}  L2 cold\n\n{}\n", workload.name, layer.shape.label(),
-                               to_string(layer.shape.dtype), options.seed, stages.text());
+      out.text() << fmt::format("{}  {}  {}  seed {}  L2 cold\n\n", workload.name, layer.shape.label(),
+                                to_string(layer.shape.dtype), options.seed);
+      out.show(fmt::format("stages {} {}", workload.name, layer.shape.label()), stages);
+      out.text() << '\n';
     }
   }
   progress.finish();
   if (!options.varied.empty()) {
-    std::cout << summary.text() << '\n';
+    out.show("layers", summary);
+    out.text() << '\n';
   }
-  std::cout << "everything here is modelled; * not calibrated: time is the bound\n";
+  out.text() << "everything here is modelled; * not calibrated: time is the bound\n";
   for (const std::string& note : notes) {
-    std::cout << note;
+    out.text() << note;
   }
   if (writer) {
-    std::cout << fmt::format("rows: {}/rows.jsonl, rows.csv\n", writer->directory().string());
+    out.text() << fmt::format("rows: {}/rows.jsonl, rows.csv\n", writer->directory().string());
   }
   for (const std::string& why : too_large) {
     std::cerr << "does not fit: " << why << '\n';
@@ -278,6 +285,7 @@ Command add_simulate(Cli app, const Invocation& invocation) {
   sub.add_option("--threads", options->threads, "CPU threads (default: all); results do not depend on it")
       .type_name("N");
   sub.add_flag("-q,--quiet", options->quiet, "no progress on standard error");
+  add_table_options(sub, options->tables);
   add_output_option(sub, *options, "default: none are written");
   return {sub, [options, invocation] { return simulate(*options, invocation); }};
 }

@@ -23,7 +23,6 @@
 #include "profiler/report/phase_diagram.hpp"
 #include "profiler/study/layer_rows.hpp"
 #include "profiler/text/format.hpp"
-#include "profiler/text/table.hpp"
 
 namespace moescope {
 namespace {
@@ -144,8 +143,8 @@ std::string expected_text(const Experiment& experiment, const SweepOptions& opti
                                                            minutes->second / shards, minutes->first);
 }
 
-void list_points(const std::vector<PlannedPoint>& planned, const std::filesystem::path& directory,
-                 const std::string& expected) {
+void list_points(TableOutput& out, const std::vector<PlannedPoint>& planned,
+                 const std::filesystem::path& directory, const std::string& expected) {
   std::set<std::string> done;
   if (const std::filesystem::path file = directory / "rows.jsonl"; file_exists(file)) {
     std::istringstream stream(read_text(file, kMostRowsBytes));
@@ -155,18 +154,20 @@ void list_points(const std::vector<PlannedPoint>& planned, const std::filesystem
       }
     }
   }
-  Table table(
-      {{"point"}, {"id", Align::kLeft}, {"", Align::kLeft}, {"what", Align::kLeft}, {"repro", Align::kLeft}});
+  Table table({{"point"},
+               {"id", Align::kLeft},
+               {"state", Align::kLeft},
+               {"what", Align::kLeft, Need::kBelow},
+               {"repro", Align::kLeft, Need::kBelow}});
   for (const PlannedPoint& each : planned) {
     table.add_row({fmt::format("{}", table.num_rows() + 1), each.point.id,
                    done.contains(each.point.id) ? "done" : "", each.point.label, each.repro});
   }
-  std::cout << table.text()
-            << fmt::format(
-                   "\n{} points, {} done in {}{}\n", planned.size(),
-                   std::ranges::count_if(
-                       planned, [&](const PlannedPoint& each) { return done.contains(each.point.id); }),
-                   directory.string(), expected);
+  out.show("points", table);
+  out.text() << fmt::format(
+      "\n{} points, {} done in {}{}\n", planned.size(),
+      std::ranges::count_if(planned, [&](const PlannedPoint& each) { return done.contains(each.point.id); }),
+      directory.string(), expected);
 }
 
 /// Runs what is left. Returns the code of the first failure.
@@ -205,23 +206,27 @@ ExitCode run_points(const std::vector<PlannedPoint>& planned, const Experiment& 
 }
 
 /// Which schedule is fastest over L and K, from the rows of the sweep.
-void draw_phase_diagram(const std::filesystem::path& directory) {
+void draw_phase_diagram(TableOutput& out, const std::filesystem::path& directory) {
   const std::vector<RecordedRun> runs = read_rows(directory / "rows.jsonl");
   const auto panels = phase_panels(recorded_layers(runs));
   if (panels.empty()) {
-    std::cout << "phase diagram: needs two L, two K and two schedules that differ in nothing else\n";
+    out.text() << "phase diagram: needs two L, two K and two schedules that differ in nothing else\n";
     return;
   }
-  std::cout << '\n' << crossover_table(panels).text() << '\n';
+  out.text() << '\n';
+  out.show("fastest schedules", crossover_table(panels));
+  out.text() << '\n';
   const FigureResult figure = draw_figure(phase_figure(panels), directory, kPhaseDiagram);
-  std::cout << (figure.status == Status::kOk ? fmt::format("figure: {}\n", figure.image.string())
-                                             : fmt::format("figure: unavailable: {}\n", figure.reason));
+  out.text() << (figure.status == Status::kOk ? fmt::format("figure: {}\n", figure.image.string())
+                                              : fmt::format("figure: unavailable: {}\n", figure.reason));
 }
 
-ExitCode hold_against(const std::vector<RecordedRun>& baseline, const std::filesystem::path& directory,
-                      double threshold) {
-  const RegressionReport report = compare_times(baseline, read_rows(directory / "rows.jsonl"), threshold);
-  print_regressions(std::cout, report, threshold);
+ExitCode hold_against(TableOutput& out, const std::vector<RecordedRun>& baseline,
+                      const std::filesystem::path& directory, double threshold) {
+  const RegressionReport report =
+      compare_times(baseline, read_rows(directory / "rows.jsonl"), {.threshold = threshold});
+  out.text() << '\n';
+  print_regressions(out, report, {"the baseline", "this run"}, threshold, false);
   return report.holds() ? ExitCode::kOk : ExitCode::kCheckFailed;
 }
 
@@ -244,6 +249,7 @@ void require_own_outputs(const SweepOptions& options, const std::filesystem::pat
 
 ExitCode sweep(const SweepOptions& options, const Invocation& invocation) {
   apply_threads(options.machine);
+  StandardTables out(options.machine.tables);
   const Experiment experiment = read_experiment(options.file);
   require_known_metrics(experiment, options.modelled());
   const double threshold = parse_threshold(options.threshold);
@@ -251,7 +257,7 @@ ExitCode sweep(const SweepOptions& options, const Invocation& invocation) {
   const auto planned = plan_points(experiment, options, runner);
   const std::filesystem::path directory = output_directory(experiment, options);
   if (options.dry_run) {
-    list_points(planned, directory, expected_text(experiment, options));
+    list_points(out, planned, directory, expected_text(experiment, options));
     return ExitCode::kOk;
   }
   std::vector<RecordedRun> baseline;
@@ -268,23 +274,23 @@ ExitCode sweep(const SweepOptions& options, const Invocation& invocation) {
     failure = run_points(planned, experiment, runner, writer, options.machine);
   }
   if (planned.empty()) {
-    std::cout << "this shard has no points\n";
+    out.text() << "this shard has no points\n";
     return ExitCode::kOk;
   }
   const SweepSummary summary = summarize(directory, planned);
-  std::cout << fmt::format("{} points, {} in all\nrows: {}/rows.jsonl, rows.csv, run.json\n", summary.points,
-                           format_seconds(summary.elapsed_s), directory.string());
+  out.text() << fmt::format("{} points, {} in all\nrows: {}/rows.jsonl, rows.csv, run.json\n", summary.points,
+                            format_seconds(summary.elapsed_s), directory.string());
   if (options.phase_diagram) {
-    draw_phase_diagram(directory);
+    draw_phase_diagram(out, directory);
   }
   ExitCode code = ExitCode::kOk;
   if (!summary.any) {
     // Points that failed in an earlier call are not measured again, and their codes are not recorded.
     code = failure == ExitCode::kOk ? ExitCode::kCheckFailed : failure;
   } else if (!options.baseline.empty()) {
-    code = hold_against(baseline, directory, threshold);
+    code = hold_against(out, baseline, directory, threshold);
   }
-  std::cout << summary.text();
+  out.text() << summary.text();
   return code;
 }
 
@@ -308,6 +314,7 @@ Command add_sweep(Cli app, const Invocation& invocation) {
   sub.get_option("--backend").description("cpu (default), cuda, or model: the simulator");
   add_simulator_options(sub.add_option_group("Model", "For --backend model"), options->simulator);
   add_output_option(sub, options->machine, "default: results/<name>-<backend>, and the shard");
+  add_table_options(sub, options->machine.tables);
   sub.add_option("--shard", options->shard, "this machine's share of the points (default 1/1: all)")
       .type_name("I/N");
   sub.add_flag("-n,--dry-run", options->dry_run, "list the points, measure none");

@@ -11,6 +11,7 @@
 #include "experiments/calibration/validation_points.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/outputs.hpp"
+#include "experiments/options/table_options.hpp"
 #include "profiler/text/format.hpp"
 
 namespace moescope {
@@ -21,11 +22,11 @@ namespace fs = std::filesystem;
 struct ValidateOptions : ValidationOptions {
   std::string fit;
   std::string output;
-  bool markdown = false;
+  TableOptions tables;
   int threads = 0;
 };
 
-void print_report(std::ostream& out, std::span<const Prediction> predictions,
+void print_report(TableOutput& out, std::span<const Prediction> predictions,
                   const std::vector<std::string>& metrics, const std::vector<std::string>& skipped) {
   constexpr std::size_t kOutliers = 10;
   Table table = make_error_table();
@@ -39,15 +40,16 @@ void print_report(std::ostream& out, std::span<const Prediction> predictions,
     add_error_rows(table, predictions, metric, [](const Prediction& p) { return "shape " + p.shape; });
     add_error_rows(table, predictions, metric, [](const Prediction& p) { return "workload " + p.workload; });
   }
-  out << table.text() << "\nworst:\n";
+  out.show("errors", table);
+  out.text() << "\nworst:\n";
   for (const std::string& metric : metrics) {
     for (const std::string& line : outliers(predictions, metric, kOutliers)) {
-      out << "  " << one_line(line) << '\n';
+      out.text() << "  " << one_line(line) << '\n';
     }
   }
-  out << target_text(predictions) << '\n';
+  out.text() << target_text(predictions) << '\n';
   for (const std::string& line : skipped) {
-    out << "not predicted: " << one_line(line) << '\n';
+    out.text() << "not predicted: " << one_line(line) << '\n';
   }
 }
 
@@ -112,6 +114,7 @@ Outputs claim_outputs(const ValidateOptions& options, const std::vector<Measured
 }
 
 ExitCode validate_model(const ValidateOptions& options, const Invocation& /*invocation*/) {
+  StandardTables out(options.tables);
   CommonOptions common;
   common.threads = options.threads;
   apply_threads(common);
@@ -144,25 +147,25 @@ ExitCode validate_model(const ValidateOptions& options, const Invocation& /*invo
     }
     predictions = predictions_of(models, options);
   }
-  std::cout << fmt::format(
+  out.text() << fmt::format(
       "{} modelled, {} points, of which the {} of draw {} are held out; errors are relative to the "
       "measurement\n",
       device.name, points.size(), options.hold_out, options.seed);
-  std::cout << (calibration.source.empty() ? "not calibrated\n\n"
-                                           : "calibration: " + calibration.source + "\n\n");
-  if (options.markdown) {
-    print_markdown(std::cout, predictions, options.metrics);
+  out.text() << (calibration.source.empty() ? "not calibrated\n\n"
+                                            : "calibration: " + calibration.source + "\n\n");
+  if (out.style().format == TableFormat::kMarkdown) {
+    print_markdown(out.text(), predictions, options.metrics);
   } else {
-    print_report(std::cout, predictions, options.metrics, skipped);
+    print_report(out, predictions, options.metrics, skipped);
   }
   if (outputs.folder) {
     const fs::path& folder = outputs.folder->path();
     OutputFile("output", folder / kPredictions).write(predictions_csv(predictions));
     const FigureResult figure = draw_figure(
         validation_figure(predictions, device.name + ", modelled over measured"), folder, kFigure);
-    std::cout << (figure.status == Status::kOk ? "figure: " + figure.image.string()
-                                               : "no figure: " + figure.reason)
-              << '\n';
+    out.text() << (figure.status == Status::kOk ? "figure: " + figure.image.string()
+                                                : "no figure: " + figure.reason)
+               << '\n';
   }
   return predictions.empty() ? ExitCode::kCheckFailed : ExitCode::kOk;
 }
@@ -189,7 +192,7 @@ Command add_validate(Cli app, const Invocation& invocation) {
   sub.add_option("--hold-out", options->hold_out,
                  "what is drawn: points (default), or whole shapes, which a fit must extrapolate to")
       .type_name("points|shapes");
-  sub.add_flag("--markdown", options->markdown, "markdown tables of all stages, instead of the report");
+  add_table_options(sub, options->tables);
   sub.add_option("--data", options->data_folder,
                  "where snapshots and traces lie that rows name (default data)")
       .type_name("DIR");

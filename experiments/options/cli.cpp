@@ -50,6 +50,63 @@ void append_parts(const std::string& names, std::string_view text, char between,
   }
 }
 
+OptionText option_text(const CLI::Option& option, const std::string& group) {
+  OptionText text;
+  text.positional = option.get_positional();
+  if (text.positional) {
+    text.names = {option.get_name(true)};
+  } else {
+    for (const std::string& name : option.get_snames()) {
+      text.names.push_back('-' + name);
+    }
+    for (const std::string& name : option.get_lnames()) {
+      text.names.push_back("--" + name);
+    }
+  }
+  text.value = option.get_expected_max() == 0 ? "" : option.get_type_name();
+  text.about = option.get_description();
+  if (!option.get_default_str().empty()) {
+    text.about += fmt::format(" (default {})", option.get_default_str());
+  }
+  text.group = group;
+  text.required = option.get_required();
+  text.many = option.get_items_expected_max() > 1 ||
+              option.get_multi_option_policy() == CLI::MultiOptionPolicy::TakeAll;
+  return text;
+}
+
+/// Groups of options are nameless sub-commands to CLI11.
+void add_options(const CLI::App& app, const std::string& group, std::vector<OptionText>& options) {
+  for (const CLI::Option* option : app.get_options()) {
+    const bool again =
+        !app.get_name().empty() || app.get_parent() == nullptr ? false : option == app.get_help_ptr();
+    if (!again) {  // every group has a --help of its own
+      options.push_back(option_text(*option, group));
+    }
+  }
+  for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (sub->get_name().empty()) {
+      const std::string about = sub->get_description();
+      add_options(*sub, about.empty() ? sub->get_group() : fmt::format("{}: {}", sub->get_group(), about),
+                  options);
+    }
+  }
+}
+
+CommandText command_text(const CLI::App& app) {
+  CommandText text;
+  text.name = app.get_name();
+  text.about = app.get_description();
+  text.footer = app.get_footer();
+  add_options(app, "", text.options);
+  for (const CLI::App* sub : app.get_subcommands([](const CLI::App*) { return true; })) {
+    if (!sub->get_name().empty()) {
+      text.commands.push_back(command_text(*sub));
+    }
+  }
+  return text;
+}
+
 }  // namespace
 
 const Option& Option::type_name(const std::string& name) const {
@@ -79,6 +136,8 @@ const Option& Option::required() const {
   option_->required();
   return *this;
 }
+
+bool Option::given() const { return option_->count() > 0; }
 
 const Option& Option::show_default() const {
   option_->capture_default_str();
@@ -153,6 +212,20 @@ CliProgram::CliProgram(const std::string& name, const std::string& about, const 
 }
 
 CliProgram::~CliProgram() = default;
+
+CommandText CliProgram::describe() const { return command_text(*app_); }
+
+void CliProgram::set_help(std::function<std::string(const CommandText&, const std::string&)> help) {
+  const auto format = [help = std::move(help)](const CLI::App* app, const std::string& name,
+                                               CLI::AppFormatMode) {
+    const std::string parent = app->get_parent() == nullptr ? "" : app->get_parent()->get_name() + ' ';
+    return help(command_text(*app), name.empty() ? parent + app->get_name() : name);
+  };
+  app_->formatter_fn(format);
+  for (CLI::App* sub : app_->get_subcommands([](const CLI::App*) { return true; })) {
+    sub->formatter_fn(format);
+  }
+}
 
 std::optional<std::string> CliProgram::parse(int argc, const char* const* argv) {
   try {

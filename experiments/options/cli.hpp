@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -31,6 +32,8 @@ class Option {
   /// Takes one value each time it is given. For options of several values.
   const Option& repeatable() const;
   const Option& required() const;
+  /// Whether the command line has it.
+  bool given() const;
   /// --help shows the value that the variable has now.
   const Option& show_default() const;
 
@@ -69,6 +72,27 @@ class Cli {
   CLI::App* app_;
 };
 
+/// An option as --help, the manual and shell completion show it.
+struct OptionText {
+  std::vector<std::string>
+      names;          ///< as typed, "-L", "--num-tokens"; of one given by its place its name alone
+  std::string value;  ///< what the value is called, "FILE"; empty for a flag
+  std::string about;
+  std::string group;  ///< heading; empty for the command's own
+  bool positional = false;
+  bool required = false;
+  bool many = false;  ///< may be given more than once, or takes several values
+};
+
+/// A command with everything that can be typed after it.
+struct CommandText {
+  std::string name;
+  std::string about;
+  std::string footer;
+  std::vector<OptionText> options;
+  std::vector<CommandText> commands;
+};
+
 /// The whole program's command line.
 class CliProgram {
  public:
@@ -78,6 +102,10 @@ class CliProgram {
   ~CliProgram();
 
   Cli root() const { return Cli(*app_); }
+  /// The tree of commands and options.
+  CommandText describe() const;
+  /// How --help shows a command; `path` is what was typed up to it, "moescope run".
+  void set_help(std::function<std::string(const CommandText& command, const std::string& path)> help);
   /// What --help or --version asked to be shown; nothing when there is a command to run, or none was named.
   /// Throws Error(kUsage).
   std::optional<std::string> parse(int argc, const char* const* argv);

@@ -23,6 +23,7 @@ struct Command {
 
 Command add_compare(Cli app, const Invocation& invocation);
 Command add_run(Cli app, const Invocation& invocation);
+Command add_diff(Cli app, const Invocation& invocation);
 Command add_sweep(Cli app, const Invocation& invocation);
 Command add_check(Cli app, const Invocation& invocation);
 Command add_inspect(Cli app, const Invocation& invocation);
@@ -40,6 +41,11 @@ Command add_golden(Cli app, const Invocation& invocation);
 Command add_counters(Cli app, const Invocation& invocation);
 Command add_doctor(Cli app, const Invocation& invocation);
 Command add_schema(Cli app, const Invocation& invocation);
+
+Command add_presets(Cli app, const Invocation& invocation);
+/// Of these `program` must outlive the command.
+Command add_completion(Cli app, const CliProgram& program);
+Command add_man(Cli app, const CliProgram& program);
 
 /// Header of a run on `backend`, with the versions of every library used.
 RunHeader run_header(const Invocation& invocation, const MoeBackend& backend);

@@ -13,6 +13,7 @@
 #include "core/systems/system.hpp"
 #include "core/workload/workload.hpp"
 #include "experiments/options/cli.hpp"
+#include "experiments/options/table_options.hpp"
 #include "profiler/study/sampling.hpp"
 #include "profiler/text/progress.hpp"
 #include "reference/backend/layer_use.hpp"
@@ -38,6 +39,7 @@ struct CommonOptions : PointRequest {
   bool explain = false;
   std::int64_t min_samples = SamplingOptions{}.min_samples;
   double max_time_s = SamplingOptions{}.max_time_s;
+  TableOptions tables;
 };
 
 /// The options of one group of a request, from its table.
@@ -63,8 +65,8 @@ struct NamedWorkload {
   std::string name;
 };
 
-/// `text` as a workload. A file that is not where `text` says is looked for beside the sources this program
-/// was built from, so that experiments in the repository run from anywhere. Throws InvalidArgument.
+/// `text` as a workload. A file that is not where `text` says is looked for as project_path() does, so that
+/// experiments in the repository run from anywhere. Throws InvalidArgument.
 NamedWorkload named_workload(const std::string& text);
 /// The recorded layer that comes with the project: data/small_layer2.safetensors under the current directory,
 /// else beside the sources this program was built from. Throws FileError.

@@ -5,54 +5,58 @@
 #include <algorithm>
 #include <optional>
 #include <ostream>
+#include <span>
 #include <utility>
 
+#include "core/base/command_text.hpp"
 #include "core/base/line_text.hpp"
 #include "profiler/report/layer_names.hpp"
+#include "profiler/study/fastest.hpp"
 #include "profiler/study/system_study.hpp"
-#include "profiler/text/format.hpp"
-#include "profiler/text/table.hpp"
 
 namespace moescope {
 namespace {
 
-bool measured(const ScheduleStudy& point) {
-  return point.status == Status::kOk && point.times.find(Stage::kLayer) != nullptr;
-}
-
 bool routed(const LayerStudy& study) { return study.skew.num_pairs > 0; }
 
-Table workload_table(const std::vector<LayerStudy>& studies) {
+TableCell fixed_cell(double value, int decimals) { return {fmt::format("{:.{}f}", value, decimals), value}; }
+
+using Studies = std::span<const LayerStudy>;
+
+Table workload_table(Studies studies) {
   Table table({{"workload", Align::kLeft},
                {"usage"},
-               {"unevenness"},
+               {"unevenness", Align::kRight, Need::kAlways},
                {"max/mean"},
                {"effective experts"},
-               {"reuse"},
-               {"strips/token"},
+               {"reuse", Align::kRight, Need::kAlways},
+               {"strips/token", Align::kRight, Need::kExtra},
                {"floor bytes"}});
   for (const LayerStudy& study : studies) {
     const SkewMetrics& skew = study.skew;
     if (!routed(study)) {
-      table.add_row({study.workload, "-", "-", "-", "-", "-", "-", "-"});
+      table.add_row({short_workload(study.workload), "-", "-", "-", "-", "-", "-", "-"});
       continue;
     }
-    table.add_row({study.workload, fmt::format("{:.3f}", skew.usage), fmt::format("{:.3f}", skew.unevenness),
-                   fmt::format("{:.1f}", skew.max_over_mean), fmt::format("{:.0f}", skew.effective_experts),
-                   fmt::format("{:.1f}", skew.reuse), fmt::format("{:.1f}", skew.strips_per_token),
-                   format_bytes(static_cast<double>(study.floor_bytes))});
+    table.add_row({short_workload(study.workload), fixed_cell(skew.usage, 3), fixed_cell(skew.unevenness, 3),
+                   fixed_cell(skew.max_over_mean, 1), fixed_cell(skew.effective_experts, 0),
+                   fixed_cell(skew.reuse, 1), fixed_cell(skew.strips_per_token, 1),
+                   bytes_cell(static_cast<double>(study.floor_bytes))});
   }
   return table;
 }
 
-std::string ratio_text(const std::optional<RatioSummary>& ratio) {
-  return ratio ? fmt::format("{:.2f}x", ratio->median) : "-";
+TableCell speed_up_cell(const std::optional<RatioSummary>& ratio) {
+  return ratio ? ratio_cell(ratio->median) : TableCell("-");
 }
 
-std::vector<std::string> schedule_cells(const LayerStudy& study, const ScheduleStudy& point) {
+void add_schedule(Table& table, const LayerStudy& study, const ScheduleStudy& point,
+                  const std::vector<Standing>& standings) {
+  const std::string workload = short_workload(study.workload);
   std::string name = point.name();
-  if (!measured(point)) {
-    return {name, std::string(to_string(point.status)), "-", "-", "-", "-", "-", "-", "-"};
+  if (!is_measured(point)) {
+    table.add_row({workload, name, to_string(point.status), "-", "-", "-", "-", "-", "-", "-", "-"});
+    return;
   }
   if (point.is_chosen()) {
     name += fmt::format(" -> {}", to_string(point.ran));
@@ -60,39 +64,39 @@ std::vector<std::string> schedule_cells(const LayerStudy& study, const ScheduleS
   const StageSamples& layer = *point.times.find(Stage::kLayer);
   const auto experts = expert_samples(point.times);
   const auto bytes = static_cast<double>(expert_bytes(point.cost, MemoryLevel::kL2));
-  return {name,
-          format_seconds(layer.median_s()),
-          format_percent(layer.spread()),
-          ratio_text(point.layer_speed_up),
-          experts ? format_seconds(experts->median_s()) : "-",
-          ratio_text(point.expert_speed_up),
-          format_bytes(bytes),
-          fmt::format("{:.1f}x", bytes / static_cast<double>(study.floor_bytes)),
-          point.error ? fmt::format("{:.1e}", point.error->relative_error) : "-"};
+  const double over = bytes / static_cast<double>(study.floor_bytes);
+  const auto standing = std::ranges::find(standings, &point, &Standing::schedule);
+  table.add_row(
+      {workload, name, seconds_cell(layer.median_s()), percent_cell(layer.spread()),
+       against_fastest(*standing), speed_up_cell(point.layer_speed_up),
+       TableCell(fmt::format("{:.1f}x", over), over), bytes_cell(bytes),
+       experts ? seconds_cell(experts->median_s()) : TableCell("-"), speed_up_cell(point.expert_speed_up),
+       point.error
+           ? TableCell(fmt::format("{:.1e}", point.error->relative_error), point.error->relative_error)
+           : TableCell("-")});
 }
 
 /// Skipped schedules stand below the table, with their reason.
-Table schedule_table(const std::vector<LayerStudy>& studies) {
-  Table table({{"workload", Align::kLeft},
-               {"schedule", Align::kLeft},
-               {"layer"},
+Table schedule_table(Studies studies) {
+  using enum Need;
+  Table table({{"workload", Align::kLeft, kAlways, true},
+               {"schedule", Align::kLeft, kAlways},
+               {"layer", Align::kRight, kAlways},
                {"spread"},
+               {"vs fastest", Align::kRight, kAlways},
                {"speed-up"},
-               {"experts"},
-               {"speed-up"},
-               {"requested bytes"},
                {"over floor"},
-               {"error"}});
+               {"requested bytes", Align::kRight, kExtra},
+               {"experts", Align::kRight, kExtra},
+               {"experts' speed-up", Align::kRight, kExtra},
+               {"error", Align::kRight, kExtra}});
   for (const LayerStudy& study : studies) {
     table.add_rule();
-    std::string workload = study.workload;
+    const auto all = standings(study);
     for (const ScheduleStudy& point : study.schedules) {
-      if (point.status == Status::kSkipped) {
-        continue;
+      if (point.status != Status::kSkipped) {
+        add_schedule(table, study, point, all);
       }
-      auto cells = schedule_cells(study, point);
-      cells.insert(cells.begin(), std::exchange(workload, ""));
-      table.add_row(std::move(cells));
     }
   }
   return table;
@@ -117,114 +121,94 @@ std::string notes_text(const std::vector<LayerStudy>& studies) {
   return fmt::format("{}", fmt::join(lines, ""));
 }
 
-bool in_sweep(const LayerStudy& study) { return study.workload.starts_with("zipf"); }
-
-/// `value` of one schedule over the sweep, by rising unevenness.
-FigureSeries sweep_series(const std::vector<LayerStudy>& studies, std::size_t schedule,
-                          double (*value)(const ScheduleStudy&)) {
-  std::vector<std::pair<double, double>> points;
+std::string conclusions(Studies studies) {
+  std::size_t width = 0;
   for (const LayerStudy& study : studies) {
-    const ScheduleStudy& point = study.schedules.at(schedule);
-    if (in_sweep(study) && measured(point)) {
-      points.emplace_back(study.skew.unevenness, value(point));
-    }
+    width = std::max(width, text_width(short_workload(study.workload)));
   }
-  std::ranges::sort(points);
-  FigureSeries series;
-  series.label = studies.front().schedules[schedule].name();
-  for (const auto& [x, y] : points) {
-    series.x.push_back(x);
-    series.y.push_back(y);
-  }
-  return series;
-}
-
-/// One workload beside the sweep under one schedule: a point in the schedule's colour, in the workload's
-/// shape.
-FigureSeries point_series(const LayerStudy& study, std::size_t schedule,
-                          double (*value)(const ScheduleStudy&)) {
-  const ScheduleStudy& point = study.schedules[schedule];
-  FigureSeries series{"", {}, {}, false, {}, point.name()};
-  series.marker = study.workload;
-  if (measured(point)) {
-    series.x.push_back(study.skew.unevenness);
-    series.y.push_back(value(point));
-  }
-  return series;
-}
-
-/// All points of one workload beside the sweep, for the legend: in grey, below the coloured ones.
-FigureSeries legend_series(const LayerStudy& study, double (*value)(const ScheduleStudy&)) {
-  FigureSeries series{short_workload(study.workload), {}, {}, false, {}, std::string(kReferenceLook)};
-  series.marker = study.workload;
-  for (const ScheduleStudy& point : study.schedules) {
-    if (measured(point)) {
-      series.x.push_back(study.skew.unevenness);
-      series.y.push_back(value(point));
-    }
-  }
-  return series;
-}
-
-FigurePanel panel(const std::vector<LayerStudy>& studies, std::string title, std::string y_label,
-                  double (*value)(const ScheduleStudy&)) {
-  FigurePanel result{
-      std::move(title), "unevenness of expert load: KL to uniform (nats)", std::move(y_label), true, {}};
-  if (studies.empty()) {
-    return result;
-  }
-  for (std::size_t s = 0; s < studies.front().schedules.size(); ++s) {
-    result.series.push_back(sweep_series(studies, s, value));
-  }
+  std::string text;
   for (const LayerStudy& study : studies) {
-    if (in_sweep(study)) {
-      continue;
-    }
-    result.series.push_back(legend_series(study, value));
-    for (std::size_t s = 0; s < study.schedules.size(); ++s) {
-      result.series.push_back(point_series(study, s, value));
-    }
+    const std::string workload = one_line(short_workload(study.workload)) + ':';
+    text += fmt::format("{:<{}} {}\n", workload, width + 1, conclusion_text(standings(study)));
   }
-  return result;
+  return text;
 }
 
 }  // namespace
 
-void print_comparison(std::ostream& out, const std::vector<LayerStudy>& studies, const std::string& device) {
-  if (studies.empty()) {
-    return;
+std::vector<std::span<const LayerStudy>> by_shape(const std::vector<LayerStudy>& studies) {
+  std::vector<std::span<const LayerStudy>> groups;
+  for (std::size_t begin = 0, end = 0; begin < studies.size(); begin = end) {
+    const auto same = [&](const LayerStudy& study) {
+      return study.shape.label() == studies[begin].shape.label();
+    };
+    for (end = begin; end < studies.size() && same(studies[end]); ++end) {
+    }
+    groups.push_back(Studies(studies).subspan(begin, end - begin));
   }
-  const LayerStudy& first = studies.front();
-  out << fmt::format("{}, {}, {} on {}, L2 {}, seed {}\n\n", first.shape.label(),
-                     to_string(first.shape.dtype), first.backend, device, to_string(first.l2), first.seed);
-  out << workload_table(studies).text() << '\n' << schedule_table(studies).text() << '\n';
-  out << "times: median over alternating samples, spread (max - min) / median; speed-up over "
-         "token_centric, "
-         "round "
-         "by round\nrequested bytes: analytic, what the expert stage loads and stores; floor: active "
-         "experts, "
-         "tokens and output once\nerror: relative, against the fp64 oracle on sampled tokens\n";
-  out << notes_text(studies);
+  return groups;
 }
 
-Figure skew_figure(const std::vector<LayerStudy>& studies, const std::string& device) {
-  Figure figure;
-  figure.title = "no data";
-  if (!studies.empty()) {
-    const LayerStudy& first = studies.front();
-    figure.title =
-        fmt::format("{} (grid {}x{}), {}, {}, gates {}, L2 {}, seed {}, {}, {}", first.shape.label(),
-                    first.shape.grid_rows, first.shape.grid_cols, to_string(first.shape.dtype),
-                    to_string(first.shape.activation), to_string(first.shape.gate_mode), to_string(first.l2),
-                    first.seed, first.backend, device);
+void print_comparison(TableOutput& out, const std::vector<LayerStudy>& studies, const std::string& device) {
+  for (const Studies group : by_shape(studies)) {
+    const LayerStudy& first = group.front();
+    out.text() << fmt::format("{}, {}, {} on {}, L2 {}, seed {}\n\n", first.shape.label(),
+                              to_string(first.shape.dtype), first.backend, device, to_string(first.l2),
+                              first.seed);
+    out.show(fmt::format("workloads {}", first.shape.label()), workload_table(group));
+    out.text() << '\n';
+    out.show(fmt::format("schedules {}", first.shape.label()), schedule_table(group));
+    out.text() << '\n' << conclusions(group) << '\n';
   }
-  figure.panels.push_back(
-      panel(studies, "measured time of the layer", "seconds (median)",
-            [](const ScheduleStudy& p) { return p.times.find(Stage::kLayer)->median_s(); }));
-  figure.panels.push_back(panel(
-      studies, "analytic bytes requested by the expert stage", "bytes",
-      [](const ScheduleStudy& p) { return static_cast<double>(expert_bytes(p.cost, MemoryLevel::kL2)); }));
-  return figure;
+  out.text()
+      << "layer: median over alternating samples; spread: (max - min) / median; vs fastest: time over "
+         "the\nfastest one's, round by round, ~ where it may be 1 (95 % confidence; of fewer than 6 "
+         "rounds, the extremes);\nspeed-up: over token_centric; over floor: bytes that the expert stage "
+         "requests (analytic) over active\nexperts, tokens and output once; error: relative, against "
+         "the fp64 oracle on sampled tokens\n"
+      << notes_text(studies);
+}
+
+TableCell against_fastest(const Standing& standing) {
+  if (standing.fastest) {
+    return {"fastest", 1, Mark::kFastest};
+  }
+  if (!standing.ratio) {
+    return "-";
+  }
+  const double ratio = standing.ratio->median;
+  return standing.tied() ? TableCell(fmt::format("~{:.2f}x", ratio), ratio, Mark::kWithinSpread)
+                         : ratio_cell(ratio);
+}
+
+std::string noise_text(const std::vector<LayerStudy>& studies, const std::string& repro) {
+  const auto spread = usual_spread(studies);
+  return !spread || *spread <= kNoisySpread
+             ? ""
+             : fmt::format(
+                   "\nwarning: this machine is noisy: half of the times spread by more than {:.0f} %. Close "
+                   "other programs, or ask\nfor more samples: {} --min-samples 30 --max-time 20\n",
+                   100 * *spread, repro);
+}
+
+std::string next_text(const std::vector<LayerStudy>& studies, const std::string& repro) {
+  std::string text = noise_text(studies, repro);
+  // The layer with most to do tells most.
+  const auto most =
+      std::ranges::max_element(studies, {}, [](const LayerStudy& study) { return study.skew.num_pairs; });
+  if (most == studies.end()) {
+    return text;
+  }
+  const auto all = standings(*most);
+  if (all.empty()) {
+    return text;
+  }
+  const std::string workload = shell_word(most->workload);
+  const std::string schedule = to_string(all.front().schedule->ran);
+  return text + fmt::format(
+                    "\nnext: where the time goes:  moescope run --workload {} --schedule {}\n"
+                    "      what a GPU would do:  moescope simulate --workload {}\n",
+                    workload, schedule, workload);
 }
 
 std::string failures_text(const std::vector<LayerStudy>& studies) {
@@ -249,7 +233,7 @@ ExitCode outcome(const std::vector<LayerStudy>& studies) {
   ExitCode failure = ExitCode::kOk;
   for (const LayerStudy& study : studies) {
     for (const ScheduleStudy& point : study.schedules) {
-      if (measured(point)) {
+      if (is_measured(point)) {
         return ExitCode::kOk;
       }
       if (failure == ExitCode::kOk && point.status == Status::kFailed) {

@@ -2,56 +2,75 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <iostream>
+#include <utility>
 
 #include "experiments/options/backends.hpp"
 #include "experiments/options/outputs.hpp"
 #include "experiments/points/compare_report.hpp"
 #include "experiments/points/system_lineup.hpp"
+#include "profiler/study/fastest.hpp"
 #include "profiler/study/layer_rows.hpp"
 #include "profiler/study/system_study.hpp"
-#include "profiler/text/format.hpp"
-#include "profiler/text/table.hpp"
 
 namespace moescope {
 namespace {
 
-std::vector<std::string> study_cells(const LayerStudy& study) {
-  const ScheduleStudy& point = study.schedules.front();
+std::string schedule_name(const LayerStudy& study) {
   const bool scheduled = !study.baseline || study.baseline->has_routing();
-  std::vector<std::string> cells = {study_label(study),
-                                    scheduled ? std::string(to_string(point.options.kind)) : "none"};
-  const StageSamples* layer = point.times.find(Stage::kLayer);
-  if (point.status != Status::kOk || layer == nullptr) {
-    cells.emplace_back(to_string(point.status));
-    cells.resize(9, "-");
-    return cells;
-  }
-  const auto experts = expert_samples(point.times);
-  const auto bytes = [](std::int64_t value) { return format_bytes(static_cast<double>(value)); };
-  cells.push_back(format_seconds(layer->median_s()));
-  cells.push_back(format_percent(layer->spread()));
-  cells.push_back(experts ? format_seconds(experts->median_s()) : "-");
-  cells.push_back(bytes(point.weight_bytes));
-  cells.push_back(bytes(point.peak_bytes));
-  cells.push_back(bytes(point.cost.bytes(Stage::kLayer, MemoryLevel::kL2)));
-  cells.push_back(point.error ? fmt::format("{:.1e}", point.error->relative_error) : "-");
-  return cells;
+  return scheduled ? std::string(to_string(study.schedules.front().options.kind)) : "none";
 }
 
-void print(const std::vector<LayerStudy>& studies, const std::string& device) {
-  Table table({{"layer", Align::kLeft},
+/// Every layer that was measured, the fastest first.
+std::vector<Standing> standings_of(const std::vector<LayerStudy>& studies) {
+  std::vector<Standing> all;
+  for (const LayerStudy& study : studies) {
+    if (is_measured(study.schedules.front())) {
+      const std::string schedule = study.baseline ? "" : fmt::format(" {}", schedule_name(study));
+      const auto system = study.baseline ? to_string(study.baseline->system) : "omnimoe";
+      all.push_back({&study.schedules.front(), fmt::format("{}{}", system, schedule), false, std::nullopt});
+    }
+  }
+  return ranked(std::move(all));
+}
+
+void add_study(Table& table, const LayerStudy& study, const std::vector<Standing>& standings) {
+  const ScheduleStudy& point = study.schedules.front();
+  if (!is_measured(point)) {
+    table.add_row({study_label(study), schedule_name(study), to_string(point.status), "-", "-", "-", "-", "-",
+                   "-", "-"});
+    return;
+  }
+  const StageSamples& layer = *point.times.find(Stage::kLayer);
+  const auto experts = expert_samples(point.times);
+  const auto bytes = [](std::int64_t value) { return bytes_cell(static_cast<double>(value)); };
+  table.add_row(
+      {study_label(study), schedule_name(study), seconds_cell(layer.median_s()), percent_cell(layer.spread()),
+       against_fastest(*std::ranges::find(standings, &point, &Standing::schedule)),
+       experts ? seconds_cell(experts->median_s()) : TableCell("-"), bytes(point.weight_bytes),
+       bytes(point.peak_bytes), bytes(point.cost.bytes(Stage::kLayer, MemoryLevel::kL2)),
+       point.error
+           ? TableCell(fmt::format("{:.1e}", point.error->relative_error), point.error->relative_error)
+           : TableCell("-")});
+}
+
+void print(TableOutput& out, const std::vector<LayerStudy>& studies, const std::string& device) {
+  using enum Need;
+  Table table({{"layer", Align::kLeft, kAlways},
                {"schedule", Align::kLeft},
-               {"time"},
+               {"time", Align::kRight, kAlways},
                {"spread"},
+               {"vs fastest", Align::kRight, kAlways},
                {"experts"},
                {"weights"},
-               {"peak"},
-               {"requested bytes"},
-               {"error"}});
+               {"peak", Align::kRight, kExtra},
+               {"requested bytes", Align::kRight, kExtra},
+               {"error", Align::kRight, kExtra}});
   std::string reasons;
+  const auto all = standings_of(studies);
   for (const LayerStudy& study : studies) {
-    table.add_row(study_cells(study));
+    add_study(table, study, all);
     const ScheduleStudy& point = study.schedules.front();
     const std::string& reason = point.status == Status::kOk ? point.error_reason : point.reason;
     if (!reason.empty() && point.status != Status::kFailed) {
@@ -59,19 +78,23 @@ void print(const std::vector<LayerStudy>& studies, const std::string& device) {
     }
   }
   const LayerStudy& first = studies.front();
-  std::cout << fmt::format("{}, {}, {} on {}, L2 {}, seed {}\n\n", first.workload,
-                           to_string(first.shape.dtype), first.backend, device, to_string(first.l2),
-                           first.seed);
-  std::cout << table.text() << '\n';
-  std::cout << "times: median over alternating samples, spread (max - min) / median; peak: weights, batch, "
-               "routing and the largest workspace of a stage\nrequested bytes: analytic, the whole layer; "
-               "error: relative, against the fp64 oracle on sampled tokens\n"
-            << reasons;
+  out.text() << fmt::format("{}, {}, {} on {}, L2 {}, seed {}\n\n", first.workload,
+                            to_string(first.shape.dtype), first.backend, device, to_string(first.l2),
+                            first.seed);
+  out.show("systems", table);
+  out.text()
+      << fmt::format("\n{}\n{}", conclusion_text(all), noise_text(studies, "moescope compare"))
+      << "\ntimes: median over alternating samples, spread (max - min) / median; vs fastest: round by "
+         "round, ~ where\nit may be 1; peak: weights, batch, routing and the largest workspace of a "
+         "stage; requested bytes:\nanalytic, the whole layer; error: relative, against the fp64 oracle "
+         "on sampled tokens\n"
+      << reasons;
 }
 
 }  // namespace
 
 ExitCode compare_systems(const CommonOptions& options, const Invocation& invocation) {
+  StandardTables out(options.tables);
   const SamplingOptions sampling = sampling_options(options);
   const L2State l2 = parse_l2_state(options.l2);
   SystemLineup lineup(options);
@@ -89,15 +112,15 @@ ExitCode compare_systems(const CommonOptions& options, const Invocation& invocat
       writer.write(row);
     }
   }
-  print(studies, backend->device());
+  print(out, studies, backend->device());
   for (const LayerStudy& study : studies) {
     const ScheduleStudy& point = study.schedules.front();
     if (options.explain && !point.explanation.empty()) {
-      std::cout << fmt::format("{}: auto chose {}\n", study_label(study), point.explanation);
+      out.text() << fmt::format("{}: auto chose {}\n", study_label(study), point.explanation);
     }
   }
-  std::cout << fmt::format("\nrows:   {}/rows.jsonl, rows.csv, run.json\n", directory.string());
-  std::cout << failures_text(studies);
+  out.text() << fmt::format("\nrows:   {}/rows.jsonl, rows.csv, run.json\n", directory.string());
+  out.text() << failures_text(studies);
   return outcome(studies);
 }
 

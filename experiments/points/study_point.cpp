@@ -26,7 +26,7 @@ StudyPlan study_plan(const CommonOptions& options) {
 }
 
 LayerInputs PointStudy::make_inputs(const StudyPoint& point, const LayerUse& use) {
-  const bool share = !from_file(point.workload.spec);
+  const bool share = !from_file(point.workload.spec) || point.weights_are_made;
   if (!share || !experts_ || !same_weights(shape_, point.shape) || seed_ != point.seed) {
     experts_.reset();
   }

@@ -15,6 +15,8 @@ struct StudyPoint {
   NamedWorkload workload;
   LayerShape shape;
   std::uint64_t seed = 0;
+  /// Of a snapshot: it has no expert weights, so that those made for it serve the next point, too.
+  bool weights_are_made = false;
 };
 
 /// How points are measured.

@@ -17,9 +17,9 @@ namespace moescope {
 namespace {
 
 /// A command line as it grows; what is empty is left out.
-class CommandText {
+class ReproCommand {
  public:
-  explicit CommandText(std::string command) : text_(std::move(command)) {}
+  explicit ReproCommand(std::string command) : text_(std::move(command)) {}
 
   void add(std::string_view option, const std::string& value) {
     if (!value.empty()) {
@@ -94,7 +94,7 @@ CommonOptions point_options(const Experiment& experiment, const ExperimentPoint&
 }
 
 std::string repro_command(const CommonOptions& options) {
-  CommandText command("moescope compare");
+  ReproCommand command("moescope compare");
   command.add_layer(options);
   command.add("--tuned-on", options.tuned_on);
   command.add("--backend", options.backend);
@@ -106,7 +106,7 @@ std::string repro_command(const CommonOptions& options) {
 }
 
 std::string model_repro_command(const CommonOptions& options, const SimulatorOptions& simulator) {
-  CommandText command("moescope simulate");
+  ReproCommand command("moescope simulate");
   command.add_layer(options);
   command.add("--device", fmt::format("{}", fmt::join(simulator.devices, ",")));
   command.add("--calibration", simulator.calibration);

@@ -8,6 +8,7 @@
 
 #include "profiler/claims/recorded_choice.hpp"
 #include "profiler/claims/recording_names.hpp"
+#include "profiler/text/table.hpp"
 
 namespace moescope {
 
@@ -60,6 +61,8 @@ std::string_view claim_rules();
 
 /// Tables for a terminal of 80 columns, with what each line rests on below; every device in turn.
 std::string claims_text(const std::vector<DeviceClaims>& devices);
+/// One device's claims as a table: claim, paper, ours, ours / paper, verdict, worst, its verdict, why.
+Table claims_table(const DeviceClaims& device);
 /// The same as markdown: claim, paper, ours, ours / paper, verdict, worst, its verdict, why; the recordings
 /// in a second table that unfolds.
 std::string claims_markdown(const std::vector<DeviceClaims>& devices);

@@ -129,23 +129,27 @@ std::string claims_text(const std::vector<DeviceClaims>& devices) {
   return out;
 }
 
+Table claims_table(const DeviceClaims& device) {
+  Table table({{"claim, on " + device_text(device), Align::kLeft},
+               {"paper"},
+               {"ours"},
+               {"ours / paper"},
+               {"verdict", Align::kLeft},
+               {"worst"},
+               {"its verdict", Align::kLeft},
+               {"why", Align::kLeft}});
+  for (const ClaimResult& claim : device.claims) {
+    table.add_row({claim.claim, paper_text(claim), figure_text(claim.unit, claim.ours), ratio_text(claim),
+                   to_string(claim.verdict), figure_text(claim.unit, claim.worst),
+                   claim.worst ? to_string(claim.worst_verdict) : "-", claim.why});
+  }
+  return table;
+}
+
 std::string claims_markdown(const std::vector<DeviceClaims>& devices) {
   std::string out;
   for (const DeviceClaims& device : devices) {
-    Table table({{"claim, on " + device_text(device), Align::kLeft},
-                 {"paper"},
-                 {"ours"},
-                 {"ours / paper"},
-                 {"verdict", Align::kLeft},
-                 {"worst"},
-                 {"its verdict", Align::kLeft},
-                 {"why", Align::kLeft}});
-    for (const ClaimResult& claim : device.claims) {
-      table.add_row({claim.claim, paper_text(claim), figure_text(claim.unit, claim.ours), ratio_text(claim),
-                     std::string(to_string(claim.verdict)), figure_text(claim.unit, claim.worst),
-                     claim.worst ? std::string(to_string(claim.worst_verdict)) : "-", claim.why});
-    }
-    out += table.markdown() + '\n';
+    out += claims_table(device).markdown() + '\n';
     if (!device.recordings.empty()) {
       Table recordings({{"recording", Align::kLeft},
                         {"file", Align::kLeft},

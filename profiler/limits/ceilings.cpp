@@ -148,21 +148,28 @@ std::optional<DeviceCeilings> recorded_ceilings(const std::vector<RecordedRun>& 
   return result;
 }
 
-std::string ceilings_text(const DeviceCeilings& ceilings) {
-  Table table(
-      {{"ceiling", Align::kLeft}, {"rate"}, {"spread"}, {"samples"}, {"SM clock"}, {"method", Align::kLeft}});
+Table ceilings_table(const DeviceCeilings& ceilings) {
+  Table table({{"ceiling", Align::kLeft},
+               {"rate"},
+               {"spread"},
+               {"samples"},
+               {"SM clock"},
+               {"method", Align::kLeft, Need::kBelow}});
   for (const Ceiling& ceiling : ceilings.ceilings) {
     if (!ceiling.rate) {
       table.add_row({ceiling.metric, "-", "-", "-", "-", ceiling.reason});
       continue;
     }
     const bool flop = unit_of(ceiling.metric) == "flop_per_s";
-    table.add_row({ceiling.metric, format_engineering(*ceiling.rate, flop ? "flop/s" : "B/s"),
-                   format_percent(ceiling.spread), fmt::format("{}", ceiling.samples),
-                   ceiling.sm_clock_hz < 0 ? "-" : format_engineering(ceiling.sm_clock_hz, "Hz"),
+    table.add_row({ceiling.metric,
+                   TableCell(format_engineering(*ceiling.rate, flop ? "flop/s" : "B/s"), *ceiling.rate),
+                   percent_cell(ceiling.spread), count_cell(ceiling.samples),
+                   ceiling.sm_clock_hz < 0
+                       ? TableCell("-")
+                       : TableCell(format_engineering(ceiling.sm_clock_hz, "Hz"), ceiling.sm_clock_hz),
                    ceiling.method});
   }
-  return table.text();
+  return table;
 }
 
 }  // namespace moescope

@@ -9,6 +9,7 @@
 #include "core/backend/ceiling_probe.hpp"
 #include "core/results/result.hpp"
 #include "profiler/study/sampling.hpp"
+#include "profiler/text/table.hpp"
 
 namespace moescope {
 
@@ -48,6 +49,6 @@ std::vector<ResultRow> ceiling_rows(const DeviceCeilings& ceilings, std::string_
 std::optional<DeviceCeilings> recorded_ceilings(const std::vector<RecordedRun>& runs);
 
 /// A table for the terminal.
-std::string ceilings_text(const DeviceCeilings& ceilings);
+Table ceilings_table(const DeviceCeilings& ceilings);
 
 }  // namespace moescope

@@ -11,6 +11,7 @@
 #include "profiler/limits/ceilings.hpp"
 #include "profiler/limits/limits.hpp"
 #include "profiler/study/layer_study.hpp"
+#include "profiler/text/table_output.hpp"
 
 namespace moescope {
 
@@ -54,10 +55,10 @@ LayerProfile profile_layer(MoeBackend& backend, const LayerInputs& inputs,
 /// what bounds the stage); for the layer stage_sum_over_layer_hbm and its bounds, ..._least and ..._most.
 std::vector<ResultRow> profile_rows(const LayerProfile& profile);
 
-/// The rows of one schedule's stages as a table, with what is to be known to read it.
-std::string profile_text(const LayerProfile& profile, const std::string& device);
+/// The stages of each schedule as a table, with what is to be known to read it.
+void print_profile(TableOutput& out, const LayerProfile& profile, const std::string& device);
 
-/// What the columns of profile_text mean.
+/// What the columns of print_profile mean.
 std::string profile_legend();
 
 /// One line: the sum, what it must lie between and why.

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "profiler/report/html_layers.hpp"
+#include "profiler/report/html_summary.hpp"
 #include "profiler/report/recorded_points.hpp"
 
 namespace moescope {
@@ -24,7 +25,11 @@ constexpr std::string_view kStyle =
     "margin-right:.4em}nav ol,nav ul{margin:.2rem 0;font-size:.92em}nav ul "
     "ul{columns:3}h3{font-size:1.05rem;margin:1.6rem 0 "
     ".2rem;"
-    "overflow-wrap:anywhere}td details table{margin:.3rem 0 .6rem;font-size:.92em}";
+    "overflow-wrap:anywhere}td details table{margin:.3rem 0 .6rem;font-size:.92em}"
+    ".sortable th{cursor:pointer}th[aria-sort=ascending]::after{content:' \\25B2'}"
+    "th[aria-sort=descending]::after{content:' \\25BC'}input{font:inherit;padding:.1rem .4rem}"
+    "@media print{nav,input,label,script{display:none}body{max-width:none;margin:0;font-size:11px}"
+    "figure,tr{break-inside:avoid}details:not([open])>*{display:revert}}";
 
 /// Numbers of runs on the page by their ids, from 1 on.
 std::map<std::string, std::size_t> run_numbers(std::span<const RecordedRun> runs) {
@@ -148,9 +153,12 @@ std::vector<std::string> short_titles(const std::vector<ReportFigure>& figures) 
 }
 
 /// Links to everything below.
-std::string contents(const std::vector<ReportFigure>& figures, const std::vector<HtmlSection>& sections) {
-  std::string html =
-      "<nav><h2>Contents</h2><ul>\n<li><a href=\"#runs\">Runs</a></li>\n"
+std::string contents(bool has_summary, const std::vector<ReportFigure>& figures,
+                     const std::vector<HtmlSection>& sections) {
+  std::string html = "<nav><h2>Contents</h2><ul>\n";
+  html += has_summary ? "<li><a href=\"#summary\">What the rows say</a></li>\n" : "";
+  html +=
+      "<li><a href=\"#runs\">Runs</a></li>\n"
       "<li><a href=\"#figures\">Figures</a>";
   const auto titles = short_titles(figures);
   for (std::size_t i = 0; i < figures.size(); ++i) {
@@ -180,19 +188,23 @@ std::string sections_html(const std::vector<HtmlSection>& sections) {
 
 std::string html_report(const std::string& title, std::span<const RecordedRun> runs,
                         const std::vector<ReportFigure>& figures) {
-  const auto sections = layer_sections(recorded_layers(runs), run_numbers(runs));
+  const auto layers = recorded_layers(runs);
+  const auto sections = layer_sections(layers, run_numbers(runs));
+  const std::string summary = html_summary(layers);
   return fmt::format(
       "<!doctype html>\n<html lang=en><head><meta charset=utf-8><title>{0}</title><style>{1}</style></head>"
-      "<body>\n<h1>{0}</h1>\n{2}<h2 id=runs>Runs</h2>\n{3}<h2 id=figures>Figures</h2>\n{4}"
+      "<body>\n<h1>{0}</h1>\n{7}{2}<h2 id=runs>Runs</h2>\n{3}<h2 id=figures>Figures</h2>\n{4}"
       "<h2 id=schedules>Schedules and their stages</h2>\n"
       "<p class=note>Times are measured: median over alternating samples, spread (max - min) / median; "
       "on a backend &quot;sim: ...&quot; they and the bytes are modelled. Speed-up over token_centric, round "
       "by round. Bytes are analytic: what the expert stage loads and stores; the floor is active experts, "
       "tokens and output once; those of a stage were counted. Errors are relative, against the fp64 "
       "oracle.</p>\n"
-      "{5}<h2 id=missing>What is missing, and why</h2>\n{6}</body></html>\n",
-      html_text(title), kStyle, contents(figures, sections), runs_table(runs), figures_html(figures),
-      sections_html(sections), missing_list(runs));
+      "{5}<h2 id=missing>What is missing, and why</h2>\n{6}{8}</body></html>\n",
+      html_text(title), kStyle, contents(!summary.empty(), figures, sections), runs_table(runs),
+      figures_html(figures), sections_html(sections), missing_list(runs),
+      summary.empty() ? "" : fmt::format("<h2 id=summary>What the rows say</h2>\n{}", summary),
+      html_table_script());
 }
 
 }  // namespace moescope

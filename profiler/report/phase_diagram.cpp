@@ -250,16 +250,15 @@ Figure phase_figure(std::span<const PhasePanel> panels) {
 
 Table crossover_table(std::span<const PhasePanel> panels) {
   const auto pairs = pairs_of(all_schedules(panels));
-  std::vector<TableColumn> columns = {{"where", Align::kLeft}, {"K"}};
+  std::vector<TableColumn> columns = {{"where", Align::kLeft, Need::kAlways, true}, {"K"}};
   for (const auto& pair : pairs) {
     columns.push_back({fmt::format("{} or {}: the faster one, by L", pair.first, pair.second), Align::kLeft});
   }
   Table table(std::move(columns));
   for (const PhasePanel& panel : panels) {
     table.add_rule();
-    std::string title = panel.title;
     for (const std::int64_t top_k : panel.top_ks()) {
-      std::vector<std::string> cells = {std::exchange(title, ""), fmt::to_string(top_k)};
+      std::vector<std::string> cells = {panel.title, fmt::to_string(top_k)};
       for (const auto& pair : pairs) {
         cells.push_back(crossover_text(panel, top_k, pair));
       }

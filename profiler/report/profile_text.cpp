@@ -3,6 +3,9 @@
 
 #include <algorithm>
 #include <functional>
+#include <initializer_list>
+#include <ostream>
+#include <utility>
 
 #include "profiler/limits/layer_profile.hpp"
 #include "profiler/text/format.hpp"
@@ -11,11 +14,11 @@
 namespace moescope {
 namespace {
 
-using Format = std::function<std::string(double)>;
+using Format = std::function<TableCell(double)>;
 
 /// A measured value; "-" when it was not asked for or cannot be had.
-std::string cell(const StageMetrics* metrics, std::initializer_list<std::string_view> names,
-                 const Format& format) {
+TableCell cell(const StageMetrics* metrics, std::initializer_list<std::string_view> names,
+               const Format& format) {
   double sum = 0;
   for (const std::string_view name : names) {
     const auto value = metrics == nullptr ? std::nullopt : metrics->find(name);
@@ -27,22 +30,22 @@ std::string cell(const StageMetrics* metrics, std::initializer_list<std::string_
   return format(sum);
 }
 
-std::string limit_cell(const std::vector<Limit>& limits, std::string_view resource) {
+TableCell limit_cell(const std::vector<Limit>& limits, std::string_view resource) {
   const auto found = std::ranges::find(limits, resource, &Limit::resource);
-  return found == limits.end() ? "-" : format_percent(found->fraction);
+  return found == limits.end() ? TableCell("-") : percent_cell(found->fraction);
 }
 
-std::string flop_text(double flop) { return format_engineering(flop, "flop"); }
+TableCell flop_cell(double flop) { return {format_engineering(flop, "flop"), flop}; }
 
 struct Column {
   TableColumn head;
-  std::vector<std::string> cells;
+  std::vector<TableCell> cells;
 };
 
 /// Columns without any value are left out: those of metrics that were not asked for or are not to be had.
 Table table_of(std::vector<Column> columns) {
   std::erase_if(columns, [](const Column& column) {
-    return std::ranges::all_of(column.cells, [](const std::string& text) { return text == "-"; });
+    return std::ranges::all_of(column.cells, [](const TableCell& cell) { return cell.text == "-"; });
   });
   std::vector<TableColumn> heads;
   for (const Column& column : columns) {
@@ -54,7 +57,7 @@ Table table_of(std::vector<Column> columns) {
     if (row + 1 == rows) {
       table.add_rule();  // before the layer
     }
-    std::vector<std::string> cells;
+    std::vector<TableCell> cells;
     for (const Column& column : columns) {
       cells.push_back(column.cells[row]);
     }
@@ -64,35 +67,51 @@ Table table_of(std::vector<Column> columns) {
 }
 
 Table stage_table(const LayerProfile& profile, std::size_t schedule) {
+  using enum Need;
   std::vector<Column> columns = {{{"stage", Align::kLeft}, {}}};
-  for (const char* title :
-       {"time", "HBM floor", "HBM read", "HBM write", "L2 read", "L2 write", "L2 red+atom", "shared",
-        "tensor pipe", "FLOP run", "useful FLOP", "of HBM", "of L2"}) {
-    columns.push_back({{title}, {}});
+  for (const auto& [title, need] :
+       std::initializer_list<std::pair<const char*, Need>>{{"time", kAlways},
+                                                           {"HBM floor", kUsual},
+                                                           {"HBM read", kUsual},
+                                                           {"HBM write", kUsual},
+                                                           {"L2 read", kUsual},
+                                                           {"L2 write", kExtra},
+                                                           {"L2 red+atom", kExtra},
+                                                           {"shared", kExtra},
+                                                           {"tensor pipe", kExtra},
+                                                           {"FLOP run", kExtra},
+                                                           {"useful FLOP", kUsual},
+                                                           {"of HBM", kAlways},
+                                                           {"of L2", kAlways}}) {
+    columns.push_back({{title, Align::kRight, need}, {}});
   }
-  columns.push_back({{"bound by", Align::kLeft}, {}});
+  columns.push_back({{"bound by", Align::kLeft, kAlways}, {}});
+  columns.push_back({{"schedule", Align::kLeft, kPrograms}, {}});
+  columns.push_back({{"workload", Align::kLeft, kPrograms}, {}});
   const ScheduleStudy& point = profile.study.schedules[schedule];
   for (const StageSamples& samples : point.times.stages) {
     const Stage stage = samples.stage;
     const StageMetrics* metrics = profile.counted[schedule].find(stage);
     const auto limits = profile.limits(schedule, stage);
     const auto floor = floor_bytes_of(point.cost, stage);
-    const std::vector<std::string> cells = {
+    const std::vector<TableCell> cells = {
         std::string(to_string(stage)),
-        format_seconds(samples.median_s()),
-        floor ? format_bytes(*floor) : "-",
-        cell(metrics, {"hbm_read_bytes"}, format_bytes),
-        cell(metrics, {"hbm_write_bytes"}, format_bytes),
-        cell(metrics, {"l2_read_bytes"}, format_bytes),
-        cell(metrics, {"l2_write_bytes"}, format_bytes),
-        cell(metrics, {"l2_reduction_bytes", "l2_atomic_bytes"}, format_bytes),
-        cell(metrics, {"shared_bytes"}, format_bytes),
-        cell(metrics, {"tensor_utilisation"}, format_percent),
-        cell(metrics, {"tensor_flop", "cuda_core_flop"}, flop_text),
-        flop_text(useful_flop_of(point.cost, stage)),
+        seconds_cell(samples.median_s()),
+        floor ? bytes_cell(*floor) : TableCell("-"),
+        cell(metrics, {"hbm_read_bytes"}, bytes_cell),
+        cell(metrics, {"hbm_write_bytes"}, bytes_cell),
+        cell(metrics, {"l2_read_bytes"}, bytes_cell),
+        cell(metrics, {"l2_write_bytes"}, bytes_cell),
+        cell(metrics, {"l2_reduction_bytes", "l2_atomic_bytes"}, bytes_cell),
+        cell(metrics, {"shared_bytes"}, bytes_cell),
+        cell(metrics, {"tensor_utilisation"}, percent_cell),
+        cell(metrics, {"tensor_flop", "cuda_core_flop"}, flop_cell),
+        flop_cell(useful_flop_of(point.cost, stage)),
         limit_cell(limits, "hbm"),
         limit_cell(limits, "l2"),
-        bound_text(limits)};
+        bound_text(limits),
+        to_string(point.options),
+        profile.study.workload};
     for (std::size_t c = 0; c < cells.size(); ++c) {
       columns[c].cells.push_back(cells[c]);
     }
@@ -142,28 +161,28 @@ std::string profile_legend() {
       100 * kBoundFraction);
 }
 
-std::string profile_text(const LayerProfile& profile, const std::string& device) {
+void print_profile(TableOutput& out, const LayerProfile& profile, const std::string& device) {
   const LayerStudy& study = profile.study;
-  std::string text =
-      fmt::format("{}  {}  {}  seed {}  L2 {}\n{} on {}\n", study.workload, study.shape.label(),
-                  to_string(study.shape.dtype), study.seed, to_string(study.l2), study.backend, device);
+  out.text() << fmt::format("{}  {}  {}  seed {}  L2 {}\n{} on {}\n", study.workload, study.shape.label(),
+                            to_string(study.shape.dtype), study.seed, to_string(study.l2), study.backend,
+                            device);
   for (std::size_t s = 0; s < study.schedules.size(); ++s) {
     const ScheduleStudy& point = study.schedules[s];
-    const CountedLayer& counted = profile.counted[s];
-    text += fmt::format("\n{}", to_string(point.options));
+    out.text() << fmt::format("\n{}", to_string(point.options));
     if (point.status != Status::kOk) {
-      text += fmt::format(" {}: {}\n", to_string(point.status), point.reason);
+      out.text() << fmt::format(" {}: {}\n", to_string(point.status), point.reason);
       continue;
     }
     if (point.is_chosen()) {
-      text += fmt::format(" -> {}", to_string(point.ran));
+      out.text() << fmt::format(" -> {}", to_string(point.ran));
     }
-    text += fmt::format("\n{}{}", stage_table(profile, s).text(), sum_text(counted));
+    out.text() << '\n';
+    out.show(fmt::format("{} {}", study.workload, to_string(point.options)), stage_table(profile, s));
+    out.text() << sum_text(profile.counted[s]);
   }
   if (const std::string missing = unavailable_text(profile); !missing.empty()) {
-    text += '\n' + missing;
+    out.text() << '\n' << missing;
   }
-  return text;
 }
 
 }  // namespace moescope

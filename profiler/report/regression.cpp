@@ -9,6 +9,7 @@
 #include <set>
 
 #include "core/base/error.hpp"
+#include "core/layer/stage.hpp"
 #include "core/schedule/schedule.hpp"
 
 namespace moescope {
@@ -19,9 +20,26 @@ bool is_time(const ResultRow& row) {
   return row.metric == "time_s" && (row.source == Source::kMeasured || row.source == Source::kModelled);
 }
 
-/// What was measured, as text, by the fields that all of the runs can say.
-std::string identity(const ResultRow& row, int version) {
-  return point_key(row, {PointPart::kLayer, PointPart::kSchedule, PointPart::kState}, version) + row.stage;
+bool is_layer(const ResultRow& row) { return row.stage == to_string(Stage::kLayer); }
+
+/// The point, as text, by the fields that all of the runs can say.
+std::string point_of(const ResultRow& row, int version) {
+  return point_key(row, {PointPart::kLayer, PointPart::kSchedule, PointPart::kState}, version);
+}
+/// What was measured.
+std::string identity(const ResultRow& row, int version) { return point_of(row, version) + row.stage; }
+
+/// Points with a time of the layer.
+std::set<std::string> points_with_layer(std::span<const RecordedRun> runs, int version) {
+  std::set<std::string> points;
+  for (const RecordedRun& run : runs) {
+    for (const ResultRow& row : run.rows) {
+      if (is_time(row) && is_layer(row)) {
+        points.insert(point_of(row, version));
+      }
+    }
+  }
+  return points;
 }
 
 /// Oldest schema version among `runs`.
@@ -46,6 +64,9 @@ double median_variance(const ResultRow& row) {
   return 1.5707963267948966 * deviation * deviation / static_cast<double>(row.samples);
 }
 
+/// Of a row's samples; 0 when it has no spread.
+double half_range(const ResultRow& row) { return 0.5 * row.spread.value_or(0) * *row.value; }
+
 TimeComparison compare(const ResultRow& before, const ResultRow& after, double threshold) {
   constexpr double kStandardErrors = 3;
   TimeComparison result;
@@ -56,7 +77,8 @@ TimeComparison compare(const ResultRow& before, const ResultRow& after, double t
     return result;
   }
   result.ratio = *after.value / *before.value;
-  result.noise_s = kStandardErrors * std::sqrt(median_variance(before) + median_variance(after));
+  result.noise_s = std::max(kStandardErrors * std::sqrt(median_variance(before) + median_variance(after)),
+                            half_range(before) + half_range(after));
   const double difference_s = *after.value - *before.value;
   if (result.ratio <= 1 + threshold && result.ratio >= 1 / (1 + threshold)) {
     result.verdict = TimeVerdict::kSame;
@@ -73,11 +95,11 @@ struct LastRows {
   std::map<std::string, const ResultRow*> rows;
   std::vector<std::string> order;
 };
-LastRows last_rows(std::span<const RecordedRun> runs, int version) {
+LastRows last_rows(std::span<const RecordedRun> runs, int version, const std::set<std::string>& layers) {
   LastRows last;
   for (const RecordedRun& run : runs) {
     for (const ResultRow& row : run.rows) {
-      if (!is_time(row)) {
+      if (!is_time(row) || (!is_layer(row) && layers.contains(point_of(row, version)))) {
         continue;
       }
       auto [place, is_new] = last.rows.insert_or_assign(identity(row, version), &row);
@@ -124,17 +146,27 @@ bool RegressionReport::holds() const {
 }
 
 RegressionReport compare_times(std::span<const RecordedRun> before, std::span<const RecordedRun> after,
-                               double threshold) {
+                               const TimeRules& rules) {
+  const double threshold = rules.threshold;
   if (!std::isfinite(threshold) || threshold < 0) {
     throw InvalidArgument("threshold", fmt::format("{}", threshold), "must be a fraction >= 0");
   }
-  if (devices(before) != devices(after)) {
-    throw InvalidArgument("baseline", devices(before),
-                          fmt::format("these times are of {}, which says nothing about it", devices(after)));
+  if (!rules.any_device && devices(before) != devices(after)) {
+    throw InvalidArgument(
+        "baseline", devices(before),
+        fmt::format("these times are of {}, which says nothing about it (moescope diff --any-device "
+                    "compares them all the same)",
+                    devices(after)));
   }
   const int version = std::min(oldest_version(before), oldest_version(after));
-  const LastRows old_rows = last_rows(before, version);
-  const LastRows new_rows = last_rows(after, version);
+  std::set<std::string> layers;
+  if (rules.layers_alone) {
+    layers = points_with_layer(before, version);
+    const auto new_layers = points_with_layer(after, version);
+    std::erase_if(layers, [&](const std::string& point) { return !new_layers.contains(point); });
+  }
+  const LastRows old_rows = last_rows(before, version, layers);
+  const LastRows new_rows = last_rows(after, version, layers);
   RegressionReport report;
   std::int64_t times_before = 0;
   for (const auto& [key, row] : old_rows.rows) {

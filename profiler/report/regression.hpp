@@ -41,13 +41,23 @@ struct RegressionReport {
   bool holds() const;
 };
 
+/// What is compared, and when a difference counts.
+struct TimeRules {
+  double threshold = 0.05;    ///< a fraction; smaller differences never count
+  bool layers_alone = false;  ///< of a point that has a time of the layer, that one alone
+  bool any_device = false;    ///< also times of different devices, which say nothing about the program
+};
+
 /// Holds every measured or modelled time_s of `after` against the one of `before` with the same identity:
 /// everything a row says about what was measured. Of several with one identity the last counts. A difference
-/// counts when it is above `threshold` (a fraction) and above what the recorded spreads explain: three
-/// standard errors of the two medians, each from its range over d2(n) (the expected range of n normal
-/// samples; for n > 10 that of 10, which errs on the side of noise). Without a spread the threshold alone
-/// decides. Throws InvalidArgument when the threshold is none or the runs are of different devices.
+/// counts when it is above the threshold and above what the recorded spreads explain: half of the two ranges
+/// together, so that it is where samples of the two do not meet; and three standard errors of the two
+/// medians, each from its range over d2(n) (the expected range of n normal samples; for n > 10 that of 10,
+/// which errs on the side of noise). Samples of a recording lie seconds apart: their standard error alone
+/// does not know what the machine does at another hour, their range knows some of it. Without a spread the
+/// threshold alone decides. Throws InvalidArgument when the threshold is none or the runs are of different
+/// devices.
 RegressionReport compare_times(std::span<const RecordedRun> before, std::span<const RecordedRun> after,
-                               double threshold);
+                               const TimeRules& rules);
 
 }  // namespace moescope

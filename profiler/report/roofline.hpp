@@ -9,6 +9,7 @@
 #include "core/results/result.hpp"
 #include "profiler/limits/ceilings.hpp"
 #include "profiler/text/figure.hpp"
+#include "profiler/text/table.hpp"
 
 namespace moescope {
 
@@ -58,6 +59,13 @@ Figure roofline_figure(const Roofline& roofline);
 
 /// Every point, with its fraction of both roofs; stages without FLOP with their bandwidth as a fraction of
 /// the ceiling.
-std::string roofline_text(const Roofline& roofline);
+/// A layer's label and its stages.
+struct RooflineTable {
+  std::string label;
+  Table table;
+};
+std::vector<RooflineTable> roofline_tables(const Roofline& roofline);
+/// What its columns mean.
+std::string roofline_legend(const Roofline& roofline);
 
 }  // namespace moescope

@@ -155,17 +155,20 @@ FigurePanel panel_of(const Roofline& roofline, const Level& level, const std::st
 }
 
 /// "31.2 %" of the roof at this point's intensity; without FLOP the bandwidth's part of its ceiling.
-std::string roof_cell(const Roofline& roofline, const RooflinePoint& point, const Level& level,
-                      std::optional<double> bytes, std::optional<double> bandwidth) {
+TableCell roof_cell(const Roofline& roofline, const RooflinePoint& point, const Level& level,
+                    std::optional<double> bytes, std::optional<double> bandwidth) {
   const auto intensity = (point.*level.intensity)();
   if (const auto performance = point.performance(); intensity && performance) {
     const auto roof = (roofline.*level.roof)(*intensity);
-    return roof ? format_percent(*performance / *roof) : "-";
+    return roof ? percent_cell(*performance / *roof) : TableCell("-");
   }
-  return bytes && bandwidth && point.time_s > 0 ? format_percent(*bytes / point.time_s / *bandwidth) : "-";
+  return bytes && bandwidth && point.time_s > 0 ? percent_cell(*bytes / point.time_s / *bandwidth)
+                                                : TableCell("-");
 }
 
-std::string number(std::optional<double> value) { return value ? fmt::format("{:.3g}", *value) : "-"; }
+TableCell number(std::optional<double> value) {
+  return value ? TableCell(fmt::format("{:.3g}", *value), *value) : TableCell("-");
+}
 
 }  // namespace
 
@@ -190,38 +193,38 @@ Figure roofline_figure(const Roofline& roofline) {
   return figure;
 }
 
-std::string roofline_text(const Roofline& roofline) {
-  Table table({{"schedule", Align::kLeft},
-               {"stage", Align::kLeft},
-               {"time"},
-               {"FLOP/s"},
-               {"FLOP/B HBM"},
-               {"of HBM roof"},
-               {"FLOP/B L2"},
-               {"of L2 roof"}});
-  std::string label;
-  std::string schedule;
+std::vector<RooflineTable> roofline_tables(const Roofline& roofline) {
+  std::vector<RooflineTable> tables;
   for (const RooflinePoint& point : roofline.points) {
-    if (point.label != label) {
-      table.add_rule();
-      label = point.label;
-      table.add_row({label, "", "", "", "", "", "", ""});
-      schedule.clear();
+    if (tables.empty() || tables.back().label != point.label) {
+      tables.push_back({point.label, Table({{"schedule", Align::kLeft, Need::kAlways, true},
+                                            {"stage", Align::kLeft, Need::kAlways},
+                                            {"time", Align::kRight, Need::kAlways},
+                                            {"FLOP/s"},
+                                            {"FLOP/B HBM"},
+                                            {"of HBM roof"},
+                                            {"FLOP/B L2"},
+                                            {"of L2 roof"},
+                                            {"layer", Align::kLeft, Need::kPrograms}})});
     }
     const auto performance = point.performance();
-    table.add_row(
-        {point.schedule == schedule ? "" : point.schedule, point.stage, format_seconds(point.time_s),
-         performance ? format_engineering(*performance, "") : "-", number(point.hbm_intensity()),
+    tables.back().table.add_row(
+        {point.schedule, point.stage, seconds_cell(point.time_s),
+         performance ? TableCell(format_engineering(*performance, ""), *performance) : TableCell("-"),
+         number(point.hbm_intensity()),
          roof_cell(roofline, point, kLevels[0], point.hbm_bytes, roofline.ceilings.hbm_bytes_per_s()),
          number(point.l2_intensity()),
-         roof_cell(roofline, point, kLevels[1], point.l2_bytes, roofline.ceilings.rate(ceiling::kL2Read))});
-    schedule = point.schedule;
+         roof_cell(roofline, point, kLevels[1], point.l2_bytes, roofline.ceilings.rate(ceiling::kL2Read)),
+         point.label});
   }
-  return table.text() +
-         fmt::format(
-             "\n{} FLOP over measured time; bytes are counted. Roof: the smaller of peak and FLOP/B "
-             "times bandwidth,\nas measured; of a stage without FLOP, its bandwidth of the ceiling.\n",
-             roofline.flop == RooflineFlop::kUseful ? "useful (analytic)" : "executed (counted)");
+  return tables;
+}
+
+std::string roofline_legend(const Roofline& roofline) {
+  return fmt::format(
+      "{} FLOP over measured time; bytes are counted. Roof: the smaller of peak and FLOP/B times bandwidth,\n"
+      "as measured; of a stage without FLOP, its bandwidth of the ceiling.\n",
+      roofline.flop == RooflineFlop::kUseful ? "useful (analytic)" : "executed (counted)");
 }
 
 }  // namespace moescope

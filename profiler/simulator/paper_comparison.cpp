@@ -82,10 +82,14 @@ std::vector<PaperLine> paper_lines(const PaperModel& model) {
 }
 
 Table paper_table(const std::vector<PaperLine>& lines) {
-  Table table(
-      {{"figure", Align::kLeft}, {"paper"}, {"model"}, {"model / paper"}, {"what it is", Align::kLeft}});
+  Table table({{"figure", Align::kLeft},
+               {"paper"},
+               {"model"},
+               {"model / paper"},
+               {"what it is", Align::kLeft, Need::kBelow}});
   for (const PaperLine& line : lines) {
-    table.add_row({line.figure, line.paper, line.model, fmt::format("{:.3f}", line.ratio), line.means});
+    table.add_row({line.figure, line.paper, line.model,
+                   TableCell(fmt::format("{:.3f}", line.ratio), line.ratio), line.means});
   }
   return table;
 }

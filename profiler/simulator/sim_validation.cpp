@@ -117,18 +117,18 @@ ErrorSummary summarise_errors(std::span<const Prediction> predictions) {
 }
 
 Table make_error_table() {
-  return Table({{"metric", Align::kLeft},
-                {"of", Align::kLeft},
+  return Table({{"metric", Align::kLeft, Need::kAlways, true},
+                {"of", Align::kLeft, Need::kAlways},
                 {"held out"},
                 {"median"},
                 {"90 %"},
                 {"worst"},
                 {"by size"},
                 {"others"},
-                {"median"},
-                {"90 %"},
-                {"worst"},
-                {"by size"}});
+                {"their median"},
+                {"their 90 %"},
+                {"their worst"},
+                {"their by size"}});
 }
 
 void add_error_rows(Table& table, std::span<const Prediction> predictions, std::string_view metric,
@@ -140,14 +140,13 @@ void add_error_rows(Table& table, std::span<const Prediction> predictions, std::
     }
   }
   table.add_rule();
-  std::string name(metric);
   for (const auto& [of, both] : groups) {
-    std::vector<std::string> cells = {std::exchange(name, ""), of};
+    std::vector<TableCell> cells = {metric, of};
     for (const std::vector<Prediction>& part : both) {
       const ErrorSummary summary = summarise_errors(part);
-      cells.push_back(fmt::to_string(summary.count));
+      cells.push_back(count_cell(summary.count));
       for (const double value : {summary.median, summary.p90, summary.worst, summary.weighted}) {
-        cells.push_back(summary.count == 0 ? "-" : format_percent(value));
+        cells.push_back(summary.count == 0 ? TableCell("-") : percent_cell(value));
       }
     }
     table.add_row(std::move(cells));

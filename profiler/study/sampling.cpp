@@ -54,6 +54,18 @@ std::int64_t samples_of(const ArmResult& result) {
   return layer == nullptr ? 0 : layer->count();
 }
 
+/// Below so many samples no rank is low enough for median_bounds().
+constexpr std::size_t kFewest = 6;
+
+/// The number of samples below the true median is Binomial(n, 1/2); its normal approximation puts the median
+/// between the order statistics of ranks n/2 -+ 1.96 sqrt(n)/2 with probability 0.95.
+std::pair<double, double> median_bounds(std::vector<double> values) {
+  std::ranges::sort(values);
+  const auto n = static_cast<double>(values.size());
+  const auto low = static_cast<std::size_t>(std::max(0.0, std::floor(n / 2 - 0.98 * std::sqrt(n))));
+  return {values[low], values[values.size() - 1 - low]};
+}
+
 }  // namespace
 
 void SamplingOptions::validate() const {
@@ -89,20 +101,11 @@ double StageSamples::spread() const {
 }
 
 double StageSamples::spread_of_median() const {
-  // The number of samples below the true median is Binomial(n, 1/2); its normal approximation puts the median
-  // between the order statistics of ranks n/2 -+ 1.96 sqrt(n)/2 with probability 0.95. Below 6 samples no
-  // rank is low enough.
-  const auto n = static_cast<std::int64_t>(samples_s.size());
-  if (n < 6) {
+  if (samples_s.size() < kFewest) {
     return std::numeric_limits<double>::infinity();
   }
-  const double reach = 0.98 * std::sqrt(static_cast<double>(n));
-  const auto low = std::max<std::int64_t>(0, std::llround(std::floor(static_cast<double>(n) / 2 - reach)));
-  const auto high = n - 1 - low;
-  auto sorted = samples_s;
-  std::ranges::sort(sorted);
-  const double width = sorted[static_cast<std::size_t>(high)] - sorted[static_cast<std::size_t>(low)];
-  return width == 0 ? 0 : width / median_s();
+  const auto [low, high] = median_bounds(samples_s);
+  return high == low ? 0 : (high - low) / median_s();
 }
 
 const StageSamples* ArmResult::find(Stage stage) const {
@@ -182,8 +185,13 @@ std::optional<RatioSummary> speed_up(const StageSamples* base, const StageSample
   if (ratios.empty()) {
     return std::nullopt;
   }
-  return RatioSummary{median(ratios), std::ranges::min(ratios), std::ranges::max(ratios),
-                      static_cast<std::int64_t>(ratios.size())};
+  const auto [low, high] = median_bounds(ratios);
+  return RatioSummary{median(ratios),
+                      std::ranges::min(ratios),
+                      std::ranges::max(ratios),
+                      static_cast<std::int64_t>(ratios.size()),
+                      low,
+                      high};
 }
 
 }  // namespace moescope

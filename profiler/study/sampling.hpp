@@ -74,6 +74,13 @@ struct RatioSummary {
   double min = 0;
   double max = 0;
   std::int64_t samples = 0;
+  /// Where the median lies with a confidence of 95 % (order statistics, no distribution assumed); of fewer
+  /// than 6 samples, which know less, the extremes.
+  double low = 0;
+  double high = 0;
+
+  /// Whether it cannot be told from 1.
+  bool may_be_one() const { return low <= 1 && high >= 1; }
 };
 
 /// Median of an unordered list; the mean of the middle two for even counts. Throws InternalError when empty.

@@ -11,7 +11,7 @@
 
 namespace moescope {
 
-std::string load_histogram(std::span<const std::int64_t> loads, std::int64_t width) {
+Table load_histogram(std::span<const std::int64_t> loads, std::int64_t width) {
   struct Class {
     std::int64_t experts = 0;
     std::int64_t pairs = 0;
@@ -26,7 +26,7 @@ std::string load_histogram(std::span<const std::int64_t> loads, std::int64_t wid
     all_pairs += load;
   }
   const std::int64_t most = std::ranges::max(classes, {}, &Class::experts).experts;
-  Table table({{"pairs per expert"}, {"experts"}, {"of all pairs"}, {"", Align::kLeft}});
+  Table table({{"pairs per expert"}, {"experts"}, {"of all pairs"}, {"", Align::kLeft, Need::kExtra}});
   for (std::size_t c = 0; c < classes.size(); ++c) {
     const std::int64_t low = c == 0 ? 0 : std::int64_t{1} << (c - 1);
     const std::int64_t high = c == 0 ? 0 : 2 * low - 1;
@@ -39,7 +39,7 @@ std::string load_histogram(std::span<const std::int64_t> loads, std::int64_t wid
              all_pairs == 0 ? 0 : static_cast<double>(classes[c].pairs) / static_cast<double>(all_pairs)),
          std::string(static_cast<std::size_t>(bar), '#')});
   }
-  return table.text();
+  return table;
 }
 
 }  // namespace moescope

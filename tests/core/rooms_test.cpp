@@ -69,6 +69,7 @@ const std::vector<std::string> kRooms = {
     "experiments/options",
     "experiments/points",
     "experiments/calibration",
+    "experiments/manual",
     "experiments/commands",
     "experiments/bench",
     "experiments",

@@ -37,7 +37,7 @@ TEST(Readme, ItsClaimsTableIsGeneratedFromTheRecordedRows) {
   const test::TemporaryDirectory directory;
   std::string tables;
   for (const std::string& gpu : test::recorded_gpu_names()) {
-    std::vector<std::string> arguments = {"claims", "--markdown"};
+    std::vector<std::string> arguments = {"claims", "--format", "md"};
     for (const fs::path& file : test::recorded_rows(gpu)) {
       arguments.push_back(file.string());
     }

@@ -135,7 +135,7 @@ TEST(HostileNames, InRowsReachPageFigureAndTableAsText) {
   outcome = run_moescope({"roofline", "rows.jsonl", "--output", "."}, directory);
   expect_harmless(outcome, directory);
   EXPECT_NE(outcome.out.find(shown), std::string::npos) << outcome.out;
-  for (const std::vector<std::string>& more : {std::vector<std::string>{}, {"--markdown"}}) {
+  for (const std::vector<std::string>& more : {std::vector<std::string>{}, {"--format", "md"}}) {
     std::vector<std::string> arguments = {"claims", "rows.jsonl"};
     arguments.insert(arguments.end(), more.begin(), more.end());
     expect_harmless(run_moescope(arguments, directory), directory);

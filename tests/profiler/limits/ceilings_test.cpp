@@ -112,7 +112,8 @@ TEST(Ceilings, RowsFitTheSchemaAndComeBackAsTheyWere) {
 }
 
 TEST(Ceilings, TableNamesMethodsAndReasons) {
-  const std::string text = ceilings_text(measure_ceilings(fake_probes(), "fake device", few_samples()));
+  const std::string text =
+      ceilings_table(measure_ceilings(fake_probes(), "fake device", few_samples())).text();
   EXPECT_NE(text.find("reads 8 bytes"), std::string::npos) << text;
   EXPECT_NE(text.find("shared needs 2 bytes"), std::string::npos) << text;
   EXPECT_NE(text.find("4 B/s"), std::string::npos) << text;

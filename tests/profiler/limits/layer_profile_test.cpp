@@ -2,7 +2,9 @@
 #include "profiler/limits/layer_profile.hpp"
 
 #include <gtest/gtest.h>
+
 #include <omp.h>
+#include <sstream>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
@@ -90,6 +92,13 @@ const ResultRow* find_row(const std::vector<ResultRow>& rows, std::string_view s
            row.source == source;
   });
   return found == rows.end() ? nullptr : &*found;
+}
+
+std::string profile_text(const LayerProfile& profile, const std::string& device) {
+  std::ostringstream text;
+  TableOutput out(text, text, {});
+  print_profile(out, profile, device);
+  return text.str();
 }
 
 TEST(LayerProfile, CountsEveryStageAndTheLayerAsARangeOfItsOwn) {

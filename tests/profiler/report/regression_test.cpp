@@ -40,7 +40,7 @@ std::vector<RecordedRun> run_of(std::vector<ResultRow> rows, const std::string& 
 }
 
 TimeVerdict verdict(const ResultRow& before, const ResultRow& after, double threshold = 0.05) {
-  return compare_times(run_of({before}), run_of({after}), threshold).times.at(0).verdict;
+  return compare_times(run_of({before}), run_of({after}), {.threshold = threshold}).times.at(0).verdict;
 }
 
 TEST(CompareTimes, CountsWhatIsAboveThresholdAndNoise) {
@@ -52,17 +52,20 @@ TEST(CompareTimes, CountsWhatIsAboveThresholdAndNoise) {
 }
 
 TEST(CompareTimes, AllowsForTheSpreadsThatWereRecorded) {
-  // Range 0.5 of 11 samples: deviation 0.5 / 3.078, of the median sqrt(pi / 2 / 11) times that, three of two
-  // such.
-  const double noise_s = 3 * 0.5 / 3.078 * std::sqrt(1.5707963267948966 / 11) * std::sqrt(2.0);
+  const double noise_s = 0.5;  // half of two ranges of 0.5 s
   const auto report =
-      compare_times(run_of({time_row("w", 1.0, 0.5)}), run_of({time_row("w", 1.25, 0.4)}), 0.05);
+      compare_times(run_of({time_row("w", 1.0, 0.5)}), run_of({time_row("w", 1.25, 0.4)}), {});
   EXPECT_NEAR(report.times.at(0).noise_s, noise_s, 1e-12);
   EXPECT_EQ(report.times[0].verdict, TimeVerdict::kUnclear);
   EXPECT_TRUE(report.holds());
-  EXPECT_EQ(verdict(time_row("w", 1.0, 0.5), time_row("w", 1.4, 0.4)), TimeVerdict::kSlower);
-  EXPECT_EQ(verdict(time_row("w", 1.0, 0.5, 1001), time_row("w", 1.25, 0.4, 1001)), TimeVerdict::kSlower)
-      << "many samples know their median";
+  EXPECT_EQ(verdict(time_row("w", 1.0, 0.5), time_row("w", 1.7, 0.3)), TimeVerdict::kSlower);
+  EXPECT_EQ(verdict(time_row("w", 1.0, 0.5, 1001), time_row("w", 1.25, 0.4, 1001)), TimeVerdict::kUnclear)
+      << "however many the samples, those of the two meet";
+  // Range 0.5 of 3 samples: deviation 0.5 / 1.693, of the median sqrt(pi / 2 / 3) times that, three of two.
+  const double few_s = 3 * 0.5 / 1.693 * std::sqrt(1.5707963267948966 / 3) * std::sqrt(2.0);
+  const auto few =
+      compare_times(run_of({time_row("w", 1.0, 0.5, 3)}), run_of({time_row("w", 1.25, 0.4, 3)}), {});
+  EXPECT_NEAR(few.times.at(0).noise_s, few_s, 1e-12);
   EXPECT_EQ(verdict(time_row("w", 1.0, 0.5, 2), time_row("w", 2.0, 0.4, 2)), TimeVerdict::kUnclear)
       << "two do not";
 }
@@ -71,12 +74,12 @@ TEST(CompareTimes, HoldsOnlyTimesOfTheSameThing) {
   ResultRow other = time_row("w", 9);
   other.group_size = 32;
   const auto report =
-      compare_times(run_of({time_row("w", 1), time_row("gone", 1)}), run_of({time_row("w", 1), other}), 0.05);
+      compare_times(run_of({time_row("w", 1), time_row("gone", 1)}), run_of({time_row("w", 1), other}), {});
   EXPECT_EQ(report.times.size(), 1U);
   EXPECT_EQ(report.only_before, 1);
   EXPECT_EQ(report.only_after, 1);
   EXPECT_TRUE(report.holds());
-  EXPECT_FALSE(compare_times(run_of({time_row("a", 1)}), run_of({time_row("b", 1)}), 0.05).holds())
+  EXPECT_FALSE(compare_times(run_of({time_row("a", 1)}), run_of({time_row("b", 1)}), {}).holds())
       << "nothing was compared";
 }
 
@@ -86,9 +89,9 @@ TEST(CompareTimes, HoldsRowsWithoutATileSizeAgainstThoseOfTheDefault) {
   now.tile_tokens = kStripTileTokens;
   std::vector<RecordedRun> before = run_of({old});
   before.front().header.schema_version = 2;
-  EXPECT_EQ(compare_times(before, run_of({now}), 0.05).times.at(0).verdict, TimeVerdict::kSlower);
+  EXPECT_EQ(compare_times(before, run_of({now}), {}).times.at(0).verdict, TimeVerdict::kSlower);
   now.tile_tokens = 64;
-  EXPECT_FALSE(compare_times(before, run_of({now}), 0.05).holds()) << "nothing was compared";
+  EXPECT_FALSE(compare_times(before, run_of({now}), {}).holds()) << "nothing was compared";
 }
 
 TEST(CompareTimes, HoldsVersion1RowsAgainstNewOnes) {
@@ -97,15 +100,14 @@ TEST(CompareTimes, HoldsVersion1RowsAgainstNewOnes) {
   old.activation = old.gates = "none";
   std::vector<RecordedRun> before = run_of({old});
   before.front().header.schema_version = 1;
-  EXPECT_EQ(compare_times(before, run_of({time_row("w", 2)}), 0.05).times.at(0).verdict,
-            TimeVerdict::kSlower);
+  EXPECT_EQ(compare_times(before, run_of({time_row("w", 2)}), {}).times.at(0).verdict, TimeVerdict::kSlower);
   before.front().header.schema_version = 2;
-  EXPECT_FALSE(compare_times(before, run_of({time_row("w", 2)}), 0.05).holds())
+  EXPECT_FALSE(compare_times(before, run_of({time_row("w", 2)}), {}).holds())
       << "a group size it says, and another";
 }
 
 TEST(CompareTimes, TakesTheLastOfSeveralAndNoticesWhatIsLost) {
-  EXPECT_EQ(compare_times(run_of({time_row("w", 9), time_row("w", 1)}), run_of({time_row("w", 1)}), 0.05)
+  EXPECT_EQ(compare_times(run_of({time_row("w", 9), time_row("w", 1)}), run_of({time_row("w", 1)}), {})
                 .count(TimeVerdict::kSame),
             1);
   ResultRow failed = time_row("w", 1);
@@ -113,7 +115,7 @@ TEST(CompareTimes, TakesTheLastOfSeveralAndNoticesWhatIsLost) {
   failed.spread.reset();
   failed.status = Status::kFailed;
   failed.reason = "broken";
-  const auto report = compare_times(run_of({time_row("w", 1)}), run_of({failed}), 0.05);
+  const auto report = compare_times(run_of({time_row("w", 1)}), run_of({failed}), {});
   EXPECT_EQ(report.count(TimeVerdict::kLost), 1);
   EXPECT_FALSE(report.holds());
 }
@@ -129,7 +131,7 @@ TEST(CompareTimes, HoldsModelledTimesAgainstModelledOnes) {
   };
   EXPECT_EQ(verdict(modelled(1.0), modelled(1.0), 0), TimeVerdict::kSame) << "they repeat exactly";
   EXPECT_EQ(verdict(modelled(1.0), modelled(1.001), 0), TimeVerdict::kSlower) << "there is no noise";
-  const auto report = compare_times(run_of({modelled(1.0)}), run_of({time_row("w", 1.0)}), 0.05);
+  const auto report = compare_times(run_of({modelled(1.0)}), run_of({time_row("w", 1.0)}), {});
   EXPECT_TRUE(report.times.empty()) << "a measured time is no modelled one";
   EXPECT_EQ(report.only_before, 1);
   EXPECT_EQ(report.only_after, 1);
@@ -137,11 +139,35 @@ TEST(CompareTimes, HoldsModelledTimesAgainstModelledOnes) {
 
 TEST(CompareTimes, RefusesTimesOfAnotherDevice) {
   EXPECT_EQ(error_text<InvalidArgument>([] {
-              compare_times(run_of({time_row("w", 1)}, "an H100"), run_of({time_row("w", 1)}, "a CPU"), 0.05);
+              compare_times(run_of({time_row("w", 1)}, "an H100"), run_of({time_row("w", 1)}, "a CPU"), {});
             }),
-            "baseline = an H100: these times are of a CPU, which says nothing about it");
-  EXPECT_EQ(error_text<InvalidArgument>([] { compare_times({}, {}, -1); }),
+            "baseline = an H100: these times are of a CPU, which says nothing about it (moescope diff "
+            "--any-device compares them all the same)");
+  EXPECT_EQ(error_text<InvalidArgument>([] { compare_times({}, {}, {.threshold = -1}); }),
             "threshold = -1: must be a fraction >= 0");
+}
+
+TEST(CompareTimes, TakesTheLayerAloneWhereBothHaveIt) {
+  const auto stage = [](const char* name, double value) {
+    ResultRow row = time_row("w", value);
+    row.stage = name;
+    return row;
+  };
+  const auto before = run_of({stage("router_select", 1), stage("layer", 3)});
+  const auto after = run_of({stage("router_select", 2), stage("layer", 3)});
+  const auto alone = compare_times(before, after, {.layers_alone = true});
+  EXPECT_EQ(alone.times.size(), 1U);
+  EXPECT_EQ(alone.count(TimeVerdict::kSame), 1);
+  EXPECT_EQ(alone.only_before + alone.only_after, 0);
+  EXPECT_EQ(compare_times(before, after, {}).count(TimeVerdict::kSlower), 1);
+  const auto stages = compare_times(run_of({stage("router_select", 1)}), after, {.layers_alone = true});
+  EXPECT_EQ(stages.count(TimeVerdict::kSlower), 1) << "where one has none, stages are all there is";
+}
+
+TEST(CompareTimes, ComparesDevicesWhenThatIsAskedFor) {
+  const auto report = compare_times(run_of({time_row("w", 1)}, "an H100"),
+                                    run_of({time_row("w", 2)}, "an H200"), {.any_device = true});
+  EXPECT_EQ(report.count(TimeVerdict::kSlower), 1);
 }
 
 }  // namespace

@@ -2,9 +2,13 @@
 
 #include <gtest/gtest.h>
 
+#include <sstream>
+
 #include <algorithm>
 
 #include "core/base/error.hpp"
+#include "core/base/line_text.hpp"
+#include "profiler/text/table_output.hpp"
 #include "tests/support/error_text.hpp"
 
 namespace moescope {
@@ -133,6 +137,17 @@ TEST(Roofline, FigureHasAPanelPerLevelWithRoofAndLabelledPoints) {
   EXPECT_NE(script.find("set logscale x"), std::string::npos);
   EXPECT_NE(script.find("set origin 0.5,0\n"), std::string::npos) << "side by side";
   EXPECT_NE(script.find("with lines"), std::string::npos);
+}
+
+/// Every layer's label and table.
+std::string roofline_text(const Roofline& roofline) {
+  std::ostringstream text;
+  TableOutput out(text, text, {});
+  for (const RooflineTable& layer : roofline_tables(roofline)) {
+    out.text() << one_line(layer.label) << '\n';
+    out.show(layer.label, layer.table);
+  }
+  return text.str();
 }
 
 TEST(Roofline, TableHasEveryStageWithItsDistanceToBothRoofs) {

@@ -1,0 +1,43 @@
+# `cmake --install`: the program with its data, shell completion and manual page, and the libraries with their headers
+# as the CMake package `moescope` (moescope::core, moescope::reference, moescope::profiler). `cpack -G DEB` packs the same.
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+
+set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/moescope)
+install(TARGETS moescope RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+install(TARGETS moescope_options moescope_core moescope_reference moescope_profiler EXPORT moescopeTargets
+  ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+foreach(wing core reference profiler)
+  set_target_properties(moescope_${wing} PROPERTIES EXPORT_NAME ${wing})
+  # Includes are spelt as here: "core/schedule/schedule.hpp".
+  install(DIRECTORY ${PROJECT_SOURCE_DIR}/${wing} DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/moescope FILES_MATCHING PATTERN "*.hpp")
+endforeach()
+set_target_properties(moescope_options PROPERTIES EXPORT_NAME options)
+install(EXPORT moescopeTargets NAMESPACE moescope:: DESTINATION ${package_dir})
+configure_package_config_file(${PROJECT_SOURCE_DIR}/cmake/moescopeConfig.cmake.in ${PROJECT_BINARY_DIR}/moescopeConfig.cmake
+  INSTALL_DESTINATION ${package_dir})
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/moescopeConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${PROJECT_BINARY_DIR}/moescopeConfig.cmake ${PROJECT_BINARY_DIR}/moescopeConfigVersion.cmake
+  DESTINATION ${package_dir})
+
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/data DESTINATION ${CMAKE_INSTALL_DATADIR}/moescope)
+install(DIRECTORY ${PROJECT_SOURCE_DIR}/experiments/configs DESTINATION ${CMAKE_INSTALL_DATADIR}/moescope/experiments)
+install(FILES ${PROJECT_SOURCE_DIR}/LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
+
+# Written by the program after it is linked: experiments/CMakeLists.txt.
+set(manual ${MOESCOPE_MANUAL_DIR})
+install(FILES ${manual}/moescope.1 DESTINATION ${CMAKE_INSTALL_MANDIR}/man1)
+install(FILES ${manual}/moescope DESTINATION ${CMAKE_INSTALL_DATADIR}/bash-completion/completions)
+install(FILES ${manual}/_moescope DESTINATION ${CMAKE_INSTALL_DATADIR}/zsh/vendor-completions)
+install(FILES ${manual}/moescope.fish DESTINATION ${CMAKE_INSTALL_DATADIR}/fish/vendor_completions.d)
+
+set(CPACK_PACKAGE_NAME moescope)
+set(CPACK_PACKAGE_VENDOR "the authors of moescope")
+set(CPACK_PACKAGE_CONTACT "the authors of moescope <moescope@localhost>")
+set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "simulator and profiler of mixture-of-experts layers with atomic experts")
+set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
+set(CPACK_DEBIAN_PACKAGE_RECOMMENDS "gnuplot-nox")
+set(CPACK_DEBIAN_PACKAGE_SUGGESTS "libfmt-dev, libeigen3-dev, nlohmann-json3-dev, libminizip-dev, zlib1g-dev, pkg-config")
+set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
+set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
+include(CPack)

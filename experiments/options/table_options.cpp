@@ -1,0 +1,36 @@
+#include "experiments/options/table_options.hpp"
+
+#include <cstdlib>
+#include <iostream>
+
+namespace moescope {
+namespace {
+
+TableStyle style_here() {
+  return people_style(stdout_columns(), std::getenv("COLUMNS"), std::getenv("NO_COLOR"), std::getenv("TERM"));
+}
+
+}  // namespace
+
+void add_table_options(Cli app, TableOptions& options) {
+  app.add_option("--format", options.format,
+                 "table (default), md, csv or json; of csv and json, sentences go to standard error")
+      .type_name("NAME");
+  app.add_flag("--wide", options.wide, "tables with all their columns, however wide the terminal");
+}
+
+TableStyle table_style(const TableOptions& options) {
+  TableStyle style = style_here();
+  style.format = parse_table_format(options.format);
+  if (options.wide) {
+    style.width = 0;
+  }
+  return style;
+}
+
+StandardTables::StandardTables(const TableOptions& options)
+    : TableOutput(std::cout, std::cerr, table_style(options)) {}
+
+bool stdout_has_colours() { return style_here().colour; }
+
+}  // namespace moescope

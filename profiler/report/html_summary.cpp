@@ -1,0 +1,191 @@
+#include "profiler/report/html_summary.hpp"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <map>
+#include <optional>
+#include <span>
+
+#include "core/layer/stage.hpp"
+#include "core/schedule/schedule_info.hpp"
+#include "profiler/report/html_layers.hpp"
+#include "profiler/report/layer_names.hpp"
+#include "profiler/study/sampling.hpp"
+#include "profiler/text/format.hpp"
+
+namespace moescope {
+namespace {
+
+/// A schedule's time of the layer.
+struct Timed {
+  std::string name;
+  double time_s = 0;
+  double spread = 0;
+};
+
+/// One layer's times, the fastest first.
+struct Race {
+  const RecordedLayer* layer = nullptr;
+  std::vector<Timed> times;
+
+  double lead() const { return times[1].time_s / times[0].time_s; }
+  /// Whether samples of the first two do not meet.
+  bool is_clear() const {
+    return times[1].time_s - times[0].time_s >
+           0.5 * (times[0].spread * times[0].time_s + times[1].spread * times[1].time_s);
+  }
+};
+
+/// A choice of auto or a tuned schedule is one of the others again.
+bool is_choice(const std::string& schedule) { return schedule == "auto" || schedule == "tuned"; }
+
+std::optional<Race> race_of(const RecordedLayer& layer) {
+  Race race{&layer, {}};
+  for (const RecordedSchedule& schedule : layer.schedules) {
+    const ResultRow* row = schedule.find(Stage::kLayer, "time_s");
+    if (row != nullptr && row->status == Status::kOk && *row->value > 0 && !is_choice(schedule.name)) {
+      race.times.push_back({schedule.name, *row->value, row->spread.value_or(0)});
+    }
+  }
+  std::ranges::stable_sort(race.times, {}, &Timed::time_s);
+  return race.times.size() < 2 ? std::nullopt : std::optional(std::move(race));
+}
+
+/// What a schedule did over all races it was in.
+struct Record {
+  std::size_t races = 0;
+  std::size_t wins = 0;
+  std::vector<double> over_fastest;
+};
+
+std::string swatch(const std::string& schedule) {
+  const ScheduleInfo* info = find_schedule_info(schedule);
+  return info == nullptr ? "" : fmt::format("<span class=s style=\"background:{}\"></span>", info->colour);
+}
+
+std::string schedules_table(const std::map<std::string, Record>& records) {
+  std::vector<std::pair<std::string, Record>> sorted(records.begin(), records.end());
+  std::ranges::stable_sort(sorted, std::greater<>(), [](const auto& entry) { return entry.second.wins; });
+  std::string html =
+      "<table class=sortable><tr><th class=t>schedule</th><th>fastest on</th><th>of layers</th>"
+      "<th>time over the fastest: median</th><th>worst</th></tr>\n";
+  for (const auto& [name, record] : sorted) {
+    html +=
+        fmt::format("<tr><td class=t>{}{}</td><td>{}</td><td>{}</td><td>{:.2f}x</td><td>{:.2f}x</td></tr>\n",
+                    swatch(name), html_text(name), record.wins, record.races, median(record.over_fastest),
+                    std::ranges::max(record.over_fastest));
+  }
+  return html + "</table>\n";
+}
+
+std::string layers_table(std::span<const Race> races) {
+  std::string html = fmt::format(
+      "<details><summary>every layer: {}</summary>\n<p><label>filter <input class=filter></label></p>"
+      "<table class=sortable><tr><th class=t>workload</th><th class=t>layer</th><th class=t>fastest</th>"
+      "<th>time</th><th class=t>next</th><th>by</th><th class=t>more than the noise</th></tr>\n",
+      races.size());
+  for (const Race& race : races) {
+    html += fmt::format(
+        "<tr><td class=t>{}</td><td class=t>{}</td><td class=t>{}{}</td><td data-value=\"{:.9g}\">{}</td><td "
+        "class=t>{}{}</td><td>{:.2f}x</td><td class=t>{}</td></tr>\n",
+        html_text(short_workload(race.layer->what.workload)), html_text(race.layer->shape_text()),
+        swatch(race.times[0].name), html_text(race.times[0].name), race.times[0].time_s,
+        format_seconds(race.times[0].time_s), swatch(race.times[1].name), html_text(race.times[1].name),
+        race.lead(), race.is_clear() ? "yes" : "no");
+  }
+  return html + "</table></details>\n";
+}
+
+/// Of one device (or modelled device).
+std::string device_summary(const std::string& device, std::span<const Race> races) {
+  std::map<std::string, Record> records;
+  std::vector<double> leads;
+  std::size_t unclear = 0;
+  for (const Race& race : races) {
+    for (const Timed& timed : race.times) {
+      Record& record = records[timed.name];
+      ++record.races;
+      record.over_fastest.push_back(timed.time_s / race.times[0].time_s);
+    }
+    ++records[race.times[0].name].wins;
+    leads.push_back(race.lead());
+    unclear += race.is_clear() ? 0 : 1;
+  }
+  const auto best =
+      std::ranges::max_element(records, {}, [](const auto& entry) { return entry.second.wins; });
+  std::string text = fmt::format("<h3>{}</h3>\n<p><b>{} is the fastest on {} of {} layers.</b> ",
+                                 html_text(device), html_text(best->first), best->second.wins, races.size());
+  text += fmt::format("The fastest schedule leads the next one by {:.2f}x (median; at most {:.2f}x).",
+                      median(leads), std::ranges::max(leads));
+  text += unclear == 0 ? " Every lead is more than the noise.</p>\n"
+                       : fmt::format(" On {} of them the lead is within the noise.</p>\n", unclear);
+  return text + schedules_table(records) + layers_table(races);
+}
+
+}  // namespace
+
+std::string html_summary(const std::vector<RecordedLayer>& layers) {
+  std::vector<std::pair<std::string, std::vector<Race>>> devices;
+  for (const RecordedLayer& layer : layers) {
+    auto race = race_of(layer);
+    if (!race || layer.what.system != "omnimoe") {
+      continue;
+    }
+    const bool modelled = layer.what.backend.starts_with("sim");
+    const std::string device = modelled                      ? layer.what.backend
+                               : layer.what.backend == "cpu" ? layer.header->device
+                               : layer.what.backend == "cuda"
+                                   ? layer.header->device
+                                   : fmt::format("{} by {}", layer.header->device, layer.what.backend);
+    auto found = std::ranges::find(devices, device, [](const auto& entry) { return entry.first; });
+    if (found == devices.end()) {
+      found = devices.insert(found, {device, {}});
+    }
+    found->second.push_back(*std::move(race));
+  }
+  std::string html;
+  for (const auto& [device, races] : devices) {
+    html += device_summary(device, races);
+  }
+  return html;
+}
+
+std::string_view html_table_script() {
+  return R"js(<script>
+document.querySelectorAll('table.sortable').forEach(table => {
+  const head = table.rows[0];
+  const value = row => cell => { const c = row.cells[cell]; const text = c.dataset.value || c.textContent;
+    const number = parseFloat(text); return isNaN(number) ? text : number; };
+  Array.from(head.cells).forEach((th, index) => {
+    th.tabIndex = 0;
+    let up = false;
+    const sort = () => {
+      up = !up;
+      const rows = Array.from(table.rows).slice(1);
+      rows.sort((a, b) => { const x = value(a)(index), y = value(b)(index);
+        return (x < y ? -1 : x > y ? 1 : 0) * (up ? 1 : -1); });
+      rows.forEach(row => row.parentNode.appendChild(row));
+      Array.from(head.cells).forEach(cell => cell.removeAttribute('aria-sort'));
+      th.setAttribute('aria-sort', up ? 'ascending' : 'descending');
+    };
+    th.addEventListener('click', sort);
+    th.addEventListener('keydown', event => { if (event.key === 'Enter') sort(); });
+  });
+});
+document.querySelectorAll('input.filter').forEach(field => {
+  const table = field.closest('details').querySelector('table');
+  field.addEventListener('input', () => {
+    const words = field.value.toLowerCase().split(/\s+/).filter(word => word);
+    Array.from(table.rows).slice(1).forEach(row => {
+      const text = row.textContent.toLowerCase();
+      row.hidden = !words.every(word => text.includes(word));
+    });
+  });
+});
+</script>
+)js";
+}
+
+}  // namespace moescope

@@ -1,0 +1,128 @@
+// Tables for other programs: markdown, CSV and JSON.
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "core/base/number_text.hpp"
+#include "core/base/utf8.hpp"
+#include "profiler/text/table.hpp"
+
+namespace moescope {
+namespace {
+
+/// A cell of GitHub-flavoured markdown that shows `text`: nothing in it ends the cell, begins a tag, an
+/// entity, a link or code. A '<' or '&' that begins none of them stays.
+std::string escaped(const std::string& text) {
+  const auto begins = [&](std::size_t at, std::string_view more) {
+    const char next = at + 1 < text.size() ? text[at + 1] : ' ';
+    return (next >= 'a' && next <= 'z') || (next >= 'A' && next <= 'Z') ||
+           more.find(next) != std::string::npos;
+  };
+  std::string out;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    const bool special = c == '|' || c == '`' || c == '[' || c == '\\' || (c == '<' && begins(i, "/!?")) ||
+                         (c == '&' && begins(i, "#"));
+    out += special ? fmt::format("\\{}", c) : std::string(1, c);
+  }
+  return out;
+}
+
+/// A field of RFC 4180.
+std::string quoted(const std::string& text) {
+  if (text.find_first_of(",\"\r\n") == std::string::npos) {
+    return text;
+  }
+  std::string out = "\"";
+  for (const char c : text) {
+    out.append(c == '"' ? 2 : 1, c);
+  }
+  out += '"';
+  return out;
+}
+
+Mark mark_of(const std::vector<TableCell>& row) {
+  const auto found = std::ranges::find_if(row, [](const TableCell& c) { return c.mark != Mark::kNone; });
+  return found == row.end() ? Mark::kNone : found->mark;
+}
+
+bool is_nothing(const TableCell& cell) { return !cell.value && (cell.text.empty() || cell.text == "-"); }
+
+}  // namespace
+
+std::string Table::markdown() const {
+  std::string out = "|";
+  const auto for_people = [&](std::size_t c) { return columns_[c].need != Need::kPrograms; };
+  for (const auto& column : columns_) {
+    out += column.need == Need::kPrograms ? "" : fmt::format(" {} |", escaped(column.title));
+  }
+  out += "\n|";
+  for (const auto& column : columns_) {
+    out += column.need == Need::kPrograms ? "" : column.align == Align::kLeft ? " --- |" : " ---: |";
+  }
+  out += '\n';
+  for (const auto& row : rows_) {
+    if (row.empty()) {
+      continue;
+    }
+    out += '|';
+    for (std::size_t c = 0; c < row.size(); ++c) {
+      out += for_people(c) ? fmt::format(" {} |", escaped(row[c].text)) : "";
+    }
+    out += '\n';
+  }
+  return out;
+}
+
+std::string Table::csv() const {
+  const bool marks = marked();
+  std::string out;
+  for (std::size_t c = 0; c < columns_.size(); ++c) {
+    out += c == 0 ? "" : ",";
+    out += quoted(columns_[c].title);
+  }
+  out += marks ? ",mark\n" : "\n";
+  for (const auto& row : rows_) {
+    if (row.empty()) {
+      continue;
+    }
+    for (std::size_t c = 0; c < row.size(); ++c) {
+      out += c == 0 ? "" : ",";
+      out += is_nothing(row[c]) ? "" : row[c].value ? fmt::format("{}", *row[c].value) : quoted(row[c].text);
+    }
+    out += marks ? fmt::format(",{}\n", to_string(mark_of(row))) : "\n";
+  }
+  return out;
+}
+
+std::string Table::json() const {
+  const bool marks = marked();
+  auto table = nlohmann::ordered_json::object();
+  table["columns"] = nlohmann::ordered_json::array();
+  for (const auto& column : columns_) {
+    table["columns"].push_back(column.title);
+  }
+  table["rows"] = nlohmann::ordered_json::array();
+  for (const auto& row : rows_) {
+    if (row.empty()) {
+      continue;
+    }
+    auto object = nlohmann::ordered_json::object();
+    for (std::size_t c = 0; c < row.size(); ++c) {
+      auto& place = object[columns_[c].title];
+      if (row[c].value) {
+        place = *row[c].value;
+      } else if (!is_nothing(row[c])) {
+        place = row[c].text;
+      }
+    }
+    if (marks && mark_of(row) != Mark::kNone) {
+      object["mark"] = to_string(mark_of(row));
+    }
+    table["rows"].push_back(std::move(object));
+  }
+  return table.dump(1);
+}
+
+}  // namespace moescope

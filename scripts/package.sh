@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Installs what was built into a folder of its own, builds a project elsewhere against it, and packs a .deb.
+# Usage: scripts/package.sh [BUILD]    (default build/cpu; the .deb lies there)
+set -euo pipefail
+cd "$(dirname "$0")/.."
+build=$(realpath "${1:-build/cpu}")
+scratch=$(mktemp -d)
+trap 'rm -rf "$scratch"' EXIT
+cmake --install "$build" --prefix "$scratch/usr" >"$scratch/install.log"
+# The program finds its data where nothing else is.
+(cd "$scratch" && env -i PATH=/usr/bin:/bin "$scratch/usr/bin/moescope" presets --format csv >/dev/null)
+cmake -S tests/package -B "$scratch/consumer" -G Ninja -DCMAKE_PREFIX_PATH="$scratch/usr" >"$scratch/configure.log"
+cmake --build "$scratch/consumer" >"$scratch/build.log" || { cat "$scratch/build.log" >&2; exit 1; }
+"$scratch/consumer/consumer"
+(cd "$build" && cpack -G DEB >"$scratch/cpack.log") || { cat "$scratch/cpack.log" >&2; exit 1; }
+deb=$(ls -t "$build"/moescope_*.deb | head -1)
+dpkg-deb --info "$deb" | grep -E 'Package|Version|Depends|Installed-Size'
+dpkg-deb --contents "$deb" | grep -E 'bin/moescope|moescopeConfig.cmake|small_layer2|moescope.1' | awk '{print $6}'
