@@ -7,7 +7,6 @@
 #include <set>
 #include <utility>
 
-#include "core/base/build_info.hpp"
 #include "core/base/error.hpp"
 #include "core/base/number_text.hpp"
 #include "core/files/file_bytes.hpp"
