@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fits the simulator's calibration to the recorded rows again and writes what it then predicts into docs/simulator.md,
+# Fits the simulator's calibration to the recorded rows again and writes what it then predicts into docs/simulator/validation.md,
 # between the marks <!-- validation: NAME --> and <!-- end -->: once with points held out (that fit is the one that comes
 # along), once with whole shapes held out, judged with a fit of their own. Four minutes on one core, no GPU.
 # Usage: scripts/update_validation.sh [--check] [MOESCOPE]
@@ -28,7 +28,7 @@ import sys
 
 scratch = pathlib.Path(os.environ["SCRATCH"])
 calibration = pathlib.Path(os.environ["CALIBRATION"])
-document = pathlib.Path("docs/simulator.md")
+document = pathlib.Path("docs/simulator/validation.md")
 text = document.read_text(encoding="utf-8")
 for table in sorted(scratch.glob("*.md")):
     begin, end = f"<!-- validation: {table.stem} -->\n", "<!-- end -->"

@@ -9,7 +9,7 @@
 namespace moescope::cuda {
 namespace {
 
-// Of an H100; docs/performance.md, "baseline systems", says which rows they are from.
+// Of an H100; docs/performance/systems.md says which rows they are from.
 constexpr double kGatherBytesPerS = 4.0e12;  ///< requested, of rows gathered token by token
 constexpr double kMemoryBytesPerS = 2.95e12;
 constexpr double kBf16FlopPerS = 777e12;  ///< large products

@@ -16,9 +16,11 @@ namespace {
 
 namespace fs = std::filesystem;
 
-TEST(Readme, ItsClaimsTableIsGeneratedFromTheRecordedRows) {
+class ClaimsPage : public testing::TestWithParam<const char*> {};
+
+TEST_P(ClaimsPage, ItsTableIsGeneratedFromTheRecordedRows) {
   std::vector<std::string> arguments = {"claims", "--markdown"};
-  for (const fs::path& file : test::recorded_rows("h100")) {
+  for (const fs::path& file : test::recorded_rows(GetParam())) {
     arguments.push_back(file.string());
   }
   ASSERT_GT(arguments.size(), 3U);
@@ -26,14 +28,17 @@ TEST(Readme, ItsClaimsTableIsGeneratedFromTheRecordedRows) {
   const test::Outcome outcome = test::run_moescope(arguments, directory);
   ASSERT_EQ(outcome.code, 0) << outcome.err;
 
-  const std::string readme = test::read_text(std::filesystem::path(test::source_dir()) / "README.md");
+  const std::string page = test::read_text(fs::path(test::source_dir()) /
+                                           fmt::format("docs/results/claims-{}.md", GetParam()));
   const std::string begin = "<!-- claims: begin -->\n";
-  const auto from = readme.find(begin);
-  const auto to = readme.find("<!-- claims: end -->");
+  const auto from = page.find(begin);
+  const auto to = page.find("<!-- claims: end -->");
   ASSERT_TRUE(from != std::string::npos && to != std::string::npos && from < to);
-  EXPECT_EQ(readme.substr(from + begin.size(), to - from - begin.size()), outcome.out)
-      << "scripts/update_claims.sh brings README up to date";
+  EXPECT_EQ(page.substr(from + begin.size(), to - from - begin.size()), outcome.out)
+      << "scripts/update_claims.sh brings the page up to date";
 }
+INSTANTIATE_TEST_SUITE_P(Devices, ClaimsPage, testing::Values("h100", "h200"),
+                         [](const auto& info) { return std::string(info.param); });
 
 /// Whole tables take minutes to compute again (scripts/update_validation.sh --check); whether they are of
 /// these rows and this calibration shows at once.
@@ -41,7 +46,7 @@ TEST(SimulatorDocument, ItsTablesAreOfTheRecordedRowsAndTheCalibrationThatComesA
   const fs::path root(test::source_dir());
   const Calibration calibration = read_calibration(root / "data/calibration-h100.json");
   const std::string hint = "scripts/update_validation.sh brings both up to date";
-  const std::string document = test::read_text(root / "docs/simulator.md");
+  const std::string document = test::read_text(root / "docs/simulator/validation.md");
   EXPECT_NE(document.find("calibration: " + calibration.source), std::string::npos) << hint;
   std::set<std::string> revisions;
   for (const RecordedRun& run : read_rows(root / "results/h100/validation.jsonl.gz")) {
