@@ -233,11 +233,11 @@ def uncovered_metrics() -> list[str]:
             for name in re.findall(r"`(\w+)`", cells[1]):
                 units[name] = cells[2]
     found = set()
-    for file in (*(ROOT / "results/h200").glob("compare-1024*.jsonl.gz"), ROOT / "results/h100/profile.jsonl"):
+    for file in sorted((ROOT / "results").glob("*/*.jsonl*")):
         with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8") as rows:
             for line in rows:
                 row = json.loads(line)
-                if "metric" not in row or row["stage"] == "device" or "__" in row["metric"]:
+                if "metric" not in row or "__" in row["metric"] or row["metric"].endswith("_over_known") or row["schema_version"] < 4:
                     continue
                 stated = units.get(row["metric"])
                 if stated is None or row["unit"] not in stated:

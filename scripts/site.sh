@@ -16,7 +16,7 @@ if ! cmp -s "$pins" "$venv/requirements.txt"; then
   "$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$pins"
   cp "$pins" "$venv/requirements.txt" # only now: an interrupted installation starts again
 fi
-export NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true
+export NO_MKDOCS_2_WARNING=true # a notice about another major version, on every build
 [ "${1:-}" = --serve ] && exec "$venv/bin/mkdocs" serve
 "$venv/bin/mkdocs" build --strict --clean
 echo "site: build/site/index.html"

@@ -8,6 +8,7 @@ Usage: scripts/update_docs.py [--check] [--moescope PROGRAM]
 | -------------------------------------- | ----------------------------------------- |
 | README.md, GPU table                   | results/DEVICE/compare-*                  |
 | docs/results/DEVICE.md, its table      | the same                                  |
+| docs/performance/index.md, its table   | results/DEVICE/profile.jsonl              |
 | docs/reference/rows.md, files.md       | the program's schemas, metric_catalogue.json, device files |
 | docs/reference/commands.md             | the program's --help                      |
 
@@ -75,6 +76,46 @@ def times_table(device: str, schedules: dict[str, str]) -> str:
     return (table(["L, K", *schedules.values(), "gain"], lines, 1)
             + f"\n\nMilliseconds on one {name}, {date}; bf16, N = 320 x 320, d = 1024, `gaussian:1`, cold L2. L: tokens, K: experts per token."
             + "\n*Gain*: the fastest over `expert_centric`, the paper's schedule.")
+
+
+KERNELS = [  # stage, a schedule that runs it, its name, its page
+    ("router_project", "token_centric", "router_project", "router.md"),
+    ("router_select", "staircase:atomics", "router_select, strips", "router.md"),
+    ("router_select", "token_centric", "router_select, pairs", "router.md"),
+    ("schedule", "staircase:atomics", "schedule, from strips", "schedule.md"),
+    ("schedule", "expert_centric", "schedule, from pairs", "schedule.md"),
+    ("experts", "token_centric", "experts, token_centric", "token-centric.md"),
+    ("experts", "expert_centric", "experts, expert_centric", "other-experts.md"),
+    ("experts", "staircase", "experts, staircase", "staircase.md"),
+    ("experts", "staircase:atomics", "experts, staircase:atomics", "staircase.md"),
+    ("experts", "dense_masked", "experts, dense_masked", "other-experts.md"),
+    ("experts", "sparse_library", "experts, sparse_library", "other-experts.md"),
+    ("shared_mlp", "token_centric", "shared_mlp", "layer.md")]
+
+
+def kernel_table(devices: list[str]) -> str:
+    """Time of every kernel and what bounds it, as `profile` recorded it on each device under gaussian:1."""
+    columns, captions = [], []
+    for device in devices:
+        found: dict = {}
+        for line in (ROOT / "results" / device / "profile.jsonl").open(encoding="utf-8"):
+            row = json.loads(line)
+            if "header" in row:
+                captions.append(f"{row['header']['device']}, {row['header']['started_utc'][:10]}")
+            elif row.get("workload") == "gaussian:1" and row["metric"] in ("time_s", "nearest_limit_fraction") and row["status"] == "ok":
+                found.setdefault((row["stage"], row["schedule"]), {})[row["metric"]] = row
+        columns.append(found)
+    lines = []
+    for stage, schedule, name, page in KERNELS:
+        cells = [f"[{name}]({page})"]
+        for found in columns:
+            row = found.get((stage, schedule), {})
+            cells += [milliseconds(row["time_s"]["value"]) if "time_s" in row else "-",
+                      row["nearest_limit_fraction"]["reason"] if "nearest_limit_fraction" in row else "-"]
+        lines.append(cells)
+    header = ["kernel", *[title for device in devices for title in (f"{device.upper()}, ms", "bound by")]]
+    return (table(header, lines) + "\n\nL = 4096, K = 512, d = 1024, N = 320 x 320, bf16, `gaussian:1`, cold L2; `results/DEVICE/profile.jsonl` ("
+            + "; ".join(captions) + ").")
 
 
 # ---- schemas
@@ -175,6 +216,7 @@ def generated(program: Path) -> dict[Path, str]:
             ("<!-- fields: experiment -->", "<!-- end -->", plain_fields(experiment["properties"], {})),
             ("<!-- fields: axes -->", "<!-- end -->", plain_fields(axes, {})),
             ("<!-- fields: device -->", "<!-- end -->", device_fields())],
+        "docs/performance/index.md": [("<!-- kernels: now -->", "<!-- end -->", kernel_table(["h100", "h200"]))],
         f"docs/results/{SHOWN}.md": [
             (f"<!-- schedules: {SHOWN} -->", "<!-- end -->",
              times_table(SHOWN, {**COMPARED, "staircase:rows": "staircase :rows", "sparse_library": "sparse_library", "auto": "auto"}))],
