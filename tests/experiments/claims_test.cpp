@@ -38,7 +38,7 @@ TEST_P(ClaimsPage, ItsTableIsGeneratedFromTheRecordedRows) {
       << "scripts/update_claims.sh brings the page up to date";
 }
 INSTANTIATE_TEST_SUITE_P(Devices, ClaimsPage, testing::Values("h100", "h200"),
-                         [](const auto& info) { return std::string(info.param); });
+                         [](const auto& device) { return std::string(device.param); });
 
 /// Whole tables take minutes to compute again (scripts/update_validation.sh --check); whether they are of
 /// these rows and this calibration shows at once.
