@@ -134,6 +134,7 @@ class Commands:
     def __init__(self, program: Path, run: bool):
         self.program, self.run, self.counts, self.seconds = program, run, {"run": 0, "parsed": 0, "skipped": 0}, 0.0
         self.parsed: dict[tuple, str | None] = {}
+        self.known = update_docs.subcommands(program)
 
     def check(self, path: Path) -> list[str]:
         text = path.read_text(encoding="utf-8")
@@ -209,6 +210,8 @@ class Commands:
     def parse(self, words: list[str]) -> str | None:
         """What is wrong with the words behind `moescope`, by its own parser: with an unknown option behind them that one alone must be
         refused, before anything runs."""
+        if words[0] not in self.known and not words[0].startswith("-"):
+            return "there is no such command"
         if "--help" in words:
             done = subprocess.run([self.program, *words], capture_output=True, text=True, timeout=SECONDS_OF_A_COMMAND, check=False)
             return None if done.returncode == 0 else done.stderr.strip()
@@ -243,7 +246,7 @@ def uncovered_metrics() -> list[str]:
                 if "metric" not in row or "__" in row["metric"] or row["metric"].endswith("_over_known") or row["schema_version"] < 4:
                     continue
                 stated = units.get(row["metric"])
-                if stated is None or row["unit"] not in stated:
+                if stated is None or row["unit"] not in stated.split(", "):
                     found.add(f"docs/reference/rows.md: metric {row['metric']} has unit {row['unit']}, the page says {stated}")
     return sorted(found)
 
