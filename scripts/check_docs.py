@@ -154,7 +154,7 @@ class Commands:
         for span in inline:
             words = [word for word in shlex.split(span)[1:]]
             if words and re.fullmatch(r"[a-z][a-z-]*", words[0]):
-                what = self.parse(words)
+                what = self.parse(words, in_text=True)
                 found += [f"{name_of(path)}: `{span}`: {what}"] if what else []
         return found
 
@@ -207,7 +207,7 @@ class Commands:
             return f"exit code {done.returncode}, not {expected}: {(done.stderr.strip() or done.stdout.strip())[-300:]}"
         return None
 
-    def parse(self, words: list[str]) -> str | None:
+    def parse(self, words: list[str], in_text: bool = False) -> str | None:
         """What is wrong with the words behind `moescope`, by its own parser: with an unknown option behind them that one alone must be
         refused, before anything runs."""
         if words[0] not in self.known and not words[0].startswith("-"):
@@ -215,13 +215,13 @@ class Commands:
         if "--help" in words:
             done = subprocess.run([self.program, *words], capture_output=True, text=True, timeout=SECONDS_OF_A_COMMAND, check=False)
             return None if done.returncode == 0 else done.stderr.strip()
-        key = tuple(words)
+        key = (in_text, *words)
         if key not in self.parsed:
             self.counts["parsed"] += 1
             done = subprocess.run([self.program, *words, UNKNOWN], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS_OF_A_COMMAND, check=False)
             said = done.stderr
             unknown = [word for word in words if word.startswith("-") and word.partition("=")[0] in re.findall(r"-[\w-]+", said)]
-            named_alone = len(words) == 1 and "is required" in said  # `moescope claims` in a sentence
+            named_alone = in_text and len(words) == 1 and "is required" in said  # `moescope claims` in a sentence
             right = done.returncode == 2 and (named_alone or UNKNOWN in said and not unknown and "is required" not in said)
             self.parsed[key] = None if right else (said.strip() or f"exit code {done.returncode} without a word")
         return self.parsed[key]

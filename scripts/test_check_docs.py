@@ -13,9 +13,15 @@ import update_docs  # noqa: E402
 
 class Page(unittest.TestCase):
     def setUp(self):
-        folder = tempfile.TemporaryDirectory(dir=check_docs.ROOT / "docs")
+        folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
-        self.page = Path(folder.name) / "page.md"
+        root = Path(folder.name).resolve()
+        for name in ("docs/guide", "results", "scripts"):
+            (root / name).mkdir(parents=True)
+        (root / "docs/index.md").write_text("# Home\n\n## Start\n", encoding="utf-8")
+        (root / "README.md").touch()
+        self.page = root / "docs/guide/page.md"
+        self.enterContext(mock.patch.object(check_docs, "ROOT", root))
 
     def write(self, text: str) -> Path:
         self.page.write_text(text, encoding="utf-8")
