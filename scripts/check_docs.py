@@ -126,6 +126,21 @@ def broken_links(path: Path) -> list[str]:
     return found
 
 
+WINGS = "cmake|core|data|docs|experiments|kernels|notebooks|profiler|reference|scripts|tests"
+
+
+def missing_files(path: Path) -> list[str]:
+    """Files of the repository that a page names between backticks and that are not there; NAME in capitals stands for anything."""
+    found = []
+    text = FENCE.sub(blank, GENERATED.sub(blank, path.read_text(encoding="utf-8")))
+    for name in sorted(set(re.findall(rf"`((?:(?:{WINGS})/|results/(?:h100|h200|cpu|modelled)/)[\w./*@{{}},-]*)`", text))):
+        if re.search(r"[A-Z]{3,}", name.replace("README.md", "")) or name.startswith("data/devices/NAME"):
+            continue
+        if not any(ROOT.glob(name.rstrip("/"))):
+            found.append(f"{name_of(path)}: `{name}`: there is no such file")
+    return found
+
+
 # ---- commands
 
 class Commands:
@@ -251,6 +266,29 @@ def uncovered_metrics() -> list[str]:
     return sorted(found)
 
 
+def stale_quotes() -> list[str]:
+    """Errors of the simulator that pages quote by hand, against the tables of docs/simulator/validation.md."""
+    text = (ROOT / "docs/simulator/validation.md").read_text(encoding="utf-8")
+    errors = {}
+    for draw in ("points", "shapes"):
+        part = text.partition(f"<!-- validation: {draw} -->")[2].partition("<!-- end -->")[0]
+        for metric in ("time_s", "hbm_bytes"):
+            line = re.search(rf"^\| {metric} \| all \| \d+ \| ([\d.]+ %) \| ([\d.]+ %) \|", part, re.M)
+            if not line:
+                return [f"docs/simulator/validation.md: no line of {metric} over all held-out {draw}"]
+            errors[draw, metric] = line.groups()
+    times, shapes, bytes_ = errors["points", "time_s"], errors["shapes", "time_s"], errors["points", "hbm_bytes"]
+    quotes = {
+        "README.md": [f"off by {times[0]} in the median"],
+        "docs/simulator/index.md": [f"| time, points | {times[0]} | {times[1]} |", f"| time, whole shapes | {shapes[0]} | {shapes[1]} |",
+                                    f"| HBM bytes, points | {bytes_[0]} | {bytes_[1]} |"],
+        "docs/simulator/validation.md": [f"off by {times[0]} in the median, and by {times[1]}", f"it is {shapes[0]} and {shapes[1]}",
+                                         f"off by {bytes_[0]} in the median"],
+    }
+    return [f"{name}: the tables of docs/simulator/validation.md want it to say: {quote}" for name, wanted in quotes.items()
+            for quote in wanted if quote not in (ROOT / name).read_text(encoding="utf-8")]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moescope", type=Path, default=ROOT / "build/cpu/experiments/moescope")
@@ -263,9 +301,9 @@ def main() -> int:
     commands = Commands(program, not options.no_run)
     found = []
     for path in [file.resolve() for file in options.files] or pages():
-        found += long_sentences(path) + broken_links(path) + commands.check(path)
+        found += long_sentences(path) + broken_links(path) + missing_files(path) + commands.check(path)
     if not options.files:
-        found += readme_size() + uncovered_metrics()
+        found += readme_size() + uncovered_metrics() + stale_quotes()
         found += [f"{name}: a generated part is stale; scripts/update_docs.py writes it" for name in update_docs.stale(program)]
         words = len(prose((ROOT / "README.md").read_text(encoding="utf-8")).split())
         print(f"README: {words} words beside code and tables' marks, {words / 230:.1f} minutes to read")

@@ -44,6 +44,10 @@ class Page(unittest.TestCase):
                               ("../../README.md", 1), ("https://example.org", 0)):
             self.assertEqual(len(check_docs.broken_links(self.write(f"[x]({target})\n"))), wrong, target)
 
+    def test_files_of_the_repository_are_there(self):
+        self.assertEqual(check_docs.missing_files(self.write("`docs/index.md`, `docs/*.md`, `docs/NAME.md` and `other/thing`\n")), [])
+        self.assertEqual(len(check_docs.missing_files(self.write("`docs/nowhere.md`\n"))), 1)
+
     def test_blocks_of_commands_say_how_they_are_checked(self):
         self.assertIn("no mark", self.commands("```sh\nmoescope doctor\n```\n")[0])
         self.assertEqual(self.commands("<!-- skip: because -->\n```sh\nmoescope whatever\n```\n"), [])

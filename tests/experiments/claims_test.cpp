@@ -28,8 +28,8 @@ TEST_P(ClaimsPage, ItsTableIsGeneratedFromTheRecordedRows) {
   const test::Outcome outcome = test::run_moescope(arguments, directory);
   ASSERT_EQ(outcome.code, 0) << outcome.err;
 
-  const std::string page = test::read_text(fs::path(test::source_dir()) /
-                                           fmt::format("docs/results/claims-{}.md", GetParam()));
+  const std::string page =
+      test::read_text(fs::path(test::source_dir()) / fmt::format("docs/results/claims-{}.md", GetParam()));
   const std::string begin = "<!-- claims: begin -->\n";
   const auto from = page.find(begin);
   const auto to = page.find("<!-- claims: end -->");

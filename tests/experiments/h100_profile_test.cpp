@@ -1,4 +1,5 @@
-// What the profiler recorded on an H100 (results/h100/) says what docs/profiling.md claims of it. Needs no GPU.
+// What the profiler recorded on an H100 (results/h100/) says what docs/profiling.md claims of it. Needs no
+// GPU.
 #include <gtest/gtest.h>
 
 #include <cmath>
