@@ -7,9 +7,8 @@
 
 /// A sectored, set-associative, write-back cache, fed with line addresses. Lines are placed by a hash of
 /// their number under which a long range fills all sets evenly, as GPUs do (seen in counters:
-/// docs/simulator/validation.md), or by its low bits, as textbooks do. Sets fall into 64 classes that a
-/// line's place alone decides: replaying only the lines of some classes is exact for their sets (set
-/// sampling).
+/// docs/simulator), or by its low bits, as textbooks do. Sets fall into 64 classes that a line's place
+/// alone decides: replaying only the lines of some classes is exact for their sets (set sampling).
 namespace moescope {
 
 enum class Replacement : std::uint8_t { kLru, kRandom };  ///< random: a fixed sequence per set, repeatable
