@@ -289,6 +289,13 @@ def stale_quotes() -> list[str]:
             for quote in wanted if quote not in (ROOT / name).read_text(encoding="utf-8")]
 
 
+def devices_without_pages() -> list[str]:
+    """Recorded GPUs (each has ceilings) that docs/results does not have."""
+    return [f"docs/results/{page}.md: {ceilings.parent.name} is recorded and has no such page"
+            for ceilings in sorted((ROOT / "results").glob("*/ceilings.jsonl"))
+            for page in (ceilings.parent.name, f"claims-{ceilings.parent.name}") if not (ROOT / f"docs/results/{page}.md").exists()]
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--moescope", type=Path, default=ROOT / "build/cpu/experiments/moescope")
@@ -303,7 +310,7 @@ def main() -> int:
     for path in [file.resolve() for file in options.files] or pages():
         found += long_sentences(path) + broken_links(path) + missing_files(path) + commands.check(path)
     if not options.files:
-        found += readme_size() + uncovered_metrics() + stale_quotes()
+        found += readme_size() + uncovered_metrics() + stale_quotes() + devices_without_pages()
         found += [f"{name}: a generated part is stale; scripts/update_docs.py writes it" for name in update_docs.stale(program)]
         words = len(prose((ROOT / "README.md").read_text(encoding="utf-8")).split())
         print(f"README: {words} words beside code and tables' marks, {words / 230:.1f} minutes to read")

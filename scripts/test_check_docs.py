@@ -73,6 +73,13 @@ class Page(unittest.TestCase):
         self.assertEqual(len(self.commands("`moescope run --presets tiny` is not.\n")), 1)
 
 
+    def test_a_recorded_device_has_its_pages(self):
+        self.assertEqual(check_docs.devices_without_pages(), [])
+        (check_docs.ROOT / "results/x1").mkdir()
+        (check_docs.ROOT / "results/x1/ceilings.jsonl").touch()
+        self.assertEqual(len(check_docs.devices_without_pages()), 2)
+
+
 class Generated(unittest.TestCase):
     def test_a_part_without_its_marks_is_an_error(self):
         self.assertEqual(update_docs.between("a\n<!-- b -->\nold\n<!-- end -->\nc", "<!-- b -->", "<!-- end -->", "new", "page"),
