@@ -141,6 +141,19 @@ def missing_files(path: Path) -> list[str]:
     return found
 
 
+def stale_mentions() -> list[str]:
+    """Pages and figures that sources name and that are not there."""
+    found = []
+    for folder in (*WINGS.split("|"), ".ci"):
+        for file in sorted((ROOT / folder).rglob("*")):
+            if folder != "docs" and file.suffix in (".cpp", ".hpp", ".cu", ".cuh", ".inc", ".py", ".sh", ".json", ".ipynb", ".txt", ""):
+                if file.is_file() and file.name != "test_check_docs.py":
+                    text = file.read_text(encoding="utf-8", errors="replace")
+                    found += [f"{name_of(file)}: {name}: there is no such page" for name in re.findall(r"\bdocs/[\w/-]+\.(?:md|svg)\b", text)
+                              if "DEVICE" not in name and not (ROOT / name).exists()]
+    return found
+
+
 # ---- commands
 
 class Commands:
@@ -310,7 +323,7 @@ def main() -> int:
     for path in [file.resolve() for file in options.files] or pages():
         found += long_sentences(path) + broken_links(path) + missing_files(path) + commands.check(path)
     if not options.files:
-        found += readme_size() + uncovered_metrics() + stale_quotes() + devices_without_pages()
+        found += readme_size() + uncovered_metrics() + stale_quotes() + devices_without_pages() + stale_mentions()
         found += [f"{name}: a generated part is stale; scripts/update_docs.py writes it" for name in update_docs.stale(program)]
         words = len(prose((ROOT / "README.md").read_text(encoding="utf-8")).split())
         print(f"README: {words} words beside code and tables' marks, {words / 230:.1f} minutes to read")

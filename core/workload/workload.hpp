@@ -31,7 +31,7 @@ struct WorkloadSpec {
   static WorkloadSpec parse(std::string_view text);
 };
 
-/// One help line per family, with grammar, meaning and defaults; for --help.
+/// One help line per family, with grammar, meaning and defaults; for --help and README.
 std::string workload_help();
 
 /// W, V ~ N(0, 1/d) and, if shape.shared_size > 0, a shared MLP of the same scale, rounded to shape.dtype.

@@ -1,5 +1,4 @@
-// What the profiler recorded on an H100 (results/h100/) says what docs/profiling.md claims of it. Needs no
-// GPU.
+// What the profiler recorded on an H100 (results/h100/) says what README claims of it. Needs no GPU.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -60,7 +59,7 @@ TEST(RecordedH100Profile, EveryScheduleIsCountedOnGaussianAndOnATrainedRouter) {
     const bool is_sum = row.metric == "stage_sum_over_layer_hbm";
     // What cuSPARSE moves differs from replay to replay by more than the tolerance. With the trained router,
     // where little comes from HBM, so do stages that add to sums in L2, by up to 2.9 % in two recordings;
-    // docs/profiling.md says which.
+    // README says which.
     if (!(is_sum && row.schedule == "sparse_library")) {
       EXPECT_NE(row.status, Status::kFailed) << row.metric << ": " << row.reason;
       const bool known = (row.schedule == "expert_centric" || row.schedule.starts_with("staircase")) &&

@@ -1,4 +1,4 @@
-// What was recorded on an H100 (results/h100/) says what docs/results/h100.md claims of it. Needs no GPU.
+// What was recorded on an H100 (results/h100/) says what README claims of it. Needs no GPU.
 #include <gtest/gtest.h>
 
 #include <algorithm>
