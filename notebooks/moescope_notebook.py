@@ -63,7 +63,7 @@ def say(words: str) -> None:
 
 
 def into_readme(name: str, text: str) -> None:
-    """Shows Markdown that the README has, too: scripts/notebooks.sh puts it between the marks of that name, and compares."""
+    """Shows Markdown that docs/results/h100.md has, too: scripts/notebooks.sh puts it between its marks, and compares."""
     folder = os.environ.get("MOESCOPE_FIGURES")
     if folder:
         (Path(folder) / f"{name}.md").write_text(text.strip() + "\n", encoding="utf-8")
@@ -71,7 +71,7 @@ def into_readme(name: str, text: str) -> None:
 
 
 def finding(name: str, words: str) -> None:
-    """A sentence of what rows say, for the README."""
+    """A sentence of what rows say, for docs/results/h100.md."""
     into_readme(name, " ".join(words.split()))
 
 
@@ -140,7 +140,7 @@ def workload_label(name: str) -> str:
 
 def finish(figure: plt.Figure, title: str, rows: pd.DataFrame, name: str | None = None, note: str = "") -> None:
     """Gives a figure its title and, below it, where `rows` come from; shows it. With a `name`, and $MOESCOPE_FIGURES
-    naming a folder, it also becomes NAME.svg there: scripts/notebooks.sh makes the README's figures so."""
+    naming a folder, it also becomes NAME.svg there: scripts/notebooks.sh makes docs/figures/ so."""
     width = int(figure.get_figwidth() * 17)
     source = provenance(rows)
     caption = textwrap.fill(". ".join(part for part in (note, source[0].upper() + source[1:]) if part), width)

@@ -1,8 +1,8 @@
 """Runs every notebook of this folder from top to bottom, in their pinned environment (scripts/notebooks.sh makes it).
 
 Usage: run_notebooks.py [--update] FOLDER
-Executed notebooks, the README's figures and its findings go to FOLDER. With --update, also into notebooks/, docs/ and
-README.md; without it, what stands there must be what the recorded rows give: text alike, figures alike but for the last
+Executed notebooks, figures and findings go to FOLDER. With --update, also into notebooks/, docs/figures/ and
+docs/results/h100.md; without it, what stands there must be what the recorded rows give: text alike, figures alike but for the last
 digits of their coordinates. Exit code 1 when a cell fails, writes to standard error, or what is committed is stale.
 """
 import argparse
@@ -18,8 +18,8 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 
 HERE = Path(__file__).resolve().parent
-DOCS = HERE.parent / "docs"
-README = HERE.parent / "README.md"
+FIGURES = HERE.parent / "docs" / "figures"
+FINDINGS = HERE.parent / "docs" / "results" / "h100.md"
 NUMBER = re.compile(r"(?<![#\w.])-?\d+\.?\d*(?:e-?\d+)?(?!\w)")  # not in names and colours
 IDENTIFIER = re.compile(r"(?:\b|_)[a-z]?[0-9a-f]{10}\b")  # matplotlib's: hashes of what they name
 TOLERANCE = 0.05  # of a coordinate, in pixels or points
@@ -64,13 +64,13 @@ def same_figure(one: str, two: str) -> bool:
         abs(float(a) - float(b)) <= TOLERANCE for a, b in zip(NUMBER.findall(one), NUMBER.findall(two)))
 
 
-def with_finding(readme: str, name: str, words: str) -> str:
-    """`readme` with `words` between the marks of that finding. Throws ValueError without them."""
+def with_finding(document: str, name: str, words: str) -> str:
+    """`document` with `words` between the marks of that finding. Throws ValueError without them."""
     begin, end = f"<!-- finding: {name} -->", "<!-- end -->"
-    head, mark, rest = readme.partition(begin)
+    head, mark, rest = document.partition(begin)
     _, tail_mark, tail = rest.partition(end)
     if not mark or not tail_mark:
-        raise ValueError(f"README.md has no {begin} ... {end}")
+        raise ValueError(f"{FINDINGS.name} has no {begin} ... {end}")
     return f"{head}{begin}\n{words.strip()}\n{end}{tail}"
 
 
@@ -101,20 +101,20 @@ def main() -> int:
             print(f"{path.name}: its outputs are not what the rows give", file=sys.stderr)
         print(f"{path.name}: {time.monotonic() - begin:.1f} s", flush=True)
     for figure in sorted(figures.glob("*.svg")):
-        committed = DOCS / figure.name
+        committed = FIGURES / figure.name
         if options.update:
             shutil.copyfile(figure, committed)
         elif not committed.exists() or not same_figure(figure.read_text(), committed.read_text()):
             wrong.append(figure.name)
-            print(f"docs/{figure.name} is not what the rows give", file=sys.stderr)
+            print(f"docs/figures/{figure.name} is not what the rows give", file=sys.stderr)
     for path in sorted(figures.glob("*.md")):
-        readme = README.read_text(encoding="utf-8")
-        updated = with_finding(readme, path.stem, path.read_text(encoding="utf-8"))
+        document = FINDINGS.read_text(encoding="utf-8")
+        updated = with_finding(document, path.stem, path.read_text(encoding="utf-8"))
         if options.update:
-            README.write_text(updated, encoding="utf-8")
-        elif updated != readme:
+            FINDINGS.write_text(updated, encoding="utf-8")
+        elif updated != document:
             wrong.append(path.name)
-            print(f"README.md: finding {path.stem} is not what the rows give", file=sys.stderr)
+            print(f"{FINDINGS.name}: finding {path.stem} is not what the rows give", file=sys.stderr)
     if wrong:
         print(f"{len(wrong)} wrong: {', '.join(wrong)}. Stale outputs: scripts/notebooks.sh --update", file=sys.stderr)
     return 1 if wrong else 0

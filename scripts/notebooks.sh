@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # Runs the notebooks from top to bottom without a GPU, in an environment of their own (build/notebooks-venv, from
-# notebooks/requirements.txt), after the checks of their loader. What is committed, figures of the README included, must
+# notebooks/requirements.txt), after the checks of their loader. What is committed, figures of docs/ included, must
 # be what the recorded rows give.
 # Usage: scripts/notebooks.sh [--update]
-# --update writes outputs and figures into notebooks/ and docs/ instead. MOESCOPE names a program that is built already.
+# --update writes outputs and figures into notebooks/ docs/figures/ and docs/results/h100.md instead. MOESCOPE names a program that is built already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Records the evidence of a revision on a machine with a GPU: what results/NAME/ holds and README quotes.
+# Records the evidence of a revision on a machine with a GPU: what results/NAME/ holds and docs/results quotes.
 #
 #   scripts/record.sh BUNDLE NAME PART...
 #
@@ -11,7 +11,7 @@
 #   verify    every gpu test, check --full, check of shapes that were wrong once                      about 2 minutes
 #   sanitize  compute-sanitizer's four tools on the tests and on odd layers                           about 2 minutes
 #   profile   ceilings, counters against known work, every stage's counters (scripts/record_profile.sh) about 1 minute
-#   points    compare: every schedule at the points of README's tables, under skew and trained routing about 1 minute
+#   points    compare: every schedule at the points of docs/results' tables, under skew and trained routing about 1 minute
 #   peers     the PyTorch peers on the same shapes                                                    about 1 minute
 #   systems   the baselines: check --system, the dense MLP, the PyTorch peers of all                  about 1 minute
 #   sweeps    every experiment file in experiments/configs that is for a GPU; SWEEPS (environment) names some of them. The

@@ -61,7 +61,7 @@ setup_build() {
 }
 
 setup_tests() {
-  setup_packages "tests and benchmarks" libgtest-dev libbenchmark-dev
+  setup_packages "tests and benchmarks" libgtest-dev libbenchmark-dev python3
 }
 
 setup_ci() {

@@ -1,22 +1,20 @@
 #!/usr/bin/env bash
-# Writes what `moescope claims --format md` says of every recorded GPU's rows between the marks <!-- claims: begin --> and
-# <!-- claims: end --> of the document that has them: one table a device.
+# Writes what `moescope claims results/DEVICE/*.jsonl* --format md` says into docs/results/claims-DEVICE.md, of every
+# recorded device (every one has ceilings). A device without such a page is an error: it wants a page of its own.
 # usage: update_claims.sh [MOESCOPE]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export LC_ALL=C # the order of files
-scratch=$(mktemp)
-trap 'rm -f "$scratch"' EXIT
-for ceilings in results/*/ceilings.jsonl; do # what every recorded GPU has
-  "${1:-build/cpu/experiments/moescope}" claims "$(dirname "$ceilings")"/*.jsonl* --format md >>"$scratch"
-done
-TABLES=$scratch python3 - <<'EOF'
+for ceilings in results/*/ceilings.jsonl; do
+  folder=$(dirname "$ceilings")
+  page=docs/results/claims-$(basename "$folder").md
+  table=$("${1:-build/cpu/experiments/moescope}" claims "$folder"/*.jsonl* --format md)
+  PAGE=$page TABLE=$table python3 - <<'EOF'
 import os, pathlib
 begin, end = "<!-- claims: begin -->\n", "<!-- claims: end -->"
-for document in [pathlib.Path("README.md"), *sorted(pathlib.Path("docs").glob("*.md"))]:
-    text = document.read_text(encoding="utf-8")
-    if begin in text:
-        head, rest = text.split(begin, 1)
-        tables = pathlib.Path(os.environ["TABLES"]).read_text(encoding="utf-8")
-        document.write_text(head + begin + tables + end + rest.split(end, 1)[1], encoding="utf-8")
+page = pathlib.Path(os.environ["PAGE"])
+text = page.read_text(encoding="utf-8")
+head, rest = text.split(begin, 1)
+page.write_text(head + begin + os.environ["TABLE"] + "\n" + end + rest.split(end, 1)[1], encoding="utf-8")
 EOF
+done

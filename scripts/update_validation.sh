@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Fits the simulator's calibration to recorded rows again, of every device that has one of its own, and writes what it then predicts
-# into docs/simulator.md, between the marks <!-- validation: NAME --> and <!-- end -->, NAME being points and shapes, with the
-# device's folder before it for all but the first: once with points held out (that fit is the device's calibration.json), once with
-# whole shapes held out, judged with a fit of their own. Four minutes a device on one core, no GPU.
+# into docs/simulator/validation.md, between the marks <!-- validation: NAME --> and <!-- end -->, NAME being points and shapes, with
+# the device's folder before it for all but the first: once with points held out (that fit is the device's calibration.json), once
+# with whole shapes held out, judged with a fit of their own. Four minutes a device on one core, no GPU.
 # Usage: scripts/update_validation.sh [--check] [MOESCOPE]
 # --check writes nothing and fails when a calibration or the document is not what the rows give.
 set -euo pipefail
@@ -33,7 +33,7 @@ def device_of(rows):
     return None
 
 
-document = pathlib.Path("docs/simulator.md")
+document = pathlib.Path("docs/simulator/validation.md")
 text = document.read_text(encoding="utf-8")
 fresh = {}
 for rows in sorted(pathlib.Path("results").glob("*/validation.jsonl*")):

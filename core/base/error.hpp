@@ -9,7 +9,7 @@
 
 namespace moescope {
 
-/// Process exit codes of `moescope`; documented in README. Only main() turns an error into one.
+/// Process exit codes of `moescope`; docs/reference/exit-codes.md. Only main() turns an error into one.
 enum class ExitCode : int {
   kOk = 0,
   kCheckFailed = 1,      ///< a comparison ran and did not hold (check, golden, sweep --baseline)

@@ -20,7 +20,7 @@ namespace moescope {
 /// entries decide.
 struct DenseChunks {
   /// Few chunks: each costs 30 us at L = 4096, to start three kernels and to add to Y. Chunks that stay in L2
-  /// are slower by a third (docs/performance.md).
+  /// are slower by a third (docs/performance/other-experts.md).
   static constexpr std::int64_t kMaxWorkspaceBytes = std::int64_t{512} << 20;
   /// Chunk widths are multiples of this, so that products end on whole tiles (cuBLASLt's widest is 256
   /// columns).

@@ -14,7 +14,7 @@ namespace moescope {
 /// Tokens of tile `tile` of a strip with `count` tokens. Two tiles share equally: they then run side by side
 /// and find each other's W and V in L2 (a small one runs ahead of its neighbour by more than L2 keeps). From
 /// three on, full tiles and a rest: each reads W and V from L2 anyway, and a rest costs less. Measured:
-/// docs/performance.md.
+/// docs/performance/staircase.md.
 template <class Int>
 constexpr Int strip_tile_tokens(Int count, Int most, Int tile) {
   if ((count + most - 1) / most == 2) {

@@ -1,4 +1,4 @@
-// snapshot:FILE - a trained layer with the tokens it saw, in safetensors (README, "Workloads").
+// snapshot:FILE - a trained layer with the tokens it saw, in safetensors (docs/guide/your-model.md).
 #include <fmt/format.h>
 
 #include <cmath>

@@ -1,4 +1,4 @@
-// trace:FILE - recorded routing alone: expert_ids [L,K], optional gates [L,K] (README, "Workloads").
+// trace:FILE - recorded routing alone: expert_ids [L,K], optional gates [L,K] (docs/guide/your-model.md).
 #include <fmt/format.h>
 
 #include <algorithm>

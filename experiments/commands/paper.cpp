@@ -132,7 +132,7 @@ Command add_paper(Cli app, const Invocation& invocation) {
   const Cli sub = app.add_subcommand(
       "paper", "the paper's A100 figures beside what the simulator says of the same shapes");
   sub.footer(examples({"moescope paper", "moescope paper --device h200-sxm --format md"}) +
-             "\n\ndocs/simulator-studies.md explains each gap.");
+             "\n\ndocs/simulator/studies.md explains each gap.");
   add_simulator_options(sub, *options);
   sub.get_option("--device").description("one modelled device (default a100-sxm-80gb)");
   sub.add_option("--seed", options->seed, "seed of everything random (default 0)").type_name("N");

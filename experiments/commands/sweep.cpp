@@ -308,7 +308,7 @@ Command add_sweep(Cli app, const Invocation& invocation) {
                 "moescope sweep my.json --backend model --device a100-sxm-80gb",
                 "moescope sweep my.json --output results/new --baseline results/old/rows.jsonl "
                 "--threshold 5%"}) +
-      "\n\nThe format is core/results/experiment.schema.json; README has an example.");
+      "\n\nThe format is core/results/experiment.schema.json; docs/guide/sweeps.md has an example.");
   sub.add_option("file", options->file, "the experiment, JSON").required().type_name("FILE");
   add_machine_options(sub, options->machine);
   sub.get_option("--backend").description("cpu (default), cuda, or model: the simulator");

@@ -7,7 +7,7 @@
 
 /// A sectored, set-associative, write-back cache, fed with line addresses. Lines are placed by a hash of
 /// their number under which a long range fills all sets evenly, as GPUs do (seen in counters:
-/// docs/simulator.md), or by its low bits, as textbooks do. Sets fall into 64 classes that a line's place
+/// docs/simulator), or by its low bits, as textbooks do. Sets fall into 64 classes that a line's place
 /// alone decides: replaying only the lines of some classes is exact for their sets (set sampling).
 namespace moescope {
 

@@ -17,25 +17,8 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// README or the document below docs/ that has `mark`.
-std::string document_with(const std::string& mark) {
-  std::vector<fs::path> documents = {test::source_path("README.md")};
-  for (const auto& entry : fs::directory_iterator(test::source_path("docs"))) {
-    if (entry.path().extension() == ".md") {
-      documents.push_back(entry.path());
-    }
-  }
-  for (const fs::path& document : documents) {
-    if (std::string text = test::read_text(document); text.find(mark) != std::string::npos) {
-      return text;
-    }
-  }
-  return {};
-}
-
-TEST(Readme, ItsClaimsTableIsGeneratedFromTheRecordedRows) {
+TEST(ClaimsPage, ItsTableIsGeneratedFromTheRecordedRowsOfEveryDevice) {
   const test::TemporaryDirectory directory;
-  std::string tables;
   for (const std::string& gpu : test::recorded_gpu_names()) {
     std::vector<std::string> arguments = {"claims", "--format", "md"};
     for (const fs::path& file : test::recorded_rows(gpu)) {
@@ -44,16 +27,15 @@ TEST(Readme, ItsClaimsTableIsGeneratedFromTheRecordedRows) {
     ASSERT_GT(arguments.size(), 3U);
     const test::Outcome outcome = test::run_moescope(arguments, directory);
     ASSERT_EQ(outcome.code, 0) << outcome.err;
-    tables += outcome.out;
+    const std::string page =
+        test::read_text(fs::path(test::source_dir()) / fmt::format("docs/results/claims-{}.md", gpu));
+    const std::string begin = "<!-- claims: begin -->\n";
+    const auto from = page.find(begin);
+    const auto to = page.find("<!-- claims: end -->");
+    ASSERT_TRUE(from != std::string::npos && to != std::string::npos && from < to) << gpu;
+    EXPECT_EQ(page.substr(from + begin.size(), to - from - begin.size()), outcome.out)
+        << "scripts/update_claims.sh brings the page up to date";
   }
-
-  const std::string readme = document_with("<!-- claims: begin -->");
-  const std::string begin = "<!-- claims: begin -->\n";
-  const auto from = readme.find(begin);
-  const auto to = readme.find("<!-- claims: end -->");
-  ASSERT_TRUE(from != std::string::npos && to != std::string::npos && from < to);
-  EXPECT_EQ(readme.substr(from + begin.size(), to - from - begin.size()), tables)
-      << "scripts/update_claims.sh brings README up to date";
 }
 
 /// Whole tables take minutes to compute again (scripts/update_validation.sh --check); whether they are of
@@ -61,7 +43,7 @@ TEST(Readme, ItsClaimsTableIsGeneratedFromTheRecordedRows) {
 TEST(SimulatorDocument, ItsTablesAreOfTheRecordedRowsAndTheCalibrationThatComesAlong) {
   const fs::path root(test::source_dir());
   const std::string hint = "scripts/update_validation.sh brings both up to date";
-  const std::string document = test::read_text(root / "docs/simulator.md");
+  const std::string document = test::read_text(root / "docs/simulator/validation.md");
   const auto folders = device_folders(root / kDevicesFolder);
   int calibrated = 0;
   for (const std::string& gpu : test::recorded_gpu_names()) {

@@ -305,22 +305,22 @@ TEST(ExperimentFiles, SkewSmallCoversEveryFamilyAndRunsOnACpu) {
   EXPECT_EQ(runs[0].rows.at(0).workload, "snapshot:data/small_layer2.safetensors");
 }
 
-/// The first ```json block of README after the heading.
-std::string readme_example() {
-  const std::string text = read_text(std::filesystem::path(test::source_dir()) / "README.md");
+/// The first ```json block of the guide after the heading.
+std::string guide_example() {
+  const std::string text = read_text(std::filesystem::path(test::source_dir()) / "docs/guide/sweeps.md");
   const auto heading = text.find("## Write your own sweep");
   const auto begin = text.find("```json\n", heading) + 8;
   return text.substr(begin, text.find("```", begin) - begin);
 }
 
-TEST(Readme, ItsTenLineSweepRuns) {
+TEST(Guide, ItsTenLineSweepRuns) {
   const TemporaryDirectory directory;
-  const std::string example = readme_example();
+  const std::string example = guide_example();
   EXPECT_EQ(std::ranges::count(example, '\n'), 10) << example;
   write_text(directory.path() / "my-sweep.json", example);
   const Outcome outcome = run_moescope({"sweep", "my-sweep.json"}, directory);
   ASSERT_EQ(outcome.code, 0) << outcome.err;
-  const Experiment experiment = parse_experiment(example, "README");
+  const Experiment experiment = parse_experiment(example, "the guide");
   const auto runs = read_rows(directory.path() / "results" / (experiment.name + "-cpu") / "rows.jsonl");
   EXPECT_EQ(runs.at(0).points.size(), experiment.points.size());
   EXPECT_GE(experiment.points.size(), 4U);

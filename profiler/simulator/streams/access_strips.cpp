@@ -20,8 +20,8 @@ constexpr double kSelectStepsPerLogit = 0.052;
 constexpr double kSelectStepsPerPair = 0.011;
 /// Clocks of a tile by the kernel's own pace at d = 1024 and 320 experts, where neither HBM nor L2 bounds it:
 /// what all tiles take, and what 64 tokens more take. Of 9 pairs the one that fits the expert stage best over
-/// 39 points (a third held out, docs/simulator.md); with the
-/// calibration's stretch 128 tokens take 43 us, as without loads (docs/performance.md).
+/// 39 points (a third held out, docs/simulator/validation.md); with the
+/// calibration's stretch 128 tokens take 43 us, as without loads (docs/performance/staircase.md).
 constexpr double kTileClocks = 16e3;
 constexpr double kClocksPer64Tokens = 28e3;
 constexpr std::int64_t kTokensPerPrepareBlock = 8;

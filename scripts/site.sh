@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Builds the site of docs/ into build/site, in an environment of its own (build/site-venv, from docs/requirements.txt). A broken
+# link, anchor or a page that is not in the navigation is an error.
+# Usage: scripts/site.sh [--serve]
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/setup.sh
+setup_packages "the site" python3-venv
+
+venv=build/site-venv
+pins=docs/requirements.txt
+if ! cmp -s "$pins" "$venv/requirements.txt"; then
+  echo "moescope: installing the packages of $pins into $venv"
+  rm -rf "$venv"
+  python3 -m venv "$venv"
+  "$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$pins"
+  cp "$pins" "$venv/requirements.txt" # only now: an interrupted installation starts again
+fi
+export NO_MKDOCS_2_WARNING=true # a notice about another major version, on every build
+[ "${1:-}" = --serve ] && exec "$venv/bin/mkdocs" serve
+"$venv/bin/mkdocs" build --strict --clean
+echo "site: build/site/index.html"
