@@ -75,6 +75,9 @@ SystemShape complete_system_snapshot(const ArrayFile& file, const WorkloadSpec& 
   SystemShape shape = requested;
   if (shape.has_routing()) {
     require_recorded_system(file, spec, to_string(shape.system));
+    if (file.has("router.row.weight")) {  // snapshots of omnimoe need not say so
+      throw InvalidArgument("system", to_string(shape.system), fmt::format("{} is a layer of omnimoe", path));
+    }
     require_recorded_options(file, path, requested.activation, requested.gate_mode);
   }
   const SystemShape recorded = recorded_shape(file, path, shape.system);

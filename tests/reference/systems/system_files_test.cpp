@@ -310,6 +310,13 @@ TEST_P(SystemSnapshots, WhatDoesNotFitIsNamed) {
 INSTANTIATE_TEST_SUITE_P(Ffn, SystemSnapshots, testing::Values(System::kGShard, System::kDeepSeekMoe),
                          [](const auto& test) { return std::string(to_string(test.param)); });
 
+TEST(SystemSnapshot, OfOmniMoeIsNone) {
+  SystemShape shape = test::system_shape(System::kGShard, 0, 0, 0, 0);
+  const std::string path = test::source_path("data/small_layer2.safetensors");
+  EXPECT_EQ(test::error_text<InvalidArgument>([&] { complete_shape(spec_of("snapshot:" + path), shape); }),
+            "system = gshard: " + path + " is a layer of omnimoe");
+}
+
 TEST(FileOptions, BehindTheFileAreKnownWords) {
   const WorkloadSpec spec = WorkloadSpec::parse("trace:a.npz#as=any");
   EXPECT_EQ(spec.path, "a.npz");
