@@ -6,12 +6,9 @@
 #include <memory>
 
 #include "core/base/error.hpp"
-#include "core/base/grid_text.hpp"
-#include "core/files/npy.hpp"
 #include "core/schedule/skew.hpp"
-#include "core/workload/trace_file.hpp"
 #include "core/workload/trace_writer.hpp"
-#include "experiments/commands/trace_layers.hpp"
+#include "experiments/commands/inspect_trace.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/options.hpp"
@@ -63,51 +60,13 @@ std::string whole_trace(const InspectOptions& options) {
   return spec.all_layers ? spec.path : "";
 }
 
-/// Skew of every layer of a trace; its grid may be given, tokens and weights play no part.
-ExitCode inspect_layers(const InspectOptions& options, const std::string& path,
-                        const Invocation& invocation) {
-  const std::filesystem::path found = find_workload_file(path);
-  const ArrayFile file = read_array_file(found);
-  GridExtents grid{};
-  if (!options.grid.empty()) {
-    grid = parse_grid(options.grid);
-  } else if (options.num_experts) {
-    grid = {1, *options.num_experts};
-  }
-  const TraceInfo info = trace_info(file, found.string());
-  std::vector<LayerSkew> layers = skew_of_layers(file, found.string(), grid.rows, grid.cols);
-  if (!options.save_trace.empty()) {
-    throw InvalidArgument("save_trace", options.save_trace, "one file holds the routing of one workload");
-  }
-  if (!options.output.empty()) {
-    for (LayerSkew& layer : layers) {
-      set_extent("hidden_size", options.hidden_size, 1, layer.shape.hidden_size);
-      layer.shape.validate();  // rows name it
-    }
-    const auto backend = make_backend(options.backend);
-    const auto writer = open_rows(options.output, run_header(invocation, *backend));
-    for (const LayerSkew& layer : layers) {
-      Point point = layer_point(layer.shape, backend->name(),
-                                layer.layer == "-" ? fmt::format("trace:{}", path)
-                                                   : fmt::format("trace:{}#layer={}", path, layer.layer),
-                                options.seed);
-      point.system = info.system.empty() ? point.system : to_string(parse_system(info.system));
-      for (const ResultRow& row : skew_rows(point, layer.skew)) {
-        writer->write(row);
-      }
-    }
-  }
-  std::cout << fmt::format("{}: {}\n\n{}", path, trace_text(info), layer_skew_table(layers).text());
-  if (!options.output.empty()) {
-    std::cout << fmt::format("\nrows: {}/rows.jsonl, rows.csv\n", options.output);
-  }
-  return ExitCode::kOk;
-}
-
 ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
   apply_threads(options);
   if (const std::string trace = whole_trace(options); !trace.empty()) {
-    return inspect_layers(options, trace, invocation);
+    if (!options.save_trace.empty()) {
+      throw InvalidArgument("save_trace", options.save_trace, "one file holds the routing of one workload");
+    }
+    return inspect_trace(trace, options, invocation);
   }
   struct Inspected {
     NamedWorkload workload;

@@ -20,6 +20,7 @@ class SystemLineup {
   /// for want of memory or with this workload, is there as failed. Throws InvalidArgument for a schedule.
   std::vector<SystemSubject> subjects();
 
+  const std::string& workload() const { return workload_.name; }
   /// Shapes of the baselines among them, in the order asked for.
   const std::vector<SystemShape>& baselines() const { return baselines_; }
 
