@@ -5,7 +5,6 @@
 #include <iostream>
 #include <memory>
 
-#include "core/base/error.hpp"
 #include "core/schedule/skew.hpp"
 #include "core/workload/trace_writer.hpp"
 #include "experiments/commands/inspect_trace.hpp"
@@ -44,29 +43,10 @@ struct InspectOptions : CommonOptions {
   std::string save_trace;
 };
 
-/// The trace that is asked for as a whole: by its name, or as a workload of all layers; empty for anything
-/// else.
-std::string whole_trace(const InspectOptions& options) {
-  if (!options.file.empty()) {
-    if (!options.workloads.empty()) {
-      throw InvalidArgument("workload", options.workloads.front(), "cannot be given beside a file");
-    }
-    return options.file;
-  }
-  if (options.workloads.size() != 1) {
-    return {};
-  }
-  const WorkloadSpec spec = WorkloadSpec::parse(options.workloads.front());
-  return spec.all_layers ? spec.path : "";
-}
-
 ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
   apply_threads(options);
-  if (const std::string trace = whole_trace(options); !trace.empty()) {
-    if (!options.save_trace.empty()) {
-      throw InvalidArgument("save_trace", options.save_trace, "one file holds the routing of one workload");
-    }
-    return inspect_trace(trace, options, invocation);
+  if (const auto trace = whole_trace(options.file, options.save_trace, options)) {
+    return inspect_trace(*trace, options, invocation);
   }
   struct Inspected {
     NamedWorkload workload;

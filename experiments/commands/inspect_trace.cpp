@@ -14,6 +14,24 @@
 
 namespace moescope {
 
+std::optional<std::string> whole_trace(const std::string& file, const std::string& save_trace,
+                                       const CommonOptions& options) {
+  std::optional<std::string> trace;
+  if (!file.empty()) {
+    if (!options.workloads.empty()) {
+      throw InvalidArgument("workload", options.workloads.front(), "cannot be given beside a file");
+    }
+    trace = file;
+  } else if (options.workloads.size() == 1) {
+    const WorkloadSpec spec = WorkloadSpec::parse(options.workloads.front());
+    trace = spec.all_layers ? std::optional(spec.path) : std::nullopt;
+  }
+  if (trace && !save_trace.empty()) {
+    throw InvalidArgument("save_trace", save_trace, "one file holds the routing of one workload");
+  }
+  return trace;
+}
+
 ExitCode inspect_trace(const std::string& path, const CommonOptions& options, const Invocation& invocation) {
   const std::filesystem::path found = find_workload_file(path);
   const ArrayFile file = read_array_file(found);
