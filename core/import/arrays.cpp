@@ -75,7 +75,7 @@ std::array<std::size_t, 3> parse_axes(const std::string& axes, std::string_view 
 /// Whether the first of three axes is layers, or the second; throws when both may be.
 std::array<std::size_t, 3> guess_axes(const ImportSource& source, const std::string& name,
                                       const FileArray& array, std::string_view last, std::int64_t num_numbers,
-                                      std::string& why) {
+                                      const ImportOptions& options, std::string& why) {
   constexpr std::array<std::size_t, 3> kLayersFirst = {0, 1, 2};
   constexpr std::array<std::size_t, 3> kTokensFirst = {1, 0, 2};
   const std::int64_t first = array.shape[0];
@@ -83,6 +83,10 @@ std::array<std::size_t, 3> guess_axes(const ImportSource& source, const std::str
   if (num_numbers != 0 && (first == num_numbers) != (second == num_numbers)) {
     why = fmt::format("the file numbers {} layers", num_numbers);
     return first == num_numbers ? kLayersFirst : kTokensFirst;
+  }
+  if (options.num_layers && (first == *options.num_layers) != (second == *options.num_layers)) {
+    why = fmt::format("the model has {} layers with experts", *options.num_layers);
+    return first == *options.num_layers ? kLayersFirst : kTokensFirst;
   }
   if (name == "routed_experts") {
     why = "vLLM and SGLang write routed_experts so";
@@ -163,7 +167,7 @@ Layout find_layout(const ImportSource& source, const std::string& name, const Fi
     position = parse_axes(options.axes, last, rank);
     why = "as asked for";
   } else if (rank == 3) {
-    position = guess_axes(source, name, array, last, num_numbers, why);
+    position = guess_axes(source, name, array, last, num_numbers, options, why);
   }
   std::array<std::int64_t, 3> stride{};
   std::int64_t step = 1;

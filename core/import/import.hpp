@@ -20,10 +20,11 @@ struct ImportOptions {
   std::map<std::string, std::string> keys;  ///< "expert_ids", "gates" or "logits" to the file's own name
   std::optional<std::int64_t> top_k;
   std::optional<std::int64_t> num_experts;
-  std::vector<std::int64_t> layers;     ///< numbers of the layers, in the order of the file
-  std::optional<std::int64_t> padding;  ///< id that stands for no expert
-  std::optional<ScoreMode> scores;      ///< of gates taken from logits; default softmax
-  std::string block = "decoder";        ///< Megatron: decoder, or mtp0, mtp1, ...
+  std::optional<std::int64_t> num_layers;  ///< that can route at all: tells axes apart
+  std::vector<std::int64_t> layers;        ///< numbers of the layers, in the order of the file
+  std::optional<std::int64_t> padding;     ///< id that stands for no expert
+  std::optional<ScoreMode> scores;         ///< of gates taken from logits; default softmax
+  std::string block = "decoder";           ///< Megatron: decoder, or mtp0, mtp1, ...
 };
 
 /// A kind of file that can be imported.

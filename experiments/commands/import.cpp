@@ -166,6 +166,7 @@ ExitCode import_routing(const ImportCommand& command) {
     model = read_model_config(command.model);
     const SystemShape& layer = model->layer;
     options.num_experts = options.num_experts ? options.num_experts : layer.num_experts;
+    options.num_layers = model->num_layers - std::ssize(model->dense_layers);
     options.top_k = options.top_k ? options.top_k : layer.top_k;
     if (!options.scores) {
       options.scores = layer.gate_mode == GateMode::kSoftmax ? ScoreMode::kSoftmax : ScoreMode::kProbability;

@@ -7,13 +7,9 @@
 #include <optional>
 #include <utility>
 
-#include "core/base/error.hpp"
-#include "core/base/grid_text.hpp"
-#include "core/files/npy.hpp"
 #include "core/schedule/skew.hpp"
-#include "core/workload/trace_file.hpp"
 #include "core/workload/trace_writer.hpp"
-#include "experiments/commands/trace_layers.hpp"
+#include "experiments/commands/inspect_trace.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/options.hpp"
@@ -83,65 +79,6 @@ Routing routing_of(const Inspected& inspected, MoeBackend& backend, const Common
                                     {.backend = backend.name(), .schedules = {}}));
 }
 
-/// The trace that is asked for as a whole: by its name, or as a workload of all layers; empty for anything
-/// else.
-std::string whole_trace(const InspectOptions& options) {
-  if (!options.file.empty()) {
-    if (!options.workloads.empty()) {
-      throw InvalidArgument("workload", options.workloads.front(), "cannot be given beside a file");
-    }
-    return options.file;
-  }
-  if (options.workloads.size() != 1) {
-    return {};
-  }
-  const WorkloadSpec spec = WorkloadSpec::parse(options.workloads.front());
-  return spec.all_layers ? spec.path : "";
-}
-
-/// Skew of every layer of a trace; its grid may be given, tokens and weights play no part.
-ExitCode inspect_layers(const InspectOptions& options, const std::string& path,
-                        const Invocation& invocation) {
-  const std::filesystem::path found = find_workload_file(path);
-  const ArrayFile file = read_array_file(found);
-  GridExtents grid{};
-  if (!options.grid.empty()) {
-    grid = parse_grid(options.grid);
-  } else if (options.num_experts) {
-    grid = {1, *options.num_experts};
-  }
-  const TraceInfo info = trace_info(file, found.string());
-  std::vector<LayerSkew> layers = skew_of_layers(file, found.string(), grid.rows, grid.cols);
-  if (!options.save_trace.empty()) {
-    throw InvalidArgument("save_trace", options.save_trace, "one file holds the routing of one workload");
-  }
-  if (!options.output.empty()) {
-    for (LayerSkew& layer : layers) {
-      set_extent("hidden_size", options.hidden_size, 1, layer.shape.hidden_size);
-      layer.shape.validate();  // rows name it
-    }
-    const auto backend = make_backend(options.backend);
-    const auto writer = open_rows(options.output, run_header(invocation, *backend));
-    for (const LayerSkew& layer : layers) {
-      Point point = layer_point(layer.shape, backend->name(),
-                                layer.layer == "-" ? fmt::format("trace:{}", path)
-                                                   : fmt::format("trace:{}#layer={}", path, layer.layer),
-                                options.seed);
-      point.system = info.system.empty() ? point.system : to_string(parse_system(info.system));
-      for (const ResultRow& row : skew_rows(point, layer.skew)) {
-        writer->write(row);
-      }
-    }
-  }
-  StandardTables out(options.tables);
-  out.text() << fmt::format("{}: {}\n\n", path, trace_text(info));
-  out.show("skew of each layer", layer_skew_table(layers));
-  if (!options.output.empty()) {
-    out.text() << fmt::format("\nrows: {}/rows.jsonl, rows.csv\n", options.output);
-  }
-  return ExitCode::kOk;
-}
-
 Inspected resolve(NamedWorkload workload, System system, const CommonOptions& options) {
   if (system == System::kOmniMoe) {
     const LayerShape shape = resolve_shape(options, workload.spec);
@@ -158,8 +95,8 @@ Inspected resolve(NamedWorkload workload, System system, const CommonOptions& op
 ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
   apply_threads(options);
   StandardTables out(options.tables);
-  if (const std::string trace = whole_trace(options); !trace.empty()) {
-    return inspect_layers(options, trace, invocation);
+  if (const auto trace = whole_trace(options.file, options.save_trace, options)) {
+    return inspect_trace(*trace, options, invocation, out);
   }
   const System system = chosen_system(options);
   require_meaningful(options);

@@ -3,9 +3,12 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <deque>
 #include <iostream>
+#include <iterator>
 #include <utility>
 
+#include "core/workload/trace_file.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/outputs.hpp"
 #include "experiments/points/compare_report.hpp"
@@ -91,28 +94,54 @@ void print(TableOutput& out, const std::vector<LayerStudy>& studies, const std::
       << reasons;
 }
 
+/// The options for each workload asked for, "#layer=all" of a trace as one a layer.
+std::vector<CommonOptions> one_workload_each(const CommonOptions& options) {
+  std::vector<CommonOptions> jobs;
+  for (const std::string& text : options.workloads) {
+    for (const std::string& workload : expand_trace_layers(text)) {
+      jobs.push_back(options);
+      jobs.back().workloads = {workload};
+    }
+  }
+  return jobs.empty() ? std::vector{options} : jobs;
+}
+
 }  // namespace
 
 ExitCode compare_systems(const CommonOptions& options, const Invocation& invocation) {
   StandardTables out(options.tables);
   const SamplingOptions sampling = sampling_options(options);
   const L2State l2 = parse_l2_state(options.l2);
-  SystemLineup lineup(options);
+  (void)chosen_schedules(options);  // refused before anything is written
+  std::deque<SystemLineup> lineups;
+  for (CommonOptions& job : one_workload_each(options)) {
+    lineups.emplace_back(std::move(job));
+  }
   const auto backend = make_backend(options.backend);
-  const auto subjects = lineup.subjects();
   ResultWriter writer = open_results(options.output, run_header(invocation, *backend));
   const std::filesystem::path& directory = writer.directory();
-  Progress progress(std::cerr, progress_style(options), 1);
-  progress.begin("systems");
-  const auto studies =
-      study_systems(*backend, subjects, sampling, l2, [&](std::string_view what) { progress.detail(what); });
-  progress.finish();
-  for (const LayerStudy& study : studies) {
-    for (const ResultRow& row : study_rows(study)) {
-      writer.write(row);
+  std::vector<std::vector<LayerStudy>> by_workload;
+  {
+    Progress progress(std::cerr, progress_style(options), std::ssize(lineups));
+    for (; !lineups.empty(); lineups.pop_front()) {  // inputs are gone before the next ones are made
+      progress.begin(lineups.front().workload());
+      const auto subjects = lineups.front().subjects();
+      by_workload.push_back(study_systems(*backend, subjects, sampling, l2,
+                                          [&](std::string_view what) { progress.detail(what); }));
+      for (const LayerStudy& study : by_workload.back()) {
+        for (const ResultRow& row : study_rows(study)) {
+          writer.write(row);
+        }
+      }
+      progress.advance();
     }
   }
-  print(out, studies, backend->device());
+  std::vector<LayerStudy> studies;
+  for (std::vector<LayerStudy>& part : by_workload) {
+    out.text() << (studies.empty() ? "" : "\n");
+    print(out, part, backend->device());
+    std::ranges::move(part, std::back_inserter(studies));
+  }
   for (const LayerStudy& study : studies) {
     const ScheduleStudy& point = study.schedules.front();
     if (options.explain && !point.explanation.empty()) {

@@ -21,6 +21,7 @@ class SystemLineup {
   /// a schedule.
   std::vector<SystemSubject> subjects();
 
+  const std::string& workload() const { return workload_.name; }
   /// Shapes of the baselines among them, in the order asked for.
   const std::vector<SystemShape>& baselines() const { return baselines_; }
 
