@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <iostream>
+#include <iterator>
 #include <memory>
 
 #include "core/schedule/skew.hpp"
 #include "core/workload/trace_writer.hpp"
+#include "experiments/commands/training_memory.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/options.hpp"
@@ -39,10 +41,27 @@ std::string quantiles_text(const Routing& routing) {
 
 struct InspectOptions : CommonOptions {
   std::string save_trace;
+  std::string direction{to_string(Direction::kForward)};
+  std::string save;  ///< none: all
 };
+
+/// Empty for the forward, which saves nothing.
+std::vector<SaveMode> saves_of(const InspectOptions& options) {
+  if (parse_direction(options.direction) == Direction::kForward) {
+    if (!options.save.empty()) {
+      throw InvalidArgument("save", options.save, "is what the backward reads: --direction backward");
+    }
+    return {};
+  }
+  if (options.save.empty()) {
+    return {SaveMode::kMinimal, SaveMode::kLogProbs, SaveMode::kScores};
+  }
+  return {parse_save_mode(options.save)};
+}
 
 ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
   apply_threads(options);
+  const std::vector<SaveMode> saves = saves_of(options);
   struct Inspected {
     NamedWorkload workload;
     LayerShape shape;
@@ -69,10 +88,15 @@ ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
         make_inputs(workload, shape, options.seed, {.backend = backend->name(), .schedules = {}});
     const Routing routing = route(*backend, inputs);
     const Point point = layer_point(shape, backend->name(), workload.name, options.seed);
-    const auto rows = skew_rows(point, compute_skew(routing));
+    auto rows = skew_rows(point, compute_skew(routing));
     std::cout << fmt::format("{}  {}  seed {}\n\n{}\n{}\n\n{}\n", workload.name, shape.label(), options.seed,
                              skew_table(rows).text(), quantiles_text(routing),
                              load_histogram(expert_loads(routing)));
+    if (!saves.empty()) {
+      TrainingMemory memory = training_memory(inputs, routing, point, saves);
+      std::cout << fmt::format("memory of a training step\n\n{}\n", memory.table.text());
+      std::ranges::move(memory.rows, std::back_inserter(rows));
+    }
     if (!options.save_trace.empty()) {
       write_trace(routing, options.save_trace);
       std::cout << fmt::format("trace: {}; replay it with --workload trace:{}\n", options.save_trace,
@@ -97,10 +121,17 @@ Command add_inspect(Cli app, const Invocation& invocation) {
   const Cli sub = app.add_subcommand(
       "inspect", "how unevenly a workload loads its experts: skew metrics and a histogram");
   sub.footer(examples({"moescope inspect", "moescope inspect --preset table-a-1024-512 --workload zipf:1.2",
-                       "moescope inspect --workload trace:routing.npy --grid 64x64"}));
+                       "moescope inspect --workload trace:routing.npy --grid 64x64",
+                       "moescope inspect --preset table-a-1024-512 --direction backward"}));
   add_shape_options(sub, *options);
   add_workload_options(sub, *options);
   add_machine_options(sub, *options);
+  sub.add_option("--direction", options->direction,
+                 "forward (default), or backward: also what a training step keeps in memory")
+      .type_name("NAME");
+  sub.add_option("--save", options->save,
+                 "backward: what the forward keeps: minimal, log_probs or scores (default: each in turn)")
+      .type_name("MODE");
   sub.add_option("--save-trace", options->save_trace, "record the routing as a trace (.safetensors)")
       .type_name("FILE");
   add_output_option(sub, *options, "default: none are written");

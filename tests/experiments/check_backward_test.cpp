@@ -72,5 +72,33 @@ TEST(CheckBackward, RefusesWhatItCannotDo) {
             std::string::npos);
 }
 
+TEST(InspectBackward, SaysWhatAStepTakesBeforeAnythingRuns) {
+  const TemporaryDirectory directory;
+  const std::vector<std::string> shape = {"inspect", "-L", "12", "-d", "16", "--grid", "6x5", "-K", "4"};
+  const auto with = [&](std::vector<std::string> more) {
+    std::vector<std::string> all = shape;
+    all.insert(all.end(), more.begin(), more.end());
+    return run_moescope(all, directory);
+  };
+  const Outcome outcome = with({"--direction", "backward", "--output", "out"});
+  EXPECT_EQ(outcome.code, 0) << outcome.out << outcome.err;
+  for (const char* word :
+       {"memory of a training step", "strips", "mirror", "minimal", "log_probs", "scores", "dense_masked"}) {
+    EXPECT_NE(outcome.out.find(word), std::string::npos) << word;
+  }
+  double saved = -1;
+  for (const RecordedRun& run : read_rows(directory.path() / "out" / "rows.jsonl")) {
+    for (const ResultRow& row : run.rows) {
+      if (row.metric == "minimal_saved_bytes" && row.schedule == "staircase") {
+        EXPECT_EQ(row.direction, "backward");
+        saved = row.value.value_or(-1);
+      }
+    }
+  }
+  EXPECT_EQ(saved, 0);  // the mirror selects again from nothing
+  EXPECT_EQ(with({}).out.find("memory of a training step"), std::string::npos);
+  EXPECT_NE(with({"--save", "scores"}).err.find("save = scores"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace moescope
