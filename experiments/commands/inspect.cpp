@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <iostream>
+#include <iterator>
 #include <memory>
 #include <optional>
 #include <utility>
@@ -10,6 +11,7 @@
 #include "core/schedule/skew.hpp"
 #include "core/workload/trace_writer.hpp"
 #include "experiments/commands/inspect_trace.hpp"
+#include "experiments/commands/training_memory.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/options.hpp"
@@ -47,7 +49,23 @@ std::string quantiles_text(const Routing& routing) {
 struct InspectOptions : CommonOptions {
   std::string file;
   std::string save_trace;
+  std::string direction{to_string(Direction::kForward)};
+  std::string save;  ///< none: all
 };
+
+/// Empty for the forward, which saves nothing.
+std::vector<SaveMode> saves_of(const InspectOptions& options) {
+  if (parse_direction(options.direction) == Direction::kForward) {
+    if (!options.save.empty()) {
+      throw InvalidArgument("save", options.save, "is what the backward reads: --direction backward");
+    }
+    return {};
+  }
+  if (options.save.empty()) {
+    return {SaveMode::kMinimal, SaveMode::kLogProbs, SaveMode::kScores};
+  }
+  return {parse_save_mode(options.save)};
+}
 
 /// One workload on one layer: OmniMoE, or a baseline.
 struct Inspected {
@@ -100,6 +118,10 @@ ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
   }
   const System system = chosen_system(options);
   require_meaningful(options);
+  const std::vector<SaveMode> saves = saves_of(options);
+  if (!saves.empty() && system != System::kOmniMoe) {
+    throw InvalidArgument("direction", options.direction, "is for omnimoe here; of baselines only forward");
+  }
   std::vector<Inspected> points;
   std::vector<NamedWorkload> workloads = system == System::kOmniMoe || !options.workloads.empty()
                                              ? chosen_workloads(options)
@@ -123,12 +145,20 @@ ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
     const Point point = inspected.baseline
                             ? layer_point(*inspected.baseline, backend->name(), name, options.seed)
                             : layer_point(inspected.shape, backend->name(), name, options.seed);
-    const auto rows = skew_rows(point, compute_skew(routing));
+    auto rows = skew_rows(point, compute_skew(routing));
     out.text() << fmt::format("{}  {}  seed {}\n\n", name, inspected.label(), options.seed);
     out.show("skew", skew_table(rows));
     out.text() << fmt::format("\n{}\n\n", quantiles_text(routing));
     out.show("load histogram", load_histogram(expert_loads(routing)));
     out.text() << '\n';
+    if (!saves.empty()) {
+      const LayerInputs inputs = make_inputs(inspected.workload, inspected.shape, options.seed,
+                                             {.backend = backend->name(), .schedules = {}});
+      TrainingMemory memory = training_memory(inputs, routing, point, saves);
+      out.show("memory of a training step", memory.table);
+      out.text() << '\n';
+      std::ranges::move(memory.rows, std::back_inserter(rows));
+    }
     if (!options.save_trace.empty()) {
       write_trace(routing, options.save_trace, to_string(system),
                   inspected.baseline ? inspected.baseline->heads : 1);
@@ -160,11 +190,18 @@ Command add_inspect(Cli app, const Invocation& invocation) {
                        "moescope inspect --preset table-a-1024-512 --workload zipf:1.2",
                        "moescope inspect --workload trace:routing.npy --grid 64x64",
                        "moescope inspect --system gshard --workload zipf:1",
+                       "moescope inspect --preset table-a-1024-512 --direction backward",
                        "moescope inspect --system peer --workload hot:0.5,4 --save-trace peer.safetensors"}));
   add_shape_options(sub, *options);
   add_system_options(sub, *options);
   add_workload_options(sub, *options);
   add_machine_options(sub, *options);
+  sub.add_option("--direction", options->direction,
+                 "forward (default), or backward: also what a training step keeps in memory")
+      .type_name("NAME");
+  sub.add_option("--save", options->save,
+                 "backward: what the forward keeps: minimal, log_probs or scores (default: each in turn)")
+      .type_name("MODE");
   sub.add_option("--save-trace", options->save_trace, "record the routing as a trace (.safetensors)")
       .type_name("FILE");
   add_table_options(sub, options->tables);

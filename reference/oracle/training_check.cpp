@@ -278,7 +278,7 @@ LayerCheck check_training(MoeBackend& backend, const LayerInputs& inputs, const 
     return result;
   }
   checks.attempt(Stage::kLayer, name("the step run"), [&] {
-    step->run(L2State::kCold);
+    step->run(L2State::kWarm);
     TrainingChecks(result, inputs, dy, training, *step, what).run(sampled_tokens);
   });
   return result;
