@@ -6,7 +6,6 @@
 #include <csignal>
 #include <iostream>
 #include <optional>
-#include <span>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -57,13 +56,22 @@ int code_of(ExitCode code) { return static_cast<int>(code); }
 
 /// "num_tokens = 0: ..." as "-L = 0: ...", when -L is what was typed: messages name fields, people know
 /// options. Fields that are no option stay.
-std::string as_typed(const std::string& message, const CommandText& command, int argc, const char* const* argv) {
+std::string as_typed(const std::string& message, const CommandText& command, int argc,
+                     const char* const* argv) {
   // Fields that options call otherwise, and those that are a part of one: these stay behind it.
   constexpr std::array<std::pair<std::string_view, std::string_view>, 4> kOthers = {
-      {{"max_time_s", "--max-time"}, {"gate_mode", "--gates"}, {"grid_rows", "--grid"}, {"grid_cols", "--grid"}}};
+      {{"max_time_s", "--max-time"},
+       {"gate_mode", "--gates"},
+       {"grid_rows", "--grid"},
+       {"grid_cols", "--grid"}}};
   const std::string field = message.substr(0, message.find(" = "));
   if (field.size() == message.size()) {
     return message;
+  }
+  const std::size_t value_at = field.size() + 3;
+  std::string value = message.substr(value_at, message.find(": ", value_at) - value_at);
+  if (value.starts_with('\'') && value.ends_with('\'')) {
+    value = value.substr(1, std::max<std::size_t>(value.size(), 2) - 2);
   }
   std::string wanted = "--" + field;
   std::ranges::replace(wanted, '_', '-');
@@ -73,13 +81,18 @@ std::string as_typed(const std::string& message, const CommandText& command, int
   const bool is_part = field.starts_with("grid_");
   for (const OptionText& option : command.options) {
     const std::string all = fmt::format("{}", fmt::join(option.names, ","));
-    if (option.positional || (all != field && std::ranges::find(option.names, wanted) == option.names.end())) {
+    if (option.positional ||
+        (all != field && std::ranges::find(option.names, wanted) == option.names.end())) {
       continue;
     }
-    for (const std::string_view argument : std::span(argv, static_cast<std::size_t>(argc))) {
+    for (int a = 1; a < argc; ++a) {
+      const std::string_view argument = argv[a];
       for (const std::string& name : option.names) {
         const bool is_short = !name.starts_with("--");  // -L8 and -L 8; --num-tokens=8 and --num-tokens 8
-        if (argument == name || argument.starts_with(is_short ? name : name + '=')) {
+        const std::string_view given = argument == name && a + 1 < argc ? argv[a + 1] : argument;
+        // The field may have got its value elsewhere: from --vary, from a file.
+        if ((argument == name || argument.starts_with(is_short ? name : name + '=')) &&
+            (value.ends_with(" of them") || given.find(value) != std::string_view::npos)) {
           return is_part ? fmt::format("{}: {}", name, message) : name + message.substr(field.size());
         }
       }
@@ -115,13 +128,12 @@ int run(int argc, char** argv) {
   const Invocation invocation{argc, argv};
   const std::vector<Command> commands = {
       add_compare(app, invocation),  add_run(app, invocation),      add_sweep(app, invocation),
-      add_diff(app, invocation),
-      add_check(app, invocation),    add_inspect(app, invocation),  add_profile(app, invocation),
-      add_ceilings(app, invocation), add_roofline(app, invocation), add_report(app, invocation),
-      add_claims(app, invocation),   add_golden(app, invocation),   add_counters(app, invocation),
-      add_doctor(app, invocation),   add_simulate(app, invocation), add_validate(app, invocation),
-      add_paper(app, invocation),    add_schema(app, invocation),
-      add_presets(app, invocation), add_completion(app, program), add_man(app, program)};
+      add_diff(app, invocation),     add_check(app, invocation),    add_inspect(app, invocation),
+      add_profile(app, invocation),  add_ceilings(app, invocation), add_roofline(app, invocation),
+      add_report(app, invocation),   add_claims(app, invocation),   add_golden(app, invocation),
+      add_counters(app, invocation), add_doctor(app, invocation),   add_simulate(app, invocation),
+      add_validate(app, invocation), add_paper(app, invocation),    add_schema(app, invocation),
+      add_presets(app, invocation),  add_completion(app, program),  add_man(app, program)};
   program.set_help(help_text);
   std::optional<std::string> text;
   try {

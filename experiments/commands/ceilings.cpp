@@ -90,7 +90,7 @@ void write_device(const CeilingOptions& options, const KnownCeilings& known, con
   const DeviceSpec device = measured_device(known.ceilings, known.header, like);
   OutputFile("device_json", options.device_json).write(device_json(device));
   out.text() << fmt::format("\ndevice: {} (moescope simulate --device {})\n", options.device_json,
-                           options.device_json);
+                            options.device_json);
 }
 
 ExitCode ceilings(const CeilingOptions& options, const Invocation& invocation) {
@@ -106,7 +106,8 @@ ExitCode ceilings(const CeilingOptions& options, const Invocation& invocation) {
   if (!options.rows.empty() && !options.output.empty()) {
     throw InvalidArgument("output", options.output, "cannot be given beside --rows: these are rows already");
   }
-  const KnownCeilings known = options.rows.empty() ? measure(options, invocation, out) : recorded(options, out);
+  const KnownCeilings known =
+      options.rows.empty() ? measure(options, invocation, out) : recorded(options, out);
   if (like) {
     write_device(options, known, *like, out);
   }

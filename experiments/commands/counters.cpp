@@ -143,7 +143,8 @@ Command add_counters(Cli app, const Invocation& invocation) {
   const Cli sub = app.add_subcommand(
       "counters",
       "hardware metrics: what can be counted, by which of the vendor's counters, in how many passes");
-  sub.add_option("--chip", options->chip, "chip to list for, as CUPTI names it (default GH100)").type_name("CHIP");
+  sub.add_option("--chip", options->chip, "chip to list for, as CUPTI names it (default GH100)")
+      .type_name("CHIP");
   sub.add_option("--metrics", options->metrics,
                  "metrics, sets (traffic, tensor, full) or counters of the vendor, by comma (default full)")
       .type_name("NAME,...")
@@ -151,7 +152,8 @@ Command add_counters(Cli app, const Invocation& invocation) {
   sub.add_flag(
       "--check", options->check,
       "count work of known bytes and FLOP on this GPU and compare; exit code 1 when a counter is wrong");
-  sub.add_option("--output", options->output, "directory for rows.jsonl, rows.csv and run.json of --check (default: none are written)")
+  sub.add_option("--output", options->output,
+                 "directory for rows.jsonl, rows.csv and run.json of --check (default: none are written)")
       .type_name("DIR");
   add_table_options(sub, options->tables);
   sub.footer(examples({"moescope counters --metrics traffic", "moescope counters --chip GA100",

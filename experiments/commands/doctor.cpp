@@ -102,10 +102,11 @@ Command add_doctor(Cli app, const Invocation& /*invocation*/) {
   options->backend = kDefaultBackend;
   const Cli sub = app.add_subcommand(
       "doctor", "what this machine can measure: GPU, driver, counters, clocks, and what is missing");
-  sub.add_option("--backend", options->backend,
-                 fmt::format("exit code 0 when times of this backend can be measured here, else 5: cpu or cuda "
-                             "(default {})",
-                             kDefaultBackend))
+  sub.add_option(
+         "--backend", options->backend,
+         fmt::format("exit code 0 when times of this backend can be measured here, else 5: cpu or cuda "
+                     "(default {})",
+                     kDefaultBackend))
       .type_name("NAME");
   sub.add_flag("--json", options->json, "print the findings as JSON");
   sub.footer(examples({"moescope doctor", "moescope doctor --backend cuda --json"}));

@@ -18,7 +18,9 @@ std::vector<TableCell> replay_cells(const std::string& file, bool& held) {
     const GoldenResult result = replay_golden(file);
     const bool within = result.status == Status::kOk && result.max_relative_error <= kGoldenTolerance;
     held = held && within;
-    return {name, result.kind, within ? "ok" : "FAILED", TableCell(fmt::format("{:.2e}", result.max_relative_error), result.max_relative_error), result.reason};
+    return {name, result.kind, within ? "ok" : "FAILED",
+            TableCell(fmt::format("{:.2e}", result.max_relative_error), result.max_relative_error),
+            result.reason};
   } catch (const InternalError&) {
     throw;                        // no file's fault
   } catch (const Error& error) {  // one bad file does not take the others' results away

@@ -19,7 +19,10 @@ namespace moescope {
 namespace {
 
 Table skew_table(const std::vector<ResultRow>& rows) {
-  Table table({{"metric", Align::kLeft}, {"value"}, {"unit", Align::kLeft}, {"workload", Align::kLeft, Need::kPrograms}});
+  Table table({{"metric", Align::kLeft},
+               {"value"},
+               {"unit", Align::kLeft},
+               {"workload", Align::kLeft, Need::kPrograms}});
   for (const ResultRow& row : rows) {
     table.add_row({row.metric, TableCell(fmt::format("{:.6g}", row.value.value_or(0)), row.value.value_or(0)),
                    row.unit, row.workload});
@@ -79,7 +82,7 @@ ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
     if (!options.save_trace.empty()) {
       write_trace(routing, options.save_trace);
       out.text() << fmt::format("trace: {}; replay it with --workload trace:{}\n", options.save_trace,
-                               options.save_trace);
+                                options.save_trace);
     }
     for (const ResultRow& row : rows) {
       if (writer) {
@@ -100,7 +103,7 @@ Command add_inspect(Cli app, const Invocation& invocation) {
   const Cli sub = app.add_subcommand(
       "inspect", "how unevenly a workload loads its experts: skew metrics and a histogram");
   sub.footer(examples({"moescope inspect", "moescope inspect --preset table-a-1024-512 --workload zipf:1.2",
-                       "moescope inspect --workload trace:routing.npy --grid 64x64"}));
+                       "moescope inspect --workload trace:routing.npy --grid 64x64 -d 256"}));
   add_shape_options(sub, *options);
   add_workload_options(sub, *options);
   add_machine_options(sub, *options);

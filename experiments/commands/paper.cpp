@@ -109,8 +109,9 @@ ExitCode paper(const PaperOptions& options, const Invocation& invocation) {
   model.deepseekmoe_bound_s = bounds.layer_s(System::kDeepSeekMoe);
   model.full_router_bound_s = full_router_bound(model.shape, model.device).back().second;
   const Table table = paper_table(paper_lines(model));
-  out.text() << fmt::format("{}, modelled; {} and Table A's smallest K, bf16, gaussian:1, seed {}, L2 cold\n\n",
-                            model.device.name, model.shape.label(), options.seed);
+  out.text() << fmt::format(
+      "{}, modelled; {} and Table A's smallest K, bf16, gaussian:1, seed {}, L2 cold\n\n", model.device.name,
+      model.shape.label(), options.seed);
   out.show("paper", table);
   out.text() << "\nBaselines, roofline bounds (not simulated):\n\n";
   out.show("baselines", bounds.table());

@@ -30,8 +30,8 @@ Table presets_table() {
     const LayerShape& shape = preset.shape;
     table.add_row({"omnimoe", preset.name, count_cell(shape.num_tokens), count_cell(shape.hidden_size),
                    count_cell(shape.grid_rows * shape.grid_cols), count_cell(shape.top_k),
-                   fmt::format("{}x{}", shape.grid_rows, shape.grid_cols), extent(shape.shared_size), "-", "-",
-                   "-", preset.source});
+                   fmt::format("{}x{}", shape.grid_rows, shape.grid_cols), extent(shape.shared_size), "-",
+                   "-", "-", preset.source});
   }
   for (const System system : systems()) {
     if (system == System::kOmniMoe) {
@@ -40,9 +40,10 @@ Table presets_table() {
     table.add_rule();
     for (const SystemPreset& preset : system_presets(system)) {
       const SystemShape& shape = preset.shape;
-      table.add_row({to_string(system), preset.name, count_cell(shape.num_tokens), count_cell(shape.hidden_size),
-                     extent(shape.num_experts), extent(shape.top_k), "-", extent(shape.shared_size),
-                     extent(shape.expert_size), extent(shape.heads), extent(shape.key_size), preset.source});
+      table.add_row({to_string(system), preset.name, count_cell(shape.num_tokens),
+                     count_cell(shape.hidden_size), extent(shape.num_experts), extent(shape.top_k), "-",
+                     extent(shape.shared_size), extent(shape.expert_size), extent(shape.heads),
+                     extent(shape.key_size), preset.source});
     }
   }
   return table;
@@ -52,14 +53,16 @@ Table presets_table() {
 
 Command add_presets(Cli app, const Invocation& /*invocation*/) {
   auto options = std::make_shared<TableOptions>();
-  const Cli sub = app.add_subcommand("presets", "named shapes: what --preset NAME stands for, and its source");
+  const Cli sub =
+      app.add_subcommand("presets", "named shapes: what --preset NAME stands for, and its source");
   sub.footer(examples({"moescope presets", "moescope presets --format csv"}));
   add_table_options(sub, *options);
   return {sub, [options] {
             StandardTables out(*options);
             out.show("presets", presets_table());
-            out.text() << "\nL: tokens, d: model width, K: experts per token, shared: width of the shared MLP; any "
-                          "of them can be\nchanged beside --preset, e.g. --preset table-a -L 256\n";
+            out.text()
+                << "\nL: tokens, d: model width, K: experts per token, shared: width of the shared MLP; any "
+                   "of them can be\nchanged beside --preset, e.g. --preset table-a -L 256\n";
             return ExitCode::kOk;
           }};
 }

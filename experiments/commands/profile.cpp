@@ -200,7 +200,7 @@ ExitCode profile(const ProfileOptions& options, const Invocation& invocation) {
   }
   write_chrome_trace(profiles, backend->device(), directory / kTrace);
   out.text() << fmt::format("{}\nrows:  {}/rows.jsonl, rows.csv, run.json\n", profile_legend(),
-                           directory.string());
+                            directory.string());
   out.text() << fmt::format("trace: {}/trace.json (open it at ui.perfetto.dev)\n", directory.string());
   out.text() << failures_text(studies);
   if (const ExitCode code = outcome(studies); code != ExitCode::kOk) {

@@ -55,7 +55,7 @@ ExitCode roofline(const RooflineOptions& options) {
   figure.png = options.png;
   const FigureResult drawn = draw_figure(figure, folder.path(), "roofline");
   out.text() << (drawn.status == Status::kOk ? fmt::format("figure: {}\n", drawn.image.string())
-                                            : fmt::format("figure: unavailable: {}\n", drawn.reason));
+                                             : fmt::format("figure: unavailable: {}\n", drawn.reason));
   return ExitCode::kOk;
 }
 

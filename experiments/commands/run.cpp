@@ -45,13 +45,12 @@ Table stage_table(const ScheduleStudy& point) {
       table.add_rule();
     }
     const auto memory = std::ranges::find(point.memory, stage, &StageMemory::stage);
-    table.add_row(
-        {to_string(stage), seconds_cell(samples.median_s()), seconds_cell(samples.min_s()),
-         seconds_cell(samples.max_s()), bytes_of(point.cost, stage, MemoryLevel::kHbm),
-         bytes_of(point.cost, stage, MemoryLevel::kL2), flop_cell(point.cost.useful_flop(stage)),
-         flop_cell(point.cost.executed_flop(stage)),
-         memory == point.memory.end() ? TableCell("-")
-                                      : bytes_cell(static_cast<double>(memory->workspace_bytes))});
+    table.add_row({to_string(stage), seconds_cell(samples.median_s()), seconds_cell(samples.min_s()),
+                   seconds_cell(samples.max_s()), bytes_of(point.cost, stage, MemoryLevel::kHbm),
+                   bytes_of(point.cost, stage, MemoryLevel::kL2), flop_cell(point.cost.useful_flop(stage)),
+                   flop_cell(point.cost.executed_flop(stage)),
+                   memory == point.memory.end() ? TableCell("-")
+                                                : bytes_cell(static_cast<double>(memory->workspace_bytes))});
   }
   return table;
 }
@@ -76,29 +75,29 @@ void print(TableOutput& out, const LayerStudy& study, const ScheduleStudy& point
            bool explain) {
   const bool scheduled = !study.baseline || study.baseline->has_routing();
   out.text() << fmt::format("{}  {}  {}  seed {}  L2 {}\n", study.workload, study_label(study),
-                           to_string(study.shape.dtype), study.seed, to_string(study.l2));
+                            to_string(study.shape.dtype), study.seed, to_string(study.l2));
   out.text() << fmt::format("{}on {} ({})\n\n", scheduled ? fmt::format("{} ", to_string(point.ran)) : "",
-                           study.backend, device);
+                            study.backend, device);
   out.show("stages", stage_table(point));
   out.text() << '\n' << conclusion(point);
   if (const StageSamples* layer = point.times.find(Stage::kLayer)) {
     out.text() << fmt::format("median of {} samples, {} discarded; bytes and flop are analytic\n",
-                             layer->count(), point.times.discarded);
+                              layer->count(), point.times.discarded);
   }
   if (scheduled) {
     out.text() << fmt::format("reuse {:.1f} pairs per active expert; floor of the expert stage {}\n",
-                             study.skew.reuse, format_bytes(static_cast<double>(study.floor_bytes)));
+                              study.skew.reuse, format_bytes(static_cast<double>(study.floor_bytes)));
   }
   out.text() << fmt::format("weights {}; peak {}: weights, batch, routing and the largest workspace\n",
-                           format_bytes(static_cast<double>(point.weight_bytes)),
-                           format_bytes(static_cast<double>(point.peak_bytes)));
+                            format_bytes(static_cast<double>(point.weight_bytes)),
+                            format_bytes(static_cast<double>(point.peak_bytes)));
   out.text() << (point.error ? point.error->describe() : fmt::format("no error: {}", point.error_reason))
-            << '\n';
+             << '\n';
   if (explain && !point.explanation.empty()) {
     out.text() << fmt::format("auto chose {}\n", point.explanation);
   }
   out.text() << (point.deterministic ? "output is bit-identical from run to run\n"
-                                    : "output may differ in the last bits from run to run\n");
+                                     : "output may differ in the last bits from run to run\n");
 }
 
 /// How to measure, and where progress is shown.

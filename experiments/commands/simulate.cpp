@@ -137,8 +137,8 @@ void add_layers(Table& table, std::span<const ModelledSchedule> schedules) {
     }
     table.add_row({modelled.model.device, modelled.point.workload, count_cell(shape.num_tokens),
                    count_cell(shape.top_k), modelled.point.schedule,
-                   TableCell(format_seconds(layer.time_s) + (layer.calibrated ? "" : " *"), layer.time_s), ratio,
-                   bytes_cell(layer.sums.hbm_read_bytes), bytes_cell(layer.sums.hbm_write_bytes),
+                   TableCell(format_seconds(layer.time_s) + (layer.calibrated ? "" : " *"), layer.time_s),
+                   ratio, bytes_cell(layer.sums.hbm_read_bytes), bytes_cell(layer.sums.hbm_write_bytes),
                    sampling_text(modelled.model, layer), hits_cell(layer.sums)});
   }
 }
@@ -237,7 +237,7 @@ ExitCode simulate(const SimulateOptions& options, const Invocation& invocation) 
     out.text() << '\n';
   }
   out.text() << fmt::format("everything here is modelled; * not calibrated: time is the bound\n{}",
-                           calibration.source.empty() ? "" : "calibration: " + calibration.source + '\n');
+                            calibration.source.empty() ? "" : "calibration: " + calibration.source + '\n');
   for (const DeviceSpec& device : axes.devices) {
     const std::string note = carried_over(calibration, device.name);
     out.text() << note << (note.empty() ? "" : "\n");

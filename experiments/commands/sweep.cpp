@@ -143,8 +143,8 @@ std::string expected_text(const Experiment& experiment, const SweepOptions& opti
                                                            minutes->second / shards, minutes->first);
 }
 
-void list_points(TableOutput& out, const std::vector<PlannedPoint>& planned, const std::filesystem::path& directory,
-                 const std::string& expected) {
+void list_points(TableOutput& out, const std::vector<PlannedPoint>& planned,
+                 const std::filesystem::path& directory, const std::string& expected) {
   std::set<std::string> done;
   if (const std::filesystem::path file = directory / "rows.jsonl"; file_exists(file)) {
     std::istringstream stream(read_text(file, kMostRowsBytes));
@@ -165,10 +165,9 @@ void list_points(TableOutput& out, const std::vector<PlannedPoint>& planned, con
   }
   out.show("points", table);
   out.text() << fmt::format(
-                   "\n{} points, {} done in {}{}\n", planned.size(),
-                   std::ranges::count_if(
-                       planned, [&](const PlannedPoint& each) { return done.contains(each.point.id); }),
-                   directory.string(), expected);
+      "\n{} points, {} done in {}{}\n", planned.size(),
+      std::ranges::count_if(planned, [&](const PlannedPoint& each) { return done.contains(each.point.id); }),
+      directory.string(), expected);
 }
 
 /// Runs what is left. Returns the code of the first failure.
@@ -219,12 +218,13 @@ void draw_phase_diagram(TableOutput& out, const std::filesystem::path& directory
   out.text() << '\n';
   const FigureResult figure = draw_figure(phase_figure(panels), directory, kPhaseDiagram);
   out.text() << (figure.status == Status::kOk ? fmt::format("figure: {}\n", figure.image.string())
-                                             : fmt::format("figure: unavailable: {}\n", figure.reason));
+                                              : fmt::format("figure: unavailable: {}\n", figure.reason));
 }
 
-ExitCode hold_against(TableOutput& out, const std::vector<RecordedRun>& baseline, const std::filesystem::path& directory,
-                      double threshold) {
-  const RegressionReport report = compare_times(baseline, read_rows(directory / "rows.jsonl"), {.threshold = threshold});
+ExitCode hold_against(TableOutput& out, const std::vector<RecordedRun>& baseline,
+                      const std::filesystem::path& directory, double threshold) {
+  const RegressionReport report =
+      compare_times(baseline, read_rows(directory / "rows.jsonl"), {.threshold = threshold});
   out.text() << '\n';
   print_regressions(out, report, {"the baseline", "this run"}, threshold, false);
   return report.holds() ? ExitCode::kOk : ExitCode::kCheckFailed;
@@ -279,7 +279,7 @@ ExitCode sweep(const SweepOptions& options, const Invocation& invocation) {
   }
   const SweepSummary summary = summarize(directory, planned);
   out.text() << fmt::format("{} points, {} in all\nrows: {}/rows.jsonl, rows.csv, run.json\n", summary.points,
-                           format_seconds(summary.elapsed_s), directory.string());
+                            format_seconds(summary.elapsed_s), directory.string());
   if (options.phase_diagram) {
     draw_phase_diagram(out, directory);
   }

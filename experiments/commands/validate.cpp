@@ -389,7 +389,7 @@ ExitCode validate_model(const ValidateOptions& options, const Invocation& /*invo
       "measurement\n",
       device.name, points.size(), options.hold_out, options.seed);
   out.text() << (calibration.source.empty() ? "not calibrated\n\n"
-                                           : "calibration: " + calibration.source + "\n\n");
+                                            : "calibration: " + calibration.source + "\n\n");
   if (out.style().format == TableFormat::kMarkdown) {
     print_markdown(out.text(), predictions, options.metrics);
   } else {
@@ -401,8 +401,8 @@ ExitCode validate_model(const ValidateOptions& options, const Invocation& /*invo
     const FigureResult figure = draw_figure(
         validation_figure(predictions, device.name + ", modelled over measured"), folder, kFigure);
     out.text() << (figure.status == Status::kOk ? "figure: " + figure.image.string()
-                                               : "no figure: " + figure.reason)
-              << '\n';
+                                                : "no figure: " + figure.reason)
+               << '\n';
   }
   return predictions.empty() ? ExitCode::kCheckFailed : ExitCode::kOk;
 }

@@ -16,14 +16,16 @@ constexpr std::array<std::string_view, 3> kShells = {"bash", "zsh", "fish"};
 
 /// Whether the value is a file or folder.
 bool takes_files(const OptionText& option) {
-  constexpr std::array<std::string_view, 8> kFiles = {"FILE", "DIR", "ROWS", "A", "B", "NAME|FILE", "SPEC", "FILES"};
+  constexpr std::array<std::string_view, 8> kFiles = {"FILE", "DIR",       "ROWS", "A",
+                                                      "B",    "NAME|FILE", "SPEC", "FILES"};
   return std::ranges::find(kFiles, option.value) != kFiles.end();
 }
 
 /// The first sentence of a description, without what a shell would read as more than text.
 std::string summary(const std::string& about) {
   std::string text = one_line(about.substr(0, about.find_first_of(".;\n")));
-  std::erase_if(text, [](char c) { return std::string_view("'\"`\\[]$:").find(c) != std::string_view::npos; });
+  std::erase_if(text,
+                [](char c) { return std::string_view("'\"`\\[]$:").find(c) != std::string_view::npos; });
   return text;
 }
 
@@ -54,6 +56,9 @@ std::string bash(const CommandText& program) {
   std::string options;
   std::string values;
   for (const CommandText& command : program.commands) {
+    if (command.name == "completion") {
+      continue;  // its argument is one of few
+    }
     options += fmt::format("    {}) options='{}' ;;\n", command.name,
                            fmt::join(option_names(command, any_option), " "));
     const auto others = option_names(command, has_other_value);
@@ -94,10 +99,12 @@ std::string zsh(const CommandText& program) {
         arguments += " \\\n        '*:file:_files'";
         continue;
       }
-      const std::string value =
-          has_value(option) ? fmt::format(":{}:{}", summary(option.value), takes_files(option) ? "_files" : "") : "";
+      const std::string value = has_value(option) ? fmt::format(":{}:{}", summary(option.value),
+                                                                takes_files(option) ? "_files" : "")
+                                                  : "";
       for (const std::string& name : option.names) {
-        arguments += fmt::format(" \\\n        '{}{}[{}]{}'", option.many ? "*" : "", name, summary(option.about), value);
+        arguments += fmt::format(" \\\n        '{}{}[{}]{}'", option.many ? "*" : "", name,
+                                 summary(option.about), value);
       }
     }
     cases += fmt::format("      {}) _arguments{} ;;\n", command.name, arguments);
@@ -123,18 +130,22 @@ std::string zsh(const CommandText& program) {
 std::string fish(const CommandText& program) {
   std::string text = fmt::format("# fish completion of {0}: {0} completion fish | source\n", program.name);
   for (const CommandText& command : program.commands) {
-    text += fmt::format("complete -c {} -n __fish_use_subcommand -f -a {} -d '{}'\n", program.name, command.name,
-                        summary(command.about));
+    text += fmt::format("complete -c {} -n __fish_use_subcommand -f -a {} -d '{}'\n", program.name,
+                        command.name, summary(command.about));
     for (const OptionText& option : command.options) {
       if (option.positional) {
         continue;
       }
       std::string names;
       for (const std::string& name : option.names) {
-        names += name.starts_with("--") ? fmt::format(" -l {}", name.substr(2)) : fmt::format(" -s {}", name.substr(1));
+        names += name.starts_with("--") ? fmt::format(" -l {}", name.substr(2))
+                                        : fmt::format(" -s {}", name.substr(1));
       }
-      text += fmt::format("complete -c {} -n '__fish_seen_subcommand_from {}'{}{} -d '{}'\n", program.name, command.name,
-                          names, !has_value(option) ? "" : takes_files(option) ? " -r -F" : " -x",
+      text += fmt::format("complete -c {} -n '__fish_seen_subcommand_from {}'{}{} -d '{}'\n", program.name,
+                          command.name, names,
+                          !has_value(option)    ? ""
+                          : takes_files(option) ? " -r -F"
+                                                : " -x",
                           summary(option.about));
     }
   }

@@ -16,8 +16,7 @@ using Studies = std::span<const LayerStudy>;
 bool in_sweep(const LayerStudy& study) { return study.workload.starts_with("zipf"); }
 
 /// `value` of one schedule over the sweep, by rising unevenness.
-FigureSeries sweep_series(Studies studies, std::size_t schedule,
-                          double (*value)(const ScheduleStudy&)) {
+FigureSeries sweep_series(Studies studies, std::size_t schedule, double (*value)(const ScheduleStudy&)) {
   std::vector<std::pair<double, double>> points;
   for (const LayerStudy& study : studies) {
     const ScheduleStudy& point = study.schedules.at(schedule);
@@ -100,8 +99,7 @@ Figure skew_figure(const std::vector<LayerStudy>& studies, const std::string& de
   }
   for (const Studies group : groups) {
     const LayerShape& shape = group.front().shape;
-    const std::string layer =
-        fmt::format("{} (grid {}x{})", shape.label(), shape.grid_rows, shape.grid_cols);
+    const std::string layer = fmt::format("{} (grid {}x{})", shape.label(), shape.grid_rows, shape.grid_cols);
     figure.panels.push_back(
         panel(group, layer + ": measured time", "seconds (median)",
               [](const ScheduleStudy& p) { return p.times.find(Stage::kLayer)->median_s(); }));

@@ -66,14 +66,14 @@ void add_schedule(Table& table, const LayerStudy& study, const ScheduleStudy& po
   const auto bytes = static_cast<double>(expert_bytes(point.cost, MemoryLevel::kL2));
   const double over = bytes / static_cast<double>(study.floor_bytes);
   const auto standing = std::ranges::find(standings, &point, &Standing::schedule);
-  table.add_row({workload, name, seconds_cell(layer.median_s()), percent_cell(layer.spread()),
-                 against_fastest(*standing), speed_up_cell(point.layer_speed_up),
-                 TableCell(fmt::format("{:.1f}x", over), over), bytes_cell(bytes),
-                 experts ? seconds_cell(experts->median_s()) : TableCell("-"),
-                 speed_up_cell(point.expert_speed_up),
-                 point.error ? TableCell(fmt::format("{:.1e}", point.error->relative_error),
-                                         point.error->relative_error)
-                             : TableCell("-")});
+  table.add_row(
+      {workload, name, seconds_cell(layer.median_s()), percent_cell(layer.spread()),
+       against_fastest(*standing), speed_up_cell(point.layer_speed_up),
+       TableCell(fmt::format("{:.1f}x", over), over), bytes_cell(bytes),
+       experts ? seconds_cell(experts->median_s()) : TableCell("-"), speed_up_cell(point.expert_speed_up),
+       point.error
+           ? TableCell(fmt::format("{:.1e}", point.error->relative_error), point.error->relative_error)
+           : TableCell("-")});
 }
 
 /// Skipped schedules stand below the table, with their reason.
@@ -139,7 +139,9 @@ std::string conclusions(Studies studies) {
 std::vector<std::span<const LayerStudy>> by_shape(const std::vector<LayerStudy>& studies) {
   std::vector<std::span<const LayerStudy>> groups;
   for (std::size_t begin = 0, end = 0; begin < studies.size(); begin = end) {
-    const auto same = [&](const LayerStudy& study) { return study.shape.label() == studies[begin].shape.label(); };
+    const auto same = [&](const LayerStudy& study) {
+      return study.shape.label() == studies[begin].shape.label();
+    };
     for (end = begin; end < studies.size() && same(studies[end]); ++end) {
     }
     groups.push_back(Studies(studies).subspan(begin, end - begin));
@@ -158,12 +160,13 @@ void print_comparison(TableOutput& out, const std::vector<LayerStudy>& studies, 
     out.show(fmt::format("schedules {}", first.shape.label()), schedule_table(group));
     out.text() << '\n' << conclusions(group) << '\n';
   }
-  out.text() << "layer: median over alternating samples; spread: (max - min) / median; vs fastest: time over "
-                "the\nfastest one's, round by round, ~ where it may be 1 (95 % confidence; of fewer than 6 "
-                "rounds, the extremes);\nspeed-up: over token_centric; over floor: bytes that the expert stage "
-                "requests (analytic) over active\nexperts, tokens and output once; error: relative, against "
-                "the fp64 oracle on sampled tokens\n"
-             << notes_text(studies);
+  out.text()
+      << "layer: median over alternating samples; spread: (max - min) / median; vs fastest: time over "
+         "the\nfastest one's, round by round, ~ where it may be 1 (95 % confidence; of fewer than 6 "
+         "rounds, the extremes);\nspeed-up: over token_centric; over floor: bytes that the expert stage "
+         "requests (analytic) over active\nexperts, tokens and output once; error: relative, against "
+         "the fp64 oracle on sampled tokens\n"
+      << notes_text(studies);
 }
 
 TableCell against_fastest(const Standing& standing) {
@@ -191,7 +194,8 @@ std::string noise_text(const std::vector<LayerStudy>& studies, const std::string
 std::string next_text(const std::vector<LayerStudy>& studies, const std::string& repro) {
   std::string text = noise_text(studies, repro);
   // The layer with most to do tells most.
-  const auto most = std::ranges::max_element(studies, {}, [](const LayerStudy& study) { return study.skew.num_pairs; });
+  const auto most =
+      std::ranges::max_element(studies, {}, [](const LayerStudy& study) { return study.skew.num_pairs; });
   if (most == studies.end()) {
     return text;
   }
@@ -201,9 +205,10 @@ std::string next_text(const std::vector<LayerStudy>& studies, const std::string&
   }
   const std::string workload = shell_word(most->workload);
   const std::string schedule = to_string(all.front().schedule->ran);
-  return text + fmt::format("\nnext: where the time goes:  moescope run --workload {} --schedule {}\n"
-                            "      what a GPU would do:  moescope simulate --workload {}\n",
-                            workload, schedule, workload);
+  return text + fmt::format(
+                    "\nnext: where the time goes:  moescope run --workload {} --schedule {}\n"
+                    "      what a GPU would do:  moescope simulate --workload {}\n",
+                    workload, schedule, workload);
 }
 
 std::string failures_text(const std::vector<LayerStudy>& studies) {

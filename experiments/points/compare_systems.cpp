@@ -38,21 +38,21 @@ std::vector<Standing> standings_of(const std::vector<LayerStudy>& studies) {
 void add_study(Table& table, const LayerStudy& study, const std::vector<Standing>& standings) {
   const ScheduleStudy& point = study.schedules.front();
   if (!is_measured(point)) {
-    table.add_row({study_label(study), schedule_name(study), to_string(point.status), "-", "-", "-", "-", "-", "-",
-                   "-"});
+    table.add_row({study_label(study), schedule_name(study), to_string(point.status), "-", "-", "-", "-", "-",
+                   "-", "-"});
     return;
   }
   const StageSamples& layer = *point.times.find(Stage::kLayer);
   const auto experts = expert_samples(point.times);
   const auto bytes = [](std::int64_t value) { return bytes_cell(static_cast<double>(value)); };
-  table.add_row({study_label(study), schedule_name(study), seconds_cell(layer.median_s()),
-                 percent_cell(layer.spread()),
-                 against_fastest(*std::ranges::find(standings, &point, &Standing::schedule)),
-                 experts ? seconds_cell(experts->median_s()) : TableCell("-"), bytes(point.weight_bytes),
-                 bytes(point.peak_bytes), bytes(point.cost.bytes(Stage::kLayer, MemoryLevel::kL2)),
-                 point.error ? TableCell(fmt::format("{:.1e}", point.error->relative_error),
-                                         point.error->relative_error)
-                             : TableCell("-")});
+  table.add_row(
+      {study_label(study), schedule_name(study), seconds_cell(layer.median_s()), percent_cell(layer.spread()),
+       against_fastest(*std::ranges::find(standings, &point, &Standing::schedule)),
+       experts ? seconds_cell(experts->median_s()) : TableCell("-"), bytes(point.weight_bytes),
+       bytes(point.peak_bytes), bytes(point.cost.bytes(Stage::kLayer, MemoryLevel::kL2)),
+       point.error
+           ? TableCell(fmt::format("{:.1e}", point.error->relative_error), point.error->relative_error)
+           : TableCell("-")});
 }
 
 void print(TableOutput& out, const std::vector<LayerStudy>& studies, const std::string& device) {
@@ -82,12 +82,13 @@ void print(TableOutput& out, const std::vector<LayerStudy>& studies, const std::
                             to_string(first.shape.dtype), first.backend, device, to_string(first.l2),
                             first.seed);
   out.show("systems", table);
-  out.text() << fmt::format("\n{}\n{}", conclusion_text(all), noise_text(studies, "moescope compare"))
-             << "\ntimes: median over alternating samples, spread (max - min) / median; vs fastest: round by "
-                "round, ~ where\nit may be 1; peak: weights, batch, routing and the largest workspace of a "
-                "stage; requested bytes:\nanalytic, the whole layer; error: relative, against the fp64 oracle "
-                "on sampled tokens\n"
-             << reasons;
+  out.text()
+      << fmt::format("\n{}\n{}", conclusion_text(all), noise_text(studies, "moescope compare"))
+      << "\ntimes: median over alternating samples, spread (max - min) / median; vs fastest: round by "
+         "round, ~ where\nit may be 1; peak: weights, batch, routing and the largest workspace of a "
+         "stage; requested bytes:\nanalytic, the whole layer; error: relative, against the fp64 oracle "
+         "on sampled tokens\n"
+      << reasons;
 }
 
 }  // namespace

@@ -63,8 +63,9 @@ std::string names_of(const RegressionReport& report, TimeVerdict verdict) {
       const std::string stage =
           time.after.stage == to_string(Stage::kLayer) ? "" : fmt::format(" {}", time.after.stage);
       const std::string what = time.after.schedule == "none" ? time.after.system : time.after.schedule;
-      names.push_back(fmt::format("{}{} on {}{}", what, stage, short_workload(time.after.workload),
-                                  verdict == TimeVerdict::kLost ? "" : fmt::format(" ({:.2f}x)", time.ratio)));
+      names.push_back(
+          fmt::format("{}{} on {}{}", what, stage, short_workload(time.after.workload),
+                      verdict == TimeVerdict::kLost ? "" : fmt::format(" ({:.2f}x)", time.ratio)));
     }
   }
   return fmt::format("{}{}", fmt::join(names, ", "),
@@ -75,12 +76,14 @@ std::string names_of(const RegressionReport& report, TimeVerdict verdict) {
 std::string conclusion(const RegressionReport& report, const RecordingNames& names, double threshold) {
   const std::int64_t compared = std::ssize(report.times);
   if (compared == 0) {
-    return fmt::format("nothing to compare: no time is of the same point in both; {} only in {}, {} only in {}\n",
-                       report.only_before, names.before, report.only_after, names.after);
+    return fmt::format(
+        "nothing to compare: no time is of the same point in both; {} only in {}, {} only in {}\n",
+        report.only_before, names.before, report.only_after, names.after);
   }
   std::string text;
-  for (const auto& [verdict, word] :
-       {std::pair(TimeVerdict::kSlower, "slower"), {TimeVerdict::kLost, "lost"}, {TimeVerdict::kFaster, "faster"}}) {
+  for (const auto& [verdict, word] : {std::pair(TimeVerdict::kSlower, "slower"),
+                                      {TimeVerdict::kLost, "lost"},
+                                      {TimeVerdict::kFaster, "faster"}}) {
     if (report.count(verdict) > 0) {
       text += fmt::format("{} is {} beyond noise at {} of {} points: {}\n", names.after, word,
                           report.count(verdict), compared, names_of(report, verdict));
@@ -147,17 +150,17 @@ Figure regression_figure(const RegressionReport& report, const RecordingNames& n
   };
   std::map<std::string, Place> places;
   Figure figure;
-  figure.title = fmt::format("time of {} over time of {}; grey: {:g} % more and less", names.after, names.before,
-                             100 * threshold);
+  figure.title = fmt::format("time of {} over time of {}; grey: {:g} % more and less", names.after,
+                             names.before, 100 * threshold);
   figure.columns = 1;
   for (const TimeComparison& time : report.times) {
     if (time.verdict == TimeVerdict::kLost) {
       continue;
     }
     const ResultRow& row = time.after;
-    const std::string name = fmt::format("{} L{} d{} K{}{}", short_workload(row.workload), row.num_tokens,
-                                         row.hidden_size, row.top_k,
-                                         row.stage == to_string(Stage::kLayer) ? "" : " " + row.stage);
+    const std::string name =
+        fmt::format("{} L{} d{} K{}{}", short_workload(row.workload), row.num_tokens, row.hidden_size,
+                    row.top_k, row.stage == to_string(Stage::kLayer) ? "" : " " + row.stage);
     auto [place, is_new] = places.try_emplace(name);
     if (is_new) {
       if (figure.panels.empty() || figure.panels.back().x_names.size() == kMostNames) {

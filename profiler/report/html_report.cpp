@@ -201,8 +201,8 @@ std::string html_report(const std::string& title, std::span<const RecordedRun> r
       "tokens and output once; those of a stage were counted. Errors are relative, against the fp64 "
       "oracle.</p>\n"
       "{5}<h2 id=missing>What is missing, and why</h2>\n{6}{8}</body></html>\n",
-      html_text(title), kStyle, contents(!summary.empty(), figures, sections), runs_table(runs), figures_html(figures),
-      sections_html(sections), missing_list(runs),
+      html_text(title), kStyle, contents(!summary.empty(), figures, sections), runs_table(runs),
+      figures_html(figures), sections_html(sections), missing_list(runs),
       summary.empty() ? "" : fmt::format("<h2 id=summary>What the rows say</h2>\n{}", summary),
       html_table_script());
 }

@@ -56,9 +56,7 @@ TableCell seconds_cell(double seconds) { return {format_seconds(seconds), second
 TableCell bytes_cell(double bytes) { return {format_bytes(bytes), bytes}; }
 TableCell percent_cell(double fraction) { return {format_percent(fraction), fraction}; }
 TableCell ratio_cell(double ratio) { return {fmt::format("{:.2f}x", ratio), ratio}; }
-TableCell count_cell(std::int64_t count) {
-  return {fmt::format("{}", count), static_cast<double>(count)};
-}
+TableCell count_cell(std::int64_t count) { return {fmt::format("{}", count), static_cast<double>(count)}; }
 
 std::vector<std::string_view> colour_codes() {
   return {kReset, colour_of(Mark::kFastest), colour_of(Mark::kWithinSpread), colour_of(Mark::kBad)};
@@ -165,7 +163,9 @@ std::string Table::lines(const Layout& layout, std::size_t width, bool colour) c
     }
     end_line(out, std::move(text));
   };
-  const auto rule = [&] { line([&](std::size_t c) { return TableCell(std::string(layout.widths[c], '-')); }); };
+  const auto rule = [&] {
+    line([&](std::size_t c) { return TableCell(std::string(layout.widths[c], '-')); });
+  };
   line([&](std::size_t c) { return TableCell(columns_[c].title); });
   rule();
   for (std::size_t r = 0; r < rows_.size(); ++r) {

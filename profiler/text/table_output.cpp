@@ -14,8 +14,10 @@
 namespace moescope {
 
 TableFormat parse_table_format(std::string_view text) {
-  for (const auto& [name, format] : {std::pair("table", TableFormat::kTable), {"md", TableFormat::kMarkdown},
-                                     {"csv", TableFormat::kCsv}, {"json", TableFormat::kJson}}) {
+  for (const auto& [name, format] : {std::pair("table", TableFormat::kTable),
+                                     {"md", TableFormat::kMarkdown},
+                                     {"csv", TableFormat::kCsv},
+                                     {"json", TableFormat::kJson}}) {
     if (text == name) {
       return format;
     }
@@ -32,7 +34,8 @@ TableStyle people_style(std::size_t terminal_columns, const char* columns, const
     style.width = static_cast<std::size_t>(*asked);
   }
   const bool refused = no_color != nullptr && *no_color != '\0';
-  style.colour = terminal_columns > 0 && !refused && std::string_view(term == nullptr ? "dumb" : term) != "dumb";
+  style.colour =
+      terminal_columns > 0 && !refused && std::string_view(term == nullptr ? "dumb" : term) != "dumb";
   return style;
 }
 

@@ -36,7 +36,8 @@ void write_changed(const std::filesystem::path& folder, const std::function<void
 /// What another recording of the same program has: its median lies elsewhere within a third of the spread.
 void jitter(ResultRow& row) {
   if (row.metric == "time_s" && row.value) {
-    const auto draw = static_cast<double>(std::hash<std::string>{}(row.workload + row.schedule + row.stage) % 1000);
+    const auto draw =
+        static_cast<double>(std::hash<std::string>{}(row.workload + row.schedule + row.stage) % 1000);
     *row.value *= 1 + row.spread.value_or(0) * (draw / 999 - 0.5) / 1.5;
   }
 }
@@ -57,7 +58,8 @@ TEST(Diff, SaysTheSameOfTwoRecordingsOfOneProgram) {
     arguments.insert(arguments.end(), more.begin(), more.end());
     const Outcome outcome = run_moescope(arguments, directory);
     EXPECT_EQ(outcome.code, 0) << outcome.err;
-    EXPECT_NE(outcome.out.find("B is the same beyond noise at every one of "), std::string::npos) << outcome.out;
+    EXPECT_NE(outcome.out.find("B is the same beyond noise at every one of "), std::string::npos)
+        << outcome.out;
     EXPECT_EQ(outcome.out.find("SLOW"), std::string::npos) << outcome.out;
   }
 }
@@ -66,7 +68,8 @@ TEST(Diff, NamesTheScheduleThatBecameSlowerAndNothingElse) {
   const TemporaryDirectory directory;
   write_changed(directory.path() / "a", [](ResultRow&) {});
   write_changed(directory.path() / "b", slower);
-  const Outcome outcome = run_moescope({"diff", "a", "b", "--output", "figure", "--format", "json"}, directory);
+  const Outcome outcome =
+      run_moescope({"diff", "a", "b", "--output", "figure", "--format", "json"}, directory);
   EXPECT_EQ(outcome.code, static_cast<int>(ExitCode::kCheckFailed));
   const auto table = nlohmann::json::parse(outcome.out)["tables"][0];
   std::set<std::string> named;
@@ -81,7 +84,8 @@ TEST(Diff, NamesTheScheduleThatBecameSlowerAndNothingElse) {
   EXPECT_EQ(named, std::set<std::string>{"expert_centric"});
   EXPECT_EQ(workloads.size(), 5U);
   EXPECT_EQ(table["rows"].size(), 45U) << "programs get what is the same, too";
-  EXPECT_NE(outcome.err.find("B is slower beyond noise at 5 of 45 points: expert_centric on"), std::string::npos)
+  EXPECT_NE(outcome.err.find("B is slower beyond noise at 5 of 45 points: expert_centric on"),
+            std::string::npos)
       << outcome.err;
   EXPECT_TRUE(std::filesystem::exists(directory.path() / "figure" / "diff.gp"));
   const Outcome back = run_moescope({"diff", "b", "a"}, directory);
