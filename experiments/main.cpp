@@ -6,7 +6,6 @@
 #include <csignal>
 #include <iostream>
 #include <optional>
-#include <span>
 #include <string_view>
 #include <utility>
 #include <vector>
@@ -69,6 +68,11 @@ std::string as_typed(const std::string& message, const CommandText& command, int
   if (field.size() == message.size()) {
     return message;
   }
+  const std::size_t value_at = field.size() + 3;
+  std::string value = message.substr(value_at, message.find(": ", value_at) - value_at);
+  if (value.starts_with('\'') && value.ends_with('\'')) {
+    value = value.substr(1, std::max<std::size_t>(value.size(), 2) - 2);
+  }
   std::string wanted = "--" + field;
   std::ranges::replace(wanted, '_', '-');
   for (const auto& [other, option] : kOthers) {
@@ -81,10 +85,14 @@ std::string as_typed(const std::string& message, const CommandText& command, int
         (all != field && std::ranges::find(option.names, wanted) == option.names.end())) {
       continue;
     }
-    for (const std::string_view argument : std::span(argv, static_cast<std::size_t>(argc))) {
+    for (int a = 1; a < argc; ++a) {
+      const std::string_view argument = argv[a];
       for (const std::string& name : option.names) {
         const bool is_short = !name.starts_with("--");  // -L8 and -L 8; --num-tokens=8 and --num-tokens 8
-        if (argument == name || argument.starts_with(is_short ? name : name + '=')) {
+        const std::string_view given = argument == name && a + 1 < argc ? argv[a + 1] : argument;
+        // The field may have got its value elsewhere: from --vary, from a file.
+        if ((argument == name || argument.starts_with(is_short ? name : name + '=')) &&
+            (value.ends_with(" of them") || given.find(value) != std::string_view::npos)) {
           return is_part ? fmt::format("{}: {}", name, message) : name + message.substr(field.size());
         }
       }

@@ -188,7 +188,7 @@ Command add_inspect(Cli app, const Invocation& invocation) {
       .type_name("FILE");
   sub.footer(examples({"moescope inspect", "moescope inspect mine.npz",
                        "moescope inspect --preset table-a-1024-512 --workload zipf:1.2",
-                       "moescope inspect --workload trace:routing.npy --grid 64x64",
+                       "moescope inspect --workload trace:routing.npy --grid 64x64 -d 256",
                        "moescope inspect --system gshard --workload zipf:1",
                        "moescope inspect --preset table-a-1024-512 --direction backward",
                        "moescope inspect --system peer --workload hot:0.5,4 --save-trace peer.safetensors"}));

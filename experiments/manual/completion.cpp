@@ -56,6 +56,9 @@ std::string bash(const CommandText& program) {
   std::string options;
   std::string values;
   for (const CommandText& command : program.commands) {
+    if (command.name == "completion") {
+      continue;  // its argument is one of few
+    }
     options += fmt::format("    {}) options='{}' ;;\n", command.name,
                            fmt::join(option_names(command, any_option), " "));
     const auto others = option_names(command, has_other_value);

@@ -1,6 +1,7 @@
 #include "profiler/report/html_summary.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <cmath>
@@ -80,6 +81,30 @@ std::string schedules_table(const std::map<std::string, Record>& records) {
   return html + "</table>\n";
 }
 
+/// Which schedule is the fastest most often, by the number of tokens: what decides most.
+std::string tokens_table(std::span<const Race> races) {
+  std::map<std::int64_t, std::map<std::string, std::size_t>> wins;
+  for (const Race& race : races) {
+    ++wins[race.layer->what.num_tokens][race.times[0].name];
+  }
+  if (wins.size() < 2) {
+    return "";
+  }
+  std::string html =
+      "<table class=sortable><tr><th>tokens L</th><th class=t>fastest most often</th><th>on</th><th>of "
+      "layers</th></tr>\n";
+  for (const auto& [tokens, names] : wins) {
+    const auto best = std::ranges::max_element(names, {}, [](const auto& entry) { return entry.second; });
+    std::size_t layers = 0;
+    for (const auto& [name, count] : names) {
+      layers += count;
+    }
+    html += fmt::format("<tr><td>{}</td><td class=t>{}{}</td><td>{}</td><td>{}</td></tr>\n", tokens,
+                        swatch(best->first), html_text(best->first), best->second, layers);
+  }
+  return html + "</table>\n";
+}
+
 std::string layers_table(std::span<const Race> races) {
   std::string html = fmt::format(
       "<details><summary>every layer: {}</summary>\n<p><label>filter <input class=filter></label></p>"
@@ -113,15 +138,24 @@ std::string device_summary(const std::string& device, std::span<const Race> race
     leads.push_back(race.lead());
     unclear += race.is_clear() ? 0 : 1;
   }
-  const auto best =
-      std::ranges::max_element(records, {}, [](const auto& entry) { return entry.second.wins; });
-  std::string text = fmt::format("<h3>{}</h3>\n<p><b>{} is the fastest on {} of {} layers.</b> ",
-                                 html_text(device), html_text(best->first), best->second.wins, races.size());
+  std::vector<std::pair<std::string, std::size_t>> winners;
+  for (const auto& [name, record] : records) {
+    if (record.wins > 0) {
+      winners.emplace_back(html_text(name), record.wins);
+    }
+  }
+  std::ranges::stable_sort(winners, std::greater<>(), [](const auto& entry) { return entry.second; });
+  std::vector<std::string> words;
+  for (const auto& [name, wins] : winners) {
+    words.push_back(fmt::format("{} on {}", name, wins));
+  }
+  std::string text = fmt::format("<h3>{}</h3>\n<p><b>The fastest of {} layers: {}.</b> ", html_text(device),
+                                 races.size(), fmt::join(words, ", "));
   text += fmt::format("The fastest schedule leads the next one by {:.2f}x (median; at most {:.2f}x).",
                       median(leads), std::ranges::max(leads));
   text += unclear == 0 ? " Every lead is more than the noise.</p>\n"
                        : fmt::format(" On {} of them the lead is within the noise.</p>\n", unclear);
-  return text + schedules_table(records) + layers_table(races);
+  return text + tokens_table(races) + schedules_table(records) + layers_table(races);
 }
 
 }  // namespace

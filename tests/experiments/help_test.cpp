@@ -178,7 +178,13 @@ std::string at_test_size(std::string line) {
       line += has("--max-time") || has("--rows") ? "" : " --max-time 0.01";
     }
   }
+  replace("top_k=64,512", "top_k=4,8");
+  const std::string h100 = " results/h100/compare-";  // held-out shapes need three of them
+  replace("validate rows.jsonl --fit",
+          "validate" + h100 + "1-512.jsonl.gz" + h100 + "64-512.jsonl.gz" + h100 + "256-512.jsonl.gz --fit");
   replace("--max-time 20", "--max-time 0.01");
+  replace("experiments/configs/skew-small.json",
+          "experiments/configs/skew-small.json --shard 1/13 --output results/skew");
   for (const char* name : {"simulate", "paper", "validate"}) {
     if (command == std::string("moescope ") + name) {
       line += " --max-accesses 20000";

@@ -253,7 +253,8 @@ TEST(HtmlReport, ShowsHostileNamesFromEveryField) {
   ASSERT_FALSE(figures.empty());
   figures.push_back({kHostile, "", kHostile});
   const std::string html = html_report(kHostile, runs, figures);
-  EXPECT_EQ(html.find("<script"), std::string::npos);
+  EXPECT_EQ(html.find("<script"), html.rfind("<script")) << "the page's own alone";
+  EXPECT_EQ(html.find("alert(1)</script>"), std::string::npos);
   EXPECT_EQ(html.find("\"'>"), std::string::npos);
   EXPECT_EQ(html.find('\x1b'), std::string::npos);
   EXPECT_EQ(html.find('\xe9'), std::string::npos);
@@ -296,6 +297,26 @@ TEST(HtmlReport, SaysOfLayersWithoutTimesOnlyHowFarOffTheyWere) {
   EXPECT_EQ(html.find("<td class=t>staircase"), std::string::npos);
 }
 
+TEST(HtmlReport, BeginsWithWhatTheRowsSay) {
+  auto runs = make_runs();
+  for (ResultRow& row : runs.front().rows) {
+    if (row.schedule == "staircase" && row.metric == "time_s" && row.num_tokens > 16) {
+      *row.value /= 2;  // at 16 tokens both take as long
+    }
+  }
+  const std::string html = html_report("r", runs, {});
+  const auto summary = html.find("<h2 id=summary>");
+  ASSERT_NE(summary, std::string::npos);
+  EXPECT_LT(summary, html.find("<nav>"));
+  for (const char* text :
+       {"<h3>a &lt;machine&gt;</h3>", "The fastest of 3 layers: staircase on 2, token_centric on 1.",
+        "2.00x (median; at most 2.00x)", "On 1 of them the lead is within the noise", "<input class=filter>",
+        "<a href=\"#summary\">"}) {
+    EXPECT_NE(html.find(text), std::string::npos) << text;
+  }
+  EXPECT_EQ(html_report("r", {}, {}).find("#summary"), std::string::npos) << "nothing to say, no link to it";
+}
+
 TEST(HtmlReport, HasEverythingInsideAndNothingFromElsewhere) {
   const auto runs = make_runs();
   const std::string html =
@@ -308,7 +329,7 @@ TEST(HtmlReport, HasEverythingInsideAndNothingFromElsewhere) {
         "data:image/svg+xml;base64,PHN2Zz5jaXJjbGU8L3N2Zz4=", "no figure: no gnuplot", "unevenness 1.25"}) {
     EXPECT_NE(html.find(text), std::string::npos) << text;
   }
-  for (const char* text : {"http:", "https:", "<script", "<link", "src=\"/", "<machine>"}) {
+  for (const char* text : {"http:", "https:", "<script src", "<link", "src=\"/", "<machine>"}) {
     EXPECT_EQ(html.find(text), std::string::npos) << text;
   }
 }
