@@ -5,18 +5,16 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 export LC_ALL=C # the order of files
-scratch=$(mktemp)
-trap 'rm -f "$scratch"' EXIT
+rows=()
 for ceilings in results/*/ceilings.jsonl; do # what every recorded GPU has
-  "${1:-build/cpu/experiments/moescope}" claims "$(dirname "$ceilings")"/*.jsonl* --markdown >>"$scratch"
+  rows+=("$(dirname "$ceilings")"/*.jsonl*)
 done
-TABLES=$scratch python3 - <<'EOF'
+TABLES=$("${1:-build/cpu/experiments/moescope}" claims "${rows[@]}" --markdown) python3 - <<'EOF'
 import os, pathlib
 begin, end = "<!-- claims: begin -->\n", "<!-- claims: end -->"
 for document in [pathlib.Path("README.md"), *sorted(pathlib.Path("docs").glob("*.md"))]:
     text = document.read_text(encoding="utf-8")
     if begin in text:
         head, rest = text.split(begin, 1)
-        tables = pathlib.Path(os.environ["TABLES"]).read_text(encoding="utf-8")
-        document.write_text(head + begin + tables + end + rest.split(end, 1)[1], encoding="utf-8")
+        document.write_text(head + begin + os.environ["TABLES"] + "\n" + end + rest.split(end, 1)[1], encoding="utf-8")
 EOF
