@@ -52,7 +52,7 @@ const DeviceFolder* folder_of(const std::vector<DeviceFolder>& folders, std::str
 const DeviceFolder* nearest_folder(const std::vector<DeviceFolder>& folders, const GpuTraits& gpu,
                                    const char* file);
 
-/// A folder's name for a device: "NVIDIA H100 80GB HBM3" is h100-80gb-hbm3.
+/// A folder's name for a device: "NVIDIA A100-SXM4-80GB" is a100-sxm4-80gb.
 std::string folder_name(std::string_view device);
 
 }  // namespace moescope

@@ -62,7 +62,7 @@ DeviceSpec measured_device(const DeviceCeilings& ceilings, const RunHeader& head
   for (const MachineNumber& number : kNumbers) {
     if (const auto found = header.machine.find(number.machine); found != header.machine.end()) {
       device.*number.member = std::llround(found->second);
-      device.sources[number.key] = fmt::format("CUDA runtime, {}", run);
+      device.sources[number.key] = fmt::format("cudaDeviceProp, {}", run);
     }
   }
   for (const MeasuredRate& rate : kRates) {

@@ -39,7 +39,7 @@ StripsCase make_case(LayerShape shape, const char* schedule, GateMode gates, dou
     row.insert(row.end(), first, first + shape.grid_rows);
     col.insert(col.end(), first + shape.grid_rows, first + width);
   }
-  c.plain = test::make_host_strips(shape, row, col, c.options.strip_rule, 32, test::large_gpu());
+  c.plain = test::make_host_strips(shape, row, col, c.options.strip_rule, 32);
   c.strips.row_log_probs = c.plain.row_log_probs;
   c.strips.col_log_probs = c.plain.col_log_probs;
   c.strips.uncovered_rows = c.plain.uncovered_rows;

@@ -118,7 +118,7 @@ TEST(ExpertPath, OnlyStripsListNoPairs) {
 TEST(LayerMemory, TokenCentricAndStaircaseOnStripsNeedLessThan64MiBBesideTheLayer) {
   const LayerShape shape = test::make_shape(4096, 1024, 320, 320, 512, 1024);
   const auto of = [&](const char* schedule) {
-    return LayerDesign{shape, parse_schedule(schedule), false, kHopper};
+    return LayerDesign{shape, parse_schedule(schedule), false, test::large_gpu()};
   };
   for (const auto& path : {make_token_centric_path(of("token_centric")), make_strips_path(of("staircase")),
                            make_strips_path(of("staircase:atomics"))}) {

@@ -30,7 +30,7 @@ TEST(MeasuredDevice, ReadsBackWhatAnH100Recorded) {
   EXPECT_EQ(device.l2_latency_s, h100().l2_latency_s);
   EXPECT_EQ(device.sources.size(), h100().sources.size());
   EXPECT_NE(device.sources.at("hbm_read_bytes_per_s").find("kernel reads 2048 MiB once"), std::string::npos);
-  EXPECT_TRUE(device.sources.at("num_sms").starts_with("CUDA runtime, run "));
+  EXPECT_TRUE(device.sources.at("num_sms").starts_with("cudaDeviceProp, run "));
   EXPECT_EQ(device.sources.at("l2_ways"), h100().sources.at("l2_ways"));
   // The file that ships says of its clock what kernels sustain; recorded ceilings do not.
   EXPECT_EQ(device.sm_clock_hz, h100().sm_clock_hz);

@@ -350,9 +350,10 @@ TEST(AccessStream, ProductsGoAcrossTheShorterSideInStripsOfEightTiles) {
   const LayerShape shape = small_shape();
   const Routing routing = staircase_routing(shape);
   const Schedule schedule = build_schedule(routing, {.kind = ScheduleKind::kTokenCentric});
+  StreamOptions options = on_large_gpu();
+  options.gpu.compute_capability = 80;  // no clusters
   const detail::StreamContext context{
-      shape, &routing, &schedule, {.gpu = test::large_gpu(80)}, detail::TensorMap(shape, StripRule::kMinimalCover),
-      128,   2};
+      shape, &routing, &schedule, options, detail::TensorMap(shape, StripRule::kMinimalCover), 128, 2};
   for (const bool more_rows : {true, false}) {
     detail::Product product;
     product.m = more_rows ? 16384 : 640;
