@@ -76,7 +76,7 @@ class Page(unittest.TestCase):
     def test_sources_name_pages_that_are_there(self):
         (check_docs.ROOT / "scripts/a.py").write_text("# docs/index.md, docs/DEVICE.md\n", encoding="utf-8")
         self.assertEqual(check_docs.stale_mentions(), [])
-        (check_docs.ROOT / "scripts/b.sh").write_text("# docs/simulator.md\n", encoding="utf-8")
+        (check_docs.ROOT / "scripts/b.sh").write_text("# docs/simulator/validation.md\n", encoding="utf-8")
         self.assertEqual(len(check_docs.stale_mentions()), 1)
 
     def test_a_recorded_device_has_its_pages(self):

@@ -12,7 +12,7 @@ namespace moescope {
 
 /// router_select.cu: pairs written row by row by eight warps (router_select_rows.cuh), else from lists by
 /// one. Two blocks of eight warps run on a multiprocessor at a time, if the pairs (8 bytes each) fit its
-/// shared memory; with twice as many tokens the lists are as fast (measured, docs/performance.md).
+/// shared memory; with twice as many tokens the lists are as fast (measured, docs/performance/).
 constexpr bool csr_by_eight_warps(const LayerShape& shape, const GpuTraits& gpu) {
   constexpr std::int64_t kBlocksPerSm = 2;
   return shape.num_tokens <= kBlocksPerSm * gpu.num_sms && shape.top_k <= 4096;

@@ -24,7 +24,7 @@ struct TokenSplit {
   /// Warps of 128 registers that fill a multiprocessor.
   static constexpr std::int64_t kWarpsPerSm = 16;
   /// Most blocks in all when a token has several clusters. More only add sums to combine: L = 8, K = 512
-  /// takes 0.017 ms with 64 blocks and with 128 (measured, docs/performance.md).
+  /// takes 0.017 ms with 64 blocks and with 128 (measured, docs/performance/).
   static constexpr std::int64_t kBlocksInClusters = 64;
   /// A worker with fewer pairs than this is mostly start-up (guess; two loads in flight need two pairs).
   static constexpr std::int64_t kMinPairsPerWorker = 2;

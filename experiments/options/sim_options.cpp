@@ -98,7 +98,7 @@ Calibration chosen_calibration(const SimulatorOptions& options, const DeviceSpec
 }
 
 /// What the benchmark's own emptying of L2 leaves dirty there: 9 MB of 52 come out of L2 in layers that fit
-/// it and write next to nothing (counted, docs/simulator.md).
+/// it and write next to nothing (counted, docs/simulator/validation.md).
 constexpr double kColdDirtyFraction = 0.12;
 
 ReplayOptions replay_options(const SimulatorOptions& options) {

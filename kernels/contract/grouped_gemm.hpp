@@ -15,7 +15,7 @@
 /// Floor: the active experts' matrices once from HBM, 2 m n k FLOP. Rows are multiplied in tiles of
 /// kGroupedTileRows, so an expert wastes less than one tile; while it waits for its weights the tensor cores
 /// have the time (a stage of 32 KiB of weights takes an SM 2600 cycles from HBM, its products 1000:
-/// docs/performance.md).
+/// docs/performance/).
 namespace moescope::cuda {
 
 inline constexpr std::int64_t kGroupedTileRows = 128;

@@ -28,7 +28,7 @@ struct FittedRate {
 
 /// Upper bounds are what is built in, over what kernels reach of it as moescope ceilings measures: peaks of
 /// memory and tensor cores, and for L2, whose peak nobody publishes, as much as leaves it unbound
-/// (docs/performance.md).
+/// (docs/performance/).
 std::array<FittedRate, 4> fitted_rates(const DeviceCeilingRates& ceilings) {
   constexpr double kMemoryPeak = 1.0586;
   constexpr double kMatrixPeak = 1.2493;

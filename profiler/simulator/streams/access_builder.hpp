@@ -105,7 +105,7 @@ Burst burst(std::uint64_t address, std::int64_t bytes, AccessKind kind, std::int
             std::int64_t pitch_bytes = 0);
 
 /// Of router_select.cu and router_select_strips.cu: 66 to 68 KB are counted at one token, in every form and
-/// on grids of 64 x 64 and 320 x 320 alike (docs/simulator.md), of 62 to 101 KB as compiled
+/// on grids of 64 x 64 and 320 x 320 alike (docs/simulator/validation.md), of 62 to 101 KB as compiled
 /// for sm_90a.
 inline constexpr std::int64_t kSelectCodeBytes = 67'000;
 

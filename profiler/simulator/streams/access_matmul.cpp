@@ -24,10 +24,10 @@ std::int64_t tile_width(std::int64_t n) {
 }
 
 /// cuBLASLt's choice is its own; this is a model of it that gives the tiles that were counted
-/// (tensor_flop, tma_read_bytes and l2_read_bytes of router_project and shared_mlp; docs/simulator.md): of
-/// the usual tiles, and those that just fit all of the output into one wave, the one that needs least time
-/// when every multiprocessor takes as many as the busiest, the first among equals. k is never split: no
-/// reductions are counted.
+/// (tensor_flop, tma_read_bytes and l2_read_bytes of router_project and shared_mlp;
+/// docs/simulator/validation.md): of the usual tiles, and those that just fit all of the output into one
+/// wave, the one that needs least time when every multiprocessor takes as many as the busiest, the first
+/// among equals. k is never split: no reductions are counted.
 ProductPlan plan_product(const Product& product, std::int64_t num_sms, bool clusters) {
   constexpr std::array<std::pair<std::int64_t, std::int64_t>, 7> kTiles = {
       {{128, 256}, {160, 128}, {192, 128}, {128, 128}, {64, 256}, {64, 128}, {64, 64}}};
@@ -110,7 +110,7 @@ double pipeline_waits(const ProductPlan& plan, std::int64_t k, std::int64_t elem
   return static_cast<double>(ceil_div(k, kStep * stages));
 }
 /// cuBLASLt's kernels are not ours to look at: router_project reads 20 to 27 KB more than A and B at every
-/// shape (counted, docs/simulator.md).
+/// shape (counted, docs/simulator/validation.md).
 constexpr std::int64_t kProductCodeBytes = 22'000;
 
 void fill_product(const Product& p, const ProductPlan& plan, std::int64_t index, WorkUnit& unit) {

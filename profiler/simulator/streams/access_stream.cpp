@@ -16,7 +16,7 @@ namespace detail {
 namespace {
 
 /// Warp instructions of router_select: per token and logit of either side (two grids: 64 x 64 and 320 x 320),
-/// and per pair that is listed (11141 a token at K = 512; docs/simulator.md).
+/// and per pair that is listed (11141 a token at K = 512; docs/simulator/validation.md).
 constexpr double kSelectPerToken = 1300;
 constexpr double kSelectPerLogit = 9.4;
 constexpr double kSelectPerPair = 7.5;
@@ -67,7 +67,7 @@ void add_router(std::vector<KernelLaunch>& launches, const StreamContext& contex
 
 /// Issue slots of a multiprocessor that a pass of the radix sort takes per pair, waiting included: the stage
 /// takes 66, 134 and 329 us more for 2.1, 4.2 and 8.4 million pairs than for 0.1 million, on Gaussian logits
-/// (docs/simulator.md). Under skew up to twice that: equal ids in a warp wait for each other.
+/// (docs/simulator/validation.md). Under skew up to twice that: equal ids in a warp wait for each other.
 constexpr double kSortIssue = 13;
 
 /// Most pairs that CUB sorts with one block: 256 threads of 19.

@@ -9,11 +9,13 @@ namespace moescope::detail {
 namespace {
 
 /// Warp instructions of router_select_strips.cu per token and logit of either side: 7567 a token counted on
-/// Gaussian logits, 7927 on a trained router at 320 x 320; 64 x 64 by its time (docs/simulator.md).
+/// Gaussian logits, 7927 on a trained router at 320 x 320; 64 x 64 by its time
+/// (docs/simulator/validation.md).
 constexpr double kSelectPerToken = 1450;
 constexpr double kSelectPerLogit = 9.8;
 /// Trips to L2 that one token's selection is as long as: 14 to 17 us for a token whom eight warps serve, by
-/// one warp 30 us at K = 512, 41 us at K = 4096, and half of 35 us on a grid of 64 x 64 (docs/simulator.md).
+/// one warp 30 us at K = 512, 41 us at K = 4096, and half of 35 us on a grid of 64 x 64
+/// (docs/simulator/validation.md).
 constexpr double kSelectSteps = 45;
 constexpr double kSelectStepsOfOneWarp = 50;
 constexpr double kSelectStepsPerLogit = 0.052;

@@ -38,14 +38,14 @@ TilePlan plan_tiles(const StreamContext& context, bool scores_only) {
 
 /// Clocks that a tile takes for every block of 64 experts at d = 1024, and those that 64 tokens add: 66 to 74
 /// us where one wave of full tiles is all there is (64 tokens), 104 us for two, 35 us for a single token
-/// (measured, docs/simulator.md). How the sum divides is chosen among 4. Tiles
+/// (measured, docs/simulator/validation.md). How the sum divides is chosen among 4. Tiles
 /// of an item so keep pace with each other, and find each other's rows in L2.
 constexpr double kClocksPer64Experts = 30e3;
 constexpr double kClocksPer64Tokens = 45e3;
 
 /// A row that cp.async brings in pieces of 16 bytes to padded rows of shared memory. L2 is asked for half of
 /// it twice, wherever it has been counted: l2_read_bytes and l2_slice_read_bytes are 1.49 times the rows at
-/// every shape (docs/simulator.md). Supposed: halves of a sector fall into different
+/// every shape (docs/simulator/validation.md). Supposed: halves of a sector fall into different
 /// passes.
 void read_row(std::uint64_t address, std::int64_t bytes, std::vector<Burst>& bursts) {
   bursts.push_back(burst(address, bytes, AccessKind::kRead));

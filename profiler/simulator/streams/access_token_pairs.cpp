@@ -10,7 +10,7 @@ namespace {
 /// the source of the inner loop; the sum with the following is counted).
 constexpr double kInstructionsPerPair = 50;
 /// Per 16-byte load of W: 8 bf16 of it and of x unpacked and multiplied; of V: unpacked and added. Together
-/// 262 a pair at d = 1024, as counted (262.7, docs/simulator.md).
+/// 262 a pair at d = 1024, as counted (262.7, docs/simulator/validation.md).
 constexpr double kInstructionsPerScoreLoad = 31;
 constexpr double kInstructionsPerSumLoad = 22;
 /// token_pairs_kernel as compiled for sm_90a, bf16 rows in four chunks; others are up to 30 % smaller.
