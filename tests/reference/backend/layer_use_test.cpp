@@ -144,7 +144,8 @@ TEST(LayerUse, StatesWhatABaselineTakes) {
       }
       EXPECT_LE(system_judge(inputs, kJudged)(execution->output(), routing).relative_error, 0.1);
     });
-    expect_stated(peak, system_host_bytes(shape, WorkloadSpec::parse("gaussian:1"), "cpu", kJudged), shape.label());
+    expect_stated(peak, system_host_bytes(shape, WorkloadSpec::parse("gaussian:1"), "cpu", kJudged),
+                  shape.label());
   }
 }
 
