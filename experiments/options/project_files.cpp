@@ -12,8 +12,8 @@ namespace fs = std::filesystem;
 std::optional<fs::path> project_path(const fs::path& relative) {
   std::error_code unknown;  // then there is no such folder
   const fs::path program = fs::read_symlink("/proc/self/exe", unknown);
-  for (const fs::path& folder : {fs::path(), fs::path(build_info().source_dir),
-                                 program.parent_path().parent_path() / "share" / "moescope"}) {
+  for (const fs::path& folder : {fs::path(), program.parent_path().parent_path() / "share" / "moescope",
+                                 fs::path(build_info().source_dir)}) {
     if (const fs::path path = folder / relative; file_exists(path)) {
       return path;
     }

@@ -5,8 +5,8 @@
 
 namespace moescope {
 
-/// A file or folder of the project, "data/devices": under the current directory, else beside the sources this
-/// program was built from, else where `cmake --install` put it, ../share/moescope beside the program.
+/// A file or folder of the project, "data/devices": under the current directory, else where `cmake --install`
+/// put it, ../share/moescope beside the program, else beside the sources this program was built from.
 std::optional<std::filesystem::path> project_path(const std::filesystem::path& relative);
 
 }  // namespace moescope
