@@ -96,6 +96,10 @@ ImportOptions import_options(const ImportCommand& command) {
 void apply_model(const ModelConfig& config, ImportedTrace& imported) {
   LayeredTrace& trace = imported.trace;
   const SystemShape& layer = config.layer;
+  if (trace.num_experts != layer.num_experts) {
+    throw InvalidArgument("num_experts", fmt::to_string(trace.num_experts),
+                          fmt::format("{} has {}", config.path, layer.num_experts));
+  }
   if (trace.top_k != layer.top_k) {
     throw InvalidArgument(
         "model", config.path,

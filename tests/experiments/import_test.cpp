@@ -31,7 +31,7 @@ TEST(ImportCommand, MakesATraceThatInspectShowsLayerByLayer) {
   ASSERT_EQ(imported.code, 0) << imported.err;
   EXPECT_TRUE(
       contains(imported.out, {"format ids (recognised)", "gshard, 2 layers, 16 tokens, K 3 of 8 experts",
-                              "--workload 'trace:t.npz#layer=all'"}));
+                              "'trace:t.npz#layer=all' all of them"}));
   for (const std::vector<std::string>& arguments :
        {std::vector<std::string>{"inspect", "t.npz"}, {"inspect", "--workload", "trace:t.npz#layer=all"}}) {
     const Outcome inspected = run_moescope(arguments, directory);

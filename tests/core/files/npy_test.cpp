@@ -128,7 +128,7 @@ TEST(Npy, RefusesDtypesItCannotHold) {
   EXPECT_EQ(error_of(npy(">f4", "(1,)", "1234")), "a.npy: descr: '>f4': big-endian data is not supported");
   EXPECT_EQ(error_of(npy("|O", "(1,)", "1234")), "a.npy: descr: '|O': Python objects are not supported");
   EXPECT_EQ(error_of(npy("<c8", "(1,)", "12345678")),
-            "a.npy: descr: '<c8': must be one of b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8, little-endian");
+            "a.npy: descr: '<c8': must be one of b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8 U S, little-endian");
   EXPECT_EQ(
       error_of(npy_of_header("{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (1,), }\n", "1234")),
       "a.npy: descr: structured dtypes are not supported");
@@ -275,12 +275,35 @@ TEST(Npz, PassesOverMembersThatNobodyAsksFor) {
                                         {.name = "zstd.npy", .data = array, .method = 93},
                                         {.name = "damaged.npy", .data = array, .crc = 12345}}));
   EXPECT_EQ(file.get("p", "ids").to_integers("p", "ids"), (std::vector<std::int64_t>{7, 8}));
-  EXPECT_EQ(file.arrays.size(), 1U);
-  for (const std::string name : {"name", "objects", "folder/", "README", "secret", "zstd", "damaged"}) {
+  EXPECT_EQ(file.arrays.size(), 2U);  // and a text
+  for (const std::string name : {"objects", "folder/", "README", "secret", "zstd", "damaged"}) {
     EXPECT_TRUE(file.has(name)) << name << " is there: a reader that wants it is told why it cannot have it";
     EXPECT_TRUE(
         test::contains(test::message_of<FileError>([&] { file.get("p", name); }), {"a.npz: " + name}));
   }
+}
+
+TEST(Npy, TakesOneTextOfAFixedLength) {
+  const auto text_of = [](std::string_view descr, std::string_view shape, const std::string& data) {
+    return parse(npy(descr, shape, data)).to_text("a.npy", "text");
+  };
+  EXPECT_EQ(text_of("|S5", "()", std::string("abc\0\0", 5)), "abc");
+  EXPECT_EQ(text_of("<U3", "()", bytes_of<std::uint32_t>({'g', 0xE4, 0x1F600})), "g\xC3\xA4\xF0\x9F\x98\x80");
+  EXPECT_EQ(text_of("<U3", "()", bytes_of<std::uint32_t>({'g', 0, 0})), "g");
+  const auto error = [&](std::string_view descr, std::string_view shape, const std::string& data) {
+    return test::message_of<FileError>([&] { text_of(descr, shape, data); });
+  };
+  EXPECT_EQ(error("<U1", "(2,)", bytes_of<std::uint32_t>({'a', 'b'})),
+            "a.npy: text: U1 [2]: must be one text");
+  EXPECT_EQ(error("<i4", "()", bytes_of<std::int32_t>({1})), "a.npy: text: i32 []: must be one text");
+  EXPECT_EQ(error("<U1", "()", bytes_of<std::uint32_t>({0xD800})), "a.npy: text: is not a valid text");
+  EXPECT_EQ(error("<U1", "()", bytes_of<std::uint32_t>({0x7fffffff})), "a.npy: text: is not a valid text");
+  EXPECT_EQ(error("|S1", "()", "\xff"), "a.npy: text: is not a valid text");
+  EXPECT_TRUE(test::contains(error("<U0", "()", ""), {"descr: '<U0'"}));
+  EXPECT_TRUE(test::contains(error("<U99999999999", "()", ""), {"descr: '<U99999999999'"}));
+  EXPECT_TRUE(test::contains(
+      test::message_of<FileError>([] { parse(npy("<U2", "(1,)", "12345678")).to_integers("p", "x"); }),
+      {"dtype U2: must be an integer type"}));
 }
 
 TEST(Npz, ReadsPython2sExtentsAndNamesNumpysBfloat16) {
