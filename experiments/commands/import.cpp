@@ -140,6 +140,8 @@ void apply_grid(const std::string& text, LayeredTrace& trace) {
 ExitCode compare_with(const ImportedTrace& imported, const ImportCommand& command) {
   ImportOptions options;
   options.num_experts = imported.trace.num_experts;
+  options.num_layers = std::ssize(imported.trace.layers);
+  options.top_k = imported.trace.top_k;
   options.padding = command.padding;
   const ImportedTrace other = import_trace({command.against}, options);
   const TraceComparison found = compare_traces(imported, other.trace);

@@ -1,8 +1,6 @@
-// Any .npz as routing to import, in every way that arrays are read: a trace whose ids are checked, or an
-// Error.
-#include <span>
-
-#include "core/files/npy.hpp"
+// Any .npz or safetensors as routing to import, in every way that arrays are read: a trace whose ids are
+// checked, or an Error.
+#include "array_file_use.hpp"
 #include "core/import/reader.hpp"
 #include "fuzz_text.hpp"
 
@@ -11,7 +9,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   fuzz::may_refuse([&] {
     detail::ImportSource source{
         .file = "fuzz.npz", .path = "fuzz.npz", .head = {}, .is_folder = false, .arrays = {}};
-    source.arrays = parse_npz(std::as_bytes(std::span(data, size)), "fuzz.npz");
+    source.arrays = fuzz::parse_arrays(data, size);
     for (const char* format : {"", "ids", "logits", "flat", "packed"}) {
       for (const char* axes : {"", "tokens,layers,k"}) {
         ImportOptions options;
