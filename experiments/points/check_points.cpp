@@ -111,7 +111,7 @@ std::vector<CheckPoint> training_points(std::vector<CheckPoint> points) {
     other.shape.gate_mode =
         point.shape.gate_mode == GateMode::kSoftmax ? GateMode::kProbability : GateMode::kSoftmax;
     all.push_back(std::move(point));
-    if (has_router) {
+    if (any_gates) {
       all.push_back(std::move(other));
     }
   }
