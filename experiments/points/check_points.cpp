@@ -16,6 +16,10 @@ constexpr const char* kOneHot = "one_hot_expert";
 /// Philox stream of the routings made here; apart from those of core's workloads.
 constexpr std::uint32_t kOneHotStream = 0x0ec4;
 
+/// A grid of so many experts is checked for its width, in the backward with vectors of kNarrow.
+constexpr std::int64_t kWideGrid = 1 << 20;
+constexpr std::int64_t kNarrow = 16;
+
 CheckPoint make_point(const char* workload, const LayerShape& shape) {
   if (std::string_view(workload) == kOneHot) {
     return {{WorkloadSpec::parse("uniform"), kOneHot}, shape, true};
@@ -97,6 +101,9 @@ std::vector<CheckPoint> training_points(std::vector<CheckPoint> points) {
   }
   std::vector<CheckPoint> all;
   for (CheckPoint& point : points) {
+    if (point.shape.num_experts() >= kWideGrid) {
+      point.shape.hidden_size = kNarrow;  // gradients are as large as all weights, several times over
+    }
     const auto family = point.workload.spec.family;
     const bool has_router =
         !point.one_hot && family != WorkloadSpec::Family::kUniform && family != WorkloadSpec::Family::kTrace;
@@ -104,7 +111,7 @@ std::vector<CheckPoint> training_points(std::vector<CheckPoint> points) {
     other.shape.gate_mode =
         point.shape.gate_mode == GateMode::kSoftmax ? GateMode::kProbability : GateMode::kSoftmax;
     all.push_back(std::move(point));
-    if (has_router) {
+    if (any_gates) {
       all.push_back(std::move(other));
     }
   }

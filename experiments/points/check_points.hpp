@@ -19,8 +19,8 @@ struct CheckPoint {
 /// routing. Throws FileError when the recorded layer is not there.
 std::vector<CheckPoint> check_points(bool full);
 
-/// Every point that has a router under either kind of gates, and routing that drifts: what the backward is
-/// checked on.
+/// What the backward is checked on: every point whose gates are free under either kind, and routing that
+/// drifts.
 std::vector<CheckPoint> training_points(std::vector<CheckPoint> points);
 
 /// The point's inputs; throws what make_inputs() throws.
