@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <iostream>
 #include <iterator>
 #include <memory>
+#include <utility>
 
 #include "core/base/line_text.hpp"
 #include "experiments/options/command.hpp"
@@ -35,20 +37,28 @@ RooflineFlop parse_flop(const std::string& text) {
 ExitCode roofline(const RooflineOptions& options) {
   const RooflineFlop flop = parse_flop(options.flop);
   const OutputFolder folder(options.output);
-  claim_files(folder.path(), figure_files("roofline", options.png),
-              {options.rows.begin(), options.rows.end()});
+  const std::vector<std::filesystem::path> inputs{options.rows.begin(), options.rows.end()};
+  claim_files(folder.path(), figure_files("roofline", options.png), inputs);
   std::vector<RecordedRun> runs;
   for (const std::string& file : options.rows) {
     std::ranges::move(read_rows(file), std::back_inserter(runs));
   }
-  const Roofline read = read_roofline(runs, flop);
-  std::cout << fmt::format("{}\n\n{}\n{}\n", one_line(read.ceilings.device), ceilings_text(read.ceilings),
-                           roofline_text(read));
-  Figure figure = roofline_figure(read);
-  figure.png = options.png;
-  const FigureResult drawn = draw_figure(figure, folder.path(), "roofline");
-  std::cout << (drawn.status == Status::kOk ? fmt::format("figure: {}\n", drawn.image.string())
-                                            : fmt::format("figure: unavailable: {}\n", drawn.reason));
+  const auto rooflines = read_rooflines(std::move(runs), flop);
+  std::vector<std::string> names = {"roofline"};
+  while (names.size() < rooflines.size()) {
+    names.push_back(fmt::format("roofline-{}", names.size() + 1));
+    claim_files(folder.path(), figure_files(names.back(), options.png), inputs);
+  }
+  for (std::size_t i = 0; i < rooflines.size(); ++i) {
+    const Roofline& read = rooflines[i];
+    std::cout << fmt::format("{}{}\n\n{}\n{}\n", i == 0 ? "" : "\n", one_line(read.ceilings.device),
+                             ceilings_text(read.ceilings), roofline_text(read));
+    Figure figure = roofline_figure(read);
+    figure.png = options.png;
+    const FigureResult drawn = draw_figure(figure, folder.path(), names[i]);
+    std::cout << (drawn.status == Status::kOk ? fmt::format("figure: {}\n", drawn.image.string())
+                                              : fmt::format("figure: unavailable: {}\n", drawn.reason));
+  }
   return ExitCode::kOk;
 }
 
@@ -63,7 +73,9 @@ Command add_roofline(Cli app, const Invocation& /*invocation*/) {
   sub.add_option("rows", options->rows, "rows.jsonl of `moescope profile` (and of `moescope ceilings`)")
       .required()
       .type_name("ROWS");
-  sub.add_option("--output", options->output, "directory for roofline.svg (default: .)").type_name("DIR");
+  sub.add_option("--output", options->output,
+                 "directory for roofline.svg, with several devices roofline-2.svg and so on (default: .)")
+      .type_name("DIR");
   sub.add_option("--flop", options->flop,
                  "useful (default): what the mathematics needs; executed: what was counted")
       .type_name("KIND");

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <set>
+#include <string_view>
 
 #include "core/layer/stage.hpp"
 #include "profiler/report/roofline.hpp"
@@ -30,15 +32,43 @@ bool is_common(const std::string& stage) {
          stage == to_string(Stage::kSharedMlp);
 }
 
-std::vector<std::string> distinct(const std::vector<RooflinePoint>& points,
-                                  std::string RooflinePoint::*member) {
-  std::vector<std::string> values;
-  for (const RooflinePoint& point : points) {
-    if (std::ranges::find(values, point.*member) == values.end()) {
-      values.push_back(point.*member);
+/// Whether the point has a place in the figure at some level.
+bool drawable(const RooflinePoint& point) {
+  return point.stage != to_string(Stage::kLayer) && point.performance() &&
+         (point.hbm_intensity() || point.l2_intensity());
+}
+
+/// Labels of all layers, and of those that have something to draw, in order.
+struct Labels {
+  std::vector<std::string> all;
+  std::vector<std::string> drawable;
+};
+
+Labels labels_of(const Roofline& roofline) {
+  Labels labels;
+  std::set<std::string_view> seen;
+  std::set<std::string_view> seen_drawable;
+  for (const RooflinePoint& point : roofline.points) {
+    if (seen.insert(point.label).second) {
+      labels.all.push_back(point.label);
+    }
+    if (drawable(point) && seen_drawable.insert(point.label).second) {
+      labels.drawable.push_back(point.label);
     }
   }
-  return values;
+  return labels;
+}
+
+/// Schedules of a layer that have something to draw, in order.
+std::vector<std::string> schedules_of(const Roofline& roofline, const std::string& label) {
+  std::vector<std::string> schedules;
+  for (const RooflinePoint& point : roofline.points) {
+    if (point.label == label && drawable(point) &&
+        std::ranges::find(schedules, point.schedule) == schedules.end()) {
+      schedules.push_back(point.schedule);
+    }
+  }
+  return schedules;
 }
 
 /// Intensities that the panel spans: all points of the level, and a factor around them.
@@ -140,10 +170,9 @@ FigurePanel panel_of(const Roofline& roofline, const Level& level, const std::st
       fmt::format("; measured roofs: {}, {}", bandwidth ? format_engineering(*bandwidth, "B/s") : "none",
                   peak ? format_engineering(*peak, "flop/s") : "none");
   panel.series.push_back(roof_series(roofline, level));
-  const auto schedules = distinct(roofline.points, &RooflinePoint::schedule);
-  for (std::size_t s = 0; s < schedules.size(); ++s) {
-    auto series = stage_series(roofline, level, label, schedules[s], false);
-    panel.series.push_back(std::move(series));
+  const auto schedules = schedules_of(roofline, label);
+  for (const std::string& schedule : schedules) {
+    panel.series.push_back(stage_series(roofline, level, label, schedule, false));
   }
   if (!schedules.empty()) {
     auto series = stage_series(roofline, level, label, schedules.front(), true);
@@ -176,15 +205,17 @@ Figure roofline_figure(const Roofline& roofline) {
   figure.columns = static_cast<int>(kLevels.size());
   figure.panel_width = 760;
   figure.plot_height = 430;
-  auto labels = distinct(roofline.points, &RooflinePoint::label);
-  if (labels.size() > kMaxDrawnLayers) {
-    figure.title +=
-        fmt::format("; the first {} of {} layers, the table has all", kMaxDrawnLayers, labels.size());
-    labels.resize(kMaxDrawnLayers);
+  const Labels labels = labels_of(roofline);
+  // Roofs with nothing under them only where there is nothing else.
+  const auto& with_points = labels.drawable.empty() ? labels.all : labels.drawable;
+  const std::size_t drawn = std::min(with_points.size(), kMaxDrawnLayers);
+  if (drawn < labels.all.size()) {
+    figure.title += fmt::format("; {} of {} layers, the first{}, the table has all", drawn, labels.all.size(),
+                                labels.drawable.empty() ? "" : " with counted bytes");
   }
-  for (const std::string& label : labels) {
+  for (std::size_t i = 0; i < drawn; ++i) {
     for (const Level& level : kLevels) {
-      figure.panels.push_back(panel_of(roofline, level, label));
+      figure.panels.push_back(panel_of(roofline, level, with_points[i]));
     }
   }
   return figure;
