@@ -71,12 +71,15 @@ std::vector<std::string> schedules_of(const Roofline& roofline, const std::strin
   return schedules;
 }
 
-/// Intensities that the panel spans: all points of the level, and a factor around them.
-std::pair<double, double> span_of(const Roofline& roofline, const Level& level) {
+/// Intensities that panels of a level span: all points of the layers that are drawn, and a factor around
+/// them.
+using Span = std::pair<double, double>;
+
+Span span_of(const Roofline& roofline, const Level& level, const std::set<std::string_view>& labels) {
   double low = INFINITY;
   double high = 0;
   for (const RooflinePoint& point : roofline.points) {
-    if (const auto intensity = (point.*level.intensity)()) {
+    if (const auto intensity = (point.*level.intensity)(); intensity && labels.contains(point.label)) {
       low = std::min(low, *intensity);
       high = std::max(high, *intensity);
     }
@@ -85,11 +88,11 @@ std::pair<double, double> span_of(const Roofline& roofline, const Level& level) 
 }
 
 /// The slanted and the flat part of a roof, as a line without points.
-FigureSeries roof_series(const Roofline& roofline, const Level& level) {
+FigureSeries roof_series(const Roofline& roofline, const Level& level, const Span& span) {
   FigureSeries series;
   series.points = false;
   series.look = kReferenceLook;
-  const auto [low, high] = span_of(roofline, level);
+  const auto [low, high] = span;
   constexpr int kSteps = 64;
   for (int i = 0; i <= kSteps; ++i) {
     const double intensity = low * std::pow(high / low, static_cast<double>(i) / kSteps);
@@ -156,7 +159,8 @@ void place_tags(std::vector<FigureSeries>& all) {
   }
 }
 
-FigurePanel panel_of(const Roofline& roofline, const Level& level, const std::string& label) {
+FigurePanel panel_of(const Roofline& roofline, const Level& level, const Span& span,
+                     const std::string& label) {
   FigurePanel panel;
   panel.x_label = fmt::format("{} FLOP per byte from or to {}",
                               roofline.flop == RooflineFlop::kUseful ? "useful" : "executed", level.name);
@@ -169,7 +173,7 @@ FigurePanel panel_of(const Roofline& roofline, const Level& level, const std::st
   panel.x_label +=
       fmt::format("; measured roofs: {}, {}", bandwidth ? format_engineering(*bandwidth, "B/s") : "none",
                   peak ? format_engineering(*peak, "flop/s") : "none");
-  panel.series.push_back(roof_series(roofline, level));
+  panel.series.push_back(roof_series(roofline, level, span));
   const auto schedules = schedules_of(roofline, label);
   for (const std::string& schedule : schedules) {
     panel.series.push_back(stage_series(roofline, level, label, schedule, false));
@@ -205,17 +209,21 @@ Figure roofline_figure(const Roofline& roofline) {
   figure.columns = static_cast<int>(kLevels.size());
   figure.panel_width = 760;
   figure.plot_height = 430;
-  const Labels labels = labels_of(roofline);
+  Labels labels = labels_of(roofline);
+  const std::size_t all = labels.all.size();
   // Roofs with nothing under them only where there is nothing else.
-  const auto& with_points = labels.drawable.empty() ? labels.all : labels.drawable;
-  const std::size_t drawn = std::min(with_points.size(), kMaxDrawnLayers);
-  if (drawn < labels.all.size()) {
-    figure.title += fmt::format("; {} of {} layers, the first{}, the table has all", drawn, labels.all.size(),
-                                labels.drawable.empty() ? "" : " with counted bytes");
+  const bool counted = !labels.drawable.empty();
+  auto& drawn = counted ? labels.drawable : labels.all;
+  const char* const which = drawn.size() <= kMaxDrawnLayers ? "those" : "the first";
+  drawn.resize(std::min(drawn.size(), kMaxDrawnLayers));
+  if (drawn.size() < all) {
+    figure.title += fmt::format("; {} of {} layers, {}{}, the table has all", drawn.size(), all, which,
+                                counted ? " with counted bytes" : "");
   }
-  for (std::size_t i = 0; i < drawn; ++i) {
+  for (const std::string& label : drawn) {
     for (const Level& level : kLevels) {
-      figure.panels.push_back(panel_of(roofline, level, with_points[i]));
+      figure.panels.push_back(
+          panel_of(roofline, level, span_of(roofline, level, {drawn.begin(), drawn.end()}), label));
     }
   }
   return figure;

@@ -251,7 +251,7 @@ TEST(Roofline, DrawsLayersWithCountedBytesBeforeOthers) {
   const Figure figure = roofline_figure(read_roofline(runs, RooflineFlop::kUseful));
   ASSERT_EQ(figure.panels.size(), 2U) << "one layer has points, 19 have not";
   EXPECT_NE(figure.panels[0].title.find("seed 0"), std::string::npos) << figure.panels[0].title;
-  EXPECT_NE(figure.title.find("1 of 20 layers"), std::string::npos) << figure.title;
+  EXPECT_NE(figure.title.find("1 of 20 layers, those with counted bytes"), std::string::npos) << figure.title;
   ASSERT_EQ(figure.panels[0].series.size(), 4U);
   EXPECT_EQ(figure.panels[0].series[3].tags, std::vector<std::string>{"router_project"});
   runs.front().rows = uncounted;
