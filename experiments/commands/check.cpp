@@ -39,12 +39,16 @@ struct Tally {
   std::string failures;             ///< a line each, said again at the end
   bool wrong = false;               ///< a comparison did not hold
   ExitCode unread = ExitCode::kOk;  ///< of the first point whose inputs could not be had
+  bool no_memory = false;           ///< a point did not fit
 
   ExitCode code() const {
-    if (wrong || (passed == 0 && unread == ExitCode::kOk)) {  // nothing compared is nothing shown
+    if (wrong) {
       return ExitCode::kCheckFailed;
     }
-    return unread;
+    if (passed > 0 || unread != ExitCode::kOk) {
+      return unread;
+    }
+    return no_memory ? ExitCode::kOutOfMemory : ExitCode::kCheckFailed;  // nothing compared is nothing shown
   }
 };
 
@@ -174,6 +178,7 @@ void check_point(MoeBackend& backend, MoeBackend* mirror, const CheckPoint& poin
     if (error.code != ExitCode::kOutOfMemory) {
       throw;
     }
+    tally.no_memory = true;
     skip(error.message);
     return;
   }
@@ -250,6 +255,7 @@ ExitCode check(const CheckOptions& options, const Invocation& invocation) {
         tally.unread = tally.unread == ExitCode::kOk ? error.code : tally.unread;
       } else {
         ++tally.skipped;
+        tally.no_memory = true;
         print_line("skipped", point, schedule, error.message);
       }
       write(writer.get(), absent_row(point_of(point, *backend, schedule, options), Stage::kLayer,

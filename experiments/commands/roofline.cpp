@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <iterator>
 #include <memory>
+#include <utility>
 
 #include "core/base/line_text.hpp"
 #include "experiments/options/command.hpp"
@@ -37,25 +39,33 @@ ExitCode roofline(const RooflineOptions& options) {
   StandardTables out(options.tables);
   const RooflineFlop flop = parse_flop(options.flop);
   const OutputFolder folder(options.output);
-  claim_files(folder.path(), figure_files("roofline", options.png),
-              {options.rows.begin(), options.rows.end()});
+  const std::vector<std::filesystem::path> inputs{options.rows.begin(), options.rows.end()};
+  claim_files(folder.path(), figure_files("roofline", options.png), inputs);
   std::vector<RecordedRun> runs;
   for (const std::string& file : options.rows) {
     std::ranges::move(read_rows(file), std::back_inserter(runs));
   }
-  const Roofline read = read_roofline(runs, flop);
-  out.text() << one_line(read.ceilings.device) << "\n\n";
-  out.show("ceilings", ceilings_table(read.ceilings));
-  for (const RooflineTable& layer : roofline_tables(read)) {
-    out.text() << fmt::format("\n{}\n", one_line(layer.label));
-    out.show(layer.label, layer.table);
+  const auto rooflines = read_rooflines(std::move(runs), flop);
+  std::vector<std::string> names = {"roofline"};
+  while (names.size() < rooflines.size()) {
+    names.push_back(fmt::format("roofline-{}", names.size() + 1));
+    claim_files(folder.path(), figure_files(names.back(), options.png), inputs);
   }
-  out.text() << '\n' << roofline_legend(read) << '\n';
-  Figure figure = roofline_figure(read);
-  figure.png = options.png;
-  const FigureResult drawn = draw_figure(figure, folder.path(), "roofline");
-  out.text() << (drawn.status == Status::kOk ? fmt::format("figure: {}\n", drawn.image.string())
-                                             : fmt::format("figure: unavailable: {}\n", drawn.reason));
+  for (std::size_t i = 0; i < rooflines.size(); ++i) {
+    const Roofline& read = rooflines[i];
+    out.text() << (i == 0 ? "" : "\n") << one_line(read.ceilings.device) << "\n\n";
+    out.show("ceilings", ceilings_table(read.ceilings));
+    for (const RooflineTable& layer : roofline_tables(read)) {
+      out.text() << fmt::format("\n{}\n", one_line(layer.label));
+      out.show(layer.label, layer.table);
+    }
+    out.text() << '\n' << roofline_legend(read) << '\n';
+    Figure figure = roofline_figure(read);
+    figure.png = options.png;
+    const FigureResult drawn = draw_figure(figure, folder.path(), names[i]);
+    out.text() << (drawn.status == Status::kOk ? fmt::format("figure: {}\n", drawn.image.string())
+                                               : fmt::format("figure: unavailable: {}\n", drawn.reason));
+  }
   return ExitCode::kOk;
 }
 
@@ -70,7 +80,9 @@ Command add_roofline(Cli app, const Invocation& /*invocation*/) {
   sub.add_option("rows", options->rows, "rows.jsonl of `moescope profile` (and of `moescope ceilings`)")
       .required()
       .type_name("ROWS");
-  sub.add_option("--output", options->output, "directory for roofline.svg (default: .)").type_name("DIR");
+  sub.add_option("--output", options->output,
+                 "directory for roofline.svg, with several devices roofline-2.svg and so on (default: .)")
+      .type_name("DIR");
   sub.add_option("--flop", options->flop,
                  "useful (default): what the mathematics needs; executed: what was counted")
       .type_name("KIND");

@@ -88,7 +88,8 @@ struct Tally {
   std::int64_t passed = 0;
   std::int64_t failed = 0;
   std::int64_t skipped = 0;
-  std::string failures;  ///< a line each, said again at the end
+  bool no_memory = false;  ///< a point did not fit
+  std::string failures;    ///< a line each, said again at the end
 };
 
 std::string line_of(const char* verdict, const SystemShape& shape, const std::string& rest) {
@@ -112,6 +113,7 @@ void check_shape(MoeBackend& backend, const SystemShape& shape, const NamedWorkl
       throw;
     }
     why = error.message;
+    tally.no_memory = tally.no_memory || error.code == ExitCode::kOutOfMemory;
   }
   if (!check) {
     ++tally.skipped;
@@ -166,8 +168,11 @@ ExitCode check_systems(const CommonOptions& options, bool full, std::int64_t sam
     std::cout << "rows: " << writer->directory().string() << "/rows.jsonl, rows.csv\n";
   }
   std::cout << tally.failures;
+  if (tally.failed == 0 && tally.passed > 0) {
+    return ExitCode::kOk;
+  }
   // A check that compared nothing has shown nothing.
-  return tally.failed > 0 || tally.passed == 0 ? ExitCode::kCheckFailed : ExitCode::kOk;
+  return tally.failed == 0 && tally.no_memory ? ExitCode::kOutOfMemory : ExitCode::kCheckFailed;
 }
 
 }  // namespace moescope

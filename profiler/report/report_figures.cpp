@@ -98,6 +98,13 @@ Source time_source(const RecordedLayer& layer) {
   return Source::kMeasured;
 }
 
+/// Whether anything of the layer can be drawn; a check's layers have errors alone and are no recording.
+bool has_times(const RecordedLayer& layer) {
+  return std::ranges::any_of(layer.schedules, [](const RecordedSchedule& schedule) {
+    return schedule.value(Stage::kLayer, "time_s") || schedule.experts_time_s();
+  });
+}
+
 /// Layers that were recorded in one place, and its name among the figure's.
 struct Recording {
   std::string name;
@@ -336,7 +343,7 @@ std::vector<Figure> report_figures(const std::vector<RecordedLayer>& layers, std
   for (const Quantity& quantity : kQuantities) {
     Layers all;
     for (const RecordedLayer& layer : layers) {
-      if (quantity.of(layer)) {
+      if (has_times(layer) && quantity.of(layer)) {
         all.push_back(&layer);
       }
     }

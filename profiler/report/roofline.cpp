@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 #include <utility>
 
 #include "core/base/error.hpp"
@@ -93,6 +94,12 @@ std::optional<double> l2_bytes(const Values& values, const std::string& stage) {
   return reads && changes ? std::optional(*reads + *changes) : std::nullopt;
 }
 
+/// Whether the row gives a point.
+bool is_stage_time(const ResultRow& row) {
+  return row.metric == "time_s" && row.source == Source::kMeasured && row.status == Status::kOk &&
+         is_stage(row);
+}
+
 /// A stage that was recorded more than once keeps its last values.
 void add_point(Roofline& roofline, RooflinePoint point) {
   const auto same = std::ranges::find_if(roofline.points, [&](const RooflinePoint& other) {
@@ -134,8 +141,7 @@ Roofline read_roofline(const std::vector<RecordedRun>& runs, RooflineFlop flop) 
     for (const RecordedSchedule& schedule : layers[l].schedules) {
       const Values values(schedule);
       for (const ResultRow* row : schedule.rows) {
-        if (row->metric != "time_s" || row->source != Source::kMeasured || row->status != Status::kOk ||
-            !is_stage(*row)) {
+        if (!is_stage_time(*row)) {
           continue;
         }
         if (header.device != roofline.ceilings.device) {
@@ -156,6 +162,33 @@ Roofline read_roofline(const std::vector<RecordedRun>& runs, RooflineFlop flop) 
     throw InvalidArgument("rows", "none with a stage's time", "need those that `moescope profile` writes");
   }
   return roofline;
+}
+
+std::vector<Roofline> read_rooflines(std::vector<RecordedRun> runs, RooflineFlop flop) {
+  const auto has_times = [](const RecordedRun& run) { return std::ranges::any_of(run.rows, is_stage_time); };
+  std::vector<std::string> devices;
+  for (const RecordedRun& run : runs) {
+    if (has_times(run) && std::ranges::find(devices, run.header.device) == devices.end()) {
+      devices.push_back(run.header.device);
+    }
+  }
+  if (devices.size() < 2) {
+    return {read_roofline(runs, flop)};
+  }
+  std::vector<Roofline> rooflines;
+  for (const std::string& device : devices) {
+    const auto others =
+        std::ranges::stable_partition(runs, [&](const auto& run) { return run.header.device == device; });
+    std::vector<RecordedRun> own(std::make_move_iterator(runs.begin()),
+                                 std::make_move_iterator(others.begin()));
+    runs.erase(runs.begin(), others.begin());
+    if (!recorded_ceilings(own)) {
+      throw InvalidArgument("rows", device,
+                            "has times of stages but no ceilings: add those that `moescope ceilings` writes");
+    }
+    rooflines.push_back(read_roofline(own, flop));
+  }
+  return rooflines;
 }
 
 }  // namespace moescope

@@ -52,9 +52,13 @@ struct Roofline {
 /// another device's.
 Roofline read_roofline(const std::vector<RecordedRun>& runs, RooflineFlop flop);
 
-/// One row of two panels (HBM, L2) per layer, of many the first 12. Stages that do the same under every
-/// schedule (router_project, router_select, shared_mlp) are drawn once, from the first schedule. A stage
-/// without FLOP or bytes has no place on it; the table has it.
+/// The same of rows of several devices: one of each device that has stages with a time, in order of
+/// appearance. Each needs ceilings of its own; throws as read_roofline() does.
+std::vector<Roofline> read_rooflines(std::vector<RecordedRun> runs, RooflineFlop flop);
+
+/// One row of two panels (HBM, L2) per layer, of many the first 12 that have counted bytes. Stages that do
+/// the same under every schedule (router_project, router_select, shared_mlp) are drawn once, from the layer's
+/// first schedule. A stage without FLOP or bytes has no place on it; the table has it.
 Figure roofline_figure(const Roofline& roofline);
 
 /// Every point, with its fraction of both roofs; stages without FLOP with their bandwidth as a fraction of

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <set>
+#include <string_view>
 
 #include "core/layer/stage.hpp"
 #include "profiler/report/roofline.hpp"
@@ -30,23 +32,54 @@ bool is_common(const std::string& stage) {
          stage == to_string(Stage::kSharedMlp);
 }
 
-std::vector<std::string> distinct(const std::vector<RooflinePoint>& points,
-                                  std::string RooflinePoint::*member) {
-  std::vector<std::string> values;
-  for (const RooflinePoint& point : points) {
-    if (std::ranges::find(values, point.*member) == values.end()) {
-      values.push_back(point.*member);
-    }
-  }
-  return values;
+/// Whether the point has a place in the figure at some level.
+bool drawable(const RooflinePoint& point) {
+  return point.stage != to_string(Stage::kLayer) && point.performance() &&
+         (point.hbm_intensity() || point.l2_intensity());
 }
 
-/// Intensities that the panel spans: all points of the level, and a factor around them.
-std::pair<double, double> span_of(const Roofline& roofline, const Level& level) {
+/// Labels of all layers, and of those that have something to draw, in order.
+struct Labels {
+  std::vector<std::string> all;
+  std::vector<std::string> drawable;
+};
+
+Labels labels_of(const Roofline& roofline) {
+  Labels labels;
+  std::set<std::string_view> seen;
+  std::set<std::string_view> seen_drawable;
+  for (const RooflinePoint& point : roofline.points) {
+    if (seen.insert(point.label).second) {
+      labels.all.push_back(point.label);
+    }
+    if (drawable(point) && seen_drawable.insert(point.label).second) {
+      labels.drawable.push_back(point.label);
+    }
+  }
+  return labels;
+}
+
+/// Schedules of a layer that have something to draw, in order.
+std::vector<std::string> schedules_of(const Roofline& roofline, const std::string& label) {
+  std::vector<std::string> schedules;
+  for (const RooflinePoint& point : roofline.points) {
+    if (point.label == label && drawable(point) &&
+        std::ranges::find(schedules, point.schedule) == schedules.end()) {
+      schedules.push_back(point.schedule);
+    }
+  }
+  return schedules;
+}
+
+/// Intensities that panels of a level span: all points of the layers that are drawn, and a factor around
+/// them.
+using Span = std::pair<double, double>;
+
+Span span_of(const Roofline& roofline, const Level& level, const std::set<std::string_view>& labels) {
   double low = INFINITY;
   double high = 0;
   for (const RooflinePoint& point : roofline.points) {
-    if (const auto intensity = (point.*level.intensity)()) {
+    if (const auto intensity = (point.*level.intensity)(); intensity && labels.contains(point.label)) {
       low = std::min(low, *intensity);
       high = std::max(high, *intensity);
     }
@@ -55,11 +88,11 @@ std::pair<double, double> span_of(const Roofline& roofline, const Level& level) 
 }
 
 /// The slanted and the flat part of a roof, as a line without points.
-FigureSeries roof_series(const Roofline& roofline, const Level& level) {
+FigureSeries roof_series(const Roofline& roofline, const Level& level, const Span& span) {
   FigureSeries series;
   series.points = false;
   series.look = kReferenceLook;
-  const auto [low, high] = span_of(roofline, level);
+  const auto [low, high] = span;
   constexpr int kSteps = 64;
   for (int i = 0; i <= kSteps; ++i) {
     const double intensity = low * std::pow(high / low, static_cast<double>(i) / kSteps);
@@ -126,7 +159,8 @@ void place_tags(std::vector<FigureSeries>& all) {
   }
 }
 
-FigurePanel panel_of(const Roofline& roofline, const Level& level, const std::string& label) {
+FigurePanel panel_of(const Roofline& roofline, const Level& level, const Span& span,
+                     const std::string& label) {
   FigurePanel panel;
   panel.x_label = fmt::format("{} FLOP per byte from or to {}",
                               roofline.flop == RooflineFlop::kUseful ? "useful" : "executed", level.name);
@@ -139,11 +173,10 @@ FigurePanel panel_of(const Roofline& roofline, const Level& level, const std::st
   panel.x_label +=
       fmt::format("; measured roofs: {}, {}", bandwidth ? format_engineering(*bandwidth, "B/s") : "none",
                   peak ? format_engineering(*peak, "flop/s") : "none");
-  panel.series.push_back(roof_series(roofline, level));
-  const auto schedules = distinct(roofline.points, &RooflinePoint::schedule);
-  for (std::size_t s = 0; s < schedules.size(); ++s) {
-    auto series = stage_series(roofline, level, label, schedules[s], false);
-    panel.series.push_back(std::move(series));
+  panel.series.push_back(roof_series(roofline, level, span));
+  const auto schedules = schedules_of(roofline, label);
+  for (const std::string& schedule : schedules) {
+    panel.series.push_back(stage_series(roofline, level, label, schedule, false));
   }
   if (!schedules.empty()) {
     auto series = stage_series(roofline, level, label, schedules.front(), true);
@@ -179,15 +212,21 @@ Figure roofline_figure(const Roofline& roofline) {
   figure.columns = static_cast<int>(kLevels.size());
   figure.panel_width = 760;
   figure.plot_height = 430;
-  auto labels = distinct(roofline.points, &RooflinePoint::label);
-  if (labels.size() > kMaxDrawnLayers) {
-    figure.title +=
-        fmt::format("; the first {} of {} layers, the table has all", kMaxDrawnLayers, labels.size());
-    labels.resize(kMaxDrawnLayers);
+  Labels labels = labels_of(roofline);
+  const std::size_t all = labels.all.size();
+  // Roofs with nothing under them only where there is nothing else.
+  const bool counted = !labels.drawable.empty();
+  auto& drawn = counted ? labels.drawable : labels.all;
+  const char* const which = drawn.size() <= kMaxDrawnLayers ? "those" : "the first";
+  drawn.resize(std::min(drawn.size(), kMaxDrawnLayers));
+  if (drawn.size() < all) {
+    figure.title += fmt::format("; {} of {} layers, {}{}, the table has all", drawn.size(), all, which,
+                                counted ? " with counted bytes" : "");
   }
-  for (const std::string& label : labels) {
+  for (const std::string& label : drawn) {
     for (const Level& level : kLevels) {
-      figure.panels.push_back(panel_of(roofline, level, label));
+      figure.panels.push_back(
+          panel_of(roofline, level, span_of(roofline, level, {drawn.begin(), drawn.end()}), label));
     }
   }
   return figure;

@@ -41,6 +41,21 @@ bool is_whole(const fs::path& image) {
                                      : end.ends_with("</svg>");
 }
 
+/// Makes an SVG well-formed whose texts hold "]]>": XML wants its last character escaped, gnuplot leaves it.
+void escape_section_ends(const fs::path& image) {
+  std::ifstream stream(image, std::ios::binary);
+  std::string bytes{std::istreambuf_iterator<char>(stream), {}};
+  constexpr std::string_view kEnd = "]]>";
+  if (image.extension() != ".svg" || bytes.find(kEnd) == std::string::npos ||
+      bytes.find("<![CDATA[") != std::string::npos) {
+    return;
+  }
+  for (std::size_t at = 0; (at = bytes.find(kEnd, at)) != std::string::npos;) {
+    bytes.replace(at, kEnd.size(), "]]&gt;");
+  }
+  replace_file(image, bytes);
+}
+
 /// Exit status of `program script` run in `directory`, its output in `log`; 127 when there is no such
 /// program.
 int run_in(const fs::path& directory, const std::string& program, const std::string& script,
@@ -78,14 +93,15 @@ FigureResult draw_figure(const Figure& figure, const fs::path& directory, const 
   result.script = directory / (name + ".gp");
   result.image = directory / image_name(figure, name);
   replace_file(result.script, valid_utf8(figure_script(figure, name)));
+  // An older one would be of other rows than the script beside it.
+  std::error_code error;
+  fs::remove(result.image, error);
   for (const auto& panel : figure.panels) {
     if (!has_points(panel)) {
       result.reason = fmt::format("panel \"{}\" has no point to draw", panel.title);
       return result;
     }
   }
-  std::error_code error;
-  fs::remove(result.image, error);
   // Elsewhere first: what gnuplot leaves when it fails is no figure, and its log is nobody's file.
   const ScratchFolder scratch(directory);
   const fs::path drawn = scratch.path() / result.image.filename();
@@ -96,10 +112,12 @@ FigureResult draw_figure(const Figure& figure, const fs::path& directory, const 
         "{} is not installed; after `apt-get install gnuplot-nox`, `gnuplot {}.gp` draws it", gnuplot, name);
   } else if (status != 0 || !is_whole(drawn)) {
     result.reason = fmt::format("gnuplot failed with status {}: {}", status, first_line(log));
-  } else if (fs::rename(drawn, result.image, error); error) {
-    result.reason = fmt::format("{} cannot be written: {}", result.image.string(), error.message());
   } else {
-    result.status = Status::kOk;
+    escape_section_ends(drawn);
+    fs::rename(drawn, result.image, error);
+    result.status = error ? result.status : Status::kOk;
+    result.reason =
+        error ? fmt::format("{} cannot be written: {}", result.image.string(), error.message()) : "";
   }
   return result;
 }

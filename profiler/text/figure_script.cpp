@@ -31,15 +31,17 @@ constexpr std::size_t kMaxNameLength = 44;
 /// A gnuplot string in double quotes. Nothing of `text` but letters, digits and the punctuation below stands
 /// in the script as it is, so that no text can be more than text there: gnuplot runs what is in backquotes
 /// inside double quotes and expands @ before it reads a line; octal escapes it turns into bytes only after
-/// that.
+/// that. It reads up to four digits of an escape that begins with 0, so a digit behind one is escaped, too.
 std::string gnuplot_string(std::string_view text) {
   constexpr std::string_view kHarmless = " _.,:;+-*/=()<>|~^!?&{}[]%";
   std::string out = "\"";
+  bool escaped = false;
   for (const char c : text) {
     const auto byte = static_cast<unsigned char>(c);
-    const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
-    out += letter || kHarmless.find(c) != std::string_view::npos ? std::string(1, c)
-                                                                 : fmt::format("\\{:03o}", byte);
+    const bool digit = c >= '0' && c <= '9';
+    const bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+    escaped = !letter && kHarmless.find(c) == std::string_view::npos && (!digit || escaped);
+    out += escaped ? fmt::format("\\{:03o}", byte) : std::string(1, c);
   }
   return out + '"';
 }

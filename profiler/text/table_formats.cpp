@@ -12,18 +12,26 @@ namespace moescope {
 namespace {
 
 /// A cell of GitHub-flavoured markdown that shows `text`: nothing in it ends the cell, begins a tag, an
-/// entity, a link or code. A '<' or '&' that begins none of them stays.
+/// entity, a link, code or emphasis. A '<', '&' or '_' that begins none of them stays.
 std::string escaped(const std::string& text) {
   const auto begins = [&](std::size_t at, std::string_view more) {
     const char next = at + 1 < text.size() ? text[at + 1] : ' ';
     return (next >= 'a' && next <= 'z') || (next >= 'A' && next <= 'Z') ||
            more.find(next) != std::string::npos;
   };
+  const auto in_word = [&](std::size_t at) {
+    const auto is_letter = [&](std::size_t i) {
+      const auto byte = static_cast<unsigned char>(i < text.size() ? text[i] : ' ');
+      return (byte >= '0' && byte <= '9') || (byte >= 'a' && byte <= 'z') || (byte >= 'A' && byte <= 'Z');
+    };
+    return at > 0 && is_letter(at - 1) && is_letter(at + 1);
+  };
+  constexpr std::string_view kAlways = "|`[\\*~";
   std::string out;
   for (std::size_t i = 0; i < text.size(); ++i) {
     const char c = text[i];
-    const bool special = c == '|' || c == '`' || c == '[' || c == '\\' || (c == '<' && begins(i, "/!?")) ||
-                         (c == '&' && begins(i, "#"));
+    const bool special = kAlways.find(c) != std::string_view::npos || (c == '<' && begins(i, "/!?")) ||
+                         (c == '&' && begins(i, "#")) || (c == '_' && !in_word(i));
     out += special ? fmt::format("\\{}", c) : std::string(1, c);
   }
   return out;

@@ -101,6 +101,20 @@ TEST(Numbers, AreRefusedInsideOtherValuesToo) {
   }
 }
 
+TEST(Check, OfALayerThatDoesNotFitIsNoComparisonThatFailed) {
+  const TemporaryDirectory directory;
+  const std::vector<std::string> huge = {"-L", "2000000000", "-K", "1", "-d", "64"};
+  for (const std::vector<std::string>& kind :
+       {std::vector<std::string>{"--grid", "8x8", "--workload", "gaussian:1", "--schedule", "token_centric"},
+        std::vector<std::string>{"--system", "gshard", "--num-experts", "4", "--expert-size", "64"}}) {
+    std::vector<std::string> arguments = {"check", "--quiet"};
+    arguments.insert(arguments.end(), huge.begin(), huge.end());
+    arguments.insert(arguments.end(), kind.begin(), kind.end());
+    const Outcome outcome = run_moescope(arguments, directory);
+    EXPECT_EQ(outcome.code, static_cast<int>(ExitCode::kOutOfMemory)) << outcome.out << outcome.err;
+  }
+}
+
 TEST(Options, HaveNoEmptyValues) {
   const TemporaryDirectory directory;
   for (const char* option : {"--grid", "--preset", "--output", "--workload", "--schedule", "--l2",

@@ -210,6 +210,17 @@ TEST(ReportFigures, PutsRunsSideBySideEachNamed) {
   EXPECT_TRUE(labels.contains("staircase, revision 0123456+")) << *labels.begin();
 }
 
+TEST(ReportFigures, NamesNoRunThatHasNothingToDraw) {
+  auto runs = make_runs();
+  runs.push_back(runs.front());  // as a check records: errors, no times
+  runs[1].header.device = "elsewhere";
+  std::erase_if(runs[1].rows, [](const ResultRow& row) { return row.metric == "time_s"; });
+  const auto figures = report_figures(recorded_layers(runs), 10);
+  ASSERT_EQ(figures.size(), 1U);
+  EXPECT_NE(figures[0].title.find("on a <machine>"), std::string::npos) << figures[0].title;
+  EXPECT_EQ(figures[0].panels[0].series[0].label, figures[0].panels[0].series[0].look);
+}
+
 TEST(ReportFigures, KeepsEquallyUnevenWorkloadsApartAndSplitsMany) {
   RecordedRun run;
   for (int i = 0; i < 40; ++i) {

@@ -246,6 +246,59 @@ TEST(Roofline, DrawsNoMoreLayersThanAPersonLooksAt) {
   EXPECT_NE(roofline_text(roofline).find("seed 19"), std::string::npos) << "the table has all";
 }
 
+TEST(Roofline, DrawsLayersWithCountedBytesBeforeOthers) {
+  auto runs = recorded();
+  const auto rows = runs.front().rows;
+  std::vector<ResultRow> uncounted;
+  for (std::uint64_t seed = 1; seed < 20; ++seed) {
+    for (ResultRow row : rows) {
+      row.seed = seed;
+      if (row.stage != kDeviceStage && !row.metric.ends_with("bytes")) {
+        uncounted.push_back(row);
+      }
+    }
+  }
+  // Another schedule came first in the file: the stages that all share are then not its.
+  for (ResultRow& row : uncounted) {
+    row.schedule = row.schedule == "token_centric" ? "dense_masked" : row.schedule;
+  }
+  runs.front().rows.insert(runs.front().rows.begin(), uncounted.begin(), uncounted.end());
+  const Figure figure = roofline_figure(read_roofline(runs, RooflineFlop::kUseful));
+  ASSERT_EQ(figure.panels.size(), 2U) << "one layer has points, 19 have not";
+  EXPECT_NE(figure.panels[0].title.find("seed 0"), std::string::npos) << figure.panels[0].title;
+  EXPECT_NE(figure.title.find("1 of 20 layers, those with counted bytes"), std::string::npos) << figure.title;
+  ASSERT_EQ(figure.panels[0].series.size(), 4U);
+  EXPECT_EQ(figure.panels[0].series[3].tags, std::vector<std::string>{"router_project"});
+  runs.front().rows = uncounted;
+  runs.front().rows.insert(runs.front().rows.end(), rows.begin(), rows.begin() + 3);
+  EXPECT_EQ(roofline_figure(read_roofline(runs, RooflineFlop::kUseful)).panels.size(), 24U)
+      << "roofs alone where nothing was counted";
+}
+
+TEST(Roofline, OfSeveralDevicesStandSideBySideEachUnderItsOwnRoofs) {
+  auto runs = recorded();
+  runs.push_back(runs.front());
+  runs.back().header.device = "another device";
+  runs.back().rows.front().value = 1000;
+  RecordedRun elsewhere = recorded().front();  // its ceilings alone are no roofline
+  elsewhere.header.device = "a third";
+  std::erase_if(elsewhere.rows, [](const ResultRow& row) { return row.stage != kDeviceStage; });
+  runs.push_back(elsewhere);
+  const auto both = read_rooflines(runs, RooflineFlop::kUseful);
+  ASSERT_EQ(both.size(), 2U);
+  EXPECT_EQ(both[0].ceilings.device, "fake device");
+  EXPECT_EQ(both[0].ceilings.hbm_bytes_per_s(), 100.0);
+  EXPECT_EQ(both[1].ceilings.device, "another device");
+  EXPECT_EQ(both[1].ceilings.hbm_bytes_per_s(), 1000.0);
+  EXPECT_EQ(both[1].points.size(), 8U);
+  std::erase_if(runs[1].rows, [](const ResultRow& row) { return row.stage == kDeviceStage; });
+  EXPECT_NE(test::error_text<InvalidArgument>([&] {
+              (void)read_rooflines(runs, RooflineFlop::kUseful);
+            }).find("another device"),
+            std::string::npos);
+  EXPECT_THROW((void)read_rooflines({}, RooflineFlop::kUseful), InvalidArgument);
+}
+
 TEST(Roofline, ShowsHostileNames) {
   auto runs = recorded();
   for (ResultRow& row : runs.front().rows) {

@@ -45,7 +45,7 @@ TEST(Figure, WritesAScriptWithItsDataInline) {
   EXPECT_NE(script.find("$panel0_series0 << END_OF_DATA\n0 0.001 \"\"\n2 0.002 \"\"\nEND_OF_DATA\n"),
             std::string::npos)
       << script;
-  EXPECT_NE(script.find(R"(title "staircase_\0421\042")"), std::string::npos)
+  EXPECT_NE(script.find(R"(title "staircase_\042\061\042")"), std::string::npos)
       << "quotes in labels are escaped";
   EXPECT_EQ(script.find("series1"), std::string::npos)
       << "a series without a point on a log axis is left out";
@@ -88,7 +88,8 @@ TEST(Figure, NamesPlacesOnTheAxisAndMakesRoomForThem) {
   figure.panels[0].x_names = {"uniform", "hot \"1\""};
   const std::string script = figure_script(figure, "skew");
   EXPECT_NE(
-      script.find("set xtics rotate by -25 (\"uniform\" 0, \"hot \\0421\\042\" 1)\nset xrange [-0.3:1.3]\n"),
+      script.find(
+          "set xtics rotate by -25 (\"uniform\" 0, \"hot \\042\\061\\042\" 1)\nset xrange [-0.3:1.3]\n"),
       std::string::npos)
       << script;
   EXPECT_LT(script.find("set xrange [-0.3:1.3]"),
@@ -116,6 +117,9 @@ const std::vector<std::string>& hostile_names() {
                                                  "#comment",
                                                  "&amp;",
                                                  "''",
+                                                 "\"12\"77",
+                                                 "$4,$5",
+                                                 "]]>",
                                                  ""};
   return names;
 }
@@ -159,13 +163,29 @@ TEST(Figure, ShowsHostileNamesAndRunsNoneOfThem) {
   const std::string svg = read_text(result.image);
   EXPECT_EQ(svg.find("<script>"), std::string::npos);
   EXPECT_EQ(svg.find('\x1b'), std::string::npos);
+  EXPECT_EQ(svg.find("]]>"), std::string::npos) << "is no XML in a text";
   for (const char* kind : {"title ", "series ", "tag ", "place "}) {
-    for (const char* name : {"run`touch owned`b", "a`b", "$(touch owned)", "back\\slash\\", "100 %d %s",
-                             "{/Bold x}_1^2", "&lt;script>alert(1)&lt;/script>", "=cmd()", "\\x1b[31mred",
-                             "caf\\xe9", "END_OF_DATA", "#comment", "@owned"}) {
+    for (const char* name :
+         {"run`touch owned`b", "a`b", "$(touch owned)", "back\\slash\\", "100 %d %s", "{/Bold x}_1^2",
+          "&lt;script>alert(1)&lt;/script>", "=cmd()", "\\x1b[31mred", "caf\\xe9", "END_OF_DATA", "#comment",
+          "@owned", "\"12\"77", "$4,$5", "]]&gt;"}) {
       EXPECT_NE(svg.find(std::string(kind) + name), std::string::npos) << kind << name;
     }
   }
+}
+
+TEST(Figure, BreaksLinesBeforeDigits) {
+  const TemporaryDirectory directory;
+  Figure figure = make_figure();
+  figure.panels.resize(1);
+  figure.panels[0].title = std::string(90, 'a') + " 128 pairs";  // the break falls before 128
+  figure.panel_width = 640;
+  const FigureResult result = draw_figure(figure, directory.path(), "lines");
+  if (result.status != Status::kOk && result.reason.find("is not installed") != std::string::npos) {
+    GTEST_SKIP() << result.reason;
+  }
+  ASSERT_EQ(result.status, Status::kOk) << result.reason;
+  EXPECT_NE(read_text(result.image).find("128 pairs"), std::string::npos);
 }
 
 TEST(Figure, GivesEverySeriesALookOfItsOwn) {
@@ -268,7 +288,9 @@ TEST(Figure, IsUnavailableWhenThereIsNothingToDraw) {
   const TemporaryDirectory directory;
   Figure figure = make_figure();
   figure.panels[1].series.clear();
+  write_text(directory.path() / "skew.svg", "of other rows");
   const FigureResult result = draw_figure(figure, directory.path(), "skew", "no-such-gnuplot");
+  EXPECT_FALSE(std::filesystem::exists(directory.path() / "skew.svg"));
   EXPECT_EQ(result.status, Status::kUnavailable);
   EXPECT_EQ(result.reason, "panel \"bytes\" has no point to draw");
 }

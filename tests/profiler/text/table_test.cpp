@@ -59,6 +59,14 @@ TEST(Table, ShowsHostileCellsAndObeysNone) {
             "forged \\| |\n");
 }
 
+TEST(Table, MarkdownShowsNamesWithoutEmphasis) {
+  Table table({{"name", Align::kLeft}});
+  table.add_row({"**b** ~~gone~~ _x_ token_centric l2_read_bytes 2*3"});
+  EXPECT_EQ(table.markdown(),
+            "| name |\n| --- |\n"
+            "| \\*\\*b\\*\\* \\~\\~gone\\~\\~ \\_x\\_ token_centric l2_read_bytes 2\\*3 |\n");
+}
+
 TEST(Table, CountsCharactersNotBytes) {
   Table table({{"x"}});
   table.add_row({"µs"});
