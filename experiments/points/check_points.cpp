@@ -105,8 +105,10 @@ std::vector<CheckPoint> training_points(std::vector<CheckPoint> points) {
       point.shape.hidden_size = kNarrow;  // gradients are as large as all weights, several times over
     }
     const auto family = point.workload.spec.family;
-    const bool has_router =
-        !point.one_hot && family != WorkloadSpec::Family::kUniform && family != WorkloadSpec::Family::kTrace;
+    // A routing that is given has gates of its own; a recorded layer was trained with one kind.
+    const bool any_gates = !point.one_hot && family != WorkloadSpec::Family::kUniform &&
+                           family != WorkloadSpec::Family::kTrace &&
+                           family != WorkloadSpec::Family::kSnapshot;
     CheckPoint other = point;
     other.shape.gate_mode =
         point.shape.gate_mode == GateMode::kSoftmax ? GateMode::kProbability : GateMode::kSoftmax;
