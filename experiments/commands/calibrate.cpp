@@ -195,7 +195,7 @@ Part make_device(const CalibrateOptions& options, const Subject& subject, Result
   device = measured_device(*ceilings, header, like);
   return {.text = device_json(*device),
           .about = fmt::format("ceilings of run {}; what nobody measures as {}\n\n{}",
-                               one_line(header.run_id), like.name, ceilings_text(*ceilings))};
+                               one_line(header.run_id), like.name, ceilings_table(*ceilings).text())};
 }
 
 /// The files and revisions that points come from.
