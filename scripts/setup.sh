@@ -14,10 +14,10 @@ setup_elsewhere() {
   cat >&2 <<TEXT
 moescope: missing: ${missing[*]}; this is no Debian, so nothing is installed here.
   Needed: a C++20 compiler (GCC 12 or later), CMake 3.25, Ninja, pkg-config; Eigen 3.4, CLI11 2.1, fmt 9, nlohmann-json 3.11,
-  minizip, zlib; gnuplot for figures.
-  Fedora: dnf install gcc-c++ cmake ninja-build pkgconf eigen3-devel cli11-devel fmt-devel json-devel minizip-compat-devel gnuplot
-  Arch:   pacman -S gcc cmake ninja pkgconf eigen cli11 fmt nlohmann-json minizip gnuplot
-  Conda:  conda install -c conda-forge cxx-compiler cmake ninja pkg-config eigen cli11 fmt nlohmann_json minizip zlib gnuplot
+  libzip, zlib; gnuplot for figures.
+  Fedora: dnf install gcc-c++ cmake ninja-build pkgconf eigen3-devel cli11-devel fmt-devel json-devel libzip-devel gnuplot
+  Arch:   pacman -S gcc cmake ninja pkgconf eigen cli11 fmt nlohmann-json libzip gnuplot
+  Conda:  conda install -c conda-forge cxx-compiler cmake ninja pkg-config eigen cli11 fmt nlohmann_json libzip zlib gnuplot
 TEXT
   return 1
 }
@@ -40,7 +40,7 @@ setup_packages() {
       cat >&2 <<TEXT
 moescope: not installed as packages: ${missing[*]} (${reason}); no root here. Going on with what is there.
   With root: apt-get install ${missing[*]}
-  Without:   conda install -c conda-forge cxx-compiler cmake ninja pkg-config eigen cli11 fmt nlohmann_json minizip zlib gnuplot
+  Without:   conda install -c conda-forge cxx-compiler cmake ninja pkg-config eigen cli11 fmt nlohmann_json libzip zlib gnuplot
 TEXT
       return 0
     fi
