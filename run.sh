@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # From a fresh clone to the main job: installs what is missing, builds, runs `moescope` with the given arguments
-# (none: `compare`, the skew study on the recorded layer in data/). Quick the second time.
+# (none: `compare`, every schedule on the trained routers in data/ and on a sweep of skew). Quick the second time.
 set -euo pipefail
 cd "$(dirname "$0")"
 . scripts/setup.sh

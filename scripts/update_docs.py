@@ -173,8 +173,8 @@ def counter_fields() -> str:
 
 def device_fields() -> str:
     """Every value of the H100's file with what it holds there; names carry the units."""
-    files = sorted([*ROOT.glob("data/devices/h100*.json"), *ROOT.glob("data/devices/h100*/*.json")])
-    device = next(device for device in (json.loads(file.read_text(encoding="utf-8")) for file in files) if "values" in device)
+    device = json.loads((ROOT / "data/devices/h100-sxm/device.json").read_text(encoding="utf-8"))
+
     def text(value):
         return f"{value:.4g}" if isinstance(value, float) else str(value)
     return table(["value", "of `h100-sxm`"], [[f"`{name}`", text(entry["value"])] for name, entry in device["values"].items()], 1)
@@ -190,9 +190,9 @@ def run_program(program: Path, *arguments: str) -> str:
 
 def subcommands(program: Path) -> list[str]:
     text = run_program(program, "--help")
-    listed = re.split(r"^subcommands:\s*\n", text, maxsplit=1, flags=re.M | re.I)
+    listed = re.split(r"^commands:\s*\n", text, maxsplit=1, flags=re.M | re.I)
     if len(listed) != 2:
-        raise ValueError("--help lists no subcommands")
+        raise ValueError("--help lists no commands")
     return re.findall(r"^  ([a-z][a-z-]*)(?:\s|$)", listed[1].split("\n\n")[0], flags=re.M)
 
 
