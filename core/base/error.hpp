@@ -12,7 +12,7 @@ namespace moescope {
 /// Process exit codes of `moescope`; docs/reference/exit-codes.md. Only main() turns an error into one.
 enum class ExitCode : int {
   kOk = 0,
-  kCheckFailed = 1,      ///< a comparison ran and did not hold (check, golden, sweep --baseline)
+  kCheckFailed = 1,      ///< a comparison ran and did not hold (check, golden, diff, sweep --baseline)
   kUsage = 2,            ///< the command line does not parse
   kInvalidArgument = 3,  ///< a field has a value that cannot work; nothing was written
   kBadFile = 4,          ///< an input file is missing, truncated or lies; an output cannot be written

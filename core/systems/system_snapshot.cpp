@@ -86,9 +86,11 @@ SystemShape complete_system_snapshot(const ArrayFile& file, const WorkloadSpec& 
   if (shape.has_routing()) {
     shape.num_experts = fit_extent("num_experts", requested.num_experts, recorded.num_experts, path);
     shape.top_k = requested.top_k == 0 ? recorded.top_k : requested.top_k;
-    // A file without experts gets made-up ones of any width.
+    // A file without experts gets made-up ones: of the width asked for, else of the small preset's.
     if (recorded.expert_size != 0) {
       shape.expert_size = fit_extent("expert_size", requested.expert_size, recorded.expert_size, path);
+    } else if (shape.expert_size == 0 && shape.has_ffn_experts()) {
+      shape.expert_size = find_system_preset(shape.system, "small").shape.expert_size;
     }
     if (recorded.shared_size != 0) {
       shape.shared_size = fit_extent("shared_size", requested.shared_size, recorded.shared_size, path);

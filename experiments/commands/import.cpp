@@ -17,7 +17,7 @@
 #include "core/import/checkpoint.hpp"
 #include "core/import/snapshot_writer.hpp"
 #include "core/workload/deterministic_math.hpp"
-#include "experiments/commands/trace_layers.hpp"
+#include "experiments/inspection/trace_layers.hpp"
 #include "experiments/options/command.hpp"
 
 namespace moescope {

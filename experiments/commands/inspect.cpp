@@ -10,8 +10,8 @@
 
 #include "core/schedule/skew.hpp"
 #include "core/workload/trace_writer.hpp"
-#include "experiments/commands/inspect_trace.hpp"
-#include "experiments/commands/training_memory.hpp"
+#include "experiments/inspection/inspect_trace.hpp"
+#include "experiments/inspection/training_memory.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/options.hpp"

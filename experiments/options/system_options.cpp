@@ -24,7 +24,7 @@ bool asks_for(const CommonOptions& options, System system) {
 }
 
 /// What the workload's file says, and a person did not: 0 until the shape is completed. A trace has no
-/// widths.
+/// widths, a snapshot of experts has theirs.
 void leave_to_file(const WorkloadSpec& spec, SystemShape& shape) {
   const bool snapshot = spec.family == WorkloadSpec::Family::kSnapshot;
   if (!snapshot && spec.family != WorkloadSpec::Family::kTrace) {
@@ -32,6 +32,10 @@ void leave_to_file(const WorkloadSpec& spec, SystemShape& shape) {
   }
   shape.num_tokens = 0;
   shape.hidden_size = snapshot ? 0 : shape.hidden_size;
+  if (snapshot && shape.has_ffn_experts()) {
+    shape.expert_size = 0;
+    shape.shared_size = 0;
+  }
   if (shape.has_routing()) {
     shape.num_experts = 0;
     shape.top_k = 0;

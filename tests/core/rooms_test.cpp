@@ -70,6 +70,7 @@ const std::vector<std::string> kRooms = {
     "experiments/points",
     "experiments/calibration",
     "experiments/manual",
+    "experiments/inspection",
     "experiments/commands",
     "experiments/bench",
     "experiments",

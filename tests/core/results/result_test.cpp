@@ -358,7 +358,9 @@ TEST(ReadRows, NamesLineAndFieldOfWhatIsWrong) {
             "line 2: schema_version: 9 was written by another version; this one reads 1 to 4");
   EXPECT_NE(message_of([&] { read_rows(directory.path() / "absent"); }).find("absent: no such file"),
             std::string::npos);
-  EXPECT_NE(message_of([&] { read_rows(directory.path()); }).find("not a regular file"), std::string::npos);
+  const auto folder = directory.path() / "folder";  // stands for the rows in it, of which it has none
+  std::filesystem::create_directory(folder);
+  EXPECT_NE(message_of([&] { read_rows(folder); }).find("not a regular file"), std::string::npos);
 }
 
 TEST(ReadRows, RefusesValuesThatCannotHaveBeenMeasured) {

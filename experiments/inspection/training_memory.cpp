@@ -1,4 +1,4 @@
-#include "experiments/commands/training_memory.hpp"
+#include "experiments/inspection/training_memory.hpp"
 
 #include <fmt/format.h>
 

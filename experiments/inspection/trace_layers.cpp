@@ -1,4 +1,4 @@
-#include "experiments/commands/trace_layers.hpp"
+#include "experiments/inspection/trace_layers.hpp"
 
 #include <fmt/format.h>
 

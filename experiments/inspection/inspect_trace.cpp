@@ -1,11 +1,11 @@
-#include "experiments/commands/inspect_trace.hpp"
+#include "experiments/inspection/inspect_trace.hpp"
 
 #include <fmt/format.h>
 
 #include "core/base/grid_text.hpp"
 #include "core/files/npy.hpp"
 #include "core/workload/trace_file.hpp"
-#include "experiments/commands/trace_layers.hpp"
+#include "experiments/inspection/trace_layers.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/outputs.hpp"
 #include "profiler/study/layer_rows.hpp"
