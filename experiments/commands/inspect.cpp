@@ -155,6 +155,7 @@ ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
       const LayerInputs inputs = make_inputs(inspected.workload, inspected.shape, options.seed,
                                              {.backend = backend->name(), .schedules = {}});
       TrainingMemory memory = training_memory(inputs, routing, point, saves);
+      out.text() << "memory of a training step\n\n";
       out.show("memory of a training step", memory.table);
       out.text() << '\n';
       std::ranges::move(memory.rows, std::back_inserter(rows));

@@ -71,7 +71,7 @@ TEST(ImportCommand, TakesWhatTheModelSays) {
                                       "--num-experts", "9", "--output", "u.npz"},
                                      directory);
   EXPECT_EQ(clash.code, code_of(ExitCode::kInvalidArgument));
-  EXPECT_TRUE(contains(clash.err, {"num_experts = 9", "has 8"}));
+  EXPECT_TRUE(contains(clash.err, {"--num-experts = 9", "has 8"}));
 }
 
 TEST(ImportCommand, MakesASnapshotOfALayer) {

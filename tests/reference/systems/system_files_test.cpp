@@ -323,7 +323,8 @@ TEST(FileOptions, BehindTheFileAreKnownWords) {
   EXPECT_TRUE(spec.any_system);
   EXPECT_EQ(spec.text, "trace:a.npz#as=any");
   EXPECT_EQ(test::error_text<InvalidArgument>([] { WorkloadSpec::parse("trace:a.npz#as=peer"); }),
-            "workload = trace:a.npz#as=peer: 'as=peer' behind # must be as=any; expected trace:FILE");
+            "workload = trace:a.npz#as=peer: 'as=peer' behind # must be as=any, layer=NUMBER or layer=all; "
+            "expected trace:FILE");
 }
 
 }  // namespace
