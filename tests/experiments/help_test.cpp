@@ -129,6 +129,7 @@ class HelpExamples : public testing::TestWithParam<std::string> {
                              "before/rows.jsonl", "after/rows.jsonl", "results/skew-small-cpu/rows.jsonl"}) {
       fs::copy_file(rows, here / file);
     }
+    fs::copy_file(test::source_path("tests/data/import/trace.npz"), here / "mine.npz");
     fs::copy_file(test::source_path("results/h100/profile.jsonl"), here / "profile/rows.jsonl");
     fs::copy_file(test::source_path("results/h100/ceilings.jsonl"), here / "ceilings/rows.jsonl");
     write_text(here / "my.json", R"({"name": "mine", "schedules": ["staircase"], "workloads": ["gaussian:1"],
@@ -168,7 +169,8 @@ std::string at_test_size(std::string line) {
   replace("-L 1024", "-L 32");
   const std::string command = line.substr(0, line.find(' ', 9));
   for (const char* name : {"compare", "run", "check", "inspect", "profile", "simulate"}) {
-    if (command == std::string("moescope ") + name && !has(" -L ") && !has("num_tokens=") && !has("trace:")) {
+    if (command == std::string("moescope ") + name && !has(" -L ") && !has("num_tokens=") && !has("trace:") &&
+        !has("mine.npz")) {
       line += " -L 32";
     }
   }
