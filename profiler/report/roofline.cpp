@@ -177,11 +177,10 @@ std::vector<Roofline> read_rooflines(std::vector<RecordedRun> runs, RooflineFlop
   }
   std::vector<Roofline> rooflines;
   for (const std::string& device : devices) {
-    const auto others =
-        std::ranges::stable_partition(runs, [&](const auto& run) { return run.header.device == device; });
-    std::vector<RecordedRun> own(std::make_move_iterator(runs.begin()),
-                                 std::make_move_iterator(others.begin()));
-    runs.erase(runs.begin(), others.begin());
+    const auto others = std::stable_partition(
+        runs.begin(), runs.end(), [&](const RecordedRun& run) { return run.header.device == device; });
+    std::vector<RecordedRun> own(std::make_move_iterator(runs.begin()), std::make_move_iterator(others));
+    runs.erase(runs.begin(), others);
     if (!recorded_ceilings(own)) {
       throw InvalidArgument("rows", device,
                             "has times of stages but no ceilings: add those that `moescope ceilings` writes");
