@@ -258,7 +258,7 @@ TEST_P(SystemsGpu, AccountedMemoryIsWhatTheDeviceLoses) {
   if (!runs(shape)) {
     return;
   }
-  const SystemInputs inputs = make_system_inputs(shape, 1, 13);
+  SystemInputs inputs = make_system_inputs(shape, 1, 13);
   const auto warm_up = backend_->prepare_system(inputs);  // modules, library handles
   std::size_t before = 0;
   std::size_t after = 0;
@@ -266,11 +266,10 @@ TEST_P(SystemsGpu, AccountedMemoryIsWhatTheDeviceLoses) {
   MOESCOPE_CUDA_CHECK(cudaMemGetInfo(&before, &all));
   const auto layer = backend_->prepare_system(inputs);
   MOESCOPE_CUDA_CHECK(cudaMemGetInfo(&after, &all));
-  SystemInputs chosen = inputs;
   if (shape.has_product_keys()) {
-    chosen.schedule = layer->schedule_options().kind;  // by this device's rates
+    inputs.schedule = layer->schedule_options().kind;  // by this device's rates
   }
-  const SystemMemoryPlan plan = plan_system_memory(design_system(chosen, current_gpu()));
+  const SystemMemoryPlan plan = plan_system_memory(design_system(inputs, current_gpu()));
   const auto lost = static_cast<double>(before) - static_cast<double>(after);
   constexpr double kGranularity = 32 << 20;  // allocations come in 2 MiB pages; graphs and streams take some
   EXPECT_NEAR(lost, static_cast<double>(plan.total_bytes()), kGranularity);
