@@ -30,7 +30,7 @@ struct KnownFailures {
   const char* file;
   int rows;
 };
-constexpr KnownFailures kKnownFailures[] = {{"h200", "check.jsonl.gz", 1}, {"h200", "sanitizers.jsonl", 2}};
+constexpr KnownFailures kKnownFailures[] = {{"h200", "sanitizers.jsonl", 2}};
 
 class RecordedDevice : public test::RecordedGpu {
  protected:
