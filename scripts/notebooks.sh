@@ -12,14 +12,7 @@ setup_packages "figures" gnuplot-nox
 [ -n "${MOESCOPE:-}" ] || ./run.sh --version >/dev/null
 
 venv=build/notebooks-venv
-pins=notebooks/requirements.txt
-if ! cmp -s "$pins" "$venv/requirements.txt"; then
-  echo "moescope: installing the packages of $pins into $venv"
-  rm -rf "$venv"
-  python3 -m venv "$venv"
-  "$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$pins"
-  cp "$pins" "$venv/requirements.txt" # only now: an interrupted installation starts again
-fi
+setup_venv "$venv" notebooks/requirements.txt
 "$venv/bin/python" -m unittest discover -s notebooks -p 'test_*.py' -q
 mkdir -p build/notebooks
 exec "$venv/bin/python" notebooks/run_notebooks.py "$@" build/notebooks

@@ -60,6 +60,17 @@ setup_build() {
   setup_packages "figures" gnuplot-nox
 }
 
+# setup_venv FOLDER PINS: a Python environment with just what PINS lists, by hash; as it is when it was made of the same PINS.
+setup_venv() {
+  local venv=$1 pins=$2
+  cmp -s "$pins" "$venv/requirements.txt" && return 0
+  echo "moescope: installing the packages of $pins into $venv"
+  rm -rf "$venv"
+  python3 -m venv "$venv"
+  "$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$pins"
+  cp "$pins" "$venv/requirements.txt" # only now: an interrupted installation starts again
+}
+
 setup_tests() {
   setup_packages "tests and benchmarks" libgtest-dev libbenchmark-dev python3
 }

@@ -8,14 +8,7 @@ cd "$(dirname "$0")/.."
 setup_packages "the site" python3-venv
 
 venv=build/site-venv
-pins=docs/requirements.txt
-if ! cmp -s "$pins" "$venv/requirements.txt"; then
-  echo "moescope: installing the packages of $pins into $venv"
-  rm -rf "$venv"
-  python3 -m venv "$venv"
-  "$venv/bin/pip" install --quiet --disable-pip-version-check --require-hashes -r "$pins"
-  cp "$pins" "$venv/requirements.txt" # only now: an interrupted installation starts again
-fi
+setup_venv "$venv" docs/requirements.txt
 export NO_MKDOCS_2_WARNING=true # a notice about another major version, on every build
 [ "${1:-}" = --serve ] && exec "$venv/bin/mkdocs" serve
 "$venv/bin/mkdocs" build --strict --clean

@@ -28,6 +28,26 @@ std::string_view kind_of(mode_t mode) {
   fail(file, fmt::format("{}: {}", what, error.message()));
 }
 
+/// Reads until `out` is full; `read_some` reads into what is left behind the bytes that are there, as read(2)
+/// does.
+template <class ReadSome>
+void fill(std::span<std::byte> out, const std::filesystem::path& file, ReadSome read_some) {
+  std::size_t have = 0;
+  while (have < out.size()) {
+    const ::ssize_t count = read_some(out.subspan(have), have);
+    if (count < 0 && errno == EINTR) {
+      continue;
+    }
+    if (count < 0) {
+      fail_by_errno(file, "cannot be read");
+    }
+    if (count == 0) {
+      fail(file, fmt::format("read {} of {} bytes", have, out.size()));
+    }
+    have += static_cast<std::size_t>(count);
+  }
+}
+
 }  // namespace
 
 RegularFile::RegularFile(const std::filesystem::path& file) : file_(file) {
@@ -53,41 +73,18 @@ RegularFile::RegularFile(const std::filesystem::path& file) : file_(file) {
 RegularFile::~RegularFile() { ::close(descriptor_); }
 
 void RegularFile::read(std::span<std::byte> out) {
-  std::size_t have = 0;
-  while (have < out.size()) {
-    const ::ssize_t count = ::read(descriptor_, out.data() + have, out.size() - have);
-    if (count < 0 && errno == EINTR) {
-      continue;
-    }
-    if (count < 0) {
-      fail_by_errno(file_, "cannot be read");
-    }
-    if (count == 0) {
-      fail(file_, fmt::format("read {} of {} bytes", have, out.size()));
-    }
-    have += static_cast<std::size_t>(count);
-  }
+  fill(out, file_, [this](std::span<std::byte> rest, std::size_t /*have*/) {
+    return ::read(descriptor_, rest.data(), rest.size());
+  });
 }
 
 void RegularFile::read_at(std::uint64_t offset, std::span<std::byte> out) const {
   if (offset > bytes_ || out.size() > bytes_ - offset) {
     fail(file_, fmt::format("{} bytes at {} run past its end at {}", out.size(), offset, bytes_));
   }
-  std::size_t have = 0;
-  while (have < out.size()) {
-    const ::ssize_t count =
-        ::pread(descriptor_, out.data() + have, out.size() - have, static_cast<::off_t>(offset + have));
-    if (count < 0 && errno == EINTR) {
-      continue;
-    }
-    if (count < 0) {
-      fail_by_errno(file_, "cannot be read");
-    }
-    if (count == 0) {
-      fail(file_, fmt::format("read {} of {} bytes", have, out.size()));
-    }
-    have += static_cast<std::size_t>(count);
-  }
+  fill(out, file_, [&](std::span<std::byte> rest, std::size_t have) {
+    return ::pread(descriptor_, rest.data(), rest.size(), static_cast<::off_t>(offset + have));
+  });
 }
 
 bool file_exists(const std::filesystem::path& file) {

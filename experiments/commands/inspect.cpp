@@ -89,14 +89,6 @@ Routing route(MoeBackend& backend, const SystemInputs& inputs) {
   return execution->routing();
 }
 
-Routing routing_of(const Inspected& inspected, MoeBackend& backend, const CommonOptions& options) {
-  if (inspected.baseline) {
-    return route(backend, make_system_inputs(inspected.workload, *inspected.baseline, options));
-  }
-  return route(backend, make_inputs(inspected.workload, inspected.shape, options.seed,
-                                    {.backend = backend.name(), .schedules = {}}));
-}
-
 Inspected resolve(NamedWorkload workload, System system, const CommonOptions& options) {
   if (system == System::kOmniMoe) {
     const LayerShape shape = resolve_shape(options, workload.spec);
@@ -140,8 +132,15 @@ ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
   }
   const auto writer = open_rows(options.output, run_header(invocation, *backend));
   for (const Inspected& inspected : points) {
-    const Routing routing = routing_of(inspected, *backend, options);
     const std::string& name = inspected.workload.name;
+    std::optional<LayerInputs> inputs;  // of omnimoe
+    if (!inspected.baseline) {
+      inputs = make_inputs(inspected.workload, inspected.shape, options.seed,
+                           {.backend = backend->name(), .schedules = {}});
+    }
+    const Routing routing =
+        inputs ? route(*backend, *inputs)
+               : route(*backend, make_system_inputs(inspected.workload, *inspected.baseline, options));
     const Point point = inspected.baseline
                             ? layer_point(*inspected.baseline, backend->name(), name, options.seed)
                             : layer_point(inspected.shape, backend->name(), name, options.seed);
@@ -152,9 +151,7 @@ ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
     out.show("load histogram", load_histogram(expert_loads(routing)));
     out.text() << '\n';
     if (!saves.empty()) {
-      const LayerInputs inputs = make_inputs(inspected.workload, inspected.shape, options.seed,
-                                             {.backend = backend->name(), .schedules = {}});
-      TrainingMemory memory = training_memory(inputs, routing, point, saves);
+      TrainingMemory memory = training_memory(*inputs, routing, point, saves);
       out.text() << "memory of a training step\n\n";
       out.show("memory of a training step", memory.table);
       out.text() << '\n';

@@ -38,6 +38,24 @@ Product product(const Vector& a, const Vector& b) {
   return result;
 }
 
+double standardize(Vector& x) {
+  constexpr double kNormEps = 1e-5;
+  const auto count = static_cast<double>(x.size());
+  double mean = 0;
+  for (const double value : x) {
+    mean += value / count;
+  }
+  double variance = 0;
+  for (const double value : x) {
+    variance += (value - mean) * (value - mean) / count;
+  }
+  const double scale = 1 / std::sqrt(variance + kNormEps);
+  for (double& value : x) {
+    value = (value - mean) * scale;
+  }
+  return scale;
+}
+
 double sigma(Activation activation, double x) {
   switch (activation) {
     case Activation::kSilu:

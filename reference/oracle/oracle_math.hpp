@@ -23,6 +23,9 @@ struct Product {
   double sizes = 0;      ///< sum of |a_i b_i|
 };
 Product product(const Vector& a, const Vector& b);
+/// (x - mean) / sqrt(variance + 1e-5) in place, as torch.nn.LayerNorm before its affine part; returns the
+/// factor of x.
+double standardize(Vector& x);
 /// sigma of eq. 7.
 double sigma(Activation activation, double x);
 

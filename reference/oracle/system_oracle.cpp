@@ -39,20 +39,10 @@ HalfQuery half_query(const SystemInputs& inputs, const Vector& x, std::int64_t f
     half.q.push_back(sum);
   }
   if (!keys.norm_weight.empty()) {
-    const auto count = static_cast<double>(half.q.size());
-    double mean = 0;
-    for (const double value : half.q) {
-      mean += value / count;
-    }
-    double variance = 0;
-    for (const double value : half.q) {
-      variance += (value - mean) * (value - mean) / count;
-    }
-    const double scale = 1 / std::sqrt(variance + 1e-5);
+    partial *= oracle::standardize(half.q);
     for (std::size_t i = 0; i < half.q.size(); ++i) {
-      half.q[i] = (half.q[i] - mean) * scale * keys.norm_weight[i] + keys.norm_bias[i];
+      half.q[i] = half.q[i] * keys.norm_weight[i] + keys.norm_bias[i];
     }
-    partial *= scale;
   }
   for (const double value : half.q) {
     half.error.push_back(stored_product_error(shape.dtype, shape.hidden_size, partial, std::abs(value)));

@@ -17,8 +17,6 @@ using oracle::dot;
 using oracle::row_of;
 using oracle::Vector;
 
-constexpr double kNormEps = 1e-5;  // torch.nn.LayerNorm's
-
 void add_scaled(double scale, const Vector& v, double* sum) {
   for (std::size_t k = 0; k < v.size(); ++k) {
     sum[k] += scale * v[k];
@@ -42,18 +40,8 @@ HalfQuery half_query(const SystemInputs& inputs, const Vector& x, std::int64_t f
   if (keys.norm_weight.empty()) {
     return half;
   }
-  const auto count = static_cast<double>(half.q.size());
-  double mean = 0;
-  for (const double value : half.q) {
-    mean += value / count;
-  }
-  double variance = 0;
-  for (const double value : half.q) {
-    variance += (value - mean) * (value - mean) / count;
-  }
-  half.scale = 1 / std::sqrt(variance + kNormEps);
+  half.scale = oracle::standardize(half.normed);
   for (std::size_t i = 0; i < half.q.size(); ++i) {
-    half.normed[i] = (half.q[i] - mean) * half.scale;
     half.q[i] = half.normed[i] * keys.norm_weight[i] + keys.norm_bias[i];
   }
   return half;

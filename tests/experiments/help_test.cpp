@@ -234,8 +234,8 @@ const std::vector<std::string> kCommands = {
 INSTANTIATE_TEST_SUITE_P(Of, HelpExamples, testing::ValuesIn(kCommands),
                          [](const auto& one) { return one.param; });
 
-/// Their examples name files that only users have, or take minutes: import_test.cpp and cli_test.cpp run them
-/// on files of their own.
+/// Their examples name files that only users have, or take minutes, and are not run; import_test.cpp and
+/// cli_test.cpp run these commands on files of their own.
 const std::vector<std::string> kOnOwnFiles = {"calibrate", "import"};
 
 TEST(Help, ListsNoCommandWhoseExamplesAreNotRun) {
