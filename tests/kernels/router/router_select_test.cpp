@@ -10,7 +10,9 @@
 #include "kernels/buffers/layer_buffers.hpp"
 #include "kernels/runtime/device_info.hpp"
 #include "reference/stages/stages.hpp"
+#include "tests/support/error_text.hpp"
 #include "tests/support/gpu_guard.hpp"
+#include "tests/support/gpus.hpp"
 #include "tests/support/router_logits.hpp"
 
 namespace moescope {
@@ -193,9 +195,12 @@ TEST(RouterSelectGpuValues, ReportsTheFirstBadLogitAndLeavesAValidRouting) {
   }
 }
 
-TEST(RouterSelectGpuValues, RefusesMoreColumnsThanItSorts) {
-  LayerShape shape = test::make_shape(1, 8, 1, (std::int64_t{1} << 24) + 1, 1);
-  EXPECT_THROW(launch_router_select(shape, nullptr, {}, nullptr, nullptr, nullptr), InvalidArgument);
+TEST(RouterSelectPlan, RefusesMoreColumnsThanItSorts) {
+  const LayerShape shape = test::make_shape(1, 8, 1, (std::int64_t{1} << 24) + 1, 1);
+  EXPECT_EQ(test::error_text<InvalidArgument>([&] {
+              (void)router_select_workspace_bytes(shape, test::large_gpu());
+            }).find("grid_cols = 16777217"),
+            0U);
 }
 
 }  // namespace
