@@ -188,7 +188,7 @@ std::vector<PointModel> model_points(std::vector<MeasuredPoint>& points, const V
                         point.layer.shape, point.layer.seed));
         routed = &point;
       }
-      StreamOptions stream = device.stream_options();
+      StreamOptions stream = device.stream_options(calibration.stream_constants());
       stream.staircase = staircase_kernels(point);
       const Schedule schedule = build_schedule(layer->routing, point.schedule);
       const auto launches =

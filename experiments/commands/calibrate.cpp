@@ -283,15 +283,17 @@ Part make_calibration(const CalibrateOptions& options, const std::optional<Devic
     return {.why_not = "the rows hold no stage times, L2 cold"};
   }
   std::vector<std::string> skipped;
-  const std::vector<PointModel> models = model_points(points, options.validation, *device, {}, skipped);
+  const Calibration before = unfitted_calibration(options.validation, *device);
+  const std::vector<PointModel> models = model_points(points, options.validation, *device, before, skipped);
   const std::vector<Prediction> predictions = predictions_of(models, options.validation);
   if (predictions.empty()) {
     return {.why_not = "no point of the rows could be simulated"};
   }
   const Calibration calibration =
-      fit_calibration(predictions, device->name, source_of_fit(options.validation));
-  std::string about =
-      fmt::format("{} kernels' fits from {} points\n", calibration.fits.size(), points.size());
+      fit_calibration(predictions, device->name, source_of_fit(options.validation), before.constants);
+  std::string about = fmt::format(
+      "{} kernels' fits from {} points; constants of the streams are carried over with their sources\n",
+      calibration.fits.size(), points.size());
   for (const std::string& line : skipped) {
     about += fmt::format("not predicted: {}\n", one_line(line));
   }

@@ -125,10 +125,10 @@ ExitCode validate_model(const ValidateOptions& options, const Invocation& /*invo
   parse_hold_out(options.hold_out);
   const DeviceSpec device =
       find_device(options.devices.empty() ? recorded_device(options.files) : options.devices.front());
-  // A fit is of bounds, which no calibration changes: the project's own is not read, and may be fitted again.
+  // A fit is of bounds, which no fit changes: the project's own may be fitted again.
   Calibration calibration = options.fit.empty() || !options.calibration.empty()
                                 ? chosen_calibration(options, device)
-                                : Calibration{};
+                                : unfitted_calibration(options, device);
   std::vector<MeasuredPoint> points = measured_points(options);
   if (points.empty()) {
     throw InvalidArgument("rows", fmt::format("{}", fmt::join(options.files, " ")),
@@ -140,7 +140,7 @@ ExitCode validate_model(const ValidateOptions& options, const Invocation& /*invo
   std::vector<PointModel> models = model_points(points, options, device, calibration, skipped);
   std::vector<Prediction> predictions = predictions_of(models, options);
   if (outputs.fit) {
-    calibration = fit_calibration(predictions, device.name, source_of_fit(options));
+    calibration = fit_calibration(predictions, device.name, source_of_fit(options), calibration.constants);
     outputs.fit->write(calibration_json(calibration));
     for (PointModel& one : models) {
       calibrate(one.model, calibration);

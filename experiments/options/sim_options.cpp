@@ -23,13 +23,34 @@ namespace fs = std::filesystem;
 /// What is modelled where nobody names a device: the one whose kernels the calibration is fitted to.
 constexpr const char* kDefaultDevice = "h100-sxm";
 
-/// The folder of a device by its name here, or by the one that the device itself has.
+/// The folder of a device: the project's of this name, else one of the user's where the program runs.
 std::optional<fs::path> device_folder(const std::string& name) {
   if (auto folder = project_path(fs::path(kDevicesFolder) / name);
       folder && file_exists(*folder / kDeviceFile)) {
     return folder;
   }
+  if (!name.empty() && file_exists(fs::path(name) / kDeviceFile)) {
+    return fs::path(name);
+  }
   return std::nullopt;
+}
+
+/// The device's own calibration, else the nearest device's: the first that has constants, if that is asked.
+Calibration default_calibration(const DeviceSpec& device, bool with_constants) {
+  const auto serves = [&](const Calibration& found) { return !with_constants || found.constants; };
+  if (const fs::path own = device.folder / kCalibrationFile; !device.folder.empty() && file_exists(own)) {
+    if (Calibration found = read_calibration(own); serves(found)) {
+      return found;
+    }
+  }
+  std::vector<DeviceFolder> folders = project_devices();
+  while (const DeviceFolder* const nearest = nearest_folder(folders, device, kCalibrationFile)) {
+    if (Calibration found = read_calibration(nearest->path / kCalibrationFile); serves(found)) {
+      return found;
+    }
+    folders.erase(folders.begin() + (nearest - folders.data()));
+  }
+  return {};
 }
 
 }  // namespace
@@ -79,34 +100,33 @@ DeviceSpec find_device(const std::string& name) {
     known.push_back(folder.path.filename());
   }
   throw InvalidArgument("device", name,
-                        fmt::format("must be a file, a folder or one of {}", fmt::join(known, ", ")));
+                        fmt::format("must be a device file, a folder with a {}, or one of {}", kDeviceFile,
+                                    fmt::join(known, ", ")));
 }
 
 Calibration chosen_calibration(const SimulatorOptions& options, const DeviceSpec& device) {
-  if (options.calibration == "none") {
-    return {};
+  Calibration chosen;
+  if (options.calibration.empty()) {
+    chosen = default_calibration(device, false);
+  } else if (options.calibration != "none") {
+    chosen = read_calibration(options.calibration);
   }
-  if (!options.calibration.empty()) {
-    return read_calibration(options.calibration);
+  if (!chosen.constants) {
+    chosen.constants = default_calibration(device, true).constants;
   }
-  if (const fs::path own = device.folder / kCalibrationFile; !device.folder.empty() && file_exists(own)) {
-    return read_calibration(own);
-  }
-  const std::vector<DeviceFolder> folders = project_devices();
-  const DeviceFolder* const nearest = nearest_folder(folders, device, kCalibrationFile);
-  return nearest != nullptr ? read_calibration(nearest->path / kCalibrationFile) : Calibration{};
+  return chosen;
 }
 
-/// What the benchmark's own emptying of L2 leaves dirty there: 9 MB of 52 come out of L2 in layers that fit
-/// it and write next to nothing (counted, docs/simulator/validation.md).
-constexpr double kColdDirtyFraction = 0.12;
+Calibration unfitted_calibration(SimulatorOptions options, const DeviceSpec& device) {
+  options.calibration = "none";
+  return chosen_calibration(options, device);
+}
 
 ReplayOptions replay_options(const SimulatorOptions& options) {
   if (options.max_accesses < 1) {
     throw InvalidArgument("max_accesses", fmt::to_string(options.max_accesses), "must be >= 1");
   }
   ReplayOptions replay;
-  replay.cold_dirty_fraction = kColdDirtyFraction;
   replay.max_accesses = options.max_accesses;
   replay.threads = omp_get_max_threads();
   return replay;

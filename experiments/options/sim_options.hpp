@@ -23,15 +23,18 @@ void add_simulator_options(Cli app, SimulatorOptions& options);
 
 /// The device that is modelled where none is named.
 std::string default_device();
-/// A device by the name of its folder in data/devices, or a device file or a folder with one (anything with
-/// a '/' or ending in .json), with changes behind a '@' (vary_device()). Throws InvalidArgument("device",
-/// ...) listing the known names, FileError.
+/// A device by the name of its folder in data/devices, or a folder of one's own with a device file in it, or
+/// such a file (anything with a '/' or ending in .json), with changes behind a '@' (vary_device()). Throws
+/// InvalidArgument("device", ...) listing the known names, FileError.
 DeviceSpec find_device(const std::string& name);
 /// The file that find_device() reads for a name; none when there is no device of that name. Throws nothing.
 std::optional<std::filesystem::path> device_file(const std::string& name);
 /// --calibration: a file, "none", or without it the one in the device's folder, else that of the nearest
-/// device that has one (carried_over() says so); none where no device has.
+/// device that has one (carried_over() says so); no fits where no device has. Constants of streams go with
+/// it: where the calibration has none, those of the device's own file, else of the nearest that has some.
 Calibration chosen_calibration(const SimulatorOptions& options, const DeviceSpec& device);
+/// The same without fits: for fitting them.
+Calibration unfitted_calibration(SimulatorOptions options, const DeviceSpec& device);
 /// Throws InvalidArgument("max_accesses", ...).
 ReplayOptions replay_options(const SimulatorOptions& options);
 

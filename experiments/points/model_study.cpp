@@ -67,10 +67,10 @@ ModelledSchedule ModelStudy::simulate(const ScheduleOptions& schedule, const Dev
   replay.progress = progress;
   const Schedule built = build_schedule(layer_->routing, schedule);
   require_device_memory(*layer_, built, device);
-  const auto launches =
-      layer_stream(layer_->shape, layer_->routing, built, device.stream_options(), layer_->fixed_routing);
-  return {layer_->shape, point(device, schedule),
-          simulate_layer(launches, device, calibration(device), replay)};
+  const Calibration& fitted = calibration(device);
+  const auto launches = layer_stream(layer_->shape, layer_->routing, built,
+                                     device.stream_options(fitted.stream_constants()), layer_->fixed_routing);
+  return {layer_->shape, point(device, schedule), simulate_layer(launches, device, fitted, replay)};
 }
 
 ResultRow ModelStudy::failure(const ScheduleOptions& schedule, const DeviceSpec& device,

@@ -106,6 +106,9 @@ Calibration parse_calibration(std::string_view json, std::string_view path) {
     }
     calibration.fits.push_back(std::move(fit));
   }
+  if (file.has("constants")) {
+    calibration.constants = parse_stream_constants(file.member("constants"));
+  }
   return calibration;
 }
 
@@ -124,6 +127,9 @@ std::string calibration_json(const Calibration& calibration) {
                                 {"fixed_s", fit.fixed_s},
                                 {"stretch", fit.stretch},
                                 {"points", fit.points}});
+  }
+  if (calibration.constants) {
+    document["constants"] = stream_constants_json(*calibration.constants);
   }
   return document.dump(1, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
 }

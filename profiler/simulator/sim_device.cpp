@@ -166,9 +166,10 @@ MemoryGeometry DeviceSpec::memory() const {
   return geometry;
 }
 
-StreamOptions DeviceSpec::stream_options() const {
+StreamOptions DeviceSpec::stream_options(const StreamConstants& constants) const {
   StreamOptions options;
   options.gpu = *this;
+  options.constants = constants;
   // The kernel on thresholds needs wgmma.
   options.staircase = has_wgmma() ? StaircaseKernels::kThresholds : StaircaseKernels::kLists;
   return options;

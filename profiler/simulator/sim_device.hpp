@@ -42,7 +42,7 @@ struct DeviceSpec : GpuTraits {
   std::map<std::string, std::string> sources;  ///< key -> where its value comes from
 
   MemoryGeometry memory() const;
-  StreamOptions stream_options() const;
+  StreamOptions stream_options(const StreamConstants& constants) const;
 };
 
 /// Reads {"name": ..., "runtime_names": [...], "values": {KEY: {"value": ..., "source": ...}}}, of which

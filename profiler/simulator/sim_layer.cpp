@@ -105,7 +105,11 @@ void calibrate(LayerModel& model, const Calibration& calibration) {
 
 LayerModel simulate_layer(std::span<const KernelLaunch> launches, const DeviceSpec& device,
                           const Calibration& calibration, const ReplayOptions& options) {
-  const Replay played = replay(launches, device, options);
+  ReplayOptions from_cold = options;
+  if (calibration.constants) {
+    from_cold.cold_dirty_fraction = calibration.constants->values.cold_dirty_fraction;
+  }
+  const Replay played = replay(launches, device, from_cold);
   LayerModel model;
   model.device = device.name;
   model.classes = played.classes;

@@ -54,7 +54,8 @@ struct LayerModel {
 /// its sums beside the schedule; what overlaps is the time in which they leave the device idle.
 void calibrate(LayerModel& model, const Calibration& calibration);
 
-/// Replays `launches` on `device` from cold caches and works out times. Throws what replay() throws.
+/// Replays `launches` on `device` from cold caches, of which the calibration's constants say what is dirty at
+/// first (without them: `options`), and works out times. Throws what replay() throws.
 LayerModel simulate_layer(std::span<const KernelLaunch> launches, const DeviceSpec& device,
                           const Calibration& calibration, const ReplayOptions& options);
 

@@ -77,7 +77,8 @@ void draw_held_out(std::span<Prediction> predictions, HoldOut what, std::uint64_
   }
 }
 
-Calibration fit_calibration(std::span<const Prediction> predictions, std::string device, std::string source) {
+Calibration fit_calibration(std::span<const Prediction> predictions, std::string device, std::string source,
+                            std::optional<SourcedConstants> constants) {
   std::map<std::pair<std::string, std::string>, std::vector<FitPoint>> points;
   for (const Prediction& one : predictions) {
     if (one.metric == "time_s" && !one.held_out && one.bound_s > 0) {
@@ -87,6 +88,7 @@ Calibration fit_calibration(std::span<const Prediction> predictions, std::string
   Calibration calibration;
   calibration.device = std::move(device);
   calibration.source = std::move(source);
+  calibration.constants = std::move(constants);
   for (const auto& [name, of_stage] : points) {
     calibration.fits.push_back(fit_stage(name.first, name.second, of_stage));
   }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -48,7 +49,8 @@ void draw_held_out(std::span<Prediction> predictions, HoldOut what, std::uint64_
 
 /// Fits the kernels of every stage on the time_s that are not held out and have a bound, on
 /// `device`; `source` says what they are.
-Calibration fit_calibration(std::span<const Prediction> predictions, std::string device, std::string source);
+Calibration fit_calibration(std::span<const Prediction> predictions, std::string device, std::string source,
+                            std::optional<SourcedConstants> constants);
 
 /// Of relative errors; all 0 without any.
 struct ErrorSummary {

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
@@ -79,6 +80,21 @@ TEST(Cli, CalibrateMakesAFolderOfRecordedRowsThatTheSimulatorTakes) {
                                          directory);
   EXPECT_EQ(simulated.code, 0) << simulated.err;
   EXPECT_NE(simulated.out.find("NVIDIA H100 SXM5 80GB"), std::string::npos) << simulated.out;
+  // The folder by its name alone; its calibration has no constants of streams, so the nearest device's serve.
+  std::ofstream(directory.path() / "made/calibration.json")
+      << R"({"device": "mine", "source": "by hand", "fits": []})";
+  std::vector<std::string> by_name = {"simulate", "-L", "8",  "-d",         "16",        "--grid",   "8x6",
+                                      "-K",       "4",  "-q", "--schedule", "staircase", "--device", "made"};
+  const Outcome named = run_moescope(by_name, directory);
+  EXPECT_EQ(named.code, 0) << named.err;
+  EXPECT_NE(named.out.find("calibration: by hand"), std::string::npos) << named.out;
+  by_name.insert(by_name.end(), {"--calibration", "none"});
+  EXPECT_EQ(named.out.substr(0, named.out.find("calibration: ")), run_moescope(by_name, directory).out);
+  const Outcome unknown = run_moescope({"simulate", "--preset", "tiny", "--device", "mode"}, directory);
+  EXPECT_EQ(unknown.code, code_of(ExitCode::kInvalidArgument));
+  EXPECT_NE(unknown.err.find("device = mode: must be a device file, a folder with a device.json, or one of"),
+            std::string::npos)
+      << unknown.err;
 }
 
 TEST(Cli, CalibrateSaysWhatItCannotMake) {

@@ -80,6 +80,7 @@ struct StreamContext {
   std::int64_t row_bytes;  ///< of X, W, V
   std::int64_t element_bytes;
 
+  const StreamConstants& constants() const { return options.constants; }
   /// The staircase schedule runs on strips.
   bool on_strips() const {
     return schedule->kind == ScheduleKind::kStaircase && options.staircase == StaircaseKernels::kThresholds;
@@ -103,11 +104,6 @@ struct StreamContext {
 
 Burst burst(std::uint64_t address, std::int64_t bytes, AccessKind kind, std::int64_t rows = 1,
             std::int64_t pitch_bytes = 0);
-
-/// Of router_select.cu and router_select_strips.cu: 66 to 68 KB are counted at one token, in every form and
-/// on grids of 64 x 64 and 320 x 320 alike (docs/simulator/validation.md), of 62 to 101 KB as compiled
-/// for sm_90a.
-inline constexpr std::int64_t kSelectCodeBytes = 67'000;
 
 /// access_matmul.cpp: one product as cuBLASLt would take it.
 void add_product(std::vector<KernelLaunch>& launches, Stage stage, std::string name, const Product& product,

@@ -28,17 +28,18 @@ std::int64_t tile_width(std::int64_t n) {
 /// docs/simulator/validation.md): of the usual tiles, and those that just fit all of the output into one
 /// wave, the one that needs least time when every multiprocessor takes as many as the busiest, the first
 /// among equals. k is never split: no reductions are counted.
-ProductPlan plan_product(const Product& product, std::int64_t num_sms, bool clusters) {
+ProductPlan plan_product(const Product& product, const StreamContext& context) {
+  const std::int64_t num_sms = context.options.gpu.num_sms;
+  const std::int64_t operand_cost = context.constants().product_operand_cost;
   constexpr std::array<std::pair<std::int64_t, std::int64_t>, 7> kTiles = {
       {{128, 256}, {160, 128}, {192, 128}, {128, 128}, {64, 256}, {64, 128}, {64, 64}}};
-  constexpr std::int64_t kOperandCost = 32;  // products that loading one more row of A or B is worth
   ProductPlan plan;
-  plan.clusters = clusters;
+  plan.clusters = context.options.gpu.has_clusters();
   std::int64_t best = 0;
   std::int64_t best_tiles = 1;
   const auto consider = [&](std::int64_t m, std::int64_t n) {
     const std::int64_t tiles = ceil_div(product.m, m) * ceil_div(product.n, n);
-    const std::int64_t time = ceil_div(tiles, num_sms) * (m * n + kOperandCost * (m + n));
+    const std::int64_t time = ceil_div(tiles, num_sms) * (m * n + operand_cost * (m + n));
     if (best == 0 || time < best) {
       best = time;
       best_tiles = tiles;
@@ -49,7 +50,7 @@ ProductPlan plan_product(const Product& product, std::int64_t num_sms, bool clus
   for (const auto& [m, n] : kTiles) {
     consider(m, n);
   }
-  constexpr std::int64_t kLongSum = 2048;
+  constexpr std::int64_t kLongSum = 2048;  // supposed: longer than any sum that was counted
   if (product.k > kLongSum) {
     plan.splits = std::max<std::int64_t>(num_sms / best_tiles, 1);
     return plan;
@@ -109,9 +110,6 @@ double pipeline_waits(const ProductPlan& plan, std::int64_t k, std::int64_t elem
   const std::int64_t stages = std::clamp<std::int64_t>(kSharedBytes / stage_bytes, 2, kMostStages);
   return static_cast<double>(ceil_div(k, kStep * stages));
 }
-/// cuBLASLt's kernels are not ours to look at: router_project reads 20 to 27 KB more than A and B at every
-/// shape (counted, docs/simulator/validation.md).
-constexpr std::int64_t kProductCodeBytes = 22'000;
 
 void fill_product(const Product& p, const ProductPlan& plan, std::int64_t index, WorkUnit& unit) {
   unit.clear();
@@ -155,13 +153,12 @@ void fill_product(const Product& p, const ProductPlan& plan, std::int64_t index,
 
 void add_product(std::vector<KernelLaunch>& launches, Stage stage, std::string name, const Product& product,
                  const StreamContext& context) {
-  const ProductPlan plan =
-      plan_product(product, context.options.gpu.num_sms, context.options.gpu.has_clusters());
+  const ProductPlan plan = plan_product(product, context);
   const std::int64_t tiles = ceil_div(product.m, plan.tile_m) * ceil_div(product.n, plan.tile_n);
   launches.push_back(
       {stage, std::move(name), tiles * plan.splits, 1,
        [product, plan](std::int64_t index, WorkUnit& unit) { fill_product(product, plan, index, unit); },
-       kProductCodeBytes});
+       context.constants().product_code_bytes});
 }
 
 void add_pass(std::vector<KernelLaunch>& launches, Stage stage, std::string name, std::vector<PassPart> parts,

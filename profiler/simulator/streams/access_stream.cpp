@@ -15,21 +15,6 @@ namespace moescope {
 namespace detail {
 namespace {
 
-/// Warp instructions of router_select: per token and logit of either side (two grids: 64 x 64 and 320 x 320),
-/// and per pair that is listed (11141 a token at K = 512; docs/simulator/validation.md).
-constexpr double kSelectPerToken = 1300;
-constexpr double kSelectPerLogit = 9.4;
-constexpr double kSelectPerPair = 7.5;
-/// Trips to L2 that one token's selection is as long as: a part for each length that rows can have, of which
-/// K pairs have at most sqrt(2 K). By one warp 24, 40 and 101 us at K = 128, 512 and 4096, by the eight that
-/// a token has in a small batch 21 us at K = 512 and 34 at K = 4096.
-struct SelectSteps {
-  double fixed;
-  double per_length;
-};
-constexpr SelectSteps kSelectStepsOfLists{14, 3.65};
-constexpr SelectSteps kSelectStepsOfRows{45, 0.65};
-
 void add_router(std::vector<KernelLaunch>& launches, const StreamContext& context) {
   const LayerShape& shape = context.shape;
   const std::int64_t sides = shape.grid_rows + shape.grid_cols;
@@ -51,24 +36,22 @@ void add_router(std::vector<KernelLaunch>& launches, const StreamContext& contex
          const std::int64_t first = context.routing->token_offsets[token];
          const std::int64_t pairs = context.routing->token_offsets[token + 1] - first;
          const auto offset = static_cast<std::uint64_t>(first * 4);
-         const SelectSteps& steps = csr_by_eight_warps(context.shape, context.options.gpu)
-                                        ? kSelectStepsOfRows
-                                        : kSelectStepsOfLists;
-         unit.chain_steps = steps.fixed + steps.per_length * std::sqrt(2 * static_cast<double>(pairs));
-         unit.instructions = kSelectPerToken + kSelectPerLogit * static_cast<double>(sides) +
-                             kSelectPerPair * static_cast<double>(pairs);
+         const StreamConstants& c = context.constants();
+         const bool eight_warps = csr_by_eight_warps(context.shape, context.options.gpu);
+         // A part for each length that rows can have, of which K pairs have at most sqrt(2 K).
+         unit.chain_steps = (eight_warps ? c.select_row_steps : c.select_list_steps) +
+                            (eight_warps ? c.select_row_steps_per_length : c.select_list_steps_per_length) *
+                                std::sqrt(2 * static_cast<double>(pairs));
+         unit.instructions = c.select_instructions_per_token +
+                             c.select_instructions_per_logit * static_cast<double>(sides) +
+                             c.select_instructions_per_pair * static_cast<double>(pairs);
          unit.bursts.push_back(burst(context.map.working + static_cast<std::uint64_t>(token * sides * 4),
                                      sides * 4, AccessKind::kReadCached));
          unit.bursts.push_back(burst(context.map.expert_ids + offset, pairs * 4, AccessKind::kWrite));
          unit.bursts.push_back(burst(context.map.gates + offset, pairs * 4, AccessKind::kWrite));
        },
-       kSelectCodeBytes});
+       context.constants().select_code_bytes});
 }
-
-/// Issue slots of a multiprocessor that a pass of the radix sort takes per pair, waiting included: the stage
-/// takes 66, 134 and 329 us more for 2.1, 4.2 and 8.4 million pairs than for 0.1 million, on Gaussian logits
-/// (docs/simulator/validation.md). Under skew up to twice that: equal ids in a warp wait for each other.
-constexpr double kSortIssue = 13;
 
 /// Most pairs that CUB sorts with one block: 256 threads of 19.
 constexpr std::int64_t kSingleTilePairs = 4864;
@@ -95,6 +78,7 @@ void add_schedule(std::vector<KernelLaunch>& launches, const StreamContext& cont
     add_pass(launches, Stage::kSchedule, name, std::move(parts), issue_per_pair * static_cast<double>(pairs),
              code_bytes);
   };
+  const double sort_issue = context.constants().sort_issue_per_pair;
   pass("clear ranks", {{ranks_at, ranks, kWrite}}, 0);
   if (context.schedule->kind == ScheduleKind::kStaircase) {
     pass("cover", {{context.map.expert_ids, ids, kRead}, {keys_a, keys, kWrite}}, 25'088);
@@ -112,12 +96,12 @@ void add_schedule(std::vector<KernelLaunch>& launches, const StreamContext& cont
   }
   pass("sort, low byte",
        {{keys_a, keys, kRead}, {sorted, ids, kRead}, {keys_b, keys, kWrite}, {values, ids, kWrite}}, 40'960,
-       kSortIssue);
+       sort_issue);
   if (pairs > kSingleTilePairs) {
     pass("clear high", {}, 0);
     pass("sort, high byte",  // by the same kernel
          {{keys_b, keys, kRead}, {values, ids, kRead}, {keys_a, keys, kWrite}, {sorted, ids, kWrite}}, 0,
-         kSortIssue);
+         sort_issue);
   }
   pass("clear selection", {}, 0);
   pass("find entries", {{keys_a, keys, kRead}, {sorted, ids, kRead}, {lists, entries, kWrite}}, 119'936);
@@ -127,6 +111,7 @@ void add_schedule(std::vector<KernelLaunch>& launches, const StreamContext& cont
   pass("rank tiles", {}, 0);
 }
 
+/// As compiled for sm_90a.
 constexpr std::int64_t kActivateCodeBytes = 3'840;
 constexpr std::int64_t kRoundCodeBytes = 5'632;
 
@@ -262,6 +247,10 @@ std::vector<KernelLaunch> layer_stream(const LayerShape& shape, const Routing& r
                                        const Schedule& schedule, const StreamOptions& options,
                                        bool fixed_routing) {
   shape.validate();
+  if (!options.constants.known()) {
+    throw InvalidArgument("calibration", "none",
+                          "has no constants of the kernels, and no device's folder has any");
+  }
   const std::int64_t row_bytes = shape.hidden_size * dtype_bytes(shape.dtype);
   if (shape.hidden_size % 8 != 0 || row_bytes > TokenSplit::max_row_bytes()) {
     throw InvalidArgument(

@@ -8,6 +8,7 @@
 #include "core/base/gpu_traits.hpp"
 #include "core/layer/stage.hpp"
 #include "core/schedule/schedule.hpp"
+#include "profiler/simulator/streams/stream_constants.hpp"
 
 /// What the kernels of a layer ask of memory, in the order in which they ask: launches of work units, and
 /// each unit's accesses as bursts of rows. Made from the same schedules and tile arithmetic that the kernels
@@ -85,6 +86,7 @@ enum class StaircaseKernels : std::uint8_t {
 /// What the kernels take from the device they run on, and what can be varied to ask "what if".
 struct StreamOptions {
   GpuTraits gpu;
+  StreamConstants constants;
   StaircaseKernels staircase = StaircaseKernels::kThresholds;  ///< where kernels and routing allow it
   std::int64_t strip_segment_experts = 0;  ///< experts of a strip in one work unit; 0: as the kernels choose
 };
@@ -93,7 +95,8 @@ struct StreamOptions {
 /// kSparseLibrary: InvalidArgument). `routing` and `schedule` must outlive the launches; `fixed_routing`: it
 /// was recorded, so there are no router stages. Addresses are of a made-up layout in which tensors follow one
 /// another. Throws InvalidArgument as LayerShape::validate(), for a hidden_size that the kernels do not
-/// take, and for a staircase of rows alone where they take lists of pairs.
+/// take, for a staircase of rows alone where they take lists of pairs, and for constants that are not
+/// known().
 std::vector<KernelLaunch> layer_stream(const LayerShape& shape, const Routing& routing,
                                        const Schedule& schedule, const StreamOptions& options,
                                        bool fixed_routing = false);

@@ -8,40 +8,15 @@
 namespace moescope::detail {
 namespace {
 
-/// Warp instructions of router_select_strips.cu per token and logit of either side: 7567 a token counted on
-/// Gaussian logits, 7927 on a trained router at 320 x 320; 64 x 64 by its time
-/// (docs/simulator/validation.md).
-constexpr double kSelectPerToken = 1450;
-constexpr double kSelectPerLogit = 9.8;
-/// Trips to L2 that one token's selection is as long as: 14 to 17 us for a token whom eight warps serve, by
-/// one warp 30 us at K = 512, 41 us at K = 4096, and half of 35 us on a grid of 64 x 64
-/// (docs/simulator/validation.md).
-constexpr double kSelectSteps = 45;
-constexpr double kSelectStepsOfOneWarp = 50;
-constexpr double kSelectStepsPerLogit = 0.052;
-constexpr double kSelectStepsPerPair = 0.011;
-/// Clocks of a tile by the kernel's own pace at d = 1024 and 320 experts, where neither HBM nor L2 bounds it:
-/// what all tiles take, and what 64 tokens more take. Of 9 pairs the one that fits the expert stage best over
-/// 39 points (a third held out, docs/simulator/validation.md); with the
-/// calibration's stretch 128 tokens take 43 us, as without loads (docs/performance/staircase.md).
-constexpr double kTileClocks = 16e3;
-constexpr double kClocksPer64Tokens = 28e3;
 constexpr std::int64_t kTokensPerPrepareBlock = 8;
 /// Columns of X, W and V that go through the kernel's rings at a time.
 constexpr std::int64_t kChunkColumns = 64;
 /// Kernels as compiled for sm_90a: list_strips, staircase_prepare, experts_staircase_kernel for 320 experts.
 constexpr std::int64_t kListCodeBytes = 12'160;
 constexpr std::int64_t kPrepareCodeBytes = 6'144;
-/// list_strips in trips to L2: as long as for one token alone (8 us with its launch: compare-1-512.jsonl),
-/// and what 32 strips more of a token add: 2 to 4 us for 66 to 100 strips (validation.jsonl.gz).
-constexpr double kListSteps = 17;
-constexpr double kListStepsOf32Strips = 3;
 constexpr std::int64_t kListWarps = 32;
-/// Registers that list_strips spills (24 bytes a thread, ptxas -v for sm_90a): of a warp that has tokens, and
-/// of each of them. 512 bytes a token are counted beyond its lists where each warp has one.
+/// Where list_strips spills registers: 24 bytes a thread (ptxas -v for sm_90a).
 constexpr std::int64_t kStackOfWarp = std::int64_t{24} * 32;
-constexpr std::int64_t kSpillOfWarp = 384;
-constexpr std::int64_t kSpillOfToken = 128;
 constexpr std::int64_t kStripCodeBytes = 73'216;
 
 std::uint64_t at(std::uint64_t base, std::int64_t bytes) { return base + static_cast<std::uint64_t>(bytes); }
@@ -97,11 +72,13 @@ void fill_select(const StreamContext& context, const StripArrays& arrays, const 
     unit.bursts.push_back(burst(address, bytes, kind));
   };
   const auto logits = static_cast<double>(context.shape.grid_rows + context.shape.grid_cols);
-  unit.instructions = kSelectPerToken + kSelectPerLogit * logits;
+  const StreamConstants& c = context.constants();
+  unit.instructions = c.strip_select_instructions_per_token + c.strip_select_instructions_per_logit * logits;
   const bool eight_warps = strips_by_eight_warps(context.shape, context.options.gpu);
-  unit.chain_steps = eight_warps ? kSelectSteps
-                                 : kSelectStepsOfOneWarp + kSelectStepsPerLogit * logits +
-                                       kSelectStepsPerPair * static_cast<double>(context.shape.top_k);
+  unit.chain_steps =
+      eight_warps ? c.strip_select_steps
+                  : c.strip_select_one_warp_steps + c.strip_select_one_warp_steps_per_logit * logits +
+                        c.strip_select_one_warp_steps_per_pair * static_cast<double>(context.shape.top_k);
   add(at(context.map.working, token * (rows + cols)), rows + cols, AccessKind::kReadCached);
   add(at(arrays.row_log_probs, token * rows), rows, AccessKind::kWrite);
   add(at(arrays.col_log_probs, token * cols), cols, AccessKind::kWrite);
@@ -186,9 +163,10 @@ void fill_strip(const StreamContext& context, const StripArrays& arrays, const S
   });
   // Producers run ahead into the next tile: what is left is waiting for the item and for the ring to drain.
   unit.dependent_steps = 4;
-  unit.clocks =
-      (kTileClocks + kClocksPer64Tokens * static_cast<double>(ceil_div(strip.end - strip.begin, 64))) *
-      static_cast<double>(shape.hidden_size * context.strip_segment()) / (1024.0 * 320.0);
+  const StreamConstants& c = context.constants();
+  unit.clocks = (c.strip_tile_clocks + c.strip_tile_clocks_per_64_tokens *
+                                           static_cast<double>(ceil_div(strip.end - strip.begin, 64))) *
+                static_cast<double>(shape.hidden_size * context.strip_segment()) / (1024.0 * 320.0);
   // Warpgroups of 64 tokens compute whole segments.
   unit.tensor_flop = 4.0 * static_cast<double>(round_up(strip.end - strip.begin, 64) *
                                                context.strip_segment() * shape.hidden_size);
@@ -222,7 +200,7 @@ void add_strip_select(std::vector<KernelLaunch>& launches, const StreamContext& 
         covers = covers_of(context)](std::int64_t token, WorkUnit& unit) {
          fill_select(context, arrays, *covers, token, unit);
        },
-       kSelectCodeBytes});
+       context.constants().select_code_bytes});
 }
 
 void add_strip_schedule(std::vector<KernelLaunch>& launches, const StreamContext& context) {
@@ -239,7 +217,8 @@ void add_strip_schedule(std::vector<KernelLaunch>& launches, const StreamContext
          const auto add = [&](std::uint64_t address, std::int64_t bytes, AccessKind kind) {
            unit.bursts.push_back(burst(address, bytes, kind));
          };
-         unit.chain_steps = kListSteps;
+         const StreamConstants& c = context.constants();
+         unit.chain_steps = c.list_steps;
          const std::int64_t strips = context.shape.grid_rows + context.shape.grid_cols;
          add(arrays.counts, strips * 4, AccessKind::kReadCached);
          if (block == 0) {
@@ -258,8 +237,11 @@ void add_strip_schedule(std::vector<KernelLaunch>& launches, const StreamContext
            const std::int64_t size = covers->offsets[token + 1] - first;
            longest = std::max(longest, size);
            const std::int64_t warp = block * kListWarps + rank % kListWarps;
-           const std::int64_t spilled = rank < kListWarps ? kSpillOfWarp + kSpillOfToken : kSpillOfToken;
-           add(at(context.map.scratch, warp * kStackOfWarp), spilled, AccessKind::kWrite);
+           const std::int64_t spilled =
+               c.list_spill_bytes_per_token + (rank < kListWarps ? c.list_spill_bytes_per_warp : 0);
+           if (spilled > 0) {
+             add(at(context.map.scratch, warp * kStackOfWarp), spilled, AccessKind::kWrite);
+           }
            add(at(arrays.of_tokens, (3 * context.shape.num_tokens + token) * 4), 4, AccessKind::kReadCached);
            if (size > 0) {
              add(at(arrays.cover, token * list), size * 4, AccessKind::kReadCached);
@@ -270,7 +252,7 @@ void add_strip_schedule(std::vector<KernelLaunch>& launches, const StreamContext
            }
          }
          const std::int64_t full_words = longest / 32;
-         unit.chain_steps += kListStepsOf32Strips * static_cast<double>(full_words);
+         unit.chain_steps += c.list_steps_per_32_strips * static_cast<double>(full_words);
          unit.dependent_steps = 2 * static_cast<double>(ceil_div(rank, kListWarps));  // size, cover and ranks
        },
        kListCodeBytes});

@@ -36,20 +36,16 @@ TilePlan plan_tiles(const StreamContext& context, bool scores_only) {
                                                : plan_of<NarrowTiles>(max_experts, scores_only, limit, 2);
 }
 
-/// Clocks that a tile takes for every block of 64 experts at d = 1024, and those that 64 tokens add: 66 to 74
-/// us where one wave of full tiles is all there is (64 tokens), 104 us for two, 35 us for a single token
-/// (measured, docs/simulator/validation.md). How the sum divides is chosen among 4. Tiles
-/// of an item so keep pace with each other, and find each other's rows in L2.
-constexpr double kClocksPer64Experts = 30e3;
-constexpr double kClocksPer64Tokens = 45e3;
-
-/// A row that cp.async brings in pieces of 16 bytes to padded rows of shared memory. L2 is asked for half of
-/// it twice, wherever it has been counted: l2_read_bytes and l2_slice_read_bytes are 1.49 times the rows at
-/// every shape (docs/simulator/validation.md). Supposed: halves of a sector fall into different
-/// passes.
-void read_row(std::uint64_t address, std::int64_t bytes, std::vector<Burst>& bursts) {
+/// A row that cp.async brings in pieces of 16 bytes to padded rows of shared memory. L2 is asked for a part
+/// of it twice. Supposed: halves of a sector fall into different passes.
+void read_row(const StreamContext& context, std::uint64_t address, std::vector<Burst>& bursts) {
+  const std::int64_t bytes = context.row_bytes;
+  const auto again =
+      static_cast<std::int64_t>(context.constants().tile_row_reread_fraction * static_cast<double>(bytes));
   bursts.push_back(burst(address, bytes, AccessKind::kRead));
-  bursts.push_back(burst(address, bytes / 2, AccessKind::kRead));
+  if (again > 0) {
+    bursts.push_back(burst(address, again, AccessKind::kRead));
+  }
 }
 
 /// experts_tiles_kernel as compiled for sm_90a, the wide one; others are up to 15 % smaller.
@@ -67,8 +63,8 @@ void read_experts(const StreamContext& context, const WorkItem& item, std::int64
                   std::uint64_t matrix, std::vector<Burst>& bursts) {
   const auto add = [&](std::int64_t expert, std::int64_t rows, std::int64_t stride) {
     for (std::int64_t row = 0; row < rows; ++row) {
-      read_row(matrix + static_cast<std::uint64_t>((expert + row * stride) * context.row_bytes),
-               context.row_bytes, bursts);
+      read_row(context, matrix + static_cast<std::uint64_t>((expert + row * stride) * context.row_bytes),
+               bursts);
     }
   };
   const std::int64_t cols = context.shape.grid_cols;
@@ -121,7 +117,10 @@ void fill_tile(const StreamContext& context, const TilePlan& plan, const TileOfI
   // 128 columns of V a step.
   unit.dependent_steps = 3;
   if (context.shape.dtype == Dtype::kBF16) {
-    const double clocks = kClocksPer64Experts + kClocksPer64Tokens * static_cast<double>(rows) / 64;
+    // Tiles of an item so keep pace with each other, and find each other's rows in L2.
+    const StreamConstants& c = context.constants();
+    const double clocks =
+        c.tile_clocks_per_64_experts + c.tile_clocks_per_64_tokens * static_cast<double>(rows) / 64;
     unit.clocks = clocks * static_cast<double>(ceil_div(experts, 64)) * d / 1024;
   }
   const double column_steps = d / 64;
@@ -130,7 +129,7 @@ void fill_tile(const StreamContext& context, const TilePlan& plan, const TileOfI
     for (std::int64_t block = chunk; block < chunk_end; block += plan.block_n) {
       const std::int64_t block_end = std::min(block + plan.block_n, chunk_end);
       for (std::int64_t entry = tile.begin; entry < tile.end; ++entry) {
-        read_row(context.x_row(tokens[entry]), context.row_bytes, unit.bursts);
+        read_row(context, context.x_row(tokens[entry]), unit.bursts);
       }
       read_experts(context, item, block, block_end, context.map.w_in, unit.bursts);
       unit.tensor_flop += 2.0 * static_cast<double>(rows * plan.block_n) * d;

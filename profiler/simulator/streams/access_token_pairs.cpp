@@ -6,13 +6,6 @@
 namespace moescope::detail {
 namespace {
 
-/// Warp instructions per pair beside those per 16-byte load: reduction, addresses, ids, loop (estimate from
-/// the source of the inner loop; the sum with the following is counted).
-constexpr double kInstructionsPerPair = 50;
-/// Per 16-byte load of W: 8 bf16 of it and of x unpacked and multiplied; of V: unpacked and added. Together
-/// 262 a pair at d = 1024, as counted (262.7, docs/simulator/validation.md).
-constexpr double kInstructionsPerScoreLoad = 31;
-constexpr double kInstructionsPerSumLoad = 22;
 /// token_pairs_kernel as compiled for sm_90a, bf16 rows in four chunks; others are up to 30 % smaller.
 constexpr std::int64_t kPairCodeBytes = 27'136;
 constexpr std::int64_t kScoreCodeBytes = 8'064;
@@ -69,10 +62,11 @@ void add_token_pairs(std::vector<KernelLaunch>& launches, Stage stage, bool scor
     // Ids, x and gates, then one trip per pair of a worker, its rows being asked for one pair ahead.
     unit.dependent_steps = 2 + static_cast<double>(steps);
     const auto loads = static_cast<double>(split.chunks * split.team);
+    const StreamConstants& c = context.constants();
     unit.instructions =
-        static_cast<double>(done) *
-        (kInstructionsPerPair * static_cast<double>(split.team) +
-         loads * ((score ? kInstructionsPerScoreLoad : 0) + (sum ? kInstructionsPerSumLoad : 0)));
+        static_cast<double>(done) * (c.pair_instructions * static_cast<double>(split.team) +
+                                     loads * ((score ? c.pair_instructions_per_score_load : 0) +
+                                              (sum ? c.pair_instructions_per_sum_load : 0)));
     unit.cuda_core_flop = 2.0 * static_cast<double>(done * context.shape.hidden_size) *
                           ((score ? 1.0 : 0.0) + (sum ? 1.0 : 0.0));
     for (std::int64_t token = first; token < end; ++token) {

@@ -113,6 +113,10 @@ TEST(SimCalibration, TheOneThatComesAlongIsForTheH100AndNamesKernelsThatStreamsH
        {std::pair{kTokenPairs, Stage::kExperts}, {kClearSums, Stage::kExperts}}) {
     EXPECT_NE(calibration.find(kernel, stage), nullptr) << kernel;
   }
+  ASSERT_TRUE(calibration.constants);
+  for (const auto& [key, source] : calibration.constants->sources) {
+    EXPECT_NE(source.find("H100"), std::string::npos) << key;
+  }
 }
 
 TEST(SimCalibration, RecoversALineAndNeverGoesBelowZero) {
@@ -149,6 +153,7 @@ TEST(SimCalibration, ReadsWhatItWritesAndNamesWhatIsWrong) {
   EXPECT_EQ(carried_over(again, "H100"), "");
   EXPECT_NE(carried_over(again, "A100").find("1 kernels (strips) are carried over from H100"),
             std::string::npos);
+  EXPECT_FALSE(again.stream_constants().known());  // a file without constants
   calibration.fits[0].stretch = -1;
   EXPECT_EQ(test::error_text<FileError>([&] { parse_calibration(calibration_json(calibration), "x"); }),
             "x: fits[0].stretch: -1.0: must be in (0, 1000)");
@@ -167,6 +172,26 @@ TEST(SimCalibration, ReadsWhatItWritesAndNamesWhatIsWrong) {
   EXPECT_EQ(error("[" + fit + "," + fit + "]").find("x: fits[1]: "), 0U);
   EXPECT_EQ(error(R"([{"kernel": "k", "kernel": "l"}])"), "x: fits[0]: key 'kernel' stands there twice");
   EXPECT_EQ(error(std::string(100000, '[')).find("x: fits[0][0]"), 0U);
+  const Calibration own = read_calibration(test::source_path("data/devices/h100-sxm/calibration.json"));
+  const std::string text = calibration_json(own);
+  const Calibration twice = parse_calibration(text, "x");
+  ASSERT_TRUE(own.constants && twice.constants);
+  EXPECT_TRUE(own.stream_constants().known());
+  EXPECT_EQ(twice.constants->values, own.constants->values);
+  EXPECT_EQ(twice.constants->sources, own.constants->sources);
+  for (const auto& [from, to, message] :
+       {std::tuple{"\"list_steps\"", "\"list_step\"", "x: constants.list_steps: missing"},
+        {"\"value\": 0.5,", "\"value\": 1.5,",
+         "x: constants.tile_row_reread_fraction.value: 1.5: must be in [0, 1]"},
+        {"\"value\": 22000,", "\"value\": 2.5,",
+         "x: constants.product_code_bytes.value: 2.5: must be a whole number"},
+        {"\"constants\": {", "\"constants\": {\"a\": 1,",
+         "x: constants.a: 1: is not a constant of the streams"}}) {
+    std::string changed = text;
+    ASSERT_NE(changed.find(from), std::string::npos) << from;
+    changed.replace(changed.find(from), std::string_view(from).size(), to);
+    EXPECT_EQ(test::error_text<FileError>([&] { parse_calibration(changed, "x"); }), message);
+  }
   EXPECT_THROW(parse_calibration("{", "x"), FileError);
 }
 
@@ -228,8 +253,11 @@ TEST(SimValidation, HoldsOutWholeShapesWhenAsked) {
 TEST(SimValidation, FitsOnTheOthersAndReportsBothParts) {
   auto predictions = some_predictions();
   draw_held_out(predictions, HoldOut::kPoints, 3);
-  const Calibration calibration = fit_calibration(predictions, "a GPU", "here");
+  const Calibration calibration =
+      fit_calibration(predictions, "a GPU", "here",
+                      SourcedConstants{{.sort_issue_per_pair = 3}, {{"sort_issue_per_pair", "rows"}}});
   ASSERT_EQ(calibration.fits.size(), 2U);
+  EXPECT_EQ(calibration.stream_constants().sort_issue_per_pair, 3);  // carried over
   EXPECT_EQ(calibration.fits[0].points, 6);
   Table before = make_error_table();
   add_error_rows(before, predictions, "time_s", [](const Prediction&) { return "all"; });

@@ -8,9 +8,11 @@
 
 #include "core/base/error.hpp"
 #include "core/cost/traffic.hpp"
+#include "profiler/simulator/sim_calibration.hpp"
 #include "profiler/simulator/streams/access_builder.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/gpus.hpp"
+#include "tests/support/paths.hpp"
 #include "tests/support/routings.hpp"
 
 namespace moescope {
@@ -51,6 +53,8 @@ Routing staircase_routing(const LayerShape& shape) {
 StreamOptions on_large_gpu() {
   StreamOptions options;
   options.gpu = test::large_gpu();
+  options.constants =
+      read_calibration(test::source_path("data/devices/h100-sxm/calibration.json")).stream_constants();
   return options;
 }
 
@@ -251,6 +255,49 @@ TEST(AccessStream, RowsAloneReadEachUsedRowOnceAndKeepListsForThem) {
   EXPECT_EQ(arrays.ranks - arrays.cover, round_up(37 * 8 * 4, 256));
   const detail::StripArrays covers(s.shape, StripRule::kMinimalCover, s.map().strips);
   EXPECT_EQ(covers.ranks - covers.cover, round_up(37 * 5 * 4, 256));
+}
+
+/// What was read off a GPU's rows is data: streams follow it, and do not run without.
+TEST(AccessStream, ConstantsOfKernelsAreThoseOfTheCalibration) {
+  StreamOptions options = on_large_gpu();
+  const auto first = [&](ScheduleKind kind, Stage stage) {
+    const Streams s(kind, options);
+    WorkUnit unit;
+    std::int64_t code_bytes = -1;
+    for (const KernelLaunch& launch : s.launches) {
+      if (launch.stage == stage && code_bytes < 0) {
+        launch.fill(0, unit);
+        code_bytes = launch.code_bytes;
+      }
+    }
+    return std::pair(std::move(unit), code_bytes);
+  };
+  const auto before = first(ScheduleKind::kTokenCentric, Stage::kRouterSelect);
+  const auto pairs = first(ScheduleKind::kTokenCentric, Stage::kExperts);
+  options.constants.select_instructions_per_token += 100;
+  options.constants.select_code_bytes = 12'800;
+  options.constants.select_row_steps += 7;  // a small batch: eight warps to a token
+  options.constants.pair_instructions *= 2;
+  const auto after = first(ScheduleKind::kTokenCentric, Stage::kRouterSelect);
+  EXPECT_EQ(after.first.instructions, before.first.instructions + 100);
+  EXPECT_EQ(after.first.chain_steps, before.first.chain_steps + 7);
+  EXPECT_EQ(after.second, 12'800);
+  EXPECT_GT(first(ScheduleKind::kTokenCentric, Stage::kExperts).first.instructions, pairs.first.instructions);
+
+  // Rows of tiles: W and V once and no part again.
+  options.constants.tile_row_reread_fraction = 0;
+  const Streams once(ScheduleKind::kExpertCentric, options);
+  options.constants.tile_row_reread_fraction = 0.5;
+  const Streams again(ScheduleKind::kExpertCentric, options);
+  const auto read = [](const Streams& s) {
+    return s.bytes(Stage::kExperts, s.map().w_in, s.matrix_bytes())[AccessKind::kRead];
+  };
+  EXPECT_GT(read(once), 0U);
+  EXPECT_EQ(read(again) * 2, read(once) * 3);
+
+  options.constants = {};
+  EXPECT_EQ(test::error_text<InvalidArgument>([&] { Streams(ScheduleKind::kTokenCentric, options); }),
+            "calibration = none: has no constants of the kernels, and no device's folder has any");
 }
 
 TEST(AccessStream, RowsAloneNeedThresholds) {
