@@ -104,6 +104,24 @@ std::array<std::size_t, 3> guess_axes(const ImportSource& source, const std::str
 
 }  // namespace
 
+std::string routing_key(const ImportSource& source, const std::string& what, const ImportOptions& options) {
+  if (source.arrays->has("")) {
+    return "";
+  }
+  if (auto key = find_key(source, what, options)) {
+    return *std::move(key);
+  }
+  throw FileError(
+      source.path, what,
+      fmt::format("no array of this name or another in use; the file holds {}; --key {}=NAME says "
+                  "which it is",
+                  arrays_text(*source.arrays), what));
+}
+
+bool is_float(const FileArray& array) {
+  return array.dtype == "f16" || array.dtype == "bf16" || array.dtype == "f32" || array.dtype == "f64";
+}
+
 std::string arrays_text(const ArrayFile& file) {
   std::string text;
   constexpr std::size_t kMost = 8;

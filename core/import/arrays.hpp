@@ -18,6 +18,10 @@ namespace moescope::detail {
 /// FileError when several are, or the name asked for is absent.
 std::optional<std::string> find_key(const ImportSource& source, const std::string& what,
                                     const ImportOptions& options);
+/// The same of the array that a file is for, which must be there: "" is the one array of an .npy.
+std::string routing_key(const ImportSource& source, const std::string& what, const ImportOptions& options);
+/// Whether its numbers are floating point.
+bool is_float(const FileArray& array);
 /// "expert_ids u8 [4, 8192, 8], gates f16 [4, 8192, 8]", for messages.
 std::string arrays_text(const ArrayFile& file);
 

@@ -7,21 +7,6 @@
 #include "core/import/arrays.hpp"
 
 namespace moescope::detail {
-namespace {
-
-bool is_float(const FileArray& array) {
-  return array.dtype == "f16" || array.dtype == "bf16" || array.dtype == "f32" || array.dtype == "f64";
-}
-
-/// The ids' name in the file: by key, or the one array of an .npy.
-std::optional<std::string> ids_key(const ImportSource& source, const ImportOptions& options) {
-  if (source.arrays->has("")) {
-    return "";
-  }
-  return find_key(source, "expert_ids", options);
-}
-
-}  // namespace
 
 bool has_ids(const ImportSource& source) {
   if (!source.arrays) {
@@ -39,15 +24,9 @@ bool has_ids(const ImportSource& source) {
 }
 
 RawRouting read_ids(const ImportSource& source, const ImportOptions& options) {
-  const auto key = ids_key(source, options);
-  if (!key) {
-    throw FileError(source.path, "expert_ids",
-                    fmt::format("no array of this name or another in use; the file holds {}; --key "
-                                "expert_ids=NAME says which it is",
-                                arrays_text(*source.arrays)));
-  }
-  const FileArray& array = source.arrays->get(source.path, *key);
-  const std::string shown = key->empty() ? "array" : printable(*key);
+  const std::string key = routing_key(source, "expert_ids", options);
+  const FileArray& array = source.arrays->get(source.path, key);
+  const std::string shown = key.empty() ? "array" : printable(key);
   if (is_float(array)) {
     throw FileError(
         source.path, shown,
@@ -55,7 +34,7 @@ RawRouting read_ids(const ImportSource& source, const ImportOptions& options) {
                     "logits",
                     array.dtype));
   }
-  const Layout layout = find_layout(source, *key, array, "k", options, count_numbers(source));
+  const Layout layout = find_layout(source, key, array, "k", options, count_numbers(source));
   RawRouting routing;
   routing.num_layers = layout.num_layers;
   routing.num_tokens = layout.num_tokens;

@@ -9,13 +9,6 @@
 #include "core/import/rows.hpp"
 
 namespace moescope::detail {
-namespace {
-
-bool is_float(const FileArray& array) {
-  return array.dtype == "f16" || array.dtype == "bf16" || array.dtype == "f32" || array.dtype == "f64";
-}
-
-}  // namespace
 
 bool has_logits(const ImportSource& source) {
   if (!source.arrays || has_ids(source)) {
@@ -32,17 +25,10 @@ bool has_logits(const ImportSource& source) {
 }
 
 RawRouting read_logits(const ImportSource& source, const ImportOptions& options) {
-  const auto key =
-      source.arrays->has("") ? std::optional<std::string>("") : find_key(source, "logits", options);
-  if (!key) {
-    throw FileError(source.path, "logits",
-                    fmt::format("no array of this name or another in use; the file holds {}; --key "
-                                "logits=NAME says which it is",
-                                arrays_text(*source.arrays)));
-  }
-  const FileArray& array = source.arrays->get(source.path, *key);
-  const std::string shown = key->empty() ? "array" : printable(*key);
-  const Layout layout = find_layout(source, *key, array, "experts", options, count_numbers(source));
+  const std::string key = routing_key(source, "logits", options);
+  const FileArray& array = source.arrays->get(source.path, key);
+  const std::string shown = key.empty() ? "array" : printable(key);
+  const Layout layout = find_layout(source, key, array, "experts", options, count_numbers(source));
   if (!options.top_k) {
     throw InvalidArgument("top_k", "none",
                           fmt::format("{} holds logits of {} experts: --top-k says how many "

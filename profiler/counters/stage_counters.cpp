@@ -106,6 +106,18 @@ std::optional<double> StageMetrics::find(std::string_view name) const {
   return found == values.end() ? std::nullopt : found->value;
 }
 
+std::optional<double> StageMetrics::sum(std::initializer_list<std::string_view> names) const {
+  double sum = 0;
+  for (const std::string_view name : names) {
+    const auto value = find(name);
+    if (!value) {
+      return std::nullopt;
+    }
+    sum += *value;
+  }
+  return sum;
+}
+
 const StageMetrics* CountedLayer::find(Stage stage) const {
   const auto found = std::ranges::find(stages, stage, &StageMetrics::stage);
   return found == stages.end() ? nullptr : &*found;

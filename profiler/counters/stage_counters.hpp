@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -19,6 +20,8 @@ struct StageMetrics {
 
   /// Empty when the metric was not asked for or has no value.
   std::optional<double> find(std::string_view name) const;
+  /// Empty when one of them was not counted: it may be any number, not 0.
+  std::optional<double> sum(std::initializer_list<std::string_view> names) const;
 };
 
 /// HBM bytes of one layer counted in three ways, medians over a few replays that alternate. Counting itself

@@ -10,8 +10,6 @@
 namespace moescope {
 namespace {
 
-constexpr std::array<std::string_view, 2> kHbmBytes = {"hbm_read_bytes", "hbm_write_bytes"};
-
 /// One run, stage by stage. Throws CountersUnavailable.
 std::vector<StageKernels> trace_stages(LayerExecution& execution, KernelTracer& tracer) {
   std::vector<StageKernels> stages;
@@ -22,18 +20,6 @@ std::vector<StageKernels> trace_stages(LayerExecution& execution, KernelTracer& 
                       })});
   }
   return stages;
-}
-
-std::optional<double> sum_of(const StageMetrics& metrics, std::span<const std::string_view> names) {
-  double sum = 0;
-  for (const std::string_view name : names) {
-    const auto value = metrics.find(name);
-    if (!value) {
-      return std::nullopt;
-    }
-    sum += *value;
-  }
-  return sum;
 }
 
 /// Rows of one stage: its metrics, then what follows from them.
@@ -56,12 +42,11 @@ void append_stage_rows(std::vector<ResultRow>& rows, const Point& context, const
   if (time == nullptr) {
     return;
   }
-  constexpr std::array<std::string_view, 3> kL2Changes = {"l2_write_bytes", "l2_reduction_bytes",
-                                                          "l2_atomic_bytes"};
-  if (const auto bytes = sum_of(metrics, kHbmBytes)) {
+  if (const auto bytes = metrics.sum({"hbm_read_bytes", "hbm_write_bytes"})) {
     measured("hbm_bytes_per_s", *bytes / time->median_s(), "bytes_per_s");
   }
-  if (const auto reads = l2_reads(metrics), changes = sum_of(metrics, kL2Changes); reads && changes) {
+  const auto changes = metrics.sum({"l2_write_bytes", "l2_reduction_bytes", "l2_atomic_bytes"});
+  if (const auto reads = l2_reads(metrics); reads && changes) {
     measured("l2_bytes_per_s", (*reads + *changes) / time->median_s(), "bytes_per_s");
   }
   const auto limits = profile.limits(schedule, metrics.stage);

@@ -7,19 +7,6 @@
 namespace moescope {
 namespace {
 
-/// Sum of the metrics; empty when one was not counted: it may be any number, not 0.
-std::optional<double> sum_of(const StageMetrics& metrics, std::initializer_list<std::string_view> names) {
-  double sum = 0;
-  for (const std::string_view name : names) {
-    const auto value = metrics.find(name);
-    if (!value) {
-      return std::nullopt;
-    }
-    sum += *value;
-  }
-  return sum;
-}
-
 /// Seconds that an amount takes at a rate.
 std::optional<double> time_at(std::optional<double> amount, std::optional<double> rate) {
   return amount && rate && *rate > 0 ? std::optional(*amount / *rate) : std::nullopt;
@@ -39,12 +26,12 @@ std::vector<Limit> stage_limits(double time_s, const StageMetrics& metrics, cons
       limits.push_back({resource, *busy_s / time_s});
     }
   };
-  add("hbm", time_at(sum_of(metrics, {"hbm_read_bytes", "hbm_write_bytes"}), ceilings.hbm_bytes_per_s()));
+  add("hbm", time_at(metrics.sum({"hbm_read_bytes", "hbm_write_bytes"}), ceilings.hbm_bytes_per_s()));
   const auto reads = l2_reads(metrics);
   const auto writes = metrics.find("l2_write_bytes");
   const auto l2 = time_at(reads && writes ? std::optional(*reads + *writes) : std::nullopt,
                           ceilings.rate(ceiling::kL2Read));
-  const auto added = sum_of(metrics, {"l2_reduction_bytes", "l2_atomic_bytes"});
+  const auto added = metrics.sum({"l2_reduction_bytes", "l2_atomic_bytes"});
   const auto reductions = added == 0.0 ? added : time_at(added, ceilings.rate(ceiling::kL2Reduction));
   add("l2", l2 && reductions ? std::optional(*l2 + *reductions) : std::nullopt);
   const auto pipe = metrics.find("shared_pipe_bytes");

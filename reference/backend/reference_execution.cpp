@@ -116,17 +116,7 @@ void ReferenceExecution::compute(Stage stage) {
 }
 
 std::string ReferenceExecution::kernels(Stage stage) const {
-  if (stage != Stage::kLayer) {
-    const bool by_schedule = stage == Stage::kExpertScores || stage == Stage::kExpertCombine ||
-                             stage == Stage::kExperts || stage == Stage::kSchedule;
-    return fmt::format("cpu {}{}", to_string(stage),
-                       by_schedule ? fmt::format(" ({})", to_string(options_.kind)) : "");
-  }
-  std::string all;
-  for (const Stage own : stages_) {
-    all += (all.empty() ? "" : " + ") + kernels(own);
-  }
-  return all;
+  return cpu_kernels(stage, stages_, options_.kind);
 }
 
 StageData ReferenceExecution::run_alone(Stage stage, const StageData& given) {

@@ -288,17 +288,7 @@ std::int64_t ReferenceTraining::saved_bytes() const {
 void ReferenceTraining::empty_cache() { const std::vector<std::byte> flush(kFlushBytes, std::byte{1}); }
 
 std::string ReferenceTraining::kernels(Stage stage) const {
-  if (stage != Stage::kLayer) {
-    const bool by_schedule =
-        stage == Stage::kSchedule || stage == Stage::kExpertsDgrad || stage == Stage::kExpertsWgrad;
-    return fmt::format("cpu {}{}", to_string(stage),
-                       by_schedule ? fmt::format(" ({})", to_string(options_.kind)) : "");
-  }
-  std::string all;
-  for (const Stage own : stages_) {
-    all += (all.empty() ? "" : " + ") + kernels(own);
-  }
-  return all;
+  return cpu_kernels(stage, stages_, options_.kind);
 }
 
 }  // namespace moescope::reference

@@ -1,5 +1,9 @@
 #include "reference/stages/cpu_execution.hpp"
 
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
 #include <chrono>
 
 namespace moescope::reference {
@@ -13,7 +17,23 @@ void timed(std::vector<StageTime>& times, Stage stage, const Body& body) {
   times.push_back({stage, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count()});
 }
 
+/// Whose order of work is the schedule's.
+constexpr std::array kByItem = {Stage::kSchedule, Stage::kExpertScores, Stage::kExpertCombine,
+                                Stage::kExperts,  Stage::kExpertsDgrad, Stage::kExpertsWgrad};
+
 }  // namespace
+
+std::string cpu_kernels(Stage stage, std::span<const Stage> stages, ScheduleKind kind) {
+  if (stage != Stage::kLayer) {
+    const bool by_item = std::ranges::find(kByItem, stage) != kByItem.end();
+    return fmt::format("cpu {}{}", to_string(stage), by_item ? fmt::format(" ({})", to_string(kind)) : "");
+  }
+  std::string all;
+  for (const Stage own : stages) {
+    all += (all.empty() ? "" : " + ") + cpu_kernels(own, stages, kind);
+  }
+  return all;
+}
 
 std::vector<StageTime> CpuExecution::run(L2State l2) {
   if (l2 == L2State::kCold) {

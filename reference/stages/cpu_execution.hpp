@@ -1,6 +1,7 @@
 #pragma once
 
 #include <span>
+#include <string>
 #include <vector>
 
 #include "core/backend/moe_backend.hpp"
@@ -9,6 +10,10 @@ namespace moescope::reference {
 
 /// Written before a cold run: above the last-level cache share of today's CPUs.
 inline constexpr std::int64_t kFlushBytes = std::int64_t{64} << 20;
+
+/// What rows say ran a stage: "cpu router_select", of stages that a schedule orders "cpu experts
+/// (staircase)"; of Stage::kLayer all of `stages`, "cpu schedule (staircase) + cpu experts (staircase)".
+std::string cpu_kernels(Stage stage, std::span<const Stage> stages, ScheduleKind kind);
 
 /// What all layers on the CPU share: stages run one after the other, timed with steady_clock, the output
 /// rounded to storage once, at the end. Every one of them is deterministic, whatever the number of threads.

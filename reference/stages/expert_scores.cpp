@@ -14,15 +14,9 @@ std::vector<float> expert_scores(const LayerInputs& inputs, const Routing& routi
   if (schedule.kind == ScheduleKind::kDenseMasked) {
     return dense_scores(inputs, routing);
   }
-  struct Scratch {
-    std::vector<float> x;
-    std::vector<float> scores;
-  };
   std::vector<float> scores(routing.expert_ids.size());
   const int threads = omp_get_max_threads();
-  std::vector<Scratch> scratch(static_cast<std::size_t>(threads),
-                               {std::vector<float>(static_cast<std::size_t>(inputs.shape.hidden_size)),
-                                std::vector<float>(static_cast<std::size_t>(max_task_pairs(schedule)))});
+  auto scratch = pair_scratch(threads, inputs.shape.hidden_size, max_task_pairs(schedule));
   for_each_task(schedule, routing.num_tokens, threads,
                 [&](int thread, std::int32_t token, std::span<const std::int64_t> pair_ids) {
                   auto& mine = scratch[static_cast<std::size_t>(thread)];

@@ -14,17 +14,11 @@ HostTensor experts(const LayerInputs& inputs, const Routing& routing, const Sche
   if (schedule.kind == ScheduleKind::kDenseMasked) {
     return dense_combine(inputs, routing, dense_scores(inputs, routing));
   }
-  struct Scratch {
-    std::vector<float> x;
-    std::vector<float> scores;
-  };
   HostTensor out = HostTensor::zeros(Dtype::kF32, inputs.shape.num_tokens, inputs.shape.hidden_size);
   const auto y = out.f32();
   const bool rounds = rounds_scores(schedule.kind, inputs.shape.dtype);
   const int threads = omp_get_max_threads();
-  std::vector<Scratch> scratch(static_cast<std::size_t>(threads),
-                               {std::vector<float>(static_cast<std::size_t>(inputs.shape.hidden_size)),
-                                std::vector<float>(static_cast<std::size_t>(max_task_pairs(schedule)))});
+  auto scratch = pair_scratch(threads, inputs.shape.hidden_size, max_task_pairs(schedule));
   for_each_task(schedule, routing.num_tokens, threads,
                 [&](int thread, std::int32_t token, std::span<const std::int64_t> pair_ids) {
                   auto& mine = scratch[static_cast<std::size_t>(thread)];
