@@ -461,11 +461,6 @@ class Parser {
 
 namespace detail {
 
-void check_l2(std::string_view text) {
-  if (text != "cold" && text != "warm") {
-    throw InvalidArgument("l2", text, "must be cold or warm");
-  }
-}
 void check_system(std::string_view text) { parse_system(text); }
 void check_workload(std::string_view text) { WorkloadSpec::parse(text); }
 

@@ -19,7 +19,6 @@ struct ExperimentPoint : PointRequest {
   std::string system = "omnimoe";
   std::string workload;
   std::optional<std::int64_t> seed;
-  std::string l2;
   std::string device;  ///< modelled device, for the model alone
 };
 

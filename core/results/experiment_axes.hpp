@@ -9,7 +9,6 @@
 /// core/results/experiment*.cpp.
 namespace moescope::detail {
 
-void check_l2(std::string_view text);
 void check_system(std::string_view text);
 void check_workload(std::string_view text);
 
@@ -27,10 +26,6 @@ void for_each_axis(P& point, Visit&& visit) {
       visit(field, value);
     }
   });
-  visit(
-      RequestField{
-          .key = "l2", .about = "last-level cache before each sample: cold or warm", .check = check_l2},
-      point.l2);
   visit(RequestField{.key = "device",
                      .about = "modelled devices as moescope simulate takes them, NAME@l2_bytes=25MiB; for "
                               "--backend model"},

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "core/backend/moe_backend.hpp"
 #include "core/base/grid_text.hpp"
 #include "core/layer/dtype.hpp"
 #include "core/schedule/schedule_info.hpp"
@@ -117,6 +118,7 @@ void check_grid(std::string_view text) { parse_grid(text); }
 void check_dtype(std::string_view text) { parse_dtype(text); }
 void check_activation(std::string_view text) { parse_activation(text); }
 void check_gates(std::string_view text) { parse_gate_mode(text); }
+void check_l2(std::string_view text) { parse_l2_state(text); }
 
 }  // namespace detail
 

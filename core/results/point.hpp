@@ -16,6 +16,9 @@
 /// table of PointRequest. A new axis is a line in each, its meaning and its test (docs/developing.md).
 namespace moescope {
 
+/// Of rows. A new column raises it, and has it as PointField::since.
+inline constexpr int kResultSchemaVersion = 4;
+
 /// What a field of a point tells apart.
 enum class PointPart : std::uint8_t {
   kLayer,     ///< another layer, batch, routing or machine: never side by side in one table
@@ -170,10 +173,16 @@ struct PointRequest {
   std::string gates;
   std::optional<std::int64_t> group_size;
   std::optional<std::int64_t> tile_tokens;
+  std::string l2;
 };
 
 /// Where an option stands in --help.
-enum class RequestGroup : std::uint8_t { kShape, kSystem, kSchedule };
+enum class RequestGroup : std::uint8_t {
+  kShape,
+  kSystem,
+  kSchedule,
+  kRun  ///< how a point is measured: nothing that simulates it has these
+};
 
 /// A field of a request.
 struct RequestField {
@@ -192,6 +201,7 @@ void check_grid(std::string_view text);
 void check_dtype(std::string_view text);
 void check_activation(std::string_view text);
 void check_gates(std::string_view text);
+void check_l2(std::string_view text);
 }  // namespace detail
 
 /// Calls visit(RequestField, member) for every field: std::string or std::optional<std::int64_t>.
@@ -233,6 +243,9 @@ void for_each_request_field(R& request, Visit&& visit) {
                      "most tokens of a strip in one tile of the staircase kernels, 1 to 128 (default)",
                      kSchedule, 1, kStripTileTokens},
         request.tile_tokens);
+  visit(RequestField{"l2", "--l2", "STATE", "last-level cache before each sample: cold (default) or warm",
+                     kRun, 0, 0, detail::check_l2},
+        request.l2);
 }
 
 }  // namespace moescope

@@ -17,7 +17,6 @@
 
 namespace moescope {
 
-inline constexpr int kResultSchemaVersion = 4;
 /// Stage of rows about the device itself, whatever layer runs on it; other stages are those of stage.hpp.
 inline constexpr std::string_view kDeviceStage = "device";
 

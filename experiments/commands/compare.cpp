@@ -73,7 +73,8 @@ bool is_default_job(const CommonOptions& options) {
   bool asked = !options.workloads.empty();
   for_each_request_field(
       static_cast<const PointRequest&>(options), [&](const RequestField& field, const auto& value) {
-        asked = asked || (field.group != RequestGroup::kSchedule && value != std::decay_t<decltype(value)>());
+        asked = asked || (field.group != RequestGroup::kSchedule && field.group != RequestGroup::kRun &&
+                          value != std::decay_t<decltype(value)>());
       });
   return !asked;
 }

@@ -79,7 +79,7 @@ LayerProfile failed_profile(LayerStudy study, const DeviceCeilings& ceilings) {
 /// cudaProfilerStop, each stage in an NVTX range of its name.
 ExitCode run_for_external_profiler(const ProfileOptions& options) {
   const auto schedules = chosen_schedules(options);
-  const L2State l2 = parse_l2_state(options.l2);
+  const L2State l2 = sampling_options(options).l2;
   const auto points = plan(options);
   const auto backend = make_backend(options.backend);
   for (const auto& [workload, shape] : points) {
@@ -147,7 +147,6 @@ ExitCode profile(const ProfileOptions& options, const Invocation& invocation) {
   StandardTables out(options.tables);
   const auto schedules = chosen_schedules(options);
   const SamplingOptions sampling = sampling_options(options);
-  const L2State l2 = parse_l2_state(options.l2);
   const auto points = plan(options);
   const auto backend = make_backend(options.backend);
   const ProfileSource source = make_profile_source(options.source, options.backend, options.metrics);
@@ -173,15 +172,15 @@ ExitCode profile(const ProfileOptions& options, const Invocation& invocation) {
       const LayerInputs inputs =
           make_inputs(workload, shape, options.seed,
                       {.backend = backend->name(), .schedules = schedules, .judged_tokens = kJudgedTokens});
-      return profile_layer(*backend, inputs, schedules, sampling, l2, oracle_judge(inputs, kJudgedTokens),
+      return profile_layer(*backend, inputs, schedules, sampling, oracle_judge(inputs, kJudgedTokens),
                            source.setup(), ceilings, source.tracer.get(),
                            [&](std::string_view what) { progress.detail(what); });
     };
     profiles.push_back(or_failure(measure, [&](ExitCode code, const std::string& reason) {
-      return failed_profile(failed_study({workload, shape, options.seed},
-                                         {.schedules = schedules, .sampling = sampling, .l2 = l2},
-                                         backend->name(), code, reason),
-                            ceilings);
+      return failed_profile(
+          failed_study({workload, shape, options.seed}, {.schedules = schedules, .sampling = sampling},
+                       backend->name(), code, reason),
+          ceilings);
     }));
     for (const ResultRow& row : profile_rows(profiles.back())) {
       writer.write(row);

@@ -75,7 +75,7 @@ void print(TableOutput& out, const LayerStudy& study, const ScheduleStudy& point
            bool explain) {
   const bool scheduled = !study.baseline || study.baseline->has_routing();
   out.text() << fmt::format("{}  {}  {}  seed {}  L2 {}\n", study.workload, study_label(study),
-                            to_string(study.shape.dtype), study.seed, to_string(study.l2));
+                            to_string(study.shape.dtype), study.seed, to_string(study.sampling.l2));
   out.text() << fmt::format("{}on {} ({})\n\n", scheduled ? fmt::format("{} ", to_string(point.ran)) : "",
                             study.backend, device);
   out.show("stages", stage_table(point));
@@ -104,7 +104,6 @@ void print(TableOutput& out, const LayerStudy& study, const ScheduleStudy& point
 struct Bench {
   MoeBackend& backend;
   SamplingOptions sampling;
-  L2State l2;
   Progress& progress;
 
   StudyProgress say() const {
@@ -133,8 +132,8 @@ LayerStudy study_omnimoe(const CommonOptions& options, const Bench& bench) {
       make_inputs(workloads[0], shape, options.seed,
                   {.backend = bench.backend.name(), .schedules = schedules, .judged_tokens = kJudgedTokens});
   bench.progress.begin(workloads[0].name);
-  return study_layer(bench.backend, inputs, schedules, bench.sampling, bench.l2,
-                     oracle_judge(inputs, kJudgedTokens), bench.say());
+  return study_layer(bench.backend, inputs, schedules, bench.sampling, oracle_judge(inputs, kJudgedTokens),
+                     bench.say());
 }
 
 LayerStudy study_baseline(const CommonOptions& options, System system, const Bench& bench) {
@@ -148,21 +147,20 @@ LayerStudy study_baseline(const CommonOptions& options, System system, const Ben
   SystemSubject subject;
   subject.baseline = &inputs;
   subject.judge = system_judge(inputs, kJudgedTokens);
-  auto studies = study_systems(bench.backend, {&subject, 1}, bench.sampling, bench.l2, bench.say());
+  auto studies = study_systems(bench.backend, {&subject, 1}, bench.sampling, bench.say());
   return std::move(studies.front());
 }
 
 ExitCode run(const CommonOptions& options, const Invocation& invocation) {
   apply_threads(options);
   const SamplingOptions sampling = sampling_options(options);
-  const L2State l2 = parse_l2_state(options.l2);
   const System system = chosen_system(options);
   require_meaningful(options);
   StandardTables out(options.tables);
   const auto backend = make_backend(options.backend);
   const auto writer = open_rows(options.output, run_header(invocation, *backend));
   Progress progress(std::cerr, progress_style(options), 1);
-  const Bench bench{*backend, sampling, l2, progress};
+  const Bench bench{*backend, sampling, progress};
   const LayerStudy study =
       system == System::kOmniMoe ? study_omnimoe(options, bench) : study_baseline(options, system, bench);
   const ScheduleStudy& point = study.schedules[0];

@@ -100,8 +100,7 @@ void add_machine_options(Cli app, CommonOptions& options) {
 }
 
 void add_sampling_options(Cli app, CommonOptions& options) {
-  app.add_option("--l2", options.l2, "last-level cache before each sample: cold (default) or warm")
-      .type_name("STATE");
+  add_request_options(app, options, RequestGroup::kRun);
   add_sample_count_options(app, options);
 }
 
@@ -224,20 +223,14 @@ std::vector<ScheduleOptions> chosen_schedules(const CommonOptions& options) {
 
 SamplingOptions sampling_options(const CommonOptions& options) {
   SamplingOptions sampling;
+  if (!options.l2.empty()) {
+    sampling.l2 = parse_l2_state(options.l2);
+  }
   sampling.min_samples = options.min_samples;
   sampling.max_rounds = std::max(sampling.max_rounds, options.min_samples);
   sampling.max_time_s = options.max_time_s;
   sampling.validate();
   return sampling;
-}
-
-L2State parse_l2_state(const std::string& text) {
-  for (const L2State state : {L2State::kCold, L2State::kWarm}) {
-    if (to_string(state) == text) {
-      return state;
-    }
-  }
-  throw InvalidArgument("l2", text, "must be cold or warm");
 }
 
 void apply_threads(const CommonOptions& options) {

@@ -32,7 +32,6 @@ struct CommonOptions : PointRequest {
   std::vector<std::string> schedules;
   std::string tuned_on;
   std::string backend = "cpu";
-  std::string l2 = "cold";
   std::string output;
   int threads = 0;
   bool quiet = false;
@@ -51,7 +50,7 @@ void add_schedule_options(Cli app, CommonOptions& options);
 void add_tuned_option(Cli app, CommonOptions& options);
 /// --backend, --threads, --quiet.
 void add_machine_options(Cli app, CommonOptions& options);
-/// --l2, --min-samples, --max-time.
+/// How a point is measured: the request's own (--l2), --min-samples, --max-time.
 void add_sampling_options(Cli app, CommonOptions& options);
 /// --min-samples, --max-time alone.
 void add_sample_count_options(Cli app, CommonOptions& options);
@@ -90,8 +89,6 @@ LayerInputs make_inputs(const NamedWorkload& workload, const LayerShape& shape, 
 /// Schedules asked for, without any: all but auto. Throws InvalidArgument.
 std::vector<ScheduleOptions> chosen_schedules(const CommonOptions& options);
 SamplingOptions sampling_options(const CommonOptions& options);
-/// Throws InvalidArgument("l2", ...).
-L2State parse_l2_state(const std::string& text);
 
 /// Applies --threads to OpenMP. Throws InvalidArgument("threads", ...).
 void apply_threads(const CommonOptions& options);

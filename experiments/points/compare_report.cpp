@@ -153,8 +153,8 @@ void print_comparison(TableOutput& out, const std::vector<LayerStudy>& studies, 
   for (const Studies group : by_shape(studies)) {
     const LayerStudy& first = group.front();
     out.text() << fmt::format("{}, {}, {} on {}, L2 {}, seed {}\n\n", first.shape.label(),
-                              to_string(first.shape.dtype), first.backend, device, to_string(first.l2),
-                              first.seed);
+                              to_string(first.shape.dtype), first.backend, device,
+                              to_string(first.sampling.l2), first.seed);
     out.show(fmt::format("workloads {}", first.shape.label()), workload_table(group));
     out.text() << '\n';
     out.show(fmt::format("schedules {}", first.shape.label()), schedule_table(group));

@@ -82,7 +82,7 @@ void print(TableOutput& out, const std::vector<LayerStudy>& studies, const std::
   }
   const LayerStudy& first = studies.front();
   out.text() << fmt::format("{}, {}, {} on {}, L2 {}, seed {}\n\n", first.workload,
-                            to_string(first.shape.dtype), first.backend, device, to_string(first.l2),
+                            to_string(first.shape.dtype), first.backend, device, to_string(first.sampling.l2),
                             first.seed);
   out.show("systems", table);
   out.text()
@@ -111,7 +111,6 @@ std::vector<CommonOptions> one_workload_each(const CommonOptions& options) {
 ExitCode compare_systems(const CommonOptions& options, const Invocation& invocation) {
   StandardTables out(options.tables);
   const SamplingOptions sampling = sampling_options(options);
-  const L2State l2 = parse_l2_state(options.l2);
   (void)chosen_schedules(options);  // refused before anything is written
   std::deque<SystemLineup> lineups;
   for (CommonOptions& job : one_workload_each(options)) {
@@ -126,8 +125,8 @@ ExitCode compare_systems(const CommonOptions& options, const Invocation& invocat
     for (; !lineups.empty(); lineups.pop_front()) {  // inputs are gone before the next ones are made
       progress.begin(lineups.front().workload());
       const auto subjects = lineups.front().subjects();
-      by_workload.push_back(study_systems(*backend, subjects, sampling, l2,
-                                          [&](std::string_view what) { progress.detail(what); }));
+      by_workload.push_back(
+          study_systems(*backend, subjects, sampling, [&](std::string_view what) { progress.detail(what); }));
       for (const LayerStudy& study : by_workload.back()) {
         for (const ResultRow& row : study_rows(study)) {
           writer.write(row);

@@ -18,7 +18,7 @@ bool same_weights(const LayerShape& a, const LayerShape& b) {
 }  // namespace
 
 StudyPlan study_plan(const CommonOptions& options) {
-  StudyPlan plan{chosen_schedules(options), sampling_options(options), parse_l2_state(options.l2)};
+  StudyPlan plan{chosen_schedules(options), sampling_options(options)};
   if (!options.tuned_on.empty()) {
     plan.tuned_on = named_workload(options.tuned_on);
   }
@@ -68,7 +68,7 @@ LayerStudy PointStudy::study(const StudyPoint& point, const StudyPlan& plan, con
     }
     const LayerInputs inputs = make_inputs(
         point, {.backend = backend_.name(), .schedules = schedules, .judged_tokens = kJudgedTokens});
-    LayerStudy study = study_layer(backend_, inputs, schedules, plan.sampling, plan.l2,
+    LayerStudy study = study_layer(backend_, inputs, schedules, plan.sampling,
                                    oracle_judge(inputs, kJudgedTokens), progress);
     if (plan.tuned_on) {
       study.schedules.back().tuned_on = plan.tuned_on->name;
@@ -88,7 +88,7 @@ LayerStudy failed_study(const StudyPoint& point, const StudyPlan& plan, std::str
   study.workload = point.workload.name;
   study.seed = point.seed;
   study.backend = backend;
-  study.l2 = plan.l2;
+  study.sampling = plan.sampling;
   for (const ScheduleOptions& schedule : plan.schedules) {
     ScheduleStudy& failed = study.schedules.emplace_back();
     failed.options = schedule;

@@ -23,7 +23,6 @@ struct StudyPoint {
 struct StudyPlan {
   std::vector<ScheduleOptions> schedules;
   SamplingOptions sampling;
-  L2State l2 = L2State::kCold;
   /// What auto chooses here is measured as well: a schedule that was tuned for another routing.
   std::optional<NamedWorkload> tuned_on = std::nullopt;
 };

@@ -29,21 +29,22 @@ class ReproCommand {
   void add_count(std::string_view option, const std::optional<std::int64_t>& value) {
     add(option, value ? fmt::format("{}", *value) : "");
   }
+  /// What says how it is measured.
+  void add_run(const CommonOptions& options) {
+    for_each_request_field(options, [&](const RequestField& field, const auto& asked) {
+      if (field.group == RequestGroup::kRun) {
+        add_field(field, asked);
+      }
+    });
+  }
   /// What says which layer it is: shape, workload, schedules.
   void add_layer(const CommonOptions& options) {
     const System system = chosen_system(options);
     const bool omnimoe = system == System::kOmniMoe;
     add("--system", omnimoe ? "" : std::string(to_string(system)));
     for_each_request_field(options, [&](const RequestField& field, const auto& asked) {
-      if (!system_has(system, field.key)) {
-        return;
-      }
-      const std::string_view names = field.options;
-      const std::string_view option = names.substr(0, names.find(','));
-      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(asked)>, std::string>) {
-        add(option, asked);
-      } else {
-        add_count(option, asked);
+      if (field.group != RequestGroup::kRun && system_has(system, field.key)) {
+        add_field(field, asked);
       }
     });
     for (const std::string& workload : options.workloads) {
@@ -63,6 +64,17 @@ class ReproCommand {
   const std::string& text() const { return text_; }
 
  private:
+  template <class Value>
+  void add_field(const RequestField& field, const Value& asked) {
+    const std::string_view names = field.options;
+    const std::string_view option = names.substr(0, names.find(','));
+    if constexpr (std::is_same_v<Value, std::string>) {
+      add(option, asked);
+    } else {
+      add_count(option, asked);
+    }
+  }
+
   std::string text_;
 };
 
@@ -81,9 +93,6 @@ CommonOptions point_options(const Experiment& experiment, const ExperimentPoint&
   if (point.seed) {
     options.seed = static_cast<std::uint64_t>(*point.seed);
   }
-  if (!point.l2.empty()) {
-    options.l2 = point.l2;
-  }
   if (experiment.min_samples) {
     options.min_samples = *experiment.min_samples;
   }
@@ -99,7 +108,7 @@ std::string repro_command(const CommonOptions& options) {
   command.add("--tuned-on", options.tuned_on);
   command.add("--backend", options.backend);
   command.add("--threads", options.threads > 0 ? fmt::format("{}", options.threads) : "");
-  command.add("--l2", options.l2);
+  command.add_run(options);
   command.add_count("--min-samples", options.min_samples);
   command.add("--max-time", fmt::format("{}", options.max_time_s));
   return command.text();

@@ -83,8 +83,7 @@ LayerStudy PlannedStudy::study(const PlannedPoint& planned, const StudyProgress&
     }
     study_.release();
     const auto subjects = lineup.subjects();
-    return std::move(
-        study_systems(backend_, subjects, planned.plan.sampling, planned.plan.l2, progress).front());
+    return std::move(study_systems(backend_, subjects, planned.plan.sampling, progress).front());
   };
   return or_failure(study, [&](ExitCode code, const std::string& reason) {
     return give_up(Status::kFailed, code, reason);

@@ -87,12 +87,11 @@ std::vector<Limit> LayerProfile::limits(std::size_t schedule, Stage stage) const
 
 LayerProfile profile_layer(MoeBackend& backend, const LayerInputs& inputs,
                            std::span<const ScheduleOptions> schedules, const SamplingOptions& sampling,
-                           L2State l2, const Judge& judge, const CounterSetup& counters,
-                           const DeviceCeilings& ceilings, KernelTracer* tracer,
-                           const StudyProgress& progress) {
+                           const Judge& judge, const CounterSetup& counters, const DeviceCeilings& ceilings,
+                           KernelTracer* tracer, const StudyProgress& progress) {
   LayerProfile profile;
   profile.ceilings = ceilings;
-  profile.study = study_layer(backend, inputs, schedules, sampling, l2, judge, progress);
+  profile.study = study_layer(backend, inputs, schedules, sampling, judge, progress);
   if (tracer == nullptr) {
     profile.no_kernels = fmt::format("the {} backend has no kernels to trace", backend.name());
   }
@@ -108,7 +107,7 @@ LayerProfile profile_layer(MoeBackend& backend, const LayerInputs& inputs,
     }
     const auto execution = backend.prepare(inputs, point.options);
     if (counters.source != nullptr) {
-      counted = count_layer(*execution, *counters.source, counters.selection, l2);
+      counted = count_layer(*execution, *counters.source, counters.selection, sampling.l2);
     }
     try {
       if (tracer != nullptr) {

@@ -45,9 +45,8 @@ struct LayerProfile {
 /// more for its kernels. `tracer` may be null. Throws what study_layer throws.
 LayerProfile profile_layer(MoeBackend& backend, const LayerInputs& inputs,
                            std::span<const ScheduleOptions> schedules, const SamplingOptions& sampling,
-                           L2State l2, const Judge& judge, const CounterSetup& counters,
-                           const DeviceCeilings& ceilings, KernelTracer* tracer,
-                           const StudyProgress& progress = {});
+                           const Judge& judge, const CounterSetup& counters, const DeviceCeilings& ceilings,
+                           KernelTracer* tracer, const StudyProgress& progress = {});
 
 /// The study's rows; ceilings are rows of their own (ceiling_rows). Per stage and metric one measured row,
 /// unavailable with the reason where there is no value; then what follows from counters, times and ceilings:

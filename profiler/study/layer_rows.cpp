@@ -213,7 +213,7 @@ Point schedule_point(const LayerStudy& study, const ScheduleStudy& schedule) {
   Point point = study_point(study);
   point.set_schedule(schedule.options);
   point.schedule = study.baseline && !study.baseline->has_routing() ? "none" : schedule.name();
-  point.l2_state = to_string(study.l2);
+  point.l2_state = to_string(study.sampling.l2);
   return point;
 }
 

@@ -35,7 +35,7 @@ Routing route(MoeBackend& backend, const LayerInputs& inputs) {
 
 LayerStudy study_layer(MoeBackend& backend, const LayerInputs& inputs,
                        std::span<const ScheduleOptions> schedules, const SamplingOptions& sampling,
-                       L2State l2, const Judge& judge, const StudyProgress& progress) {
+                       const Judge& judge, const StudyProgress& progress) {
   sampling.validate();
   const auto say = [&](std::string_view what) {
     if (progress) {
@@ -49,13 +49,13 @@ LayerStudy study_layer(MoeBackend& backend, const LayerInputs& inputs,
   study.workload = inputs.workload;
   study.seed = inputs.seed;
   study.backend = backend.name();
-  study.l2 = l2;
+  study.sampling = sampling;
   study.skew = compute_skew(routing);
   study.floor_bytes = expert_floor_bytes(inputs.shape, routing);
 
   study.schedules.resize(schedules.size());
   const std::int64_t weight_bytes = layer_weight_bytes(inputs);
-  detail::StudyRounds rounds(l2);
+  detail::StudyRounds rounds(sampling);
   for (std::size_t s = 0; s < schedules.size(); ++s) {
     ScheduleStudy& point = study.schedules[s];
     point.options = schedules[s];
@@ -74,7 +74,7 @@ LayerStudy study_layer(MoeBackend& backend, const LayerInputs& inputs,
         },
         judge);
   }
-  rounds.measure(sampling, say);
+  rounds.measure(say);
   const ScheduleStudy* baseline = study.find(ScheduleKind::kTokenCentric);
   for (ScheduleStudy& point : study.schedules) {
     if (baseline == nullptr || baseline->status != Status::kOk || point.status != Status::kOk) {

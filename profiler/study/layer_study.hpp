@@ -52,7 +52,7 @@ struct LayerStudy {
   std::string workload;
   std::uint64_t seed = 0;
   std::string backend;
-  L2State l2 = L2State::kCold;
+  SamplingOptions sampling;
   SkewMetrics skew;
   std::int64_t floor_bytes = 0;  ///< expert_floor_bytes
   std::vector<ScheduleStudy> schedules;
@@ -79,7 +79,7 @@ Routing route(MoeBackend& backend, const LayerInputs& inputs);
 /// failed; both with reason. Throws what routing throws: without routing there is nothing to study.
 LayerStudy study_layer(MoeBackend& backend, const LayerInputs& inputs,
                        std::span<const ScheduleOptions> schedules, const SamplingOptions& sampling,
-                       L2State l2, const Judge& judge, const StudyProgress& progress = {});
+                       const Judge& judge, const StudyProgress& progress = {});
 
 /// Bytes of W, V, router with its biases and shared MLP.
 std::int64_t layer_weight_bytes(const LayerInputs& inputs);

@@ -12,8 +12,10 @@
 
 namespace moescope {
 
-/// When sampling stops. Every number of rounds and seconds is for all arms together.
+/// How samples are taken, and when sampling stops. Every number of rounds and seconds is for all arms
+/// together.
 struct SamplingOptions {
+  L2State l2 = L2State::kCold;       ///< before each sample
   std::int64_t warmup_rounds = 1;    ///< run and thrown away
   std::int64_t min_samples = 10;     ///< per arm; a quick look may use fewer, never fewer than 2
   std::int64_t max_rounds = 200;     ///< limit of rounds, discarded samples included

@@ -34,7 +34,7 @@ void StudyRounds::add(ScheduleStudy& point, const std::function<std::unique_ptr<
                       const std::function<void(LayerExecution&)>& account, const Judge& judge) {
   or_failed(point, [&] {
     auto execution = prepare();
-    execution->run(l2_);
+    execution->run(sampling_.l2);
     point.ran = execution->schedule_options();
     point.explanation = execution->explanation();
     point.deterministic = execution->deterministic();
@@ -46,18 +46,18 @@ void StudyRounds::add(ScheduleStudy& point, const std::function<std::unique_ptr<
   });
 }
 
-void StudyRounds::measure(const SamplingOptions& sampling, const StudyProgress& say) {
+void StudyRounds::measure(const StudyProgress& say) {
   std::vector<Arm> arms;
   for (std::size_t a = 0; a < executions_.size(); ++a) {
-    arms.push_back(
-        {std::string(to_string(points_[a]->options.kind)), [execution = executions_[a].get(), l2 = l2_] {
-           return ArmSample{execution->run(l2), execution->clocks()};
-         }});
+    arms.push_back({std::string(to_string(points_[a]->options.kind)),
+                    [execution = executions_[a].get(), l2 = sampling_.l2] {
+                      return ArmSample{execution->run(l2), execution->clocks()};
+                    }});
   }
   const auto now_s = [] {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
   };
-  auto results = sample_alternating(arms, sampling, now_s,
+  auto results = sample_alternating(arms, sampling_, now_s,
                                     [&](std::int64_t round) { say(fmt::format("round {}", round)); });
   for (std::size_t a = 0; a < results.size(); ++a) {
     ScheduleStudy& point = *points_[a];

@@ -14,17 +14,17 @@ namespace moescope::detail {
 /// measure() is done.
 class StudyRounds {
  public:
-  explicit StudyRounds(L2State l2) : l2_(l2) {}
+  explicit StudyRounds(const SamplingOptions& sampling) : sampling_(sampling) {}
 
   /// Prepares a layer, runs it once, accounts for it and judges its output. An error that belongs to this one
   /// point makes it failed, with the reason; a bug is thrown.
   void add(ScheduleStudy& point, const std::function<std::unique_ptr<LayerExecution>()>& prepare,
            const std::function<void(LayerExecution&)>& account, const Judge& judge);
   /// Samples everything that was added, alternating.
-  void measure(const SamplingOptions& sampling, const StudyProgress& say);
+  void measure(const StudyProgress& say);
 
  private:
-  L2State l2_;
+  SamplingOptions sampling_;
   std::vector<std::unique_ptr<LayerExecution>> executions_;
   std::vector<ScheduleStudy*> points_;  ///< of the executions
 };

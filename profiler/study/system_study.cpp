@@ -6,10 +6,11 @@
 namespace moescope {
 namespace {
 
-LayerStudy study_of(const MoeBackend& backend, const SystemSubject& subject, L2State l2) {
+LayerStudy study_of(const MoeBackend& backend, const SystemSubject& subject,
+                    const SamplingOptions& sampling) {
   LayerStudy study = subject.failed.value_or(LayerStudy{});
   study.backend = backend.name();
-  study.l2 = l2;
+  study.sampling = sampling;
   if (subject.failed) {
     return study;
   }
@@ -62,8 +63,7 @@ void account(MoeBackend& backend, const SystemSubject& subject, LayerExecution& 
 }  // namespace
 
 std::vector<LayerStudy> study_systems(MoeBackend& backend, std::span<const SystemSubject> subjects,
-                                      const SamplingOptions& sampling, L2State l2,
-                                      const StudyProgress& progress) {
+                                      const SamplingOptions& sampling, const StudyProgress& progress) {
   sampling.validate();
   const StudyProgress say = [&](std::string_view what) {
     if (progress) {
@@ -72,9 +72,9 @@ std::vector<LayerStudy> study_systems(MoeBackend& backend, std::span<const Syste
   };
   std::vector<LayerStudy> studies;
   for (const SystemSubject& subject : subjects) {
-    studies.push_back(study_of(backend, subject, l2));
+    studies.push_back(study_of(backend, subject, sampling));
   }
-  detail::StudyRounds rounds(l2);
+  detail::StudyRounds rounds(sampling);
   for (std::size_t s = 0; s < subjects.size(); ++s) {
     const SystemSubject& subject = subjects[s];
     if (subject.failed) {
@@ -95,7 +95,7 @@ std::vector<LayerStudy> study_systems(MoeBackend& backend, std::span<const Syste
         },
         [&](LayerExecution& execution) { account(backend, subject, execution, studies[s]); }, subject.judge);
   }
-  rounds.measure(sampling, say);
+  rounds.measure(say);
   return studies;
 }
 

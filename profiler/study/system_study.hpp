@@ -16,7 +16,7 @@ struct SystemSubject {
   const LayerInputs* omnimoe = nullptr;
   ScheduleOptions schedule;  ///< of omnimoe
   const SystemInputs* baseline = nullptr;
-  std::optional<LayerStudy> failed;  ///< its study, of one failed point; backend and L2 state are filled in
+  std::optional<LayerStudy> failed;  ///< its study, of one failed point; backend and sampling are filled in
   Judge judge;
 };
 
@@ -24,8 +24,7 @@ struct SystemSubject {
 /// of one point each, in the order given. What the backend lacks is skipped, what throws Error or runs out of
 /// memory is failed; both with reason.
 std::vector<LayerStudy> study_systems(MoeBackend& backend, std::span<const SystemSubject> subjects,
-                                      const SamplingOptions& sampling, L2State l2,
-                                      const StudyProgress& progress = {});
+                                      const SamplingOptions& sampling, const StudyProgress& progress = {});
 
 /// What a study is of, for tables: "gshard_L1024_d1024_N128_K2", "L1024_d1024_N102400_K512" for omnimoe.
 std::string study_label(const LayerStudy& study);

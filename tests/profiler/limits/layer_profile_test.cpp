@@ -66,6 +66,7 @@ struct Fixture {
       schedules.push_back({.kind = kind});
     }
     SamplingOptions sampling;
+    sampling.l2 = l2;
     sampling.min_samples = 2;
     sampling.max_rounds = 2;
     CounterSetup setup;
@@ -78,8 +79,8 @@ struct Fixture {
     omp_set_num_threads(1);  // nothing here is worth waking others
     ReferenceBackend backend;
     return profile_layer(
-        backend, inputs, schedules, sampling, l2,
-        [](const HostTensor&, const Routing&) { return ErrorReport{}; }, setup, fake_ceilings(), &tracer);
+        backend, inputs, schedules, sampling, [](const HostTensor&, const Routing&) { return ErrorReport{}; },
+        setup, fake_ceilings(), &tracer);
   }
 };
 

@@ -80,7 +80,7 @@ LayerInputs make_inputs() {
 LayerStudy make_study(const std::vector<ScheduleOptions>& schedules, const Judge& judge) {
   FakeBackend backend;
   const LayerInputs inputs = make_inputs();
-  return study_layer(backend, inputs, schedules, {}, L2State::kWarm, judge);
+  return study_layer(backend, inputs, schedules, {.l2 = L2State::kWarm}, judge);
 }
 
 ErrorReport small_error(const HostTensor&, const Routing&) {
