@@ -218,7 +218,6 @@ def generated(program: Path) -> dict[Path, str]:
     """What every file should hold."""
     result = json.loads(run_program(program, "schema", "result"))
     experiment = json.loads(run_program(program, "schema", "experiment"))
-    axes = experiment["properties"]["axes"]["properties"]
     point = result["$defs"]["point_line"]["properties"]["point"]["properties"]
     parts = {
         "README.md": [("<!-- gpu-table: begin -->", "<!-- gpu-table: end -->", times_table(SHOWN, COMPARED))],
@@ -229,7 +228,6 @@ def generated(program: Path) -> dict[Path, str]:
             ("<!-- fields: counters -->", "<!-- end -->", counter_fields())],
         "docs/reference/files.md": [
             ("<!-- fields: experiment -->", "<!-- end -->", plain_fields(experiment["properties"], {})),
-            ("<!-- fields: axes -->", "<!-- end -->", plain_fields(axes, {})),
             ("<!-- fields: device -->", "<!-- end -->", device_fields())],
         "docs/performance/index.md": [("<!-- kernels: now -->", "<!-- end -->", kernel_table(["h100", "h200"]))],
         f"docs/results/{SHOWN}.md": [
