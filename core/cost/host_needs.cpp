@@ -5,6 +5,7 @@
 
 #include "core/schedule/schedule_buckets.hpp"
 #include "core/schedule/schedule_info.hpp"
+#include "core/tiling/strip_tiles.hpp"
 
 namespace moescope {
 namespace {
@@ -23,12 +24,8 @@ struct Extents {
       : tokens(real(shape.num_tokens)),
         pairs(real(shape.num_tokens) * real(shape.top_k)),
         active(std::min(real(shape.num_experts()), pairs)),
-        groups(std::ceil(active / real(std::max<std::int64_t>(options.group_size, 1)))) {
-    const double top_k = real(shape.top_k);
-    strips_of_token = options.strip_rule == StripRule::kRowsOnly
-                          ? std::min(top_k, real(shape.grid_rows))
-                          : std::min(top_k, std::floor(2 * std::sqrt(top_k)));
-  }
+        groups(std::ceil(active / real(std::max<std::int64_t>(options.group_size, 1)))),
+        strips_of_token(real(std::min(shape.top_k, max_strips_of_token(shape, options.strip_rule)))) {}
 };
 
 /// items, experts, tokens with their pair_offsets, sorted_pair_ids.
