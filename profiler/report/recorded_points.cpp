@@ -3,8 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <map>
+#include <type_traits>
 #include <utility>
 
 #include "core/schedule/schedule_info.hpp"
@@ -26,37 +26,82 @@ std::optional<double> sum_over_expert_stages(const RecordedSchedule& schedule,
   return sum;
 }
 
+constexpr std::string_view kNone = "none";
+
+std::string text_of(const std::string& value) { return value == kNone ? "" : value; }
 std::string text_of(const std::optional<std::int64_t>& value) { return value ? fmt::to_string(*value) : ""; }
+template <class T>
+requires std::is_arithmetic_v<T> std::string text_of(T value) { return fmt::to_string(value); }
 
-constexpr const char* kNoL2 = "none";
+void reset(std::string& value) { value = kNone; }
+void reset(std::optional<std::int64_t>& value) { value.reset(); }
+template <class T>
+requires std::is_arithmetic_v<T>
+void reset(T&) {}
 
-/// The axes that a schedule may have of its own, or that its rows may leave open: group size, tile size, L2.
-constexpr std::array<std::string (*)(const ResultRow&), 3> kOpenAxes = {
-    [](const ResultRow& row) { return text_of(row.group_size); },
-    [](const ResultRow& row) { return text_of(row.tile_tokens); },
-    [](const ResultRow& row) { return row.l2_state == kNoL2 ? std::string() : row.l2_state; }};
-using OpenValues = std::array<std::string, kOpenAxes.size()>;  ///< empty: any
+/// Calls visit(place, member) for the axes that a schedule may have of its own, or that its rows may leave
+/// open: all fields of a point that tell schedules and states apart, but the name, and the rank, of which one
+/// run has several.
+template <class P, class Visit>
+void for_each_open(P& point, const Visit& visit) {
+  std::size_t axis = 0;
+  for_each_field(point, [&](const PointField& field, auto& value) {
+    const std::string_view key = field.key;
+    if (field.part != PointPart::kLayer && key != "schedule" && key != "rank") {
+      visit(axis++, value);
+    }
+  });
+}
+
+/// By place; empty: any.
+using OpenValues = std::vector<std::string>;
+OpenValues open_values(const Point& point) {
+  OpenValues values;
+  for_each_open(point, [&](std::size_t, const auto& value) { values.push_back(text_of(value)); });
+  return values;
+}
+
+/// Takes what `point` says of one axis.
+void take_open(Point& what, const Point& point, std::size_t axis) {
+  for_each_open(what, [&](std::size_t place, auto& mine) {
+    for_each_open(point, [&](std::size_t other, const auto& theirs) {
+      if constexpr (std::is_same_v<std::remove_cvref_t<decltype(mine)>,
+                                   std::remove_cvref_t<decltype(theirs)>>) {
+        if (place == axis && other == axis) {
+          mine = theirs;
+        }
+      }
+    });
+  });
+}
+
+/// A row with its open axes.
+struct OpenRow {
+  const ResultRow* row;
+  OpenValues values;
+};
 
 /// Rows that agree on all other axes, and what schedules were recorded with.
 class RowGroup {
  public:
   void add(const ResultRow& row) {
-    rows_.push_back(&row);
-    for (std::size_t axis = 0; axis < kOpenAxes.size(); ++axis) {
-      const std::string value = kOpenAxes[axis](row);
-      auto& values = values_[row.schedule][axis];
-      if (!value.empty() && std::ranges::find(values, value) == values.end()) {
-        values.push_back(value);
+    rows_.push_back({&row, open_values(row)});
+    auto& known = values_[row.schedule];
+    known.resize(rows_.back().values.size());
+    for (std::size_t axis = 0; axis < known.size(); ++axis) {
+      const std::string& value = rows_.back().values[axis];
+      if (!value.empty() && std::ranges::find(known[axis], value) == known[axis].end()) {
+        known[axis].push_back(value);
       }
     }
   }
-  const std::vector<const ResultRow*>& rows() const { return rows_; }
+  const std::vector<OpenRow>& rows() const { return rows_; }
 
   /// Every combination of the values by which one and the same schedule was recorded more than once: each is
   /// a layer of its own. One, with nothing in it, without such a schedule.
   std::vector<OpenValues> layers() const {
-    std::vector<OpenValues> all(1);
-    for (std::size_t axis = 0; axis < kOpenAxes.size(); ++axis) {
+    std::vector<OpenValues> all(1, OpenValues(rows_.front().values.size()));
+    for (std::size_t axis = 0; axis < all.front().size(); ++axis) {
       std::vector<std::string> split;
       for (const auto& [schedule, values] : values_) {
         for (const std::string& value : values[axis]) {
@@ -79,11 +124,11 @@ class RowGroup {
 
   /// Whether a row belongs to the layer of these values: it has no other of its own where its schedule has
   /// several.
-  bool takes(const OpenValues& layer, const ResultRow& row) const {
-    for (std::size_t axis = 0; axis < kOpenAxes.size(); ++axis) {
-      const std::string value = kOpenAxes[axis](row);
+  bool takes(const OpenValues& layer, const OpenRow& open) const {
+    for (std::size_t axis = 0; axis < layer.size(); ++axis) {
+      const std::string& value = open.values[axis];
       if (!layer[axis].empty() && !value.empty() && value != layer[axis] &&
-          values_.at(row.schedule)[axis].size() > 1) {
+          values_.at(open.row->schedule)[axis].size() > 1) {
         return false;
       }
     }
@@ -91,8 +136,8 @@ class RowGroup {
   }
 
  private:
-  std::vector<const ResultRow*> rows_;
-  std::map<std::string, std::array<std::vector<std::string>, kOpenAxes.size()>> values_;
+  std::vector<OpenRow> rows_;
+  std::map<std::string, std::vector<std::vector<std::string>>> values_;  ///< of a schedule, by axis
 };
 
 RecordedSchedule& schedule_of(RecordedLayer& layer, const std::string& name) {
@@ -107,37 +152,32 @@ RecordedSchedule& schedule_of(RecordedLayer& layer, const std::string& name) {
   return layer.schedules.back();
 }
 
+/// Whether the schedule is a choice among others. Such a row says what was chosen.
+bool is_choice(const ResultRow& row) {
+  const ScheduleInfo* info = find_schedule_info(row.schedule);
+  return info != nullptr && info->chosen;
+}
+
 /// The layer of `values` among the rows of a group.
 RecordedLayer layer_of(const RunHeader& header, const RowGroup& group, const OpenValues& values) {
-  RecordedLayer layer{&header, *group.rows().front(), {"none", {}}, {}};
-  layer.what.group_size.reset();
-  layer.what.tile_tokens.reset();
-  layer.what.l2_state = kNoL2;
-  const auto fits = [&](std::size_t axis, const ResultRow& row) {
-    return values[axis].empty() || values[axis] == kOpenAxes[axis](row);
-  };
-  for (const ResultRow* row : group.rows()) {
-    if (group.takes(values, *row)) {
-      schedule_of(layer, row->schedule).rows.push_back(row);
-      layer.what.l2_state =
-          layer.what.l2_state == kNoL2 && fits(2, *row) ? row->l2_state : layer.what.l2_state;
+  RecordedLayer layer{&header, *group.rows().front().row, {"none", {}}, {}};
+  for_each_open(static_cast<Point&>(layer.what), [](std::size_t, auto& value) { reset(value); });
+  std::vector<const OpenRow*> taken;
+  for (const OpenRow& open : group.rows()) {
+    if (group.takes(values, open)) {
+      schedule_of(layer, open.row->schedule).rows.push_back(open.row);
+      taken.push_back(&open);
     }
   }
-  // A schedule that chooses says what it chose; the sizes that a layer was run with are the others'.
-  for (const bool chosen : {false, true}) {
-    for (const RecordedSchedule& schedule : layer.schedules) {
-      const ScheduleInfo* info = find_schedule_info(schedule.name);
-      for (const ResultRow* row : schedule.rows) {
-        if ((info != nullptr && info->chosen) != chosen) {
-          continue;
-        }
-        if (!layer.what.group_size && fits(0, *row)) {
-          layer.what.group_size = row->group_size;
-        }
-        if (!layer.what.tile_tokens && fits(1, *row)) {
-          layer.what.tile_tokens = row->tile_tokens;
-        }
-      }
+  // What a layer was run with is what its rows say, before those of schedules that choose.
+  std::ranges::stable_partition(taken, [](const OpenRow* open) { return !is_choice(*open->row); });
+  for (std::size_t axis = 0; axis < values.size(); ++axis) {
+    const auto first = std::ranges::find_if(taken, [&](const OpenRow* open) {
+      const std::string& value = open->values[axis];
+      return !value.empty() && (values[axis].empty() || values[axis] == value);
+    });
+    if (first != taken.end()) {
+      take_open(layer.what, *(*first)->row, axis);
     }
   }
   return layer;

@@ -30,8 +30,7 @@ struct RecordedSchedule {
 /// from.
 struct RecordedLayer {
   const RunHeader* header = nullptr;
-  ResultRow
-      what;  ///< the fields that its rows share; l2_state, group_size and tile_tokens of those that have one
+  ResultRow what;  ///< the fields that its rows share; L2 state, group size and such of those that have one
   RecordedSchedule common;                  ///< rows that belong to no schedule: skew, floor
   std::vector<RecordedSchedule> schedules;  ///< in the order of the rows
 
@@ -40,9 +39,9 @@ struct RecordedLayer {
 };
 
 /// Groups the rows of runs into layers, in their order: rows of one run (and of one of its sweep's points)
-/// that agree on every axis. Group size, tile size and L2 state are a schedule's: they make layers of their
-/// own where one schedule was recorded with several; rows without them, such as formulas, belong to each of
-/// those. Rows of other kinds (tests, devices) are left out.
+/// that agree on every axis. Group size, tile size, L2 state and such are a schedule's: they make layers of
+/// their own where one schedule was recorded with several; rows without them, such as formulas, belong to
+/// each of those. Rows of other kinds (tests, devices) are left out.
 std::vector<RecordedLayer> recorded_layers(std::span<const RecordedRun> runs);
 
 }  // namespace moescope

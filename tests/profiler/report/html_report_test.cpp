@@ -156,6 +156,23 @@ TEST(RecordedLayers, AreApartWhereAnyAxisDiffers) {
   EXPECT_EQ(layers_with([](ResultRow& row) { row.seed = 1; }), 2U);
   EXPECT_EQ(layers_with([](ResultRow& row) { row.l2_state = "warm"; }), 2U);
   EXPECT_EQ(layers_with([](ResultRow& row) { row.point = "p2"; }), 2U);
+  // Whatever field of a point it is: one schedule with two values is two layers, but for ranks of one run.
+  for_each_field(Point(), [](const PointField& field, const auto&) {
+    const std::string_view key = field.key;
+    RecordedRun run;
+    for (const char* value : {"8", "32"}) {
+      ResultRow& row = run.rows.emplace_back(make_row("staircase", Stage::kLayer, "time_s", 1, 16));
+      for_each_field(static_cast<Point&>(row), [&](const PointField& other, auto& member) {
+        if constexpr (std::is_same_v<std::remove_cvref_t<decltype(member)>, std::string>) {
+          member = other.key == key ? value : member;
+        } else {
+          member = other.key == key ? std::stoi(value) : member;
+        }
+      });
+    }
+    const std::vector<RecordedRun> runs = {run};
+    EXPECT_EQ(recorded_layers(runs).size(), key == "schedule" || key == "rank" ? 1U : 2U) << key;
+  });
   const auto with_sizes = [](ResultRow& first, ResultRow& second) {
     first.group_size = 8;
     second.group_size = 32;
