@@ -37,9 +37,7 @@ const Calibration& ModelStudy::calibration(const DeviceSpec& device) {
 
 const RoutedLayer& ModelStudy::route(const NamedWorkload& workload, const LayerShape& shape,
                                      std::uint64_t seed) {
-  const std::string wanted =
-      fmt::format("{} {} {} {} {} {} {}", shape.label(), to_string(shape.dtype), shape.shared_size,
-                  to_string(shape.activation), to_string(shape.gate_mode), workload.name, seed);
+  const std::string wanted = layer_key(layer_point(shape, "", workload.name, seed), kResultSchemaVersion);
   if (!layer_ || routed_ != wanted) {
     layer_.reset();
     layer_ = std::make_unique<RoutedLayer>(route_layer(*router_, workload, shape, seed));

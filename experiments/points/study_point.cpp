@@ -44,10 +44,9 @@ PointStudy::TunedSchedule PointStudy::tune(const NamedWorkload& workload, const 
   ScheduleOptions options{.kind = ScheduleKind::kAuto,
                           .group_size = plan.schedules.front().group_size,
                           .tile_tokens = plan.schedules.front().tile_tokens};
-  std::string wanted =
-      fmt::format("{} {} {} {} {} {} {} {}", workload.name, point.shape.label(), point.shape.grid_rows,
-                  point.shape.shared_size, to_string(point.shape.dtype), point.seed, options.group_size,
-                  options.tile_tokens);
+  Point tuned = layer_point(point.shape, backend_.name(), workload.name, point.seed);
+  tuned.set_schedule(options);
+  std::string wanted = point_key(tuned, {PointPart::kLayer, PointPart::kSchedule}, kResultSchemaVersion);
   if (wanted != tuned_for_) {
     const LayerInputs inputs = make_inputs(
         {workload, point.shape, point.seed},
