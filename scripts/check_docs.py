@@ -126,6 +126,8 @@ def broken_links(path: Path) -> list[str]:
     return found
 
 
+# Folders of results/ that are part of the repository: what .gitignore does not ignore.
+RECORDED = re.findall(r"^!/results/(\w+)/", (ROOT / ".gitignore").read_text(encoding="utf-8"), re.MULTILINE)
 WINGS = "cmake|core|data|docs|experiments|kernels|notebooks|profiler|reference|scripts|tests"
 
 
@@ -133,7 +135,7 @@ def missing_files(path: Path) -> list[str]:
     """Files of the repository that a page names between backticks and that are not there; NAME in capitals stands for anything."""
     found = []
     text = FENCE.sub(blank, GENERATED.sub(blank, path.read_text(encoding="utf-8")))
-    for name in sorted(set(re.findall(rf"`((?:(?:{WINGS})/|results/(?:h100|h200|cpu|modelled)/)[\w./*@{{}},-]*)`", text))):
+    for name in sorted(set(re.findall(rf"`((?:(?:{WINGS})/|results/(?:{'|'.join(RECORDED)})/)[\w./*@{{}},-]*)`", text))):
         if re.search(r"[A-Z]{3,}", name.replace("README.md", "")) or name.startswith("data/devices/NAME"):
             continue
         if not any(ROOT.glob(name.rstrip("/"))):
@@ -192,7 +194,7 @@ class Commands:
             (folder / name).symlink_to(ROOT / name)
         (folder / "results").mkdir()
         for recorded in sorted((ROOT / "results").iterdir()):
-            if recorded.name in ("h100", "h200", "cpu", "modelled"):
+            if recorded.name in RECORDED:
                 (folder / "results" / recorded.name).symlink_to(recorded)
         (folder / "bin").mkdir()
         (folder / "bin" / "moescope").symlink_to(self.program)

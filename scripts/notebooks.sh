@@ -3,7 +3,7 @@
 # notebooks/requirements.txt), after the checks of their loader. What is committed, figures of docs/ included, must
 # be what the recorded rows give.
 # Usage: scripts/notebooks.sh [--update]
-# --update writes outputs and figures into notebooks/ docs/figures/ and docs/results/h100.md instead. MOESCOPE names a program that is built already.
+# --update writes outputs and figures into notebooks/ and docs/ instead. MOESCOPE names a program that is built already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup.sh

@@ -25,6 +25,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = "h200"  # the device of README's table: the newest recording of all schedules
+PROFILED = sorted(file.parent.name for file in (ROOT / "results").glob("*/profile.jsonl") if (file.parent / "ceilings.jsonl").exists())
 COMPARED = {"token_centric": "token_centric", "expert_centric": "expert_centric", "staircase": "staircase",
             "staircase:atomics": "staircase :atomics", "dense_masked": "dense_masked"}
 
@@ -172,12 +173,13 @@ def counter_fields() -> str:
 
 
 def device_fields() -> str:
-    """Every value of the H100's file with what it holds there; names carry the units."""
-    device = json.loads((ROOT / "data/devices/h100-sxm/device.json").read_text(encoding="utf-8"))
+    """Every value of a device's file with what it holds there; names carry the units. Of the first that was compared with rows."""
+    folder = min((ROOT / "data/devices").glob("*/calibration.json")).parent
+    device = json.loads((folder / "device.json").read_text(encoding="utf-8"))
 
     def text(value):
         return f"{value:.4g}" if isinstance(value, float) else str(value)
-    return table(["value", "of `h100-sxm`"], [[f"`{name}`", text(entry["value"])] for name, entry in device["values"].items()], 1)
+    return table(["value", f"of `{folder.name}`"], [[f"`{name}`", text(entry["value"])] for name, entry in device["values"].items()], 1)
 
 
 # ---- help
@@ -229,7 +231,7 @@ def generated(program: Path) -> dict[Path, str]:
         "docs/reference/files.md": [
             ("<!-- fields: experiment -->", "<!-- end -->", plain_fields(experiment["properties"], {})),
             ("<!-- fields: device -->", "<!-- end -->", device_fields())],
-        "docs/performance/index.md": [("<!-- kernels: now -->", "<!-- end -->", kernel_table(["h100", "h200"]))],
+        "docs/performance/index.md": [("<!-- kernels: now -->", "<!-- end -->", kernel_table(PROFILED))],
         f"docs/results/{SHOWN}.md": [
             (f"<!-- schedules: {SHOWN} -->", "<!-- end -->", times_table(SHOWN, COMPARED)),
             (f"<!-- others: {SHOWN} -->", "<!-- end -->", others_table(SHOWN))],

@@ -143,7 +143,8 @@ Command add_counters(Cli app, const Invocation& invocation) {
   const Cli sub = app.add_subcommand(
       "counters",
       "hardware metrics: what can be counted, by which of the vendor's counters, in how many passes");
-  sub.add_option("--chip", options->chip, "chip to list for, as CUPTI names it (default GH100)")
+  sub.add_option("--chip", options->chip,
+                 fmt::format("chip to list for, as CUPTI names it (default {})", options->chip))
       .type_name("CHIP");
   sub.add_option("--metrics", options->metrics,
                  "metrics, sets (traffic, tensor, full) or counters of the vendor, by comma (default full)")

@@ -66,8 +66,7 @@ Command add_diff(Cli app, const Invocation& /*invocation*/) {
       app.add_subcommand("diff", "two recordings, point by point: faster, slower, or the same beyond noise");
   sub.footer(examples({"moescope diff results/before results/after",
                        "moescope diff before/rows.jsonl after/rows.jsonl --stages --format csv",
-                       "moescope diff results/h100/compare-1024-512.jsonl.gz "
-                       "results/h200/compare-1024-512.jsonl.gz --any-device"}) +
+                       "moescope diff one-gpu/rows.jsonl another/rows.jsonl --any-device"}) +
              "\n\nExit code 0: B is nowhere slower; 1: it is slower somewhere, a time is lost, or\n"
              "nothing could be compared. A difference counts when it is above the threshold, and\n"
              "above the noise: where samples of the two do not meet.");
