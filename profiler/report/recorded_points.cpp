@@ -170,7 +170,8 @@ RecordedLayer layer_of(const RunHeader& header, const RowGroup& group, const Ope
     }
   }
   // What a layer was run with is what its rows say, before those of schedules that choose.
-  std::ranges::stable_partition(taken, [](const OpenRow* open) { return !is_choice(*open->row); });
+  std::stable_partition(taken.begin(), taken.end(),
+                        [](const OpenRow* open) { return !is_choice(*open->row); });
   for (std::size_t axis = 0; axis < values.size(); ++axis) {
     const auto first = std::ranges::find_if(taken, [&](const OpenRow* open) {
       const std::string& value = open->values[axis];
