@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 
+#include "core/backend/l2_state.hpp"
 #include "core/backend/training_execution.hpp"
 #include "core/base/error.hpp"
 

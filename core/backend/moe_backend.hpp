@@ -18,8 +18,6 @@ namespace moescope {
 /// State of the last-level cache before a timed run. kCold: a buffer larger than the cache is written first.
 enum class L2State : std::uint8_t { kCold, kWarm };
 std::string_view to_string(L2State state);
-/// Throws InvalidArgument("l2", ...).
-L2State parse_l2_state(std::string_view text);
 
 /// Time of one stage in one run. CUDA: event pairs; CPU: steady_clock.
 struct StageTime {

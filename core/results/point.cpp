@@ -4,7 +4,7 @@
 
 #include <algorithm>
 
-#include "core/backend/moe_backend.hpp"
+#include "core/backend/l2_state.hpp"
 #include "core/base/grid_text.hpp"
 #include "core/layer/dtype.hpp"
 #include "core/schedule/schedule_info.hpp"

@@ -8,6 +8,7 @@
 #include <cmath>
 #include <utility>
 
+#include "core/backend/l2_state.hpp"
 #include "core/base/error.hpp"
 #include "core/base/grid_text.hpp"
 #include "core/base/host_memory.hpp"
