@@ -20,6 +20,8 @@
 #include "core/layer/dtype.hpp"
 #include "core/layer/layer_shape.hpp"
 #include "core/results/experiment_axes.hpp"
+#include "core/results/experiment_fields.hpp"
+#include "core/results/experiment_points.hpp"
 #include "core/schedule/schedule.hpp"
 #include "core/systems/system.hpp"
 #include "core/systems/system_options.hpp"
@@ -29,52 +31,22 @@
 namespace moescope {
 namespace {
 
-/// Keeps the order of axes in the file, which is the order of the points.
-using Json = nlohmann::ordered_json;
-
-/// More than anyone waits for; a slip of the keyboard multiplies quickly.
-constexpr std::size_t kMaxPoints = 20'000;
-
-/// An axis of this experiment with its values as the file has them.
-struct Axis {
-  RequestField kind;
-  bool is_text = false;
-  std::vector<Json> values;
-};
-
-/// Where a point keeps what an axis sets.
-using Member = std::variant<std::string*, std::optional<std::int64_t>*>;
-Member member_of(ExperimentPoint& point, std::string_view axis) {
-  Member member;
-  if (axis == detail::kSystems.key) {
-    member = &point.system;
-  } else if (axis == detail::kPresets.key) {
-    member = &point.preset;
-  } else if (axis == detail::kWorkloads.key) {
-    member = &point.workload;
-  } else {
-    detail::for_each_axis(point, [&](const RequestField& field, auto& value) {
-      if (axis == field.key) {
-        member = &value;
-      }
-    });
-  }
-  return member;
-}
+using detail::Json;
 
 /// Parses one file; every message names it and the field.
-class Parser {
+class Parser : detail::ExperimentFields {
  public:
-  explicit Parser(std::string name) : name_(std::move(name)) {}
+  Parser(std::string name, std::optional<std::int64_t> draw_seed)
+      : ExperimentFields(std::move(name)), draw_seed_(draw_seed) {}
 
   Experiment parse(std::string_view text) {
-    const auto file = parse_json<Json>(text, {name_, ""});
+    const auto file = parse_json<Json>(text, {name(), ""});
     if (!file.is_object()) {
-      throw FileError(name_, "", "is not a JSON object");
+      throw FileError(name(), "", "is not a JSON object");
     }
     require_known(file, "",
                   {"name", "about", "systems", "presets", "workloads", "schedules", "metrics", "tuned_on",
-                   "axes", "zip", "min_samples", "max_time_s", "minutes"});
+                   "axes", "zip", "draw", "min_samples", "max_time_s", "minutes"});
     Experiment experiment;
     experiment.name = name_of(file);
     experiment.about = text_of(file, "about");
@@ -90,39 +62,18 @@ class Parser {
     read_sampling(file, experiment);
     read_minutes(file, experiment);
     read_axes(file);
-    make_points(group(file), experiment);
+    experiment.points = detail::experiment_points(*this, file, axes_, group(file), experiment, draw_seed_);
     // Sorted keys: the order in which a file says things does not matter, but for the axes' values.
-    auto canonical = parse_json<nlohmann::json>(text, {name_, ""});
+    auto canonical = parse_json<nlohmann::json>(text, {name(), ""});
     canonical.erase("minutes");  // an estimate that got better makes no other experiment
+    if (draw_seed_ && canonical.contains("draw")) {
+      canonical["draw"]["seed"] = *draw_seed_;
+    }
     experiment.canonical = canonical.dump();
     return experiment;
   }
 
  private:
-  [[noreturn]] void fail(std::string_view field, const Json& value, std::string_view requirement) const {
-    throw FileError(name_, field, fmt::format("{}: {}", shown(value), requirement));
-  }
-
-  /// Runs a check that throws InvalidArgument, whose message names the value and what it must be.
-  template <class Check>
-  void checked(std::string_view field, const Json& value, const Check& check) const {
-    try {
-      check();
-    } catch (const InvalidArgument& error) {
-      fail(field, value, error.what());
-    }
-  }
-
-  void require_known(const Json& object, const std::string& prefix,
-                     std::initializer_list<std::string_view> known) const {
-    for (const auto& [key, value] : object.items()) {
-      if (std::ranges::find(known, key) == known.end()) {
-        throw FileError(name_, prefix + detail::printable(key),
-                        fmt::format("is not one of {}", fmt::join(known, ", ")));
-      }
-    }
-  }
-
   std::string text_of(const Json& file, const char* key) const {
     if (!file.contains(key)) {
       return {};
@@ -206,17 +157,8 @@ class Parser {
     }
   }
 
-  std::int64_t count(const std::string& field, const Json& value, std::int64_t minimum) const {
-    const bool fits = value.is_number_integer() && (!value.is_number_unsigned() ||
-                                                    std::in_range<std::int64_t>(value.get<std::uint64_t>()));
-    if (!fits || value.get<std::int64_t>() < minimum) {
-      fail(field, value, fmt::format("must be an integer >= {}", minimum));
-    }
-    return value.get<std::int64_t>();
-  }
-
   void add_axis(const RequestField& kind, bool is_text, const std::string& field, const Json& value) {
-    Axis axis{kind, is_text, values_of(value, field)};
+    detail::Axis axis{kind, is_text, values_of(value, field)};
     for (const Json& each : axis.values) {
       if (is_text) {
         if (!each.is_string() || each.get_ref<const std::string&>().empty()) {
@@ -257,7 +199,7 @@ class Parser {
         }
       });
       if (!found) {
-        throw FileError(name_, "axes." + detail::printable(key), fmt::format("is not one of {}", known));
+        throw FileError(name(), "axes." + detail::printable(key), fmt::format("is not one of {}", known));
       }
     }
     if (axes.contains("grid") && axes.contains("num_experts")) {
@@ -326,7 +268,7 @@ class Parser {
         groups.emplace_back();
       }
       groups[at].push_back(a);
-      const Axis& first = axes_[groups[at].front()];
+      const detail::Axis& first = axes_[groups[at].front()];
       if (first.values.size() != axes_[a].values.size()) {
         fail("zip", zips[static_cast<std::size_t>(zipped[a])],
              fmt::format("{} has {} values, {} has {}", first.kind.key, first.values.size(),
@@ -337,7 +279,7 @@ class Parser {
   }
 
   void mark_zipped(const Json& name, int zip, std::vector<int>& zipped) const {
-    const auto found = std::ranges::find_if(axes_, [&](const Axis& axis) {
+    const auto found = std::ranges::find_if(axes_, [&](const detail::Axis& axis) {
       return name.is_string() && name.get<std::string>() == axis.kind.key;
     });
     if (found == axes_.end()) {
@@ -350,111 +292,8 @@ class Parser {
     mark = zip;
   }
 
-  void make_points(const std::vector<std::vector<std::size_t>>& groups, Experiment& experiment) const {
-    std::size_t total = 1;
-    for (const auto& members : groups) {
-      total *= axes_[members.front()].values.size();
-      if (total > kMaxPoints) {
-        throw FileError(name_, "axes", fmt::format("make more than {} points", kMaxPoints));
-      }
-    }
-    std::set<std::string> ids;
-    for (std::size_t index = 0; index < total; ++index) {
-      ExperimentPoint point;
-      std::vector<std::string> words;
-      std::size_t period = total;
-      for (const auto& members : groups) {
-        const std::size_t size = axes_[members.front()].values.size();
-        period /= size;
-        for (const std::size_t a : members) {
-          set(axes_[a], index / period % size, point, words);
-        }
-      }
-      check_preset(point);
-      check_axes(point);
-      point.label = words.empty() ? experiment.name : fmt::format("{}", fmt::join(words, ", "));
-      point.id = id_of(point, experiment);
-      if (!ids.insert(point.id).second) {
-        throw FileError(name_, "axes", fmt::format("make the point \"{}\" twice", point.label));
-      }
-      experiment.points.push_back(std::move(point));
-    }
-  }
-
-  static void set(const Axis& axis, std::size_t index, ExperimentPoint& point,
-                  std::vector<std::string>& words) {
-    const Json& value = axis.values[index];
-    std::string text;
-    const Member member = member_of(point, axis.kind.key);
-    if (auto* const* to = std::get_if<std::string*>(&member)) {
-      text = value.get<std::string>();
-      **to = text;
-    } else {
-      const auto number = value.get<std::int64_t>();
-      *std::get<std::optional<std::int64_t>*>(member) = number;
-      text = fmt::format("{} {}", axis.kind.key, number);
-    }
-    if (axis.values.size() > 1) {
-      words.push_back(std::move(text));
-    }
-  }
-
-  void check_preset(const ExperimentPoint& point) const {
-    if (point.preset.empty()) {
-      return;
-    }
-    const System system = parse_system(point.system);
-    checked("presets", point.preset, [&] {
-      if (system == System::kOmniMoe) {
-        find_preset(point.preset);
-      } else {
-        find_system_preset(system, point.preset);
-      }
-    });
-  }
-
-  /// Refuses a value that the point's system has no use for.
-  void check_axes(const ExperimentPoint& point) const {
-    const System system = parse_system(point.system);
-    detail::for_each_axis(point, [&](const RequestField& field, const auto& asked) {
-      const Json value = json_of(asked);
-      if (!value.is_null()) {
-        checked(fmt::format("axes.{}", field.key), value, [&] {
-          require_system_has({&system, 1}, field.key,
-                             value.is_string() ? value.get<std::string>() : value.dump());
-        });
-      }
-    });
-  }
-
-  /// Null when it was not asked for.
-  static Json json_of(const std::string& asked) { return asked.empty() ? Json() : Json(asked); }
-  static Json json_of(const std::optional<std::int64_t>& asked) { return asked ? Json(*asked) : Json(); }
-
-  static std::string id_of(const ExperimentPoint& point, const Experiment& experiment) {
-    nlohmann::json fields = {{"schedules", experiment.schedules}};
-    if (!experiment.tuned_on.empty()) {
-      fields["tuned_on"] = experiment.tuned_on;
-    }
-    fields[detail::kSystems.key] = point.system;
-    fields[detail::kPresets.key] = point.preset;
-    fields[detail::kWorkloads.key] = point.workload;
-    // Points keep their ids when a new axis comes, so it counts only where it is given. These were always
-    // counted.
-    for (const char* first : {"grid", "dtype", "activation", "gates", "l2"}) {
-      fields[first] = "";
-    }
-    detail::for_each_axis(point, [&](const RequestField& field, const auto& asked) {
-      const Json value = json_of(asked);
-      if (!value.is_null()) {
-        fields[field.key] = value;
-      }
-    });
-    return fmt::format("{:016x}", fnv1a(fields.dump(-1, ' ', false, Json::error_handler_t::replace)));
-  }
-
-  std::string name_;
-  std::vector<Axis> axes_;
+  std::optional<std::int64_t> draw_seed_;
+  std::vector<detail::Axis> axes_;
 };
 
 }  // namespace
@@ -466,12 +305,13 @@ void check_workload(std::string_view text) { WorkloadSpec::parse(text); }
 
 }  // namespace detail
 
-Experiment parse_experiment(std::string_view text, const std::string& name) {
-  return Parser(name).parse(text);
+Experiment parse_experiment(std::string_view text, const std::string& name,
+                            std::optional<std::int64_t> draw_seed) {
+  return Parser(name, draw_seed).parse(text);
 }
 
-Experiment read_experiment(const std::filesystem::path& file) {
-  return parse_experiment(read_text(file), file.string());
+Experiment read_experiment(const std::filesystem::path& file, std::optional<std::int64_t> draw_seed) {
+  return parse_experiment(read_text(file), file.string(), draw_seed);
 }
 
 }  // namespace moescope

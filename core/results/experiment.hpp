@@ -22,7 +22,8 @@ struct ExperimentPoint : PointRequest {
   std::string device;  ///< modelled device, for the model alone
 };
 
-/// A sweep as data: every combination of its axes is a point; on each point all schedules run side by side.
+/// A sweep as data: every combination of its axes is a point, or some that were drawn; on each point all
+/// schedules run side by side.
 struct Experiment {
   std::string name;
   std::string about;
@@ -38,12 +39,15 @@ struct Experiment {
 };
 
 /// Parses the text of an experiment file (experiment.schema.json): "axes", "systems", "presets" and
-/// "workloads" are multiplied with each other, those that "zip" names together go in step. `name` stands for
-/// the file in messages. Throws FileError naming field and value of what cannot work; that a combination fits
-/// together (K <= N, a file that is there) is for the run to find out.
-Experiment parse_experiment(std::string_view text, const std::string& name);
+/// "workloads" are multiplied with each other, those that "zip" names together go in step; of all that,
+/// "draw" takes some at random, with `draw_seed` in the place of the file's seed where it is given. `name`
+/// stands for the file in messages. Throws FileError naming field and value of what cannot work; that a
+/// combination fits together (K <= N where nothing is drawn, a file that is there) is for the run to find
+/// out.
+Experiment parse_experiment(std::string_view text, const std::string& name,
+                            std::optional<std::int64_t> draw_seed = {});
 /// The same from a file.
-Experiment read_experiment(const std::filesystem::path& file);
+Experiment read_experiment(const std::filesystem::path& file, std::optional<std::int64_t> draw_seed = {});
 
 /// The published schema (JSON Schema draft 2020-12) as text, its axes made from the table of
 /// fields: what core/results/experiment.schema.json holds.

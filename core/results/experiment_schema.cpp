@@ -29,6 +29,8 @@ constexpr const char* kFrame = R"json({
     "tuned_on": {"type": "string", "minLength": 1, "description": "a workload: the schedule that auto chooses on it is measured on every point as well, as schedule tuned. What does it lose where the routing has become another?"},
     "axes": {"type": "object", "additionalProperties": false, "description": "a value or a list of values each; named as the options of moescope run. One that a system of the experiment has no use for is refused"},
     "zip": {"type": "array", "description": "lists of axes (of axes, or systems, presets, workloads) whose values go in step", "items": {"type": "array", "minItems": 2, "items": {"type": "string"}}},
+    "draw": {"type": "object", "additionalProperties": false, "required": ["count"], "description": "instead of every combination, some drawn at random: a value of every axis for itself, zipped ones in step. One with more experts a token than the grid has is drawn again. --draw-seed takes another seed",
+      "properties": {"count": {"type": "integer", "minimum": 1, "description": "points"}, "seed": {"type": "integer", "minimum": 0, "description": "default 0"}}},
     "min_samples": {"type": "integer", "minimum": 2, "description": "samples of each schedule"},
     "max_time_s": {"type": "number", "exclusiveMinimum": 0, "description": "seconds of sampling per point, once the samples are there"},
     "minutes": {"type": "object", "additionalProperties": false, "description": "what the whole sweep is expected to take, by backend: measured on two cores, on one data-centre GPU, modelled on two cores; shown by --dry-run",

@@ -40,6 +40,7 @@ enum class RandomStream : std::uint32_t {
   kSharedUp = 14,
   kSharedDown = 15,
   kOutputGradient = 20,
+  kExperimentPoints = 30,
 };
 
 /// N(0, 1) numbers first, first + 1, ... of a stream: number i is the normal quantile of (w + 1/2) 2^-32

@@ -32,6 +32,7 @@ struct SweepOptions {
   SimulatorOptions simulator;  ///< for --backend model
   std::string file;
   std::string shard = "1/1";
+  std::optional<std::int64_t> draw_seed;
   bool dry_run = false;
   std::string baseline;
   std::string threshold = "5%";
@@ -250,7 +251,7 @@ void require_own_outputs(const SweepOptions& options, const std::filesystem::pat
 ExitCode sweep(const SweepOptions& options, const Invocation& invocation) {
   apply_threads(options.machine);
   StandardTables out(options.machine.tables);
-  const Experiment experiment = read_experiment(options.file);
+  const Experiment experiment = read_experiment(options.file, options.draw_seed);
   require_known_metrics(experiment, options.modelled());
   const double threshold = parse_threshold(options.threshold);
   PointRunner runner(options);
@@ -305,6 +306,7 @@ Command add_sweep(Cli app, const Invocation& invocation) {
   sub.footer(
       examples({"moescope sweep experiments/configs/skew-small.json", "moescope sweep my.json --dry-run",
                 "moescope sweep my.json --backend cuda --shard 2/8",
+                "moescope sweep experiments/configs/random-shapes.json --backend cuda --draw-seed 2",
                 "moescope sweep my.json --backend model --device a100-sxm-80gb",
                 "moescope sweep my.json --output results/new --baseline results/old/rows.jsonl "
                 "--threshold 5%"}) +
@@ -317,6 +319,8 @@ Command add_sweep(Cli app, const Invocation& invocation) {
   add_table_options(sub, options->machine.tables);
   sub.add_option("--shard", options->shard, "this machine's share of the points (default 1/1: all)")
       .type_name("I/N");
+  sub.add_option("--draw-seed", options->draw_seed, "draw other points than the file's \"draw\" does")
+      .type_name("SEED");
   sub.add_flag("-n,--dry-run", options->dry_run, "list the points, measure none");
   sub.add_flag("--phase-diagram", options->phase_diagram,
                "print and draw which schedule is fastest over L and K: phase-diagram.svg beside the rows");

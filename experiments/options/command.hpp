@@ -30,6 +30,7 @@ Command add_inspect(Cli app, const Invocation& invocation);
 Command add_import(Cli app, const Invocation& invocation);
 Command add_profile(Cli app, const Invocation& invocation);
 Command add_roofline(Cli app, const Invocation& invocation);
+Command add_headroom(Cli app, const Invocation& invocation);
 Command add_calibrate(Cli app, const Invocation& invocation);
 Command add_ceilings(Cli app, const Invocation& invocation);
 Command add_simulate(Cli app, const Invocation& invocation);

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <array>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -62,6 +64,49 @@ TEST(Experiment, ZipsSystemsWithTheirPresets) {
   ASSERT_EQ(experiment.points.size(), 2U);
   EXPECT_EQ(experiment.points[1].system, "gshard");
   EXPECT_EQ(experiment.points[1].preset, "table-a-1024-2");
+}
+
+TEST(Experiment, DrawsDifferentPointsThatCanBe) {
+  const std::string text =
+      R"({"name": "x", "workloads": ["zipf:1", "uniform"], "draw": {"count": 60, "seed": 5},
+    "axes": {"grid": ["4x4", "8x8"], "top_k": [1, 16, 17, 64], "num_tokens": [1, 2, 3], "seed": [0, 1, 2, 3]},
+    "zip": [["top_k", "seed"]]})";
+  const Experiment experiment = parse_experiment(text, "file");
+  ASSERT_EQ(experiment.points.size(), 60U);
+  std::set<std::string> ids;
+  std::set<std::string> grids;
+  for (const ExperimentPoint& point : experiment.points) {
+    ids.insert(point.id);
+    grids.insert(point.grid);
+    EXPECT_LE(*point.top_k, point.grid == "4x4" ? 16 : 64);
+    EXPECT_EQ(*point.top_k, (std::array{1, 16, 17, 64})[static_cast<std::size_t>(*point.seed)]) << "zipped";
+  }
+  EXPECT_EQ(ids.size(), 60U);
+  EXPECT_EQ(grids.size(), 2U);
+  EXPECT_EQ(labels(parse_experiment(text, "file")), labels(experiment));
+  const Experiment other = parse_experiment(text, "file", 6);
+  EXPECT_NE(labels(other), labels(experiment));
+  EXPECT_NE(other.canonical, experiment.canonical);
+  EXPECT_NE(other.canonical.find("\"seed\":6"), std::string::npos) << other.canonical;
+}
+
+TEST(Experiment, DrawsEveryValueAboutAsOften) {
+  std::string seeds = "[0";
+  for (int i = 1; i < 2000; ++i) {
+    seeds += "," + std::to_string(i);
+  }
+  const Experiment experiment = parse_experiment(
+      R"({"name": "x", "draw": {"count": 4000}, "axes": {"num_tokens": [1, 2, 3, 4], "seed": )" + seeds +
+          "]}}",
+      "file");
+  std::map<std::int64_t, int> drawn;
+  for (const ExperimentPoint& point : experiment.points) {
+    ++drawn[*point.num_tokens];
+  }
+  for (const auto& [tokens, times] : drawn) {
+    EXPECT_NEAR(times, 1000, 110) << tokens;  // four standard deviations
+  }
+  EXPECT_EQ(drawn.size(), 4U);
 }
 
 TEST(Experiment, NamesPointsByWhatTheyAskFor) {
@@ -155,6 +200,15 @@ TEST(Experiment, NamesFieldAndValueOfWhatCannotWork) {
   has(R"("axes": {"seed": [1, 2], "top_k": 1}, "zip": [["seed", "top_k"]])",
       "seed has 2 values, top_k has 1");
   has(R"("axes": {"seed": 1, "top_k": 1}, "zip": [["seed", "seed"]])", "f: zip: \"seed\": is zipped twice");
+  has(R"("draw": 3)", "f: draw: 3: must be an object of count and seed");
+  has(R"("draw": {})", "f: draw.count: null: must be an integer >= 1");
+  has(R"("draw": {"count": 2, "from": 1})", "f: draw.from: is not one of count, seed");
+  has(R"("draw": {"count": 20001})", "f: draw.count: 20001: must be at most 20000");
+  has(R"("draw": {"count": 1, "seed": -1})", "f: draw.seed: -1: must be an integer >= 0");
+  has(R"("draw": {"count": 3}, "axes": {"seed": [1, 2]})",
+      "f: draw.count: 3: the axes make 2 points that were found");
+  has(R"("draw": {"count": 1}, "axes": {"grid": "4x4", "top_k": 17})",
+      "f: draw.count: 1: the axes make 0 points that were found");
   std::string values = "[1";
   for (int i = 2; i <= 400; ++i) {
     values += ',';
@@ -184,7 +238,8 @@ TEST(ExperimentSchema, RefusesWhatTheParserRefuses) {
         R"({"name": "x", "axes": {"dtype": 16}})", R"({"name": "x", "workloads": "zipf:1"})",
         R"({"name": "x", "zip": [["seed"]]})", R"({"name": "x", "min_samples": 1})",
         R"({"name": "x", "max_time_s": 0})", R"({"name": "x", "minutes": {"tpu": 1}})",
-        R"({"name": "x", "tuned_on": 1})"}) {
+        R"({"name": "x", "tuned_on": 1})", R"({"name": "x", "draw": {}})",
+        R"({"name": "x", "draw": {"count": 0}})"}) {
     EXPECT_NE(schema.violation(json::parse(text)), "") << text;
     EXPECT_THROW(parse_experiment(text, "f"), FileError) << text;
   }
