@@ -31,6 +31,7 @@ const std::vector<std::string> kRooms = {
     "core/layer",
     "core/files",
     "core/schedule",
+    "core/ranks",
     "core/tiling",
     "core/cost",
     "core/devices",
