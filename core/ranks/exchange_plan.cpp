@@ -15,7 +15,7 @@ namespace {
 std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 /// Pairs by the strips that cover their tokens.
-void assign_strips(const Placement& placement, const Routing& routing, std::span<const std::int32_t> home,
+void assign_strips(const ExpertPlacement& placement, const Routing& routing, std::span<const std::int32_t> home,
                    std::vector<std::int32_t>& rank_of) {
   const auto rows = placement.row_owner.size();
   std::vector<std::int32_t> owner = placement.row_owner;
@@ -46,7 +46,7 @@ void require_homes(std::span<const std::int32_t> home, const Routing& routing, c
   }
 }
 
-void require_grid(const Placement& placement, const Routing& routing) {
+void require_grid(const ExpertPlacement& placement, const Routing& routing) {
   if (placement.grid_rows != routing.grid_rows || placement.grid_cols != routing.grid_cols) {
     throw InvalidArgument("placement", placement.spec.text(),
                           fmt::format("is of a {} x {} grid, the routing is on {} x {}", placement.grid_rows,
@@ -77,7 +77,7 @@ std::vector<std::int32_t> consecutive_homes(std::int64_t num_tokens, const RankG
   return home;
 }
 
-std::vector<std::int32_t> homes_of(const Placement& placement, const Routing& routing) {
+std::vector<std::int32_t> homes_of(const ExpertPlacement& placement, const Routing& routing) {
   if (!placement.spec.token_groups) {
     return consecutive_homes(routing.num_tokens, placement.group);
   }
@@ -85,7 +85,7 @@ std::vector<std::int32_t> homes_of(const Placement& placement, const Routing& ro
   return tokens_to_experts(routing, placement.holders, placement.group);  // clustered: one holder each
 }
 
-std::vector<std::int32_t> assign_pairs(const Placement& placement, const Routing& routing,
+std::vector<std::int32_t> assign_pairs(const ExpertPlacement& placement, const Routing& routing,
                                        std::span<const std::int32_t> home) {
   require_grid(placement, routing);
   require_homes(home, routing, placement.group);
@@ -133,7 +133,7 @@ std::vector<std::int64_t> ExchangePlan::pairs_per_rank() const {
   return count;
 }
 
-ExchangePlan plan_exchange(Exchange exchange, const Placement& placement, const Routing& routing,
+ExchangePlan plan_exchange(Exchange exchange, const ExpertPlacement& placement, const Routing& routing,
                            std::vector<std::int32_t> home) {
   const std::vector<std::int32_t> rank_of = assign_pairs(placement, routing, home);
   ExchangePlan plan;
@@ -189,7 +189,7 @@ ExchangePlan plan_exchange(Exchange exchange, const Placement& placement, const 
   return plan;
 }
 
-void validate(const ExchangePlan& plan, const Placement& placement, const Routing& routing) {
+void validate(const ExchangePlan& plan, const ExpertPlacement& placement, const Routing& routing) {
   const auto require = [](bool holds, std::string_view what, std::int64_t where) {
     if (!holds) {
       throw InternalError(fmt::format("exchange plan: {} at {}", what, where));

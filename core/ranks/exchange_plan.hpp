@@ -23,12 +23,12 @@ Exchange parse_exchange(std::string_view text);
 /// The rank that each token comes from and returns to, tokens dealt out in order: [L].
 std::vector<std::int32_t> consecutive_homes(std::int64_t num_tokens, const RankGroup& group);
 /// Homes that the placement's specification asks for: consecutive, or by token groups.
-std::vector<std::int32_t> homes_of(const Placement& placement, const Routing& routing);
+std::vector<std::int32_t> homes_of(const ExpertPlacement& placement, const Routing& routing);
 
 /// Which rank computes each pair of a routing: [M], in CSR order. A pair whose home holds its expert stays
 /// there; another goes to the holder, of several to each in turn by token. Of strips, pairs go with the
 /// strips that cover the token (strip_pairs.hpp). Deterministic.
-std::vector<std::int32_t> assign_pairs(const Placement& placement, const Routing& routing,
+std::vector<std::int32_t> assign_pairs(const ExpertPlacement& placement, const Routing& routing,
                                        std::span<const std::int32_t> home);
 
 /// What every rank sends to every other for one batch, as data. A *job* is a token with its pairs on one
@@ -54,13 +54,13 @@ struct ExchangePlan {
   std::vector<std::int64_t> pairs_per_rank() const;
 };
 
-ExchangePlan plan_exchange(Exchange exchange, const Placement& placement, const Routing& routing,
+ExchangePlan plan_exchange(Exchange exchange, const ExpertPlacement& placement, const Routing& routing,
                            std::vector<std::int32_t> home);
 
 /// Checks every invariant and throws InternalError with the first violation: each pair in exactly one job, on
 /// a rank that holds its expert, with the token it is of, from that token's home; offsets monotone, tokens of
 /// a link ascending.
-void validate(const ExchangePlan& plan, const Placement& placement, const Routing& routing);
+void validate(const ExchangePlan& plan, const ExpertPlacement& placement, const Routing& routing);
 
 /// Bytes that travel for one row and one pair.
 struct ExchangeSizes {

@@ -30,7 +30,7 @@ std::pair<std::int64_t, std::int64_t> block_grid(std::int64_t ranks, std::int64_
 
 /// One rank for each expert, by a function of the expert.
 template <class RankOf>
-void set_single(Placement& placement, const RankOf& rank_of) {
+void set_single(ExpertPlacement& placement, const RankOf& rank_of) {
   const std::int64_t experts = placement.num_experts();
   placement.holder_offsets.resize(at(experts + 1));
   placement.holders.resize(at(experts));
@@ -40,7 +40,7 @@ void set_single(Placement& placement, const RankOf& rank_of) {
   }
 }
 
-void set_blocks(Placement& placement) {
+void set_blocks(ExpertPlacement& placement) {
   const auto [rows, cols] = block_grid(placement.group.ranks, placement.grid_rows, placement.grid_cols);
   set_single(placement, [&, rows = rows, cols = cols](std::int64_t expert) {
     const std::int64_t row = expert / placement.grid_cols * rows / placement.grid_rows;
@@ -48,7 +48,7 @@ void set_blocks(Placement& placement) {
   });
 }
 
-void set_strips(Placement& placement, std::span<const std::int32_t> hot) {
+void set_strips(ExpertPlacement& placement, std::span<const std::int32_t> hot) {
   const RankGroup& group = placement.group;
   for (std::int64_t row = 0; row < placement.grid_rows; ++row) {
     placement.row_owner.push_back(static_cast<std::int32_t>(group.owner_of(row, placement.grid_rows)));
@@ -72,7 +72,7 @@ void set_strips(Placement& placement, std::span<const std::int32_t> hot) {
   }
 }
 
-void set_by_lists(Placement& placement, const std::vector<std::vector<std::int32_t>>& experts_of) {
+void set_by_lists(ExpertPlacement& placement, const std::vector<std::vector<std::int32_t>>& experts_of) {
   std::vector<std::set<std::int32_t>> ranks(at(placement.num_experts()));
   for (std::size_t rank = 0; rank < experts_of.size(); ++rank) {
     for (const std::int32_t expert : experts_of[rank]) {
@@ -101,13 +101,13 @@ const Routing& counted(const PlacementSpec& spec, const Routing* seen, std::int6
 
 }  // namespace
 
-Placement make_placement(const PlacementSpec& spec, const RankGroup& group, std::int64_t grid_rows,
+ExpertPlacement make_placement(const PlacementSpec& spec, const RankGroup& group, std::int64_t grid_rows,
                          std::int64_t grid_cols, const Routing* seen) {
   group.validate();
   if (grid_rows < 1 || grid_cols < 1) {
     throw InvalidArgument("grid", fmt::format("{}x{}", grid_rows, grid_cols), "must have rows and columns");
   }
-  Placement placement{spec, group, grid_rows, grid_cols, {}, {}, {}, {}};
+  ExpertPlacement placement{spec, group, grid_rows, grid_cols, {}, {}, {}, {}};
   const std::int64_t experts = placement.num_experts();
   const auto counts = [&] { return expert_loads(counted(spec, seen, grid_rows, grid_cols)); };
   switch (spec.kind) {

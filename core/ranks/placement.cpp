@@ -25,7 +25,7 @@ void require_owner(std::string_view field, std::size_t at, std::int32_t owner, s
   }
 }
 
-void require_holders(const Placement& placement, std::int64_t expert) {
+void require_holders(const ExpertPlacement& placement, std::int64_t expert) {
   const auto ranks = placement.holders_of(expert);
   if (ranks.empty()) {
     refuse("expert", expert, "must lie on a rank");
@@ -43,18 +43,18 @@ void require_holders(const Placement& placement, std::int64_t expert) {
 
 }  // namespace
 
-std::span<const std::int32_t> Placement::holders_of(std::int64_t expert) const {
+std::span<const std::int32_t> ExpertPlacement::holders_of(std::int64_t expert) const {
   const auto begin = static_cast<std::size_t>(holder_offsets[static_cast<std::size_t>(expert)]);
   const auto end = static_cast<std::size_t>(holder_offsets[static_cast<std::size_t>(expert) + 1]);
   return std::span(holders).subspan(begin, end - begin);
 }
 
-bool Placement::holds(std::int64_t rank, std::int64_t expert) const {
+bool ExpertPlacement::holds(std::int64_t rank, std::int64_t expert) const {
   const auto ranks = holders_of(expert);
   return ranks.front() == kEveryRank || std::ranges::find(ranks, rank) != ranks.end();
 }
 
-std::vector<std::int64_t> Placement::experts_per_rank() const {
+std::vector<std::int64_t> ExpertPlacement::experts_per_rank() const {
   std::vector<std::int64_t> count(static_cast<std::size_t>(group.ranks));
   std::int64_t everywhere = 0;
   for (const std::int32_t rank : holders) {
@@ -70,7 +70,7 @@ std::vector<std::int64_t> Placement::experts_per_rank() const {
   return count;
 }
 
-std::int64_t Placement::copies() const {
+std::int64_t ExpertPlacement::copies() const {
   std::int64_t stored = 0;
   for (const std::int64_t each : experts_per_rank()) {
     stored += each;
@@ -78,7 +78,7 @@ std::int64_t Placement::copies() const {
   return stored - num_experts();
 }
 
-void Placement::validate() const {
+void ExpertPlacement::validate() const {
   group.validate();
   if (grid_rows < 1 || grid_cols < 1) {
     refuse(grid_rows < 1 ? "grid_rows" : "grid_cols", std::min(grid_rows, grid_cols), "must be at least 1");

@@ -14,7 +14,7 @@ namespace moescope {
 inline constexpr std::int32_t kEveryRank = -1;
 
 /// Which ranks hold which experts, as data.
-struct Placement {
+struct ExpertPlacement {
   PlacementSpec spec;
   RankGroup group;
   std::int64_t grid_rows = 0;
@@ -45,7 +45,7 @@ struct Placement {
 /// Puts the experts of a grid on ranks. `seen`: routing to count, on the same grid; needed where
 /// spec.by_counts(). Deterministic: the same whatever the number of threads. Throws InvalidArgument for a
 /// group or a specification that does not fit the grid.
-Placement make_placement(const PlacementSpec& spec, const RankGroup& group, std::int64_t grid_rows,
+ExpertPlacement make_placement(const PlacementSpec& spec, const RankGroup& group, std::int64_t grid_rows,
                          std::int64_t grid_cols, const Routing* seen);
 
 /// Copies of experts by counts, and ranks for all of them: what EPLB (github.com/deepseek-ai/EPLB) computes

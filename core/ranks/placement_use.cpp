@@ -9,7 +9,7 @@ namespace {
 std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 /// Whether all of the job's pairs are of experts that every rank has.
-bool of_everywhere(const ExchangePlan& plan, const Placement& placement, const Routing& routing,
+bool of_everywhere(const ExchangePlan& plan, const ExpertPlacement& placement, const Routing& routing,
                    std::int64_t job) {
   for (std::int64_t i = plan.pair_offsets[at(job)]; i < plan.pair_offsets[at(job + 1)]; ++i) {
     if (placement.holders_of(routing.expert_ids[at(plan.pair_ids[at(i)])]).front() != kEveryRank) {
@@ -21,7 +21,7 @@ bool of_everywhere(const ExchangePlan& plan, const Placement& placement, const R
 
 }  // namespace
 
-PlacementUse placement_use(const ExchangePlan& plan, const Placement& placement, const Routing& routing) {
+PlacementUse placement_use(const ExchangePlan& plan, const ExpertPlacement& placement, const Routing& routing) {
   const std::int64_t ranks = plan.group.ranks;
   PlacementUse use;
   use.pairs = plan.pairs_per_rank();

@@ -17,7 +17,7 @@
 
 namespace moescope {
 
-inline constexpr int kResultSchemaVersion = 4;
+inline constexpr int kResultSchemaVersion = 5;
 /// Stage of rows about the device itself, whatever layer runs on it; other stages are those of stage.hpp.
 inline constexpr std::string_view kDeviceStage = "device";
 

@@ -63,6 +63,7 @@ const std::vector<std::string> kRooms = {
     "profiler/counters",
     "profiler/limits",
     "profiler/report",
+    "profiler/placement",
     "profiler/claims",
     "profiler/simulator/streams",
     "profiler/simulator",

@@ -22,7 +22,7 @@ using test::make_routing;
 ExchangePlan make_plan(const std::string& text, const RankGroup& group, const Routing& routing,
                        Exchange exchange = Exchange::kDispatch) {
   const PlacementSpec spec = test::fitting(PlacementSpec::parse(text), routing, group.ranks);
-  const Placement placement = make_placement(spec, group, routing.grid_rows, routing.grid_cols, &routing);
+  const ExpertPlacement placement = make_placement(spec, group, routing.grid_rows, routing.grid_cols, &routing);
   ExchangePlan plan = plan_exchange(exchange, placement, routing, homes_of(placement, routing));
   validate(plan, placement, routing);
   return plan;
@@ -48,7 +48,7 @@ TEST(ExchangePlan, CountsAsPlainSetsDo) {
   const RankGroup group{6, 3};
   for (const std::string& text : test::all_placements()) {
     const PlacementSpec spec = PlacementSpec::parse(text);
-    const Placement placement = make_placement(spec, group, 12, 10, &routing);
+    const ExpertPlacement placement = make_placement(spec, group, 12, 10, &routing);
     const std::vector<std::int32_t> home = homes_of(placement, routing);
     const std::vector<std::int32_t> rank_of = assign_pairs(placement, routing, home);
     for (const Exchange exchange : {Exchange::kGather, Exchange::kDispatch}) {
@@ -100,7 +100,7 @@ TEST(ExchangePlan, IsTheSameTwice) {
 
 TEST(ExchangePlan, KeepsPairsAtHomeWhereItCan) {
   // Expert 0 lies on both ranks; expert 1 on rank 0, 2 on rank 1.
-  Placement placement;
+  ExpertPlacement placement;
   placement.group = {2, 1};
   placement.grid_rows = 1;
   placement.grid_cols = 3;
@@ -113,7 +113,7 @@ TEST(ExchangePlan, KeepsPairsAtHomeWhereItCan) {
 }
 
 TEST(ExchangePlan, SharesCopiesThatAreElsewhere) {
-  Placement placement;
+  ExpertPlacement placement;
   placement.group = {3, 1};
   placement.grid_rows = 1;
   placement.grid_cols = 1;
@@ -127,7 +127,7 @@ TEST(ExchangePlan, SharesCopiesThatAreElsewhere) {
 
 TEST(ExchangePlan, RefusesHomesThatAreNone) {
   const Routing routing = test::routing_of(1, 2, {{0}, {1}});
-  const Placement placement = make_placement(PlacementSpec::parse("linear"), {2, 1}, 1, 2, nullptr);
+  const ExpertPlacement placement = make_placement(PlacementSpec::parse("linear"), {2, 1}, 1, 2, nullptr);
   EXPECT_EQ(error_text<InvalidArgument>([&] { plan_exchange(Exchange::kGather, placement, routing, {0}); }),
             "home.size = 1: must be 2, one for each token");
   EXPECT_EQ(error_text<InvalidArgument>([&] {
@@ -140,7 +140,7 @@ TEST(ExchangePlan, RefusesHomesThatAreNone) {
 
 TEST(ExchangePlan, ValidateFindsWhatWasSpoiled) {
   const Routing routing = make_routing({test::make_shape(9, 8, 4, 4, 3), test::RoutingSkew::kUniform}, 4);
-  const Placement placement = make_placement(PlacementSpec::parse("linear"), {3, 1}, 4, 4, nullptr);
+  const ExpertPlacement placement = make_placement(PlacementSpec::parse("linear"), {3, 1}, 4, 4, nullptr);
   const ExchangePlan good =
       plan_exchange(Exchange::kDispatch, placement, routing, homes_of(placement, routing));
   EXPECT_NO_THROW(validate(good, placement, routing));
@@ -155,7 +155,7 @@ TEST(ExchangePlan, ValidateFindsWhatWasSpoiled) {
   spoiled([](ExchangePlan& p) { p.job_tokens.front() = 8; });
   spoiled([](ExchangePlan& p) { p.job_offsets[1] = 0; });
   spoiled([](ExchangePlan& p) { p.pair_ids.pop_back(); });
-  Placement other = placement;
+  ExpertPlacement other = placement;
   std::ranges::reverse(other.holders);
   EXPECT_THROW(validate(good, other, routing), InternalError);
 }
@@ -163,7 +163,7 @@ TEST(ExchangePlan, ValidateFindsWhatWasSpoiled) {
 TEST(PlacementUse, CountsByHand) {
   // Ranks 0: experts 0, 1; 1: experts 2, 3. Tokens 0 and 1 at home on 0, 2 and 3 on 1.
   const Routing routing = test::routing_of(1, 4, {{0, 1}, {0, 2}, {0, 1}, {0, 3}});
-  const Placement placement = make_placement(PlacementSpec::parse("linear"), {2, 2}, 1, 4, nullptr);
+  const ExpertPlacement placement = make_placement(PlacementSpec::parse("linear"), {2, 2}, 1, 4, nullptr);
   const ExchangePlan plan =
       plan_exchange(Exchange::kDispatch, placement, routing, homes_of(placement, routing));
   const PlacementUse use = placement_use(plan, placement, routing);
@@ -182,7 +182,7 @@ TEST(PlacementUse, StripsTouchFewRanks) {
   const Routing routing =
       make_routing({test::make_shape(40, 8, 48, 48, 36), test::RoutingSkew::kGaussian}, 9);
   const auto ranks_per_token = [&](const char* text, std::int64_t ranks) {
-    const Placement placement = make_placement(PlacementSpec::parse(text), {ranks, 1}, 48, 48, &routing);
+    const ExpertPlacement placement = make_placement(PlacementSpec::parse(text), {ranks, 1}, 48, 48, &routing);
     const ExchangePlan plan =
         plan_exchange(Exchange::kDispatch, placement, routing, homes_of(placement, routing));
     return placement_use(plan, placement, routing).ranks_per_token;

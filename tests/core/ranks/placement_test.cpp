@@ -72,13 +72,13 @@ TEST(RankGroup, SharesThingsInOrder) {
   }
 }
 
-TEST(Placement, IsValidForEveryRuleGridAndNumberOfRanks) {
+TEST(ExpertPlacement, IsValidForEveryRuleGridAndNumberOfRanks) {
   for (const test::RoutingCase& c : test::routing_cases()) {
     const Routing seen = make_routing(c, 5);
     for (const std::string& text : all_placements(c.shape.grid_rows + c.shape.grid_cols)) {
       for (const std::int64_t ranks : {1, 2, 3, 4, 7, 8, 64}) {
         const PlacementSpec spec = test::fitting(PlacementSpec::parse(text), seen, ranks);
-        const Placement placement =
+        const ExpertPlacement placement =
             make_placement(spec, {ranks, 1}, c.shape.grid_rows, c.shape.grid_cols, &seen);
         EXPECT_NO_THROW(placement.validate()) << c << text << ranks;
         EXPECT_GE(placement.copies(), 0) << c << text << ranks;
@@ -88,10 +88,10 @@ TEST(Placement, IsValidForEveryRuleGridAndNumberOfRanks) {
 }
 
 /// Equal shares of experts, whatever the rule, as far as the grid allows.
-TEST(Placement, SharesExpertsEqually) {
+TEST(ExpertPlacement, SharesExpertsEqually) {
   const Routing seen = make_routing({test::make_shape(64, 8, 16, 16, 8), test::RoutingSkew::kPopular}, 3);
   for (const char* text : {"linear", "round_robin", "rows", "columns", "blocks", "lpt", "clustered"}) {
-    const Placement placement = make_placement(PlacementSpec::parse(text), {8, 1}, 16, 16, &seen);
+    const ExpertPlacement placement = make_placement(PlacementSpec::parse(text), {8, 1}, 16, 16, &seen);
     EXPECT_EQ(placement.experts_per_rank(), std::vector<std::int64_t>(8, 32)) << text;
     EXPECT_EQ(placement.copies(), 0) << text;
   }
@@ -103,7 +103,7 @@ TEST(Placement, SharesExpertsEqually) {
             std::vector<std::int64_t>(8, 2 * 32 - 4));
 }
 
-TEST(Placement, HoldsByHandWhereItShould) {
+TEST(ExpertPlacement, HoldsByHandWhereItShould) {
   const auto rank_of = [](const char* text, std::int64_t expert) {
     return make_placement(PlacementSpec::parse(text), {4, 1}, 4, 8, nullptr).holders_of(expert).front();
   };
@@ -115,7 +115,7 @@ TEST(Placement, HoldsByHandWhereItShould) {
   EXPECT_EQ(rank_of("blocks", 16), 2);
 }
 
-TEST(Placement, SaysWhatItNeeds) {
+TEST(ExpertPlacement, SaysWhatItNeeds) {
   const Routing seen = test::routing_of(2, 2, {{0, 3}});
   EXPECT_EQ(error_text<InvalidArgument>([&] {
               make_placement(PlacementSpec::parse("lpt"), {2, 1}, 2, 2, nullptr);
@@ -143,22 +143,22 @@ TEST(Placement, SaysWhatItNeeds) {
             "copies = 1: must be as many for each of 2 nodes");
 }
 
-TEST(Placement, RefusesDataThatLies) {
-  const Placement good = make_placement(PlacementSpec::parse("strips"), {2, 1}, 2, 2, nullptr);
+TEST(ExpertPlacement, RefusesDataThatLies) {
+  const ExpertPlacement good = make_placement(PlacementSpec::parse("strips"), {2, 1}, 2, 2, nullptr);
   const auto refused = [&](auto&& spoil) {
-    Placement bad = good;
+    ExpertPlacement bad = good;
     spoil(bad);
     return error_text<InvalidArgument>([&] { bad.validate(); });
   };
-  EXPECT_EQ(refused([](Placement& p) { p.holders[0] = 2; }),
+  EXPECT_EQ(refused([](ExpertPlacement& p) { p.holders[0] = 2; }),
             "holders of expert 0 [0] = 2: must ascend below 2 ranks");
-  EXPECT_EQ(refused([](Placement& p) { p.holder_offsets[1] = 0; }), "expert = 0: must lie on a rank");
-  EXPECT_EQ(refused([](Placement& p) { p.holder_offsets.pop_back(); }), "holder_offsets.size = 4: must be 5");
-  EXPECT_EQ(refused([](Placement& p) { p.holders.pop_back(); }), "holders.size = 5: must be 6");
-  EXPECT_EQ(refused([](Placement& p) { p.row_owner[0] = 1; }), "expert = 0: must lie on rank 1, its strip's");
-  EXPECT_EQ(refused([](Placement& p) { p.col_owner[1] = 2; }),
+  EXPECT_EQ(refused([](ExpertPlacement& p) { p.holder_offsets[1] = 0; }), "expert = 0: must lie on a rank");
+  EXPECT_EQ(refused([](ExpertPlacement& p) { p.holder_offsets.pop_back(); }), "holder_offsets.size = 4: must be 5");
+  EXPECT_EQ(refused([](ExpertPlacement& p) { p.holders.pop_back(); }), "holders.size = 5: must be 6");
+  EXPECT_EQ(refused([](ExpertPlacement& p) { p.row_owner[0] = 1; }), "expert = 0: must lie on rank 1, its strip's");
+  EXPECT_EQ(refused([](ExpertPlacement& p) { p.col_owner[1] = 2; }),
             "col_owner[1] = 2: must be a rank below 2, or -1");
-  EXPECT_EQ(refused([](Placement& p) { p.col_owner.clear(); }), "col_owner.size = 0: must be 2");
+  EXPECT_EQ(refused([](ExpertPlacement& p) { p.col_owner.clear(); }), "col_owner.size = 0: must be 2");
 }
 
 /// Ranks as sets of experts, ranks of a node in any order: what does not depend on ties.
