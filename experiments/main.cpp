@@ -127,14 +127,15 @@ int run(int argc, char** argv) {
   app.footer(kFooter);
   const Invocation invocation{argc, argv};
   const std::vector<Command> commands = {
-      add_compare(app, invocation),  add_run(app, invocation),      add_sweep(app, invocation),
-      add_diff(app, invocation),     add_check(app, invocation),    add_inspect(app, invocation),
-      add_profile(app, invocation),  add_ceilings(app, invocation), add_calibrate(app, invocation),
-      add_roofline(app, invocation), add_headroom(app, invocation), add_report(app, invocation),
-      add_claims(app, invocation),   add_golden(app, invocation),   add_counters(app, invocation),
-      add_doctor(app, invocation),   add_simulate(app, invocation), add_validate(app, invocation),
-      add_paper(app, invocation),    add_schema(app, invocation),   add_import(app, invocation),
-      add_presets(app, invocation),  add_completion(app, program),  add_man(app, program)};
+      add_compare(app, invocation),   add_run(app, invocation),      add_sweep(app, invocation),
+      add_diff(app, invocation),      add_check(app, invocation),    add_inspect(app, invocation),
+      add_place(app, invocation),     add_profile(app, invocation),  add_ceilings(app, invocation),
+      add_calibrate(app, invocation), add_roofline(app, invocation), add_headroom(app, invocation),
+      add_report(app, invocation),    add_claims(app, invocation),   add_golden(app, invocation),
+      add_counters(app, invocation),  add_doctor(app, invocation),   add_simulate(app, invocation),
+      add_validate(app, invocation),  add_paper(app, invocation),    add_schema(app, invocation),
+      add_import(app, invocation),    add_presets(app, invocation),  add_completion(app, program),
+      add_man(app, program)};
   program.set_help(help_text);
   std::optional<std::string> text;
   try {

@@ -18,10 +18,12 @@ constexpr std::string_view to_string(Direction direction) {
 enum class Stage : std::uint8_t {
   kRouterProject,
   kRouterSelect,
+  kTokenDispatch,  ///< several ranks: tokens and pairs to the ranks of their experts
   kSchedule,
   kExpertScores,
   kExpertCombine,
   kExperts,  ///< expert_scores and expert_combine fused into one kernel
+  kTokenCombine,  ///< several ranks: partial sums back to the tokens' homes, where they are added
   kSharedMlp,
   kSharedMlpBackward,      ///< gradients of its input and of its three matrices
   kExpertsDgrad,           ///< data gradients of the experts: of their input and of the gates
@@ -34,10 +36,12 @@ enum class Stage : std::uint8_t {
 
 inline constexpr std::array kStages = {Stage::kRouterProject,
                                        Stage::kRouterSelect,
+                                       Stage::kTokenDispatch,
                                        Stage::kSchedule,
                                        Stage::kExpertScores,
                                        Stage::kExpertCombine,
                                        Stage::kExperts,
+                                       Stage::kTokenCombine,
                                        Stage::kSharedMlp,
                                        Stage::kSharedMlpBackward,
                                        Stage::kExpertsDgrad,
@@ -62,6 +66,8 @@ constexpr std::string_view to_string(Stage stage) {
       return "router_project";
     case Stage::kRouterSelect:
       return "router_select";
+    case Stage::kTokenDispatch:
+      return "token_dispatch";
     case Stage::kSchedule:
       return "schedule";
     case Stage::kExpertScores:
@@ -70,6 +76,8 @@ constexpr std::string_view to_string(Stage stage) {
       return "expert_combine";
     case Stage::kExperts:
       return "experts";
+    case Stage::kTokenCombine:
+      return "token_combine";
     case Stage::kSharedMlp:
       return "shared_mlp";
     case Stage::kSharedMlpBackward:

@@ -17,7 +17,7 @@
 namespace moescope {
 
 /// Of rows. A new column raises it, and has it as PointField::since.
-inline constexpr int kResultSchemaVersion = 4;
+inline constexpr int kResultSchemaVersion = 5;
 
 /// What a field of a point tells apart.
 enum class PointPart : std::uint8_t {
@@ -65,7 +65,9 @@ struct Point {
   std::string l2_state = "none";
   std::int64_t ranks = 1;
   std::optional<std::int64_t> rank;
+  std::optional<std::int64_t> peer;
   std::string placement = "none";
+  std::string exchange = "none";
 
   /// The fields that come from an OmniMoE layer's shape.
   void set_shape(const LayerShape& shape);
@@ -138,14 +140,20 @@ void for_each_field(P&& point, Visit&& visit) {
   visit(PointField{"l2_state", 1, kState, "last-level cache before each sample; none where nothing was run",
                    "cold,warm,none"},
         point.l2_state);
-  visit(PointField{"ranks", 4, kLayer, "GPUs that share the layer; 1 until there are more", nullptr, 1, 1},
+  visit(PointField{"ranks", 4, kLayer, "GPUs, or ranks on the CPU, that share the layer", nullptr, 1, 1},
         point.ranks);
   visit(PointField{"rank", 4, kState, "which of them the value is of; null for the layer as a whole", nullptr,
                    std::nullopt, 1},
         point.rank);
+  visit(PointField{"peer", 5, kState, "of bytes from `rank` to another: the other; else null", nullptr,
+                   std::nullopt, 1},
+        point.peer);
   visit(PointField{"placement", 4, kSchedule, "where experts lie among ranks; none on one", nullptr,
                    std::nullopt, 1},
         point.placement);
+  visit(PointField{"exchange", 5, kSchedule, "how tokens reach the ranks of their experts; none on one",
+                   "gather,dispatch,none", std::nullopt, 1},
+        point.exchange);
 }
 
 /// Text that is equal for points that agree in every field of `parts` that rows of schema version `version`

@@ -76,19 +76,6 @@ struct Inspected {
   std::string label() const { return baseline ? baseline->label() : shape.label(); }
 };
 
-/// Runs a baseline's router alone.
-Routing route(MoeBackend& backend, const SystemInputs& inputs) {
-  if (inputs.fixed_routing) {
-    return *inputs.fixed_routing;
-  }
-  const auto execution = backend.prepare_system(inputs);
-  for (const Stage stage : {Stage::kRouterProject, Stage::kRouterSelect}) {
-    execution->enqueue(stage);
-  }
-  execution->synchronize();
-  return execution->routing();
-}
-
 Inspected resolve(NamedWorkload workload, System system, const CommonOptions& options) {
   if (system == System::kOmniMoe) {
     const LayerShape shape = resolve_shape(options, workload.spec);
@@ -140,7 +127,7 @@ ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
     }
     const Routing routing =
         inputs ? route(*backend, *inputs)
-               : route(*backend, make_system_inputs(inspected.workload, *inspected.baseline, options));
+               : route_system(*backend, make_system_inputs(inspected.workload, *inspected.baseline, options));
     const Point point = inspected.baseline
                             ? layer_point(*inspected.baseline, backend->name(), name, options.seed)
                             : layer_point(inspected.shape, backend->name(), name, options.seed);

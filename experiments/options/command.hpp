@@ -27,6 +27,7 @@ Command add_diff(Cli app, const Invocation& invocation);
 Command add_sweep(Cli app, const Invocation& invocation);
 Command add_check(Cli app, const Invocation& invocation);
 Command add_inspect(Cli app, const Invocation& invocation);
+Command add_place(Cli app, const Invocation& invocation);
 Command add_import(Cli app, const Invocation& invocation);
 Command add_profile(Cli app, const Invocation& invocation);
 Command add_roofline(Cli app, const Invocation& invocation);

@@ -166,4 +166,16 @@ SystemInputs make_system_inputs(const NamedWorkload& workload, const SystemShape
   return inputs;
 }
 
+Routing route_system(MoeBackend& backend, const SystemInputs& inputs) {
+  if (inputs.fixed_routing) {
+    return *inputs.fixed_routing;
+  }
+  const auto execution = backend.prepare_system(inputs);
+  for (const Stage stage : {Stage::kRouterProject, Stage::kRouterSelect}) {
+    execution->enqueue(stage);
+  }
+  execution->synchronize();
+  return execution->routing();
+}
+
 }  // namespace moescope

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "core/backend/moe_backend.hpp"
 #include "core/systems/system.hpp"
 #include "experiments/options/options.hpp"
 
@@ -25,5 +26,8 @@ std::vector<ScheduleKind> baseline_schedules(const CommonOptions& options, Syste
 /// OutOfMemory.
 SystemInputs make_system_inputs(const NamedWorkload& workload, const SystemShape& shape,
                                 const CommonOptions& options);
+
+/// Runs the router alone, or takes the routing that is fixed: a row for each query.
+Routing route_system(MoeBackend& backend, const SystemInputs& inputs);
 
 }  // namespace moescope

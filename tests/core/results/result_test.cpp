@@ -175,7 +175,7 @@ TEST(ResultSchema, RefusesRowsThatAreNotOurs) {
   }
   for (const auto& patch :
        {R"({"status": "fine"})", R"({"source": "guessed"})", R"({"value": null})", R"({"extra": 1})",
-        R"({"schema_version": 5})", R"({"status": "failed", "value": null})", R"({"samples": 0})"}) {
+        R"({"schema_version": 6})", R"({"status": "failed", "value": null})", R"({"samples": 0})"}) {
     json bad = good;
     bad.merge_patch(json::parse(patch));
     if (std::string_view(patch).find("null") != std::string_view::npos) {
@@ -354,8 +354,8 @@ TEST(ReadRows, NamesLineAndFieldOfWhatIsWrong) {
             "line 2: source: \"dreamt\" is not a known value");
   EXPECT_EQ(message_for(replaced("\"ok\"", "\"failed\"")),
             "line 2: value = 0.1: a row of time_s with status failed must not have one");
-  EXPECT_EQ(message_for(replaced("\"schema_version\":4", "\"schema_version\":9")),
-            "line 2: schema_version: 9 was written by another version; this one reads 1 to 4");
+  EXPECT_EQ(message_for(replaced("\"schema_version\":5", "\"schema_version\":9")),
+            "line 2: schema_version: 9 was written by another version; this one reads 1 to 5");
   EXPECT_NE(message_of([&] { read_rows(directory.path() / "absent"); }).find("absent: no such file"),
             std::string::npos);
   const auto folder = directory.path() / "folder";  // stands for the rows in it, of which it has none
@@ -424,7 +424,8 @@ std::string version_1_text() {
     json old = json::parse(line);
     old["schema_version"] = 1;
     for (const char* key : {"shared_size", "B", "tile_tokens", "activation", "gates", "point", "repro",
-                            "direction", "expert_size", "heads", "key_size", "ranks", "rank", "placement"}) {
+                            "direction", "expert_size", "heads", "key_size", "ranks", "rank", "placement",
+                            "peer", "exchange"}) {
       old.erase(key);
     }
     if (old.contains("header")) {

@@ -1,0 +1,157 @@
+#include <fmt/format.h>
+
+#include <memory>
+#include <utility>
+
+#include "core/layer/layer_shape.hpp"
+#include "experiments/inspection/routed_batches.hpp"
+#include "experiments/options/backends.hpp"
+#include "experiments/options/command.hpp"
+#include "experiments/options/outputs.hpp"
+#include "experiments/options/system_options.hpp"
+#include "profiler/placement/placement_rows.hpp"
+#include "profiler/placement/placement_text.hpp"
+
+namespace moescope {
+namespace {
+
+constexpr const char* kFigure = "placement";
+
+struct PlaceOptions : CommonOptions {
+  std::string file;
+  std::int64_t ranks = 8;
+  std::int64_t nodes = 1;
+  std::vector<std::string> placements;
+  bool links = false;
+};
+
+/// Those asked for, or all that make sense on the grid.
+std::vector<PlacementSpec> specs_of(const PlaceOptions& options, const Routing& routing) {
+  std::vector<std::string> names = options.placements;
+  if (names.empty()) {
+    names = {"linear", "round_robin"};
+    if (routing.grid_rows > 1 && routing.grid_cols > 1) {
+      // A tenth of the strips on every rank: 64 of the 640 that a grid of 320 x 320 has.
+      const std::int64_t hot = (routing.grid_rows + routing.grid_cols + 9) / 10;
+      for (std::string name : {std::string("rows"), std::string("columns"), std::string("blocks"),
+                               std::string("strips"), fmt::format("strips+hot:{}", hot)}) {
+        names.push_back(std::move(name));
+      }
+    }
+    for (const char* name : {"lpt", "eplb", "clustered", "clustered+tokens"}) {
+      names.emplace_back(name);
+    }
+  }
+  std::vector<PlacementSpec> specs;
+  for (const std::string& name : names) {
+    specs.push_back(PlacementSpec::parse(name));
+  }
+  return specs;
+}
+
+std::vector<RoutedBatch> batches_of(MoeBackend& backend, const PlaceOptions& options) {
+  if (options.file.empty()) {
+    return batches_of_workloads(backend, options);
+  }
+  if (!options.workloads.empty()) {
+    throw InvalidArgument("workload", options.workloads.front(), "cannot be given beside a file");
+  }
+  return batches_of_file(options.file, options);
+}
+
+void require_widths(const RoutedBatch& batch) {
+  if (batch.hidden_size == 0) {
+    throw InvalidArgument("hidden_size", "0", "rows name it, and the routing does not say it: must be given");
+  }
+}
+
+std::string heading(const PlacementStudy& study, bool several) {
+  const Point& point = study.batch.point;
+  const std::string grid = point.grid_rows == 1 ? fmt::to_string(point.grid_cols)
+                                                : fmt::format("{} x {}", point.grid_rows, point.grid_cols);
+  return fmt::format(
+      "{}{} experts, {} tokens, K {}, on {} ranks of {} node{}\nJudged on the last {} tokens; placements by "
+      "counts (lpt, eplb, clustered, +hot) were made from the first {}.\n\n",
+      several ? "" : study.batch.name + ": ", grid, study.batch.routing.num_tokens, point.top_k,
+      study.group.ranks, study.group.nodes, study.group.nodes == 1 ? "" : "s", study.judged_tokens,
+      study.seen_tokens);
+}
+
+ExitCode place(const PlaceOptions& options, const Invocation& invocation) {
+  apply_threads(options);
+  StandardTables out(options.tables);
+  require_meaningful(options);
+  const RankGroup group{options.ranks, options.nodes};
+  group.validate();
+  for (const std::string& name : options.placements) {
+    (void)PlacementSpec::parse(name);
+  }
+  const auto backend = make_backend(options.backend);
+  std::vector<RoutedBatch> batches = batches_of(*backend, options);
+  if (!options.output.empty()) {
+    for (const RoutedBatch& batch : batches) {
+      require_widths(batch);
+    }
+  }
+  std::vector<PlacementStudy> studies;
+  for (RoutedBatch& batch : batches) {
+    const std::vector<PlacementSpec> specs = specs_of(options, batch.routing);
+    studies.push_back(study_placements(std::move(batch), group, specs));
+  }
+  out.text() << heading(studies.front(), studies.size() > 1);
+  out.show("placements", placement_table(studies));
+  out.text() << '\n' << placement_conclusion(studies);
+  if (studies.front().batch.hidden_size == 0) {
+    out.text() << "Bytes are left out: the routing does not say how wide the model is; -d does.\n";
+  }
+  if (options.output.empty()) {
+    return ExitCode::kOk;
+  }
+  ResultWriter writer = open_results(options.output, run_header(invocation, *backend), figure_files(kFigure));
+  for (const PlacementStudy& study : studies) {
+    for (const ResultRow& row : placement_rows(study, options.links)) {
+      writer.write(row);
+    }
+  }
+  const FigureResult figure = draw_figure(placement_figure(studies), writer.directory(), kFigure);
+  out.text() << fmt::format("\nrows:   {}/rows.jsonl, rows.csv, run.json\n", writer.directory().string());
+  out.text() << (figure.status == Status::kOk ? fmt::format("figure: {}\n", figure.image.string())
+                                              : fmt::format("figure: unavailable: {}\n", figure.reason));
+  return ExitCode::kOk;
+}
+
+}  // namespace
+
+Command add_place(Cli app, const Invocation& invocation) {
+  auto options = std::make_shared<PlaceOptions>();
+  const Cli sub = app.add_subcommand(
+      "place",
+      "where should experts lie among GPUs? Placements against a routing, without a GPU: balance, ranks a "
+      "token touches, bytes, memory, and whether copies of experts pay");
+  sub.add_option("file", options->file,
+                 "routing of all layers: a trace, or what `moescope import` reads (default: --workload)")
+      .type_name("FILE");
+  sub.footer(
+      examples({"moescope place", "moescope place mine.npz --ranks 4 -d 256",
+                "moescope place --workload zipf:1 --grid 64x64 -K 32 -L 2048 --ranks 16 --nodes 2",
+                "moescope place --system gshard --workload zipf:1 --placement linear --placement eplb:16",
+                "moescope place --workload snapshot:data/tablea_layer2_1024.safetensors --ranks 64 "
+                "--placement strips --placement strips+hot:64"}));
+  const Cli group = sub.add_option_group("Ranks", "GPUs, and where experts lie among them");
+  group.add_option("--ranks", options->ranks, "GPUs, 1 to 1024 (default 8)").type_name("P");
+  group.add_option("--nodes", options->nodes, "that share them, consecutive ranks together (default 1)")
+      .type_name("N");
+  group.add_option("--placement", options->placements, placement_help() + "; may be repeated (default: all)")
+      .type_name("NAME")
+      .repeatable();
+  group.add_flag("--links", options->links, "with --output: also the bytes from each rank to each other");
+  add_shape_options(sub, *options);
+  add_system_options(sub, *options);
+  add_workload_options(sub, *options);
+  add_machine_options(sub, *options);
+  add_table_options(sub, options->tables);
+  add_output_option(sub, *options, "and a figure; default: none are written");
+  return {sub, [options, invocation] { return place(*options, invocation); }};
+}
+
+}  // namespace moescope
