@@ -22,7 +22,7 @@ enum class Stage : std::uint8_t {
   kSchedule,
   kExpertScores,
   kExpertCombine,
-  kExperts,  ///< expert_scores and expert_combine fused into one kernel
+  kExperts,       ///< expert_scores and expert_combine fused into one kernel
   kTokenCombine,  ///< several ranks: partial sums back to the tokens' homes, where they are added
   kSharedMlp,
   kSharedMlpBackward,      ///< gradients of its input and of its three matrices
@@ -57,8 +57,10 @@ constexpr Direction direction_of(Stage stage) {
                                                                                  : Direction::kForward;
 }
 
-/// The experts, apart or fused: a layer has the first two or the last.
-inline constexpr std::array kExpertStages = {Stage::kExpertScores, Stage::kExpertCombine, Stage::kExperts};
+/// The experts. A forward has the first two or, fused, the third; a backward the last two, and the first
+/// where it computes scores again.
+inline constexpr std::array kExpertStages = {Stage::kExpertScores, Stage::kExpertCombine, Stage::kExperts,
+                                             Stage::kExpertsDgrad, Stage::kExpertsWgrad};
 
 constexpr std::string_view to_string(Stage stage) {
   switch (stage) {

@@ -7,6 +7,7 @@
 #include "core/backend/l2_state.hpp"
 #include "core/base/grid_text.hpp"
 #include "core/layer/dtype.hpp"
+#include "core/layer/training.hpp"
 #include "core/schedule/schedule_info.hpp"
 #include "core/systems/system_options.hpp"
 
@@ -119,6 +120,8 @@ void check_dtype(std::string_view text) { parse_dtype(text); }
 void check_activation(std::string_view text) { parse_activation(text); }
 void check_gates(std::string_view text) { parse_gate_mode(text); }
 void check_l2(std::string_view text) { parse_l2_state(text); }
+void check_direction(std::string_view text) { parse_direction(text); }
+void check_save(std::string_view text) { parse_save_mode(text); }
 
 }  // namespace detail
 

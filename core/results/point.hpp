@@ -44,6 +44,7 @@ struct PointField {
 struct Point {
   std::string system = "omnimoe";
   std::string direction = "forward";
+  std::string save = "none";
   std::string schedule = "none";
   std::string backend;
   std::int64_t num_tokens = 0;
@@ -93,6 +94,9 @@ void for_each_field(P&& point, Visit&& visit) {
   visit(PointField{"direction", 4, kLayer, "forward, or backward: gradients and the step they are for",
                    "forward,backward", std::nullopt, 1},
         point.direction);
+  visit(PointField{"save", 5, kSchedule, "what the forward keeps for the backward; none of a forward",
+                   "minimal,log_probs,scores,none", std::nullopt, 1},
+        point.save);
   visit(PointField{"schedule", 1, kSchedule,
                    "order of work of the expert stage; none for a value that does not depend on it"},
         point.schedule);
@@ -182,6 +186,8 @@ struct PointRequest {
   std::optional<std::int64_t> group_size;
   std::optional<std::int64_t> tile_tokens;
   std::string l2;
+  std::string direction;
+  std::string save;
 };
 
 /// Where an option stands in --help.
@@ -210,6 +216,8 @@ void check_dtype(std::string_view text);
 void check_activation(std::string_view text);
 void check_gates(std::string_view text);
 void check_l2(std::string_view text);
+void check_direction(std::string_view text);
+void check_save(std::string_view text);
 }  // namespace detail
 
 /// Calls visit(RequestField, member) for every field: std::string or std::optional<std::int64_t>.
@@ -254,6 +262,14 @@ void for_each_request_field(R& request, Visit&& visit) {
   visit(RequestField{"l2", "--l2", "STATE", "last-level cache before each sample: cold (default) or warm",
                      kRun, 0, 0, detail::check_l2},
         request.l2);
+  visit(RequestField{"direction", "--direction", "DIRECTION",
+                     "forward (default), or backward: the gradients of everything that is learnt", kRun, 0, 0,
+                     detail::check_direction},
+        request.direction);
+  visit(RequestField{"save", "--save", "MODE",
+                     "what the forward keeps for the backward: minimal, log_probs (default) or scores", kRun,
+                     0, 0, detail::check_save},
+        request.save);
 }
 
 }  // namespace moescope

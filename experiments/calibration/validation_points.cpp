@@ -36,7 +36,8 @@ bool is_asked_for(const std::string& metric, const ValidationOptions& options) {
 
 bool takes_part(const ResultRow& row, const ValidationOptions& options) {
   return row.source == Source::kMeasured && row.status == Status::kOk && row.backend == "cuda" &&
-         row.system == "omnimoe" && row.l2_state == "cold" && row.value && is_asked_for(row.metric, options);
+         row.system == "omnimoe" && row.direction == "forward" && row.l2_state == "cold" && row.value &&
+         is_asked_for(row.metric, options);
 }
 
 /// The sum of both parts, for every stage that has them.

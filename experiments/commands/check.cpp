@@ -25,10 +25,8 @@ struct CheckOptions : CommonOptions {
   bool full = false;
   bool verbose = false;
   std::int64_t sampled_tokens = 8;
-  std::string direction{to_string(Direction::kForward)};
-  std::string save;  ///< none: all
 
-  bool backward() const { return direction == to_string(Direction::kBackward); }
+  bool backward() const { return asked_direction(*this) == Direction::kBackward; }
 };
 
 struct Tally {
@@ -71,7 +69,7 @@ std::vector<CheckPoint> chosen_points(const CheckOptions& options) {
 Point point_of(const CheckPoint& checked, const MoeBackend& backend, const ScheduleOptions& schedule,
                const CheckOptions& options) {
   Point point = layer_point(checked.shape, backend.name(), checked.workload.name, options.seed);
-  point.direction = options.direction;
+  point.direction = to_string(asked_direction(options));
   point.set_schedule(schedule);
   point.l2_state = to_string(L2State::kCold);
   return point;
@@ -134,10 +132,10 @@ void print_comparisons(const LayerCheck& check) {
 }
 
 std::vector<SaveMode> chosen_saves(const CheckOptions& options) {
-  if (options.save.empty()) {
-    return {SaveMode::kMinimal, SaveMode::kLogProbs, SaveMode::kScores};
+  if (const auto save = asked_save(options)) {
+    return {*save};
   }
-  return {parse_save_mode(options.save)};
+  return {SaveMode::kMinimal, SaveMode::kLogProbs, SaveMode::kScores};
 }
 
 /// Compared in the direction that was asked for.
@@ -211,16 +209,10 @@ ExitCode check(const CheckOptions& options, const Invocation& invocation) {
   if (options.sampled_tokens < 1) {
     throw InvalidArgument("sampled_tokens", fmt::format("{}", options.sampled_tokens), "must be >= 1");
   }
-  parse_direction(options.direction);
-  if (!options.save.empty() && !options.backward()) {
-    throw InvalidArgument("save", options.save, "is what the backward reads: --direction backward");
-  }
   chosen_saves(options);
-  if (!options.systems.empty() && options.backward()) {
-    throw InvalidArgument("direction", options.direction,
-                          "of the baselines is forward: their backward is an oracle alone (moescope golden)");
-  }
   if (!options.systems.empty()) {
+    require_forward(options,
+                    "of the baselines is forward: their backward is an oracle alone (moescope golden)");
     return check_systems(options, options.full, options.sampled_tokens, invocation);
   }
   const auto schedules = chosen_schedules(options);

@@ -102,6 +102,7 @@ PlannedPoints table_a_points(const CompareOptions& options, StudyPlan plan) {
 std::vector<PlannedPoints> plan_points(const CompareOptions& options) {
   StudyPlan plan = study_plan(options);
   const bool is_default = is_default_job(options);
+  const bool real_routers = is_default && !plan.training;  // a step on them takes minutes on a CPU
   if (is_default && !options.own_max_time) {
     plan.sampling.max_time_s = kDefaultTime;
   }
@@ -110,7 +111,7 @@ std::vector<PlannedPoints> plan_points(const CompareOptions& options) {
   }
   std::vector<PlannedPoints> planned;
   planned.push_back({plan, points_of(options)});
-  if (is_default) {
+  if (real_routers) {
     planned.push_back(table_a_points(options, std::move(plan)));
   }
   return planned;
@@ -120,6 +121,7 @@ ExitCode compare(const CompareOptions& options, const Invocation& invocation) {
   apply_threads(options);
   require_meaningful(options);
   if (!options.systems.empty()) {
+    require_forward(options, "of the baselines is forward: their backward is an oracle alone");
     if (!options.tuned_on.empty()) {
       throw InvalidArgument("tuned_on", options.tuned_on, "cannot be given beside --system");
     }

@@ -49,22 +49,17 @@ std::string quantiles_text(const Routing& routing) {
 struct InspectOptions : CommonOptions {
   std::string file;
   std::string save_trace;
-  std::string direction{to_string(Direction::kForward)};
-  std::string save;  ///< none: all
 };
 
 /// Empty for the forward, which saves nothing.
 std::vector<SaveMode> saves_of(const InspectOptions& options) {
-  if (parse_direction(options.direction) == Direction::kForward) {
-    if (!options.save.empty()) {
-      throw InvalidArgument("save", options.save, "is what the backward reads: --direction backward");
-    }
+  if (const auto save = asked_save(options)) {
+    return {*save};
+  }
+  if (asked_direction(options) == Direction::kForward) {
     return {};
   }
-  if (options.save.empty()) {
-    return {SaveMode::kMinimal, SaveMode::kLogProbs, SaveMode::kScores};
-  }
-  return {parse_save_mode(options.save)};
+  return {SaveMode::kMinimal, SaveMode::kLogProbs, SaveMode::kScores};
 }
 
 /// One workload on one layer: OmniMoE, or a baseline.
@@ -98,8 +93,8 @@ ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
   const System system = chosen_system(options);
   require_meaningful(options);
   const std::vector<SaveMode> saves = saves_of(options);
-  if (!saves.empty() && system != System::kOmniMoe) {
-    throw InvalidArgument("direction", options.direction, "is for omnimoe here; of baselines only forward");
+  if (system != System::kOmniMoe) {
+    require_forward(options, "is for omnimoe here; of baselines only forward");
   }
   std::vector<Inspected> points;
   std::vector<NamedWorkload> workloads = system == System::kOmniMoe || !options.workloads.empty()

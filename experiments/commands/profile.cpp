@@ -141,6 +141,7 @@ void record_counters(const LayerProfile& layer, std::size_t number, const std::s
 
 ExitCode profile(const ProfileOptions& options, const Invocation& invocation) {
   apply_threads(options);
+  require_forward(options, "is not profiled: counters are of the forward");
   if (options.external) {
     return run_for_external_profiler(options);
   }

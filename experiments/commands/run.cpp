@@ -10,6 +10,7 @@
 #include "experiments/options/options.hpp"
 #include "experiments/options/outputs.hpp"
 #include "experiments/options/system_options.hpp"
+#include "experiments/points/study_point.hpp"
 #include "profiler/study/layer_rows.hpp"
 #include "profiler/study/layer_study.hpp"
 #include "profiler/study/system_study.hpp"
@@ -19,6 +20,8 @@
 
 namespace moescope {
 namespace {
+
+constexpr std::string_view kForwardAlone = "of the baselines is forward: their backward is an oracle alone";
 
 TableCell bytes_of(const AnalyticCost& cost, Stage stage, MemoryLevel level) {
   return bytes_cell(static_cast<double>(cost.bytes(stage, level)));
@@ -76,8 +79,9 @@ void print(TableOutput& out, const LayerStudy& study, const ScheduleStudy& point
   const bool scheduled = !study.baseline || study.baseline->has_routing();
   out.text() << fmt::format("{}  {}  {}  seed {}  L2 {}\n", study.workload, study_label(study),
                             to_string(study.shape.dtype), study.seed, to_string(study.sampling.l2));
-  out.text() << fmt::format("{}on {} ({})\n\n", scheduled ? fmt::format("{} ", to_string(point.ran)) : "",
-                            study.backend, device);
+  out.text() << fmt::format("{}{}on {} ({})\n\n",
+                            study.save ? fmt::format("backward, {} saved, ", to_string(*study.save)) : "",
+                            scheduled ? fmt::format("{} ", to_string(point.ran)) : "", study.backend, device);
   out.show("stages", stage_table(point));
   out.text() << '\n' << conclusion(point);
   if (const StageSamples* layer = point.times.find(Stage::kLayer)) {
@@ -85,19 +89,27 @@ void print(TableOutput& out, const LayerStudy& study, const ScheduleStudy& point
                               layer->count(), point.times.discarded);
   }
   if (scheduled) {
-    out.text() << fmt::format("reuse {:.1f} pairs per active expert; floor of the expert stage {}\n",
-                              study.skew.reuse, format_bytes(static_cast<double>(study.floor_bytes)));
+    out.text() << fmt::format("reuse {:.1f} pairs per active expert", study.skew.reuse)
+               << (study.save ? std::string("\n")
+                              : fmt::format("; floor of the expert stage {}\n",
+                                            format_bytes(static_cast<double>(study.floor_bytes))));
   }
-  out.text() << fmt::format("weights {}; peak {}: weights, batch, routing and the largest workspace\n",
+  out.text() << fmt::format("weights {}; peak {}: {}\n",
                             format_bytes(static_cast<double>(point.weight_bytes)),
-                            format_bytes(static_cast<double>(point.peak_bytes)));
-  out.text() << (point.error ? point.error->describe() : fmt::format("no error: {}", point.error_reason))
+                            format_bytes(static_cast<double>(point.peak_bytes)),
+                            study.save ? "inputs, gradients, what the forward kept and working memory"
+                                       : "weights, batch, routing and the largest workspace");
+  out.text() << (point.error_of.empty() ? "" : fmt::format("nearest to its tolerance, {}: ", point.error_of))
+             << (point.error ? point.error->describe() : fmt::format("no error: {}", point.error_reason))
              << '\n';
   if (explain && !point.explanation.empty()) {
     out.text() << fmt::format("auto chose {}\n", point.explanation);
   }
-  out.text() << (point.deterministic ? "output is bit-identical from run to run\n"
-                                     : "output may differ in the last bits from run to run\n");
+  const std::string_view result = study.save ? "gradients are" : "output is";
+  out.text() << (point.deterministic
+                     ? fmt::format("{} bit-identical from run to run\n", result)
+                     : fmt::format("{} not bit-identical from run to run: the last bits may differ\n",
+                                   result));
 }
 
 /// How to measure, and where progress is shown.
@@ -132,6 +144,9 @@ LayerStudy study_omnimoe(const CommonOptions& options, const Bench& bench) {
       make_inputs(workloads[0], shape, options.seed,
                   {.backend = bench.backend.name(), .schedules = schedules, .judged_tokens = kJudgedTokens});
   bench.progress.begin(workloads[0].name);
+  if (const auto training = asked_training(options)) {
+    return study_omnimoe_step(bench.backend, inputs, schedules, bench.sampling, *training, bench.say());
+  }
   return study_layer(bench.backend, inputs, schedules, bench.sampling, oracle_judge(inputs, kJudgedTokens),
                      bench.say());
 }
@@ -161,6 +176,9 @@ ExitCode run(const CommonOptions& options, const Invocation& invocation) {
   const auto writer = open_rows(options.output, run_header(invocation, *backend));
   Progress progress(std::cerr, progress_style(options), 1);
   const Bench bench{*backend, sampling, progress};
+  if (system != System::kOmniMoe) {
+    require_forward(options, kForwardAlone);
+  }
   const LayerStudy study =
       system == System::kOmniMoe ? study_omnimoe(options, bench) : study_baseline(options, system, bench);
   const ScheduleStudy& point = study.schedules[0];
@@ -186,6 +204,7 @@ Command add_run(Cli app, const Invocation& invocation) {
       "run", "one configuration through the whole layer: time, bytes and flop per stage, error");
   sub.footer(examples({"moescope run", "moescope run --schedule expert_centric --group-size 32 -L 1024",
                        "moescope run --preset table-a-1024-512 --workload zipf:1 --output results/zipf1",
+                       "moescope run --direction backward --save scores",
                        "moescope run --system peer --preset table-a -L 64"}));
   add_shape_options(sub, *options);
   add_system_options(sub, *options);

@@ -234,6 +234,37 @@ SamplingOptions sampling_options(const CommonOptions& options) {
   return sampling;
 }
 
+Direction asked_direction(const PointRequest& request) {
+  return request.direction.empty() ? Direction::kForward : parse_direction(request.direction);
+}
+
+std::optional<SaveMode> asked_save(const PointRequest& request) {
+  if (request.save.empty()) {
+    return std::nullopt;
+  }
+  if (asked_direction(request) == Direction::kForward) {
+    throw InvalidArgument("save", request.save, "is what the backward reads: --direction backward");
+  }
+  return parse_save_mode(request.save);
+}
+
+std::optional<TrainingOptions> asked_training(const PointRequest& request) {
+  const auto save = asked_save(request);
+  if (asked_direction(request) == Direction::kForward) {
+    return std::nullopt;
+  }
+  TrainingOptions training;
+  training.save = save.value_or(training.save);
+  return training;
+}
+
+void require_forward(const PointRequest& request, std::string_view why) {
+  (void)asked_save(request);
+  if (asked_direction(request) != Direction::kForward) {
+    throw InvalidArgument("direction", request.direction, why);
+  }
+}
+
 void apply_threads(const CommonOptions& options) {
   // More threads than this only swap; it also keeps a slip of the keyboard from forking thousands.
   constexpr int kMaxThreads = 1024;

@@ -8,6 +8,7 @@
 
 #include "core/backend/moe_backend.hpp"
 #include "core/layer/layer_shape.hpp"
+#include "core/layer/training.hpp"
 #include "core/results/point.hpp"
 #include "core/schedule/schedule.hpp"
 #include "core/systems/system.hpp"
@@ -89,6 +90,14 @@ LayerInputs make_inputs(const NamedWorkload& workload, const LayerShape& shape, 
 /// Schedules asked for, without any: all but auto. Throws InvalidArgument.
 std::vector<ScheduleOptions> chosen_schedules(const CommonOptions& options);
 SamplingOptions sampling_options(const CommonOptions& options);
+/// --direction; forward where nothing was said. Throws InvalidArgument.
+Direction asked_direction(const PointRequest& request);
+/// --save; empty where nothing was said. Throws InvalidArgument, also for one beside a forward.
+std::optional<SaveMode> asked_save(const PointRequest& request);
+/// The step that --direction backward asks for; empty for a forward. Throws InvalidArgument.
+std::optional<TrainingOptions> asked_training(const PointRequest& request);
+/// Throws InvalidArgument("direction", ...) for a backward: `why` says what has the forward alone.
+void require_forward(const PointRequest& request, std::string_view why);
 
 /// Applies --threads to OpenMP. Throws InvalidArgument("threads", ...).
 void apply_threads(const CommonOptions& options);

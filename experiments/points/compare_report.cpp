@@ -41,7 +41,7 @@ Table workload_table(Studies studies) {
     table.add_row({short_workload(study.workload), fixed_cell(skew.usage, 3), fixed_cell(skew.unevenness, 3),
                    fixed_cell(skew.max_over_mean, 1), fixed_cell(skew.effective_experts, 0),
                    fixed_cell(skew.reuse, 1), fixed_cell(skew.strips_per_token, 1),
-                   bytes_cell(static_cast<double>(study.floor_bytes))});
+                   study.save ? TableCell("-") : bytes_cell(static_cast<double>(study.floor_bytes))});
   }
   return table;
 }
@@ -69,7 +69,7 @@ void add_schedule(Table& table, const LayerStudy& study, const ScheduleStudy& po
   table.add_row(
       {workload, name, seconds_cell(layer.median_s()), percent_cell(layer.spread()),
        against_fastest(*standing), speed_up_cell(point.layer_speed_up),
-       TableCell(fmt::format("{:.1f}x", over), over), bytes_cell(bytes),
+       study.save ? TableCell("-") : TableCell(fmt::format("{:.1f}x", over), over), bytes_cell(bytes),
        experts ? seconds_cell(experts->median_s()) : TableCell("-"), speed_up_cell(point.expert_speed_up),
        point.error
            ? TableCell(fmt::format("{:.1e}", point.error->relative_error), point.error->relative_error)
@@ -152,20 +152,26 @@ std::vector<std::span<const LayerStudy>> by_shape(const std::vector<LayerStudy>&
 void print_comparison(TableOutput& out, const std::vector<LayerStudy>& studies, const std::string& device) {
   for (const Studies group : by_shape(studies)) {
     const LayerStudy& first = group.front();
-    out.text() << fmt::format("{}, {}, {} on {}, L2 {}, seed {}\n\n", first.shape.label(),
-                              to_string(first.shape.dtype), first.backend, device,
-                              to_string(first.sampling.l2), first.seed);
+    out.text() << fmt::format("{}, {}{}, {} on {}, L2 {}, seed {}\n\n", first.shape.label(),
+                              to_string(first.shape.dtype),
+                              first.save ? fmt::format(", backward, {} saved", to_string(*first.save)) : "",
+                              first.backend, device, to_string(first.sampling.l2), first.seed);
     out.show(fmt::format("workloads {}", first.shape.label()), workload_table(group));
     out.text() << '\n';
     out.show(fmt::format("schedules {}", first.shape.label()), schedule_table(group));
     out.text() << '\n' << conclusions(group) << '\n';
   }
+  const bool backward = !studies.empty() && studies.front().save;
   out.text()
       << "layer: median over alternating samples; spread: (max - min) / median; vs fastest: time over "
          "the\nfastest one's, round by round, ~ where it may be 1 (95 % confidence; of fewer than 6 "
-         "rounds, the extremes);\nspeed-up: over token_centric; over floor: bytes that the expert stage "
-         "requests (analytic) over active\nexperts, tokens and output once; error: relative, against "
-         "the fp64 oracle on sampled tokens\n"
+         "rounds, the extremes);\nspeed-up: over token_centric; "
+      << (backward
+              ? "requested bytes: of the experts' data and weight gradients (analytic);\nerror: relative, of "
+                "the gradient that is nearest to its tolerance against the fp64 oracle\n"
+              : "over floor: bytes that the expert stage requests (analytic) over active\nexperts, tokens "
+                "and "
+                "output once; error: relative, against the fp64 oracle on sampled tokens\n")
       << notes_text(studies);
 }
 

@@ -4,8 +4,11 @@
 
 #include <utility>
 
+#include "core/workload/output_gradient.hpp"
 #include "profiler/study/or_failure.hpp"
+#include "profiler/study/training_study.hpp"
 #include "reference/oracle/layer_check.hpp"
+#include "reference/oracle/training_check.hpp"
 
 namespace moescope {
 namespace {
@@ -19,10 +22,27 @@ bool same_weights(const LayerShape& a, const LayerShape& b) {
 
 StudyPlan study_plan(const CommonOptions& options) {
   StudyPlan plan{chosen_schedules(options), sampling_options(options)};
+  plan.training = asked_training(options);
   if (!options.tuned_on.empty()) {
+    if (plan.training) {
+      throw InvalidArgument("tuned_on", options.tuned_on, "is for the forward");
+    }
     plan.tuned_on = named_workload(options.tuned_on);
   }
   return plan;
+}
+
+LayerStudy study_omnimoe_step(MoeBackend& backend, const LayerInputs& inputs,
+                              std::span<const ScheduleOptions> schedules, const SamplingOptions& sampling,
+                              const TrainingOptions& training, const StudyProgress& progress) {
+  const HostTensor dy = make_output_gradient(inputs.shape, inputs.seed);
+  return study_training(
+      backend, inputs, dy, schedules, sampling, training,
+      [&](TrainingExecution& step) {
+        WorstGradient worst = worst_gradient(inputs, dy, training, step, kJudgedTokens);
+        return GradientError{worst.report, std::move(worst.of)};
+      },
+      progress);
 }
 
 LayerInputs PointStudy::make_inputs(const StudyPoint& point, const LayerUse& use) {
@@ -67,6 +87,9 @@ LayerStudy PointStudy::study(const StudyPoint& point, const StudyPlan& plan, con
     }
     const LayerInputs inputs = make_inputs(
         point, {.backend = backend_.name(), .schedules = schedules, .judged_tokens = kJudgedTokens});
+    if (plan.training) {
+      return study_omnimoe_step(backend_, inputs, schedules, plan.sampling, *plan.training, progress);
+    }
     LayerStudy study = study_layer(backend_, inputs, schedules, plan.sampling,
                                    oracle_judge(inputs, kJudgedTokens), progress);
     if (plan.tuned_on) {
@@ -88,6 +111,9 @@ LayerStudy failed_study(const StudyPoint& point, const StudyPlan& plan, std::str
   study.seed = point.seed;
   study.backend = backend;
   study.sampling = plan.sampling;
+  if (plan.training) {
+    study.save = plan.training->save;
+  }
   for (const ScheduleOptions& schedule : plan.schedules) {
     ScheduleStudy& failed = study.schedules.emplace_back();
     failed.options = schedule;

@@ -2,6 +2,7 @@
 
 #include <memory>
 #include <optional>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -25,9 +26,10 @@ struct StudyPlan {
   SamplingOptions sampling;
   /// What auto chooses here is measured as well: a schedule that was tuned for another routing.
   std::optional<NamedWorkload> tuned_on = std::nullopt;
+  std::optional<TrainingOptions> training = std::nullopt;  ///< set: the backward is measured
 };
-/// What --schedule, --tuned-on, --group-size, --min-samples, --max-time and --l2 ask for. Throws
-/// InvalidArgument.
+/// What --schedule, --tuned-on, --group-size, --min-samples, --max-time, --l2, --direction and --save ask
+/// for. Throws InvalidArgument.
 StudyPlan study_plan(const CommonOptions& options);
 
 /// Studies points one after another, against the oracle; synthetic ones of one shape and seed share their
@@ -59,6 +61,12 @@ class PointStudy {
   std::string tuned_for_;  ///< layer and workload of tuned_
   TunedSchedule tuned_;
 };
+
+/// The backward of a layer under every schedule (study_training()), with the gradient of the output that goes
+/// with the inputs' seed, its gradients held against the oracle's.
+LayerStudy study_omnimoe_step(MoeBackend& backend, const LayerInputs& inputs,
+                              std::span<const ScheduleOptions> schedules, const SamplingOptions& sampling,
+                              const TrainingOptions& training, const StudyProgress& progress = {});
 
 /// The study of a point that failed as a whole.
 LayerStudy failed_study(const StudyPoint& point, const StudyPlan& plan, std::string_view backend,

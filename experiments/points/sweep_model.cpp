@@ -61,6 +61,7 @@ const std::string& PlannedModel::device_name(const PlannedPoint& planned) const 
 }
 
 void PlannedModel::plan(PlannedPoint& planned) {
+  require_forward(planned.options, "cannot be simulated: the model has the forward alone");
   SimulatorOptions simulator = options_;
   simulator.devices = {device_name(planned)};
   study_.calibration(find_device(simulator.devices.front()));

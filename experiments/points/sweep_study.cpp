@@ -26,6 +26,7 @@ PlannedPoint plan_point(const Experiment& experiment, const ExperimentPoint& poi
   PlannedPoint planned{point, point_options(experiment, point, machine), {}, {}, {}};
   planned.plan = study_plan(planned.options);
   if (const System system = chosen_system(planned.options); system != System::kOmniMoe) {
+    require_forward(planned.options, "of the baselines is forward: their backward is an oracle alone");
     planned.plan.schedules = {system_schedule(system)};
   }
   planned.workload = named_workload(planned.options.workloads.front());

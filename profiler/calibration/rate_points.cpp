@@ -14,7 +14,7 @@ namespace {
 
 bool takes_part(const ResultRow& row) {
   return row.status == Status::kOk && row.value && row.dtype == to_string(Dtype::kBF16) &&
-         row.l2_state != "warm" && row.system == "omnimoe";
+         row.l2_state != "warm" && row.system == "omnimoe" && row.direction == "forward";
 }
 
 std::optional<Stage> stage_of(const ResultRow& row) {

@@ -22,9 +22,9 @@ bool counts(const ResultRow& row) {
   const bool default_options =
       row.system != "omnimoe" || (row.group_size.value_or(defaults.group_size) == defaults.group_size &&
                                   row.tile_tokens.value_or(defaults.tile_tokens) == defaults.tile_tokens);
-  return (time || memory) && default_options && row.hidden_size == 1024 && row.num_tokens >= 1024 &&
-         row.dtype == "bf16" && row.status == Status::kOk && row.value && std::isfinite(*row.value) &&
-         *row.value > 0;
+  return row.direction == "forward" && (time || memory) && default_options && row.hidden_size == 1024 &&
+         row.num_tokens >= 1024 && row.dtype == "bf16" && row.status == Status::kOk && row.value &&
+         std::isfinite(*row.value) && *row.value > 0;
 }
 
 auto conditions(const ResultRow& row) {
@@ -174,11 +174,11 @@ bool matches(const Recording& recording, const WantedLayer& wanted) {
     return text == wish || text == "none";
   };
   const auto is = [](const auto& value, const auto& wish) { return !wish || value == *wish; };
-  return what.system == wanted.system && is(what.num_tokens, wanted.num_tokens) &&
-         is(what.top_k, wanted.top_k) && is(what.workload, wanted.workload) &&
-         what.grid_rows == wanted.grid_rows && what.grid_cols == wanted.grid_cols &&
-         what.shared_size.value_or(1024) == wanted.shared_size && says(what.activation, wanted.activation) &&
-         says(what.gates, wanted.gates) &&
+  return what.direction == "forward" && what.system == wanted.system &&
+         is(what.num_tokens, wanted.num_tokens) && is(what.top_k, wanted.top_k) &&
+         is(what.workload, wanted.workload) && what.grid_rows == wanted.grid_rows &&
+         what.grid_cols == wanted.grid_cols && what.shared_size.value_or(1024) == wanted.shared_size &&
+         says(what.activation, wanted.activation) && says(what.gates, wanted.gates) &&
          (wanted.backend.empty() ? what.backend != kTorch : what.backend == wanted.backend);
 }
 

@@ -308,7 +308,8 @@ std::vector<LayerHeadroom> headroom(std::span<const RecordedLayer> layers, const
                                     HeadroomStage stage) {
   std::vector<LayerHeadroom> all;
   for (const RecordedLayer& layer : layers) {
-    if (layer.what.system != to_string(System::kOmniMoe) || layer.header->device != ceilings.device) {
+    if (layer.what.system != to_string(System::kOmniMoe) || layer.what.direction != "forward" ||
+        layer.header->device != ceilings.device) {
       continue;
     }
     if (auto one = headroom_of(layer, ceilings, stage)) {

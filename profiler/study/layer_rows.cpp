@@ -90,6 +90,9 @@ std::vector<ResultRow> schedule_rows(const Point& context, const LayerStudy& stu
                            static_cast<double>(point.peak_bytes), "bytes"));
   if (point.error) {
     append(rows, error_rows(context, *point.error));
+    if (!point.error_of.empty()) {
+      std::ranges::for_each(rows.end() - 2, rows.end(), [&](ResultRow& row) { row.reason = point.error_of; });
+    }
   } else {
     rows.push_back(absent_row(context, Stage::kLayer, Source::kMeasured, "relative_error", "fraction",
                               Status::kFailed, point.error_reason));
@@ -203,8 +206,13 @@ std::vector<ResultRow> error_rows(const Point& context, const ErrorReport& error
 namespace {
 
 Point study_point(const LayerStudy& study) {
-  return study.baseline ? layer_point(*study.baseline, study.backend, study.workload, study.seed)
-                        : layer_point(study.shape, study.backend, study.workload, study.seed);
+  Point point = study.baseline ? layer_point(*study.baseline, study.backend, study.workload, study.seed)
+                               : layer_point(study.shape, study.backend, study.workload, study.seed);
+  if (study.save) {
+    point.direction = to_string(Direction::kBackward);
+    point.save = to_string(*study.save);
+  }
+  return point;
 }
 
 }  // namespace
@@ -225,7 +233,9 @@ std::vector<ResultRow> study_rows(const LayerStudy& study) {
   };
   if (study.skew.num_pairs > 0) {  // dense_mlp routes nothing, and a layer that failed has no routing
     append(rows, skew_rows(context, study.skew));
-    add(Stage::kExperts, "floor_bytes", study.floor_bytes, "bytes");
+    if (study.floor_bytes > 0) {
+      add(Stage::kExperts, "floor_bytes", study.floor_bytes, "bytes");
+    }
   }
   for (const ScheduleStudy& point : study.schedules) {
     append(rows, schedule_rows(schedule_point(study, point), study, point));

@@ -75,6 +75,11 @@ LayerStudy study_layer(MoeBackend& backend, const LayerInputs& inputs,
         judge);
   }
   rounds.measure(say);
+  add_speed_ups(study);
+  return study;
+}
+
+void add_speed_ups(LayerStudy& study) {
   const ScheduleStudy* baseline = study.find(ScheduleKind::kTokenCentric);
   for (ScheduleStudy& point : study.schedules) {
     if (baseline == nullptr || baseline->status != Status::kOk || point.status != Status::kOk) {
@@ -86,7 +91,6 @@ LayerStudy study_layer(MoeBackend& backend, const LayerInputs& inputs,
     point.expert_speed_up =
         speed_up(baseline_experts ? &*baseline_experts : nullptr, experts ? &*experts : nullptr);
   }
-  return study;
 }
 
 std::int64_t layer_weight_bytes(const LayerShape& shape, bool fixed_routing) {

@@ -11,6 +11,7 @@
 #include "core/base/error.hpp"
 #include "core/cost/traffic.hpp"
 #include "core/layer/tolerance.hpp"
+#include "core/layer/training.hpp"
 #include "core/results/result.hpp"
 #include "core/schedule/skew.hpp"
 #include "profiler/study/sampling.hpp"
@@ -30,10 +31,12 @@ struct ScheduleStudy {
   bool deterministic = false;
   std::vector<StageMemory> memory;
   std::int64_t weight_bytes = 0;
-  std::int64_t peak_bytes = 0;  ///< weights, X, Y, routing and the largest workspace of a stage
+  std::int64_t peak_bytes = 0;  ///< weights, X, Y, routing and the largest workspace of a stage; of a
+                                ///< backward the memory plan's (training_memory_plan)
   AnalyticCost cost;
   ArmResult times;
   std::optional<ErrorReport> error;  ///< against the judge's reference
+  std::string error_of;              ///< of a backward: the gradient that it is the error of
   std::string error_reason;          ///< why there is none
   /// token_centric's time / this one's, when both were measured: of the layer and of the expert stage alone.
   std::optional<RatioSummary> layer_speed_up;
@@ -53,8 +56,9 @@ struct LayerStudy {
   std::uint64_t seed = 0;
   std::string backend;
   SamplingOptions sampling;
+  std::optional<SaveMode> save;  ///< set: it is of the backward, for which the forward kept that
   SkewMetrics skew;
-  std::int64_t floor_bytes = 0;  ///< expert_floor_bytes
+  std::int64_t floor_bytes = 0;  ///< expert_floor_bytes; 0 of the backward
   std::vector<ScheduleStudy> schedules;
 
   /// Null when `kind` was not asked for.
@@ -91,7 +95,11 @@ std::int64_t layer_batch_bytes(const LayerShape& shape, const Routing& routing);
 void account_memory(ScheduleStudy& point, std::int64_t weight_bytes, const LayerShape& shape,
                     const Routing& routing);
 
-/// Bytes of the expert stage, whether it ran as scores and combine or as one fused kernel.
+/// Sets the speed-ups of every schedule over token_centric, where both were measured.
+void add_speed_ups(LayerStudy& study);
+
+/// Bytes of the expert stage, whether it ran as scores and combine or as one fused kernel; of a backward its
+/// data and weight gradients.
 std::int64_t expert_bytes(const AnalyticCost& cost, MemoryLevel level);
 /// Time of the expert stage likewise, round by round, as Stage::kExperts; null when nothing was measured.
 std::optional<StageSamples> expert_samples(const ArmResult& times);

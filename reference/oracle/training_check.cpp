@@ -87,6 +87,47 @@ LayerGradients clone(const LayerGradients& g) {
   return copy;
 }
 
+/// A gradient of a step beside the oracle's.
+struct GradientPair {
+  Stage stage;
+  std::string_view of;
+  HostTensor ours;
+  const OracleGradient* truth;
+};
+
+/// Every gradient that the layer has, as far as the oracle's sample goes.
+std::vector<GradientPair> gradient_pairs(const LayerGradients& ours, const OracleTraining& truth,
+                                         bool has_router) {
+  std::vector<GradientPair> pairs;
+  const auto add = [&](Stage stage, std::string_view of, HostTensor tensor, const OracleGradient& expected) {
+    pairs.push_back({stage, of, std::move(tensor), &expected});
+  };
+  add(Stage::kLayer, "dX", gather_rows(ours.hidden_states, truth.sample.tokens), truth.hidden_states);
+  add(Stage::kExpertsDgrad, "gates' gradients", as_row(ours.gates), truth.gates);
+  add(Stage::kExpertsWgrad, "dW", gather_rows(ours.w_in, truth.sample.experts), truth.w_in);
+  add(Stage::kExpertsWgrad, "dV", gather_rows(ours.w_out, truth.sample.experts), truth.w_out);
+  if (has_router) {
+    add(Stage::kRouterSelectBackward, "row logits", ours.logits.row.clone(), truth.row_logits);
+    add(Stage::kRouterSelectBackward, "column logits", ours.logits.col.clone(), truth.col_logits);
+    add(Stage::kRouterProjectBackward, "dWr", ours.router_row.clone(), truth.router_row);
+    add(Stage::kRouterProjectBackward, "dWc", ours.router_col.clone(), truth.router_col);
+    if (!truth.row_bias.empty()) {
+      add(Stage::kRouterProjectBackward, "row bias", as_row(ours.row_bias), truth.row_bias);
+    }
+    if (!truth.col_bias.empty()) {
+      add(Stage::kRouterProjectBackward, "column bias", as_row(ours.col_bias), truth.col_bias);
+    }
+  }
+  if (ours.shared) {
+    const auto& units = truth.sample.units;
+    add(Stage::kSharedMlpBackward, "gate matrix", gather_rows(ours.shared->gate, units), truth.shared_gate);
+    add(Stage::kSharedMlpBackward, "up matrix", gather_rows(ours.shared->up, units), truth.shared_up);
+    add(Stage::kSharedMlpBackward, "down matrix", gather_rows(transposed(ours.shared->down), units),
+        truth.shared_down);
+  }
+  return pairs;
+}
+
 class TrainingChecks {
  public:
   TrainingChecks(LayerCheck& result, const LayerInputs& inputs, const HostTensor& dy,
@@ -100,21 +141,14 @@ class TrainingChecks {
         oracle_training(inputs_, dy_, &routing, training_, training_sample(inputs_, routing, sampled_tokens));
     selection(routing, truth.sample.tokens);
     output(truth);
-    add(Stage::kLayer, "dX", gather_rows(ours.hidden_states, truth.sample.tokens), truth.hidden_states);
-    add(Stage::kExpertsDgrad, "gates' gradients", as_row(ours.gates), truth.gates);
-    add(Stage::kExpertsWgrad, "dW", gather_rows(ours.w_in, truth.sample.experts), truth.w_in);
-    add(Stage::kExpertsWgrad, "dV", gather_rows(ours.w_out, truth.sample.experts), truth.w_out);
+    for (const GradientPair& pair : gradient_pairs(ours, truth, !inputs_.fixed_routing)) {
+      add(pair);
+    }
     checks_.add_equality(Stage::kExpertsWgrad, name("rows of experts without tokens"),
                          [&](StageCheck&) { return wrong_rows(ours, routing); });
     if (!inputs_.fixed_routing) {
-      router(ours, truth);
-    }
-    if (ours.shared) {
-      const auto& units = truth.sample.units;
-      add(Stage::kSharedMlpBackward, "gate matrix", gather_rows(ours.shared->gate, units), truth.shared_gate);
-      add(Stage::kSharedMlpBackward, "up matrix", gather_rows(ours.shared->up, units), truth.shared_up);
-      add(Stage::kSharedMlpBackward, "down matrix", gather_rows(transposed(ours.shared->down), units),
-          truth.shared_down);
+      loss("balance loss", ours.balance_loss, truth.balance_loss);
+      loss("z-loss", ours.z_loss, truth.z_loss);
     }
     if (step_.deterministic()) {
       repeats(ours);
@@ -126,10 +160,10 @@ class TrainingChecks {
     return what_.empty() ? std::string(of) : fmt::format("{}: {}", what_, of);
   }
 
-  void add(Stage stage, std::string_view of, const HostTensor& ours, const OracleGradient& truth) {
-    checks_.add(stage, name(of), "relative_error", [&](StageCheck& check) {
-      check.kernels = step_.kernels(stage);
-      const GradientReport report = compare_gradient(ours, truth, inputs_.shape.dtype);
+  void add(const GradientPair& pair) {
+    checks_.add(pair.stage, name(pair.of), "relative_error", [&](StageCheck& check) {
+      check.kernels = step_.kernels(pair.stage);
+      const GradientReport report = compare_gradient(pair.ours, *pair.truth, inputs_.shape.dtype);
       check.error = report.error;
       check.tolerance = report.tolerance;
       check.passed = report.passed();
@@ -163,21 +197,6 @@ class TrainingChecks {
       check.passed = report.relative_error <= check.tolerance;
       check.detail = report.describe();
     });
-  }
-
-  void router(const LayerGradients& ours, const OracleTraining& truth) {
-    add(Stage::kRouterSelectBackward, "row logits", ours.logits.row, truth.row_logits);
-    add(Stage::kRouterSelectBackward, "column logits", ours.logits.col, truth.col_logits);
-    add(Stage::kRouterProjectBackward, "dWr", ours.router_row, truth.router_row);
-    add(Stage::kRouterProjectBackward, "dWc", ours.router_col, truth.router_col);
-    if (!truth.row_bias.empty()) {
-      add(Stage::kRouterProjectBackward, "row bias", as_row(ours.row_bias), truth.row_bias);
-    }
-    if (!truth.col_bias.empty()) {
-      add(Stage::kRouterProjectBackward, "column bias", as_row(ours.col_bias), truth.col_bias);
-    }
-    loss("balance loss", ours.balance_loss, truth.balance_loss);
-    loss("z-loss", ours.z_loss, truth.z_loss);
   }
 
   void loss(const char* of, double ours, double expected) {
@@ -262,6 +281,25 @@ OracleSample training_sample(const LayerInputs& inputs, const Routing& routing, 
     sample.units = spread_tokens(shape.shared_size, kSampledRows);
   }
   return sample;
+}
+
+WorstGradient worst_gradient(const LayerInputs& inputs, const HostTensor& dy, const TrainingOptions& training,
+                             TrainingExecution& step, std::int64_t sampled_tokens) {
+  const Routing routing = step.routing();
+  const OracleTraining truth =
+      oracle_training(inputs, dy, &routing, training, training_sample(inputs, routing, sampled_tokens));
+  WorstGradient worst;
+  double nearest = -1;
+  for (const GradientPair& pair : gradient_pairs(step.gradients(), truth, !inputs.fixed_routing)) {
+    const GradientReport report = compare_gradient(pair.ours, *pair.truth, inputs.shape.dtype);
+    if (report.error / report.tolerance > nearest) {
+      nearest = report.error / report.tolerance;
+      worst.of = pair.of;
+      worst.report = compare(pair.ours, pair.truth->view());
+      worst.report.tolerance = report.tolerance;
+    }
+  }
+  return worst;
 }
 
 LayerCheck check_training(MoeBackend& backend, const LayerInputs& inputs, const HostTensor& dy,

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <span>
+#include <string>
 #include <string_view>
 
 #include "core/backend/training_execution.hpp"
@@ -30,6 +31,16 @@ GradientReport compare_gradient(const HostTensor& ours, const OracleGradient& tr
 /// What the oracle works out of a layer: `sampled_tokens` rows of dX; dW, dV and the shared MLP in whole, or
 /// of large layers some of their rows, experts without tokens among them.
 OracleSample training_sample(const LayerInputs& inputs, const Routing& routing, std::int64_t sampled_tokens);
+
+/// The gradient of a step that comes nearest to its tolerance, or is furthest beyond it.
+struct WorstGradient {
+  ErrorReport report;  ///< with the tolerance that compare_gradient() has for it
+  std::string of;      ///< "dW"
+};
+/// Of a step that ran, against the oracle on its own selection, for `sampled_tokens` spread over the batch
+/// (training_sample()). Throws InvalidArgument where that gradient is zero in the oracle.
+WorstGradient worst_gradient(const LayerInputs& inputs, const HostTensor& dy, const TrainingOptions& training,
+                             TrainingExecution& step, std::int64_t sampled_tokens);
 
 /// Checks the step that `backend` prepares: output and every gradient against the oracle on the layer's own
 /// selection, the auxiliary losses, rows of experts without tokens (zero) and the list of touched ones; the

@@ -1,0 +1,78 @@
+#include "profiler/study/training_study.hpp"
+
+#include <memory>
+#include <utility>
+
+#include "core/cost/memory_plan.hpp"
+#include "profiler/study/study_rounds.hpp"
+
+namespace moescope {
+namespace {
+
+/// Everything that the step holds at its fullest.
+std::int64_t step_bytes(const MemoryPlan& plan) {
+  return plan.bytes(MemoryPart::kInput) + plan.bytes(MemoryPart::kGradient) + plan.peak_bytes();
+}
+
+}  // namespace
+
+LayerStudy study_training(MoeBackend& backend, const LayerInputs& inputs, const HostTensor& dy,
+                          std::span<const ScheduleOptions> schedules, const SamplingOptions& sampling,
+                          const TrainingOptions& training, const GradientJudge& judge,
+                          const StudyProgress& progress) {
+  sampling.validate();
+  const auto say = [&](std::string_view what) {
+    if (progress) {
+      progress(what);
+    }
+  };
+  say("routing");
+  const Routing routing = route(backend, inputs);
+  LayerStudy study;
+  study.shape = inputs.shape;
+  study.workload = inputs.workload;
+  study.seed = inputs.seed;
+  study.backend = backend.name();
+  study.sampling = sampling;
+  study.save = training.save;
+  study.skew = compute_skew(routing);
+  study.schedules.resize(schedules.size());
+  const bool fixed = inputs.fixed_routing.has_value();
+  detail::StudyRounds rounds(sampling);
+  for (std::size_t s = 0; s < schedules.size(); ++s) {
+    ScheduleStudy& point = study.schedules[s];
+    point.options = schedules[s];
+    say(to_string(schedules[s]));
+    if (std::string why; !backend.supports_training(inputs, schedules[s], training, why)) {
+      point.status = Status::kSkipped;
+      point.reason = why;
+      continue;
+    }
+    TrainingExecution* step = nullptr;  // of this point alone, as long as add() runs
+    rounds.add(
+        point,
+        [&] {
+          auto prepared = backend.prepare_training(inputs, dy, schedules[s], training);
+          step = prepared.get();
+          return prepared;
+        },
+        [&](LayerExecution& /*execution*/) {
+          const Schedule schedule = backend.schedule(routing, point.ran);
+          point.cost = backward_cost(inputs.shape, routing, schedule, fixed, training);
+          point.weight_bytes = layer_weight_bytes(inputs);
+          point.peak_bytes =
+              step_bytes(training_memory_plan(inputs.shape, routing, schedule, fixed,
+                                              !inputs.router.row_bias.empty(), training, kMirrorLayout));
+        },
+        [&](const HostTensor& /*output*/, const Routing& /*routing*/) {
+          GradientError error = judge(*step);
+          point.error_of = std::move(error.of);
+          return error.report;
+        });
+  }
+  rounds.measure(say);
+  add_speed_ups(study);
+  return study;
+}
+
+}  // namespace moescope
