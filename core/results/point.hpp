@@ -178,10 +178,13 @@ struct PointRequest {
   std::string gates;
   std::optional<std::int64_t> group_size;
   std::optional<std::int64_t> tile_tokens;
+  std::optional<std::int64_t> ranks;
+  std::string placement;
+  std::string exchange;
 };
 
 /// Where an option stands in --help.
-enum class RequestGroup : std::uint8_t { kShape, kSystem, kSchedule };
+enum class RequestGroup : std::uint8_t { kShape, kSystem, kSchedule, kRanks };
 
 /// A field of a request.
 struct RequestField {
@@ -200,6 +203,8 @@ void check_grid(std::string_view text);
 void check_dtype(std::string_view text);
 void check_activation(std::string_view text);
 void check_gates(std::string_view text);
+void check_placement(std::string_view text);
+void check_exchange(std::string_view text);
 }  // namespace detail
 
 /// Calls visit(RequestField, member) for every field: std::string or std::optional<std::int64_t>.
@@ -241,6 +246,19 @@ void for_each_request_field(R& request, Visit&& visit) {
                      "most tokens of a strip in one tile of the staircase kernels, 1 to 128 (default)",
                      kSchedule, 1, kStripTileTokens},
         request.tile_tokens);
+  visit(RequestField{"ranks", "--ranks", "P",
+                     "ranks that share the layer (default 1); on the CPU in one process", kRanks, 1,
+                     kMaxRunningRanks},
+        request.ranks);
+  visit(RequestField{"placement", "--placement", "NAME",
+                     "where experts lie among ranks: linear (default), round_robin, rows, columns, blocks, "
+                     "strips, strips+hot:H, lpt, eplb:COPIES, clustered or clustered+tokens (moescope place)",
+                     kRanks, 0, 0, detail::check_placement},
+        request.placement);
+  visit(RequestField{"exchange", "--exchange", "NAME",
+                     "how tokens reach the ranks of their experts: gather (default) or dispatch", kRanks, 0,
+                     0, detail::check_exchange},
+        request.exchange);
 }
 
 }  // namespace moescope

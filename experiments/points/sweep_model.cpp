@@ -63,6 +63,10 @@ const std::string& PlannedModel::device_name(const PlannedPoint& planned) const 
 void PlannedModel::plan(PlannedPoint& planned) {
   SimulatorOptions simulator = options_;
   simulator.devices = {device_name(planned)};
+  if (const RankOptions ranks = rank_options(planned.options); ranks.several()) {
+    throw InvalidArgument("ranks", fmt::to_string(ranks.group.ranks),
+                          "is not modelled: the simulator has one device");
+  }
   study_.calibration(find_device(simulator.devices.front()));
   std::erase_if(planned.plan.schedules, [&](const ScheduleOptions& schedule) {
     return planned.options.schedules.empty() && schedule.kind == ScheduleKind::kSparseLibrary;

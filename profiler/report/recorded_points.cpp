@@ -30,11 +30,15 @@ std::string text_of(const std::optional<std::int64_t>& value) { return value ? f
 
 constexpr const char* kNoL2 = "none";
 
-/// The axes that a schedule may have of its own, or that its rows may leave open: group size, tile size, L2.
-constexpr std::array<std::string (*)(const ResultRow&), 3> kOpenAxes = {
+/// The axes that a schedule may have of its own, or that its rows may leave open: group size, tile size, L2,
+/// placement and exchange.
+constexpr std::array<std::string (*)(const ResultRow&), 4> kOpenAxes = {
     [](const ResultRow& row) { return text_of(row.group_size); },
     [](const ResultRow& row) { return text_of(row.tile_tokens); },
-    [](const ResultRow& row) { return row.l2_state == kNoL2 ? std::string() : row.l2_state; }};
+    [](const ResultRow& row) { return row.l2_state == kNoL2 ? std::string() : row.l2_state; },
+    [](const ResultRow& row) {
+      return row.placement == "none" ? std::string() : row.placement + ' ' + row.exchange;
+    }};
 using OpenValues = std::array<std::string, kOpenAxes.size()>;  ///< empty: any
 
 /// Rows that agree on all other axes, and what schedules were recorded with.
@@ -113,6 +117,8 @@ RecordedLayer layer_of(const RunHeader& header, const RowGroup& group, const Ope
   layer.what.group_size.reset();
   layer.what.tile_tokens.reset();
   layer.what.l2_state = kNoL2;
+  layer.what.rank.reset();
+  layer.what.placement = layer.what.exchange = "none";
   const auto fits = [&](std::size_t axis, const ResultRow& row) {
     return values[axis].empty() || values[axis] == kOpenAxes[axis](row);
   };
@@ -121,6 +127,10 @@ RecordedLayer layer_of(const RunHeader& header, const RowGroup& group, const Ope
       schedule_of(layer, row->schedule).rows.push_back(row);
       layer.what.l2_state =
           layer.what.l2_state == kNoL2 && fits(2, *row) ? row->l2_state : layer.what.l2_state;
+      if (layer.what.placement == "none" && fits(3, *row)) {
+        layer.what.placement = row->placement;
+        layer.what.exchange = row->exchange;
+      }
     }
   }
   // A schedule that chooses says what it chose; the sizes that a layer was run with are the others'.
@@ -176,8 +186,8 @@ std::vector<RecordedLayer> recorded_layers(std::span<const RecordedRun> runs) {
     std::map<std::string, std::size_t> places;
     std::vector<RowGroup> groups;
     for (const ResultRow& row : run.rows) {
-      if (row.num_tokens < 1 || row.stage == kDeviceStage) {
-        continue;
+      if (row.num_tokens < 1 || row.stage == kDeviceStage || row.rank) {
+        continue;  // of no layer, or of a part of it
       }
       const auto [place, is_new] =
           places.try_emplace(row.point + layer_key(row, kResultSchemaVersion), groups.size());

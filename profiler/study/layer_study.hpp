@@ -11,6 +11,7 @@
 #include "core/base/error.hpp"
 #include "core/cost/traffic.hpp"
 #include "core/layer/tolerance.hpp"
+#include "core/ranks/rank_report.hpp"
 #include "core/results/result.hpp"
 #include "core/schedule/skew.hpp"
 #include "profiler/study/sampling.hpp"
@@ -35,12 +36,14 @@ struct ScheduleStudy {
   ArmResult times;
   std::optional<ErrorReport> error;  ///< against the judge's reference
   std::string error_reason;          ///< why there is none
+  std::optional<RankReport> ranks;   ///< of a layer on several ranks: its last run
   /// token_centric's time / this one's, when both were measured: of the layer and of the expert stage alone.
   std::optional<RatioSummary> layer_speed_up;
   std::optional<RatioSummary> expert_speed_up;
 
   /// As rows and tables name it: "tuned" when it was tuned on another workload, else by its options.
   std::string name() const { return tuned_on.empty() ? to_string(options) : "tuned"; }
+  bool on_ranks() const { return options.ranks.several(); }
   /// Whether a choice of auto stands behind it, here or on another workload.
   bool is_chosen() const { return options.kind == ScheduleKind::kAuto || !tuned_on.empty(); }
 };

@@ -227,7 +227,7 @@ TEST_P(HelpExamples, AllRun) {
 }
 
 const std::vector<std::string> kCommands = {
-    "compare",  "run",      "sweep",  "diff",   "check",   "inspect",    "profile",
+    "compare",  "run",      "sweep",  "diff",   "check",   "inspect",    "profile", "place",
     "ceilings", "roofline", "report", "claims", "golden",  "counters",   "doctor",
     "simulate", "validate", "paper",  "schema", "presets", "completion", "man"};
 
