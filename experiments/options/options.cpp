@@ -213,7 +213,7 @@ RankOptions rank_options(const CommonOptions& options) {
   RankOptions ranks;
   set_extent("ranks", options.ranks, 1, ranks.group.ranks);
   const auto needs_ranks = [&](const char* field, const std::string& value) {
-    if (!value.empty() && !ranks.several()) {
+    if (!value.empty() && !options.ranks) {
       throw InvalidArgument(field, value, "is for several ranks: --ranks");
     }
   };

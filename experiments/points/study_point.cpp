@@ -43,11 +43,13 @@ PointStudy::TunedSchedule PointStudy::tune(const NamedWorkload& workload, const 
                                            const StudyPlan& plan) {
   ScheduleOptions options{.kind = ScheduleKind::kAuto,
                           .group_size = plan.schedules.front().group_size,
-                          .tile_tokens = plan.schedules.front().tile_tokens};
+                          .tile_tokens = plan.schedules.front().tile_tokens,
+                          .ranks = plan.schedules.front().ranks};
   std::string wanted =
-      fmt::format("{} {} {} {} {} {} {} {}", workload.name, point.shape.label(), point.shape.grid_rows,
-                  point.shape.shared_size, to_string(point.shape.dtype), point.seed, options.group_size,
-                  options.tile_tokens);
+      fmt::format("{} {} {} {} {} {} {} {} {} {} {}", workload.name, point.shape.label(),
+                  point.shape.grid_rows, point.shape.shared_size, to_string(point.shape.dtype), point.seed,
+                  options.group_size, options.tile_tokens, options.ranks.group.ranks,
+                  options.ranks.placement.text(), to_string(options.ranks.exchange));
   if (wanted != tuned_for_) {
     const LayerInputs inputs = make_inputs(
         {workload, point.shape, point.seed},

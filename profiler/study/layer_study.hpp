@@ -43,7 +43,6 @@ struct ScheduleStudy {
 
   /// As rows and tables name it: "tuned" when it was tuned on another workload, else by its options.
   std::string name() const { return tuned_on.empty() ? to_string(options) : "tuned"; }
-  bool on_ranks() const { return options.ranks.several(); }
   /// Whether a choice of auto stands behind it, here or on another workload.
   bool is_chosen() const { return options.kind == ScheduleKind::kAuto || !tuned_on.empty(); }
 };

@@ -96,6 +96,7 @@ RanksExecution::RanksExecution(const LayerInputs& inputs, const ScheduleOptions&
     options_.ranks = options.ranks;
     explanation_ = choice.explanation();
     if (std::string why; !supports(options_.kind, why)) {
+      explanation_ += fmt::format("\n{} {}: token_centric in its place", to_string(options_.kind), why);
       options_.kind = ScheduleKind::kTokenCentric;
     }
   }
