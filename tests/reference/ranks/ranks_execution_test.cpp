@@ -6,9 +6,12 @@
 
 #include <cstring>
 #include <map>
+#include <numeric>
 #include <set>
+#include <thread>
 
 #include "core/base/error.hpp"
+#include "core/layer/training.hpp"
 #include "reference/backend/cpu_rates.hpp"
 #include "reference/backend/reference_backend.hpp"
 #include "reference/oracle/oracle.hpp"
