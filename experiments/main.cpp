@@ -40,7 +40,7 @@ constexpr const char* kFooter =
     "      standard output too, cannot be written\n"
     "  5   a GPU was asked for and there is none that can be used\n"
     "  6   not enough memory; the message says how much is needed and there\n"
-    "  7   a CUDA library call failed\n"
+    "  7   a CUDA library call failed, or one of several ranks ended early or stopped\n"
     "  8   hardware counters were asked for and cannot be had (see `moescope doctor`)\n"
     "  70  a bug in moescope";
 

@@ -25,6 +25,10 @@ StageData LayerExecution::run_alone(Stage stage, const StageData& /*given*/) {
 
 bool MoeBackend::supports_layer(const LayerInputs& /*inputs*/, const ScheduleOptions& options,
                                 std::string& why) const {
+  if (options.ranks.several()) {
+    why = fmt::format("the {} backend runs a layer on one device", name());
+    return false;
+  }
   return supports(options.kind, why);
 }
 

@@ -10,6 +10,7 @@
 #include "core/layer/layer_inputs.hpp"
 #include "core/layer/routing.hpp"
 #include "core/layer/stage.hpp"
+#include "core/ranks/rank_report.hpp"
 #include "core/schedule/schedule.hpp"
 #include "core/systems/system.hpp"
 
@@ -82,6 +83,9 @@ class LayerExecution {
   /// Leaves nothing of the layer in the last-level cache. Unlike before a cold run() no line there waits to
   /// be written back: counters would charge it to the stage that evicts it.
   virtual void empty_cache() = 0;
+
+  /// Of a layer on several ranks, what its last run did on each; null for one on one device.
+  virtual const RankReport* rank_report() const { return nullptr; }
 
   /// In words the kernels that `stage` runs, kLayer: those of all stages. Empty where a layer does not say.
   virtual std::string kernels(Stage /*stage*/) const { return {}; }

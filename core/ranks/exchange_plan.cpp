@@ -15,8 +15,8 @@ namespace {
 std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 /// Pairs by the strips that cover their tokens.
-void assign_strips(const ExpertPlacement& placement, const Routing& routing, std::span<const std::int32_t> home,
-                   std::vector<std::int32_t>& rank_of) {
+void assign_strips(const ExpertPlacement& placement, const Routing& routing,
+                   std::span<const std::int32_t> home, std::vector<std::int32_t>& rank_of) {
   const auto rows = placement.row_owner.size();
   std::vector<std::int32_t> owner = placement.row_owner;
   owner.insert(owner.end(), placement.col_owner.begin(), placement.col_owner.end());
@@ -55,19 +55,6 @@ void require_grid(const ExpertPlacement& placement, const Routing& routing) {
 }
 
 }  // namespace
-
-std::string_view to_string(Exchange exchange) {
-  return exchange == Exchange::kGather ? "gather" : "dispatch";
-}
-
-Exchange parse_exchange(std::string_view text) {
-  for (const Exchange exchange : {Exchange::kGather, Exchange::kDispatch}) {
-    if (text == to_string(exchange)) {
-      return exchange;
-    }
-  }
-  throw InvalidArgument("exchange", text, "must be gather or dispatch");
-}
 
 std::vector<std::int32_t> consecutive_homes(std::int64_t num_tokens, const RankGroup& group) {
   std::vector<std::int32_t> home(at(num_tokens));

@@ -2,23 +2,14 @@
 
 #include <cstdint>
 #include <span>
-#include <string_view>
 #include <vector>
 
 #include "core/layer/dtype.hpp"
 #include "core/layer/routing.hpp"
 #include "core/ranks/placement.hpp"
+#include "core/schedule/rank_options.hpp"
 
 namespace moescope {
-
-/// How hidden states reach the experts, and sums come back.
-enum class Exchange : std::uint8_t {
-  kGather,    ///< every rank gets all tokens, and returns a row for each: all-gather and reduce-scatter
-  kDispatch,  ///< a rank gets the tokens that it computes pairs of, and returns theirs: all-to-all
-};
-std::string_view to_string(Exchange exchange);
-/// Throws InvalidArgument("exchange", ...).
-Exchange parse_exchange(std::string_view text);
 
 /// The rank that each token comes from and returns to, tokens dealt out in order: [L].
 std::vector<std::int32_t> consecutive_homes(std::int64_t num_tokens, const RankGroup& group);

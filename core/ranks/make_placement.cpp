@@ -102,7 +102,7 @@ const Routing& counted(const PlacementSpec& spec, const Routing* seen, std::int6
 }  // namespace
 
 ExpertPlacement make_placement(const PlacementSpec& spec, const RankGroup& group, std::int64_t grid_rows,
-                         std::int64_t grid_cols, const Routing* seen) {
+                               std::int64_t grid_cols, const Routing* seen) {
   group.validate();
   if (grid_rows < 1 || grid_cols < 1) {
     throw InvalidArgument("grid", fmt::format("{}x{}", grid_rows, grid_cols), "must have rows and columns");

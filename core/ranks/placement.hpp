@@ -5,8 +5,8 @@
 #include <vector>
 
 #include "core/layer/routing.hpp"
-#include "core/ranks/placement_spec.hpp"
-#include "core/ranks/rank_group.hpp"
+#include "core/schedule/placement_spec.hpp"
+#include "core/schedule/rank_group.hpp"
 
 namespace moescope {
 
@@ -46,7 +46,7 @@ struct ExpertPlacement {
 /// spec.by_counts(). Deterministic: the same whatever the number of threads. Throws InvalidArgument for a
 /// group or a specification that does not fit the grid.
 ExpertPlacement make_placement(const PlacementSpec& spec, const RankGroup& group, std::int64_t grid_rows,
-                         std::int64_t grid_cols, const Routing* seen);
+                               std::int64_t grid_cols, const Routing* seen);
 
 /// Copies of experts by counts, and ranks for all of them: what EPLB (github.com/deepseek-ai/EPLB) computes
 /// for one layer. Groups of consecutive experts are packed onto nodes where nodes divide groups, else there

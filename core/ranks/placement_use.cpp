@@ -21,7 +21,8 @@ bool of_everywhere(const ExchangePlan& plan, const ExpertPlacement& placement, c
 
 }  // namespace
 
-PlacementUse placement_use(const ExchangePlan& plan, const ExpertPlacement& placement, const Routing& routing) {
+PlacementUse placement_use(const ExchangePlan& plan, const ExpertPlacement& placement,
+                           const Routing& routing) {
   const std::int64_t ranks = plan.group.ranks;
   PlacementUse use;
   use.pairs = plan.pairs_per_rank();

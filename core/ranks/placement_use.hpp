@@ -20,6 +20,7 @@ struct PlacementUse {
   std::int64_t hottest_rank = 0;      ///< that computes for most tokens
   double hottest_share = 0;           ///< which part of all tokens these are
 };
-PlacementUse placement_use(const ExchangePlan& plan, const ExpertPlacement& placement, const Routing& routing);
+PlacementUse placement_use(const ExchangePlan& plan, const ExpertPlacement& placement,
+                           const Routing& routing);
 
 }  // namespace moescope

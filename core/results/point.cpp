@@ -65,6 +65,11 @@ void Point::set_schedule(const ScheduleOptions& options) {
   schedule = to_string(options);
   group_size = info.groups ? std::optional(options.group_size) : std::nullopt;
   tile_tokens = info.strips ? std::optional(options.tile_tokens) : std::nullopt;
+  if (options.ranks.several()) {
+    ranks = options.ranks.group.ranks;
+    placement = options.ranks.placement.text();
+    exchange = to_string(options.ranks.exchange);
+  }
 }
 
 namespace {
@@ -122,6 +127,9 @@ void check_gates(std::string_view text) { parse_gate_mode(text); }
 void check_l2(std::string_view text) { parse_l2_state(text); }
 void check_direction(std::string_view text) { parse_direction(text); }
 void check_save(std::string_view text) { parse_save_mode(text); }
+
+void check_placement(std::string_view text) { PlacementSpec::parse(text); }
+void check_exchange(std::string_view text) { parse_exchange(text); }
 
 }  // namespace detail
 

@@ -185,6 +185,9 @@ struct PointRequest {
   std::string gates;
   std::optional<std::int64_t> group_size;
   std::optional<std::int64_t> tile_tokens;
+  std::optional<std::int64_t> ranks;
+  std::string placement;
+  std::string exchange;
   std::string l2;
   std::string direction;
   std::string save;
@@ -195,6 +198,7 @@ enum class RequestGroup : std::uint8_t {
   kShape,
   kSystem,
   kSchedule,
+  kRanks,
   kRun  ///< how a point is measured: nothing that simulates it has these
 };
 
@@ -218,6 +222,8 @@ void check_gates(std::string_view text);
 void check_l2(std::string_view text);
 void check_direction(std::string_view text);
 void check_save(std::string_view text);
+void check_placement(std::string_view text);
+void check_exchange(std::string_view text);
 }  // namespace detail
 
 /// Calls visit(RequestField, member) for every field: std::string or std::optional<std::int64_t>.
@@ -270,6 +276,19 @@ void for_each_request_field(R& request, Visit&& visit) {
                      "what the forward keeps for the backward: minimal, log_probs (default) or scores", kRun,
                      0, 0, detail::check_save},
         request.save);
+  visit(RequestField{"ranks", "--ranks", "P",
+                     "ranks that share the layer (default 1); on the CPU in one process", kRanks, 1,
+                     kMaxRunningRanks},
+        request.ranks);
+  visit(RequestField{"placement", "--placement", "NAME",
+                     "where experts lie among ranks: linear (default), round_robin, rows, columns, blocks, "
+                     "strips, strips+hot:H, lpt, eplb:COPIES, clustered or clustered+tokens (moescope place)",
+                     kRanks, 0, 0, detail::check_placement},
+        request.placement);
+  visit(RequestField{"exchange", "--exchange", "NAME",
+                     "how tokens reach the ranks of their experts: gather (default) or dispatch", kRanks, 0,
+                     0, detail::check_exchange},
+        request.exchange);
 }
 
 }  // namespace moescope

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/layer/routing.hpp"
+#include "core/schedule/rank_options.hpp"
 
 namespace moescope {
 
@@ -44,6 +45,7 @@ struct ScheduleOptions {
   /// Staircase on strips: most tokens of one tile of a strip, 1 to kStripTileTokens. Nothing else reads it:
   /// not the CPU mirror, nor lists of pairs, nor the analytic counts, which are of whole strips.
   std::int64_t tile_tokens = kStripTileTokens;
+  RankOptions ranks = {};  ///< what the layer is spread over; no part of the order of work on a rank
 
   friend bool operator==(const ScheduleOptions&, const ScheduleOptions&) = default;
 };
@@ -52,8 +54,8 @@ struct ScheduleOptions {
 void validate_tile_tokens(std::int64_t tile_tokens);
 
 /// The schedule as rows and the command line name it: its kind; a staircase has ":rows" behind it where it
-/// takes rows alone, and ":atomics" where the bit-repeatable combine was waived. Group size and tile
-/// size are not part of the name.
+/// takes rows alone, and ":atomics" where the bit-repeatable combine was waived. Group size, tile size and
+/// ranks are not part of the name.
 std::string to_string(const ScheduleOptions& options);
 /// Inverse; group size and tile size are the defaults. Throws InvalidArgument("schedule", ...).
 ScheduleOptions parse_schedule(std::string_view text);

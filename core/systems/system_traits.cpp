@@ -36,8 +36,9 @@ constexpr std::array kDenseOptions = {Name("activation")};
 constexpr std::array kFfnOptions = {Name("schedule"), Name("expert_size"), Name("activation")};
 constexpr std::array kPkmOptions = {Name("schedule"), Name("heads"), Name("key_size")};
 constexpr std::array kPeerOptions = {Name("schedule"), Name("heads"), Name("key_size"), Name("activation")};
-constexpr std::array kOmniMoeOptions = {Name("grid"), Name("schedule"), Name("group_size"),
-                                        Name("tile_tokens"), Name("activation")};
+constexpr std::array kOmniMoeOptions = {Name("grid"),        Name("schedule"),   Name("group_size"),
+                                        Name("tile_tokens"), Name("activation"), Name("ranks"),
+                                        Name("placement"),   Name("exchange")};
 
 constexpr std::array kTraits = {
     SystemTraits{.system = System::kDenseMlp,

@@ -291,6 +291,7 @@ Command add_check(Cli app, const Invocation& invocation) {
   add_system_options(sub, *options);
   add_workload_options(sub, *options);
   add_schedule_options(sub, *options);
+  add_rank_options(sub, *options);
   add_machine_options(sub, *options);
   add_output_option(sub, *options, "default: none are written");
   return {sub, [options, invocation] { return check(*options, invocation); }};

@@ -16,6 +16,7 @@
 #include "experiments/points/compare_systems.hpp"
 #include "experiments/points/study_point.hpp"
 #include "profiler/study/layer_rows.hpp"
+#include "profiler/study/rank_rows.hpp"
 
 namespace moescope {
 namespace {
@@ -156,6 +157,13 @@ ExitCode compare(const CompareOptions& options, const Invocation& invocation) {
   print_comparison(out, studies, backend->device());
   for (const LayerStudy& study : studies) {
     for (const ScheduleStudy& point : study.schedules) {
+      if (point.ranks) {
+        out.text() << fmt::format("{}, {}: {}\n", study.workload, point.name(), rank_text(*point.ranks));
+      }
+    }
+  }
+  for (const LayerStudy& study : studies) {
+    for (const ScheduleStudy& point : study.schedules) {
       if (options.explain && !point.explanation.empty()) {
         out.text() << fmt::format("\n{}: auto chose {}\n",
                                   point.tuned_on.empty() ? study.workload : point.tuned_on,
@@ -189,6 +197,7 @@ Command add_compare(Cli app, const Invocation& invocation) {
   add_system_options(sub, *options);
   add_workload_options(sub, *options);
   add_schedule_options(sub, *options);
+  add_rank_options(sub, *options);
   add_tuned_option(sub, *options);
   add_machine_options(sub, *options);
   add_sampling_options(sub, *options);

@@ -1,6 +1,8 @@
 #include <fmt/format.h>
 
 #include <memory>
+#include <optional>
+#include <sstream>
 #include <utility>
 
 #include "core/layer/layer_shape.hpp"
@@ -11,6 +13,7 @@
 #include "experiments/options/system_options.hpp"
 #include "profiler/placement/placement_rows.hpp"
 #include "profiler/placement/placement_text.hpp"
+#include "profiler/text/wrap.hpp"
 
 namespace moescope {
 namespace {
@@ -19,8 +22,8 @@ constexpr const char* kFigure = "placement";
 
 struct PlaceOptions : CommonOptions {
   std::string file;
-  std::int64_t ranks = 8;
-  std::int64_t nodes = 1;
+  std::int64_t num_ranks = 8;
+  std::int64_t num_nodes = 1;
   std::vector<std::string> placements;
   bool links = false;
 };
@@ -65,13 +68,28 @@ void require_widths(const RoutedBatch& batch) {
   }
 }
 
+/// Lines of at most the width that tables have.
+std::string fitted(const std::string& text, const TableStyle& style) {
+  if (style.format != TableFormat::kTable || style.width == 0) {
+    return text;
+  }
+  std::string out;
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    for (const std::string& part : wrapped(line, style.width, "  ")) {
+      out += part + '\n';
+    }
+  }
+  return out;
+}
+
 std::string heading(const PlacementStudy& study, bool several) {
   const Point& point = study.batch.point;
   const std::string grid = point.grid_rows == 1 ? fmt::to_string(point.grid_cols)
                                                 : fmt::format("{} x {}", point.grid_rows, point.grid_cols);
   return fmt::format(
       "{}{} experts, {} tokens, K {}, on {} ranks of {} node{}\nJudged on the last {} tokens; placements by "
-      "counts (lpt, eplb, clustered, +hot) were made from the first {}.\n\n",
+      "counts (lpt, eplb, clustered, +hot) were made from the first {}.\n",
       several ? "" : study.batch.name + ": ", grid, study.batch.routing.num_tokens, point.top_k,
       study.group.ranks, study.group.nodes, study.group.nodes == 1 ? "" : "s", study.judged_tokens,
       study.seen_tokens);
@@ -81,40 +99,41 @@ ExitCode place(const PlaceOptions& options, const Invocation& invocation) {
   apply_threads(options);
   StandardTables out(options.tables);
   require_meaningful(options);
-  const RankGroup group{options.ranks, options.nodes};
+  const RankGroup group{options.num_ranks, options.num_nodes};
   group.validate();
   for (const std::string& name : options.placements) {
     (void)PlacementSpec::parse(name);
   }
   const auto backend = make_backend(options.backend);
   std::vector<RoutedBatch> batches = batches_of(*backend, options);
+  std::optional<ResultWriter> writer;
   if (!options.output.empty()) {
     for (const RoutedBatch& batch : batches) {
       require_widths(batch);
     }
+    writer.emplace(open_results(options.output, run_header(invocation, *backend), figure_files(kFigure)));
   }
   std::vector<PlacementStudy> studies;
   for (RoutedBatch& batch : batches) {
     const std::vector<PlacementSpec> specs = specs_of(options, batch.routing);
     studies.push_back(study_placements(std::move(batch), group, specs));
   }
-  out.text() << heading(studies.front(), studies.size() > 1);
+  out.text() << fitted(heading(studies.front(), studies.size() > 1), out.style()) << '\n';
   out.show("placements", placement_table(studies));
-  out.text() << '\n' << placement_conclusion(studies);
+  out.text() << '\n' << fitted(placement_conclusion(studies), out.style());
   if (studies.front().batch.hidden_size == 0) {
     out.text() << "Bytes are left out: the routing does not say how wide the model is; -d does.\n";
   }
-  if (options.output.empty()) {
+  if (!writer) {
     return ExitCode::kOk;
   }
-  ResultWriter writer = open_results(options.output, run_header(invocation, *backend), figure_files(kFigure));
   for (const PlacementStudy& study : studies) {
     for (const ResultRow& row : placement_rows(study, options.links)) {
-      writer.write(row);
+      writer->write(row);
     }
   }
-  const FigureResult figure = draw_figure(placement_figure(studies), writer.directory(), kFigure);
-  out.text() << fmt::format("\nrows:   {}/rows.jsonl, rows.csv, run.json\n", writer.directory().string());
+  const FigureResult figure = draw_figure(placement_figure(studies), writer->directory(), kFigure);
+  out.text() << fmt::format("\nrows:   {}/rows.jsonl, rows.csv, run.json\n", writer->directory().string());
   out.text() << (figure.status == Status::kOk ? fmt::format("figure: {}\n", figure.image.string())
                                               : fmt::format("figure: unavailable: {}\n", figure.reason));
   return ExitCode::kOk;
@@ -138,8 +157,8 @@ Command add_place(Cli app, const Invocation& invocation) {
                 "moescope place --workload snapshot:data/tablea_layer2_1024.safetensors --ranks 64 "
                 "--placement strips --placement strips+hot:64"}));
   const Cli group = sub.add_option_group("Ranks", "GPUs, and where experts lie among them");
-  group.add_option("--ranks", options->ranks, "GPUs, 1 to 1024 (default 8)").type_name("P");
-  group.add_option("--nodes", options->nodes, "that share them, consecutive ranks together (default 1)")
+  group.add_option("--ranks", options->num_ranks, "GPUs, 1 to 1024 (default 8)").type_name("P");
+  group.add_option("--nodes", options->num_nodes, "that share them, consecutive ranks together (default 1)")
       .type_name("N");
   group.add_option("--placement", options->placements, placement_help() + "; may be repeated (default: all)")
       .type_name("NAME")

@@ -13,6 +13,7 @@
 #include "experiments/points/study_point.hpp"
 #include "profiler/study/layer_rows.hpp"
 #include "profiler/study/layer_study.hpp"
+#include "profiler/study/rank_rows.hpp"
 #include "profiler/study/system_study.hpp"
 #include "profiler/text/format.hpp"
 #include "reference/oracle/layer_check.hpp"
@@ -22,8 +23,13 @@ namespace moescope {
 namespace {
 
 constexpr std::string_view kForwardAlone = "of the baselines is forward: their backward is an oracle alone";
+/// A layer on several ranks has no cost of one device.
+bool has_cost(const AnalyticCost& cost) { return !cost.traffic.empty() || !cost.flop.empty(); }
 
 TableCell bytes_of(const AnalyticCost& cost, Stage stage, MemoryLevel level) {
+  if (!has_cost(cost)) {
+    return "-";
+  }
   return bytes_cell(static_cast<double>(cost.bytes(stage, level)));
 }
 
@@ -50,8 +56,9 @@ Table stage_table(const ScheduleStudy& point) {
     const auto memory = std::ranges::find(point.memory, stage, &StageMemory::stage);
     table.add_row({to_string(stage), seconds_cell(samples.median_s()), seconds_cell(samples.min_s()),
                    seconds_cell(samples.max_s()), bytes_of(point.cost, stage, MemoryLevel::kHbm),
-                   bytes_of(point.cost, stage, MemoryLevel::kL2), flop_cell(point.cost.useful_flop(stage)),
-                   flop_cell(point.cost.executed_flop(stage)),
+                   bytes_of(point.cost, stage, MemoryLevel::kL2),
+                   has_cost(point.cost) ? flop_cell(point.cost.useful_flop(stage)) : TableCell("-"),
+                   has_cost(point.cost) ? flop_cell(point.cost.executed_flop(stage)) : TableCell("-"),
                    memory == point.memory.end() ? TableCell("-")
                                                 : bytes_cell(static_cast<double>(memory->workspace_bytes))});
   }
@@ -84,6 +91,11 @@ void print(TableOutput& out, const LayerStudy& study, const ScheduleStudy& point
                             scheduled ? fmt::format("{} ", to_string(point.ran)) : "", study.backend, device);
   out.show("stages", stage_table(point));
   out.text() << '\n' << conclusion(point);
+  if (point.ranks) {
+    out.text() << '\n';
+    out.show("ranks", rank_table(*point.ranks));
+    out.text() << fmt::format("\n{}\n", rank_text(*point.ranks));
+  }
   if (const StageSamples* layer = point.times.find(Stage::kLayer)) {
     out.text() << fmt::format("median of {} samples, {} discarded; bytes and flop are analytic\n",
                               layer->count(), point.times.discarded);
@@ -94,11 +106,16 @@ void print(TableOutput& out, const LayerStudy& study, const ScheduleStudy& point
                               : fmt::format("; floor of the expert stage {}\n",
                                             format_bytes(static_cast<double>(study.floor_bytes))));
   }
-  out.text() << fmt::format("weights {}; peak {}: {}\n",
-                            format_bytes(static_cast<double>(point.weight_bytes)),
-                            format_bytes(static_cast<double>(point.peak_bytes)),
-                            study.save ? "inputs, gradients, what the forward kept and working memory"
-                                       : "weights, batch, routing and the largest workspace");
+  if (point.ranks) {
+    out.text() << fmt::format("weights of the rank that stores most {}\n",
+                              format_bytes(static_cast<double>(point.weight_bytes)));
+  } else {
+    out.text() << fmt::format("weights {}; peak {}: {}\n",
+                              format_bytes(static_cast<double>(point.weight_bytes)),
+                              format_bytes(static_cast<double>(point.peak_bytes)),
+                              study.save ? "inputs, gradients, what the forward kept and working memory"
+                                         : "weights, batch, routing and the largest workspace");
+  }
   out.text() << (point.error_of.empty() ? "" : fmt::format("nearest to its tolerance, {}: ", point.error_of))
              << (point.error ? point.error->describe() : fmt::format("no error: {}", point.error_reason))
              << '\n';
@@ -205,11 +222,13 @@ Command add_run(Cli app, const Invocation& invocation) {
   sub.footer(examples({"moescope run", "moescope run --schedule expert_centric --group-size 32 -L 1024",
                        "moescope run --preset table-a-1024-512 --workload zipf:1 --output results/zipf1",
                        "moescope run --direction backward --save scores",
-                       "moescope run --system peer --preset table-a -L 64"}));
+                       "moescope run --system peer --preset table-a -L 64",
+                       "moescope run --ranks 4 --placement strips --exchange dispatch"}));
   add_shape_options(sub, *options);
   add_system_options(sub, *options);
   add_workload_options(sub, *options);
   add_schedule_options(sub, *options);
+  add_rank_options(sub, *options);
   add_machine_options(sub, *options);
   add_sampling_options(sub, *options);
   add_explain_option(sub, *options);

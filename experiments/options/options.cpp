@@ -87,6 +87,12 @@ void add_schedule_options(Cli app, CommonOptions& options) {
   add_request_options(app, options, RequestGroup::kSchedule);
 }
 
+void add_rank_options(Cli app, CommonOptions& options) {
+  const Cli group =
+      app.add_option_group("Ranks", "GPUs that share the layer; with --backend cpu ranks of one process");
+  add_request_options(group, options, RequestGroup::kRanks);
+}
+
 void add_tuned_option(Cli app, CommonOptions& options) {
   app.add_option("--tuned-on", options.tuned_on,
                  "measure the schedule that auto chooses on this workload, too, kept as it is on all the "
@@ -203,6 +209,34 @@ LayerInputs make_inputs(const NamedWorkload& workload, const LayerShape& shape, 
   return inputs;
 }
 
+RankOptions rank_options(const CommonOptions& options) {
+  RankOptions ranks;
+  set_extent("ranks", options.ranks, 1, ranks.group.ranks);
+  const auto needs_ranks = [&](const char* field, const std::string& value) {
+    if (!value.empty() && !options.ranks) {
+      throw InvalidArgument(field, value, "is for several ranks: --ranks");
+    }
+  };
+  needs_ranks("placement", options.placement);
+  needs_ranks("exchange", options.exchange);
+  if (ranks.group.ranks > kMaxRunningRanks) {
+    throw InvalidArgument("ranks", fmt::to_string(ranks.group.ranks),
+                          fmt::format("must be from 1 to {}", kMaxRunningRanks));
+  }
+  if (ranks.several() && options.backend != "cpu") {
+    throw InvalidArgument(
+        "ranks", fmt::to_string(ranks.group.ranks),
+        fmt::format("the {} backend runs a layer on one device; --backend cpu has ranks", options.backend));
+  }
+  if (!options.placement.empty()) {
+    ranks.placement = PlacementSpec::parse(options.placement);
+  }
+  if (!options.exchange.empty()) {
+    ranks.exchange = parse_exchange(options.exchange);
+  }
+  return ranks;
+}
+
 std::vector<ScheduleOptions> chosen_schedules(const CommonOptions& options) {
   std::vector<ScheduleOptions> schedules;
   schedules.reserve(options.schedules.size());
@@ -214,7 +248,9 @@ std::vector<ScheduleOptions> chosen_schedules(const CommonOptions& options) {
       schedules.push_back({.kind = kind});
     }
   }
+  const RankOptions ranks = rank_options(options);
   for (ScheduleOptions& schedule : schedules) {
+    schedule.ranks = ranks;
     set_extent("group_size", options.group_size, 1, schedule.group_size);
     schedule.tile_tokens = options.tile_tokens.value_or(schedule.tile_tokens);
     validate_tile_tokens(schedule.tile_tokens);
@@ -252,6 +288,10 @@ std::optional<TrainingOptions> asked_training(const PointRequest& request) {
   const auto save = asked_save(request);
   if (asked_direction(request) == Direction::kForward) {
     return std::nullopt;
+  }
+  if (request.ranks.value_or(1) > 1) {
+    throw InvalidArgument("direction", request.direction,
+                          "is of one rank: on several there is the forward alone");
   }
   TrainingOptions training;
   training.save = save.value_or(training.save);

@@ -47,6 +47,8 @@ void add_request_options(Cli app, PointRequest& request, RequestGroup group);
 void add_shape_options(Cli app, CommonOptions& options);
 void add_workload_options(Cli app, CommonOptions& options);
 void add_schedule_options(Cli app, CommonOptions& options);
+/// --ranks, --placement, --exchange.
+void add_rank_options(Cli app, CommonOptions& options);
 /// --tuned-on: of `compare`, which has several workloads.
 void add_tuned_option(Cli app, CommonOptions& options);
 /// --backend, --threads, --quiet.
@@ -87,6 +89,8 @@ LayerShape resolve_shape(const CommonOptions& options, const WorkloadSpec& spec)
 LayerInputs make_inputs(const NamedWorkload& workload, const LayerShape& shape, std::uint64_t seed,
                         const LayerUse& use, std::shared_ptr<const ExpertWeights> experts = nullptr);
 
+/// What the rank options ask for. Throws InvalidArgument, also for several ranks on a backend that has none.
+RankOptions rank_options(const CommonOptions& options);
 /// Schedules asked for, without any: all but auto. Throws InvalidArgument.
 std::vector<ScheduleOptions> chosen_schedules(const CommonOptions& options);
 SamplingOptions sampling_options(const CommonOptions& options);

@@ -69,7 +69,8 @@ void add_schedule(Table& table, const LayerStudy& study, const ScheduleStudy& po
   table.add_row(
       {workload, name, seconds_cell(layer.median_s()), percent_cell(layer.spread()),
        against_fastest(*standing), speed_up_cell(point.layer_speed_up),
-       study.save ? TableCell("-") : TableCell(fmt::format("{:.1f}x", over), over), bytes_cell(bytes),
+       study.save || point.ranks ? TableCell("-") : TableCell(fmt::format("{:.1f}x", over), over),
+       point.ranks ? TableCell("-") : bytes_cell(bytes),
        experts ? seconds_cell(experts->median_s()) : TableCell("-"), speed_up_cell(point.expert_speed_up),
        point.error
            ? TableCell(fmt::format("{:.1e}", point.error->relative_error), point.error->relative_error)

@@ -112,6 +112,9 @@ ExitCode compare_systems(const CommonOptions& options, const Invocation& invocat
   StandardTables out(options.tables);
   const SamplingOptions sampling = sampling_options(options);
   (void)chosen_schedules(options);  // refused before anything is written
+  if (options.ranks.value_or(1) > 1) {
+    throw InvalidArgument("ranks", fmt::to_string(*options.ranks), "cannot be given beside --system here");
+  }
   std::deque<SystemLineup> lineups;
   for (CommonOptions& job : one_workload_each(options)) {
     lineups.emplace_back(std::move(job));

@@ -82,6 +82,10 @@ std::vector<ResultRow> ModelStudy::skew(const DeviceSpec& device) const {
 }
 
 std::vector<ScheduleOptions> modelled_schedules(const CommonOptions& options) {
+  if (const RankOptions ranks = rank_options(options); ranks.several()) {
+    throw InvalidArgument("ranks", fmt::to_string(ranks.group.ranks),
+                          "is not modelled: the simulator has one device");
+  }
   auto schedules = chosen_schedules(options);
   if (options.schedules.empty()) {
     std::erase_if(schedules, [](const ScheduleOptions& s) { return s.kind == ScheduleKind::kSparseLibrary; });

@@ -63,7 +63,8 @@ PointStudy::TunedSchedule PointStudy::tune(const NamedWorkload& workload, const 
                                            const StudyPlan& plan) {
   ScheduleOptions options{.kind = ScheduleKind::kAuto,
                           .group_size = plan.schedules.front().group_size,
-                          .tile_tokens = plan.schedules.front().tile_tokens};
+                          .tile_tokens = plan.schedules.front().tile_tokens,
+                          .ranks = plan.schedules.front().ranks};
   Point tuned = layer_point(point.shape, backend_.name(), workload.name, point.seed);
   tuned.set_schedule(options);
   std::string wanted = point_key(tuned, {PointPart::kLayer, PointPart::kSchedule}, kResultSchemaVersion);

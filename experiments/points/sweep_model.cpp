@@ -64,6 +64,10 @@ void PlannedModel::plan(PlannedPoint& planned) {
   require_forward(planned.options, "cannot be simulated: the model has the forward alone");
   SimulatorOptions simulator = options_;
   simulator.devices = {device_name(planned)};
+  if (const RankOptions ranks = rank_options(planned.options); ranks.several()) {
+    throw InvalidArgument("ranks", fmt::to_string(ranks.group.ranks),
+                          "is not modelled: the simulator has one device");
+  }
   study_.calibration(find_device(simulator.devices.front()));
   std::erase_if(planned.plan.schedules, [&](const ScheduleOptions& schedule) {
     return planned.options.schedules.empty() && schedule.kind == ScheduleKind::kSparseLibrary;

@@ -8,6 +8,8 @@
 #include <functional>
 #include <utility>
 
+#include "profiler/study/rank_rows.hpp"
+
 namespace moescope {
 namespace {
 
@@ -79,15 +81,21 @@ std::vector<ResultRow> schedule_rows(const Point& context, const LayerStudy& stu
   }
   append_ratio(rows, context, Stage::kLayer, "speed_up_over_token_centric", point.layer_speed_up);
   append_ratio(rows, context, Stage::kExperts, "speed_up_over_token_centric", point.expert_speed_up);
-  append(rows, cost_rows(context, point.cost));
+  if (point.ranks) {
+    append(rows, rank_rows(context, *point.ranks));
+  } else {
+    append(rows, cost_rows(context, point.cost));
+  }
   for (const StageMemory& memory : point.memory) {
     rows.push_back(value_row(context, memory.stage, Source::kAnalytic, "workspace_bytes",
                              static_cast<double>(memory.workspace_bytes), "bytes"));
   }
   rows.push_back(value_row(context, Stage::kLayer, Source::kAnalytic, "weight_bytes",
                            static_cast<double>(point.weight_bytes), "bytes"));
-  rows.push_back(value_row(context, Stage::kLayer, Source::kAnalytic, "peak_bytes",
-                           static_cast<double>(point.peak_bytes), "bytes"));
+  if (!point.ranks) {
+    rows.push_back(value_row(context, Stage::kLayer, Source::kAnalytic, "peak_bytes",
+                             static_cast<double>(point.peak_bytes), "bytes"));
+  }
   if (point.error) {
     append(rows, error_rows(context, *point.error));
     if (!point.error_of.empty()) {
@@ -244,7 +252,7 @@ std::vector<ResultRow> study_rows(const LayerStudy& study) {
 }
 
 std::span<const std::string_view> study_metrics() {
-  static constexpr std::array<std::string_view, 31> kMetrics = {"num_pairs",
+  static constexpr std::array<std::string_view, 42> kMetrics = {"num_pairs",
                                                                 "active_experts",
                                                                 "usage",
                                                                 "unevenness_nats",
@@ -274,7 +282,18 @@ std::span<const std::string_view> study_metrics() {
                                                                 "peak_bytes",
                                                                 "relative_error",
                                                                 "max_absolute_error",
-                                                                "deterministic"};
+                                                                "deterministic",
+                                                                "load_max_over_mean",
+                                                                "rank_time_max_over_mean",
+                                                                "ranks_per_token",
+                                                                "remote_ranks_per_token",
+                                                                "exchange_bytes",
+                                                                "moved_bytes",
+                                                                "busiest_rank_bytes",
+                                                                "home_tokens",
+                                                                "rank_pairs",
+                                                                "rank_experts",
+                                                                "link_bytes"};
   return kMetrics;
 }
 

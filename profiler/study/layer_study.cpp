@@ -67,7 +67,15 @@ LayerStudy study_layer(MoeBackend& backend, const LayerInputs& inputs,
     }
     rounds.add(
         point, [&] { return backend.prepare_routed(inputs, schedules[s], routing); },
-        [&](LayerExecution& /*execution*/) {
+        [&](LayerExecution& execution) {
+          if (const RankReport* report = execution.rank_report()) {
+            // Of the rank that stores most; what moves on it is not worked out.
+            const std::int64_t most = std::ranges::max(report->experts);
+            point.weight_bytes = weight_bytes - 2 * (inputs.shape.num_experts() - most) *
+                                                    inputs.shape.hidden_size *
+                                                    dtype_bytes(inputs.shape.dtype);
+            return;
+          }
           point.cost = analytic_cost(inputs.shape, routing, backend.schedule(routing, point.ran),
                                      inputs.fixed_routing.has_value());
           account_memory(point, weight_bytes, inputs.shape, routing);

@@ -12,6 +12,7 @@
 #include "core/cost/traffic.hpp"
 #include "core/layer/tolerance.hpp"
 #include "core/layer/training.hpp"
+#include "core/ranks/rank_report.hpp"
 #include "core/results/result.hpp"
 #include "core/schedule/skew.hpp"
 #include "profiler/study/sampling.hpp"
@@ -38,6 +39,7 @@ struct ScheduleStudy {
   std::optional<ErrorReport> error;  ///< against the judge's reference
   std::string error_of;              ///< of a backward: the gradient that it is the error of
   std::string error_reason;          ///< why there is none
+  std::optional<RankReport> ranks;   ///< of a layer on several ranks: its last run
   /// token_centric's time / this one's, when both were measured: of the layer and of the expert stage alone.
   std::optional<RatioSummary> layer_speed_up;
   std::optional<RatioSummary> expert_speed_up;

@@ -67,6 +67,9 @@ void StudyRounds::measure(const StudyProgress& say) {
       point.code = results[a].failure_code;
     }
     point.times = std::move(results[a]);
+    if (const RankReport* report = executions_[a]->rank_report()) {
+      point.ranks = *report;
+    }
   }
 }
 

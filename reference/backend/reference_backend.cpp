@@ -5,8 +5,10 @@
 
 #include <fstream>
 
+#include "reference/backend/cpu_rates.hpp"
 #include "reference/backend/reference_execution.hpp"
 #include "reference/backend/reference_training.hpp"
+#include "reference/ranks/ranks_execution.hpp"
 #include "reference/stages/stages.hpp"
 #include "reference/systems/system_execution.hpp"
 
@@ -28,6 +30,12 @@ bool ReferenceBackend::supports(ScheduleKind kind, std::string& why) const {
   return reference::supports_schedule(kind, why);
 }
 
+bool ReferenceBackend::supports_layer(const LayerInputs& /*inputs*/, const ScheduleOptions& options,
+                                      std::string& why) const {
+  return options.ranks.several() ? reference::RanksExecution::supports(options.kind, why)
+                                 : supports(options.kind, why);
+}
+
 RouterLogits ReferenceBackend::router_project(const LayerInputs& inputs) {
   inputs.validate();
   return reference::router_project(inputs);
@@ -44,17 +52,29 @@ Schedule ReferenceBackend::schedule(const Routing& routing, const ScheduleOption
 
 std::unique_ptr<LayerExecution> ReferenceBackend::prepare(const LayerInputs& inputs,
                                                           const ScheduleOptions& options) {
+  if (options.ranks.several()) {
+    return std::make_unique<reference::RanksExecution>(inputs, options,
+                                                       reference::cpu_rates(omp_get_max_threads()));
+  }
   return std::make_unique<reference::ReferenceExecution>(inputs, options);
 }
 
 std::unique_ptr<LayerExecution> ReferenceBackend::prepare_routed(const LayerInputs& inputs,
                                                                  const ScheduleOptions& options,
                                                                  const Routing& routing) {
+  if (options.ranks.several()) {
+    return std::make_unique<reference::RanksExecution>(inputs, options,
+                                                       reference::cpu_rates(omp_get_max_threads()), &routing);
+  }
   return std::make_unique<reference::ReferenceExecution>(inputs, options, &routing);
 }
 
 bool ReferenceBackend::supports_training(const LayerInputs& /*inputs*/, const ScheduleOptions& options,
                                          const TrainingOptions& /*training*/, std::string& why) const {
+  if (options.ranks.several()) {
+    why = "the backward runs on one rank";
+    return false;
+  }
   return reference::supports_schedule(options.kind, why);
 }
 

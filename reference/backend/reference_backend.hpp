@@ -15,6 +15,8 @@ class ReferenceBackend final : public MoeBackend {
   std::string_view name() const override { return "cpu"; }
   std::string device() const override;
   bool supports(ScheduleKind kind, std::string& why) const override;
+  bool supports_layer(const LayerInputs& inputs, const ScheduleOptions& options,
+                      std::string& why) const override;
 
   RouterLogits router_project(const LayerInputs& inputs) override;
   Routing router_select(const LayerShape& shape, const RouterLogits& logits) override;

@@ -185,6 +185,18 @@ void check_end_to_end(Checks& checks, LayerExecution& layer, const LayerInputs& 
   }
 }
 
+/// Of a layer on several ranks, after a run: no pair lost or doubled, and what moved is what was planned.
+void check_exchange_of(Checks& checks, LayerExecution& layer) {
+  checks.add_equality(Stage::kTokenDispatch, "messages against the plan", [&](StageCheck& check) {
+    check.kernels = layer.kernels(Stage::kTokenDispatch);
+    const RankReport& report = *layer.rank_report();  // throws for a plan that does not hold
+    const bool same =
+        report.moved.dispatch == report.planned.dispatch && report.moved.combine == report.planned.combine;
+    return same ? std::string()
+                : fmt::format("{} bytes moved, {} planned", report.moved.total(), report.planned.total());
+  });
+}
+
 }  // namespace
 
 bool LayerCheck::passed() const { return !stages.empty() && first_failure() == nullptr; }
@@ -245,6 +257,11 @@ LayerCheck check_layer(MoeBackend& backend, MoeBackend* mirror, const LayerInput
   std::unique_ptr<LayerExecution> layer;
   checks.attempt(Stage::kLayer, "the layer prepared", [&] { layer = backend.prepare(inputs, options); });
   if (layer == nullptr) {
+    return result;
+  }
+  if (layer->rank_report() != nullptr) {
+    check_end_to_end(checks, *layer, inputs, sampled_tokens);
+    check_exchange_of(checks, *layer);
     return result;
   }
   checks.attempt(Stage::kLayer, "its stages run alone", [&] {

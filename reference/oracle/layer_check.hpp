@@ -63,6 +63,7 @@ double layer_tolerance(const LayerShape& shape);
 /// - End to end on `sampled_tokens` tokens: selection against the oracle, output against the oracle on the
 /// layer's own selection, so that pairs whose scores differ by rounding only count as near-ties and no more;
 /// and, where the execution says it is deterministic, that a second run gives the same bits.
+/// A layer on several ranks is checked end to end alone, and its messages against its plan.
 /// What a stage throws is its failure, with the message as detail. Throws only std::bad_alloc and
 /// OutOfMemory.
 LayerCheck check_layer(MoeBackend& backend, MoeBackend* mirror, const LayerInputs& inputs,

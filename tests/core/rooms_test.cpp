@@ -44,6 +44,7 @@ const std::vector<std::string> kRooms = {
     "reference/backward",
     "reference/oracle",
     "reference/systems",
+    "reference/ranks",
     "reference/backend",
     "reference/golden",
     "kernels/runtime",

@@ -22,7 +22,8 @@ using test::make_routing;
 ExchangePlan make_plan(const std::string& text, const RankGroup& group, const Routing& routing,
                        Exchange exchange = Exchange::kDispatch) {
   const PlacementSpec spec = test::fitting(PlacementSpec::parse(text), routing, group.ranks);
-  const ExpertPlacement placement = make_placement(spec, group, routing.grid_rows, routing.grid_cols, &routing);
+  const ExpertPlacement placement =
+      make_placement(spec, group, routing.grid_rows, routing.grid_cols, &routing);
   ExchangePlan plan = plan_exchange(exchange, placement, routing, homes_of(placement, routing));
   validate(plan, placement, routing);
   return plan;
@@ -182,7 +183,8 @@ TEST(PlacementUse, StripsTouchFewRanks) {
   const Routing routing =
       make_routing({test::make_shape(40, 8, 48, 48, 36), test::RoutingSkew::kGaussian}, 9);
   const auto ranks_per_token = [&](const char* text, std::int64_t ranks) {
-    const ExpertPlacement placement = make_placement(PlacementSpec::parse(text), {ranks, 1}, 48, 48, &routing);
+    const ExpertPlacement placement =
+        make_placement(PlacementSpec::parse(text), {ranks, 1}, 48, 48, &routing);
     const ExchangePlan plan =
         plan_exchange(Exchange::kDispatch, placement, routing, homes_of(placement, routing));
     return placement_use(plan, placement, routing).ranks_per_token;

@@ -153,9 +153,11 @@ TEST(ExpertPlacement, RefusesDataThatLies) {
   EXPECT_EQ(refused([](ExpertPlacement& p) { p.holders[0] = 2; }),
             "holders of expert 0 [0] = 2: must ascend below 2 ranks");
   EXPECT_EQ(refused([](ExpertPlacement& p) { p.holder_offsets[1] = 0; }), "expert = 0: must lie on a rank");
-  EXPECT_EQ(refused([](ExpertPlacement& p) { p.holder_offsets.pop_back(); }), "holder_offsets.size = 4: must be 5");
+  EXPECT_EQ(refused([](ExpertPlacement& p) { p.holder_offsets.pop_back(); }),
+            "holder_offsets.size = 4: must be 5");
   EXPECT_EQ(refused([](ExpertPlacement& p) { p.holders.pop_back(); }), "holders.size = 5: must be 6");
-  EXPECT_EQ(refused([](ExpertPlacement& p) { p.row_owner[0] = 1; }), "expert = 0: must lie on rank 1, its strip's");
+  EXPECT_EQ(refused([](ExpertPlacement& p) { p.row_owner[0] = 1; }),
+            "expert = 0: must lie on rank 1, its strip's");
   EXPECT_EQ(refused([](ExpertPlacement& p) { p.col_owner[1] = 2; }),
             "col_owner[1] = 2: must be a rank below 2, or -1");
   EXPECT_EQ(refused([](ExpertPlacement& p) { p.col_owner.clear(); }), "col_owner.size = 0: must be 2");

@@ -7,6 +7,9 @@ namespace moescope {
 /// Most ranks that a layer may be spread over: what a placement study asks for, far more than what runs.
 inline constexpr std::int64_t kMaxRanks = 1024;
 
+/// Most ranks that a layer runs on so far: those of one process on the CPU.
+inline constexpr std::int64_t kMaxRunningRanks = 64;
+
 /// Ranks 0, 1, ..., and how many of them share a node: consecutive ranks do.
 struct RankGroup {
   std::int64_t ranks = 1;  ///< [P]

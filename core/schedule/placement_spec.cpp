@@ -1,4 +1,4 @@
-#include "core/ranks/placement_spec.hpp"
+#include "core/schedule/placement_spec.hpp"
 
 #include <fmt/format.h>
 
@@ -7,7 +7,7 @@
 
 #include "core/base/error.hpp"
 #include "core/base/number_text.hpp"
-#include "core/ranks/rank_group.hpp"
+#include "core/schedule/rank_options.hpp"
 
 namespace moescope {
 namespace {
@@ -55,6 +55,19 @@ std::int64_t count_in(std::string_view number, std::int64_t minimum, std::string
 }
 
 }  // namespace
+
+std::string_view to_string(Exchange exchange) {
+  return exchange == Exchange::kGather ? "gather" : "dispatch";
+}
+
+Exchange parse_exchange(std::string_view text) {
+  for (const Exchange exchange : {Exchange::kGather, Exchange::kDispatch}) {
+    if (text == to_string(exchange)) {
+      return exchange;
+    }
+  }
+  throw InvalidArgument("exchange", text, "must be gather or dispatch");
+}
 
 void RankGroup::validate() const {
   if (ranks < 1 || ranks > kMaxRanks) {

@@ -1,0 +1,31 @@
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/layer/stage.hpp"
+#include "core/ranks/exchange_plan.hpp"
+
+namespace moescope {
+
+/// Time of one stage on one rank.
+struct RankTime {
+  std::int64_t rank = 0;
+  Stage stage = Stage::kLayer;
+  double time_s = 0;
+};
+
+/// What the last run of a layer on several ranks did.
+struct RankReport {
+  RankOptions options;
+  std::vector<RankTime> times;        ///< of every stage on every rank that has work in it
+  std::vector<std::int64_t> tokens;   ///< [P] tokens at home
+  std::vector<std::int64_t> pairs;    ///< [P] pairs computed
+  std::vector<std::int64_t> experts;  ///< [P] experts stored
+  LinkBytes planned;                  ///< by the plan
+  LinkBytes moved;                    ///< counted in the messages
+  double ranks_per_token = 0;
+  double remote_ranks_per_token = 0;
+};
+
+}  // namespace moescope
