@@ -80,11 +80,25 @@ def _candidates() -> list[Path]:
         "cuda", "cpu"))]
 
 
+def _require_cpu(path: Path) -> None:
+    """Raises MoescopeError where the library has instructions that this CPU has not: it would end the process."""
+    built_for = path.with_name("arch.txt")
+    if not built_for.is_file() or built_for.read_text(encoding="ascii").strip() != "x86-64-v3":
+        return
+    flags = next((line.split() for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if line.startswith("flags")),
+                 None)
+    missing = [] if flags is None else [name for name in ("avx2", "fma", "bmi2") if name not in flags]
+    if missing:
+        raise MoescopeError(f"{path} needs a CPU with {', '.join(missing)} (x86-64-v3)")
+
+
 @lru_cache(maxsize=1)
 def library() -> ctypes.CDLL:
     """libmoescope, with the types of its functions. Raises MoescopeError where there is none, or one of another ABI."""
     places = _candidates()
     path = next((place for place in places if place.is_file()), None)
+    if path is not None:
+        _require_cpu(path)
     try:
         loaded = ctypes.CDLL(str(path or "libmoescope.so.0"))
     except OSError as error:

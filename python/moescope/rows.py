@@ -282,7 +282,7 @@ def load(*patterns: str | Path, root: str | Path | None = None) -> pd.DataFrame:
     before = (frame["schema_version"] < 3) & frame["schedule"].str.match("staircase|auto$")
     frame.loc[before, "tile_tokens"] = TILE_TOKENS
     for field, value in IMPLIED.items():
-        frame[field] = frame[field].fillna(value).astype(type(value))
+        frame[field] = frame[field].astype(object).where(frame[field].notna(), value).astype(type(value))
     # Sums of what is allocated, which earlier revisions called measured.
     frame.loc[frame["metric"].isin(MEMORY_FORMULAS) & (frame["source"] == "measured"), "source"] = "analytic"
     integers = {field: "Int64" for field in _POINT if _KINDS.get(field) == ["integer", "null"]}

@@ -235,6 +235,7 @@ class Loader(unittest.TestCase):
         self.assertEqual(mr.text(0.5, "fraction"), "50 %")
         self.assertEqual(mr.text(0, "bytes"), "0 B")
 
+    @unittest.skipIf(mr.ROOT is None, "recorded rows lie in the checkout")
     def test_every_recorded_row_loads(self):
         rows = mr.load("results/*/*.jsonl*")
         self.assertTrue((rows["unit"] != "").all())
