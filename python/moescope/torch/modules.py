@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from moescope import _library as lib
 from moescope.torch import functional
+from moescope.torch.hooks import RoutingHooks
 
 
-class OmniMoE(nn.Module):
+class OmniMoE(RoutingHooks, nn.Module):
     """A layer of N atomic experts on a square grid, K a token, beside a shared MLP.
 
     hidden_size d, intermediate_size f of the shared MLP (0: none), num_experts N (a square), num_experts_per_token K.
@@ -91,6 +92,7 @@ class OmniMoE(nn.Module):
             shared = (self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
         made = functional.layer(tokens, row_logits, col_logits, self.up_embed.weight, self.down_embed.weight, self.top_k, shared=shared,
                                 gates=self.gates, activation=self.hidden_act)
+        self.tell_routing(tokens, made.ids, made.gates)
         leading = hidden_states.shape[:-1]
         y = made.y.reshape(*leading, self.hidden_size)
         if not return_routing:

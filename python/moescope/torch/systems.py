@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from moescope import _library as lib
 from moescope.torch import _ops, functional
+from moescope.torch.hooks import RoutingHooks
 
 _ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "relu": F.relu}
 
@@ -51,7 +52,7 @@ class _ProductKeys(nn.Module):
         return functional.Selection(*(one.flatten(1) for one in found))
 
 
-class PEER(nn.Module):
+class PEER(RoutingHooks, nn.Module):
     """Parameter-efficient expert retrieval: `heads` queries a token, each K / heads experts of one neuron (W, V as OmniMoE's).
 
     num_experts_per_token K is over all heads. gates: "softmax" over a head's experts, or "relu". hidden_act as in OmniMoE.
@@ -75,11 +76,12 @@ class PEER(nn.Module):
         """y of the shape of hidden_states [..., d]; with return_routing also ids and gates [..., K]."""
         tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
         found = self.router(tokens)
+        self.tell_routing(tokens, found.ids, found.gates)
         y = functional.experts(tokens, self.up_embed.weight, self.down_embed.weight, found.ids, found.gates, activation=self.hidden_act)
         return _with_routing(y, found.ids, found.gates, hidden_states, return_routing)
 
 
-class PKM(nn.Module):
+class PKM(RoutingHooks, nn.Module):
     """Product-key memory: as PEER, but an expert is a value of d numbers, summed by its gate. Values are plain PyTorch."""
 
     def __init__(self, hidden_size: int, num_experts: int, num_experts_per_token: int, heads: int = 4, key_size: int = 128, *,
@@ -94,12 +96,13 @@ class PKM(nn.Module):
         """y of the shape of hidden_states [..., d]; with return_routing also ids and gates [..., K]."""
         tokens = hidden_states.reshape(-1, hidden_states.shape[-1])
         found = self.router(tokens)
+        self.tell_routing(tokens, found.ids, found.gates)
         values = self.values.weight
         y = F.embedding_bag(found.ids.long(), values, per_sample_weights=found.gates.to(values.dtype), mode="sum")
         return _with_routing(y, found.ids, found.gates, hidden_states, return_routing)
 
 
-class GShard(nn.Module):
+class GShard(RoutingHooks, nn.Module):
     """N gated FFN experts of width expert_size behind a flat router, K a token. gates: "softmax" over the K selected, or
     "probability" (softmax over all N). Experts are plain PyTorch."""
 
@@ -129,6 +132,7 @@ class GShard(nn.Module):
         logits = self.router(tokens).to(_ops.compute_dtype(tokens.dtype))
         values, ids = torch.topk(logits, self.top_k, dim=-1)
         gates = values.softmax(-1) if self.gates == "softmax" else logits.softmax(-1).gather(-1, ids)
+        self.tell_routing(tokens, ids, gates)
         shared = self._shared(tokens)
         y = torch.zeros_like(tokens) if shared is None else shared
         act = _ACTIVATIONS[self.hidden_act]
