@@ -1,4 +1,5 @@
 """moescope.record: what models route, as files that the program reads. Skips where PyTorch is not installed."""
+import json
 import tempfile
 import unittest
 from pathlib import Path
@@ -144,8 +145,12 @@ class Record(unittest.TestCase):
             net(torch.randn(50, D))
         snapshot = self.folder / "layer.safetensors"
         routing.save_snapshot(snapshot, "3")
-        moescope.command("inspect", "--workload", f"snapshot:{snapshot}", "--dtype", "fp32", "--gates", "probability", "--save-trace", "out.npz", cwd=self.folder)
-        again = np.load(self.folder / "out.npz")["expert_ids"]
+        moescope.command("inspect", "--workload", f"snapshot:{snapshot}", "--dtype", "fp32", "--gates", "probability", "--save-trace", "out.safetensors", cwd=self.folder)
+        data = (self.folder / "out.safetensors").read_bytes()
+        start = 8 + int.from_bytes(data[:8], "little")
+        described = json.loads(data[8:start])["expert_ids"]
+        self.assertEqual(described["dtype"], "I32")
+        again = np.frombuffer(data, np.int32, 50 * K, start + described["data_offsets"][0])
         np.testing.assert_array_equal(again.reshape(50, K), np.sort(routing.layers["3"].all_ids(), axis=-1))
         checked = moescope.command("run", "--workload", f"snapshot:{snapshot}", "--dtype", "fp32", "--gates", "probability",
                                    "--min-samples", "3", "--max-time", "0.02")
