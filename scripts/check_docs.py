@@ -126,7 +126,7 @@ def broken_links(path: Path) -> list[str]:
     return found
 
 
-WINGS = "cmake|core|data|docs|experiments|kernels|notebooks|profiler|reference|scripts|tests"
+WINGS = "capi|cmake|core|data|docs|experiments|kernels|notebooks|profiler|python|reference|scripts|tests"
 
 
 def missing_files(path: Path) -> list[str]:
