@@ -1,12 +1,17 @@
 # `cmake --install`: the program with its data, shell completion and manual page, and the libraries with their headers
-# as the CMake package `moescope` (moescope::core, moescope::reference, moescope::profiler). `cpack -G DEB` packs the same.
+# as the CMake package `moescope` (moescope::core, moescope::reference, moescope::profiler), and the C interface (moescope::c,
+# moescope.h, pkg-config). `cpack -G DEB` packs the same.
 include(GNUInstallDirs)
 include(CMakePackageConfigHelpers)
 
 set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/moescope)
 install(TARGETS moescope RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
-install(TARGETS moescope_options moescope_core moescope_reference moescope_profiler EXPORT moescopeTargets
-  ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(TARGETS moescope_options moescope_core moescope_reference moescope_profiler moescope_c EXPORT moescopeTargets
+  ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(FILES ${PROJECT_SOURCE_DIR}/capi/include/moescope.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR})
+file(RELATIVE_PATH pkgconfig_to_prefix /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
+configure_file(${PROJECT_SOURCE_DIR}/cmake/moescope.pc.in ${PROJECT_BINARY_DIR}/moescope.pc @ONLY)
+install(FILES ${PROJECT_BINARY_DIR}/moescope.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 foreach(wing core reference profiler)
   set_target_properties(moescope_${wing} PROPERTIES EXPORT_NAME ${wing})
   # Includes are spelt as here: "core/schedule/schedule.hpp".

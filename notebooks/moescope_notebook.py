@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -13,7 +14,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from IPython.display import Markdown, display
 
-from moescope_rows import ROOT, RowError, provenance
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "python"))  # the package as it lies in the checkout
+from moescope.rows import RowError, provenance  # noqa: E402
 
 # Colour and marker of every schedule, in the order of legends, and those that choose among the others: the table that
 # every figure of moescope uses.

@@ -5,10 +5,12 @@ import sys
 import tempfile
 import unittest
 
-import moescope_rows as mr
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "experiments" / "peers"))
+ROOT = pathlib.Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "python"))
+sys.path.insert(0, str(ROOT / "experiments" / "peers"))
 import row_writer  # noqa: E402
+
+from moescope import rows as mr  # noqa: E402
 
 POINT = {"schedule": "gather", "stage": "experts", "backend": "torch", "L": 64, "d": 1024, "Nr": 320, "Nc": 320, "K": 512,
          "dtype": "bf16", "workload": "gaussian:1", "l2_state": "cold", "metric": "time_s", "unit": "s"}

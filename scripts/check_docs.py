@@ -128,7 +128,7 @@ def broken_links(path: Path) -> list[str]:
 
 # Folders of results/ that are part of the repository: what .gitignore does not ignore.
 RECORDED = re.findall(r"^!/results/(\w+)/", (ROOT / ".gitignore").read_text(encoding="utf-8"), re.MULTILINE)
-WINGS = "cmake|core|data|docs|experiments|kernels|notebooks|profiler|reference|scripts|tests"
+WINGS = "capi|cmake|core|data|docs|experiments|kernels|notebooks|profiler|python|reference|scripts|tests"
 
 
 def missing_files(path: Path) -> list[str]:

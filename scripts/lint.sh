@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mode=${1:-all}
-mapfile -t sources < <(git ls-files '*.cpp' '*.hpp' '*.cu' '*.cuh')
+mapfile -t sources < <(git ls-files '*.cpp' '*.hpp' '*.cu' '*.cuh' '*.c' '*.h')
 case $mode in
   --fix) clang-format -i "${sources[@]}"; exit ;;
   all | --format-only) clang-format --dry-run --Werror "${sources[@]}"; echo "clang-format: ${#sources[@]} files, no findings" ;;
@@ -13,6 +13,6 @@ esac
 # Host code of the cpu preset, without the benchmarks (findings inside benchmark.h); CUDA files need nvcc's own front end.
 cmake --preset cpu >/dev/null
 cmake --build --preset cpu --target moescope_core -- --quiet  # the sources include generated headers
-mapfile -t checked < <(git ls-files 'core/*.cpp' 'reference/*.cpp' 'profiler/*.cpp' 'experiments/*.cpp' ':!experiments/bench_*')
+mapfile -t checked < <(git ls-files 'core/*.cpp' 'reference/*.cpp' 'profiler/*.cpp' 'experiments/*.cpp' 'capi/*.cpp' ':!experiments/bench_*')
 printf '%s\n' "${checked[@]}" | xargs -P "$(nproc)" -n 4 clang-tidy -p build/cpu --quiet 2>/dev/null
 echo "clang-tidy: ${#checked[@]} files, no findings"

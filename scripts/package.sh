@@ -14,6 +14,15 @@ cp -r "$some" "$scratch/usr/share/moescope/data/devices/only-here"
 cmake -S tests/package -B "$scratch/consumer" -G Ninja -DCMAKE_PREFIX_PATH="$scratch/usr" >"$scratch/configure.log"
 cmake --build "$scratch/consumer" >"$scratch/build.log" || { cat "$scratch/build.log" >&2; exit 1; }
 "$scratch/consumer/consumer"
+"$scratch/consumer/c_consumer"
+"$scratch/consumer/pkg_config_consumer"
+# What the C library gives away: the functions of moescope.h and nothing else.
+library=$(find "$scratch/usr" -name libmoescope.so)
+exported=$(nm -D --defined-only "$library" | awk '$2 != "A" {sub(/@.*/, "", $3); print $3}' | sort)
+declared=$(grep -oE 'moescope_[a-z_]+\(' "$scratch/usr/include/moescope.h" | tr -d '(' | sort -u)
+for name in $exported; do
+  grep -qx "$name" <<<"$declared" || { echo "libmoescope exports $name, which moescope.h does not declare" >&2; exit 1; }
+done
 (cd "$build" && cpack -G DEB >"$scratch/cpack.log") || { cat "$scratch/cpack.log" >&2; exit 1; }
 deb=$(ls -t "$build"/moescope_*.deb | head -1)
 dpkg-deb --info "$deb" | grep -E 'Package|Version|Depends|Installed-Size'

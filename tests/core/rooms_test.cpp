@@ -22,6 +22,7 @@ const std::map<std::string, std::vector<std::string>> kWings = {
     {"reference", {"core"}},
     {"kernels", {"core"}},
     {"profiler", {"core"}},
+    {"capi", {"core", "reference"}},
     {"experiments", {"core", "reference", "kernels", "profiler"}},
 };
 
@@ -47,6 +48,9 @@ const std::vector<std::string> kRooms = {
     "reference/ranks",
     "reference/backend",
     "reference/golden",
+    "capi/base",
+    "capi/cpu",
+    "capi",
     "kernels/runtime",
     "kernels/contract",
     "kernels/device",

@@ -1,6 +1,6 @@
-"""Recorded rows of moescope as a pandas DataFrame: the one loader of the notebooks.
+"""Recorded rows of moescope as a pandas DataFrame: the one reader of rows in Python.
 
-    import moescope_rows as mr
+    from moescope import rows as mr
     rows = mr.load("results/h100/profile.jsonl", "my-run/rows.csv")     # globs and .gz too
     mr.pivot(mr.select(rows, metric="time_s", L=4096), index="stage", columns="schedule")
 
@@ -24,14 +24,16 @@ import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import pandas as pd
+try:
+    import pandas as pd
+except ModuleNotFoundError:
+    raise ModuleNotFoundError("moescope's rows need pandas: pip install pandas", name="pandas") from None
 
-ROOT = Path(__file__).resolve().parents[1]
-# The device whose recorded rows notebooks read, a folder of results/ that scripts/record.sh made: that with most files, or the one
-# that MOESCOPE_GPU names.
-GPU = os.environ.get("MOESCOPE_GPU") or max(
-    sorted(path.parent for path in (ROOT / "results").glob("*/ceilings.jsonl")), key=lambda folder: len(list(folder.iterdir()))).name
-_SCHEMA = json.loads((ROOT / "core" / "results" / "result.schema.json").read_text(encoding="utf-8"))["$defs"]["row"]
+_HERE = Path(__file__).resolve().parent
+# The checkout that this file lies in; None where it is installed, whose schema lies beside it.
+ROOT = _HERE.parents[1] if (_HERE.parents[1] / "core" / "results" / "result.schema.json").is_file() else None
+_SCHEMA = json.loads((ROOT / "core" / "results" / "result.schema.json" if ROOT else _HERE / "result.schema.json").read_text(
+    encoding="utf-8"))["$defs"]["row"]
 _FIELDS = _SCHEMA["properties"]
 # dtype is left open: rows of version 1 that describe test runs say "all".
 _ALLOWED = {field: rules["enum"] for field, rules in _FIELDS.items() if "enum" in rules and field != "dtype"}
@@ -48,6 +50,15 @@ IDENTITY = (*_POINT, "stage", "source", "metric", "device")
 # What rows were before there was a field that says it.
 IMPLIED = {"direction": "forward", "ranks": 1, "placement": "none", "exchange": "none"}
 EXPERT_STAGES = ("expert_scores", "expert_combine")  # a fused kernel reports one stage, `experts`
+
+
+def __getattr__(name: str) -> str:
+    """GPU: the device whose recorded rows notebooks read, a folder of results/ that scripts/record.sh made: that with most files,
+    or the one that MOESCOPE_GPU names."""
+    if name != "GPU" or ROOT is None:
+        raise AttributeError(f"module 'moescope.rows' has no attribute {name!r}")
+    return os.environ.get("MOESCOPE_GPU") or max(
+        sorted(path.parent for path in (ROOT / "results").glob("*/ceilings.jsonl")), key=lambda folder: len(list(folder.iterdir()))).name
 
 
 class RowError(ValueError):
@@ -242,11 +253,13 @@ def _read_csv(path: Path) -> Iterator[dict]:
         raise RowError(f"{path}:{reader.line_num}: not CSV: {error}") from None
 
 
-def load(*patterns: str | Path, root: Path = ROOT) -> pd.DataFrame:
-    """Rows of files (.jsonl, .csv, either also .gz), which may be globs, relative to `root` or absolute."""
+def load(*patterns: str | Path, root: str | Path | None = None) -> pd.DataFrame:
+    """Rows of files (.jsonl, .csv, either also .gz), which may be globs, absolute or relative to `root`: where it is not given,
+    the checkout, or the current folder where there is none."""
+    root = Path(root or ROOT or Path.cwd())
     records: list[dict] = []
     for pattern in map(str, patterns):
-        base, rest = (Path("/"), pattern[1:]) if pattern.startswith("/") else (Path(root), pattern)
+        base, rest = (Path("/"), pattern[1:]) if pattern.startswith("/") else (root, pattern)
         try:
             files = sorted(base.glob(rest))
         except (ValueError, NotImplementedError, OSError) as error:
@@ -269,7 +282,7 @@ def load(*patterns: str | Path, root: Path = ROOT) -> pd.DataFrame:
     before = (frame["schema_version"] < 3) & frame["schedule"].str.match("staircase|auto$")
     frame.loc[before, "tile_tokens"] = TILE_TOKENS
     for field, value in IMPLIED.items():
-        frame[field] = frame[field].fillna(value).astype(type(value))
+        frame[field] = frame[field].astype(object).where(frame[field].notna(), value).astype(type(value))
     # Sums of what is allocated, which earlier revisions called measured.
     frame.loc[frame["metric"].isin(MEMORY_FORMULAS) & (frame["source"] == "measured"), "source"] = "analytic"
     integers = {field: "Int64" for field in _POINT if _KINDS.get(field) == ["integer", "null"]}

@@ -1,0 +1,24 @@
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "capi/cpu/problem.hpp"
+#include "moescope.h"
+
+/// What every function of the interface holds its arguments against before it touches an array.
+namespace moescope::capi {
+
+/// Throws Failure: null or too small structs, extents and options that cannot be, a device without code.
+Problem checked_problem(moescope_operation operation, const moescope_shape* shape,
+                        const moescope_execution* execution);
+
+/// Throws Failure (null) naming it, unless `count` elements are none.
+void require_array(const char* name, const void* array, std::int64_t count);
+/// A struct of the interface as its caller knows it: not null, and of this size at least.
+void require_struct(const char* name, const void* value, std::size_t struct_bytes, std::size_t least);
+/// Throws Failure (workspace, null or value) unless the workspace holds `needed` bytes and is aligned.
+void require_workspace(const moescope_execution& execution, std::size_t needed);
+
+}  // namespace moescope::capi

@@ -1,0 +1,107 @@
+"""The operators as functions of tensors with any leading extents, with autocast and with what types they need.
+
+x [..., d] and weights are float32, float64 or bfloat16, of one type; logits, gates and scores are float32 (float64 beside
+float64) and are converted where they are not. Under autocast x and weights become bfloat16, and logits float32. Gradients go
+through x, weights, logits and gates; ids have none. Errors are MoescopeError (also ValueError) naming argument and value.
+"""
+from __future__ import annotations
+
+from typing import NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+from moescope import _library as lib
+from moescope.torch import _ops
+
+
+class Selection(NamedTuple):
+    """K experts of every token, by falling score, equal scores by rising id."""
+
+    ids: Tensor  #: int32 [..., K], id = row * Nc + column
+    gates: Tensor  #: [..., K]
+    scores: Tensor  #: [..., K]; not differentiable, gates="score" gives those that are
+
+
+class LayerOutput(NamedTuple):
+    y: Tensor  #: [..., d]
+    ids: Tensor  #: int32 [..., K]
+    gates: Tensor  #: [..., K]; not differentiable
+
+
+def _under_autocast(x: Tensor) -> Optional[torch.dtype]:
+    kind = x.device.type
+    if not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:
+        return None
+    dtype = torch.get_autocast_dtype(kind)
+    if dtype == torch.float16:
+        raise lib.MoescopeValueError(f"autocast: {dtype} must be torch.bfloat16: torch.autocast({kind!r}, dtype=torch.bfloat16)")
+    return dtype
+
+
+def _cast(x: Tensor, *weights: Optional[Tensor]) -> list[Optional[Tensor]]:
+    dtype = _under_autocast(x)
+    return [x, *weights] if dtype is None else [one if one is None else one.to(dtype) for one in (x, *weights)]
+
+
+def _rows(tensor: Tensor) -> Tensor:
+    return tensor.reshape(-1, tensor.shape[-1])
+
+
+def select(row_logits: Tensor, col_logits: Tensor, top_k: int, *, gates: str = "softmax", marginals: str = "log_softmax") -> Selection:
+    """The exact top K of the N = Nr Nc sums of row_logits [..., Nr] and col_logits [..., Nc], without forming them.
+
+    gates: "softmax" over the selected, "probability" (exp of the score), "relu" or "score". marginals: "log_softmax" of the
+    logits, or "as_given". Logits must be finite.
+    """
+    dtype = _ops.compute_dtype(row_logits.dtype)
+    leading = row_logits.shape[:-1]
+    weights, ids, scores = torch.ops.moescope.select(_rows(row_logits).to(dtype), _rows(col_logits).to(dtype), top_k, gates, marginals)
+    return Selection(*(one.reshape(*leading, top_k) for one in (ids, weights, scores)))
+
+
+def experts(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates: Tensor, *, activation: str = "silu") -> Tensor:
+    """y [..., d]: of every token the sum over its K experts of gate * act(x . w_in[id]) * w_out[id].
+
+    x [..., d], w_in and w_out [N, d], ids (int32 or int64) and gates [..., K]. activation: "silu", "gelu" (erf) or "relu". An id
+    that stands there twice counts twice.
+    """
+    x, w_in, w_out = _cast(x, w_in, w_out)
+    y = torch.ops.moescope.experts(_rows(x), w_in, w_out, _rows(ids), _rows(gates).to(_ops.compute_dtype(x.dtype)), activation)
+    return y.reshape(x.shape)
+
+
+def mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, *, activation: str = "silu") -> Tensor:
+    """(act(x gate^T) * (x up^T)) down^T, [..., d]. gate and up [f, d], down [d, f]."""
+    x, gate, up, down = _cast(x, gate, up, down)
+    return torch.ops.moescope.mlp(_rows(x), gate, up, down, activation).reshape(x.shape)
+
+
+def layer(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out: Tensor, top_k: int, *,
+          shared: Optional[tuple[Tensor, Tensor, Tensor]] = None, gates: str = "softmax", activation: str = "silu") -> LayerOutput:
+    """The fused layer: select(), experts(), and mlp() of `shared` = (gate, up, down) added.
+
+    x [..., d], row_logits [..., Nr], col_logits [..., Nc], w_in and w_out [Nr Nc, d]. gates: "softmax" or "probability".
+    """
+    x, w_in, w_out, gate, up, down = _cast(x, w_in, w_out, *(shared or (None, None, None)))
+    dtype = _ops.compute_dtype(x.dtype)
+    y, ids, weights = torch.ops.moescope.layer(_rows(x), _rows(row_logits).to(dtype), _rows(col_logits).to(dtype), w_in, w_out, gate,
+                                               up, down, top_k, gates, activation)
+    leading = x.shape[:-1]
+    return LayerOutput(y.reshape(x.shape), ids.reshape(*leading, top_k), weights.reshape(*leading, top_k))
+
+
+def balance_loss(row_logits: Tensor, col_logits: Tensor, ids: Tensor) -> Tensor:
+    """N times the mean over tokens of r F c: r and c softmax of the logits, F the fraction of all pairs that each expert has (a
+    constant). 1 when all is even. Never N numbers a token. Plain PyTorch."""
+    rows, cols = _rows(row_logits).softmax(-1), _rows(col_logits).softmax(-1)
+    experts_count = rows.shape[1] * cols.shape[1]
+    pairs = ids.reshape(-1).long()
+    loads = torch.zeros(experts_count, dtype=rows.dtype, device=rows.device).index_add_(0, pairs, torch.ones_like(pairs, dtype=rows.dtype))
+    fractions = (loads / max(pairs.numel(), 1)).reshape(rows.shape[1], cols.shape[1])
+    return experts_count * ((rows @ fractions) * cols).sum(-1).mean()
+
+
+def z_loss(row_logits: Tensor, col_logits: Tensor) -> Tensor:
+    """Mean over tokens of (logsumexp of rows + logsumexp of columns) squared. Plain PyTorch."""
+    return (_rows(row_logits).logsumexp(-1) + _rows(col_logits).logsumexp(-1)).square().mean()
