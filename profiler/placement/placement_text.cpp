@@ -87,10 +87,12 @@ std::string copies_text(const CopiesAnswer& answer) {
   return fmt::format(
       "{}. With {} the busiest rank has {:.3f} times the mean, {} than with {} ({:.3f}); perfect balance "
       "would "
-      "save {}. Experts on a rank: {}.",
+      "save {}. Rows sent per "
+      "token: {:.2f} against {:.2f}. Experts on a rank: {}.",
       verdict_words(answer.verdict), answer.with->spec.text(), answer.with->use.load_max_over_mean,
       more(answer.saved, "less", "more"), answer.without->spec.text(), answer.without->use.load_max_over_mean,
-      format_percent(answer.ceiling), more(answer.memory, "more", "fewer"));
+      format_percent(answer.ceiling), answer.with->use.remote_ranks_per_token,
+      answer.without->use.remote_ranks_per_token, more(answer.memory, "more", "fewer"));
 }
 
 /// Which exchange moves less, by the busiest rank, with the placement that suits it.
