@@ -150,6 +150,9 @@ LayerStudy study_omnimoe(const CommonOptions& options, const Bench& bench) {
   const LayerInputs inputs =
       make_inputs(workloads[0], shape, options.seed,
                   {.backend = bench.backend.name(), .schedules = schedules, .judged_tokens = kJudgedTokens});
+  if (std::string why; !bench.backend.supports_layer(inputs, schedules[0], why)) {
+    throw InvalidArgument("schedule", to_string(schedules[0]), why);
+  }
   bench.progress.begin(workloads[0].name);
   return study_layer(bench.backend, inputs, schedules, bench.sampling, bench.l2,
                      oracle_judge(inputs, kJudgedTokens), bench.say());
@@ -176,6 +179,7 @@ ExitCode run(const CommonOptions& options, const Invocation& invocation) {
   const L2State l2 = parse_l2_state(options.l2);
   const System system = chosen_system(options);
   require_meaningful(options);
+  (void)rank_options(options);  // refused before a device is looked for
   StandardTables out(options.tables);
   const auto backend = make_backend(options.backend);
   const auto writer = open_rows(options.output, run_header(invocation, *backend));

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <optional>
 
 #include "profiler/report/layer_names.hpp"
@@ -147,9 +148,11 @@ Table placement_table(std::span<const PlacementStudy> studies) {
 
 std::string placement_conclusion(std::span<const PlacementStudy> studies) {
   std::string text;
+  std::array<int, 3> verdicts{};
   for (const PlacementStudy& study : studies) {
     const std::string where = studies.size() > 1 ? study.batch.name + ": " : "";
     if (const auto answer = copies_answer(study)) {
+      ++verdicts[static_cast<std::size_t>(answer->verdict)];
       text += fmt::format("{}{}{}\n", where, copies_text(*answer), exchange_text(study));
     } else if (const std::string exchange = exchange_text(study); !exchange.empty()) {
       text += fmt::format("{}{}\n", where, exchange.substr(1));
@@ -159,6 +162,12 @@ std::string placement_conclusion(std::span<const PlacementStudy> studies) {
         text += fmt::format("{}{} was left out: {}\n", where, each.spec.text(), each.reason);
       }
     }
+  }
+  const auto& [pay, do_not, undecided] = verdicts;
+  if (pay + do_not + undecided > 1) {
+    text += fmt::format(
+        "in all: copies pay in {} of {}, do not in {}; in {} it differs between parts of the tokens\n", pay,
+        pay + do_not + undecided, do_not, undecided);
   }
   return text;
 }

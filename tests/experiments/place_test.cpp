@@ -150,7 +150,8 @@ TEST(RanksOfALayer, RunAndWriteRowsOfEachRank) {
       << outcome.out;
   std::map<std::string, std::set<std::int64_t>> ranks;
   std::map<std::string, double> whole;
-  for (const ResultRow& row : read_rows(directory.path() / "out/rows.jsonl").at(0).rows) {
+  const auto runs = read_rows(directory.path() / "out/rows.jsonl");
+  for (const ResultRow& row : runs.at(0).rows) {
     if (row.schedule == "none") {
       continue;
     }
@@ -195,7 +196,8 @@ TEST(RanksOfALayer, AreComparedCheckedAndSwept) {
   const Outcome swept = run_moescope({"sweep", "ranks.json", "-q", "--output", "s"}, directory);
   EXPECT_EQ(swept.code, 0) << swept.out << swept.err;
   std::set<std::string> seen;
-  for (const ResultRow& row : read_rows(directory.path() / "s/rows.jsonl").at(0).rows) {
+  const auto runs = read_rows(directory.path() / "s/rows.jsonl");
+  for (const ResultRow& row : runs.at(0).rows) {
     if (row.metric == "relative_error") {
       seen.insert(row.placement + " " + row.exchange);
       EXPECT_NE(row.repro.find("--ranks 2 --placement " + row.placement), std::string::npos) << row.repro;
