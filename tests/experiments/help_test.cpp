@@ -227,9 +227,9 @@ TEST_P(HelpExamples, AllRun) {
 }
 
 const std::vector<std::string> kCommands = {
-    "compare",  "run",      "sweep",  "diff",   "check",   "inspect",    "profile", "place",
-    "ceilings", "roofline", "report", "claims", "golden",  "counters",   "doctor",
-    "simulate", "validate", "paper",  "schema", "presets", "completion", "man"};
+    "compare",  "run",      "sweep",  "diff",    "check",      "inspect",  "place",  "profile",
+    "ceilings", "roofline", "report", "claims",  "golden",     "counters", "doctor", "simulate",
+    "validate", "paper",    "schema", "presets", "completion", "man"};
 
 INSTANTIATE_TEST_SUITE_P(Of, HelpExamples, testing::ValuesIn(kCommands),
                          [](const auto& one) { return one.param; });
