@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
 #include <queue>
 
 #include "core/base/error.hpp"
@@ -20,15 +21,15 @@ std::vector<std::size_t> by_weight(std::span<const double> weights) {
 }
 
 /// Items into packs of equal size (the last places of some stay empty where sizes do not divide), the
-/// heaviest to the lightest pack with room. Items of each pack in the order they came.
-std::vector<std::vector<std::size_t>> pack_evenly(std::span<const double> weights, std::int64_t num_packs) {
+/// heaviest to the lightest pack with room that has none of its kind; where all have one, to the lightest.
+/// Items of each pack in the order they came.
+std::vector<std::vector<std::size_t>> pack_evenly(std::span<const double> weights,
+                                                  std::span<const std::size_t> kinds,
+                                                  std::int64_t num_packs) {
   const auto packs = static_cast<std::size_t>(num_packs);
   const std::size_t size = (weights.size() + packs - 1) / packs;
   // As many packs may be full as it takes; the others have one item less.
-  std::size_t full_left = weights.size() - (size - 1) * packs;
-  if (weights.empty()) {
-    full_left = 0;
-  }
+  std::size_t full_left = weights.empty() ? 0 : weights.size() - (size - 1) * packs;
   struct Pack {
     double weight;
     std::size_t index;
@@ -41,20 +42,37 @@ std::vector<std::vector<std::size_t>> pack_evenly(std::span<const double> weight
     lightest.push({0, p});
   }
   std::vector<std::vector<std::size_t>> items(packs);
+  std::vector<Pack> passed;
   for (const std::size_t item : by_weight(weights)) {
-    for (;;) {
+    const auto has_kind = [&](std::size_t pack) {
+      return std::ranges::any_of(items[pack], [&](std::size_t other) { return kinds[other] == kinds[item]; });
+    };
+    passed.clear();
+    std::optional<Pack> chosen;
+    while (!chosen && !lightest.empty()) {
       const Pack pack = lightest.top();
       lightest.pop();
-      std::vector<std::size_t>& mine = items[pack.index];
-      if (mine.size() + 1 == size && full_left == 0) {
+      if (items[pack.index].size() + 1 == size && full_left == 0) {
         continue;  // one less than full is all it gets
       }
-      full_left -= mine.size() + 1 == size ? 1 : 0;
-      mine.push_back(item);
-      if (mine.size() < size) {
-        lightest.push({pack.weight + weights[item], pack.index});
+      if (has_kind(pack.index)) {
+        passed.push_back(pack);
+      } else {
+        chosen = pack;
       }
-      break;
+    }
+    if (!chosen) {
+      chosen = passed.front();
+      passed.erase(passed.begin());
+    }
+    for (const Pack& pack : passed) {
+      lightest.push(pack);
+    }
+    std::vector<std::size_t>& mine = items[chosen->index];
+    full_left -= mine.size() + 1 == size ? 1 : 0;
+    mine.push_back(item);
+    if (mine.size() < size) {
+      lightest.push({chosen->weight + weights[item], chosen->index});
     }
   }
   return items;
@@ -120,7 +138,9 @@ std::vector<std::vector<std::int32_t>> replicate_and_pack(std::span<const std::i
   for (std::size_t e = 0; e < counts.size(); ++e) {
     of_group[e / group_size] += static_cast<double>(counts[e]);
   }
-  const auto groups_of_node = pack_evenly(of_group, nodes);
+  std::vector<std::size_t> each_group(of_group.size());
+  std::iota(each_group.begin(), each_group.end(), std::size_t{0});
+  const auto groups_of_node = pack_evenly(of_group, each_group, nodes);
   const std::int64_t ranks_per_node = group.ranks / nodes;
   std::vector<std::vector<std::int32_t>> placed;
   for (const std::vector<std::size_t>& mine : groups_of_node) {
@@ -137,7 +157,7 @@ std::vector<std::vector<std::int32_t>> replicate_and_pack(std::span<const std::i
     for (const std::size_t index : copied.of) {
       share.push_back(weight[index] / static_cast<double>(copied.places[index]));
     }
-    for (const std::vector<std::size_t>& items : pack_evenly(share, ranks_per_node)) {
+    for (const std::vector<std::size_t>& items : pack_evenly(share, copied.of, ranks_per_node)) {
       std::vector<std::int32_t>& rank = placed.emplace_back();
       for (const std::size_t item : items) {
         rank.push_back(expert[copied.of[item]]);

@@ -50,9 +50,9 @@ ExpertPlacement make_placement(const PlacementSpec& spec, const RankGroup& group
 
 /// Copies of experts by counts, and ranks for all of them: what EPLB (github.com/deepseek-ai/EPLB) computes
 /// for one layer. Groups of consecutive experts are packed onto nodes where nodes divide groups, else there
-/// is one group and one node. Each further copy goes to the expert with most counts per copy; within its
-/// node the next heaviest copy goes to the lightest rank that has room. A rank takes as many as another, or
-/// one less. Experts of each rank in the order they came, copies of one expert included: [P][].
+/// is one group and one node. A further copy goes to the expert with most counts per copy; in its node the
+/// heaviest copy goes to the lightest rank with room and, unlike there, without such a copy where there is
+/// one. Ranks take as many as others, or one less. Experts of each rank in the order they came: [P][].
 std::vector<std::vector<std::int32_t>> replicate_and_pack(std::span<const std::int64_t> counts,
                                                           std::int64_t copies, std::int64_t expert_groups,
                                                           const RankGroup& group);

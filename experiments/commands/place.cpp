@@ -98,7 +98,9 @@ std::string heading(const PlacementStudy& study, bool several) {
 ExitCode place(const PlaceOptions& options, const Invocation& invocation) {
   apply_threads(options);
   StandardTables out(options.tables);
-  require_meaningful(options);
+  if (options.file.empty() || !options.systems.empty()) {
+    require_meaningful(options);  // of a file without --system nobody knows what its experts are
+  }
   const RankGroup group{options.num_ranks, options.num_nodes};
   group.validate();
   for (const std::string& name : options.placements) {

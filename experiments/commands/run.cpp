@@ -160,6 +160,9 @@ LayerStudy study_omnimoe(const CommonOptions& options, const Bench& bench) {
   const LayerInputs inputs =
       make_inputs(workloads[0], shape, options.seed,
                   {.backend = bench.backend.name(), .schedules = schedules, .judged_tokens = kJudgedTokens});
+  if (std::string why; !bench.backend.supports_layer(inputs, schedules[0], why)) {
+    throw InvalidArgument("schedule", to_string(schedules[0]), why);
+  }
   bench.progress.begin(workloads[0].name);
   if (const auto training = asked_training(options)) {
     return study_omnimoe_step(bench.backend, inputs, schedules, bench.sampling, *training, bench.say());
@@ -188,6 +191,7 @@ ExitCode run(const CommonOptions& options, const Invocation& invocation) {
   const SamplingOptions sampling = sampling_options(options);
   const System system = chosen_system(options);
   require_meaningful(options);
+  (void)rank_options(options);  // refused before a device is looked for
   StandardTables out(options.tables);
   const auto backend = make_backend(options.backend);
   const auto writer = open_rows(options.output, run_header(invocation, *backend));

@@ -105,6 +105,10 @@ Figure skew_figure(const std::vector<LayerStudy>& studies, const std::string& de
     figure.panels.push_back(
         panel(group, layer + ": measured time", "seconds (median)",
               [](const ScheduleStudy& p) { return p.times.find(Stage::kLayer)->median_s(); }));
+    const auto on_ranks = [](const ScheduleStudy& schedule) { return schedule.options.ranks.several(); };
+    if (std::ranges::any_of(group.front().schedules, on_ranks)) {
+      continue;  // no bytes of one device
+    }
     figure.panels.push_back(panel(
         group, layer + ": bytes requested by the experts, analytic", "bytes",
         [](const ScheduleStudy& p) { return static_cast<double>(expert_bytes(p.cost, MemoryLevel::kL2)); }));

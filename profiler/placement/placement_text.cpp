@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 #include <optional>
 
 #include "profiler/report/layer_names.hpp"
@@ -87,10 +88,12 @@ std::string copies_text(const CopiesAnswer& answer) {
   return fmt::format(
       "{}. With {} the busiest rank has {:.3f} times the mean, {} than with {} ({:.3f}); perfect balance "
       "would "
-      "save {}. Experts on a rank: {}.",
+      "save {}. Rows sent per "
+      "token: {:.2f} against {:.2f}. Experts on a rank: {}.",
       verdict_words(answer.verdict), answer.with->spec.text(), answer.with->use.load_max_over_mean,
       more(answer.saved, "less", "more"), answer.without->spec.text(), answer.without->use.load_max_over_mean,
-      format_percent(answer.ceiling), more(answer.memory, "more", "fewer"));
+      format_percent(answer.ceiling), answer.with->use.remote_ranks_per_token,
+      answer.without->use.remote_ranks_per_token, more(answer.memory, "more", "fewer"));
 }
 
 /// Which exchange moves less, by the busiest rank, with the placement that suits it.
@@ -145,9 +148,11 @@ Table placement_table(std::span<const PlacementStudy> studies) {
 
 std::string placement_conclusion(std::span<const PlacementStudy> studies) {
   std::string text;
+  std::array<int, 3> verdicts{};
   for (const PlacementStudy& study : studies) {
     const std::string where = studies.size() > 1 ? study.batch.name + ": " : "";
     if (const auto answer = copies_answer(study)) {
+      ++verdicts[static_cast<std::size_t>(answer->verdict)];
       text += fmt::format("{}{}{}\n", where, copies_text(*answer), exchange_text(study));
     } else if (const std::string exchange = exchange_text(study); !exchange.empty()) {
       text += fmt::format("{}{}\n", where, exchange.substr(1));
@@ -157,6 +162,12 @@ std::string placement_conclusion(std::span<const PlacementStudy> studies) {
         text += fmt::format("{}{} was left out: {}\n", where, each.spec.text(), each.reason);
       }
     }
+  }
+  const auto& [pay, do_not, undecided] = verdicts;
+  if (pay + do_not + undecided > 1) {
+    text += fmt::format(
+        "in all: copies pay in {} of {}, do not in {}; in {} it differs between parts of the tokens\n", pay,
+        pay + do_not + undecided, do_not, undecided);
   }
   return text;
 }
