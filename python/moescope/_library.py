@@ -112,7 +112,7 @@ def library() -> ctypes.CDLL:
     loaded.moescope_supports.argtypes = [c_int32]
     if loaded.moescope_abi_version() != ABI_VERSION:
         raise MoescopeError(f"{path}: ABI version {loaded.moescope_abi_version()}, this package needs {ABI_VERSION}")
-    leading = [POINTER(Shape), POINTER(Execution)]
+    leading: list = [POINTER(Shape), POINTER(Execution)]
     loaded.moescope_workspace_bytes.argtypes = [c_int32, *leading, POINTER(c_size_t)]
     for name, count in _ARRAYS.items():
         getattr(loaded, f"moescope_{name}").argtypes = leading + [c_void_p] * count

@@ -81,9 +81,9 @@ class LayerRouting:
         """int32 [tokens * heads, K]."""
         return torch.cat(self.ids).cpu().numpy() if self.ids else np.empty((0, self.top_k), np.int32)
 
-    def all_gates(self) -> Optional[np.ndarray]:
-        """float32 [tokens * heads, K]; None where the router gave none."""
-        return torch.cat(self.gates).cpu().numpy() if self.gates else None
+    def all_gates(self) -> np.ndarray:
+        """float32 [tokens * heads, K]; of no token where the router gave none."""
+        return torch.cat(self.gates).cpu().numpy() if self.gates else np.empty((0, self.top_k), np.float32)
 
 
 class Recording:
@@ -145,12 +145,12 @@ class Recording:
             layer, row, _ = twice[0]
             raise RecordError(f"{chosen[layer].name}: token {row // first.heads} has an expert twice")
         numbers = list(self.layers)
-        members = {"expert_ids": ids.astype(np.int32), "layers": np.array([numbers.index(one.name) for one in chosen], np.int64),
+        members: dict[str, Any] = {"expert_ids": ids.astype(np.int32), "layers": np.array([numbers.index(one.name) for one in chosen], np.int64),
                    "num_experts": np.int64(first.num_experts), "grid_rows": np.int64(first.grid_rows),
                    "grid_cols": np.int64(first.grid_cols), "heads": np.int64(first.heads), "system": np.array(first.system),
                    "source": np.array(self.source or "moescope.record")}
-        gates = [one.all_gates() for one in chosen]
-        if all(one is not None for one in gates):
+        gates = [one.all_gates() for one in chosen if one.gates]
+        if len(gates) == len(chosen):
             members["gates"] = np.take_along_axis(np.stack(gates), ordered, axis=-1)
             if first.gate_mode:
                 members["gate_mode"] = np.array(first.gate_mode)
@@ -228,7 +228,7 @@ class Recorder(Recording):
         patterns = [routers] if isinstance(routers, str) else routers
         if patterns is None:
             from moescope.torch.hooks import RoutingHooks
-            self._modules = {name or "model": one for name, one in model.named_modules() if isinstance(one, RoutingHooks)}
+            self._modules: dict[str, Any] = {name or "model": one for name, one in model.named_modules() if isinstance(one, RoutingHooks)}
             if not self._modules:
                 raise RecordError(f"{type(model).__name__} has no module of moescope.torch: name its routers, routers='*.gate'")
         else:
@@ -312,7 +312,7 @@ class Recorder(Recording):
             "activation": module.hidden_act, "gates": module.gates, "source": self.source})
 
 
-def _of_module(name: str, module: nn.Module, hidden_size: int) -> LayerRouting:
+def _of_module(name: str, module: Any, hidden_size: int) -> LayerRouting:
     from moescope.torch import systems
     from moescope.torch.modules import OmniMoE
 
@@ -328,7 +328,7 @@ def _of_module(name: str, module: nn.Module, hidden_size: int) -> LayerRouting:
                         hidden_size=hidden_size)
 
 
-def _folded(gate: nn.Linear, norm: nn.Module) -> tuple[Tensor, Tensor]:
+def _folded(gate: Any, norm: Any) -> tuple[Tensor, Tensor]:
     weight = gate.weight.detach().double()
     if not isinstance(norm, nn.BatchNorm1d):
         return weight, weight.new_zeros(len(weight))
