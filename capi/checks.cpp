@@ -112,9 +112,8 @@ void require_device(moescope_operation operation, const moescope_execution& exec
 Problem checked_problem(moescope_operation operation, const moescope_shape* shape,
                         const moescope_execution* execution) {
   require_range("operation", operation, MOESCOPE_SELECT_FORWARD, MOESCOPE_LAYER_BACKWARD);
-  require_struct("shape", shape, shape == nullptr ? 0 : shape->struct_bytes, sizeof(moescope_shape));
-  require_struct("execution", execution, execution == nullptr ? 0 : execution->struct_bytes,
-                 sizeof(moescope_execution));
+  require_struct("shape", shape, shape == nullptr ? 0 : shape->struct_bytes, kShapeBytes);
+  require_struct("execution", execution, execution == nullptr ? 0 : execution->struct_bytes, kExecutionBytes);
   require_options(*shape, *execution);
   require_extents(operation, *shape);
   require_device(operation, *execution);

@@ -10,6 +10,15 @@
 /// What every function of the interface holds its arguments against before it touches an array.
 namespace moescope::capi {
 
+/// Sizes of the structs of ABI version 1: what every caller gives at least. A field that is appended later is
+/// read only where its struct_bytes reaches it.
+inline constexpr std::size_t kShapeBytes = 80;
+inline constexpr std::size_t kExecutionBytes = 64;
+inline constexpr std::size_t kTensorsBytes = 72;  ///< of the layer's inputs, and of its gradients
+static_assert(sizeof(moescope_shape) == kShapeBytes && sizeof(moescope_execution) == kExecutionBytes &&
+              sizeof(moescope_layer_inputs) == kTensorsBytes &&
+              sizeof(moescope_layer_gradients) == kTensorsBytes);
+
 /// Throws Failure: null or too small structs, extents and options that cannot be, a device without code.
 Problem checked_problem(moescope_operation operation, const moescope_shape* shape,
                         const moescope_execution* execution);

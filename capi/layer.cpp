@@ -6,7 +6,7 @@ using namespace moescope::capi;
 namespace {
 
 void require_inputs(const Problem& problem, const moescope_layer_inputs* inputs) {
-  require_struct("inputs", inputs, inputs == nullptr ? 0 : inputs->struct_bytes, sizeof(*inputs));
+  require_struct("inputs", inputs, inputs == nullptr ? 0 : inputs->struct_bytes, kTensorsBytes);
   const std::int64_t any = problem.tokens == 0 ? 0 : 1;
   require_array("inputs.x", inputs->x, problem.tokens * problem.hidden);
   require_array("inputs.row_logits", inputs->row_logits, problem.tokens * problem.grid_rows);
@@ -95,7 +95,7 @@ moescope_status moescope_layer_backward(const moescope_shape* shape, const moesc
         require_array("gates", gates, problem.pairs());
         require_array("y_gradient", y_gradient, problem.tokens * problem.hidden);
         require_struct("gradients", gradients, gradients == nullptr ? 0 : gradients->struct_bytes,
-                       sizeof(*gradients));
+                       kTensorsBytes);
       },
       [&]<class S>(const Problem& problem, Scratch<S>& scratch) {
         require_ids(problem, {ids, problem.wide_ids});
