@@ -293,9 +293,11 @@ class Recorder(Recording):
         return *_selected(logits.reshape(-1, logits.shape[-1]), k, gate_mode), logits.shape[-1]
 
     def save_snapshot(self, path: PathLike, name: Optional[str] = None) -> None:
-        """Writes a snapshot of an OmniMoE layer (default: the only one): its weights as they are now and the tokens that it saw,
-        safetensors as docs/guide/your-model.md describes it. A batch norm is folded in with its running averages."""
+        """Writes a snapshot of an OmniMoE, GShard or DeepSeekMoE layer (default: the only one): its weights as they are now and the
+        tokens that it saw, safetensors as docs/guide/your-model.md describes it. OmniMoE's batch norm is folded in with its running
+        averages."""
         from moescope.torch.modules import OmniMoE
+        from moescope.torch.systems import GShard
 
         if name is None:
             if len(self.layers) != 1:
@@ -303,13 +305,18 @@ class Recorder(Recording):
             name = next(iter(self.layers))
         layer = self._layer(name)
         module = self._modules.get(name)
-        if not isinstance(module, OmniMoE):
+        if not isinstance(module, (OmniMoE, GShard)):
             raise RecordError(f"{name}: {type(module).__name__} has no snapshot; save_trace() writes its routing")
         if not layer.hidden:
             raise RecordError(f"{name}: no hidden states were kept: Recorder(..., keep_hidden=True)")
-        _write_safetensors(path, _snapshot_of(module, torch.cat(layer.hidden)), {
-            "grid_rows": module.num_expert_sqrt, "grid_cols": module.num_expert_sqrt, "top_k": module.top_k,
-            "activation": module.hidden_act, "gates": module.gates, "source": self.source})
+        described = {"top_k": module.top_k, "activation": module.hidden_act, "gates": module.gates, "source": self.source}
+        if isinstance(module, OmniMoE):
+            described |= {"grid_rows": module.num_expert_sqrt, "grid_cols": module.num_expert_sqrt}
+            tensors = _grid_snapshot(module)
+        else:
+            described["system"] = layer.system
+            tensors = _ffn_snapshot(module)
+        _write_safetensors(path, {"hidden_states": torch.cat(layer.hidden), **tensors}, described)
 
 
 def _of_module(name: str, module: Any, hidden_size: int) -> LayerRouting:
@@ -336,15 +343,23 @@ def _folded(gate: Any, norm: Any) -> tuple[Tensor, Tensor]:
     return weight * scale[:, None], -norm.running_mean.double() * scale
 
 
-def _snapshot_of(module: Any, hidden: Tensor) -> dict[str, Tensor]:
+def _ffn_snapshot(module: Any) -> dict[str, Tensor]:
+    made = {"router.weight": module.router.weight, "experts.gate_up": torch.cat([module.gate, module.up], dim=1),
+            "experts.down": module.down}
+    return made | _shared(module) if hasattr(module, "gate_proj") else made
+
+
+def _shared(module: Any) -> dict[str, Tensor]:
+    return {"shared.gate.weight": module.gate_proj.weight, "shared.up.weight": module.up_proj.weight,
+            "shared.down.weight": module.down_proj.weight}
+
+
+def _grid_snapshot(module: Any) -> dict[str, Tensor]:
     rows, row_bias = _folded(module.router_gate_x, module.router_norm_x)
     cols, col_bias = _folded(module.router_gate_y, module.router_norm_y)
-    made = {"hidden_states": hidden, "router.row.weight": rows, "router.col.weight": cols, "router.row.bias": row_bias,
+    made = {"router.row.weight": rows, "router.col.weight": cols, "router.row.bias": row_bias,
             "router.col.bias": col_bias, "experts.w_in": module.up_embed.weight, "experts.w_out": module.down_embed.weight}
-    if module.intermediate_size > 0:
-        made |= {"shared.gate.weight": module.gate_proj.weight, "shared.up.weight": module.up_proj.weight,
-                 "shared.down.weight": module.down_proj.weight}
-    return made
+    return made | _shared(module) if module.intermediate_size > 0 else made
 
 
 def _write_safetensors(path: PathLike, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
