@@ -5,17 +5,17 @@ using namespace moescope::capi;
 
 namespace {
 
-void require_inputs(const Problem& problem, const moescope_layer_inputs* inputs) {
-  require_struct("inputs", inputs, inputs == nullptr ? 0 : inputs->struct_bytes, sizeof(*inputs));
+void require_inputs(const Problem& problem, const moescope_layer_inputs* given) {
+  const moescope_layer_inputs& inputs = require_struct("inputs", given, kTensorsBytes);
   const std::int64_t any = problem.tokens == 0 ? 0 : 1;
-  require_array("inputs.x", inputs->x, problem.tokens * problem.hidden);
-  require_array("inputs.row_logits", inputs->row_logits, problem.tokens * problem.grid_rows);
-  require_array("inputs.col_logits", inputs->col_logits, problem.tokens * problem.grid_cols);
-  require_array("inputs.w_in", inputs->w_in, any * problem.experts() * problem.hidden);
-  require_array("inputs.w_out", inputs->w_out, any * problem.experts() * problem.hidden);
-  require_array("inputs.shared_gate", inputs->shared_gate, any * problem.shared * problem.hidden);
-  require_array("inputs.shared_up", inputs->shared_up, any * problem.shared * problem.hidden);
-  require_array("inputs.shared_down", inputs->shared_down, any * problem.shared * problem.hidden);
+  require_array("inputs.x", inputs.x, problem.tokens * problem.hidden);
+  require_array("inputs.row_logits", inputs.row_logits, problem.tokens * problem.grid_rows);
+  require_array("inputs.col_logits", inputs.col_logits, problem.tokens * problem.grid_cols);
+  require_array("inputs.w_in", inputs.w_in, any * problem.experts() * problem.hidden);
+  require_array("inputs.w_out", inputs.w_out, any * problem.experts() * problem.hidden);
+  require_array("inputs.shared_gate", inputs.shared_gate, any * problem.shared * problem.hidden);
+  require_array("inputs.shared_up", inputs.shared_up, any * problem.shared * problem.hidden);
+  require_array("inputs.shared_down", inputs.shared_down, any * problem.shared * problem.hidden);
 }
 
 template <class S>
@@ -94,8 +94,7 @@ moescope_status moescope_layer_backward(const moescope_shape* shape, const moesc
         require_array("ids", ids, problem.pairs());
         require_array("gates", gates, problem.pairs());
         require_array("y_gradient", y_gradient, problem.tokens * problem.hidden);
-        require_struct("gradients", gradients, gradients == nullptr ? 0 : gradients->struct_bytes,
-                       sizeof(*gradients));
+        require_struct("gradients", gradients, kTensorsBytes);
       },
       [&]<class S>(const Problem& problem, Scratch<S>& scratch) {
         require_ids(problem, {ids, problem.wide_ids});

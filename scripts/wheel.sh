@@ -58,7 +58,7 @@ python3 -m venv "$venv"
 "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --require-hashes -r python/requirements-test.txt
 "$venv/bin/pip" install --quiet --disable-pip-version-check --no-deps --no-index "$wheel"
 # From elsewhere and without the checkout's variables: what is installed has to be enough.
-cp -r python/tests "$venv/tests"
+cp -r python/tests python/examples "$venv/"
 mkdir -p "$venv/docs"
 cp -r docs/python "$venv/docs/"
 (cd "$venv/tests" && env -u MOESCOPE -u MOESCOPE_LIBRARY -u PYTHONPATH ../bin/moescope --version &&

@@ -112,7 +112,7 @@ def library() -> ctypes.CDLL:
     loaded.moescope_supports.argtypes = [c_int32]
     if loaded.moescope_abi_version() != ABI_VERSION:
         raise MoescopeError(f"{path}: ABI version {loaded.moescope_abi_version()}, this package needs {ABI_VERSION}")
-    leading = [POINTER(Shape), POINTER(Execution)]
+    leading: list = [POINTER(Shape), POINTER(Execution)]
     loaded.moescope_workspace_bytes.argtypes = [c_int32, *leading, POINTER(c_size_t)]
     for name, count in _ARRAYS.items():
         getattr(loaded, f"moescope_{name}").argtypes = leading + [c_void_p] * count
@@ -159,13 +159,17 @@ def code(table: dict[str, int], name: str, value: str) -> int:
         raise MoescopeValueError(f"{name}: {value!r} is not one of {', '.join(table)}") from None
 
 
+@lru_cache(maxsize=1024)
 def shape(*, num_tokens: int, dtype: str, hidden_size: int = 1, grid_rows: int = 1, grid_cols: int = 1, top_k: int = 1,
           shared_size: int = 0, id_dtype: str = "int32", activation: str = "silu", gate_mode: str = "softmax",
           marginals: str = "log_softmax") -> Shape:
-    """A shape of words and numbers; extents are checked by the library."""
-    return Shape(ctypes.sizeof(Shape), num_tokens, hidden_size, grid_rows, grid_cols, top_k, shared_size,
+    """A shape of words and numbers; extents are checked by the library. Kept, because models ask for the same ones: not to be
+    changed."""
+    made = Shape(ctypes.sizeof(Shape), num_tokens, hidden_size, grid_rows, grid_cols, top_k, shared_size,
                  code(DTYPES, "dtype", dtype), code(ID_DTYPES, "ids' dtype", id_dtype), code(ACTIVATIONS, "activation", activation),
                  code(GATE_MODES, "gates", gate_mode), code(MARGINALS, "marginals", marginals), 0)
+    made.sizes = {}
+    return made
 
 
 def execution(*, device: int = CPU, device_index: int = 0, stream: int = 0, num_threads: int = 0,
@@ -176,10 +180,17 @@ def execution(*, device: int = CPU, device_index: int = 0, stream: int = 0, num_
 
 
 def workspace_bytes(operation: str, of: Shape, where: Execution) -> int:
-    """Bytes that an operation needs; raises for a shape that cannot be."""
-    size = c_size_t()
-    raise_for(library().moescope_workspace_bytes(OPERATIONS[operation], byref(of), byref(where), byref(size)))
-    return size.value
+    """Bytes that an operation needs; raises for a shape that cannot be. The shape remembers what the library said, but for OpenMP's
+    own number of threads, which may change."""
+    key = (operation, where.device, where.device_index, where.num_threads)
+    known = of.sizes.get(key)
+    if known is None:
+        size = c_size_t()
+        raise_for(library().moescope_workspace_bytes(OPERATIONS[operation], byref(of), byref(where), byref(size)))
+        known = size.value
+        if where.num_threads > 0:
+            of.sizes[key] = known
+    return known
 
 
 def give_workspace(where: Execution, address: int, size: int) -> None:

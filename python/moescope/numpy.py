@@ -44,7 +44,7 @@ class ExpertsGradients(NamedTuple):
 
 
 class MlpGradients(NamedTuple):
-    x: Array  #: [L, d]
+    x: Optional[Array]  #: [L, d]; None inside of LayerGradients
     gate: Array  #: [f, d]
     up: Array  #: [f, d]
     down: Array  #: [d, f]
@@ -56,7 +56,7 @@ class LayerGradients(NamedTuple):
     col_logits: Array  #: [L, Nc]
     w_in: Array  #: [N, d]
     w_out: Array  #: [N, d]
-    shared: Optional[MlpGradients]  #: its x is None: it is in x above
+    shared: Optional[MlpGradients]  #: its x is None: that part is in x above
 
 
 def _dtype(name: str, array: Array) -> str:

@@ -110,7 +110,7 @@ def load_rows(*patterns: PathLike, root: Optional[PathLike] = None) -> "pd.DataF
     """Rows of files (.jsonl, .csv, either also .gz; globs too), relative to `root` or the current folder: moescope.rows.load()."""
     from moescope import rows
 
-    return rows.load(*map(os.fspath, patterns), root=root if root is not None else Path.cwd())
+    return rows.load(*(os.fspath(pattern) for pattern in patterns), root=Path(root) if root is not None else Path.cwd())
 
 
 def main() -> None:

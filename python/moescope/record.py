@@ -81,9 +81,9 @@ class LayerRouting:
         """int32 [tokens * heads, K]."""
         return torch.cat(self.ids).cpu().numpy() if self.ids else np.empty((0, self.top_k), np.int32)
 
-    def all_gates(self) -> Optional[np.ndarray]:
-        """float32 [tokens * heads, K]; None where the router gave none."""
-        return torch.cat(self.gates).cpu().numpy() if self.gates else None
+    def all_gates(self) -> np.ndarray:
+        """float32 [tokens * heads, K]; of no token where the router gave none."""
+        return torch.cat(self.gates).cpu().numpy() if self.gates else np.empty((0, self.top_k), np.float32)
 
 
 class Recording:
@@ -145,12 +145,12 @@ class Recording:
             layer, row, _ = twice[0]
             raise RecordError(f"{chosen[layer].name}: token {row // first.heads} has an expert twice")
         numbers = list(self.layers)
-        members = {"expert_ids": ids.astype(np.int32), "layers": np.array([numbers.index(one.name) for one in chosen], np.int64),
+        members: dict[str, Any] = {"expert_ids": ids.astype(np.int32), "layers": np.array([numbers.index(one.name) for one in chosen], np.int64),
                    "num_experts": np.int64(first.num_experts), "grid_rows": np.int64(first.grid_rows),
                    "grid_cols": np.int64(first.grid_cols), "heads": np.int64(first.heads), "system": np.array(first.system),
                    "source": np.array(self.source or "moescope.record")}
-        gates = [one.all_gates() for one in chosen]
-        if all(one is not None for one in gates):
+        gates = [one.all_gates() for one in chosen if one.gates]
+        if len(gates) == len(chosen):
             members["gates"] = np.take_along_axis(np.stack(gates), ordered, axis=-1)
             if first.gate_mode:
                 members["gate_mode"] = np.array(first.gate_mode)
@@ -228,7 +228,7 @@ class Recorder(Recording):
         patterns = [routers] if isinstance(routers, str) else routers
         if patterns is None:
             from moescope.torch.hooks import RoutingHooks
-            self._modules = {name or "model": one for name, one in model.named_modules() if isinstance(one, RoutingHooks)}
+            self._modules: dict[str, Any] = {name or "model": one for name, one in model.named_modules() if isinstance(one, RoutingHooks)}
             if not self._modules:
                 raise RecordError(f"{type(model).__name__} has no module of moescope.torch: name its routers, routers='*.gate'")
         else:
@@ -293,9 +293,11 @@ class Recorder(Recording):
         return *_selected(logits.reshape(-1, logits.shape[-1]), k, gate_mode), logits.shape[-1]
 
     def save_snapshot(self, path: PathLike, name: Optional[str] = None) -> None:
-        """Writes a snapshot of an OmniMoE layer (default: the only one): its weights as they are now and the tokens that it saw,
-        safetensors as docs/guide/your-model.md describes it. A batch norm is folded in with its running averages."""
+        """Writes a snapshot of an OmniMoE, GShard or DeepSeekMoE layer (default: the only one): its weights as they are now and the
+        tokens that it saw, safetensors as docs/guide/your-model.md describes it. OmniMoE's batch norm is folded in with its running
+        averages."""
         from moescope.torch.modules import OmniMoE
+        from moescope.torch.systems import GShard
 
         if name is None:
             if len(self.layers) != 1:
@@ -303,16 +305,21 @@ class Recorder(Recording):
             name = next(iter(self.layers))
         layer = self._layer(name)
         module = self._modules.get(name)
-        if not isinstance(module, OmniMoE):
+        if not isinstance(module, (OmniMoE, GShard)):
             raise RecordError(f"{name}: {type(module).__name__} has no snapshot; save_trace() writes its routing")
         if not layer.hidden:
             raise RecordError(f"{name}: no hidden states were kept: Recorder(..., keep_hidden=True)")
-        _write_safetensors(path, _snapshot_of(module, torch.cat(layer.hidden)), {
-            "grid_rows": module.num_expert_sqrt, "grid_cols": module.num_expert_sqrt, "top_k": module.top_k,
-            "activation": module.hidden_act, "gates": module.gates, "source": self.source})
+        described = {"top_k": module.top_k, "activation": module.hidden_act, "gates": module.gates, "source": self.source}
+        if isinstance(module, OmniMoE):
+            described |= {"grid_rows": module.num_expert_sqrt, "grid_cols": module.num_expert_sqrt}
+            tensors = _grid_snapshot(module)
+        else:
+            described["system"] = layer.system
+            tensors = _ffn_snapshot(module)
+        _write_safetensors(path, {"hidden_states": torch.cat(layer.hidden), **tensors}, described)
 
 
-def _of_module(name: str, module: nn.Module, hidden_size: int) -> LayerRouting:
+def _of_module(name: str, module: Any, hidden_size: int) -> LayerRouting:
     from moescope.torch import systems
     from moescope.torch.modules import OmniMoE
 
@@ -328,7 +335,7 @@ def _of_module(name: str, module: nn.Module, hidden_size: int) -> LayerRouting:
                         hidden_size=hidden_size)
 
 
-def _folded(gate: nn.Linear, norm: nn.Module) -> tuple[Tensor, Tensor]:
+def _folded(gate: Any, norm: Any) -> tuple[Tensor, Tensor]:
     weight = gate.weight.detach().double()
     if not isinstance(norm, nn.BatchNorm1d):
         return weight, weight.new_zeros(len(weight))
@@ -336,15 +343,23 @@ def _folded(gate: nn.Linear, norm: nn.Module) -> tuple[Tensor, Tensor]:
     return weight * scale[:, None], -norm.running_mean.double() * scale
 
 
-def _snapshot_of(module: Any, hidden: Tensor) -> dict[str, Tensor]:
+def _ffn_snapshot(module: Any) -> dict[str, Tensor]:
+    made = {"router.weight": module.router.weight, "experts.gate_up": torch.cat([module.gate, module.up], dim=1),
+            "experts.down": module.down}
+    return made | _shared(module) if hasattr(module, "gate_proj") else made
+
+
+def _shared(module: Any) -> dict[str, Tensor]:
+    return {"shared.gate.weight": module.gate_proj.weight, "shared.up.weight": module.up_proj.weight,
+            "shared.down.weight": module.down_proj.weight}
+
+
+def _grid_snapshot(module: Any) -> dict[str, Tensor]:
     rows, row_bias = _folded(module.router_gate_x, module.router_norm_x)
     cols, col_bias = _folded(module.router_gate_y, module.router_norm_y)
-    made = {"hidden_states": hidden, "router.row.weight": rows, "router.col.weight": cols, "router.row.bias": row_bias,
+    made = {"router.row.weight": rows, "router.col.weight": cols, "router.row.bias": row_bias,
             "router.col.bias": col_bias, "experts.w_in": module.up_embed.weight, "experts.w_out": module.down_embed.weight}
-    if module.intermediate_size > 0:
-        made |= {"shared.gate.weight": module.gate_proj.weight, "shared.up.weight": module.up_proj.weight,
-                 "shared.down.weight": module.down_proj.weight}
-    return made
+    return made | _shared(module) if module.intermediate_size > 0 else made
 
 
 def _write_safetensors(path: PathLike, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:

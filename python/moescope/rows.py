@@ -65,7 +65,7 @@ class RowError(ValueError):
     """A file of rows that cannot be read, or rows that do not answer the question."""
 
 
-_PYTHON = {"integer": int, "number": (int, float), "string": str, "null": type(None)}
+_PYTHON: dict = {"integer": int, "number": (int, float), "string": str, "null": type(None)}
 _KINDS = {field: [rules["type"]] if isinstance(rules["type"], str) else rules["type"]
           for field, rules in _FIELDS.items() if "type" in rules}
 _MOST_BYTES = 2 << 30  # of text in a file

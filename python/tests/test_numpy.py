@@ -1,4 +1,5 @@
 """moescope.numpy against formulas that know nothing of it."""
+import ctypes
 import itertools
 import math
 import unittest
@@ -11,6 +12,7 @@ except ModuleNotFoundError:
 import formulas
 import moescope
 import moescope.numpy as mn
+from moescope import _library
 
 L, D, NR, NC, K, F = 6, 5, 3, 4, 5, 3
 TOLERANCE = {"float32": 2e-6, "float64": 1e-13}
@@ -168,6 +170,13 @@ class Layer(unittest.TestCase):
         made = mn.mlp_backward(a["x"], *a["shared"], given)
         for one, other in zip(made, formulas.gradients(formulas.mlp, (a["x"], *a["shared"]), given)):
             near(self, one, other, "float64")
+
+
+class Interface(unittest.TestCase):
+    def test_structs_are_those_of_the_header(self):
+        sizes = [ctypes.sizeof(one) for one in (_library.Shape, _library.Execution, _library.LayerInputs, _library.LayerGradients)]
+        self.assertEqual(sizes, [80, 64, 72, 72])  # capi/checks.hpp
+        self.assertEqual(moescope.library_version(), moescope.__version__)
 
 
 class Errors(unittest.TestCase):

@@ -136,25 +136,28 @@ class Record(unittest.TestCase):
 
     @unittest.skipUnless(HAVE_PROGRAM, "no program moescope")
     def test_a_snapshot_routes_in_the_program_as_in_the_model(self):
-        net = model(lambda: mt.OmniMoE(D, 8, EXPERTS, K))
-        net.train()
-        for _ in range(5):
-            net(torch.randn(64, D))  # running averages worth folding
-        net.eval()
-        with record.Recorder(net, keep_hidden=True) as routing:
-            net(torch.randn(50, D))
-        snapshot = self.folder / "layer.safetensors"
-        routing.save_snapshot(snapshot, "3")
-        moescope.command("inspect", "--workload", f"snapshot:{snapshot}", "--dtype", "fp32", "--gates", "probability", "--save-trace", "out.safetensors", cwd=self.folder)
-        data = (self.folder / "out.safetensors").read_bytes()
-        start = 8 + int.from_bytes(data[:8], "little")
-        described = json.loads(data[8:start])["expert_ids"]
-        self.assertEqual(described["dtype"], "I32")
-        again = np.frombuffer(data, np.int32, 50 * K, start + described["data_offsets"][0])
-        np.testing.assert_array_equal(again.reshape(50, K), np.sort(routing.layers["3"].all_ids(), axis=-1))
-        checked = moescope.command("run", "--workload", f"snapshot:{snapshot}", "--dtype", "fp32", "--gates", "probability",
-                                   "--min-samples", "3", "--max-time", "0.02")
-        self.assertIn("error", checked.stdout)
+        cases = ((lambda: mt.OmniMoE(D, 8, EXPERTS, K), K, "omnimoe", "probability"), (lambda: mt.GShard(D, 8, 16, 2), 2, "gshard", "softmax"),
+                 (lambda: mt.DeepSeekMoE(D, 8, 8, 16, 3), 3, "deepseekmoe", "probability"))
+        for make, top_k, system, gates in cases:
+            net = model(make)
+            net.train()
+            for _ in range(5):
+                net(torch.randn(64, D))  # running averages worth folding
+            net.eval()
+            with record.Recorder(net, keep_hidden=True) as routing:
+                net(torch.randn(50, D))
+            snapshot, saved = self.folder / f"{system}.safetensors", self.folder / f"{system}.trace.safetensors"
+            routing.save_snapshot(snapshot, "3")
+            words = ("--system", system, "--workload", f"snapshot:{snapshot}", "--dtype", "fp32", "--gates", gates)
+            moescope.command("inspect", *words, "--save-trace", saved)
+            data = saved.read_bytes()
+            start = 8 + int.from_bytes(data[:8], "little")
+            described = json.loads(data[8:start])["expert_ids"]
+            self.assertEqual(described["dtype"], "I32")
+            again = np.frombuffer(data, np.int32, 50 * top_k, start + described["data_offsets"][0])
+            np.testing.assert_array_equal(again.reshape(50, top_k), np.sort(routing.layers["3"].all_ids(), axis=-1), err_msg=system)
+            checked = moescope.command("run", *words, "--min-samples", "3", "--max-time", "0.02")
+            self.assertIn("error", checked.stdout)
 
     def test_compiled_modules_are_recorded(self):
         net = model()

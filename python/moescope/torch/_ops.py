@@ -189,7 +189,7 @@ def _experts_backward(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates
     want = (want_x, want_w_in, want_w_out, want_gates)
     made = [_wanted(like, one) for like, one in zip((x, w_in, w_out, gates), want)]
     _call("experts_backward", x.device, shape, *tensors, given, *map(_address, made, want))
-    return tuple(made)
+    return made[0], made[1], made[2], made[3]
 
 
 def _experts_backward_fake(x, w_in, w_out, ids, gates, y_gradient, activation, want_x, want_w_in, want_w_out, want_gates):
@@ -249,7 +249,7 @@ def _mlp_backward(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, y_gradient:
     want = (want_x, want_gate, want_up, want_down)
     made = [_wanted(like, one) for like, one in zip((x, gate, up, down), want)]
     _call("mlp_backward", x.device, shape, *tensors, given, *map(_address, made, want))
-    return tuple(made)
+    return made[0], made[1], made[2], made[3]
 
 
 def _mlp_backward_fake(x, gate, up, down, y_gradient, activation, want_x, want_gate, want_up, want_down):

@@ -6,7 +6,7 @@ through x, weights, logits and gates; ids have none. Errors are MoescopeError (a
 """
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ def _under_autocast(x: Tensor) -> Optional[torch.dtype]:
     return dtype
 
 
-def _cast(x: Tensor, *weights: Optional[Tensor]) -> list[Optional[Tensor]]:
+def _cast(x: Tensor, *weights: Optional[Tensor]) -> list[Any]:
     dtype = _under_autocast(x)
     return [x, *weights] if dtype is None else [one if one is None else one.to(dtype) for one in (x, *weights)]
 

@@ -37,7 +37,7 @@ class OmniMoE(RoutingHooks, nn.Module):
         lib.code(lib.ACTIVATIONS, "hidden_act", hidden_act)
         if gates not in ("probability", "softmax"):
             raise lib.MoescopeValueError(f"gates: {gates!r} must be 'probability' or 'softmax'")
-        made = {"device": device, "dtype": dtype}
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.hidden_size = hidden_size
         self.intermediate_size = intermediate_size
         self.hidden_act = hidden_act

@@ -7,7 +7,7 @@ torch.compile breaks at.
 from __future__ import annotations
 
 import math
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from moescope import _library as lib
 from moescope.torch import _ops, functional
 from moescope.torch.hooks import RoutingHooks
 
-_ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "relu": F.relu}
+_ACTIVATIONS: dict[str, Any] = {"silu": F.silu, "gelu": F.gelu, "relu": F.relu}
 
 
 def _require(name: str, value: int, least: int, most: Optional[int] = None) -> None:
@@ -64,7 +64,7 @@ class PEER(RoutingHooks, nn.Module):
         super().__init__()
         lib.code(lib.ACTIVATIONS, "hidden_act", hidden_act)
         lib.code({"softmax": 0, "relu": 2}, "gates", gates)
-        made = {"device": device, "dtype": dtype}
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.hidden_act = hidden_act
         self.router = _ProductKeys(hidden_size, num_experts, heads, num_experts_per_token, key_size, gates, made)
         self.up_embed = nn.Embedding(num_experts, hidden_size, **made)
@@ -87,7 +87,7 @@ class PKM(RoutingHooks, nn.Module):
     def __init__(self, hidden_size: int, num_experts: int, num_experts_per_token: int, heads: int = 4, key_size: int = 128, *,
                  device: Optional[Union[torch.device, str]] = None, dtype: Optional[torch.dtype] = None):
         super().__init__()
-        made = {"device": device, "dtype": dtype}
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.router = _ProductKeys(hidden_size, num_experts, heads, num_experts_per_token, key_size, "softmax", made)
         self.values = nn.Embedding(num_experts, hidden_size, **made)
         nn.init.normal_(self.values.weight, std=hidden_size**-0.5)
@@ -114,7 +114,7 @@ class GShard(RoutingHooks, nn.Module):
         _require("num_experts_per_token", num_experts_per_token, 1, num_experts)
         lib.code(lib.ACTIVATIONS, "hidden_act", hidden_act)
         lib.code({"softmax": 0, "probability": 1}, "gates", gates)
-        made = {"device": device, "dtype": dtype}
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.top_k, self.gates, self.hidden_act = num_experts_per_token, gates, hidden_act
         self.router = nn.Linear(hidden_size, num_experts, bias=False, **made)
         self.gate = nn.Parameter(torch.empty(num_experts, expert_size, hidden_size, **made))
@@ -157,7 +157,7 @@ class DeepSeekMoE(GShard):
                  dtype: Optional[torch.dtype] = None):
         super().__init__(hidden_size, expert_size, num_experts, num_experts_per_token, hidden_act, gates=gates, device=device, dtype=dtype)
         _require("shared_size", shared_size, 1)
-        made = {"device": device, "dtype": dtype}
+        made: dict[str, Any] = {"device": device, "dtype": dtype}
         self.gate_proj = nn.Linear(hidden_size, shared_size, bias=False, **made)
         self.up_proj = nn.Linear(hidden_size, shared_size, bias=False, **made)
         self.down_proj = nn.Linear(shared_size, hidden_size, bias=False, **made)
