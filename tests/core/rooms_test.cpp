@@ -62,6 +62,7 @@ const std::vector<std::string> kRooms = {
     "profiler/counters",
     "profiler/limits",
     "profiler/report",
+    "profiler/page",
     "profiler/claims",
     "profiler/simulator/streams",
     "profiler/simulator",
