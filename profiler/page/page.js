@@ -215,6 +215,8 @@ const axis = (values, log, label) => {
     type: log ? 'logarithmic' : 'linear',
     min: log ? low / room : undefined,
     max: log ? high * room : undefined,
+    suggestedMin: low,
+    suggestedMax: high,
     title: {display: label !== '', text: label},
     grace: log ? undefined : '5%',
     grid: {color: '#e4e4e4'},
@@ -228,7 +230,7 @@ const scalesOf = panel => {
   const x = axis(all('x'), panel.log_x, panel.x_label);
   const counts = [...new Set(all('x'))].sort((a, b) => a - b);
   if (panel.x_names.length) {
-    Object.assign(x, {min: -0.4, max: panel.x_names.length - 0.6});
+    Object.assign(x, {min: -0.5, max: panel.x_names.length - 0.5});
     Object.assign(x.ticks, {autoSkip: false, minRotation: panel.x_names.length > 8 ? 30 : 0, maxRotation: 50});
     x.afterBuildTicks = scale => {
       scale.ticks = panel.x_names.map((name, value) => ({value, label: shortened(name, panel.x_names.length > 6 ? 26 : 38)}));

@@ -211,7 +211,7 @@ class Report(Page):
         everything = len(shown())
         field.send_keys("token_centric")
         self.assertTrue(0 < len(shown()) < everything)
-        self.assertEqual({text.split(" ")[0] for text in shown()}, {"token_centric"})
+        self.assertTrue(all("token_centric" in text for text in shown()), "auto names what it chose")
         self.assertIn(f"{len(shown())} of {everything} rows", self.find("output", section).text)
         field.send_keys(" nothing-has-this")
         self.assertEqual(shown(), [])

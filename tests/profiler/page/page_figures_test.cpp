@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -44,7 +45,7 @@ TEST(PageFigures, CarryPointsAndWhatIsBehindThem) {
   EXPECT_EQ(series["shape"], schedule_info(ScheduleKind::kStaircase).point_type);
   EXPECT_EQ(series["colour"], schedule_info(ScheduleKind::kStaircase).colour);
   const Json& texts = json["texts"];
-  EXPECT_EQ(texts.size(), 5U) << "what points share stands once";
+  EXPECT_EQ(texts.size(), 6U) << "what points share stands once";
   const Json& facts = series["facts"][2];
   EXPECT_EQ(texts[facts[0].get<std::size_t>()], "time");
   EXPECT_EQ(texts[facts[1].get<std::size_t>()], "2 s");

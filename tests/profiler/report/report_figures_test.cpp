@@ -34,7 +34,7 @@ TEST(RecordedLayers, GroupsRowsThatBelongSideBySide) {
 TEST(RecordedLayers, KeepsPointsOfASweepApart) {
   auto runs = make_runs();
   for (ResultRow& row : runs[0].rows) {
-    row.point = row.num_tokens == 16 ? "a" : "b";
+    row.point = std::string(1, row.num_tokens == 16 ? 'a' : 'b');
     row.num_tokens = 16;
   }
   EXPECT_EQ(recorded_layers(runs).size(), 2U);

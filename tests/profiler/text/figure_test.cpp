@@ -85,7 +85,7 @@ TEST(Figure, LaysPanelsOutInRowsOnLogarithmicAxesAsPng) {
 
 TEST(Figure, FillsALogarithmicAxisWithWhatIsDrawn) {
   FigurePanel panel{"", "x", "y", true, {}};
-  panel.series.push_back({"a", {1, 2, 3}, {0.1, 0.13, 0}});
+  panel.series.push_back({"a", {1, 2, 3}, {0.1, 0.13, 0}, true, {}});
   Figure figure;
   figure.panels = {panel, panel, panel};
   figure.panels[1].series[0].y[2] = 100;
