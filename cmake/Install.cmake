@@ -41,6 +41,8 @@ set(CPACK_PACKAGE_VENDOR "the authors of moescope")
 set(CPACK_PACKAGE_CONTACT "the authors of moescope <moescope@localhost>")
 set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "simulator and profiler of mixture-of-experts layers with atomic experts")
 set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
+# Figures: images by gnuplot, those of a report by Chart.js.
+set(CPACK_DEBIAN_PACKAGE_DEPENDS "libjs-chart.js")
 set(CPACK_DEBIAN_PACKAGE_RECOMMENDS "gnuplot-nox")
 set(CPACK_DEBIAN_PACKAGE_SUGGESTS "libfmt-dev, libeigen3-dev, nlohmann-json3-dev, libzip-dev, zlib1g-dev, pkg-config")
 set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)

@@ -14,7 +14,7 @@ setup_elsewhere() {
   cat >&2 <<TEXT
 moescope: missing: ${missing[*]}; this is no Debian, so nothing is installed here.
   Needed: a C++20 compiler (GCC 12 or later), CMake 3.25, Ninja, pkg-config; Eigen 3.4, CLI11 2.1, fmt 9, nlohmann-json 3.11,
-  libzip, zlib; gnuplot for figures.
+  libzip, zlib; gnuplot for figures, Chart.js (chart.umd.js of npm's chart.js) for those of reports.
   Fedora: dnf install gcc-c++ cmake ninja-build pkgconf eigen3-devel cli11-devel fmt-devel json-devel libzip-devel gnuplot
   Arch:   pacman -S gcc cmake ninja pkgconf eigen cli11 fmt nlohmann-json libzip gnuplot
   Conda:  conda install -c conda-forge cxx-compiler cmake ninja pkg-config eigen cli11 fmt nlohmann_json libzip zlib gnuplot
@@ -57,7 +57,7 @@ TEXT
 setup_build() {
   setup_packages "compiler, build system and libraries" \
     g++ cmake ninja-build pkg-config git ca-certificates libeigen3-dev libcli11-dev libfmt-dev nlohmann-json3-dev libzip-dev zlib1g-dev
-  setup_packages "figures" gnuplot-nox
+  setup_packages "figures" gnuplot-nox libjs-chart.js
 }
 
 # setup_venv FOLDER PINS: a Python environment with just what PINS lists, by hash; as it is when it was made of the same PINS.

@@ -379,9 +379,9 @@ Command add_calibrate(Cli app, const Invocation& invocation) {
                                      "what is known of a GPU, as its folder in data/devices: ceilings, rates "
                                      "for auto, fits of the simulator");
   sub.footer(examples(
-      {"moescope calibrate --rows results/h200/validation.jsonl.gz --record results/calibrate",
+      {"moescope calibrate --rows results/h100/validation.jsonl.gz --record results/calibrate",
        "moescope calibrate --recorded --rows results/h200/ceilings.jsonl results/h200/compare-*.jsonl.gz",
-       "moescope calibrate --recorded --rows results/h200/validation.jsonl.gz --part calibration --output "
+       "moescope calibrate --recorded --rows results/h100/validation.jsonl.gz --part calibration --output "
        "my-device"}));
   sub.add_option(
          "--rows", options->validation.files,

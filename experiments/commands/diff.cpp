@@ -3,13 +3,12 @@
 #include <memory>
 #include <optional>
 
-#include "core/base/line_text.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/options.hpp"
 #include "experiments/options/outputs.hpp"
 #include "experiments/options/table_options.hpp"
-#include "experiments/points/regression_text.hpp"
 #include "experiments/points/sweep_points.hpp"
+#include "profiler/report/regression_text.hpp"
 
 namespace moescope {
 namespace {
@@ -25,14 +24,6 @@ struct DiffOptions {
   TableOptions tables;
 };
 
-/// "A: NAME: DEVICE, revision REVISION, DAY": of its last run.
-std::string described(const char* letter, const std::string& name, const std::vector<RecordedRun>& runs) {
-  const RunHeader& header = runs.back().header;
-  return fmt::format("{}: {}: {}, revision {}{}, {}\n", letter, one_line(name), one_line(header.device),
-                     one_line(header.git_revision.substr(0, 10)), header.git_dirty ? " with changes" : "",
-                     one_line(header.started_utc.substr(0, 16)));
-}
-
 ExitCode diff(const DiffOptions& options) {
   const TimeRules rules{.threshold = parse_threshold(options.threshold),
                         .layers_alone = !options.stages,
@@ -41,13 +32,14 @@ ExitCode diff(const DiffOptions& options) {
   const auto before = read_rows(options.before);
   const auto after = read_rows(options.after);
   const RegressionReport report = compare_times(before, after, rules);
-  const RecordingNames names{"A", "B"};
+  const SideNames names{"A", "B"};
   std::optional<OutputFolder> folder;
   if (!options.output.empty()) {
     folder.emplace(options.output);
     claim_files(folder->path(), figure_files("diff"), {options.before, options.after});
   }
-  tables.text() << described("A", options.before, before) << described("B", options.after, after) << '\n';
+  tables.text() << "A: " << recording_line(options.before, before)
+                << "\nB: " << recording_line(options.after, after) << "\n\n";
   print_regressions(tables, report, names, rules.threshold, options.all);
   if (folder) {
     const FigureResult figure =

@@ -1,78 +1,114 @@
 #include <fmt/format.h>
 
+#include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <iostream>
 #include <iterator>
 #include <memory>
+#include <optional>
 #include <utility>
 
 #include "core/base/utf8.hpp"
 #include "core/files/output_file.hpp"
-#include "core/files/output_folder.hpp"
 #include "experiments/options/command.hpp"
-#include "profiler/report/html_report.hpp"
-#include "profiler/report/recorded_points.hpp"
-#include "profiler/report/report_figures.hpp"
+#include "experiments/points/sweep_points.hpp"
+#include "profiler/page/html_report.hpp"
 
 namespace moescope {
 namespace {
 
 namespace fs = std::filesystem;
 
-/// More figures than this nobody looks at; the tables have everything.
-constexpr std::size_t kMaxFigures = 24;
+struct ReportOptions {
+  std::vector<std::string> files;
+  std::string output = "report.html";
+  std::string baseline;
+  std::string threshold = "5%";
+  bool stages = false;
+  bool any_device = false;
+  std::string chart_js;
+};
 
-std::vector<ReportFigure> draw_figures(const std::vector<RecordedRun>& runs, const fs::path& scratch) {
-  std::vector<ReportFigure> drawn;
-  for (Figure& figure : report_figures(recorded_layers(runs), kMaxFigures)) {
-    // The page has it as a caption and in its contents.
-    const std::string title =
-        fmt::format("time over {}: {}", figure.panels.front().x_label, std::exchange(figure.title, ""));
-    const FigureResult result = draw_figure(figure, scratch, fmt::format("figure{}", drawn.size()));
-    ReportFigure& report = drawn.emplace_back();
-    report.title = title;
-    report.reason = result.reason;
-    if (result.status == Status::kOk) {
-      std::ifstream stream(result.image, std::ios::binary);
-      report.svg.assign(std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>());
-    }
-  }
-  return drawn;
-}
-
-ExitCode report(const std::vector<std::string>& files, const std::string& output) {
-  const OutputFile page("output", output, std::vector<fs::path>(files.begin(), files.end()));
-  const ScratchFolder scratch;
+std::vector<RecordedRun> read_all(const std::vector<std::string>& files) {
   std::vector<RecordedRun> runs;
   for (const std::string& file : files) {
     auto more = read_rows(file);
     std::move(more.begin(), more.end(), std::back_inserter(runs));
   }
-  const auto figures = draw_figures(runs, scratch.path());
-  const std::string html =
-      html_report(fmt::format("moescope: {}", valid_utf8(page.path().stem().string())), runs, figures);
-  page.write(html);
-  std::cout << fmt::format("report: {} ({} runs, {} figures)\n", output, runs.size(), figures.size());
+  return runs;
+}
+
+std::optional<ReportBaseline> baseline_of(const ReportOptions& options,
+                                          const std::vector<RecordedRun>& runs) {
+  if (options.baseline.empty()) {
+    return std::nullopt;
+  }
+  const TimeRules rules{.threshold = parse_threshold(options.threshold),
+                        .layers_alone = !options.stages,
+                        .any_device = options.any_device};
+  const auto before = read_rows(options.baseline);
+  const std::string name =
+      options.files.size() == 1 ? options.files.front() : fmt::format("{} files", options.files.size());
+  return ReportBaseline{recording_line(options.baseline, before), recording_line(name, runs), rules.threshold,
+                        compare_times(before, runs, rules)};
+}
+
+ExitCode report(const ReportOptions& options) {
+  std::vector<fs::path> inputs(options.files.begin(), options.files.end());
+  for (const std::string& more : {options.baseline, options.chart_js}) {
+    if (!more.empty()) {
+      inputs.emplace_back(more);
+    }
+  }
+  const OutputFile page("output", options.output, inputs);
+  const PlottingLibrary library =
+      options.chart_js.empty() ? find_plotting_library(plotting_library_files(std::getenv("XDG_DATA_DIRS")))
+                               : read_plotting_library(options.chart_js);
+  const auto runs = read_all(options.files);
+  const auto baseline = baseline_of(options, runs);
+  const ReportPage made = html_report(fmt::format("moescope: {}", valid_utf8(page.path().stem().string())),
+                                      runs, library, baseline ? &*baseline : nullptr);
+  page.write(made.html);
+  if (baseline) {
+    std::cout << regression_conclusion(baseline->report, {"A", "B"}, baseline->threshold);
+  }
+  std::cout << fmt::format("report: {} ({} runs, {} figures)\n", options.output, runs.size(), made.figures);
+  if (!library.reason.empty()) {
+    std::cout << fmt::format("figures: none: {}\n", library.reason);
+  }
   return ExitCode::kOk;
 }
 
 }  // namespace
 
 Command add_report(Cli app, const Invocation&) {
-  struct Options {
-    std::vector<std::string> files;
-    std::string output = "report.html";
-  };
-  auto options = std::make_shared<Options>();
-  const Cli sub =
-      app.add_subcommand("report", "one HTML page of recorded runs: tables and figures, no network needed");
-  sub.footer(examples({"moescope report results/skew-small-cpu/rows.jsonl",
-                       "moescope report results/h200/*.jsonl* --output h200.html"}));
-  sub.add_option("rows", options->files, "files of rows, rows.jsonl of any run").required().type_name("ROWS");
+  auto options = std::make_shared<ReportOptions>();
+  const Cli sub = app.add_subcommand(
+      "report", "one HTML page of recorded runs to explore: tables and figures, no network needed");
+  sub.footer(
+      examples({"moescope report results/skew-small-cpu/rows.jsonl",
+                "moescope report results/h200/*.jsonl* --output h200.html",
+                "moescope report results/after --baseline results/before --output what-changed.html"}) +
+      "\n\nOn the page tables sort and filter; a point of a figure shows the row behind it. Figures\n"
+      "are drawn by Chart.js, which is put into the page: libjs-chart.js of Debian is found by itself.");
+  sub.add_option("rows", options->files, "rows.jsonl of any run, or the run's folder")
+      .required()
+      .type_name("ROWS");
   sub.add_option("--output", options->output, "the page (default report.html); an older one is replaced")
       .type_name("FILE");
-  return {sub, [options] { return report(options->files, options->output); }};
+  sub.add_option("--baseline", options->baseline,
+                 "rows, or a run's folder: what changed since, as `moescope diff` says it")
+      .type_name("ROWS");
+  sub.add_option("--threshold", options->threshold,
+                 "with --baseline: share by which a time may differ (default 5%)")
+      .type_name("SHARE");
+  sub.add_flag("--stages", options->stages, "with --baseline: every stage, not the layers' times alone");
+  sub.add_flag("--any-device", options->any_device,
+               "with --baseline: also when the recordings are of different devices");
+  sub.add_option("--chart-js", options->chart_js,
+                 "Chart.js 3 or 4 as one script (default: javascript/chart.js/ in $XDG_DATA_DIRS)")
+      .type_name("FILE");
+  return {sub, [options] { return report(*options); }};
 }
 
 }  // namespace moescope

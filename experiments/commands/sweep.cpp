@@ -15,12 +15,12 @@
 #include "experiments/options/command.hpp"
 #include "experiments/options/options.hpp"
 #include "experiments/options/outputs.hpp"
-#include "experiments/points/regression_text.hpp"
 #include "experiments/points/sweep_model.hpp"
 #include "experiments/points/sweep_points.hpp"
 #include "experiments/points/sweep_study.hpp"
 #include "experiments/points/sweep_summary.hpp"
 #include "profiler/report/phase_diagram.hpp"
+#include "profiler/report/regression_text.hpp"
 #include "profiler/study/layer_rows.hpp"
 #include "profiler/text/format.hpp"
 

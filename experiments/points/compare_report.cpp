@@ -13,6 +13,7 @@
 #include "profiler/report/layer_names.hpp"
 #include "profiler/study/fastest.hpp"
 #include "profiler/study/system_study.hpp"
+#include "profiler/text/wrap.hpp"
 
 namespace moescope {
 namespace {
@@ -22,6 +23,9 @@ bool routed(const LayerStudy& study) { return study.skew.num_pairs > 0; }
 TableCell fixed_cell(double value, int decimals) { return {fmt::format("{:.{}f}", value, decimals), value}; }
 
 using Studies = std::span<const LayerStudy>;
+
+/// Sentences are read no wider than this.
+constexpr std::size_t kReadable = 108;
 
 Table workload_table(Studies studies) {
   Table table({{"workload", Align::kLeft},
@@ -122,7 +126,7 @@ std::string notes_text(const std::vector<LayerStudy>& studies) {
   return fmt::format("{}", fmt::join(lines, ""));
 }
 
-std::string conclusions(Studies studies) {
+std::string conclusions(Studies studies, std::size_t line_width) {
   std::size_t width = 0;
   for (const LayerStudy& study : studies) {
     width = std::max(width, text_width(short_workload(study.workload)));
@@ -130,7 +134,8 @@ std::string conclusions(Studies studies) {
   std::string text;
   for (const LayerStudy& study : studies) {
     const std::string workload = one_line(short_workload(study.workload)) + ':';
-    text += fmt::format("{:<{}} {}\n", workload, width + 1, conclusion_text(standings(study)));
+    text += paragraph(fmt::format("{:<{}} {}", workload, width + 1, conclusion_text(standings(study))),
+                      line_width, std::string(width + 2, ' '));
   }
   return text;
 }
@@ -160,19 +165,21 @@ void print_comparison(TableOutput& out, const std::vector<LayerStudy>& studies, 
     out.show(fmt::format("workloads {}", first.shape.label()), workload_table(group));
     out.text() << '\n';
     out.show(fmt::format("schedules {}", first.shape.label()), schedule_table(group));
-    out.text() << '\n' << conclusions(group) << '\n';
+    out.text() << '\n' << conclusions(group, out.style().width) << '\n';
   }
   const bool backward = !studies.empty() && studies.front().save;
   out.text()
-      << "layer: median over alternating samples; spread: (max - min) / median; vs fastest: time over "
-         "the\nfastest one's, round by round, ~ where it may be 1 (95 % confidence; of fewer than 6 "
-         "rounds, the extremes);\nspeed-up: over token_centric; "
-      << (backward
-              ? "requested bytes: of the experts' data and weight gradients (analytic);\nerror: relative, of "
-                "the gradient that is nearest to its tolerance against the fp64 oracle\n"
-              : "over floor: bytes that the expert stage requests (analytic) over active\nexperts, tokens "
-                "and "
-                "output once; error: relative, against the fp64 oracle on sampled tokens\n")
+      << paragraph(
+             fmt::format(
+                 "layer: median over alternating samples; spread: (max - min) / median; vs fastest: time "
+                 "over the fastest one's, round by round, ~ where it may be 1 (95 % confidence; of fewer "
+                 "than 6 rounds, the extremes); speed-up: over token_centric; {}",
+                 backward
+                     ? "requested bytes: of the experts' data and weight gradients (analytic); error: "
+                       "relative, of the gradient that is nearest to its tolerance against the fp64 oracle"
+                     : "over floor: bytes that the expert stage requests (analytic) over active experts, "
+                       "tokens and output once; error: relative, against the fp64 oracle on sampled tokens"),
+             out.style().width == 0 ? 0 : std::min(out.style().width, kReadable))
       << notes_text(studies);
 }
 

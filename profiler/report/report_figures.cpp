@@ -13,6 +13,7 @@
 
 #include "core/schedule/schedule_info.hpp"
 #include "profiler/report/layer_names.hpp"
+#include "profiler/report/row_facts.hpp"
 
 namespace moescope {
 namespace {
@@ -177,12 +178,18 @@ Place place_of(const RecordedLayer& layer, const Quantity& quantity) {
   return {*quantity.of(layer), quantity.name == "workload" ? layer.what.workload : ""};
 }
 
-/// Milliseconds of one line by place; of several at one place the last was recorded last.
+/// Milliseconds, and the row behind them.
+struct LinePoint {
+  double y = 0;
+  std::vector<FigureFact> facts;
+};
+
+/// One line by place; of several points at one place the last was recorded last.
 struct Line {
   std::string label;
   std::string look;
   int variant = 0;
-  std::map<Place, double> points;
+  std::map<Place, LinePoint> points;
 };
 
 /// Workloads of all recordings by their skew, named below the axis: several lie close together on a scale of
@@ -200,7 +207,29 @@ std::map<Place, std::string> place_names(const std::vector<Recording>& recording
   return names;
 }
 
-using TimeOf = std::optional<double> (*)(const RecordedSchedule&);
+/// The row of a time and its seconds; of an expert stage in two parts those of both.
+struct FoundTime {
+  const ResultRow* row = nullptr;
+  double time_s = 0;
+};
+
+std::optional<FoundTime> layer_time(const RecordedSchedule& schedule) {
+  const ResultRow* row = schedule.find(Stage::kLayer, "time_s");
+  return row != nullptr && row->status == Status::kOk ? std::optional(FoundTime{row, *row->value})
+                                                      : std::nullopt;
+}
+
+std::optional<FoundTime> expert_time(const RecordedSchedule& schedule) {
+  const auto time_s = schedule.experts_time_s();
+  if (!time_s) {
+    return std::nullopt;
+  }
+  const auto* const stage = std::ranges::find_if(
+      kExpertStages, [&](Stage one) { return schedule.value(one, "time_s").has_value(); });
+  return FoundTime{schedule.find(*stage, "time_s"), *time_s};
+}
+
+using TimeOf = std::optional<FoundTime> (*)(const RecordedSchedule&);
 
 /// Lines of all recordings, in the order of systems, schedules, recordings.
 std::vector<Line> lines_of(const std::vector<Recording>& recordings, const Quantity& quantity,
@@ -220,8 +249,8 @@ std::vector<Line> lines_of(const std::vector<Recording>& recordings, const Quant
       const auto system =
           static_cast<std::size_t>(std::ranges::find(systems, layer->what.system) - systems.begin());
       for (const RecordedSchedule& schedule : layer->schedules) {
-        const auto y = time_of(schedule);
-        if (!y) {
+        const auto time = time_of(schedule);
+        if (!time) {
           continue;
         }
         Line& line = lines[{system, schedule_order(schedule.name), schedule.name, r}];
@@ -229,7 +258,8 @@ std::vector<Line> lines_of(const std::vector<Recording>& recordings, const Quant
             systems.size() > 1 ? fmt::format("{} {}", layer->what.system, schedule.name) : schedule.name;
         line.label = recordings.size() > 1 ? fmt::format("{}, {}", line.look, recordings[r].name) : line.look;
         line.variant = static_cast<int>(r);
-        line.points[place_of(*layer, quantity)] = *y * 1e3;
+        line.points[place_of(*layer, quantity)] = {time->time_s * 1e3,
+                                                   row_facts(*time->row, *layer->header, time->time_s)};
       }
     }
   }
@@ -268,11 +298,12 @@ FigurePanel panel(const std::vector<Line>& lines, const std::map<Place, std::str
     series.label = lines[l].label;
     series.look = lines[l].look;
     series.variant = lines[l].variant;
-    for (const auto& [x, y] : lines[l].points) {
+    for (const auto& [x, point] : lines[l].points) {
       const auto place = places.find(x);
       if (names.empty() || place != places.end()) {
         series.x.push_back(names.empty() ? x.first : place->second);
-        series.y.push_back(y);
+        series.y.push_back(point.y);
+        series.facts.push_back(point.facts);
       }
     }
     if (!series.x.empty()) {
@@ -293,11 +324,8 @@ std::vector<Figure> figures_of(const std::vector<Recording>& recordings, const Q
   const RecordedLayer& first = *recordings.front().layers.front();
   const std::string kind(to_string(time_source(first)));
   const auto names = place_names(recordings, quantity);
-  const auto layer_lines = lines_of(recordings, quantity, [](const RecordedSchedule& schedule) {
-    return schedule.value(Stage::kLayer, "time_s");
-  });
-  const auto expert_lines = lines_of(
-      recordings, quantity, [](const RecordedSchedule& schedule) { return schedule.experts_time_s(); });
+  const auto layer_lines = lines_of(recordings, quantity, layer_time);
+  const auto expert_lines = lines_of(recordings, quantity, expert_time);
   const std::size_t most = std::max(layer_lines.size(), expert_lines.size());
   std::vector<Figure> figures;
   for (std::size_t line = 0; line < most; line += kMaxLines) {
@@ -352,9 +380,7 @@ std::vector<Figure> report_figures(const std::vector<RecordedLayer>& layers, std
       const std::string fixed = fixed_text(*members.front(), quantity.name);
       const auto recordings = recordings_of(members, quantity);
       const bool together =
-          recordings.size() > 1 && lines_of(recordings, quantity, [](const RecordedSchedule& schedule) {
-                                     return schedule.value(Stage::kLayer, "time_s");
-                                   }).size() <= kMaxLines;
+          recordings.size() > 1 && lines_of(recordings, quantity, layer_time).size() <= kMaxLines;
       if (together) {
         add(recordings, quantity, fixed);
         continue;

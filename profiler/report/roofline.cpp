@@ -190,4 +190,47 @@ std::vector<Roofline> read_rooflines(std::vector<RecordedRun> runs, RooflineFlop
   return rooflines;
 }
 
+std::vector<Roofline> profiled_rooflines(std::span<const RecordedRun> runs, RooflineFlop flop) {
+  const auto counts = [](const RecordedRun& run) {
+    return std::ranges::any_of(run.rows,
+                               [](const ResultRow& row) {
+                                 return row.metric == "hbm_read_bytes" && row.source == Source::kMeasured &&
+                                        row.status == Status::kOk && is_stage(row);
+                               }) &&
+           std::ranges::any_of(run.rows, is_stage_time);
+  };
+  std::vector<std::string> devices;
+  for (const RecordedRun& run : runs) {
+    if (counts(run) && std::ranges::find(devices, run.header.device) == devices.end()) {
+      devices.push_back(run.header.device);
+    }
+  }
+  std::vector<Roofline> rooflines;
+  for (const std::string& device : devices) {
+    // Runs without counted bytes give their ceilings alone.
+    std::vector<RecordedRun> own;
+    for (const RecordedRun& run : runs) {
+      if (run.header.device != device) {
+        continue;
+      }
+      if (counts(run)) {
+        own.push_back(run);
+        continue;
+      }
+      RecordedRun& ceilings = own.emplace_back(RecordedRun{run.header, {}, {}});
+      std::ranges::copy_if(run.rows, std::back_inserter(ceilings.rows),
+                           [](const ResultRow& row) { return row.stage == kDeviceStage; });
+    }
+    if (!recorded_ceilings(own)) {
+      continue;
+    }
+    try {
+      rooflines.push_back(read_roofline(own, flop));
+    } catch (const InvalidArgument&) {
+      continue;  // stages of what is no layer
+    }
+  }
+  return rooflines;
+}
+
 }  // namespace moescope

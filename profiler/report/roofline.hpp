@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <optional>
 #include <set>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -56,14 +57,17 @@ Roofline read_roofline(const std::vector<RecordedRun>& runs, RooflineFlop flop);
 /// appearance. Each needs ceilings of its own; throws as read_roofline() does.
 std::vector<Roofline> read_rooflines(std::vector<RecordedRun> runs, RooflineFlop flop);
 
+/// Those that rows of any kind hold: of each device that has ceilings, from its runs that counted bytes of a
+/// stage. Empty where there are none; what the others throw for is left out.
+std::vector<Roofline> profiled_rooflines(std::span<const RecordedRun> runs, RooflineFlop flop);
+
 /// One row of two panels (HBM, L2) per layer, of many the first 12 that have counted bytes. Stages that do
 /// the same under every schedule (router_project, router_select, shared_mlp) are drawn once, from the layer's
 /// first schedule. A stage without FLOP or bytes has no place on it; the table has it.
 Figure roofline_figure(const Roofline& roofline);
 
-/// Every point, with its fraction of both roofs; stages without FLOP with their bandwidth as a fraction of
-/// the ceiling.
-/// A layer's label and its stages.
+/// A layer's label and its stages: every point, with its fraction of both roofs; stages without FLOP with
+/// their bandwidth as a fraction of the ceiling.
 struct RooflineTable {
   std::string label;
   Table table;

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <functional>
 #include <set>
 #include <string_view>
 
@@ -104,6 +105,32 @@ FigureSeries roof_series(const Roofline& roofline, const Level& level, const Spa
   return series;
 }
 
+std::vector<FigureFact> point_facts(const Roofline& roofline, const Level& level, const RooflinePoint& point,
+                                    double intensity) {
+  std::vector<FigureFact> facts = {
+      {"schedule", point.schedule},
+      {"stage", point.stage},
+      {"time", format_seconds(point.time_s)},
+      {"performance", format_engineering(*point.performance(), "flop/s")},
+      {fmt::format("FLOP per byte, {}", level.name), fmt::format("{:.3g}", intensity)}};
+  if (const auto roof = (roofline.*level.roof)(intensity)) {
+    facts.push_back(
+        {fmt::format("of the {} roof", level.name), format_percent(*point.performance() / *roof)});
+  }
+  const auto add = [&](const char* name, const std::optional<double>& value,
+                       const std::function<std::string(double)>& format) {
+    if (value) {
+      facts.push_back({name, format(*value)});
+    }
+  };
+  add("FLOP", point.flop, [](double flop) { return format_engineering(flop, "flop"); });
+  add("HBM bytes", point.hbm_bytes, format_bytes);
+  add("L2 bytes", point.l2_bytes, format_bytes);
+  facts.push_back({"layer", point.label});
+  facts.push_back({"device", roofline.ceilings.device});
+  return facts;
+}
+
 FigureSeries stage_series(const Roofline& roofline, const Level& level, const std::string& label,
                           const std::string& schedule, bool common) {
   FigureSeries series;
@@ -117,6 +144,7 @@ FigureSeries stage_series(const Roofline& roofline, const Level& level, const st
     }
     series.x.push_back(*intensity);
     series.y.push_back(*point.performance());
+    series.facts.push_back(point_facts(roofline, level, point, *intensity));
     series.tags.push_back(common || point.stage != to_string(Stage::kExperts) ? point.stage : schedule);
   }
   return series;

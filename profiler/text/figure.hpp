@@ -12,6 +12,12 @@ namespace moescope {
 /// Look of bounds and of what is the same under every schedule: grey.
 inline constexpr std::string_view kReferenceLook = "reference";
 
+/// Something known of a point, for whoever asks for it: "spread", "2.1 %".
+struct FigureFact {
+  std::string name;
+  std::string text;
+};
+
 /// One curve or cloud of points. All texts of a figure may be anything: they are drawn as they are, what
 /// cannot be seen by its code (one_line()).
 struct FigureSeries {
@@ -31,6 +37,8 @@ struct FigureSeries {
   /// Empty, or where each tag stands instead of right beside its point; such tags have the series' colour.
   std::vector<double> tag_x = {};
   std::vector<double> tag_y = {};
+  /// Empty, or what is known of each point: pages show it, images do not.
+  std::vector<std::vector<FigureFact>> facts = {};
 };
 
 /// One pair of axes.

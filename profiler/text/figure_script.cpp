@@ -3,25 +3,16 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <iterator>
 #include <map>
 #include <numeric>
-#include <set>
 
 #include "core/base/error.hpp"
 #include "core/base/line_text.hpp"
-#include "core/schedule/schedule_info.hpp"
 #include "profiler/text/figure.hpp"
+#include "profiler/text/figure_style.hpp"
 
 namespace moescope {
 namespace {
-
-/// Colours for what is no schedule, told apart by colour-blind readers (Okabe and Ito 2008, Tol 2021).
-constexpr std::array<std::string_view, 12> kColours = {"#0072B2", "#D55E00", "#009E73", "#CC79A7",
-                                                       "#E69F00", "#56B4E9", "#332288", "#882255",
-                                                       "#999933", "#117733", "#661100", "#000000"};
-constexpr std::array kPointTypes = {5, 7, 9, 11, 13, 15, 1, 2, 3};
-constexpr std::string_view kReferenceColour = "#595959";
 
 /// Pixels that a character of the font takes, on average and with its line.
 constexpr double kCharWidth = 7.2;
@@ -82,85 +73,17 @@ std::string gnuplot_string(const std::vector<std::string>& lines) {
   return gnuplot_string(fmt::format("{}", fmt::join(lines, "\n")));
 }
 
-bool drawable(const FigurePanel& panel, double x, double y) {
-  return std::isfinite(x) && std::isfinite(y) && (!panel.log_x || x > 0) && (!panel.log_y || y > 0);
-}
-
-bool drawable(const FigurePanel& panel, const FigureSeries& series) {
-  for (std::size_t i = 0; i < series.x.size(); ++i) {
-    if (drawable(panel, series.x[i], series.y[i])) {
-      return true;
-    }
-  }
-  return false;
-}
-
-/// Colour and marker of a series.
-struct Style {
-  std::string_view colour;
-  int point_type = 0;
-  bool dotted = false;
-};
-
-const std::string& look_of(const FigureSeries& series) {
-  return series.look.empty() ? series.label : series.look;
-}
-
-/// Markers of what is named by them alone, in order of appearance: open shapes, which no schedule has.
-std::map<std::string, int> markers_of(const Figure& figure) {
-  constexpr std::array kOpen = {4, 6, 8, 10, 14, 12};
-  std::map<std::string, int> markers;
-  for (const FigurePanel& panel : figure.panels) {
-    for (const FigureSeries& series : panel.series) {
-      if (!series.marker.empty()) {
-        markers.try_emplace(series.marker, kOpen[markers.size() % kOpen.size()]);
-      }
-    }
-  }
-  return markers;
-}
-
-/// Of every look in the figure: one colour means one thing in all panels, and no two things share one while
-/// colours last; beyond that the marker differs.
-std::map<std::string, Style> styles_of(const Figure& figure) {
-  std::map<std::string, Style> styles;
-  std::set<std::string_view> taken;
-  std::vector<std::string> others;
-  for (const FigurePanel& panel : figure.panels) {
-    for (const FigureSeries& series : panel.series) {
-      const std::string& look = look_of(series);
-      if (const ScheduleInfo* info = find_schedule_info(look)) {
-        styles[look] = {info->colour, info->point_type, info->chosen};
-        taken.insert(info->colour);
-      } else if (look == kReferenceLook) {
-        styles[look] = {kReferenceColour, 6, false};
-      } else if (styles.try_emplace(look).second) {
-        others.push_back(look);
-      }
-    }
-  }
-  std::vector<std::string_view> left;
-  std::ranges::copy_if(kColours, std::back_inserter(left),
-                       [&](auto colour) { return !taken.contains(colour); });
-  for (std::size_t i = 0; i < others.size(); ++i) {
-    styles[others[i]] = {left[i % left.size()], kPointTypes[(i + i / left.size()) % kPointTypes.size()],
-                         false};
-  }
-  return styles;
-}
-
 /// The series' look for gnuplot.
-std::string style_text(const FigureSeries& series, const Style& style) {
+std::string style_text(const FigureSeries& series, const SeriesStyle& style, int point_type) {
   constexpr std::array kDashes = {1, 2, 4, 5};
   const auto variant = static_cast<std::size_t>(series.variant);
-  const bool open = variant % 2 == 1 && style.point_type >= 5 && style.point_type % 2 == 1;
   const bool dotted = style.dotted && variant == 0;
   std::string text = fmt::format("linecolor rgb \"{}\"", style.colour);
   if (series.line) {
     text += fmt::format(" linewidth 2 dashtype {}", dotted ? 3 : kDashes[variant % kDashes.size()]);
   }
   if (series.points) {
-    text += fmt::format(" pointtype {}", open ? style.point_type - 1 : style.point_type);
+    text += fmt::format(" pointtype {}", point_type);
   }
   return series.line ? text : text + " pointsize 1.2";
 }
@@ -206,13 +129,52 @@ Frame frame_of(const FigurePanel& panel, int least_width) {
   return frame;
 }
 
+/// The y axis on a logarithmic scale: whole decades where the points span many; else as much as they need,
+/// with numbers inside the decades, so that curves that lie close together fill the plot.
+std::string log_y_axis(const FigurePanel& panel) {
+  constexpr double kRoom = 1.25;  // a factor around the points
+  constexpr double kMostDecades = 2;
+  double low = INFINITY;
+  double high = 0;
+  bool tagged = false;  // tags stand where there is room, beyond the points, too
+  for (const FigureSeries& series : panel.series) {
+    tagged = tagged || !series.tags.empty();
+    for (std::size_t i = 0; i < series.x.size(); ++i) {
+      if (drawable(panel, series.x[i], series.y[i])) {
+        low = std::min(low, series.y[i]);
+        high = std::max(high, series.y[i]);
+      }
+    }
+  }
+  const double decades = std::log10(high) - std::log10(low);
+  if (!(decades <= kMostDecades) || tagged || low < 1e-200 || high > 1e200) {
+    return "set autoscale y\nset ytics autofreq\nset logscale y\n";
+  }
+  const std::vector<int> digits = decades < 1 ? std::vector{1, 2, 3, 5, 7} : std::vector{1, 2, 5};
+  std::vector<std::string> ticks;
+  for (int widened = 0; ticks.size() < 2 && widened < 8; ++widened) {
+    low /= kRoom;
+    high *= kRoom;
+    ticks.clear();
+    for (double decade = std::floor(std::log10(low)); decade <= std::log10(high); ++decade) {
+      for (const int digit : digits) {
+        if (const double value = digit * std::pow(10, decade); value >= low && value <= high) {
+          ticks.push_back(fmt::format("{:.6g}", value));
+        }
+      }
+    }
+  }
+  return fmt::format("set yrange [{:.6g}:{:.6g}]\nset ytics ({})\nset logscale y\n", low, high,
+                     fmt::join(ticks, ", "));
+}
+
 void append_axes(std::string& out, const FigurePanel& panel, const Frame& frame) {
   out += fmt::format("set title {}\nset xlabel {}\nset ylabel {}\n", gnuplot_string(frame.title),
                      gnuplot_string(wrapped(panel.x_label, frame.width - 60)),
                      gnuplot_string(one_line(panel.y_label)));
   out += fmt::format("set tmargin {}\nset bmargin {}\n", frame.top_lines, frame.bottom_lines());
   out += "unset logscale\n";
-  out += panel.log_y ? "set autoscale y\nset logscale y\n" : "set yrange [0:*]\n";
+  out += panel.log_y ? log_y_axis(panel) : "set yrange [0:*]\nset ytics autofreq\n";
   out += panel.log_x ? "set logscale x\n" : "";
   out += "set xtics autofreq norotate\nset autoscale x\n";
   if (!panel.x_names.empty()) {
@@ -230,15 +192,6 @@ void append_axes(std::string& out, const FigurePanel& panel, const Frame& frame)
   }
 }
 
-void require_equal_lengths(const FigureSeries& series) {
-  if (series.x.size() != series.y.size() || (!series.tags.empty() && series.tags.size() != series.x.size()) ||
-      series.tag_x.size() != series.tag_y.size() ||
-      (!series.tag_x.empty() && series.tag_x.size() != series.tags.size())) {
-    throw InternalError(fmt::format("figure series \"{}\" has {} x, {} y, {} tags", series.label,
-                                    series.x.size(), series.y.size(), series.tags.size()));
-  }
-}
-
 void append_data(std::string& out, const FigurePanel& panel, const FigureSeries& series,
                  const std::string& block) {
   out += block + " << END_OF_DATA\n";
@@ -253,7 +206,8 @@ void append_data(std::string& out, const FigurePanel& panel, const FigureSeries&
 }
 
 void append_panel(std::string& out, const FigurePanel& panel, int panel_index, const Frame& frame,
-                  const std::map<std::string, Style>& styles, const std::map<std::string, int>& markers) {
+                  const std::map<std::string, SeriesStyle>& styles,
+                  const std::map<std::string, int>& markers) {
   append_axes(out, panel, frame);
   std::vector<std::string> plots;
   for (std::size_t s = 0; s < panel.series.size(); ++s) {
@@ -264,13 +218,12 @@ void append_panel(std::string& out, const FigurePanel& panel, int panel_index, c
     }
     const std::string block = fmt::format("$panel{}_series{}", panel_index, s);
     append_data(out, panel, series, block);
-    Style style = styles.at(look_of(series));
-    style.point_type = series.marker.empty() ? style.point_type : markers.at(series.marker);
+    const SeriesStyle& style = styles.at(look_of(series));
     plots.push_back(fmt::format("{} using 1:2 with {} {} {}", block,
                                 !series.line    ? "points"
                                 : series.points ? "linespoints"
                                                 : "lines",
-                                style_text(series, style),
+                                style_text(series, style, point_type_of(series, style, markers)),
                                 series.label.empty()
                                     ? "notitle"
                                     : fmt::format("title {}", gnuplot_string(short_name(series.label)))));

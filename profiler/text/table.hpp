@@ -86,6 +86,9 @@ class Table {
   std::string text(std::size_t width = 0, bool colour = false) const;
   /// GitHub-flavoured markdown. Cells are shown as they are: what it would read as more than text is escaped.
   std::string markdown() const;
+  /// An HTML table of class `sortable` with a head and a body; numbers in base units as data-value, marks as
+  /// classes ("fastest", "within", "good", "bad"). `everything`: columns for programs, too.
+  std::string html(bool everything = false) const;
   /// RFC 4180 with a header line; numbers in base units, nothing where there is no value. The last column is
   /// "mark" where a row has one.
   std::string csv() const;

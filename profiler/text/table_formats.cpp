@@ -1,4 +1,4 @@
-// Tables for other programs: markdown, CSV and JSON.
+// Tables for other programs: markdown, HTML, CSV and JSON.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -6,6 +6,7 @@
 
 #include "core/base/number_text.hpp"
 #include "core/base/utf8.hpp"
+#include "profiler/text/html_text.hpp"
 #include "profiler/text/table.hpp"
 
 namespace moescope {
@@ -81,6 +82,38 @@ std::string Table::markdown() const {
     out += '\n';
   }
   return out;
+}
+
+std::string Table::html(bool everything) const {
+  const auto is_shown = [&](std::size_t c) { return everything || columns_[c].need != Need::kPrograms; };
+  const auto is_left = [&](std::size_t c) { return columns_[c].align == Align::kLeft; };
+  std::string out = "<table class=sortable>\n<thead><tr>";
+  for (std::size_t c = 0; c < columns_.size(); ++c) {
+    if (is_shown(c)) {
+      out +=
+          fmt::format("<th scope=col{}>{}</th>", is_left(c) ? " class=t" : "", html_text(columns_[c].title));
+    }
+  }
+  out += "</tr></thead>\n<tbody>\n";
+  for (const auto& row : rows_) {
+    if (row.empty()) {
+      continue;
+    }
+    out += "<tr>";
+    for (std::size_t c = 0; c < row.size(); ++c) {
+      if (!is_shown(c)) {
+        continue;
+      }
+      const TableCell& cell = row[c];
+      const std::string mark =
+          cell.mark == Mark::kWithinSpread ? "within" : std::string(to_string(cell.mark));
+      const std::string value = cell.value ? fmt::format(" data-value=\"{:.9g}\"", *cell.value) : "";
+      out += fmt::format("<td class=\"{}{}\"{}>{}</td>", is_left(c) ? "t " : "", mark, value,
+                         html_text(cell.text));
+    }
+    out += "</tr>\n";
+  }
+  return out + "</tbody></table>\n";
 }
 
 std::string Table::csv() const {

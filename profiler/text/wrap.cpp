@@ -29,4 +29,9 @@ std::vector<std::string> wrapped(std::string_view text, std::size_t width, std::
   return lines;
 }
 
+std::string paragraph(std::string_view text, std::size_t width, std::string_view indent) {
+  return width == 0 ? fmt::format("{}\n", text)
+                    : fmt::format("{}\n", fmt::join(wrapped(text, width, indent), "\n"));
+}
+
 }  // namespace moescope

@@ -11,4 +11,7 @@ namespace moescope {
 /// a longer word is not broken. At least one line; leading spaces of the text stay.
 std::vector<std::string> wrapped(std::string_view text, std::size_t width, std::string_view indent = "");
 
+/// The same as text whose every line ends with '\n'; a width of 0 is any: one line.
+std::string paragraph(std::string_view text, std::size_t width, std::string_view indent = "");
+
 }  // namespace moescope

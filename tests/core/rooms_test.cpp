@@ -68,6 +68,7 @@ const std::vector<std::string> kRooms = {
     "profiler/counters",
     "profiler/limits",
     "profiler/report",
+    "profiler/page",
     "profiler/placement",
     "profiler/claims",
     "profiler/simulator/streams",

@@ -83,6 +83,20 @@ TEST(Figure, LaysPanelsOutInRowsOnLogarithmicAxesAsPng) {
   EXPECT_NE(script.find("$panel2_series0 using 1:2 with lines "), std::string::npos);
 }
 
+TEST(Figure, FillsALogarithmicAxisWithWhatIsDrawn) {
+  FigurePanel panel{"", "x", "y", true, {}};
+  panel.series.push_back({"a", {1, 2, 3}, {0.1, 0.13, 0}, true, {}});
+  Figure figure;
+  figure.panels = {panel, panel, panel};
+  figure.panels[1].series[0].y[2] = 100;
+  figure.panels[2].series[0].tags = {"one", "two", "three"};
+  const std::string script = figure_script(figure, "log");
+  const std::string close = "set yrange [0.064:0.203125]\nset ytics (0.07, 0.1, 0.2)\nset logscale y\n";
+  EXPECT_NE(script.find(close), std::string::npos) << script;
+  EXPECT_EQ(script.find(close), script.rfind(close)) << "two decades and more, and tags, have whole decades";
+  EXPECT_NE(script.find("set autoscale y\nset ytics autofreq\n"), std::string::npos);
+}
+
 TEST(Figure, NamesPlacesOnTheAxisAndMakesRoomForThem) {
   Figure figure = make_figure();
   figure.panels[0].x_names = {"uniform", "hot \"1\""};

@@ -1,4 +1,4 @@
-#include "profiler/report/html_summary.hpp"
+#include "profiler/page/html_summary.hpp"
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -11,10 +11,10 @@
 
 #include "core/layer/stage.hpp"
 #include "core/schedule/schedule_info.hpp"
-#include "profiler/report/html_layers.hpp"
 #include "profiler/report/layer_names.hpp"
 #include "profiler/study/sampling.hpp"
 #include "profiler/text/format.hpp"
+#include "profiler/text/html_text.hpp"
 
 namespace moescope {
 namespace {
@@ -70,15 +70,16 @@ std::string schedules_table(const std::map<std::string, Record>& records) {
   std::vector<std::pair<std::string, Record>> sorted(records.begin(), records.end());
   std::ranges::stable_sort(sorted, std::greater<>(), [](const auto& entry) { return entry.second.wins; });
   std::string html =
-      "<table class=sortable><tr><th class=t>schedule</th><th>fastest on</th><th>of layers</th>"
-      "<th>time over the fastest: median</th><th>worst</th></tr>\n";
+      "<table class=sortable><thead><tr><th scope=col class=t>schedule</th><th scope=col>fastest on</th><th "
+      "scope=col>of layers</th><th scope=col>time over the fastest: median</th><th "
+      "scope=col>worst</th></tr></thead>\n<tbody>\n";
   for (const auto& [name, record] : sorted) {
     html +=
         fmt::format("<tr><td class=t>{}{}</td><td>{}</td><td>{}</td><td>{:.2f}x</td><td>{:.2f}x</td></tr>\n",
                     swatch(name), html_text(name), record.wins, record.races, median(record.over_fastest),
                     std::ranges::max(record.over_fastest));
   }
-  return html + "</table>\n";
+  return html + "</tbody></table>\n";
 }
 
 /// Which schedule is the fastest most often, by the number of tokens: what decides most.
@@ -91,8 +92,8 @@ std::string tokens_table(std::span<const Race> races) {
     return "";
   }
   std::string html =
-      "<table class=sortable><tr><th>tokens L</th><th class=t>fastest most often</th><th>on</th><th>of "
-      "layers</th></tr>\n";
+      "<table class=sortable><thead><tr><th scope=col>tokens L</th><th scope=col class=t>fastest most "
+      "often</th><th scope=col>on</th><th scope=col>of layers</th></tr></thead>\n<tbody>\n";
   for (const auto& [tokens, names] : wins) {
     const auto best = std::ranges::max_element(names, {}, [](const auto& entry) { return entry.second; });
     std::size_t layers = 0;
@@ -102,14 +103,16 @@ std::string tokens_table(std::span<const Race> races) {
     html += fmt::format("<tr><td>{}</td><td class=t>{}{}</td><td>{}</td><td>{}</td></tr>\n", tokens,
                         swatch(best->first), html_text(best->first), best->second, layers);
   }
-  return html + "</table>\n";
+  return html + "</tbody></table>\n";
 }
 
 std::string layers_table(std::span<const Race> races) {
   std::string html = fmt::format(
-      "<details><summary>every layer: {}</summary>\n<p><label>filter <input class=filter></label></p>"
-      "<table class=sortable><tr><th class=t>workload</th><th class=t>layer</th><th class=t>fastest</th>"
-      "<th>time</th><th class=t>next</th><th>by</th><th class=t>more than the noise</th></tr>\n",
+      "<details><summary>every layer: {}</summary>\n<table class=sortable><thead><tr><th scope=col "
+      "class=t>workload</th><th scope=col class=t>layer</th><th scope=col class=t>fastest</th><th "
+      "scope=col>time</th><th scope=col class=t>next</th><th scope=col>by</th><th scope=col class=t>more "
+      "than "
+      "the noise</th></tr></thead>\n<tbody>\n",
       races.size());
   for (const Race& race : races) {
     html += fmt::format(
@@ -120,11 +123,11 @@ std::string layers_table(std::span<const Race> races) {
         format_seconds(race.times[0].time_s), swatch(race.times[1].name), html_text(race.times[1].name),
         race.lead(), race.is_clear() ? "yes" : "no");
   }
-  return html + "</table></details>\n";
+  return html + "</tbody></table></details>\n";
 }
 
 /// Of one device (or modelled device).
-std::string device_summary(const std::string& device, std::span<const Race> races) {
+void add_device(HtmlSummary& summary, const std::string& device, std::span<const Race> races) {
   std::map<std::string, Record> records;
   std::vector<double> leads;
   std::size_t unclear = 0;
@@ -149,18 +152,27 @@ std::string device_summary(const std::string& device, std::span<const Race> race
   for (const auto& [name, wins] : winners) {
     words.push_back(fmt::format("{} on {}", name, wins));
   }
-  std::string text = fmt::format("<h3>{}</h3>\n<p><b>The fastest of {} layers: {}.</b> ", html_text(device),
-                                 races.size(), fmt::join(words, ", "));
-  text += fmt::format("The fastest schedule leads the next one by {:.2f}x (median; at most {:.2f}x).",
-                      median(leads), std::ranges::max(leads));
-  text += unclear == 0 ? " Every lead is more than the noise.</p>\n"
-                       : fmt::format(" On {} of them the lead is within the noise.</p>\n", unclear);
-  return text + tokens_table(races) + schedules_table(records) + layers_table(races);
+  std::string& text = summary.conclusions;
+  text += races.size() == 1
+              ? fmt::format("<p><b>{}: the fastest is {}.</b> ", html_text(device), winners.front().first)
+              : fmt::format("<p><b>{}: the fastest of {} layers: {}.</b> ", html_text(device), races.size(),
+                            fmt::join(words, ", "));
+  if (races.size() == 1) {
+    text += fmt::format("It leads the next one by {:.2f}x: {} the noise.</p>\n", leads[0],
+                        unclear == 0 ? "more than" : "within");
+  } else {
+    text += fmt::format("The fastest schedule leads the next one by {:.2f}x (median; at most {:.2f}x).",
+                        median(leads), std::ranges::max(leads));
+    text += unclear == 0 ? " Every lead is more than the noise.</p>\n"
+                         : fmt::format(" On {} of them the lead is within the noise.</p>\n", unclear);
+  }
+  summary.details += fmt::format("<h3>{}</h3>\n", html_text(device)) + tokens_table(races) +
+                     schedules_table(records) + layers_table(races);
 }
 
 }  // namespace
 
-std::string html_summary(const std::vector<RecordedLayer>& layers) {
+HtmlSummary html_summary(const std::vector<RecordedLayer>& layers) {
   std::vector<std::pair<std::string, std::vector<Race>>> devices;
   for (const RecordedLayer& layer : layers) {
     auto race = race_of(layer);
@@ -179,47 +191,11 @@ std::string html_summary(const std::vector<RecordedLayer>& layers) {
     }
     found->second.push_back(*std::move(race));
   }
-  std::string html;
+  HtmlSummary summary;
   for (const auto& [device, races] : devices) {
-    html += device_summary(device, races);
+    add_device(summary, device, races);
   }
-  return html;
-}
-
-std::string_view html_table_script() {
-  return R"js(<script>
-document.querySelectorAll('table.sortable').forEach(table => {
-  const head = table.rows[0];
-  const value = row => cell => { const c = row.cells[cell]; const text = c.dataset.value || c.textContent;
-    const number = parseFloat(text); return isNaN(number) ? text : number; };
-  Array.from(head.cells).forEach((th, index) => {
-    th.tabIndex = 0;
-    let up = false;
-    const sort = () => {
-      up = !up;
-      const rows = Array.from(table.rows).slice(1);
-      rows.sort((a, b) => { const x = value(a)(index), y = value(b)(index);
-        return (x < y ? -1 : x > y ? 1 : 0) * (up ? 1 : -1); });
-      rows.forEach(row => row.parentNode.appendChild(row));
-      Array.from(head.cells).forEach(cell => cell.removeAttribute('aria-sort'));
-      th.setAttribute('aria-sort', up ? 'ascending' : 'descending');
-    };
-    th.addEventListener('click', sort);
-    th.addEventListener('keydown', event => { if (event.key === 'Enter') sort(); });
-  });
-});
-document.querySelectorAll('input.filter').forEach(field => {
-  const table = field.closest('details').querySelector('table');
-  field.addEventListener('input', () => {
-    const words = field.value.toLowerCase().split(/\s+/).filter(word => word);
-    Array.from(table.rows).slice(1).forEach(row => {
-      const text = row.textContent.toLowerCase();
-      row.hidden = !words.every(word => text.includes(word));
-    });
-  });
-});
-</script>
-)js";
+  return summary;
 }
 
 }  // namespace moescope

@@ -2,17 +2,12 @@
 
 #include <map>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "profiler/report/recorded_points.hpp"
 
 /// Pieces of the report's page.
 namespace moescope {
-
-/// Text for HTML, between tags or inside an attribute in double quotes: it is shown as it is, control
-/// characters by their codes.
-std::string html_text(std::string_view text);
 
 /// Layers that stand under one heading.
 struct HtmlSection {

@@ -1,4 +1,4 @@
-#include "profiler/report/html_layers.hpp"
+#include "profiler/page/html_layers.hpp"
 
 #include <fmt/format.h>
 
@@ -7,20 +7,22 @@
 #include <optional>
 #include <utility>
 
-#include "core/base/line_text.hpp"
 #include "core/layer/stage.hpp"
 #include "core/schedule/schedule_info.hpp"
 #include "profiler/report/layer_names.hpp"
 #include "profiler/text/format.hpp"
+#include "profiler/text/html_text.hpp"
 
 namespace moescope {
 namespace {
 
-std::string text_or_dash(const std::optional<double>& value, std::string (*format)(double)) {
-  return value ? format(*value) : "-";
+/// A cell that shows a number, with the number itself for sorting.
+std::string number_cell(const std::optional<double>& value, std::string (*format)(double)) {
+  return value ? fmt::format("<td data-value=\"{:.9g}\">{}</td>", *value, format(*value)) : "<td>-</td>";
 }
 
 std::string ratio_text(double value) { return fmt::format("{:.2f}x", value); }
+std::string floor_text(double value) { return fmt::format("{:.1f}x", value); }
 std::string error_text(double value) { return fmt::format("{:.1e}", value); }
 std::string flop_text(double value) { return format_engineering(value, "flop"); }
 
@@ -50,15 +52,15 @@ std::string schedule_row(const RecordedLayer& layer, const RecordedSchedule& sch
     return html + fmt::format("<td class=t colspan=8>{}: {}</td></tr>\n", to_string(time->status),
                               html_text(time->reason));
   }
-  const auto cell = [&](const std::string& text) { html += fmt::format("<td>{}</td>", text); };
-  cell(measured ? format_seconds(*time->value) : "-");
-  cell(measured && time->spread ? format_percent(*time->spread) : "-");
-  cell(text_or_dash(schedule.value(Stage::kLayer, "speed_up_over_token_centric"), ratio_text));
-  cell(text_or_dash(schedule.experts_time_s(), format_seconds));
-  cell(text_or_dash(schedule.value(Stage::kExperts, "speed_up_over_token_centric"), ratio_text));
-  cell(text_or_dash(bytes, format_bytes));
-  cell(bytes && floor && *floor > 0 ? fmt::format("{:.1f}x", *bytes / *floor) : "-");
-  cell(text_or_dash(schedule.value(Stage::kLayer, "relative_error"), error_text));
+  html += number_cell(measured ? time->value : std::nullopt, format_seconds);
+  html += number_cell(measured ? time->spread : std::nullopt, format_percent);
+  html += number_cell(schedule.value(Stage::kLayer, "speed_up_over_token_centric"), ratio_text);
+  html += number_cell(schedule.experts_time_s(), format_seconds);
+  html += number_cell(schedule.value(Stage::kExperts, "speed_up_over_token_centric"), ratio_text);
+  html += number_cell(bytes, format_bytes);
+  html +=
+      number_cell(bytes && floor && *floor > 0 ? std::optional(*bytes / *floor) : std::nullopt, floor_text);
+  html += number_cell(schedule.value(Stage::kLayer, "relative_error"), error_text);
   return html + "</tr>\n";
 }
 
@@ -91,7 +93,7 @@ std::string layer_row(const RecordedLayer& layer, const std::map<std::string, st
   if (!what.repro.empty()) {
     text += fmt::format("<br><code>{}</code>", html_text(what.repro));
   }
-  return fmt::format("<tr class=layer><td colspan=9>{}</td></tr>\n", text);
+  return fmt::format("<tr class=layer><th colspan=9 scope=rowgroup>{}</th></tr>\n", text);
 }
 
 /// Whether a time of the layer or of its expert stage was tried, so that it belongs in the table.
@@ -162,17 +164,18 @@ std::string stages_table(const RecordedLayer& layer) {
   std::string rows;
   for (const RecordedSchedule& schedule : layer.schedules) {
     const auto layer_s = schedule.value(Stage::kLayer, "time_s");
-    std::string name = schedule_cell(layer, schedule);
+    const std::string name = schedule_cell(layer, schedule);
     for (const Stage stage : kStages) {
       const auto time_s = schedule.value(stage, "time_s");
       if (!time_s || stage == Stage::kLayer) {
         continue;
       }
-      rows += fmt::format("<tr><td class=t>{}</td><td class=t>{}</td><td>{}</td><td>{}</td>",
-                          std::exchange(name, ""), to_string(stage), format_seconds(*time_s),
-                          layer_s && *layer_s > 0 ? format_percent(*time_s / *layer_s) : "-");
+      rows += fmt::format("<tr><td class=t>{}</td><td class=t>{}</td>", name, to_string(stage));
+      rows += number_cell(time_s, format_seconds);
+      rows += number_cell(layer_s && *layer_s > 0 ? std::optional(*time_s / *layer_s) : std::nullopt,
+                          format_percent);
       for (const StageColumn* column : columns) {
-        rows += fmt::format("<td>{}</td>", text_or_dash(counted(schedule, stage, *column), column->format));
+        rows += number_cell(counted(schedule, stage, *column), column->format);
       }
       rows += "</tr>\n";
     }
@@ -180,14 +183,17 @@ std::string stages_table(const RecordedLayer& layer) {
   if (rows.empty()) {
     return {};
   }
-  std::string head = "<tr><th class=t>schedule</th><th class=t>stage</th><th>time</th><th>of the layer</th>";
+  std::string head =
+      "<thead><tr><th scope=col class=t>schedule</th><th scope=col class=t>stage</th><th "
+      "scope=col>time</th><th "
+      "scope=col>of the layer</th>";
   for (const StageColumn* column : columns) {
-    head += fmt::format("<th>{}</th>", column->title);
+    head += fmt::format("<th scope=col>{}</th>", column->title);
   }
   return fmt::format(
-      "<tr><td colspan=9 "
-      "class=t><details{}><summary>stages</summary>\n<table>{}</tr>\n{}</table></details></td>"
-      "</tr>\n",
+      "<tr class=stages><td colspan=9 class=t><details{}><summary>stages</summary>\n<table "
+      "class=sortable>{}</tr>"
+      "</thead>\n<tbody>{}</tbody></table></details></td></tr>\n",
       columns.empty() ? "" : " open", head, rows);
 }
 
@@ -203,36 +209,12 @@ std::string without_source(const RecordedLayer& layer) {
 }
 
 constexpr std::string_view kHead =
-    "<table><tr><th class=t>schedule</th><th>layer</th><th>spread</th><th>speed-up</th><th>experts</th>"
-    "<th>speed-up</th><th>requested bytes</th><th>over floor</th><th>error</th></tr>\n";
+    "<table class=sortable><thead><tr><th scope=col class=t>schedule</th><th scope=col>layer</th><th "
+    "scope=col>spread</th><th scope=col>speed-up</th><th scope=col>experts</th><th scope=col>experts' "
+    "speed-up</th><th scope=col>requested bytes</th><th scope=col>over floor</th><th "
+    "scope=col>error</th></tr></thead>\n";
 
 }  // namespace
-
-std::string html_text(std::string_view text) {
-  std::string out;
-  for (const char c : one_line(text)) {
-    switch (c) {
-      case '<':
-        out += "&lt;";
-        break;
-      case '>':
-        out += "&gt;";
-        break;
-      case '&':
-        out += "&amp;";
-        break;
-      case '"':
-        out += "&quot;";
-        break;
-      case '\'':
-        out += "&#39;";
-        break;
-      default:
-        out += c;
-    }
-  }
-  return out;
-}
 
 std::vector<HtmlSection> layer_sections(const std::vector<RecordedLayer>& layers,
                                         const std::map<std::string, std::size_t>& run_numbers) {
@@ -262,11 +244,11 @@ std::vector<HtmlSection> layer_sections(const std::vector<RecordedLayer>& layers
     std::string body(kHead);
     for (const auto& [key, members] : groups) {
       for (const RecordedLayer* layer : members) {
-        body += layer_row(*layer, run_numbers);
+        body += "<tbody>\n" + layer_row(*layer, run_numbers);
         for (const RecordedSchedule& schedule : layer->schedules) {
           body += schedule_row(*layer, schedule);
         }
-        body += stages_table(*layer);
+        body += stages_table(*layer) + "</tbody>\n";
       }
     }
     sections.push_back({heading, body + "</table>\n"});

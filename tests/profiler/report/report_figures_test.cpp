@@ -1,61 +1,19 @@
-#include "profiler/report/html_report.hpp"
+#include "profiler/report/report_figures.hpp"
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <set>
 
 #include "profiler/report/layer_names.hpp"
 #include "profiler/report/recorded_points.hpp"
-#include "profiler/report/report_figures.hpp"
+#include "tests/support/sweep_rows.hpp"
 
 namespace moescope {
 namespace {
 
-ResultRow make_row(const std::string& schedule, Stage stage, const std::string& metric, double value,
-                   std::int64_t num_tokens, const std::string& workload = "zipf:1") {
-  ResultRow row;
-  row.set_shape(
-      LayerShape{.num_tokens = num_tokens, .hidden_size = 8, .grid_rows = 4, .grid_cols = 4, .top_k = 2});
-  row.schedule = schedule;
-  row.stage = to_string(stage);
-  row.backend = "cpu";
-  row.workload = workload;
-  row.l2_state = schedule == "none" ? "none" : "cold";
-  row.metric = metric;
-  row.unit = "s";
-  row.value = value;
-  row.spread = 0.1;
-  row.repro = "moescope compare -L " + std::to_string(num_tokens);
-  return row;
-}
-
-/// Two schedules over three numbers of tokens, one of them failed once.
-std::vector<RecordedRun> make_runs() {
-  RecordedRun run;
-  run.header.run_id = "run";
-  run.header.device = "a <machine>";
-  run.header.command_line = "moescope sweep a&b.json";
-  for (const std::int64_t tokens : {16, 32, 64}) {
-    run.rows.push_back(make_row("none", Stage::kRouterSelect, "unevenness_nats", 1.25, tokens));
-    run.rows.push_back(make_row("none", Stage::kExperts, "floor_bytes", 1000, tokens));
-    for (const char* schedule : {"token_centric", "staircase"}) {
-      const double time = static_cast<double>(tokens) * 1e-3;
-      run.rows.push_back(make_row(schedule, Stage::kLayer, "time_s", 2 * time, tokens));
-      run.rows.push_back(make_row(schedule, Stage::kExpertScores, "time_s", time, tokens));
-      run.rows.push_back(make_row(schedule, Stage::kExpertCombine, "time_s", time / 2, tokens));
-      run.rows.push_back(make_row(schedule, Stage::kExperts, "l2_read_bytes", 1500, tokens));
-      run.rows.push_back(make_row(schedule, Stage::kExperts, "l2_write_bytes", 500, tokens));
-      run.rows.push_back(make_row(schedule, Stage::kLayer, "relative_error", 2e-3, tokens));
-    }
-  }
-  ResultRow failed = make_row("dense_masked", Stage::kLayer, "time_s", 1, 64);
-  failed.value.reset();
-  failed.spread.reset();
-  failed.status = Status::kFailed;
-  failed.reason = "no <memory>";
-  run.rows.push_back(failed);
-  return {run};
-}
+using test::make_row;
+using test::make_runs;
 
 TEST(RecordedLayers, GroupsRowsThatBelongSideBySide) {
   const auto runs = make_runs();
@@ -76,7 +34,7 @@ TEST(RecordedLayers, GroupsRowsThatBelongSideBySide) {
 TEST(RecordedLayers, KeepsPointsOfASweepApart) {
   auto runs = make_runs();
   for (ResultRow& row : runs[0].rows) {
-    row.point = row.num_tokens == 16 ? "a" : "b";
+    row.point = std::string(1, row.num_tokens == 16 ? 'a' : 'b');
     row.num_tokens = 16;
   }
   EXPECT_EQ(recorded_layers(runs).size(), 2U);
@@ -257,109 +215,27 @@ TEST(ReportFigures, KeepsEquallyUnevenWorkloadsApartAndSplitsMany) {
   EXPECT_EQ(points, 40U) << "no workload hides another";
 }
 
-/// A name that ends a tag, an attribute or a terminal's patience.
-constexpr const char* kHostile = "\"'><script>alert(1)</script>&amp;`x`\x1b[2J\xe9";
-
-TEST(HtmlReport, ShowsHostileNamesFromEveryField) {
+TEST(ReportFigures, SayOfEveryPointWhichRowIsBehindIt) {
   auto runs = make_runs();
-  RunHeader& header = runs[0].header;
-  for (std::string* text : {&header.run_id, &header.command_line, &header.git_revision, &header.version,
-                            &header.build, &header.device, &header.driver, &header.started_utc}) {
-    *text = kHostile;
-  }
-  for (ResultRow& row : runs[0].rows) {
-    for (std::string* text : {&row.system, &row.backend, &row.dtype, &row.activation, &row.gates,
-                              &row.workload, &row.l2_state, &row.unit, &row.repro, &row.reason}) {
-      *text = kHostile;
-    }
-    row.schedule = row.schedule == "staircase" ? kHostile : row.schedule;
-  }
-  std::vector<ReportFigure> figures;
-  for (const Figure& figure : report_figures(recorded_layers(runs), 10)) {
-    figures.push_back({figure.title, "<svg></svg>", ""});
-  }
-  ASSERT_FALSE(figures.empty());
-  figures.push_back({kHostile, "", kHostile});
-  const std::string html = html_report(kHostile, runs, figures);
-  EXPECT_EQ(html.find("<script"), html.rfind("<script")) << "the page's own alone";
-  EXPECT_EQ(html.find("alert(1)</script>"), std::string::npos);
-  EXPECT_EQ(html.find("\"'>"), std::string::npos);
-  EXPECT_EQ(html.find('\x1b'), std::string::npos);
-  EXPECT_EQ(html.find('\xe9'), std::string::npos);
-  const std::string shown = "&quot;&#39;&gt;&lt;script&gt;alert(1)&lt;/script&gt;&amp;amp;`x`\\x1b[2J\\xe9";
-  for (const char* before : {"<td class=t>", "<b>", "<h1>", "<code>", "<span class=s", "no figure: "}) {
-    EXPECT_NE(html.find(before), std::string::npos) << before;
-  }
-  for (const char* before :
-       {"<td class=t>", "<b>", "<h1>", "<code>", "no figure: ", "on ", "L2 ", "gates "}) {
-    EXPECT_NE(html.find(before + shown), std::string::npos) << before << "the name";
-  }
-}
-
-TEST(HtmlReport, LeadsToEverythingAndShowsStagesAndRuns) {
-  auto runs = make_runs();
-  runs.push_back(runs.front());
-  runs[1].header.run_id = "another";
-  ResultRow counted = make_row("staircase", Stage::kExpertScores, "hbm_read_bytes", 3 * 1024 * 1024, 16);
-  runs[1].rows.push_back(counted);
-  const std::string html = html_report("two", runs, {{"over L", "<svg></svg>", ""}});
-  for (std::size_t at = html.find("href=\"#"); at != std::string::npos; at = html.find("href=\"#", at + 1)) {
-    const auto begin = at + 7;
-    const std::string id = html.substr(begin, html.find('"', begin) - begin);
-    const auto target = html.find(" id=" + id);
-    EXPECT_NE(target, std::string::npos) << id;
-    EXPECT_EQ(html.find(" id=" + id + ">", target + 1), std::string::npos) << id << " is one place";
-  }
-  for (const char* text : {"href=\"#figure-1\"", "href=\"#run-2\"", "href=\"#layers-1\"", "expert_scores",
-                           "<th>HBM read</th>", "3.00 MiB", "of the layer", "background:#009E73"}) {
-    EXPECT_NE(html.find(text), std::string::npos) << text;
-  }
-}
-
-TEST(HtmlReport, SaysOfLayersWithoutTimesOnlyHowFarOffTheyWere) {
-  RecordedRun run;
-  run.rows.push_back(make_row("staircase", Stage::kLayer, "relative_error", 2.5e-3, 16));
-  const std::vector<RecordedRun> runs = {run};
-  const std::string html = html_report("checks", runs, {});
-  EXPECT_NE(html.find("not timed: 1; their largest error: 2.5e-03"), std::string::npos);
-  EXPECT_EQ(html.find("<td class=t>staircase"), std::string::npos);
-}
-
-TEST(HtmlReport, BeginsWithWhatTheRowsSay) {
-  auto runs = make_runs();
-  for (ResultRow& row : runs.front().rows) {
-    if (row.schedule == "staircase" && row.metric == "time_s" && row.num_tokens > 16) {
-      *row.value /= 2;  // at 16 tokens both take as long
-    }
-  }
-  const std::string html = html_report("r", runs, {});
-  const auto summary = html.find("<h2 id=summary>");
-  ASSERT_NE(summary, std::string::npos);
-  EXPECT_LT(summary, html.find("<nav>"));
-  for (const char* text :
-       {"<h3>a &lt;machine&gt;</h3>", "The fastest of 3 layers: staircase on 2, token_centric on 1.",
-        "2.00x (median; at most 2.00x)", "On 1 of them the lead is within the noise", "<input class=filter>",
-        "<a href=\"#summary\">"}) {
-    EXPECT_NE(html.find(text), std::string::npos) << text;
-  }
-  EXPECT_EQ(html_report("r", {}, {}).find("#summary"), std::string::npos) << "nothing to say, no link to it";
-}
-
-TEST(HtmlReport, HasEverythingInsideAndNothingFromElsewhere) {
-  const auto runs = make_runs();
-  const std::string html =
-      html_report("a & b", runs, {{"drawn", "<svg>circle</svg>", ""}, {"not", "", "no gnuplot"}});
-  EXPECT_TRUE(html.starts_with("<!doctype html>"));
-  EXPECT_TRUE(html.ends_with("</html>\n"));
-  for (const char* text :
-       {"<title>a &amp; b</title>", "a &lt;machine&gt;", "moescope sweep a&amp;b.json", "token_centric",
-        "128 ms", "2.0e-03", "2.0x", "failed: no &lt;memory&gt;", "<code>moescope compare -L 32</code>",
-        "data:image/svg+xml;base64,PHN2Zz5jaXJjbGU8L3N2Zz4=", "no figure: no gnuplot", "unevenness 1.25"}) {
-    EXPECT_NE(html.find(text), std::string::npos) << text;
-  }
-  for (const char* text : {"http:", "https:", "<script src", "<link", "src=\"/", "<machine>"}) {
-    EXPECT_EQ(html.find(text), std::string::npos) << text;
-  }
+  runs[0].header.device = "a machine";
+  const auto figures = report_figures(recorded_layers(runs), 10);
+  const auto fact = [](const FigureSeries& series, std::size_t point, const std::string& name) {
+    const auto& facts = series.facts.at(point);
+    const auto found = std::ranges::find(facts, name, &FigureFact::name);
+    return found == facts.end() ? std::string("none") : found->text;
+  };
+  const FigureSeries& layer = figures.at(0).panels.at(0).series.at(1);
+  ASSERT_EQ(layer.facts.size(), 3U);
+  EXPECT_EQ(fact(layer, 1, "time"), "64.0 ms");
+  EXPECT_EQ(fact(layer, 1, "spread"), "10.0 % of 1 samples");
+  EXPECT_EQ(fact(layer, 1, "schedule"), "staircase");
+  EXPECT_EQ(fact(layer, 1, "shape"), "L32 d8 4x4 K2 bf16");
+  EXPECT_EQ(fact(layer, 1, "device"), "a machine");
+  EXPECT_EQ(fact(layer, 1, "again"), "moescope compare -L 32");
+  const FigureSeries& experts = figures.at(0).panels.at(1).series.at(1);
+  EXPECT_EQ(fact(experts, 2, "time"), "96.0 ms, scores and combine together");
+  EXPECT_EQ(fact(experts, 2, "stage"), "experts");
+  EXPECT_EQ(fact(experts, 2, "spread"), "none") << "of two rows there is none";
 }
 
 }  // namespace

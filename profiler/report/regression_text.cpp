@@ -1,4 +1,4 @@
-#include "experiments/points/regression_text.hpp"
+#include "profiler/report/regression_text.hpp"
 
 #include <fmt/format.h>
 
@@ -8,17 +8,15 @@
 #include <ostream>
 #include <vector>
 
+#include "core/base/line_text.hpp"
 #include "core/layer/stage.hpp"
 #include "profiler/report/layer_names.hpp"
+#include "profiler/report/row_facts.hpp"
 #include "profiler/text/format.hpp"
+#include "profiler/text/wrap.hpp"
 
 namespace moescope {
 namespace {
-
-std::string shape_text(const ResultRow& row) {
-  return fmt::format("L{} d{} {}x{} K{} {}", row.num_tokens, row.hidden_size, row.grid_rows, row.grid_cols,
-                     row.top_k, row.dtype);
-}
 
 Mark mark_of(TimeVerdict verdict) {
   switch (verdict) {
@@ -50,7 +48,7 @@ void add(Table& table, const TimeComparison& time) {
   table.add_row({verdict, short_workload(row.workload), row.system, row.schedule, row.stage,
                  seconds_cell(time.before_s), lost ? TableCell("-") : seconds_cell(*row.value),
                  lost ? TableCell("-") : TableCell(fmt::format("{:.3f}", time.ratio), time.ratio),
-                 percent_cell(time.noise_s / time.before_s), shape_text(row), row.l2_state,
+                 percent_cell(time.noise_s / time.before_s), short_shape(row), row.l2_state,
                  lost ? row.reason : "", row.repro});
 }
 
@@ -72,8 +70,16 @@ std::string names_of(const RegressionReport& report, TimeVerdict verdict) {
                      count > kMost ? fmt::format(" and {} more", count - kMost) : "");
 }
 
-/// The answer, then how many there are of each, then what to do where it is not clear.
-std::string conclusion(const RegressionReport& report, const RecordingNames& names, double threshold) {
+}  // namespace
+
+std::string recording_line(const std::string& name, std::span<const RecordedRun> runs) {
+  const RunHeader& header = runs.back().header;
+  return fmt::format("{}: {}, revision {}{}, {}", one_line(name), one_line(header.device),
+                     one_line(header.git_revision.substr(0, 10)), header.git_dirty ? " with changes" : "",
+                     one_line(header.started_utc.substr(0, 16)));
+}
+
+std::string regression_conclusion(const RegressionReport& report, const SideNames& names, double threshold) {
   const std::int64_t compared = std::ssize(report.times);
   if (compared == 0) {
     return fmt::format(
@@ -107,10 +113,7 @@ std::string conclusion(const RegressionReport& report, const RecordingNames& nam
   return text;
 }
 
-}  // namespace
-
-void print_regressions(TableOutput& out, const RegressionReport& report, const RecordingNames& names,
-                       double threshold, bool all) {
+Table regression_table(const RegressionReport& report, bool all) {
   using enum Align;
   Table table({{"verdict", kLeft, Need::kAlways},
                {"workload", kLeft, Need::kAlways},
@@ -127,7 +130,7 @@ void print_regressions(TableOutput& out, const RegressionReport& report, const R
                {"repro", kLeft, Need::kPrograms}});
   std::vector<const TimeComparison*> times;
   for (const TimeComparison& time : report.times) {
-    if (all || !out.for_people() || time.verdict != TimeVerdict::kSame) {
+    if (all || time.verdict != TimeVerdict::kSame) {
       times.push_back(&time);
     }
   }
@@ -135,14 +138,24 @@ void print_regressions(TableOutput& out, const RegressionReport& report, const R
   for (const TimeComparison* time : times) {
     add(table, *time);
   }
+  return table;
+}
+
+void print_regressions(TableOutput& out, const RegressionReport& report, const SideNames& names,
+                       double threshold, bool all) {
+  const Table table = regression_table(report, all || !out.for_people());
   if (table.num_rows() > 0 || !out.for_people()) {
     out.show("times", table);
     out.text() << '\n';
   }
-  out.text() << conclusion(report, names, threshold);
+  const std::string text = regression_conclusion(report, names, threshold);
+  for (std::size_t at = 0; at < text.size(); at = text.find('\n', at) + 1) {
+    out.text() << paragraph(std::string_view(text).substr(at, text.find('\n', at) - at), out.style().width,
+                            "  ");
+  }
 }
 
-Figure regression_figure(const RegressionReport& report, const RecordingNames& names, double threshold) {
+Figure regression_figure(const RegressionReport& report, const SideNames& names, double threshold) {
   constexpr std::size_t kMostNames = 16;
   struct Place {
     std::size_t panel = 0;
@@ -176,6 +189,18 @@ Figure regression_figure(const RegressionReport& report, const RecordingNames& n
     }
     series->x.push_back(place->second.x);
     series->y.push_back(time.ratio);
+    series->facts.push_back({{"verdict", std::string(to_string(time.verdict))},
+                             {names.before, format_seconds(time.before_s)},
+                             {names.after, format_seconds(*row.value)},
+                             {"ratio", fmt::format("{:.3f}", time.ratio)},
+                             {"noise", format_percent(time.noise_s / time.before_s)},
+                             {"schedule", row.schedule},
+                             {"system", row.system},
+                             {"stage", row.stage},
+                             {"workload", row.workload},
+                             {"shape", short_shape(row)},
+                             {"L2", row.l2_state},
+                             {"again", row.repro}});
   }
   for (FigurePanel& panel : figure.panels) {
     const double last = static_cast<double>(panel.x_names.size()) - 0.5;
