@@ -23,6 +23,7 @@
 #include "core/schedule/schedule.hpp"
 #include "core/systems/system.hpp"
 #include "core/systems/system_options.hpp"
+#include "core/systems/system_traits.hpp"
 #include "core/workload/trace_file.hpp"
 #include "core/workload/workload.hpp"
 
@@ -62,6 +63,17 @@ Member member_of(ExperimentPoint& point, std::string_view axis) {
   return member;
 }
 
+/// Throws InvalidArgument("schedule", ...) unless some baseline may be asked to run like this.
+void require_baseline_schedule(std::string_view text) {
+  const ScheduleOptions schedule = parse_schedule(text);
+  if (system_names([&](const SystemTraits& traits) {
+        return traits.system != System::kOmniMoe && traits.chooses_schedule &&
+               (schedule.kind == ScheduleKind::kAuto || traits.has(schedule));
+      }).empty()) {
+    throw InvalidArgument("schedule", text, "is no baseline's");
+  }
+}
+
 /// Parses one file; every message names it and the field.
 class Parser {
  public:
@@ -73,14 +85,18 @@ class Parser {
       throw FileError(name_, "", "is not a JSON object");
     }
     require_known(file, "",
-                  {"name", "about", "systems", "presets", "workloads", "schedules", "metrics", "tuned_on",
-                   "axes", "zip", "min_samples", "max_time_s", "minutes"});
+                  {"name", "about", "systems", "presets", "workloads", "schedules", "baseline_schedules",
+                   "metrics", "tuned_on", "axes", "zip", "min_samples", "max_time_s", "minutes"});
     Experiment experiment;
     experiment.name = name_of(file);
     experiment.about = text_of(file, "about");
     experiment.schedules = texts_of(file, "schedules");
     for (const std::string& schedule : experiment.schedules) {
       checked("schedules", schedule, [&] { parse_schedule(schedule); });
+    }
+    experiment.baseline_schedules = texts_of(file, "baseline_schedules");
+    for (const std::string& schedule : experiment.baseline_schedules) {
+      checked("baseline_schedules", schedule, [&] { require_baseline_schedule(schedule); });
     }
     experiment.metrics = texts_of(file, "metrics");
     experiment.tuned_on = text_of(file, "tuned_on");
@@ -435,6 +451,9 @@ class Parser {
     nlohmann::json fields = {{"schedules", experiment.schedules}};
     if (!experiment.tuned_on.empty()) {
       fields["tuned_on"] = experiment.tuned_on;
+    }
+    if (!experiment.baseline_schedules.empty() && point.system != to_string(System::kOmniMoe)) {
+      fields["baseline_schedules"] = experiment.baseline_schedules;
     }
     fields[detail::kSystems.key] = point.system;
     fields[detail::kPresets.key] = point.preset;

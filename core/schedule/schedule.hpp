@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/layer/routing.hpp"
+#include "core/schedule/token_rule.hpp"
 
 namespace moescope {
 
@@ -44,6 +45,9 @@ struct ScheduleOptions {
   /// Staircase on strips: most tokens of one tile of a strip, 1 to kStripTileTokens. Nothing else reads it:
   /// not the CPU mirror, nor lists of pairs, nor the analytic counts, which are of whole strips.
   std::int64_t tile_tokens = kStripTileTokens;
+  /// expert_centric over FFN experts (core/systems): which pairs they are given. A schedule itself is built
+  /// of the pairs that are left (token_assignment.hpp).
+  TokenRule tokens = {};
 
   friend bool operator==(const ScheduleOptions&, const ScheduleOptions&) = default;
 };
@@ -51,7 +55,8 @@ struct ScheduleOptions {
 /// Throws InvalidArgument("tile_tokens", ...) unless 1 <= tile_tokens <= kStripTileTokens.
 void validate_tile_tokens(std::int64_t tile_tokens);
 
-/// The schedule as rows and the command line name it: its kind; a staircase has ":rows" behind it where it
+/// The schedule as rows and the command line name it: its kind, or the rule by which FFN experts are given
+/// tokens ("padded:1.25"); a staircase has ":rows" behind it where it
 /// takes rows alone, and ":atomics" where the bit-repeatable combine was waived. Group size and tile
 /// size are not part of the name.
 std::string to_string(const ScheduleOptions& options);

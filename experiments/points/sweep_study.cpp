@@ -26,7 +26,11 @@ PlannedPoint plan_point(const Experiment& experiment, const ExperimentPoint& poi
   PlannedPoint planned{point, point_options(experiment, point, machine), {}, {}, {}};
   planned.plan = study_plan(planned.options);
   if (const System system = chosen_system(planned.options); system != System::kOmniMoe) {
-    planned.plan.schedules = {system_schedule(system)};
+    planned.plan.schedules.clear();
+    for (ScheduleOptions schedule : baseline_schedules(planned.options, system)) {
+      schedule.kind = schedule.kind == ScheduleKind::kAuto ? system_schedule(system).kind : schedule.kind;
+      planned.plan.schedules.push_back(schedule);
+    }
   }
   planned.workload = named_workload(planned.options.workloads.front());
   planned.repro = repro_command(planned.options);
@@ -83,8 +87,7 @@ LayerStudy PlannedStudy::study(const PlannedPoint& planned, const StudyProgress&
     }
     study_.release();
     const auto subjects = lineup.subjects();
-    return std::move(
-        study_systems(backend_, subjects, planned.plan.sampling, planned.plan.l2, progress).front());
+    return merge_studies(study_systems(backend_, subjects, planned.plan.sampling, planned.plan.l2, progress));
   };
   return or_failure(study, [&](ExitCode code, const std::string& reason) {
     return give_up(Status::kFailed, code, reason);

@@ -94,6 +94,9 @@ std::vector<ResultRow> schedule_rows(const Point& context, const LayerStudy& stu
     rows.push_back(absent_row(context, Stage::kLayer, Source::kMeasured, "relative_error", "fraction",
                               Status::kFailed, point.error_reason));
   }
+  if (point.ffn) {
+    append(rows, ffn_study_rows(context, *point.ffn));
+  }
   rows.push_back(value_row(context, Stage::kLayer, Source::kAnalytic, "deterministic",
                            point.deterministic ? 1 : 0, "flag"));
   return rows;
@@ -141,6 +144,31 @@ std::vector<ResultRow> skew_rows(const Point& context, const SkewMetrics& skew) 
   add("cols_per_token", skew.cols_per_token, "cols");
   add("strips_per_token", skew.strips_per_token, "strips");
   add("max_strips_per_token", static_cast<double>(skew.max_strips_per_token), "strips");
+  return rows;
+}
+
+std::vector<ResultRow> ffn_study_rows(const Point& context, const FfnStudy& ffn) {
+  std::vector<ResultRow> rows;
+  const auto add = [&](const char* metric, double value, const char* unit) {
+    rows.push_back(value_row(context, Stage::kExperts, Source::kAnalytic, metric, value, unit));
+  };
+  add("executed_rows", static_cast<double>(ffn.rows.executed), "rows");
+  add("padding_waste", ffn.rows.padding_waste(), "ratio");
+  if (!ffn.has_rule) {
+    return rows;
+  }
+  add("dropless_executed_rows", static_cast<double>(ffn.dropless.executed), "rows");
+  add("dropped_pairs", static_cast<double>(ffn.dropped_pairs), "pairs");
+  add("dropped_share", ffn.dropped_share(), "fraction");
+  add("added_pairs", static_cast<double>(ffn.added_pairs), "pairs");
+  add("tokens_without_experts", static_cast<double>(ffn.tokens_without), "tokens");
+  if (ffn.capacity > 0) {
+    add("expert_capacity", static_cast<double>(ffn.capacity), "rows");
+  }
+  if (ffn.dropless_error) {
+    rows.push_back(value_row(context, Stage::kLayer, Source::kMeasured, "dropless_relative_error",
+                             ffn.dropless_error->relative_error, "fraction"));
+  }
   return rows;
 }
 
@@ -234,7 +262,7 @@ std::vector<ResultRow> study_rows(const LayerStudy& study) {
 }
 
 std::span<const std::string_view> study_metrics() {
-  static constexpr std::array<std::string_view, 31> kMetrics = {"num_pairs",
+  static constexpr std::array<std::string_view, 40> kMetrics = {"num_pairs",
                                                                 "active_experts",
                                                                 "usage",
                                                                 "unevenness_nats",
@@ -264,6 +292,15 @@ std::span<const std::string_view> study_metrics() {
                                                                 "peak_bytes",
                                                                 "relative_error",
                                                                 "max_absolute_error",
+                                                                "executed_rows",
+                                                                "padding_waste",
+                                                                "dropless_executed_rows",
+                                                                "dropped_pairs",
+                                                                "dropped_share",
+                                                                "added_pairs",
+                                                                "tokens_without_experts",
+                                                                "expert_capacity",
+                                                                "dropless_relative_error",
                                                                 "deterministic"};
   return kMetrics;
 }
