@@ -65,11 +65,9 @@ Member member_of(ExperimentPoint& point, std::string_view axis) {
 
 /// Throws InvalidArgument("schedule", ...) unless some baseline may be asked to run like this.
 void require_baseline_schedule(std::string_view text) {
-  const ScheduleOptions schedule = parse_schedule(text);
-  if (system_names([&](const SystemTraits& traits) {
-        return traits.system != System::kOmniMoe && traits.chooses_schedule &&
-               (schedule.kind == ScheduleKind::kAuto || traits.has(schedule));
-      }).empty()) {
+  const ScheduleOptions of = parse_schedule(text);
+  const auto runs = [&](const SystemTraits& t) { return t.system != System::kOmniMoe && t.has(of); };
+  if (of.kind != ScheduleKind::kAuto && system_names(runs).empty()) {
     throw InvalidArgument("schedule", text, "is no baseline's");
   }
 }
