@@ -61,6 +61,9 @@ void print_report(TableOutput& out, std::span<const Prediction> predictions,
 void print_markdown(std::ostream& out, std::span<const Prediction> predictions,
                     const std::vector<std::string>& metrics) {
   for (const std::string& metric : metrics) {
+    if (std::ranges::count(predictions, metric, &Prediction::metric) == 0) {
+      continue;
+    }
     Table table = make_error_table();
     add_error_rows(table, predictions, metric, [](const Prediction&) { return std::string("all"); });
     if (!std::ranges::all_of(predictions, [](const Prediction& p) { return p.system == "omnimoe"; })) {
