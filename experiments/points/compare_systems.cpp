@@ -72,9 +72,9 @@ void print(TableOutput& out, const std::vector<LayerStudy>& studies, const std::
                                [&](const LayerStudy& study) { return has(study.schedules.front()); });
   };
   // What no layer here has is for programs alone.
-  const Need ffn_need =
-      any([](const ScheduleStudy& point) { return point.ffn.has_value(); }) ? kUsual : kPrograms;
-  const bool rules = any([](const ScheduleStudy& point) { return point.ffn && point.ffn->dropless_error; });
+  const bool rules = any([](const ScheduleStudy& point) { return point.ffn && point.ffn->has_rule; });
+  const bool ffn = any([](const ScheduleStudy& point) { return point.ffn.has_value(); });
+  const Need ffn_need = rules ? kAlways : ffn ? kUsual : kPrograms;
   const Need rule_need = rules ? kAlways : kPrograms;
   Table table({{"layer", Align::kLeft, kAlways},
                {"schedule", Align::kLeft},
@@ -110,7 +110,7 @@ void print(TableOutput& out, const std::vector<LayerStudy>& studies, const std::
          "round, ~ where\nit may be 1; peak: weights, batch, routing and the largest workspace of a "
          "stage; requested bytes:\nanalytic, the whole layer; error: relative, against the fp64 oracle "
          "on sampled tokens\n"
-      << (ffn_need == kUsual ? "padding: rows executed (on a GPU in tiles of 128) over pairs that run\n" : "")
+      << (ffn ? "padding: rows executed (on a GPU in tiles of 128) over pairs that run\n" : "")
       << (rules ? "dropped: share of the router's pairs; loss: relative error against the output of all of "
                   "them\n"
                 : "")
