@@ -14,19 +14,20 @@
 #   points    compare: every schedule at the points of docs/results' tables, under skew and trained routing about 1 minute
 #   peers     the PyTorch peers on the same shapes                                                    about 1 minute
 #   systems   the baselines: check --system, the dense MLP, the PyTorch peers of all                  about 1 minute
+#   sonic     SonicMoE's kernels on the shapes of gshard and deepseekmoe, where its packages are (sonic_systems.py) about 1 minute
 #   sweeps    every experiment file in experiments/configs that is for a GPU; SWEEPS (environment) names some of them. The
 #             same command goes on after an interruption                                minutes: sweep FILE --dry-run
 # shellcheck disable=SC2317 # parts are called by their names
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
-usage() { sed -n '2,20s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,21s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [ $# -ge 3 ] || usage
 [[ $2 =~ ^[a-z0-9][a-z0-9_-]*$ ]] || { echo "record.sh: '$2' is no name of a device's folder (small letters, digits, - and _)" >&2; exit 2; }
 bundle=$(realpath "$1") out=${OUT:-$here/results/$2}
 shift 2
 for part in "$@"; do # before anything runs
   case $part in
-    evidence | verify | sanitize | profile | points | peers | systems | sweeps) ;;
+    evidence | verify | sanitize | profile | points | peers | systems | sonic | sweeps) ;;
     *) echo "record.sh: no part '$part'" >&2; exit 2 ;;
   esac
 done
@@ -156,10 +157,16 @@ systems() {
   return "$failed"
 }
 
+sonic() {
+  step "SonicMoE"
+  python3 "$here/experiments/peers/sonic_systems.py" --out "$scratch/sonic_systems" --samples 11 --rounding nearest up down
+  keep sonic_systems "$scratch/sonic_systems"
+}
+
 sweeps() {
   local name
   cd "$here" # files name data/ of the repository
-  for name in ${SWEEPS:-ablations skew-trained skew shift small-batches scaling-tokens table-a drift groups tiles scaling-experts}; do
+  for name in ${SWEEPS:-ablations skew-trained skew shift small-batches scaling-tokens table-a drift groups tiles scaling-experts coarse-fine}; do
     step "sweep $name"
     moescope sweep "experiments/configs/$name.json" --backend cuda --quiet --output "$out/sweeps/$name"
     keep "$name" "$out/sweeps/$name"

@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # Records what the simulator is validated against, on a machine with a GPU: `moescope profile`, so times and hardware counters of
 # every stage, for 4 schedules at 21 points of shape and skew, one of them a trained router, and for strips of rows alone at 8 of
-# them: 100 points, about two minutes.
-# Usage: scripts/record_validation.sh BUNDLE OUT        record them: OUT/validation.jsonl
-#        scripts/record_validation.sh --list            print the command of every point, and run none
-# BUNDLE holds `moescope` (scripts/bundle.sh). Afterwards, anywhere:
+# them: 100 points, about two minutes. Then the same of the baselines: FFN experts, product keys in both forms, dense MLP; 47
+# points, about two minutes more.
+# Usage: scripts/record_validation.sh BUNDLE OUT [PART...]  record them: OUT/validation.jsonl, OUT/validation-systems.jsonl
+#        scripts/record_validation.sh --list                print the command of every point, and run none
+# PART is omnimoe or systems (default: both). BUNDLE holds `moescope` (scripts/bundle.sh). Afterwards, anywhere:
 #   moescope validate OUT/validation.jsonl
+#   moescope validate OUT/validation-systems.jsonl
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -44,12 +46,54 @@ commands() {
   done
 }
 
+# The same of the baselines: Table A's shapes from few to many tokens, smallest and largest K, flat routing and skew.
+system_commands() {
+  local program=$1 out=$2
+  measure() { # SYSTEM TOKENS TOP_K WORKLOAD SCHEDULE...
+    local system=$1 tokens=$2 top_k=$3 workload=$4
+    shift 4
+    local shape=(--preset table-a -L "$tokens")
+    [ "$top_k" = - ] || shape+=(-K "$top_k")
+    echo "$program" profile --backend cuda --system "$system" "${shape[@]}" --workload "$workload" "${@/#/--schedule=}" \
+      --metrics traffic --seed 1 -q --min-samples 11 --max-time 0.3 --ceilings "$out/ceilings/rows.jsonl" \
+      --output "$out/$system-$tokens-$top_k-${workload//[:.]/-}"
+  }
+  local workload
+  for workload in gaussian:1 zipf:1 hot:0.5,4; do
+    for tokens in 64 1024 4096; do
+      measure gshard "$tokens" 2 "$workload"
+      measure deepseekmoe "$tokens" 4 "$workload"
+    done
+    measure gshard 1024 16 "$workload"
+    measure deepseekmoe 1024 32 "$workload"
+  done
+  for workload in gaussian:1 zipf:1; do
+    measure pkm 64 2500 "$workload" token_centric dense_masked
+    measure pkm 1024 2500 "$workload" token_centric dense_masked
+    measure peer 64 1250 "$workload" token_centric dense_masked
+    measure peer 1024 1250 "$workload" token_centric dense_masked
+  done
+  measure gshard 16384 2 gaussian:1
+  measure deepseekmoe 16384 4 gaussian:1
+  measure pkm 1024 12500 gaussian:1 dense_masked
+  measure peer 1024 6250 gaussian:1 dense_masked
+  for tokens in 64 1024 16384; do
+    measure dense_mlp "$tokens" - gaussian:1
+  done
+}
+
 if [ "${1:-}" = --list ]; then
   echo moescope ceilings --backend cuda --output OUT/ceilings
   commands moescope OUT
+  system_commands moescope OUT
   exit 0
 fi
-[ $# -eq 2 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+parts=("${@:3}")
+[ ${#parts[@]} -gt 0 ] || parts=(omnimoe systems)
+for part in "${parts[@]}"; do
+  [ "$part" = omnimoe ] || [ "$part" = systems ] || { echo "no part $part: omnimoe or systems" >&2; exit 2; }
+done
 mkdir -p "$2"
 bundle=$(realpath "$1")
 out=$(realpath "$2")
@@ -58,10 +102,19 @@ trap 'rm -rf "$scratch"' EXIT
 export LD_LIBRARY_PATH=$bundle/lib:/usr/local/cuda/lib64${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 cd "$here/data" # rows name files as the command line does
 "$bundle/moescope" ceilings --backend cuda --output "$scratch/ceilings"
-: >"$out/validation.jsonl"
-commands "$bundle/moescope" "$scratch" | while read -r line; do
-  echo "== $line"
-  $line || echo "exit code $?"
-  cat "${line##* }/rows.jsonl" >>"$out/validation.jsonl" # at once: what is there stays if this is stopped
+record() { # FILE, commands from standard input
+  : >"$1"
+  while read -r line; do
+    echo "== $line"
+    $line || echo "exit code $?"
+    cat "${line##* }/rows.jsonl" >>"$1" # at once: what is there stays if this is stopped
+  done
+  echo "$(grep -c '"metric":"hbm_read_bytes"' "$1") rows of HBM reads in $1"
+}
+for part in "${parts[@]}"; do
+  if [ "$part" = omnimoe ]; then
+    commands "$bundle/moescope" "$scratch" | record "$out/validation.jsonl"
+  else
+    system_commands "$bundle/moescope" "$scratch" | record "$out/validation-systems.jsonl"
+  fi
 done
-echo "$(grep -c '"metric":"hbm_read_bytes"' "$out/validation.jsonl") rows of HBM reads in $out/validation.jsonl"

@@ -2,17 +2,24 @@
 # Fits the simulator's calibration to recorded rows again, of every device that has one of its own, and writes what it then predicts
 # into docs/simulator/validation.md, between the marks <!-- validation: NAME --> and <!-- end -->, NAME being points and shapes, with
 # the device's folder before it for all but the first: once with points held out (that fit is the device's calibration.json), once
-# with whole shapes held out, judged with a fit of their own. Four minutes a device on one core, no GPU.
-# Usage: scripts/update_validation.sh [--check] [MOESCOPE]
-# --check writes nothing and fails when a calibration or the document is not what the rows give.
+# with whole shapes held out, judged with a fit of their own. Four minutes a device on one core, no GPU. Then the same of the baselines,
+# from results/NAME/validation-systems.jsonl* or, without it, from the stage times of table-a, dense-mlp and product-key-gather there:
+# marks "systems points" and "systems shapes". Their kernels' fits are added to the device's calibration.
+# Usage: scripts/update_validation.sh [--check] [--systems] [MOESCOPE]
+# --check writes nothing and fails when a calibration or the document is not what the rows give. --systems does the baselines alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 check=
-if [ "${1:-}" = --check ]; then
-  check=1
+systems=
+while [[ "${1:-}" == --* ]]; do
+  case $1 in
+    --check) check=1 ;;
+    --systems) systems=1 ;;
+    *) echo "no option $1: --check or --systems" >&2; exit 2 ;;
+  esac
   shift
-fi
-CHECK=$check MOESCOPE=${1:-build/cpu/experiments/moescope} python3 - <<'EOF'
+done
+CHECK=$check SYSTEMS=$systems MOESCOPE=${1:-build/cpu/experiments/moescope} python3 - <<'EOF'
 import gzip
 import json
 import os
@@ -33,29 +40,74 @@ def device_of(rows):
     return None
 
 
+BASELINES = ("dense_mlp", "gshard", "deepseekmoe", "pkm", "peer")
 document = pathlib.Path("docs/simulator/validation.md")
 text = document.read_text(encoding="utf-8")
 fresh = {}
+
+
+def validated(rows, what, systems):
+    """The table that `validate` prints, and the fit that it writes."""
+    with tempfile.TemporaryDirectory() as scratch:
+        fit = pathlib.Path(scratch) / "fit.json"
+        table = subprocess.run(
+            [os.environ["MOESCOPE"], "validate", *rows, "--metric", "time_s,hbm_bytes", "--max-accesses", "1000000",
+             *[word for system in systems for word in ("--system", system)],
+             "--hold-out", what, "--seed", "0", "--fit", fit, "--format", "md", "-q"],
+            check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
+        return table.strip(), fit.read_text(encoding="utf-8")
+
+
+def put(name, table):
+    """The table between its marks."""
+    global text
+    begin, end = f"<!-- validation: {name} -->\n", "<!-- end -->"
+    head, mark, rest = text.partition(begin)
+    _, tail_mark, tail = rest.partition(end)
+    if not mark or not tail_mark:
+        sys.exit(f"{document} has no {begin.strip()} ... {end}")
+    text = f"{head}{begin}{table}\n{end}{tail}"
+
+
+def with_systems(calibration, systems):
+    """Fits of kernels that OmniMoE's rows say nothing of are added; where both have some, OmniMoE's stay."""
+    whole, more = json.loads(calibration), json.loads(systems)
+    for fit in more["fits"]:
+        fit["of"] = "systems"
+    whole["fits"] = [fit for fit in whole["fits"] if fit.get("of") != "systems"]
+    known = {(fit["kernel"], fit["stage"]) for fit in whole["fits"]}
+    whole["fits"] += [fit for fit in more["fits"] if (fit["kernel"], fit["stage"]) not in known]
+    whole["source"] = whole["source"].split("; of the baselines: ")[0] + "; of the baselines: " + more["source"]
+    return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
+
+
+def systems_rows(folder):
+    """Recorded rows of the baselines, those with counters first."""
+    counted = sorted(folder.glob("validation-systems.jsonl*"))
+    return counted or [file for name in ("table-a", "dense-mlp", "product-key-gather") for file in sorted(folder.glob(f"{name}.jsonl*"))]
+
+
+devices = 0
 for rows in sorted(pathlib.Path("results").glob("*/validation.jsonl*")):
     folder = device_of(rows)
     if folder is None or not (folder / "calibration.json").exists():
         continue
+    devices += 1
+    calibration = folder / "calibration.json"
+    fresh[calibration] = calibration.read_text(encoding="utf-8")
     for what in ("points", "shapes"):
-        with tempfile.TemporaryDirectory() as scratch:
-            fit = pathlib.Path(scratch) / "fit.json"
-            table = subprocess.run(
-                [os.environ["MOESCOPE"], "validate", rows, "--metric", "time_s,hbm_bytes", "--max-accesses", "1000000",
-                 "--hold-out", what, "--seed", "0", "--fit", fit, "--format", "md", "-q"],
-                check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
+        prefix = "" if devices == 1 else f"{folder.name} "
+        if not os.environ["SYSTEMS"]:
+            table, fit = validated([rows], what, ["omnimoe"])
             if what == "points":
-                fresh[folder / "calibration.json"] = fit.read_text(encoding="utf-8")
-        name = what if len(fresh) == 1 else f"{folder.name} {what}"
-        begin, end = f"<!-- validation: {name} -->\n", "<!-- end -->"
-        head, mark, rest = text.partition(begin)
-        _, tail_mark, tail = rest.partition(end)
-        if not mark or not tail_mark:
-            sys.exit(f"{document} has no {begin.strip()} ... {end}")
-        text = f"{head}{begin}{table.strip()}\n{end}{tail}"
+                fresh[calibration] = fit
+            put(prefix + what, table)
+        others = systems_rows(rows.parent)
+        if others:
+            table, fit = validated(others, what, BASELINES)
+            if what == "points":
+                fresh[calibration] = with_systems(fresh[calibration], fit)
+            put(f"{prefix}systems {what}", table)
 fresh[document] = text
 stale = [path for path, now in fresh.items() if path.read_text(encoding="utf-8") != now]
 if os.environ["CHECK"] and stale:

@@ -57,6 +57,18 @@ bool MoeBackend::supports_system(System system, std::string& why) const {
   return false;
 }
 
+bool MoeBackend::supports_token_rules(std::string& why) const {
+  why = fmt::format("the {} backend gives experts every pair", name());
+  return false;
+}
+
+std::unique_ptr<LayerExecution> MoeBackend::prepare_ruled_system(const SystemInputs& inputs) {
+  if (std::string why; !inputs.tokens.every() && !supports_token_rules(why)) {
+    throw InvalidArgument("schedule", to_string(inputs.tokens), why);
+  }
+  return prepare_system(inputs);
+}
+
 std::unique_ptr<LayerExecution> MoeBackend::prepare_system(const SystemInputs& inputs) {
   throw InvalidArgument("system", to_string(inputs.shape.system),
                         fmt::format("is not supported by the {} backend", name()));

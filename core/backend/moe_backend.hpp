@@ -12,6 +12,7 @@
 #include "core/layer/stage.hpp"
 #include "core/ranks/rank_report.hpp"
 #include "core/schedule/schedule.hpp"
+#include "core/schedule/token_assignment.hpp"
 #include "core/systems/system.hpp"
 
 namespace moescope {
@@ -64,6 +65,8 @@ class LayerExecution {
   virtual HostTensor output() = 0;
   /// Routing of the last run (computed by the router, or the fixed one).
   virtual Routing routing() = 0;
+  /// Of a layer with a TokenRule: which of its pairs the last run gave to experts. Null: all of them.
+  virtual const TokenAssignment* assignment() const { return nullptr; }
   virtual std::vector<StageMemory> memory() const = 0;
   virtual ClockSample clocks() const { return {}; }
   /// The schedule that ran (kAuto resolved) and whether its output is bit-identical from run to run.
@@ -149,6 +152,12 @@ class MoeBackend {
   /// False with a reason in `why` when this backend cannot run a baseline (a backend has none until it says
   /// otherwise); kOmniMoe is what the functions above are for.
   virtual bool supports_system(System system, std::string& why) const;
+  /// False with a reason in `why` when this backend gives FFN experts every pair and nothing else (a backend
+  /// does until it says otherwise).
+  virtual bool supports_token_rules(std::string& why) const;
+  /// prepare_system(), for inputs that may have a rule for tokens. Throws InvalidArgument("schedule", ...)
+  /// for one that the backend does not support, and what prepare_system() throws.
+  std::unique_ptr<LayerExecution> prepare_ruled_system(const SystemInputs& inputs);
   /// Loads a baseline layer (DESIGN section 5). Its stages are those of an OmniMoE layer, as far as it has
   /// them; its routing() has one row per query (SystemShape::num_queries), none for dense_mlp;
   /// schedule_options().kind is kExpertCentric with groups of one expert for FFN experts, kDenseMasked for

@@ -25,6 +25,7 @@
 #include "core/schedule/schedule.hpp"
 #include "core/systems/system.hpp"
 #include "core/systems/system_options.hpp"
+#include "core/systems/system_traits.hpp"
 #include "core/workload/trace_file.hpp"
 #include "core/workload/workload.hpp"
 
@@ -32,6 +33,15 @@ namespace moescope {
 namespace {
 
 using detail::Json;
+
+/// Throws InvalidArgument("schedule", ...) unless some baseline may be asked to run like this.
+void require_baseline_schedule(std::string_view text) {
+  const ScheduleOptions of = parse_schedule(text);
+  const auto runs = [&](const SystemTraits& t) { return t.system != System::kOmniMoe && t.has(of); };
+  if (of.kind != ScheduleKind::kAuto && system_names(runs).empty()) {
+    throw InvalidArgument("schedule", text, "is no baseline's");
+  }
+}
 
 /// Parses one file; every message names it and the field.
 class Parser : detail::ExperimentFields {
@@ -45,14 +55,18 @@ class Parser : detail::ExperimentFields {
       throw FileError(name(), "", "is not a JSON object");
     }
     require_known(file, "",
-                  {"name", "about", "systems", "presets", "workloads", "schedules", "metrics", "tuned_on",
-                   "axes", "zip", "draw", "min_samples", "max_time_s", "minutes"});
+                  {"name", "about", "systems", "presets", "workloads", "schedules", "baseline_schedules",
+                   "metrics", "tuned_on", "axes", "zip", "draw", "min_samples", "max_time_s", "minutes"});
     Experiment experiment;
     experiment.name = name_of(file);
     experiment.about = text_of(file, "about");
     experiment.schedules = texts_of(file, "schedules");
     for (const std::string& schedule : experiment.schedules) {
       checked("schedules", schedule, [&] { parse_schedule(schedule); });
+    }
+    experiment.baseline_schedules = texts_of(file, "baseline_schedules");
+    for (const std::string& schedule : experiment.baseline_schedules) {
+      checked("baseline_schedules", schedule, [&] { require_baseline_schedule(schedule); });
     }
     experiment.metrics = texts_of(file, "metrics");
     experiment.tuned_on = text_of(file, "tuned_on");

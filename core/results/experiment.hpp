@@ -27,8 +27,9 @@ struct ExperimentPoint : PointRequest {
 struct Experiment {
   std::string name;
   std::string about;
-  std::vector<std::string> schedules;  ///< empty: all but auto
-  std::vector<std::string> metrics;    ///< that are recorded; empty: all
+  std::vector<std::string> schedules;           ///< empty: all but auto
+  std::vector<std::string> baseline_schedules;  ///< of baselines, each those that it has; empty: its own
+  std::vector<std::string> metrics;             ///< that are recorded; empty: all
   std::string tuned_on;  ///< workload; what auto chooses there is measured on every point too. Empty: no
   std::optional<std::int64_t> min_samples;
   std::optional<double> max_time_s;

@@ -184,6 +184,9 @@ class PointMaker {
     if (!experiment_.tuned_on.empty()) {
       fields["tuned_on"] = experiment_.tuned_on;
     }
+    if (!experiment_.baseline_schedules.empty() && point.system != to_string(System::kOmniMoe)) {
+      fields["baseline_schedules"] = experiment_.baseline_schedules;
+    }
     fields[kSystems.key] = point.system;
     fields[kPresets.key] = point.preset;
     fields[kWorkloads.key] = point.workload;

@@ -21,10 +21,11 @@ constexpr const char* kFrame = R"json({
   "properties": {
     "name": {"type": "string", "minLength": 1, "description": "names the output directory: letters, digits, - and _"},
     "about": {"type": "string", "description": "the question it answers"},
-    "systems": {"$ref": "#/$defs/names", "description": "kinds of layer, default omnimoe; schedules and grid are of omnimoe alone, a baseline has its own"},
+    "systems": {"$ref": "#/$defs/names", "description": "kinds of layer, default omnimoe; schedules and grid are of omnimoe alone, baselines run baseline_schedules"},
     "presets": {"$ref": "#/$defs/names", "description": "named shapes, as --preset takes them"},
     "workloads": {"$ref": "#/$defs/names", "description": "where tokens and routing come from, as --workload takes them; default gaussian:1"},
     "schedules": {"$ref": "#/$defs/names", "description": "measured side by side on every point; default all but auto"},
+    "baseline_schedules": {"$ref": "#/$defs/names", "description": "the same for the baselines among systems, each taking those that it has; default its own"},
     "metrics": {"$ref": "#/$defs/names", "description": "metrics to record; default all"},
     "tuned_on": {"type": "string", "minLength": 1, "description": "a workload: the schedule that auto chooses on it is measured on every point as well, as schedule tuned. What does it lose where the routing has become another?"},
     "axes": {"type": "object", "additionalProperties": false, "description": "a value or a list of values each; named as the options of moescope run. One that a system of the experiment has no use for is refused"},

@@ -41,6 +41,9 @@ void validate_tile_tokens(std::int64_t tile_tokens) {
 }
 
 std::string to_string(const ScheduleOptions& options) {
+  if (!options.tokens.every()) {
+    return to_string(options.tokens);
+  }
   for (const ScheduleInfo& info : schedule_infos()) {
     const bool variant =
         !schedule_info(options.kind).strips || options.kind == ScheduleKind::kAuto ||
@@ -53,6 +56,9 @@ std::string to_string(const ScheduleOptions& options) {
 }
 
 ScheduleOptions parse_schedule(std::string_view text) {
+  if (const auto rule = parse_token_rule(text)) {
+    return {.kind = ScheduleKind::kExpertCentric, .group_size = 1, .tokens = *rule};
+  }
   if (const ScheduleInfo* info = find_schedule_info(text); info != nullptr && info->kind) {
     return {.kind = *info->kind, .deterministic = info->deterministic, .strip_rule = info->strip_rule};
   }

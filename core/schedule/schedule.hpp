@@ -7,6 +7,7 @@
 
 #include "core/layer/routing.hpp"
 #include "core/schedule/rank_options.hpp"
+#include "core/schedule/token_rule.hpp"
 
 namespace moescope {
 
@@ -46,6 +47,9 @@ struct ScheduleOptions {
   /// not the CPU mirror, nor lists of pairs, nor the analytic counts, which are of whole strips.
   std::int64_t tile_tokens = kStripTileTokens;
   RankOptions ranks = {};  ///< what the layer is spread over; no part of the order of work on a rank
+  /// expert_centric over FFN experts (core/systems): which pairs they are given. A schedule itself is built
+  /// of the pairs that are left (token_assignment.hpp).
+  TokenRule tokens = {};
 
   friend bool operator==(const ScheduleOptions&, const ScheduleOptions&) = default;
 };
@@ -53,9 +57,10 @@ struct ScheduleOptions {
 /// Throws InvalidArgument("tile_tokens", ...) unless 1 <= tile_tokens <= kStripTileTokens.
 void validate_tile_tokens(std::int64_t tile_tokens);
 
-/// The schedule as rows and the command line name it: its kind; a staircase has ":rows" behind it where it
-/// takes rows alone, and ":atomics" where the bit-repeatable combine was waived. Group size, tile size and
-/// ranks are not part of the name.
+/// The schedule as rows and the command line name it: its kind, or the rule by which FFN experts are given
+/// tokens ("padded:1.25"); a staircase has ":rows" behind it where it
+/// takes rows alone, and ":atomics" where the bit-repeatable combine was waived. Group size, tile size
+/// and ranks are not part of the name.
 std::string to_string(const ScheduleOptions& options);
 /// Inverse; group size and tile size are the defaults. Throws InvalidArgument("schedule", ...).
 ScheduleOptions parse_schedule(std::string_view text);

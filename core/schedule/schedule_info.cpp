@@ -78,6 +78,22 @@ constexpr std::array kInfos = {
                  .groups = true,
                  .strips = true,
                  .chosen = true},
+    ScheduleInfo{.name = "padded",
+                 .colour = "#332288",
+                 .marker = "h",
+                 .point_type = 4,
+                 .kind = std::nullopt,
+                 .groups = true,
+                 .fused = true,
+                 .rule = true},
+    ScheduleInfo{.name = "token_rounding",
+                 .colour = "#AA4499",
+                 .marker = "X",
+                 .point_type = 6,
+                 .kind = std::nullopt,
+                 .groups = true,
+                 .fused = true,
+                 .rule = true},
     ScheduleInfo{.name = "tuned",
                  .colour = "#777777",
                  .marker = "d",
@@ -85,6 +101,11 @@ constexpr std::array kInfos = {
                  .kind = std::nullopt,
                  .chosen = true},
 };
+
+/// A rule has its arguments behind it: "padded:1.25".
+bool names(const ScheduleInfo& info, std::string_view name) {
+  return info.name == (info.rule ? name.substr(0, name.find(':')) : name);
+}
 
 }  // namespace
 
@@ -109,12 +130,15 @@ std::vector<ScheduleKind> named_schedules(bool with_library) {
 }
 
 const ScheduleInfo* find_schedule_info(std::string_view name) {
-  const auto* const found = std::ranges::find(kInfos, name, &ScheduleInfo::name);
+  const auto* const found =
+      std::ranges::find_if(kInfos, [&](const ScheduleInfo& info) { return names(info, name); });
   return found == kInfos.end() ? nullptr : found;
 }
 
 std::size_t schedule_order(std::string_view name) {
-  return static_cast<std::size_t>(std::ranges::find(kInfos, name, &ScheduleInfo::name) - kInfos.begin());
+  return static_cast<std::size_t>(
+      std::ranges::find_if(kInfos, [&](const ScheduleInfo& info) { return names(info, name); }) -
+      kInfos.begin());
 }
 
 std::string schedule_infos_json() {

@@ -18,7 +18,7 @@ struct ScheduleInfo {
   std::string_view colour;  ///< "#rrggbb"
   std::string_view marker;  ///< matplotlib's letter
   int point_type = 0;       ///< the same shape among gnuplot's
-  /// None for "tuned", which is a choice among those that were measured.
+  /// None for "tuned", which is a choice among those that were measured, and for rules.
   std::optional<ScheduleKind> kind = std::nullopt;
   bool groups = false;   ///< its group size says something
   bool strips = false;   ///< so do strip rule, tile size and whether sums are bit-repeatable
@@ -26,15 +26,16 @@ struct ScheduleInfo {
   bool library = false;  ///< kernels of a library: no mirror on the CPU, no access stream
   StripRule strip_rule = StripRule::kMinimalCover;
   bool deterministic = true;
+  bool rule = false;    ///< expert_centric over the pairs that a TokenRule leaves; arguments follow the name
   bool chosen = false;  ///< picks among the others, hence drawn dotted
 
   /// The schedule itself rather than a variant of it.
   bool plain() const { return strip_rule == StripRule::kMinimalCover && deterministic; }
 };
 
-/// All of them: the names that parse_schedule() reads, and "tuned", the best of those that were measured.
-/// Colours are those of Okabe and Ito (2008), told apart by colour-blind readers, and darker ones for
-/// variants of a schedule; no two share a colour or a marker.
+/// All of them: the names that parse_schedule() reads, rules without their arguments, and "tuned", the best
+/// of those that were measured. Colours are those of Okabe and Ito (2008), told apart by colour-blind
+/// readers, and darker ones for variants of a schedule; no two share a colour or a marker.
 std::span<const ScheduleInfo> schedule_infos();
 
 /// Of the kind without variants.

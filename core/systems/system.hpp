@@ -121,6 +121,13 @@ struct SystemInputs {
   /// products), token_centric (each token its experts) or dense_masked (all experts for every token); pkm and
   /// peer as token_centric (their rows gathered) or dense_masked. kAuto: the backend's own.
   ScheduleKind schedule = ScheduleKind::kAuto;
+  /// FFN experts as expert_centric: the pairs that they are given. A backend that has no rules
+  /// (MoeBackend::supports_token_rules) is not to be asked.
+  TokenRule tokens = {};
+
+  /// Sets both. system_schedule() with what was chosen in its place.
+  void set_schedule(const ScheduleOptions& options);
+  ScheduleOptions schedule_options() const;
 
   /// Throws InvalidArgument naming the tensor whose extents or dtype do not fit `shape`, a routing that does
   /// not, or a schedule that the system does not have.

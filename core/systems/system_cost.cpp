@@ -19,9 +19,10 @@ constexpr Access kWrite = Access::kWrite;
 
 class SystemTerms {
  public:
-  SystemTerms(const SystemShape& shape, const Routing& routing)
+  SystemTerms(const SystemShape& shape, const Routing& routing, const TokenAssignment* assignment = nullptr)
       : shape_(shape),
         routing_(routing),
+        assignment_(assignment),
         terms_(shape.row_shape(), routing),
         element_(dtype_bytes(shape.dtype)) {
     terms_.offsets_bytes = checked_product({shape.num_queries() + 1, kOffsetBytes});
@@ -41,25 +42,41 @@ class SystemTerms {
   }
 
   void ffn_experts() {
-    const auto pairs = routing_.num_pairs();
+    const auto pairs = ran().num_pairs();
+    // Without a rule M' = M; under a capacity rows are N C, all experts' weights are read.
+    const auto rows = has_capacity() ? executed_rows(*assignment_) : pairs;
     const auto f = shape_.expert_size;
+    const auto ids = checked_product({pairs, kIdBytes});
     // A token and a pair id per pair, an offset per expert.
-    const auto permutation = 2 * terms_.ids_bytes + checked_product({shape_.num_experts + 1, kOffsetBytes});
-    terms_.both(Stage::kSchedule, kRead, terms_.ids_bytes, "expert_ids");     // M
-    terms_.both(Stage::kSchedule, kWrite, permutation, "permutation");        // 2 M + N + 1
-    terms_.both(Stage::kExperts, kRead, permutation, "permutation");          // 2 M + N + 1
-    terms_.both(Stage::kExperts, kRead, terms_.gates_bytes, "gates");         // M fp32
+    const auto permutation = 2 * ids + checked_product({shape_.num_experts + 1, kOffsetBytes});
+    terms_.both(Stage::kSchedule, kRead, terms_.ids_bytes, "expert_ids");  // M
+    if (assignment_ != nullptr) {
+      terms_.both(Stage::kSchedule, kRead, terms_.gates_bytes, "gates");  // M fp32: who comes first
+      if (needs_probabilities(assignment_->rule)) {
+        terms_.both(Stage::kSchedule, kRead,
+                    checked_product({shape_.num_tokens, shape_.num_experts, kFp32Bytes}),
+                    "router logits");  // L N fp32
+      }
+    }
+    terms_.both(Stage::kSchedule, kWrite, permutation, "permutation");        // 2 M' + N + 1
+    terms_.both(Stage::kExperts, kRead, permutation, "permutation");          // 2 M' + N + 1
+    terms_.both(Stage::kExperts, kRead, ids, "gates");                        // M' fp32
     terms_.both(Stage::kExperts, kRead, active_weights(), "active experts");  // 3 E_active f d
-    terms_.both(Stage::kExperts, kWrite, terms_.x_bytes, "Y");                // L d
-    const auto hidden = checked_product({pairs, f, element_});
-    const auto results = checked_product({pairs, shape_.hidden_size, kFp32Bytes});
+    if (has_capacity()) {
+      terms_.both(Stage::kExperts, kRead, all_ffn_weights() - active_weights(),
+                  "inactive experts");  // 3 (N - E_active) f d
+    }
+    terms_.both(Stage::kExperts, kWrite, terms_.x_bytes, "Y");  // L d
+    const auto hidden = checked_product({rows, f, element_});
+    const auto results = checked_product({rows, shape_.hidden_size, kFp32Bytes});
     terms_.hbm(Stage::kExperts, kRead, terms_.x_bytes, "X");                                      // L d
     terms_.l2(Stage::kExperts, kRead, checked_product({pairs, terms_.row_bytes}), "X of pairs");  // M d
     terms_.l2(Stage::kExperts, kWrite, hidden, "hidden activations");                             // M f
     terms_.l2(Stage::kExperts, kRead, hidden, "hidden activations");                              // M f
     terms_.l2(Stage::kExperts, kWrite, results, "results of pairs");                              // M d fp32
-    terms_.l2(Stage::kExperts, kRead, results, "results of pairs");                               // M d fp32
-    ffn_flop(pairs);
+    terms_.l2(Stage::kExperts, kRead, checked_product({pairs, shape_.hidden_size, kFp32Bytes}),
+              "results of pairs");  // M' d fp32
+    ffn_flop(rows);
   }
 
   /// Each token by itself: nothing is sorted, and weights are read for every pair.
@@ -76,7 +93,7 @@ class SystemTerms {
   /// All experts for every token, and what was not selected thrown away.
   void ffn_of_all() {
     const auto rows = checked_product({shape_.num_tokens, shape_.num_experts});
-    const auto all = checked_product({3, shape_.num_experts, shape_.expert_size, terms_.row_bytes});
+    const auto all = all_ffn_weights();
     const auto hidden = checked_product({rows, shape_.expert_size, element_});
     ffn_ends();
     terms_.both(Stage::kExperts, kRead, terms_.x_bytes, "X");                        // L d
@@ -156,7 +173,7 @@ class SystemTerms {
   void dense_branch() { add_shared_mlp(terms_, shape_.row_shape(), shape_.has_routing()); }
 
   std::int64_t active_weights() const {
-    const auto active = count_active_experts(routing_);
+    const auto active = count_active_experts(ran());
     if (shape_.has_ffn_experts()) {
       return checked_product({3, active, shape_.expert_size, terms_.row_bytes});
     }
@@ -168,7 +185,17 @@ class SystemTerms {
     return active_weights() + x + terms_.x_bytes;
   }
 
+  /// The pairs that run.
+  const Routing& ran() const { return assignment_ != nullptr ? assignment_->routing : routing_; }
+
  private:
+  bool has_capacity() const {
+    return assignment_ != nullptr && assignment_->rule.kind == TokenRuleKind::kCapacity;
+  }
+  std::int64_t all_ffn_weights() const {
+    return checked_product({3, shape_.num_experts, shape_.expert_size, terms_.row_bytes});
+  }
+
   void ffn_ends() {
     terms_.both(Stage::kExperts, kRead, terms_.ids_bytes, "expert_ids");  // M
     terms_.both(Stage::kExperts, kRead, terms_.gates_bytes, "gates");     // M fp32
@@ -181,7 +208,7 @@ class SystemTerms {
       return checked_product({6, count, shape_.expert_size, shape_.hidden_size}) +
              checked_product({2, count, shape_.hidden_size});
     };
-    terms_.flop(Stage::kExperts, of(routing_.num_pairs()), of(rows));
+    terms_.flop(Stage::kExperts, of(ran().num_pairs()), of(rows));
   }
 
   void select(std::int64_t logits_bytes) {
@@ -192,7 +219,8 @@ class SystemTerms {
   }
 
   const SystemShape& shape_;
-  const Routing& routing_;
+  const Routing& routing_;             ///< the router's choice
+  const TokenAssignment* assignment_;  ///< what a rule left of it, or null
   TermWriter terms_;
   std::int64_t element_;
 };
@@ -207,6 +235,15 @@ void check_fit(const SystemShape& shape, const Routing& routing) {
         fmt::format("{} rows, grid {} x {}", routing.num_tokens, routing.grid_rows, routing.grid_cols),
         fmt::format("must have {} rows, grid {} x {} for {}", shape.num_queries(), row.grid_rows,
                     row.grid_cols, shape.label()));
+  }
+}
+
+void check_rule(const SystemShape& shape, const ScheduleOptions& schedule,
+                const TokenAssignment* assignment) {
+  const bool has = assignment != nullptr || !schedule.tokens.every();
+  if (has && (!traits_of(shape.system).token_rules || schedule.kind != ScheduleKind::kExpertCentric)) {
+    throw InvalidArgument("schedule", to_string(schedule),
+                          fmt::format("is none of {}", to_string(shape.system)));
   }
 }
 
@@ -238,12 +275,19 @@ AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing) {
 
 AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing, ScheduleKind kind,
                            bool fixed_routing) {
+  return analytic_cost(shape, routing, {.kind = kind}, nullptr, fixed_routing);
+}
+
+AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing, const ScheduleOptions& schedule,
+                           const TokenAssignment* assignment, bool fixed_routing) {
   check_fit(shape, routing);
+  check_rule(shape, schedule, assignment);
+  const ScheduleKind kind = schedule.kind;
   const bool masked = shape.has_product_keys() && kind == ScheduleKind::kDenseMasked;
   if (!traits_of(shape.system).has(kind)) {
     throw InvalidArgument("schedule", to_string(kind), fmt::format("is none of {}", to_string(shape.system)));
   }
-  SystemTerms terms(shape, routing);
+  SystemTerms terms(shape, routing, assignment);
   if (shape.has_ffn_experts()) {
     if (!fixed_routing) {
       terms.ffn_router();
@@ -273,6 +317,24 @@ AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing, Sch
     terms.dense_branch();
   }
   return terms.take();
+}
+
+FfnRows ffn_rows(const SystemShape& shape, const Routing& routing, const ScheduleOptions& schedule,
+                 const TokenAssignment* assignment) {
+  check_fit(shape, routing);
+  check_rule(shape, schedule, assignment);
+  if (assignment != nullptr) {
+    return {assignment->routing.num_pairs(), executed_rows(*assignment)};
+  }
+  const std::int64_t pairs = routing.num_pairs();
+  switch (schedule.kind) {
+    case ScheduleKind::kTokenCentric:
+      return {pairs, pairs};
+    case ScheduleKind::kDenseMasked:
+      return {pairs, checked_product({shape.num_tokens, shape.num_experts})};
+    default:
+      return {pairs, executed_rows(routing, kGroupedTile)};
+  }
 }
 
 std::int64_t expert_floor_bytes(const SystemShape& shape, const Routing& routing) {

@@ -7,6 +7,7 @@
 #include "core/layer/routing.hpp"
 #include "core/layer/stage.hpp"
 #include "core/schedule/schedule.hpp"
+#include "core/schedule/token_assignment.hpp"
 #include "core/systems/system.hpp"
 
 namespace moescope {
@@ -31,6 +32,25 @@ AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing, Sch
                            bool fixed_routing = false);
 /// The same as system_schedule() has it.
 AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing);
+
+/// FFN experts as expert_centric over the pairs that a rule left of `routing`, the router's choice; null:
+/// all. Under a capacity all rows of all experts are executed, of which the pairs that run are useful. Throws
+/// InvalidArgument("schedule", ...) for another kind or system.
+AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing, const ScheduleOptions& schedule,
+                           const TokenAssignment* assignment, bool fixed_routing);
+
+/// Rows of FFN experts' products: what a schedule executes for the pairs that count.
+struct FfnRows {
+  std::int64_t useful = 0;  ///< pairs that run
+  std::int64_t executed =
+      0;  ///< expert_centric: tiles of kGroupedTile rows; token_centric: pairs; dense_masked: L N
+  double padding_waste() const {
+    return useful > 0 ? static_cast<double>(executed) / static_cast<double>(useful) : 0;
+  }
+};
+/// Throws what analytic_cost() throws.
+FfnRows ffn_rows(const SystemShape& shape, const Routing& routing, const ScheduleOptions& schedule,
+                 const TokenAssignment* assignment);
 
 /// Floor of the expert stage in bytes: weights of active experts and X read once, Y written once. pkm does
 /// not read X; dense_mlp has no routed experts: 0.

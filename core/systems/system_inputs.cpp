@@ -5,6 +5,7 @@
 #include "core/base/error.hpp"
 #include "core/base/host_memory.hpp"
 #include "core/systems/system.hpp"
+#include "core/systems/system_cost.hpp"
 #include "core/systems/system_making.hpp"
 #include "core/systems/system_traits.hpp"
 #include "core/workload/deterministic_math.hpp"
@@ -99,19 +100,22 @@ HostTensor detail::normal_tokens(const SystemShape& shape, std::uint64_t seed) {
 }
 
 std::shared_ptr<SystemWeights> detail::make_system_weights(const SystemShape& shape, double score_deviation,
-                                                           std::uint64_t seed) {
-  const Maker make{shape.dtype, seed};
+                                                           std::uint64_t seed, bool experts) {
+  const Maker router{shape.dtype, seed};
+  const auto make = [&](std::int64_t rows, std::int64_t cols, double deviation, RandomStream stream) {
+    return experts ? router(rows, cols, deviation, stream) : HostTensor(shape.dtype, rows, cols);
+  };
   const auto d = shape.hidden_size;
   auto weights = std::make_shared<SystemWeights>();
   if (shape.has_ffn_experts()) {
     const auto n = shape.num_experts;
-    weights->router = make(n, d, score_deviation * inverse_root(d), RandomStream::kRouterRow);
+    weights->router = router(n, d, score_deviation * inverse_root(d), RandomStream::kRouterRow);
     weights->experts = FfnExpertWeights{
         make(n * 2 * shape.expert_size, d, inverse_root(d), RandomStream::kExpertIn),
         make(n * d, shape.expert_size, inverse_root(shape.expert_size), RandomStream::kExpertOut)};
   }
   if (shape.has_product_keys()) {
-    weights->keys = make_product_keys(shape, score_deviation, make);
+    weights->keys = make_product_keys(shape, score_deviation, router);
     weights->w_out = make(shape.num_experts, d, inverse_root(d), RandomStream::kExpertOut);
   }
   if (shape.has_neurons()) {
@@ -129,8 +133,11 @@ std::shared_ptr<SystemWeights> detail::make_system_weights(const SystemShape& sh
 void SystemInputs::validate() const {
   shape.validate();
   const SystemTraits& traits = traits_of(shape.system);
-  if (schedule != ScheduleKind::kAuto && !(traits.chooses_schedule && traits.has(schedule))) {
-    throw InvalidArgument("schedule", to_string(schedule),
+  const ScheduleOptions chosen = schedule_options();
+  const bool has_rule = tokens.every() || chosen.kind == ScheduleKind::kExpertCentric;
+  const bool is_own = schedule == ScheduleKind::kAuto && tokens.every();
+  if (!is_own && !(traits.chooses_schedule && traits.has(chosen) && has_rule)) {
+    throw InvalidArgument("schedule", to_string(chosen),
                           fmt::format("must be one of {} for {}", traits.schedule_names(), traits.name));
   }
   if (fixed_routing) {
@@ -168,6 +175,18 @@ void SystemInputs::validate() const {
     require.tensor(weights->shared->up, "shared.up", shape.shared_size, d);
     require.tensor(weights->shared->down, "shared.down", d, shape.shared_size);
   }
+}
+
+void SystemInputs::set_schedule(const ScheduleOptions& options) {
+  schedule = options.kind;
+  tokens = options.tokens;
+}
+
+ScheduleOptions SystemInputs::schedule_options() const {
+  ScheduleOptions options = system_schedule(shape.system);
+  options.kind = schedule == ScheduleKind::kAuto ? options.kind : schedule;
+  options.tokens = tokens;
+  return options;
 }
 
 SystemInputs make_system_inputs(const SystemShape& shape, double score_deviation, std::uint64_t seed) {

@@ -61,7 +61,7 @@ SystemShape complete_system_trace(const ArrayFile& file, const WorkloadSpec& spe
 }
 
 SystemInputs make_system_trace(ArrayFile file, const WorkloadSpec& spec, const SystemShape& requested,
-                               std::uint64_t seed) {
+                               std::uint64_t seed, bool experts) {
   SystemInputs inputs;
   inputs.shape = complete_system_trace(file, spec, requested);
   require_system_memory(inputs.shape);
@@ -70,7 +70,7 @@ SystemInputs make_system_trace(ArrayFile file, const WorkloadSpec& spec, const S
   }
   file.arrays.clear();
   inputs.hidden_states = normal_tokens(inputs.shape, seed);
-  inputs.weights = make_system_weights(inputs.shape, 1, seed);
+  inputs.weights = make_system_weights(inputs.shape, 1, seed, experts);
   return inputs;
 }
 

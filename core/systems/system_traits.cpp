@@ -62,6 +62,7 @@ constexpr std::array kTraits = {
                  .stages = kFfnStages,
                  .schedules = kByExpert,
                  .chooses_schedule = true,
+                 .token_rules = true,
                  .gate_modes = kSoftmaxOrProbability,
                  .options = kFfnOptions,
                  .snapshots = true,
@@ -75,6 +76,7 @@ constexpr std::array kTraits = {
                  .stages = kSharedFfnStages,
                  .schedules = kByExpert,
                  .chooses_schedule = true,
+                 .token_rules = true,
                  .gate_modes = kSoftmaxOrProbability,
                  .options = kFfnOptions,
                  .snapshots = true,
@@ -134,11 +136,16 @@ std::string SystemTraits::schedule_names() const {
       names += fmt::format(", {}", to_string(kind));
     }
   }
+  names += token_rules ? ", padded:CAPACITY, token_rounding" : "";
   return names;
 }
 
 bool SystemTraits::has(ScheduleKind kind) const {
   return std::ranges::find(schedules, kind) != schedules.end();
+}
+
+bool SystemTraits::has(const ScheduleOptions& schedule) const {
+  return has(schedule.kind) && (schedule.tokens.every() || token_rules);
 }
 
 std::string_view SystemTraits::expert_words() const {

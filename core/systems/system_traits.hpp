@@ -41,6 +41,8 @@ struct SystemTraits {
   std::span<const ScheduleKind> schedules;
   /// Whether a person may choose among them.
   bool chooses_schedule;
+  /// Whether its experts may be given other pairs than the router's (TokenRule).
+  bool token_rules = false;
   std::span<const GateMode> gate_modes;
   /// Options of the command line, and axes of experiments, that it has and some other system has not.
   std::span<const std::string_view> options;
@@ -51,6 +53,8 @@ struct SystemTraits {
 
   bool has(std::string_view option) const;
   bool has(ScheduleKind kind) const;
+  /// Its kind is one of the system's, its rule for tokens if any, too.
+  bool has(const ScheduleOptions& schedule) const;
   /// What a person may ask for: "auto, token_centric, dense_masked".
   std::string schedule_names() const;
   /// What its experts are in words, for messages: "FFN experts".

@@ -77,12 +77,10 @@ void add_feature(const WorkloadSpec& spec, SystemInputs& inputs, SystemWeights& 
   }
 }
 
-SystemInputs make_synthetic(const WorkloadSpec& spec, const SystemShape& shape, std::uint64_t seed) {
+SystemInputs make_synthetic(const WorkloadSpec& spec, const SystemShape& shape, std::uint64_t seed,
+                            bool experts) {
   shape.validate();
   require_room(spec, shape);
-  if (spec.family == Family::kGaussian) {
-    return make_system_inputs(shape, spec.parameters.front(), seed);
-  }
   detail::require_system_memory(shape);
   SystemInputs inputs;
   inputs.shape = shape;
@@ -95,7 +93,8 @@ SystemInputs make_synthetic(const WorkloadSpec& spec, const SystemShape& shape, 
                              ? detail::clustered_tokens(shape.dtype, shape.num_tokens, shape.hidden_size,
                                                         spec.parameters[0], spec.parameters[1], seed)
                              : detail::normal_tokens(shape, seed);
-  auto weights = detail::make_system_weights(shape, 1, seed);
+  const double deviation = spec.family == Family::kGaussian ? spec.parameters.front() : 1;
+  auto weights = detail::make_system_weights(shape, deviation, seed, experts);
   if (has_feature(spec.family)) {
     add_feature(spec, inputs, *weights);
   }
@@ -131,16 +130,28 @@ void require_room(const WorkloadSpec& spec, const SystemShape& shape) {
   detail::require_hot_room(spec, shape.num_experts, fmt::format("num_experts = {}", shape.num_experts));
 }
 
-SystemInputs make_workload(const WorkloadSpec& spec, const SystemShape& shape, std::uint64_t seed) {
+namespace {
+
+SystemInputs make(const WorkloadSpec& spec, const SystemShape& shape, std::uint64_t seed, bool experts) {
   SystemInputs inputs = spec.family == Family::kSnapshot
                             ? detail::make_system_snapshot(read_safetensors(spec.path), spec, shape, seed)
                         : spec.family == Family::kTrace
-                            ? detail::make_system_trace(detail::read_trace(spec), spec, shape, seed)
-                            : make_synthetic(spec, shape, seed);
+                            ? detail::make_system_trace(detail::read_trace(spec), spec, shape, seed, experts)
+                            : make_synthetic(spec, shape, seed, experts);
   inputs.workload = spec.text;
   inputs.seed = seed;
   inputs.validate();
   return inputs;
+}
+
+}  // namespace
+
+SystemInputs make_workload(const WorkloadSpec& spec, const SystemShape& shape, std::uint64_t seed) {
+  return make(spec, shape, seed, true);
+}
+
+SystemInputs make_routing_workload(const WorkloadSpec& spec, const SystemShape& shape, std::uint64_t seed) {
+  return make(spec, shape, seed, false);
 }
 
 }  // namespace moescope

@@ -26,5 +26,8 @@ void require_room(const WorkloadSpec& spec, const SystemShape& shape);
 /// `shape` is completed from the file first. Bit-identical on every machine for one (spec, shape, seed).
 /// Throws InvalidArgument, FileError, and OutOfMemory before making anything.
 SystemInputs make_workload(const WorkloadSpec& spec, const SystemShape& shape, std::uint64_t seed);
+/// The same for those who want its routing alone: weights that routing does not depend on are not filled
+/// (those of a snapshot are as recorded).
+SystemInputs make_routing_workload(const WorkloadSpec& spec, const SystemShape& shape, std::uint64_t seed);
 
 }  // namespace moescope

@@ -9,10 +9,13 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <tuple>
 
 #include "core/base/error.hpp"
 #include "core/devices/device_folders.hpp"
 #include "core/files/regular_file.hpp"
+#include "core/systems/system_cost.hpp"
+#include "core/systems/system_traits.hpp"
 #include "experiments/options/backends.hpp"
 #include "profiler/study/or_failure.hpp"
 #include "profiler/text/progress.hpp"
@@ -34,10 +37,82 @@ bool is_asked_for(const std::string& metric, const ValidationOptions& options) {
   return asked(metric) || (asked(kHbmBytes) && std::ranges::find(kHbmParts, metric) != kHbmParts.end());
 }
 
+bool is_system_asked_for(const std::string& name, const ValidationOptions& options) {
+  const auto known = [&](const SystemTraits& traits) { return traits.name == name; };
+  return options.systems.empty() ? std::ranges::any_of(system_traits(), known)
+                                 : std::ranges::find(options.systems, name) != options.systems.end();
+}
+
+/// Extents that rows before schema version 4 have as metrics, by everything that tells their layers apart.
+using OldExtents =
+    std::map<std::tuple<std::string, std::string, std::int64_t, std::int64_t, std::int64_t, std::string>,
+             std::int64_t>;
+
+auto old_extent_key(const ResultRow& row, const std::string& extent) {
+  return std::tuple(extent, row.system, row.num_tokens, row.top_k, row.grid_cols, row.workload);
+}
+
+OldExtents old_extents(const RecordedRun& run) {
+  OldExtents extents;
+  for (const ResultRow& row : run.rows) {
+    for (const char* extent : {"expert_size", "heads", "key_size"}) {
+      if (row.metric == extent && row.value) {
+        extents[old_extent_key(row, extent)] = static_cast<std::int64_t>(*row.value);
+      }
+    }
+  }
+  return extents;
+}
+
+/// Throws InvalidArgument for extents that a row does not have, or that do not fit.
+SystemShape baseline_of(const ResultRow& row, const OldExtents& extents) {
+  SystemShape shape;
+  shape.system = parse_system(row.system);
+  shape.num_tokens = row.num_tokens;
+  shape.hidden_size = row.hidden_size;
+  shape.shared_size = row.shared_size.value_or(0);
+  shape.dtype = parse_dtype(row.dtype);
+  const auto extent = [&](const char* name, const std::optional<std::int64_t>& own) {
+    const auto found = extents.find(old_extent_key(row, name));
+    return own ? *own : found != extents.end() ? found->second : 0;
+  };
+  if (shape.has_routing()) {
+    shape.num_experts = row.grid_rows * row.grid_cols;
+    shape.top_k = row.top_k;
+    shape.gate_mode = parse_gate_mode(row.gates);
+  }
+  if (shape.has_ffn_experts()) {
+    shape.expert_size = extent("expert_size", row.expert_size);
+  }
+  if (shape.has_product_keys()) {
+    shape.heads = extent("heads", row.heads);
+    shape.key_size = extent("key_size", row.key_size);
+  }
+  if (row.activation != "none") {
+    shape.activation = parse_activation(row.activation);
+  }
+  shape.validate();
+  return shape;
+}
+
+/// Throws what the shape does.
+LayerShape layer_of(const ResultRow& row, const ValidationOptions& options) {
+  LayerShape shape;
+  shape.num_tokens = row.num_tokens;
+  shape.hidden_size = row.hidden_size;
+  shape.grid_rows = row.grid_rows;
+  shape.grid_cols = row.grid_cols;
+  shape.top_k = row.top_k;
+  shape.dtype = parse_dtype(row.dtype);
+  shape.shared_size = row.shared_size.value_or(options.shared_size);
+  shape.validate();
+  return shape;
+}
+
 bool takes_part(const ResultRow& row, const ValidationOptions& options) {
   return row.source == Source::kMeasured && row.status == Status::kOk && row.backend == "cuda" &&
-         row.system == "omnimoe" && row.direction == "forward" && row.l2_state == "cold" && row.value &&
-         is_asked_for(row.metric, options);
+         row.direction == "forward" && is_system_asked_for(row.system, options) && row.l2_state == "cold" &&
+         row.value && is_asked_for(row.metric, options);
 }
 
 /// The sum of both parts, for every stage that has them.
@@ -80,6 +155,7 @@ std::vector<MeasuredPoint> measured_points(const ValidationOptions& options) {
   std::map<std::string, std::size_t> places;
   for (const std::string& file : options.files) {
     for (const RecordedRun& run : read_rows(file)) {
+      const OldExtents extents = old_extents(run);
       for (const ResultRow& row : run.rows) {
         if (!takes_part(row, options)) {
           continue;
@@ -88,27 +164,25 @@ std::vector<MeasuredPoint> measured_points(const ValidationOptions& options) {
           continue;  // says which in words alone, and the same schedule is there by its name
         }
         MeasuredPoint point;
-        point.schedule = parse_schedule(row.schedule);
+        const bool dense = row.schedule == "none";  // a layer without experts
+        point.schedule = dense ? system_schedule(System::kDenseMlp) : parse_schedule(row.schedule);
         if (point.schedule.kind == ScheduleKind::kSparseLibrary ||
             point.schedule.kind == ScheduleKind::kAuto) {
           continue;  // not ours, or not said which
         }
+        if (row.system != to_string(System::kOmniMoe)) {
+          point.layer.baseline = baseline_of(row, extents);
+        }
         LayerShape& shape = point.layer.shape;
-        shape.num_tokens = row.num_tokens;
-        shape.hidden_size = row.hidden_size;
-        shape.grid_rows = row.grid_rows;
-        shape.grid_cols = row.grid_cols;
-        shape.top_k = row.top_k;
-        shape.dtype = parse_dtype(row.dtype);
-        shape.shared_size = row.shared_size.value_or(options.shared_size);
-        shape.validate();
+        shape = point.layer.baseline ? point.layer.baseline->row_shape() : layer_of(row, options);
         point.layer.workload = row.workload;
         point.layer.seed = row.seed;
         point.schedule.group_size = row.group_size.value_or(point.schedule.group_size);
         point.schedule.tile_tokens = row.tile_tokens.value_or(point.schedule.tile_tokens);
-        const std::string name = fmt::format(
-            "{} {} {} {} {} {} {} {} {}", run.header.run_id, shape.label(), row.dtype, shape.shared_size,
-            row.workload, row.seed, row.schedule, point.schedule.group_size, point.schedule.tile_tokens);
+        const std::string name =
+            fmt::format("{} {} {} {} {} {} {} {} {}", run.header.run_id, point.layer.label(), row.dtype,
+                        shape.shared_size, row.workload, row.seed, row.schedule, point.schedule.group_size,
+                        point.schedule.tile_tokens);
         const auto [place, is_new] = places.emplace(name, points.size());
         if (is_new) {
           points.push_back(std::move(point));
@@ -147,7 +221,9 @@ std::vector<Prediction> predictions_of(std::span<const PointModel> models, const
       if (value < 0 || measured <= 0 || std::ranges::count(options.metrics, metric) == 0) {
         continue;
       }
-      Prediction one{.shape = point->layer.shape.label(),
+      Prediction one{.system = std::string(
+                         to_string(point->layer.baseline ? point->layer.baseline->system : System::kOmniMoe)),
+                     .shape = point->layer.label(),
                      .workload = point->layer.workload,
                      .seed = point->layer.seed,
                      .schedule = to_string(point->schedule),
@@ -177,13 +253,31 @@ std::vector<PointModel> model_points(std::vector<MeasuredPoint>& points, const V
                     static_cast<std::int64_t>(points.size()));
   std::vector<PointModel> models;
   std::unique_ptr<RoutedLayer> layer;
+  std::unique_ptr<RoutedSystem> system;
   const MeasuredPoint* routed = nullptr;
   for (const MeasuredPoint& point : points) {
     progress.begin(
-        fmt::format("{} {} {}", point.layer.shape.label(), point.layer.workload, to_string(point.schedule)));
+        fmt::format("{} {} {}", point.layer.label(), point.layer.workload, to_string(point.schedule)));
     const auto model = [&] {
       if (routed == nullptr || routed->layer.key() != point.layer.key()) {
         routed = nullptr;
+        layer.reset();
+        system.reset();
+      }
+      if (routed == nullptr && point.layer.baseline) {
+        system = std::make_unique<RoutedSystem>(*backend,
+                                                recorded_workload(point.layer.workload, options.data_folder),
+                                                *point.layer.baseline, point.layer.seed);
+        routed = &point;
+      }
+      if (point.layer.baseline) {
+        const auto launches =
+            system_stream(system->shape(), system->routing(), point.schedule.kind,
+                          device.stream_options(calibration.stream_constants()), system->fixed_routing());
+        models.push_back({&point, simulate_layer(launches, device, calibration, replay)});
+        return;
+      }
+      if (routed == nullptr) {
         layer = std::make_unique<RoutedLayer>(
             route_layer(*backend, recorded_workload(point.layer.workload, options.data_folder),
                         point.layer.shape, point.layer.seed));
@@ -197,7 +291,7 @@ std::vector<PointModel> model_points(std::vector<MeasuredPoint>& points, const V
       models.push_back({&point, simulate_layer(launches, device, calibration, replay)});
     };
     or_failure(model, [&](ExitCode, const std::string& reason) {
-      skipped.push_back(fmt::format("{} {} {}: {}", point.layer.shape.label(), point.layer.workload,
+      skipped.push_back(fmt::format("{} {} {}: {}", point.layer.label(), point.layer.workload,
                                     to_string(point.schedule), reason));
     });
     progress.advance();

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <map>
+#include <optional>
 #include <span>
 #include <string>
 #include <utility>
@@ -13,7 +14,8 @@
 namespace moescope {
 
 struct ValidationOptions : SimulatorOptions {
-  std::vector<std::string> files;  ///< recorded rows
+  std::vector<std::string> files;    ///< recorded rows
+  std::vector<std::string> systems;  ///< of which rows take part; empty: all
   std::vector<std::string> metrics = {"time_s", "hbm_bytes", "l2_read_bytes"};
   std::string data_folder = "data";  ///< where snapshots and traces lie that rows name
   std::int64_t shared_size = 1024;   ///< of rows that do not say
@@ -24,12 +26,14 @@ struct ValidationOptions : SimulatorOptions {
 
 /// What one routing serves.
 struct MeasuredLayer {
-  LayerShape shape;
+  LayerShape shape;                     ///< of a baseline its row_shape()
+  std::optional<SystemShape> baseline;  ///< null: OmniMoE's
   std::string workload;
   std::uint64_t seed = 0;
 
+  std::string label() const { return baseline ? baseline->label() : shape.label(); }
   auto key() const {
-    return std::tuple(shape.label(), std::string(to_string(shape.dtype)), shape.shared_size, workload, seed);
+    return std::tuple(label(), std::string(to_string(shape.dtype)), shape.shared_size, workload, seed);
   }
 };
 
@@ -46,7 +50,7 @@ struct PointModel {
   LayerModel model;
 };
 
-/// The measured stages of the rows: by the cuda backend, L2 cold, OmniMoE's. Throws what reading rows throws.
+/// The measured stages of the rows: by the cuda backend, L2 cold, forward. Throws what reading rows throws.
 std::vector<MeasuredPoint> measured_points(const ValidationOptions& options);
 /// The workload of a row, whose file may lie in the data folder here.
 NamedWorkload recorded_workload(const std::string& name, const std::string& data_folder);

@@ -1,18 +1,22 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <deque>
 #include <filesystem>
 #include <iostream>
 #include <memory>
 #include <utility>
 
+#include "core/workload/trace_file.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/options.hpp"
 #include "experiments/options/outputs.hpp"
 #include "experiments/options/profile_sources.hpp"
+#include "experiments/options/system_options.hpp"
 #include "experiments/points/compare_report.hpp"
 #include "experiments/points/study_point.hpp"
+#include "experiments/points/system_lineup.hpp"
 #include "profiler/counters/recorded_counters.hpp"
 #include "profiler/limits/layer_profile.hpp"
 #include "profiler/report/chrome_trace.hpp"
@@ -34,6 +38,22 @@ struct Point {
   NamedWorkload workload;
   LayerShape shape;
 };
+
+/// A baseline's workloads, each with the layer's options; shapes are resolved, hence refused, already.
+std::deque<SystemLineup> plan_systems(const ProfileOptions& options) {
+  std::deque<SystemLineup> lineups;
+  std::vector<std::string> workloads;
+  for (const std::string& text : options.workloads) {
+    const auto layers = expand_trace_layers(text);
+    workloads.insert(workloads.end(), layers.begin(), layers.end());
+  }
+  for (const std::string& workload : workloads.empty() ? std::vector<std::string>{"gaussian:1"} : workloads) {
+    CommonOptions one = options;
+    one.workloads = {workload};
+    lineups.emplace_back(std::move(one));
+  }
+  return lineups;
+}
 
 std::vector<Point> plan(const ProfileOptions& options) {
   std::vector<Point> points;
@@ -75,6 +95,38 @@ LayerProfile failed_profile(LayerStudy study, const DeviceCeilings& ceilings) {
   return profile;
 }
 
+/// Runs a loaded layer once, warm, and once more for a profiler around this process.
+void run_once(LayerExecution& execution, L2State l2, const std::string& backend) {
+  execution.run(l2);
+  if (l2 == L2State::kCold) {
+    execution.empty_cache();
+  }
+  const ExternalProfilerRange range(backend);
+  for (const Stage stage : execution.stages()) {
+    execution.enqueue(stage);
+  }
+  execution.synchronize();
+}
+
+/// A baseline likewise.
+ExitCode run_systems_for_external_profiler(const ProfileOptions& options) {
+  const L2State l2 = sampling_options(options).l2;
+  std::deque<SystemLineup> lineups = plan_systems(options);
+  const auto backend = make_backend(options.backend);
+  for (SystemLineup& lineup : lineups) {
+    for (const SystemSubject& subject : lineup.subjects()) {
+      if (subject.failed) {
+        throw Error(subject.failed->schedules.front().code, subject.failed->schedules.front().reason);
+      }
+      const auto execution = backend->prepare_ruled_system(*subject.baseline);
+      run_once(*execution, l2, options.backend);
+      std::cout << fmt::format("{}: {} ran once\n", lineup.workload(),
+                               to_string(execution->schedule_options()));
+    }
+  }
+  return ExitCode::kOk;
+}
+
 /// Every schedule once, for a profiler around this process: warm, then one run between cudaProfilerStart and
 /// cudaProfilerStop, each stage in an NVTX range of its name.
 ExitCode run_for_external_profiler(const ProfileOptions& options) {
@@ -92,15 +144,7 @@ ExitCode run_for_external_profiler(const ProfileOptions& options) {
         continue;
       }
       const auto execution = backend->prepare(inputs, schedule);
-      execution->run(l2);
-      if (l2 == L2State::kCold) {
-        execution->empty_cache();
-      }
-      const ExternalProfilerRange range(options.backend);
-      for (const Stage stage : execution->stages()) {
-        execution->enqueue(stage);
-      }
-      execution->synchronize();
+      run_once(*execution, l2, options.backend);
       std::cout << fmt::format("{}: {} ran once\n", workload.name, to_string(schedule));
     }
   }
@@ -142,20 +186,25 @@ void record_counters(const LayerProfile& layer, std::size_t number, const std::s
 ExitCode profile(const ProfileOptions& options, const Invocation& invocation) {
   apply_threads(options);
   require_forward(options, "is not profiled: counters are of the forward");
+  const System system = chosen_system(options);
+  const bool omnimoe = system == System::kOmniMoe;
+  require_meaningful(options);
   if (options.external) {
-    return run_for_external_profiler(options);
+    return omnimoe ? run_for_external_profiler(options) : run_systems_for_external_profiler(options);
   }
   StandardTables out(options.tables);
-  const auto schedules = chosen_schedules(options);
+  const auto schedules = omnimoe ? chosen_schedules(options) : baseline_schedules(options, system);
   const SamplingOptions sampling = sampling_options(options);
-  const auto points = plan(options);
+  const auto points = omnimoe ? plan(options) : std::vector<Point>();
+  std::deque<SystemLineup> lineups = omnimoe ? std::deque<SystemLineup>() : plan_systems(options);
   const auto backend = make_backend(options.backend);
+  const std::size_t workloads = omnimoe ? points.size() : lineups.size();
   const ProfileSource source = make_profile_source(options.source, options.backend, options.metrics);
   ResultWriter writer =
-      open_results(options.output, run_header(invocation, *backend), files_beside(points.size(), schedules));
+      open_results(options.output, run_header(invocation, *backend), files_beside(workloads, schedules));
   const std::filesystem::path& directory = writer.directory();
 
-  Progress progress(std::cerr, progress_style(options), static_cast<std::int64_t>(points.size()) + 1);
+  Progress progress(std::cerr, progress_style(options), static_cast<std::int64_t>(workloads) + 1);
   progress.begin("ceilings");
   const DeviceCeilings ceilings = obtain_ceilings(options, *backend);
   for (const ResultRow& row : ceiling_rows(ceilings, backend->name())) {
@@ -167,6 +216,20 @@ ExitCode profile(const ProfileOptions& options, const Invocation& invocation) {
   out.text() << '\n';
 
   std::vector<LayerProfile> profiles;
+  const auto record = [&](LayerProfile profile) {
+    profiles.push_back(std::move(profile));
+    for (const ResultRow& row : profile_rows(profiles.back())) {
+      writer.write(row);
+    }
+    record_counters(profiles.back(), profiles.size(), backend->device(), directory);
+    progress.advance();
+  };
+  for (; !lineups.empty(); lineups.pop_front()) {  // inputs are gone before the next ones are made
+    progress.begin(lineups.front().workload());
+    const auto subjects = lineups.front().subjects();
+    record(profile_system(*backend, subjects, sampling, source.setup(), ceilings, source.tracer.get(),
+                          [&](std::string_view what) { progress.detail(what); }));
+  }
   for (const auto& [workload, shape] : points) {
     progress.begin(workload.name);
     const auto measure = [&] {
@@ -177,17 +240,12 @@ ExitCode profile(const ProfileOptions& options, const Invocation& invocation) {
                            source.setup(), ceilings, source.tracer.get(),
                            [&](std::string_view what) { progress.detail(what); });
     };
-    profiles.push_back(or_failure(measure, [&](ExitCode code, const std::string& reason) {
+    record(or_failure(measure, [&](ExitCode code, const std::string& reason) {
       return failed_profile(
           failed_study({workload, shape, options.seed}, {.schedules = schedules, .sampling = sampling},
                        backend->name(), code, reason),
           ceilings);
     }));
-    for (const ResultRow& row : profile_rows(profiles.back())) {
-      writer.write(row);
-    }
-    record_counters(profiles.back(), profiles.size(), backend->device(), directory);
-    progress.advance();
   }
   progress.finish();
   bool sums_hold = true;
@@ -224,8 +282,10 @@ Command add_profile(Cli app, const Invocation& invocation) {
   sub.footer(examples(
       {"moescope profile", "moescope profile --backend cuda --preset table-a-4096-512 --workload gaussian:1",
        "moescope profile --backend cuda --metrics hbm_read_bytes,sm__warps_active.avg --schedule staircase",
+       "moescope profile --system gshard --preset small -L 64",
        "ncu --nvtx --nvtx-include \"router_select/\" moescope profile --backend cuda --profile"}));
   add_shape_options(sub, *options);
+  add_system_options(sub, *options);
   add_workload_options(sub, *options);
   add_schedule_options(sub, *options);
   add_machine_options(sub, *options);

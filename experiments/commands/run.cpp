@@ -81,6 +81,24 @@ std::string conclusion(const ScheduleStudy& point) {
                      100 * longest->median_s() / layer->median_s());
 }
 
+/// What became of the pairs, and the rows that were executed for them.
+std::string ffn_text(const FfnStudy& ffn) {
+  std::string text;
+  if (ffn.dropless_error) {
+    text = fmt::format("{} of {} pairs dropped ({:.2f} %), {} added; {} tokens left without experts{}\n",
+                       ffn.dropped_pairs, ffn.chosen_pairs, 100 * ffn.dropped_share(), ffn.added_pairs,
+                       ffn.tokens_without,
+                       ffn.capacity > 0 ? fmt::format("; {} rows an expert", ffn.capacity) : "");
+  }
+  text += fmt::format("rows of experts: {} executed, {:.3f} a pair that runs", ffn.rows.executed,
+                      ffn.rows.padding_waste());
+  if (ffn.dropless_error) {
+    text += fmt::format("; dropless {}, {:.3f}\noutput against that of all pairs: {}", ffn.dropless.executed,
+                        ffn.dropless.padding_waste(), ffn.dropless_error->describe());
+  }
+  return text + '\n';
+}
+
 void print(TableOutput& out, const LayerStudy& study, const ScheduleStudy& point, const std::string& device,
            bool explain) {
   const bool scheduled = !study.baseline || study.baseline->has_routing();
@@ -105,6 +123,9 @@ void print(TableOutput& out, const LayerStudy& study, const ScheduleStudy& point
                << (study.save ? std::string("\n")
                               : fmt::format("; floor of the expert stage {}\n",
                                             format_bytes(static_cast<double>(study.floor_bytes))));
+  }
+  if (point.ffn) {
+    out.text() << ffn_text(*point.ffn);
   }
   if (point.ranks) {
     out.text() << fmt::format("weights of the rank that stores most {}\n",
@@ -182,6 +203,7 @@ LayerStudy study_baseline(const CommonOptions& options, System system, const Ben
   SystemSubject subject;
   subject.baseline = &inputs;
   subject.judge = system_judge(inputs, kJudgedTokens);
+  subject.assigned_judge = system_assigned_judge(inputs, kJudgedTokens);
   auto studies = study_systems(bench.backend, {&subject, 1}, bench.sampling, bench.say());
   return std::move(studies.front());
 }

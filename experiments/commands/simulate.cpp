@@ -5,12 +5,15 @@
 #include <memory>
 #include <optional>
 #include <utility>
+#include <variant>
 
 #include "core/base/number_text.hpp"
 #include "core/schedule/schedule.hpp"
+#include "core/systems/system_traits.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/outputs.hpp"
+#include "experiments/options/system_options.hpp"
 #include "experiments/points/model_study.hpp"
 #include "profiler/simulator/device_variation.hpp"
 #include "profiler/text/format.hpp"
@@ -145,21 +148,30 @@ void add_layers(Table& table, std::span<const ModelledSchedule> schedules) {
 
 struct PlannedLayer {
   NamedWorkload workload;
-  LayerShape shape;
+  std::variant<LayerShape, SystemShape> shape;
 };
+
+std::string label_of(const LayerShape& shape) { return shape.label(); }
+std::string label_of(const SystemShape& shape) { return shape.label(); }
 
 /// Every layer of the study; what cannot work is refused before the first is simulated.
 std::vector<PlannedLayer> plan(const SimulateOptions& options, const std::vector<NamedWorkload>& workloads,
                                const StudyAxes& axes) {
   std::vector<PlannedLayer> layers;
+  const System system = chosen_system(options);
   for (const NamedWorkload& workload : workloads) {
     for (const auto& num_tokens : axes.num_tokens) {
       for (const auto& top_k : axes.top_k) {
         SimulateOptions asked = options;
         asked.num_tokens = num_tokens ? num_tokens : options.num_tokens;
         asked.top_k = top_k ? top_k : options.top_k;
-        layers.push_back({workload, resolve_shape(asked, workload.spec)});
-        require_room(workload.spec, layers.back().shape);
+        if (system != System::kOmniMoe) {
+          layers.push_back({workload, resolve_system(asked, system, workload.spec)});
+          continue;
+        }
+        const LayerShape shape = resolve_shape(asked, workload.spec);
+        require_room(workload.spec, shape);
+        layers.push_back({workload, shape});
       }
     }
   }
@@ -182,11 +194,20 @@ void write(ResultWriter* writer, const std::vector<ResultRow>& rows) {
   }
 }
 
+/// A baseline without a workload has gaussian:1, and the recorded layer is OmniMoE's.
+std::vector<NamedWorkload> workloads_of(const SimulateOptions& options, System system) {
+  return system == System::kOmniMoe || !options.workloads.empty() ? chosen_workloads(options)
+                                                                  : std::vector{named_workload("gaussian:1")};
+}
+
 ExitCode simulate(const SimulateOptions& options, const Invocation& invocation) {
   apply_threads(options);
   StandardTables out(options.tables);
-  const auto schedules = modelled_schedules(options);
-  const auto workloads = chosen_workloads(options);
+  const System system = chosen_system(options);
+  require_meaningful(options);
+  const auto schedules =
+      system == System::kOmniMoe ? modelled_schedules(options) : modelled_schedules(options, system);
+  const auto workloads = workloads_of(options, system);
   const StudyAxes axes = study_axes(options);
   ModelStudy study(options);
   std::vector<std::string> notes;  ///< calibrations in use, then what is carried over
@@ -208,13 +229,17 @@ ExitCode simulate(const SimulateOptions& options, const Invocation& invocation) 
   Table summary = study_table();
   std::vector<std::string> too_large;  ///< what the devices cannot hold
   for (const auto& [workload, shape] : layers) {
-    const RoutedLayer& layer = study.route(workload, shape, options.seed);
+    const std::string label = std::visit(
+        [&, &workload = workload](const auto& of) {
+          study.route(workload, of, options.seed);
+          return label_of(of);
+        },
+        shape);
     Table stages = stage_table();
     for (const DeviceSpec& device : axes.devices) {
       std::vector<ModelledSchedule> modelled;
       for (const ScheduleOptions& schedule : schedules) {
-        progress.begin(fmt::format("{} {} {} on {}", workload.name, layer.shape.label(), to_string(schedule),
-                                   device.name));
+        progress.begin(fmt::format("{} {} {} on {}", workload.name, label, to_string(schedule), device.name));
         try {
           modelled.push_back(study.simulate(schedule, device, [&](double share) {
             progress.detail(fmt::format("{:.0f} %", 100 * share));
@@ -226,19 +251,22 @@ ExitCode simulate(const SimulateOptions& options, const Invocation& invocation) 
           continue;
         }
         add_stages(stages, modelled.back());
-        write(writer.get(), model_rows(modelled.back().point, modelled.back().model));
+        write(writer.get(), modelled_rows(modelled.back()));
         progress.advance();
       }
-      write(writer.get(), study.skew(device));
+      if (traits_of(system).router != RouterKind::kNone) {
+        write(writer.get(), study.skew(device));
+      }
       if (!modelled.empty()) {
         add_layers(summary, modelled);
       }
     }
     if (options.varied.empty()) {
       progress.finish();
-      out.text() << fmt::format("{}  {}  {}  seed {}  L2 cold\n\n", workload.name, layer.shape.label(),
-                                to_string(layer.shape.dtype), options.seed);
-      out.show(fmt::format("stages {} {}", workload.name, layer.shape.label()), stages);
+      out.text() << fmt::format("{}  {}  {}  seed {}  L2 cold\n\n", workload.name, label,
+                                to_string(std::visit([](const auto& of) { return of.dtype; }, shape)),
+                                options.seed);
+      out.show(fmt::format("stages {} {}", workload.name, label), stages);
       out.text() << '\n';
     }
   }
@@ -270,8 +298,10 @@ Command add_simulate(Cli app, const Invocation& invocation) {
   sub.footer(examples({"moescope simulate", "moescope simulate --preset table-a-4096-512 --workload zipf:1",
                        "moescope simulate --preset table-a-4096-512 --device a100-sxm-80gb,h200-sxm,b200",
                        "moescope simulate --preset table-a-4096-512 --vary l2_bytes=16MiB,50MiB,126MiB",
-                       "moescope simulate --preset table-a --vary num_tokens=64,1024 --vary top_k=64,512"}));
+                       "moescope simulate --preset table-a --vary num_tokens=64,1024 --vary top_k=64,512",
+                       "moescope simulate --system gshard --preset table-a --workload zipf:1"}));
   add_shape_options(sub, *options);
+  add_system_options(sub, *options);
   add_workload_options(sub, *options);
   add_schedule_options(sub, *options);
   add_simulator_options(sub, *options);

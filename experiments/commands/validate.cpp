@@ -35,6 +35,10 @@ void print_report(TableOutput& out, std::span<const Prediction> predictions,
       continue;
     }
     add_error_rows(table, predictions, metric, [](const Prediction&) { return std::string("all"); });
+    if (const auto of_system = [](const Prediction& p) { return "system " + p.system; }; std::ranges::any_of(
+            predictions, [&](const Prediction& p) { return p.system != predictions.front().system; })) {
+      add_error_rows(table, predictions, metric, of_system);
+    }
     add_error_rows(table, predictions, metric, [](const Prediction& p) { return "stage " + p.stage; });
     add_error_rows(table, predictions, metric, [](const Prediction& p) { return "schedule " + p.schedule; });
     add_error_rows(table, predictions, metric, [](const Prediction& p) { return "shape " + p.shape; });
@@ -57,8 +61,14 @@ void print_report(TableOutput& out, std::span<const Prediction> predictions,
 void print_markdown(std::ostream& out, std::span<const Prediction> predictions,
                     const std::vector<std::string>& metrics) {
   for (const std::string& metric : metrics) {
+    if (std::ranges::count(predictions, metric, &Prediction::metric) == 0) {
+      continue;
+    }
     Table table = make_error_table();
     add_error_rows(table, predictions, metric, [](const Prediction&) { return std::string("all"); });
+    if (!std::ranges::all_of(predictions, [](const Prediction& p) { return p.system == "omnimoe"; })) {
+      add_error_rows(table, predictions, metric, [](const Prediction& p) { return p.system; });
+    }
     add_error_rows(table, predictions, metric, [](const Prediction& p) { return p.stage; });
     out << table.markdown() << '\n';
   }
@@ -123,6 +133,9 @@ ExitCode validate_model(const ValidateOptions& options, const Invocation& /*invo
                           "rows come from one device at a time");
   }
   parse_hold_out(options.hold_out);
+  for (const std::string& name : options.systems) {
+    (void)parse_system(name);
+  }
   const DeviceSpec device =
       find_device(options.devices.empty() ? recorded_device(options.files) : options.devices.front());
   // A fit is of bounds, which no fit changes: the project's own may be fitted again.
@@ -186,6 +199,10 @@ Command add_validate(Cli app, const Invocation& invocation) {
                  "hbm_write_bytes, l2_slice_read_bytes, l2_write_bytes, l2_reduction_bytes, l2_fabric_bytes")
       .delimiter(',')
       .type_name("NAME");
+  sub.add_option("--system", options->systems,
+                 "kind of layer whose rows take part; may be repeated (default: all of them)")
+      .type_name("NAME")
+      .repeatable();
   sub.add_option("--fit", options->fit, "fit a calibration on the points not held out, write it and use it")
       .type_name("FILE");
   sub.add_option("--seed", options->seed, "of the draw of the held-out third (default 0)").type_name("N");

@@ -14,6 +14,7 @@
 #include "core/base/host_memory.hpp"
 #include "core/files/regular_file.hpp"
 #include "core/schedule/schedule_info.hpp"
+#include "core/systems/system_traits.hpp"
 #include "core/workload/trace_file.hpp"
 
 namespace moescope {
@@ -237,11 +238,27 @@ RankOptions rank_options(const CommonOptions& options) {
   return ranks;
 }
 
+namespace {
+
+/// Whether one of the systems asked for may be given other pairs than its router's.
+bool has_token_rules(const CommonOptions& options) {
+  return std::ranges::any_of(
+      options.systems, [](const std::string& name) { return traits_of(parse_system(name)).token_rules; });
+}
+
+}  // namespace
+
 std::vector<ScheduleOptions> chosen_schedules(const CommonOptions& options) {
   std::vector<ScheduleOptions> schedules;
   schedules.reserve(options.schedules.size());
   for (const std::string& name : options.schedules) {
-    schedules.push_back(parse_schedule(name));
+    const ScheduleOptions schedule = parse_schedule(name);
+    if (schedule.tokens.every()) {
+      schedules.push_back(schedule);
+    } else if (!has_token_rules(options)) {
+      const auto owners = system_names([](const SystemTraits& traits) { return traits.token_rules; });
+      throw InvalidArgument("schedule", name, fmt::format("is for {}", fmt::join(owners, ", ")));
+    }
   }
   if (schedules.empty()) {
     for (const ScheduleKind kind : named_schedules()) {

@@ -11,6 +11,7 @@
 #include "core/devices/device_folders.hpp"
 #include "core/files/project_path.hpp"
 #include "core/files/regular_file.hpp"
+#include "core/systems/system_workload.hpp"
 #include "core/workload/workload.hpp"
 #include "profiler/simulator/device_variation.hpp"
 #include "profiler/study/layer_study.hpp"
@@ -144,6 +145,39 @@ RoutedLayer route_layer(MoeBackend& backend, const NamedWorkload& workload, cons
   }
   const LayerInputs inputs = make_inputs(workload, shape, seed, {}, std::move(experts));
   return {inputs.shape, route(backend, inputs), inputs.fixed_routing.has_value()};
+}
+
+RoutedSystem::RoutedSystem(MoeBackend& backend, const NamedWorkload& workload, const SystemShape& shape,
+                           std::uint64_t seed)
+    : backend_(backend), inputs_(make_routing_workload(workload.spec, shape, seed)) {
+  inputs_.workload = workload.name;
+  const auto execution = backend_.prepare_system(inputs_);
+  run(*execution, Stage::kRouterSelect);
+  routing_ = execution->routing();
+}
+
+void RoutedSystem::run(LayerExecution& execution, Stage last) const {
+  if (std::ranges::find(execution.stages(), last) == execution.stages().end()) {
+    return;  // a fixed routing, or none
+  }
+  for (const Stage stage : execution.stages()) {
+    execution.enqueue(stage);
+    if (stage == last) {
+      break;
+    }
+  }
+  execution.synchronize();
+}
+
+std::optional<TokenAssignment> RoutedSystem::assign(const TokenRule& rule) {
+  if (rule.every()) {
+    return std::nullopt;
+  }
+  inputs_.tokens = rule;
+  const auto execution = backend_.prepare_ruled_system(inputs_);
+  run(*execution, Stage::kSchedule);
+  inputs_.tokens = {};
+  return execution->assignment() == nullptr ? std::nullopt : std::optional(*execution->assignment());
 }
 
 std::string modelled_backend(const DeviceSpec& device) { return "sim: " + device.name; }

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/backend/moe_backend.hpp"
+#include "core/systems/system.hpp"
 #include "experiments/options/options.hpp"
 #include "profiler/simulator/sim_layer.hpp"
 
@@ -47,6 +48,27 @@ struct RoutedLayer {
 };
 RoutedLayer route_layer(MoeBackend& backend, const NamedWorkload& workload, const LayerShape& shape,
                         std::uint64_t seed);
+
+/// The same of a baseline: values of expert weights are left out.
+class RoutedSystem {
+ public:
+  /// Throws what making the workload and routing it throw.
+  RoutedSystem(MoeBackend& backend, const NamedWorkload& workload, const SystemShape& shape,
+               std::uint64_t seed);
+
+  const SystemShape& shape() const { return inputs_.shape; }
+  const Routing& routing() const { return routing_; }
+  bool fixed_routing() const { return inputs_.fixed_routing.has_value(); }
+  /// What a rule leaves of the routing; none where it leaves all.
+  std::optional<TokenAssignment> assign(const TokenRule& rule);
+
+ private:
+  void run(LayerExecution& execution, Stage last) const;
+
+  MoeBackend& backend_;
+  SystemInputs inputs_;
+  Routing routing_;
+};
 
 /// As rows name the backend of a modelled device.
 std::string modelled_backend(const DeviceSpec& device);

@@ -10,9 +10,12 @@
 
 #include "core/base/error.hpp"
 #include "core/base/host_memory.hpp"
+#include "core/files/npy.hpp"
+#include "core/systems/system_cost.hpp"
 #include "core/systems/system_options.hpp"
 #include "core/systems/system_traits.hpp"
 #include "core/systems/system_workload.hpp"
+#include "core/workload/trace_file.hpp"
 
 namespace moescope {
 namespace {
@@ -43,6 +46,22 @@ void leave_to_file(const WorkloadSpec& spec, SystemShape& shape) {
   }
 }
 
+/// A trace that is of this system may say how wide its model is; a preset's widths stand where it does not.
+void take_recorded_widths(const WorkloadSpec& spec, SystemShape& shape) {
+  if (spec.family != WorkloadSpec::Family::kTrace || !shape.has_ffn_experts()) {
+    return;
+  }
+  const TraceInfo info = trace_info(read_array_file(spec.path), spec.path);
+  if (info.system != to_string(shape.system)) {
+    return;
+  }
+  shape.hidden_size = info.hidden_size > 0 ? info.hidden_size : shape.hidden_size;
+  shape.expert_size = info.expert_size > 0 ? info.expert_size : shape.expert_size;
+  if (shape.has_dense_branch()) {
+    shape.shared_size = info.shared_size > 0 ? info.shared_size : shape.shared_size;
+  }
+}
+
 }  // namespace
 
 void add_system_options(Cli app, CommonOptions& options) {
@@ -52,8 +71,10 @@ void add_system_options(Cli app, CommonOptions& options) {
       "The kind of layer. --preset, -L, -d, -K, --num-experts, --shared-size, --dtype, --activation (not "
       "pkm) "
       "and --gates hold for every kind, presets small and table-a exist for all; --grid and --group-size are "
-      "omnimoe's; of --schedule, gshard and deepseekmoe have expert_centric (default), token_centric and "
-      "dense_masked (cpu), pkm and peer auto (default), token_centric, which gathers the rows of every pair, "
+      "omnimoe's; of --schedule, gshard and deepseekmoe have expert_centric (default), and on a cpu "
+      "token_centric, dense_masked, padded:CAPACITY (GShard's capacity factor) and "
+      "token_rounding[:nearest|up|down[:TILE]] (SonicMoE's); pkm and peer auto (default), token_centric, "
+      "which gathers the rows of every pair, "
       "and dense_masked (cuda), products with all experts. An option that none of the systems asked "
       "for has is an error");
   group.add_option("--system", options.systems, fmt::format("{}; default omnimoe", fmt::join(names, ", ")))
@@ -62,22 +83,26 @@ void add_system_options(Cli app, CommonOptions& options) {
   add_request_options(group, options, RequestGroup::kSystem);
 }
 
-std::vector<ScheduleKind> baseline_schedules(const CommonOptions& options, System system) {
+std::vector<ScheduleOptions> baseline_schedules(const CommonOptions& options, System system) {
   const SystemTraits& traits = traits_of(system);
-  std::vector<ScheduleKind> kinds;
+  ScheduleOptions own = system_schedule(system);
+  own.kind = ScheduleKind::kAuto;
+  std::vector<ScheduleOptions> schedules;
   for (const std::string& text : options.schedules) {
     if (!traits.chooses_schedule) {
       continue;
     }
-    const ScheduleKind kind = parse_schedule(text).kind;
-    if (kind == ScheduleKind::kAuto || traits.has(kind)) {
-      kinds.push_back(kind);
+    const ScheduleOptions asked = parse_schedule(text);
+    if (asked.kind == ScheduleKind::kAuto || traits.has(asked)) {
+      ScheduleOptions& schedule = schedules.emplace_back(own);
+      schedule.kind = asked.kind;
+      schedule.tokens = asked.tokens;
     } else if (!asks_for(options, System::kOmniMoe)) {
       throw InvalidArgument("schedule", text,
                             fmt::format("must be one of {} for {}", traits.schedule_names(), traits.name));
     }
   }
-  return kinds.empty() ? std::vector{ScheduleKind::kAuto} : kinds;
+  return schedules.empty() ? std::vector{own} : schedules;
 }
 
 System chosen_system(const CommonOptions& options) {
@@ -120,6 +145,7 @@ SystemShape resolve_system(const CommonOptions& options, System system, const Wo
   SystemShape shape = find_system_preset(system, options.preset.empty() ? "small" : options.preset).shape;
   if (options.preset.empty()) {
     leave_to_file(spec, shape);
+    take_recorded_widths(spec, shape);
   }
   set_extent("num_tokens", options.num_tokens, 1, shape.num_tokens);
   set_extent("hidden_size", options.hidden_size, 1, shape.hidden_size);
@@ -162,7 +188,7 @@ SystemInputs make_system_inputs(const NamedWorkload& workload, const SystemShape
   require_host_memory(shape.label(), system_host_bytes(shape, workload.spec, options.backend, kJudgedTokens));
   SystemInputs inputs = make_workload(workload.spec, shape, options.seed);
   inputs.workload = workload.name;
-  inputs.schedule = baseline_schedules(options, shape.system).front();
+  inputs.set_schedule(baseline_schedules(options, shape.system).front());
   return inputs;
 }
 

@@ -21,7 +21,7 @@ SystemShape resolve_system(const CommonOptions& options, System system, const Wo
 NamedWorkload system_workload(const CommonOptions& options);
 /// The orders of work asked for that `system` has; auto where none was meant for it, or it has no choice.
 /// Throws InvalidArgument for one that neither it nor omnimoe beside it has.
-std::vector<ScheduleKind> baseline_schedules(const CommonOptions& options, System system);
+std::vector<ScheduleOptions> baseline_schedules(const CommonOptions& options, System system);
 /// Its inputs, of options.seed and the first of baseline_schedules(). Throws InvalidArgument, FileError,
 /// OutOfMemory.
 SystemInputs make_system_inputs(const NamedWorkload& workload, const SystemShape& shape,

@@ -74,7 +74,7 @@ def query_nvidia_smi(field):
 class Rows:
     """Rows of the peers on one GPU."""
 
-    def __init__(self, folder, torch):
+    def __init__(self, folder, torch, libraries=None):
         properties = torch.cuda.get_device_properties(0)
         clock = query_nvidia_smi("clocks.max.sm")
         machine = {"gpu_multiprocessors": properties.multi_processor_count, "gpu_memory_bytes": properties.total_memory}
@@ -82,7 +82,8 @@ class Rows:
             machine["sm_clock_max_hz"] = int(clock) * 1e6
         self.writer = RowWriter(folder, pathlib.Path(sys.argv[0]).stem, properties.name,
                                 driver=query_nvidia_smi("driver_version") or "unavailable: nvidia-smi gave no answer",
-                                libraries={"torch": torch.__version__, "cuda": str(torch.version.cuda)}, machine=machine)
+                                libraries={"torch": torch.__version__, "cuda": str(torch.version.cuda), **(libraries or {})},
+                                machine=machine)
 
     def row(self, point, schedule, stage, metric, unit, value, samples=1, spread=None, reason=""):
         self.writer.write(

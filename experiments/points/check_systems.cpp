@@ -77,7 +77,7 @@ std::vector<SystemShape> shapes_of(const CommonOptions& options, System system, 
   return shapes;
 }
 
-Point point_of(const SystemInputs& inputs, ScheduleKind ran, const MoeBackend& backend) {
+Point point_of(const SystemInputs& inputs, const ScheduleOptions& ran, const MoeBackend& backend) {
   Point point = layer_point(inputs.shape, backend.name(), inputs.workload, inputs.seed);
   point.schedule = inputs.shape.has_routing() ? to_string(ran) : "none";
   point.l2_state = to_string(L2State::kWarm);
@@ -97,14 +97,15 @@ std::string line_of(const char* verdict, const SystemShape& shape, const std::st
                      one_line(rest));
 }
 
-void check_shape(MoeBackend& backend, const SystemShape& shape, const NamedWorkload& workload,
-                 const CommonOptions& options, std::int64_t sampled_tokens, ResultWriter* writer,
-                 Tally& tally) {
+void check_shape(MoeBackend& backend, const SystemShape& shape, const ScheduleOptions& schedule,
+                 const NamedWorkload& workload, const CommonOptions& options, std::int64_t sampled_tokens,
+                 ResultWriter* writer, Tally& tally) {
   std::optional<SystemInputs> inputs;
   std::optional<SystemCheck> check;
   std::string why;
   try {
     inputs.emplace(make_system_inputs(workload, shape, options));
+    inputs->set_schedule(schedule);
     check = check_system(backend, *inputs, sampled_tokens);
   } catch (...) {
     // Invalid to the backend: shapes are resolved, hence valid, by now.
@@ -119,7 +120,7 @@ void check_shape(MoeBackend& backend, const SystemShape& shape, const NamedWorkl
     ++tally.skipped;
     std::cout << line_of("skipped", shape, why) << std::flush;
     if (writer != nullptr && inputs) {
-      const ScheduleKind own = system_schedule(shape.system).kind;
+      const ScheduleOptions own = inputs->schedule_options();
       writer->write(absent_row(point_of(*inputs, own, backend), Stage::kLayer, Source::kMeasured,
                                "relative_error", "fraction", Status::kSkipped, why));
     }
@@ -134,7 +135,7 @@ void check_shape(MoeBackend& backend, const SystemShape& shape, const NamedWorkl
   std::cout << line << std::flush;
   tally.failures += passed ? "" : line;
   if (writer != nullptr) {
-    const Point context = point_of(*inputs, check->ran, backend);
+    const Point context = point_of(*inputs, {.kind = check->ran, .tokens = check->tokens}, backend);
     writer->write(passed ? value_row(context, Stage::kLayer, Source::kMeasured, "relative_error",
                                      check->error.relative_error, "fraction")
                          : absent_row(context, Stage::kLayer, Source::kMeasured, "relative_error", "fraction",
@@ -160,7 +161,9 @@ ExitCode check_systems(const CommonOptions& options, bool full, std::int64_t sam
   const auto writer = open_rows(options.output, run_header(invocation, *backend));
   Tally tally;
   for (const SystemShape& shape : shapes) {
-    check_shape(*backend, shape, workload, options, sampled_tokens, writer.get(), tally);
+    for (const ScheduleOptions& schedule : baseline_schedules(options, shape.system)) {
+      check_shape(*backend, shape, schedule, workload, options, sampled_tokens, writer.get(), tally);
+    }
   }
   std::cout << fmt::format("{}: {} passed, {} failed, {} skipped\n", backend->name(), tally.passed,
                            tally.failed, tally.skipped);

@@ -22,7 +22,7 @@ namespace {
 
 std::string schedule_name(const LayerStudy& study) {
   const bool scheduled = !study.baseline || study.baseline->has_routing();
-  return scheduled ? std::string(to_string(study.schedules.front().options.kind)) : "none";
+  return scheduled ? to_string(study.schedules.front().options) : "none";
 }
 
 /// Every layer that was measured, the fastest first.
@@ -30,7 +30,8 @@ std::vector<Standing> standings_of(const std::vector<LayerStudy>& studies) {
   std::vector<Standing> all;
   for (const LayerStudy& study : studies) {
     if (is_measured(study.schedules.front())) {
-      const std::string schedule = study.baseline ? "" : fmt::format(" {}", schedule_name(study));
+      const bool named = !study.baseline || !study.schedules.front().options.tokens.every();
+      const std::string schedule = named ? fmt::format(" {}", schedule_name(study)) : "";
       const auto system = study.baseline ? to_string(study.baseline->system) : "omnimoe";
       all.push_back({&study.schedules.front(), fmt::format("{}{}", system, schedule), false, std::nullopt});
     }
@@ -42,7 +43,7 @@ void add_study(Table& table, const LayerStudy& study, const std::vector<Standing
   const ScheduleStudy& point = study.schedules.front();
   if (!is_measured(point)) {
     table.add_row({study_label(study), schedule_name(study), to_string(point.status), "-", "-", "-", "-", "-",
-                   "-", "-"});
+                   "-", "-", "-", "-", "-"});
     return;
   }
   const StageSamples& layer = *point.times.find(Stage::kLayer);
@@ -53,6 +54,12 @@ void add_study(Table& table, const LayerStudy& study, const std::vector<Standing
        against_fastest(*std::ranges::find(standings, &point, &Standing::schedule)),
        experts ? seconds_cell(experts->median_s()) : TableCell("-"), bytes(point.weight_bytes),
        bytes(point.peak_bytes), bytes(point.cost.bytes(Stage::kLayer, MemoryLevel::kL2)),
+       point.ffn ? ratio_cell(point.ffn->rows.padding_waste()) : TableCell("-"),
+       point.ffn && point.ffn->dropless_error ? percent_cell(point.ffn->dropped_share()) : TableCell("-"),
+       point.ffn && point.ffn->dropless_error
+           ? TableCell(fmt::format("{:.1e}", point.ffn->dropless_error->relative_error),
+                       point.ffn->dropless_error->relative_error)
+           : TableCell("-"),
        point.error
            ? TableCell(fmt::format("{:.1e}", point.error->relative_error), point.error->relative_error)
            : TableCell("-")});
@@ -60,6 +67,15 @@ void add_study(Table& table, const LayerStudy& study, const std::vector<Standing
 
 void print(TableOutput& out, const std::vector<LayerStudy>& studies, const std::string& device) {
   using enum Need;
+  const auto any = [&](const auto& has) {
+    return std::ranges::any_of(studies,
+                               [&](const LayerStudy& study) { return has(study.schedules.front()); });
+  };
+  // What no layer here has is for programs alone.
+  const bool rules = any([](const ScheduleStudy& point) { return point.ffn && point.ffn->has_rule; });
+  const bool ffn = any([](const ScheduleStudy& point) { return point.ffn.has_value(); });
+  const Need ffn_need = rules ? kAlways : ffn ? kUsual : kPrograms;
+  const Need rule_need = rules ? kAlways : kPrograms;
   Table table({{"layer", Align::kLeft, kAlways},
                {"schedule", Align::kLeft},
                {"time", Align::kRight, kAlways},
@@ -69,6 +85,9 @@ void print(TableOutput& out, const std::vector<LayerStudy>& studies, const std::
                {"weights"},
                {"peak", Align::kRight, kExtra},
                {"requested bytes", Align::kRight, kExtra},
+               {"padding", Align::kRight, ffn_need},
+               {"dropped", Align::kRight, rule_need},
+               {"loss", Align::kRight, rule_need},
                {"error", Align::kRight, kExtra}});
   std::string reasons;
   const auto all = standings_of(studies);
@@ -91,6 +110,10 @@ void print(TableOutput& out, const std::vector<LayerStudy>& studies, const std::
          "round, ~ where\nit may be 1; peak: weights, batch, routing and the largest workspace of a "
          "stage; requested bytes:\nanalytic, the whole layer; error: relative, against the fp64 oracle "
          "on sampled tokens\n"
+      << (ffn ? "padding: rows executed (on a GPU in tiles of 128) over pairs that run\n" : "")
+      << (rules ? "dropped: share of the router's pairs; loss: relative error against the output of all of "
+                  "them\n"
+                : "")
       << reasons;
 }
 

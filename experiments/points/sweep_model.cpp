@@ -6,6 +6,7 @@
 #include <iterator>
 #include <utility>
 
+#include "core/systems/system_traits.hpp"
 #include "experiments/options/system_options.hpp"
 #include "experiments/points/sweep_points.hpp"
 #include "profiler/study/or_failure.hpp"
@@ -72,6 +73,9 @@ void PlannedModel::plan(PlannedPoint& planned) {
   std::erase_if(planned.plan.schedules, [&](const ScheduleOptions& schedule) {
     return planned.options.schedules.empty() && schedule.kind == ScheduleKind::kSparseLibrary;
   });
+  if (const System system = chosen_system(planned.options); system != System::kOmniMoe) {
+    planned.plan.schedules = modelled_schedules(planned.options, system);
+  }
   planned.repro = model_repro_command(planned.options, simulator);
 }
 
@@ -80,19 +84,23 @@ PointResult PlannedModel::simulate(const PlannedPoint& planned, const StudyProgr
   PointResult result;
   Point point = layer_point(asked_shape(planned.options), modelled_backend(device), planned.workload.name,
                             planned.options.seed);
-  if (chosen_system(planned.options) != System::kOmniMoe) {
-    add_failure(result, point, planned.plan.schedules.front(), Status::kSkipped, ExitCode::kOk,
-                "the simulator has no access streams of baseline systems");
-    return result;
-  }
+  const System system = chosen_system(planned.options);
+  point.system = to_string(system);
   const bool routed = attempt(result, point, planned.plan.schedules, [&] {
+    if (system != System::kOmniMoe) {
+      const SystemShape shape = resolve_system(planned.options, system, planned.workload.spec);
+      point.set_shape(study_.route(planned.workload, shape, planned.options.seed).shape());
+      return;
+    }
     const LayerShape shape = resolve_shape(planned.options, planned.workload.spec);
     point.set_shape(study_.route(planned.workload, shape, planned.options.seed).shape);
   });
   if (!routed) {
     return result;
   }
-  result.rows = study_.skew(device);
+  if (traits_of(system).router != RouterKind::kNone) {
+    result.rows = study_.skew(device);
+  }
   bool any = false;
   for (const ScheduleOptions& schedule : planned.plan.schedules) {
     progress(to_string(schedule));
@@ -103,8 +111,7 @@ PointResult PlannedModel::simulate(const PlannedPoint& planned, const StudyProgr
     any = attempt(result, point, std::span(&schedule, 1),
                   [&] {
                     const ModelledSchedule modelled = study_.simulate(schedule, device);
-                    std::ranges::move(model_rows(modelled.point, modelled.model),
-                                      std::back_inserter(result.rows));
+                    std::ranges::move(modelled_rows(modelled), std::back_inserter(result.rows));
                   }) ||
           any;
   }
@@ -122,10 +129,24 @@ PointResult PlannedModel::simulate(const PlannedPoint& planned, const StudyProgr
 }
 
 std::span<const std::string_view> model_metrics() {
-  static constexpr std::array<std::string_view, 10> kMetrics = {
-      "time_s",          "bound_s",        "hbm_read_bytes",     "hbm_write_bytes",
-      "l2_read_bytes",   "l2_write_bytes", "l2_reduction_bytes", "l2_fabric_bytes",
-      "l1_hit_fraction", "tensor_flop"};
+  static constexpr std::array<std::string_view, 18> kMetrics = {"time_s",
+                                                                "bound_s",
+                                                                "hbm_read_bytes",
+                                                                "hbm_write_bytes",
+                                                                "l2_read_bytes",
+                                                                "l2_write_bytes",
+                                                                "l2_reduction_bytes",
+                                                                "l2_fabric_bytes",
+                                                                "l1_hit_fraction",
+                                                                "tensor_flop",
+                                                                "executed_rows",
+                                                                "padding_waste",
+                                                                "dropless_executed_rows",
+                                                                "dropped_pairs",
+                                                                "dropped_share",
+                                                                "added_pairs",
+                                                                "tokens_without_experts",
+                                                                "expert_capacity"};
   return kMetrics;
 }
 

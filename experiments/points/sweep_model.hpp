@@ -17,7 +17,7 @@ class PlannedModel {
 
   /// Throws InvalidArgument and FileError for a device that there is not.
   void plan(PlannedPoint& planned);
-  /// A schedule that cannot be simulated has failed, one of a baseline is skipped, with the reason. Throws
+  /// A schedule that cannot be simulated has failed, auto is skipped, with the reason. Throws
   /// InternalError alone.
   PointResult simulate(const PlannedPoint& planned, const StudyProgress& progress);
 

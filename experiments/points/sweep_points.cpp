@@ -11,6 +11,7 @@
 #include "core/base/error.hpp"
 #include "core/base/number_text.hpp"
 #include "core/systems/system_options.hpp"
+#include "core/systems/system_traits.hpp"
 #include "experiments/options/system_options.hpp"
 
 namespace moescope {
@@ -78,6 +79,19 @@ class ReproCommand {
   std::string text_;
 };
 
+/// Those of `schedules` that the system has.
+std::vector<std::string> own_of(const std::vector<std::string>& schedules, System system) {
+  const SystemTraits& traits = traits_of(system);
+  std::vector<std::string> own;
+  for (const std::string& text : schedules) {
+    const ScheduleOptions schedule = parse_schedule(text);
+    if (traits.chooses_schedule && (schedule.kind == ScheduleKind::kAuto || traits.has(schedule))) {
+      own.push_back(text);
+    }
+  }
+  return own;
+}
+
 }  // namespace
 
 CommonOptions point_options(const Experiment& experiment, const ExperimentPoint& point,
@@ -87,8 +101,10 @@ CommonOptions point_options(const Experiment& experiment, const ExperimentPoint&
   static_cast<PointRequest&>(options) = point;
   options.workloads = {point.workload.empty() ? std::string("gaussian:1") : point.workload};
   if (parse_system(point.system) == System::kOmniMoe) {
-    options.schedules = experiment.schedules;  // a baseline has its own
+    options.schedules = experiment.schedules;
     options.tuned_on = experiment.tuned_on;
+  } else {
+    options.schedules = own_of(experiment.baseline_schedules, parse_system(point.system));
   }
   if (point.seed) {
     options.seed = static_cast<std::uint64_t>(*point.seed);

@@ -27,7 +27,11 @@ PlannedPoint plan_point(const Experiment& experiment, const ExperimentPoint& poi
   planned.plan = study_plan(planned.options);
   if (const System system = chosen_system(planned.options); system != System::kOmniMoe) {
     require_forward(planned.options, "of the baselines is forward: their backward is an oracle alone");
-    planned.plan.schedules = {system_schedule(system)};
+    planned.plan.schedules.clear();
+    for (ScheduleOptions schedule : baseline_schedules(planned.options, system)) {
+      schedule.kind = schedule.kind == ScheduleKind::kAuto ? system_schedule(system).kind : schedule.kind;
+      planned.plan.schedules.push_back(schedule);
+    }
   }
   planned.workload = named_workload(planned.options.workloads.front());
   planned.repro = repro_command(planned.options);
@@ -84,7 +88,7 @@ LayerStudy PlannedStudy::study(const PlannedPoint& planned, const StudyProgress&
     }
     study_.release();
     const auto subjects = lineup.subjects();
-    return std::move(study_systems(backend_, subjects, planned.plan.sampling, progress).front());
+    return merge_studies(study_systems(backend_, subjects, planned.plan.sampling, progress));
   };
   return or_failure(study, [&](ExitCode code, const std::string& reason) {
     return give_up(Status::kFailed, code, reason);

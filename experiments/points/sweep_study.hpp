@@ -11,7 +11,7 @@ namespace moescope {
 struct PlannedPoint {
   ExperimentPoint point;
   CommonOptions options;
-  StudyPlan plan;  ///< of a baseline: with its one schedule
+  StudyPlan plan;  ///< of a baseline: with its own schedules
   NamedWorkload workload;
   std::string repro;
 };

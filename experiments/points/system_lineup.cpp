@@ -41,12 +41,12 @@ std::vector<SystemSubject> SystemLineup::subjects() {
 }
 
 void SystemLineup::add_baseline(const SystemShape& shape, std::vector<SystemSubject>& subjects) {
-  const std::vector<ScheduleKind> schedules = baseline_schedules(options_, shape.system);
+  const std::vector<ScheduleOptions> schedules = baseline_schedules(options_, shape.system);
   const auto make = [&] {
     const SystemInputs& first = baseline_inputs_.emplace_back(make_system_inputs(workload_, shape, options_));
-    for (const ScheduleKind schedule : schedules) {
+    for (const ScheduleOptions& schedule : schedules) {
       const SystemInputs* inputs = &first;
-      if (schedule != schedules.front()) {  // the same tokens and weights
+      if (!(schedule == schedules.front())) {  // the same tokens and weights
         SystemInputs& other = baseline_inputs_.emplace_back();
         other.shape = first.shape;
         other.hidden_states = first.hidden_states.clone();
@@ -54,18 +54,18 @@ void SystemLineup::add_baseline(const SystemShape& shape, std::vector<SystemSubj
         other.fixed_routing = first.fixed_routing;
         other.workload = first.workload;
         other.seed = first.seed;
-        other.schedule = schedule;
+        other.set_schedule(schedule);
         inputs = &other;
       }
       SystemSubject& subject = subjects.emplace_back();
       subject.baseline = inputs;
       subject.judge = system_judge(*inputs, kJudgedTokens);
+      subject.assigned_judge = system_assigned_judge(*inputs, kJudgedTokens);
     }
   };
   or_failure(make, [&](ExitCode code, const std::string& reason) {
-    for (const ScheduleKind schedule : schedules) {
-      ScheduleOptions options = system_schedule(shape.system);
-      options.kind = schedule == ScheduleKind::kAuto ? options.kind : schedule;
+    for (ScheduleOptions options : schedules) {
+      options.kind = options.kind == ScheduleKind::kAuto ? system_schedule(shape.system).kind : options.kind;
       subjects.push_back(failed_subject(shape.row_shape(), options, code, reason));
       subjects.back().failed->baseline = shape;
     }
@@ -74,6 +74,8 @@ void SystemLineup::add_baseline(const SystemShape& shape, std::vector<SystemSubj
 
 void SystemLineup::add_omnimoe(std::vector<SystemSubject>& subjects) {
   CommonOptions options = options_;
+  std::erase_if(options.schedules,
+                [](const std::string& text) { return !parse_schedule(text).tokens.every(); });
   if (options.schedules.empty()) {
     options.schedules = {"expert_centric", "staircase"};
   }

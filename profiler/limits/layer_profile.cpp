@@ -3,6 +3,8 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <functional>
+#include <memory>
 #include <utility>
 
 #include "profiler/study/layer_rows.hpp"
@@ -85,17 +87,17 @@ std::vector<Limit> LayerProfile::limits(std::size_t schedule, Stage stage) const
                                                : stage_limits(time->median_s(), *metrics, ceilings);
 }
 
-LayerProfile profile_layer(MoeBackend& backend, const LayerInputs& inputs,
-                           std::span<const ScheduleOptions> schedules, const SamplingOptions& sampling,
-                           const Judge& judge, const CounterSetup& counters, const DeviceCeilings& ceilings,
-                           KernelTracer* tracer, const StudyProgress& progress) {
-  LayerProfile profile;
-  profile.ceilings = ceilings;
-  profile.study = study_layer(backend, inputs, schedules, sampling, judge, progress);
+namespace {
+
+/// Replays every schedule of profile.study that ran; `prepare` loads the one of that number.
+void count_schedules(LayerProfile& profile, const MoeBackend& backend, L2State l2,
+                     const CounterSetup& counters, KernelTracer* tracer, const StudyProgress& progress,
+                     const std::function<std::unique_ptr<LayerExecution>(std::size_t schedule)>& prepare) {
   if (tracer == nullptr) {
     profile.no_kernels = fmt::format("the {} backend has no kernels to trace", backend.name());
   }
-  for (const ScheduleStudy& point : profile.study.schedules) {
+  for (std::size_t s = 0; s < profile.study.schedules.size(); ++s) {
+    const ScheduleStudy& point = profile.study.schedules[s];
     CountedLayer& counted = profile.counted.emplace_back(uncounted(counters.reason));
     auto& kernels = profile.kernels.emplace_back();
     if (point.status != Status::kOk) {
@@ -105,9 +107,9 @@ LayerProfile profile_layer(MoeBackend& backend, const LayerInputs& inputs,
     if (progress) {
       progress(fmt::format("counters of {}", to_string(point.options)));
     }
-    const auto execution = backend.prepare(inputs, point.options);
+    const auto execution = prepare(s);
     if (counters.source != nullptr) {
-      counted = count_layer(*execution, *counters.source, counters.selection, sampling.l2);
+      counted = count_layer(*execution, *counters.source, counters.selection, l2);
     }
     try {
       if (tracer != nullptr) {
@@ -120,6 +122,31 @@ LayerProfile profile_layer(MoeBackend& backend, const LayerInputs& inputs,
       tracer = nullptr;
     }
   }
+}
+
+}  // namespace
+
+LayerProfile profile_layer(MoeBackend& backend, const LayerInputs& inputs,
+                           std::span<const ScheduleOptions> schedules, const SamplingOptions& sampling,
+                           const Judge& judge, const CounterSetup& counters, const DeviceCeilings& ceilings,
+                           KernelTracer* tracer, const StudyProgress& progress) {
+  LayerProfile profile;
+  profile.ceilings = ceilings;
+  profile.study = study_layer(backend, inputs, schedules, sampling, judge, progress);
+  count_schedules(profile, backend, sampling.l2, counters, tracer, progress,
+                  [&](std::size_t s) { return backend.prepare(inputs, profile.study.schedules[s].options); });
+  return profile;
+}
+
+LayerProfile profile_system(MoeBackend& backend, std::span<const SystemSubject> subjects,
+                            const SamplingOptions& sampling, const CounterSetup& counters,
+                            const DeviceCeilings& ceilings, KernelTracer* tracer,
+                            const StudyProgress& progress) {
+  LayerProfile profile;
+  profile.ceilings = ceilings;
+  profile.study = merge_studies(study_systems(backend, subjects, sampling, progress));
+  count_schedules(profile, backend, sampling.l2, counters, tracer, progress,
+                  [&](std::size_t s) { return backend.prepare_ruled_system(*subjects[s].baseline); });
   return profile;
 }
 

@@ -11,6 +11,7 @@
 #include "profiler/limits/ceilings.hpp"
 #include "profiler/limits/limits.hpp"
 #include "profiler/study/layer_study.hpp"
+#include "profiler/study/system_study.hpp"
 #include "profiler/text/table_output.hpp"
 
 namespace moescope {
@@ -47,6 +48,12 @@ LayerProfile profile_layer(MoeBackend& backend, const LayerInputs& inputs,
                            std::span<const ScheduleOptions> schedules, const SamplingOptions& sampling,
                            const Judge& judge, const CounterSetup& counters, const DeviceCeilings& ceilings,
                            KernelTracer* tracer, const StudyProgress& progress = {});
+
+/// The same of a baseline, each subject under a schedule of its own (study_systems).
+LayerProfile profile_system(MoeBackend& backend, std::span<const SystemSubject> subjects,
+                            const SamplingOptions& sampling, const CounterSetup& counters,
+                            const DeviceCeilings& ceilings, KernelTracer* tracer,
+                            const StudyProgress& progress = {});
 
 /// The study's rows; ceilings are rows of their own (ceiling_rows). Per stage and metric one measured row,
 /// unavailable with the reason where there is no value; then what follows from counters, times and ceilings:

@@ -163,7 +163,7 @@ std::string profile_legend() {
 
 void print_profile(TableOutput& out, const LayerProfile& profile, const std::string& device) {
   const LayerStudy& study = profile.study;
-  out.text() << fmt::format("{}  {}  {}  seed {}  L2 {}\n{} on {}\n", study.workload, study.shape.label(),
+  out.text() << fmt::format("{}  {}  {}  seed {}  L2 {}\n{} on {}\n", study.workload, study_label(study),
                             to_string(study.shape.dtype), study.seed, to_string(study.sampling.l2),
                             study.backend, device);
   for (std::size_t s = 0; s < study.schedules.size(); ++s) {

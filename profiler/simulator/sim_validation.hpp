@@ -17,7 +17,8 @@ namespace moescope {
 
 /// One quantity of one stage of one recorded point.
 struct Prediction {
-  std::string shape;     ///< LayerShape::label()
+  std::string system;    ///< kind of layer
+  std::string shape;     ///< its label()
   std::string workload;  ///< as rows name it
   std::uint64_t seed = 0;
   std::string schedule;

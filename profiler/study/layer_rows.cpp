@@ -105,6 +105,9 @@ std::vector<ResultRow> schedule_rows(const Point& context, const LayerStudy& stu
     rows.push_back(absent_row(context, Stage::kLayer, Source::kMeasured, "relative_error", "fraction",
                               Status::kFailed, point.error_reason));
   }
+  if (point.ffn) {
+    append(rows, ffn_study_rows(context, *point.ffn));
+  }
   rows.push_back(value_row(context, Stage::kLayer, Source::kAnalytic, "deterministic",
                            point.deterministic ? 1 : 0, "flag"));
   return rows;
@@ -152,6 +155,31 @@ std::vector<ResultRow> skew_rows(const Point& context, const SkewMetrics& skew) 
   add("cols_per_token", skew.cols_per_token, "cols");
   add("strips_per_token", skew.strips_per_token, "strips");
   add("max_strips_per_token", static_cast<double>(skew.max_strips_per_token), "strips");
+  return rows;
+}
+
+std::vector<ResultRow> ffn_study_rows(const Point& context, const FfnStudy& ffn) {
+  std::vector<ResultRow> rows;
+  const auto add = [&](const char* metric, double value, const char* unit) {
+    rows.push_back(value_row(context, Stage::kExperts, Source::kAnalytic, metric, value, unit));
+  };
+  add("executed_rows", static_cast<double>(ffn.rows.executed), "rows");
+  add("padding_waste", ffn.rows.padding_waste(), "ratio");
+  if (!ffn.has_rule) {
+    return rows;
+  }
+  add("dropless_executed_rows", static_cast<double>(ffn.dropless.executed), "rows");
+  add("dropped_pairs", static_cast<double>(ffn.dropped_pairs), "pairs");
+  add("dropped_share", ffn.dropped_share(), "fraction");
+  add("added_pairs", static_cast<double>(ffn.added_pairs), "pairs");
+  add("tokens_without_experts", static_cast<double>(ffn.tokens_without), "tokens");
+  if (ffn.capacity > 0) {
+    add("expert_capacity", static_cast<double>(ffn.capacity), "rows");
+  }
+  if (ffn.dropless_error) {
+    rows.push_back(value_row(context, Stage::kLayer, Source::kMeasured, "dropless_relative_error",
+                             ffn.dropless_error->relative_error, "fraction"));
+  }
   return rows;
 }
 
@@ -252,48 +280,57 @@ std::vector<ResultRow> study_rows(const LayerStudy& study) {
 }
 
 std::span<const std::string_view> study_metrics() {
-  static constexpr std::array<std::string_view, 42> kMetrics = {"num_pairs",
-                                                                "active_experts",
-                                                                "usage",
-                                                                "unevenness_nats",
-                                                                "gini",
-                                                                "max_over_mean",
-                                                                "effective_experts",
-                                                                "reuse",
-                                                                "rows_per_token",
-                                                                "cols_per_token",
-                                                                "strips_per_token",
-                                                                "max_strips_per_token",
-                                                                "floor_bytes",
-                                                                "time_s",
-                                                                "discarded_samples",
-                                                                "sm_clock_hz",
-                                                                "temperature_c",
-                                                                "speed_up_over_token_centric",
-                                                                "time_over_fastest",
-                                                                "hbm_read_bytes",
-                                                                "hbm_write_bytes",
-                                                                "l2_read_bytes",
-                                                                "l2_write_bytes",
-                                                                "useful_flop",
-                                                                "executed_flop",
-                                                                "workspace_bytes",
-                                                                "weight_bytes",
-                                                                "peak_bytes",
-                                                                "relative_error",
-                                                                "max_absolute_error",
-                                                                "deterministic",
-                                                                "load_max_over_mean",
-                                                                "rank_time_max_over_mean",
-                                                                "ranks_per_token",
-                                                                "remote_ranks_per_token",
-                                                                "exchange_bytes",
-                                                                "moved_bytes",
-                                                                "busiest_rank_bytes",
-                                                                "home_tokens",
-                                                                "rank_pairs",
-                                                                "rank_experts",
-                                                                "link_bytes"};
+  static constexpr auto kMetrics = std::to_array<std::string_view>({"num_pairs",
+                                                                    "active_experts",
+                                                                    "usage",
+                                                                    "unevenness_nats",
+                                                                    "gini",
+                                                                    "max_over_mean",
+                                                                    "effective_experts",
+                                                                    "reuse",
+                                                                    "rows_per_token",
+                                                                    "cols_per_token",
+                                                                    "strips_per_token",
+                                                                    "max_strips_per_token",
+                                                                    "floor_bytes",
+                                                                    "time_s",
+                                                                    "discarded_samples",
+                                                                    "sm_clock_hz",
+                                                                    "temperature_c",
+                                                                    "speed_up_over_token_centric",
+                                                                    "time_over_fastest",
+                                                                    "hbm_read_bytes",
+                                                                    "hbm_write_bytes",
+                                                                    "l2_read_bytes",
+                                                                    "l2_write_bytes",
+                                                                    "useful_flop",
+                                                                    "executed_flop",
+                                                                    "workspace_bytes",
+                                                                    "weight_bytes",
+                                                                    "peak_bytes",
+                                                                    "relative_error",
+                                                                    "max_absolute_error",
+                                                                    "executed_rows",
+                                                                    "padding_waste",
+                                                                    "dropless_executed_rows",
+                                                                    "dropped_pairs",
+                                                                    "dropped_share",
+                                                                    "added_pairs",
+                                                                    "tokens_without_experts",
+                                                                    "expert_capacity",
+                                                                    "dropless_relative_error",
+                                                                    "deterministic",
+                                                                    "load_max_over_mean",
+                                                                    "rank_time_max_over_mean",
+                                                                    "ranks_per_token",
+                                                                    "remote_ranks_per_token",
+                                                                    "exchange_bytes",
+                                                                    "moved_bytes",
+                                                                    "busiest_rank_bytes",
+                                                                    "home_tokens",
+                                                                    "rank_pairs",
+                                                                    "rank_experts",
+                                                                    "link_bytes"});
   return kMetrics;
 }
 

@@ -24,6 +24,9 @@ ResultRow absent_row(const Point& point, Stage stage, Source source, std::string
 
 /// Every metric of skew.hpp, computed from the actual routing; stage router_select, source analytic.
 std::vector<ResultRow> skew_rows(const Point& point, const SkewMetrics& skew);
+/// Rows executed for FFN experts and their padding; of a rule for tokens also what it changed, and what that
+/// did to the output where it is known. Source analytic, but for the last.
+std::vector<ResultRow> ffn_study_rows(const Point& point, const FfnStudy& ffn);
 /// Bytes per level and direction and FLOP of every stage that has any, and of the layer; source analytic.
 std::vector<ResultRow> cost_rows(const Point& point, const AnalyticCost& cost);
 /// time_s of every stage with its spread, discarded_samples, sm_clock_hz, temperature_c; source measured.

@@ -15,9 +15,27 @@
 #include "core/ranks/rank_report.hpp"
 #include "core/results/result.hpp"
 #include "core/schedule/skew.hpp"
+#include "core/systems/system_cost.hpp"
 #include "profiler/study/sampling.hpp"
 
 namespace moescope {
+
+/// What became of the pairs that a router chose for FFN experts, and the rows that were executed for them.
+struct FfnStudy {
+  FfnRows rows;
+  FfnRows dropless;  ///< as expert_centric without a rule for tokens
+  std::int64_t chosen_pairs = 0;
+  std::int64_t dropped_pairs = 0;
+  std::int64_t added_pairs = 0;
+  std::int64_t tokens_without = 0;            ///< tokens that lost all their experts
+  std::int64_t capacity = 0;                  ///< rows of every expert; 0 without one
+  bool has_rule = false;                      ///< a TokenRule stood between the router and the experts
+  std::optional<ErrorReport> dropless_error;  ///< under a rule: against the output of all chosen pairs
+
+  double dropped_share() const {
+    return chosen_pairs > 0 ? static_cast<double>(dropped_pairs) / static_cast<double>(chosen_pairs) : 0;
+  }
+};
 
 /// What one schedule did on one layer. Unless status is ok, only `options`, `status` and `reason` mean
 /// anything.
@@ -38,6 +56,7 @@ struct ScheduleStudy {
   ArmResult times;
   std::optional<ErrorReport> error;  ///< against the judge's reference
   std::string error_of;              ///< of a backward: the gradient that it is the error of
+  std::optional<FfnStudy> ffn;       ///< of FFN experts
   std::string error_reason;          ///< why there is none
   std::optional<RankReport> ranks;   ///< of a layer on several ranks: its last run
   /// token_centric's time / this one's, when both were measured: of the layer and of the expert stage alone.

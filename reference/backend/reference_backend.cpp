@@ -92,6 +92,8 @@ bool ReferenceBackend::supports_system(System system, std::string& why) const {
   return system != System::kOmniMoe;
 }
 
+bool ReferenceBackend::supports_token_rules(std::string& /*why*/) const { return true; }
+
 std::unique_ptr<LayerExecution> ReferenceBackend::prepare_system(const SystemInputs& inputs) {
   return reference::make_system_execution(inputs);
 }

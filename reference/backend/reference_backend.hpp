@@ -33,6 +33,7 @@ class ReferenceBackend final : public MoeBackend {
                                                       const TrainingOptions& training) override;
 
   bool supports_system(System system, std::string& why) const override;
+  bool supports_token_rules(std::string& why) const override;
   std::unique_ptr<LayerExecution> prepare_system(const SystemInputs& inputs) override;
 };
 

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <utility>
 
 #include "core/base/error.hpp"
@@ -122,6 +123,24 @@ void add_expert(const SystemInputs& inputs, const Vector& x, std::int32_t id, do
   oracle::add_scored_row(p, magnitude, row_of(weights.w_out, id), y, rounding);
 }
 
+/// What a token chose, and what ran of it.
+struct RanPairs {
+  std::span<const std::int32_t> chosen;
+  const Vector& gates;  ///< of the chosen
+  std::span<const std::int32_t> ran;
+};
+
+void add_ran(const SystemInputs& inputs, const Vector& x, const OracleRouting& routing, std::size_t query,
+             const RanPairs& pairs, Vector& y, TokenRounding& rounding) {
+  for (const std::int32_t expert : pairs.ran) {
+    const auto at = std::ranges::find(pairs.chosen, expert);
+    const double gate = at != pairs.chosen.end()
+                            ? pairs.gates[static_cast<std::size_t>(at - pairs.chosen.begin())]
+                            : std::exp(routing.score(static_cast<std::int64_t>(query), expert));
+    add_expert(inputs, x, expert, gate, y, rounding);
+  }
+}
+
 void require_selection(const Routing& selection, const SystemShape& shape) {
   const LayerShape row = shape.row_shape();
   if (selection.num_tokens != shape.num_queries() || selection.grid_rows != row.grid_rows ||
@@ -179,6 +198,45 @@ SelectionReport compare_with_fixed(const Routing& routing, const Routing& fixed)
   return report;
 }
 
+/// Where an assignment is not what `rule` says, in words. Which tokens were added is judged by fp64 scores of
+/// the sampled tokens alone.
+std::string fault_of(const TokenAssignment& assignment, const Routing& chosen, const TokenRule& rule,
+                     const OracleRouting& truth) {
+  if (!(assignment.rule == rule)) {
+    return fmt::format("{} ran as {}", to_string(rule), to_string(assignment.rule));
+  }
+  try {
+    validate(assignment, chosen, nullptr);
+  } catch (const InternalError& error) {
+    return error.what();
+  }
+  if (assignment.added_pairs == 0) {
+    return {};
+  }
+  constexpr double kExpError = 1e-6;  // of exp in fp32, relative
+  for (std::int32_t expert = 0; expert < chosen.num_experts(); ++expert) {
+    double least_added = 1;  // of log probabilities, which are not above 0
+    double most_left = -std::numeric_limits<double>::infinity();
+    for (std::size_t t = 0; t < truth.tokens.size(); ++t) {
+      if (std::ranges::binary_search(chosen.ids_of(truth.tokens[t]), expert)) {
+        continue;
+      }
+      const double score = truth.score(static_cast<std::int64_t>(t), expert);
+      const double tolerance = truth.tolerance[t] + kExpError;
+      if (std::ranges::binary_search(assignment.routing.ids_of(truth.tokens[t]), expert)) {
+        least_added = std::min(least_added, score + tolerance);
+      } else {
+        most_left = std::max(most_left, score - tolerance);
+      }
+    }
+    if (most_left > least_added) {
+      return fmt::format("expert {} gained a token of log probability {:.6g} and not one of {:.6g}", expert,
+                         least_added, most_left);
+    }
+  }
+  return {};
+}
+
 bool same_bits(const HostTensor& a, const HostTensor& b) {
   return a.bytes() == b.bytes() && std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.bytes())) == 0;
 }
@@ -186,10 +244,12 @@ bool same_bits(const HostTensor& a, const HostTensor& b) {
 }  // namespace
 
 SystemOracle system_oracle(const SystemInputs& inputs, const std::vector<std::int64_t>& tokens,
-                           const Routing* selection) {
+                           const Routing* selection, const Routing* ran) {
   const auto& shape = inputs.shape;
-  if (selection != nullptr) {
-    require_selection(*selection, shape);
+  for (const Routing* given : {selection, ran}) {
+    if (given != nullptr) {
+      require_selection(*given, shape);
+    }
   }
   const auto sampled = oracle::checked_tokens(tokens, shape.num_tokens);
   const auto d = static_cast<std::size_t>(shape.hidden_size);
@@ -209,6 +269,10 @@ SystemOracle system_oracle(const SystemInputs& inputs, const std::vector<std::in
       const Vector gates =
           own ? Vector(own_gates.begin(), own_gates.end())
               : oracle::gates_of_scores(routing, static_cast<std::int64_t>(query), ids, shape.gate_mode);
+      if (ran != nullptr) {
+        add_ran(inputs, x, routing, query, {ids, gates, ran->ids_of(routing.tokens[query])}, y, rounding);
+        continue;
+      }
       for (std::size_t k = 0; k < ids.size(); ++k) {
         add_expert(inputs, x, ids[k], gates[k], y, rounding);
       }
@@ -233,6 +297,16 @@ std::function<ErrorReport(const HostTensor& output, const Routing& routing)> sys
   };
 }
 
+std::function<ErrorReport(const HostTensor& output, const Routing& routing,
+                          const TokenAssignment& assignment)>
+system_assigned_judge(const SystemInputs& inputs, std::int64_t sampled_tokens) {
+  return [&inputs, tokens = spread_tokens(inputs.shape.num_tokens, sampled_tokens)](
+             const HostTensor& output, const Routing& routing, const TokenAssignment& assignment) {
+    return compare(gather_rows(output, tokens),
+                   system_oracle(inputs, tokens, &routing, &assignment.routing).view());
+  };
+}
+
 double system_tolerance(const SystemShape& shape, const SystemOracle& oracle) {
   return sample_tolerance(
       shape.dtype, shape.hidden_size + shape.top_k + shape.expert_size + shape.shared_size + shape.key_size,
@@ -244,23 +318,43 @@ std::string SystemCheck::describe() const {
     return fmt::format("{} of {} pairs wrong, first {}", selection.wrong, selection.compared_pairs,
                        selection.first_wrong);
   }
-  return fmt::format("{}, tolerance {:.2g}{}; {} near-ties", error.describe(), tolerance,
-                     repeats ? "" : ", and a second run differs", selection.near_ties);
+  if (!assignment_fault.empty()) {
+    return assignment_fault;
+  }
+  std::string text = fmt::format("{}, tolerance {:.2g}{}; {} near-ties", error.describe(), tolerance,
+                                 repeats ? "" : ", and a second run differs", selection.near_ties);
+  if (dropless_error) {
+    text += fmt::format("; {}: {} of {} pairs dropped, {} added, error against all pairs {:.3g}",
+                        to_string(tokens), dropped_pairs, chosen_pairs, added_pairs,
+                        dropless_error->relative_error);
+  }
+  return text;
 }
 
 SystemCheck check_system(MoeBackend& backend, const SystemInputs& inputs, std::int64_t sampled_tokens) {
   const auto tokens = spread_tokens(inputs.shape.num_tokens, sampled_tokens);
-  const auto execution = backend.prepare_system(inputs);
+  const auto execution = backend.prepare_ruled_system(inputs);
   execution->run(L2State::kWarm);
   const HostTensor output = execution->output();
   const Routing routing = execution->routing();
-  const SystemOracle truth = system_oracle(inputs, tokens, &routing);
+  const TokenAssignment* const assignment = execution->assignment();
+  const SystemOracle truth =
+      system_oracle(inputs, tokens, &routing, assignment != nullptr ? &assignment->routing : nullptr);
   SystemCheck check;
   check.selection = inputs.fixed_routing ? compare_with_fixed(routing, *inputs.fixed_routing)
                                          : compare_selection(routing, truth.routing);
   check.error = compare(gather_rows(output, tokens), truth.view());
   check.tolerance = system_tolerance(inputs.shape, truth);
   check.ran = execution->schedule_options().kind;
+  check.tokens = execution->schedule_options().tokens;
+  if (assignment != nullptr) {
+    check.assignment_fault = fault_of(*assignment, routing, inputs.tokens, truth.routing);
+    check.chosen_pairs = assignment->chosen_pairs;
+    check.dropped_pairs = assignment->dropped_pairs;
+    check.added_pairs = assignment->added_pairs;
+    check.dropless_error =
+        compare(gather_rows(output, tokens), system_oracle(inputs, tokens, &routing).view());
+  }
   if (execution->deterministic()) {
     execution->run(L2State::kWarm);
     check.repeats = same_bits(output, execution->output());

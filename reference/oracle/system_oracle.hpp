@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -28,15 +29,21 @@ struct SystemOracle {
 
 /// The layer for `tokens` (distinct, ascending; empty = all). With `selection` (a routing of all queries) its
 /// experts are used instead of the oracle's own, with gates still from fp64 scores; a fixed routing is taken
-/// as it is. Throws InvalidArgument
-/// when it does not belong to the batch.
+/// as it is. With `ran` (FFN experts under a rule for tokens) these pairs are summed: those of the selection
+/// with the gates that they have in it, others with their probability. Throws InvalidArgument when one does
+/// not belong to the batch.
 SystemOracle system_oracle(const SystemInputs& inputs, const std::vector<std::int64_t>& tokens,
-                           const Routing* selection);
+                           const Routing* selection, const Routing* ran = nullptr);
 
 /// Output of a layer against the oracle with the experts that `routing` selected, for tokens spread over the
 /// batch. Keeps a reference to `inputs`.
 std::function<ErrorReport(const HostTensor& output, const Routing& routing)> system_judge(
     const SystemInputs& inputs, std::int64_t sampled_tokens);
+
+/// The same against the pairs that a rule for tokens left.
+std::function<ErrorReport(const HostTensor& output, const Routing& routing,
+                          const TokenAssignment& assignment)>
+system_assigned_judge(const SystemInputs& inputs, std::int64_t sampled_tokens);
 
 /// Largest relative error that a correct layer of this shape may show end to end on the oracle's tokens.
 double system_tolerance(const SystemShape& shape, const SystemOracle& oracle);
@@ -47,9 +54,18 @@ struct SystemCheck {
   ErrorReport error;          ///< of the output, with the layer's own selection
   double tolerance = 0;
   ScheduleKind ran = ScheduleKind::kAuto;
-  bool repeats = true;  ///< a second run gave the same bits, or the layer says that it need not
+  /// Of a rule for tokens: what it left, and the error against all pairs that the router chose.
+  TokenRule tokens;
+  std::int64_t chosen_pairs = 0;
+  std::int64_t dropped_pairs = 0;
+  std::int64_t added_pairs = 0;
+  std::optional<ErrorReport> dropless_error;
+  std::string assignment_fault;  ///< where it is not what the rule says
+  bool repeats = true;           ///< a second run gave the same bits, or the layer says that it need not
 
-  bool passed() const { return selection.ok() && error.relative_error <= tolerance && repeats; }
+  bool passed() const {
+    return selection.ok() && error.relative_error <= tolerance && repeats && assignment_fault.empty();
+  }
   /// One line: what failed, or the error.
   std::string describe() const;
 };

@@ -5,6 +5,7 @@
 #include <omp.h>
 
 #include <algorithm>
+#include <cmath>
 #include <span>
 #include <vector>
 
@@ -17,19 +18,32 @@
 namespace moescope::reference {
 namespace {
 
-/// Consecutive tasks of one expert: rows [begin, end) of the permuted batch.
+/// Consecutive tasks of one expert: rows [begin, end) of the permuted batch, and how many rows are
+/// multiplied.
 struct Block {
   std::int32_t expert = 0;
   std::int64_t begin = 0;
   std::int64_t end = 0;
+  std::int64_t rows = 0;
 };
 
-std::vector<Block> blocks_of(const Schedule& schedule) {
+/// `capacity`: rows of every expert, whether it has as many tasks or none; 0: as many as it has.
+std::vector<Block> blocks_of(const Schedule& schedule, std::int64_t num_experts, std::int64_t capacity) {
   std::vector<Block> blocks;
-  for (const WorkItem& item : schedule.items) {
-    const auto expert = schedule.experts[static_cast<std::size_t>(item.expert_begin)];
-    for (std::int64_t begin = item.token_begin; begin < item.token_end; begin += kFfnBlockTokens) {
-      blocks.push_back({expert, begin, std::min(begin + kFfnBlockTokens, item.token_end)});
+  auto item = schedule.items.begin();
+  for (std::int32_t expert = 0; expert < num_experts; ++expert) {
+    std::int64_t begin = 0;
+    std::int64_t end = 0;
+    if (item != schedule.items.end() &&
+        schedule.experts[static_cast<std::size_t>(item->expert_begin)] == expert) {
+      begin = item->token_begin;
+      end = item->token_end;
+      ++item;
+    }
+    for (std::int64_t rows = capacity > 0 ? capacity : end - begin; rows > 0; rows -= kFfnBlockTokens) {
+      const std::int64_t last = std::min(begin + kFfnBlockTokens, end);
+      blocks.push_back({expert, begin, last, std::min(rows, kFfnBlockTokens)});
+      begin = last;
     }
   }
   return blocks;
@@ -44,19 +58,19 @@ struct Scratch {
   MatrixF32 out;      ///< [block, d]
 };
 
-/// scratch.out = FFN of the expert for these tokens.
+/// scratch.out = FFN of the expert for these tokens, and for zeros in the rows behind them.
 void run_block(const SystemInputs& inputs, std::int32_t expert, std::span<const std::int32_t> tokens,
-               Scratch& scratch) {
+               std::int64_t rows, Scratch& scratch) {
   const auto& shape = inputs.shape;
   const auto& experts = *inputs.weights->experts;
-  const auto rows = std::ssize(tokens);
   const auto f = shape.expert_size;
   scratch.x.resize(rows, shape.hidden_size);
   scratch.gate_up.resize(2 * f, shape.hidden_size);
   scratch.down.resize(shape.hidden_size, f);
-  for (std::int64_t r = 0; r < rows; ++r) {
+  for (std::int64_t r = 0; r < std::ssize(tokens); ++r) {
     load_rows(inputs.hidden_states, tokens[static_cast<std::size_t>(r)], scratch.x.middleRows(r, 1));
   }
+  scratch.x.bottomRows(rows - std::ssize(tokens)).setZero();
   load_rows(experts.gate_up, expert * 2 * f, scratch.gate_up);
   load_rows(experts.down, expert * shape.hidden_size, scratch.down);
   scratch.hidden.noalias() = scratch.x * scratch.gate_up.transpose();
@@ -76,11 +90,12 @@ RouterLogits one_row_logits(const SystemInputs& inputs) {
           scores_nt(inputs.hidden_states, inputs.weights->router)};
 }
 
-HostTensor grouped_ffn(const SystemInputs& inputs, const Routing& routing, const Schedule& schedule) {
+HostTensor grouped_ffn(const SystemInputs& inputs, const Routing& routing, const Schedule& schedule,
+                       std::int64_t capacity) {
   const auto d = inputs.shape.hidden_size;
   HostTensor results(Dtype::kF32, routing.num_pairs(), d);  // in CSR order
   const auto result = results.f32();
-  const auto blocks = blocks_of(schedule);
+  const auto blocks = blocks_of(schedule, inputs.shape.num_experts, capacity);
   const int threads = omp_get_max_threads();
   std::vector<Scratch> scratch(static_cast<std::size_t>(threads));
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
@@ -89,8 +104,8 @@ HostTensor grouped_ffn(const SystemInputs& inputs, const Routing& routing, const
     const auto tokens = std::span(schedule.tokens)
                             .subspan(static_cast<std::size_t>(blocks[b].begin),
                                      static_cast<std::size_t>(blocks[b].end - blocks[b].begin));
-    run_block(inputs, blocks[b].expert, tokens, mine);
-    for (std::int64_t r = 0; r < mine.out.rows(); ++r) {
+    run_block(inputs, blocks[b].expert, tokens, blocks[b].rows, mine);
+    for (std::int64_t r = 0; r < std::ssize(tokens); ++r) {
       // With groups of one expert a task is one pair.
       const auto pair = schedule.sorted_pair_ids[static_cast<std::size_t>(blocks[b].begin + r)];
       std::copy_n(mine.out.row(r).data(), d, result.row(pair));
@@ -128,7 +143,7 @@ HostTensor ffn_of_tokens(const SystemInputs& inputs, const Routing& routing, con
     const std::int32_t token = schedule.tokens[t];
     for (std::int64_t p = schedule.pair_offsets[t]; p < schedule.pair_offsets[t + 1]; ++p) {
       const auto pair = static_cast<std::size_t>(schedule.sorted_pair_ids[static_cast<std::size_t>(p)]);
-      run_block(inputs, routing.expert_ids[pair], {&token, 1}, mine);
+      run_block(inputs, routing.expert_ids[pair], {&token, 1}, 1, mine);
       add_row(mine.out, 0, routing.gates[pair], y.row(token));
     }
   }
@@ -148,7 +163,7 @@ HostTensor ffn_of_all(const SystemInputs& inputs, const Routing& routing, const 
     const auto tokens =
         std::span(schedule.tokens).subspan(static_cast<std::size_t>(first), static_cast<std::size_t>(count));
     for (std::int32_t expert = 0; expert < inputs.shape.num_experts; ++expert) {
-      run_block(inputs, expert, tokens, mine);
+      run_block(inputs, expert, tokens, count, mine);
       for (std::int64_t r = 0; r < count; ++r) {
         const std::int32_t token = tokens[static_cast<std::size_t>(r)];
         const auto ids = routing.ids_of(token);
@@ -163,32 +178,56 @@ HostTensor ffn_of_all(const SystemInputs& inputs, const Routing& routing, const 
   return out;
 }
 
-HostTensor run_ffn(const SystemInputs& inputs, const Routing& routing, const Schedule& schedule) {
+HostTensor run_ffn(const SystemInputs& inputs, const Routing& routing, const Schedule& schedule,
+                   std::int64_t capacity) {
   switch (schedule.kind) {
     case ScheduleKind::kTokenCentric:
       return ffn_of_tokens(inputs, routing, schedule);
     case ScheduleKind::kDenseMasked:
       return ffn_of_all(inputs, routing, schedule);
     default:
-      return grouped_ffn(inputs, routing, schedule);
+      return grouped_ffn(inputs, routing, schedule, capacity);
   }
+}
+
+/// Softmax of the logits over all experts, [L,N].
+HostTensor probabilities_of(const RouterLogits& logits) {
+  HostTensor all(Dtype::kF32, logits.col.rows(), logits.col.cols());
+  const auto in = logits.col.f32();
+  const auto out = all.f32();
+#pragma omp parallel for
+  for (std::int64_t token = 0; token < in.rows; ++token) {
+    log_softmax(in.row_span(token), out.row_span(token));
+    for (float& value : out.row_span(token)) {
+      value = std::exp(value);
+    }
+  }
+  return all;
 }
 
 }  // namespace
 
-ScheduleOptions FfnExecution::schedule_options() const {
-  ScheduleOptions options = system_schedule(shape().system);
-  options.kind = inputs_.schedule == ScheduleKind::kAuto ? options.kind : inputs_.schedule;
-  return options;
+ScheduleOptions FfnExecution::schedule_options() const { return inputs_.schedule_options(); }
+
+void FfnExecution::schedule_pairs() {
+  if (inputs_.tokens.every()) {
+    schedule_ = build_schedule(routing_, schedule_options());
+    return;
+  }
+  const bool from_logits = needs_probabilities(inputs_.tokens) && !inputs_.fixed_routing;
+  const HostTensor probabilities = from_logits ? probabilities_of(logits_) : HostTensor();
+  assignment_ = assign_tokens(routing_, inputs_.tokens, from_logits ? &probabilities : nullptr);
+  schedule_ = build_schedule(ran(), schedule_options());
 }
 
 std::vector<StageMemory> FfnExecution::memory() const {
   const auto f32 = dtype_bytes(Dtype::kF32);
   const auto d = shape().hidden_size;
   const auto f = shape().expert_size;
-  const auto pairs = shape().num_tokens * shape().top_k;
+  const auto pairs = std::max(shape().num_tokens * shape().top_k, ran().num_pairs());
   const auto logits = shape().num_tokens * (1 + shape().num_experts) * f32;
   const auto selectors = omp_get_max_threads() * (1 + shape().num_experts) * 5 * f32;
+  const auto scores = needs_probabilities(inputs_.tokens) ? 2 * logits : 0;
   // Before the first run: sorted_pair_ids, and one (token, offset) per pair.
   const auto permutation = schedule_.items.empty() ? pairs * (8 + 8 + 4) : schedule_.bytes();
   const auto block = kFfnBlockTokens * 2 * (d + f) + 3 * f * d;
@@ -196,7 +235,7 @@ std::vector<StageMemory> FfnExecution::memory() const {
   const auto results = ((grouped ? pairs : 0) + shape().num_tokens) * d * f32;
   return that_run({{Stage::kRouterProject, logits},
                    {Stage::kRouterSelect, logits + selectors},
-                   {Stage::kSchedule, permutation},
+                   {Stage::kSchedule, permutation + scores},
                    {Stage::kExperts, permutation + results + omp_get_max_threads() * block * f32}});
 }
 
@@ -207,13 +246,15 @@ void FfnExecution::compute(Stage stage) {
       break;
     case Stage::kRouterSelect:
       routing_ = select_rows(logits_, shape().top_k, shape().gate_mode, Marginals::kLogSoftmax);
-      logits_ = {};
+      if (!needs_probabilities(inputs_.tokens)) {
+        logits_ = {};
+      }
       break;
     case Stage::kSchedule:
-      schedule_ = build_schedule(routing_, schedule_options());
+      schedule_pairs();
       break;
     case Stage::kExperts:
-      y_ = run_ffn(inputs_, routing_, schedule_);
+      y_ = run_ffn(inputs_, ran(), schedule_, assignment_ ? assignment_->capacity : 0);
       break;
     default:
       throw InternalError(fmt::format("{} has no stage {}", to_string(shape().system), to_string(stage)));

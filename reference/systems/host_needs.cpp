@@ -77,7 +77,7 @@ HostNeeds cpu_execution_needs(const LayerShape& shape, bool fixed_routing, const
           std::max({fixed_routing ? 0 : router.passing, schedule.passing + again, experts, shared})};
 }
 
-HostNeeds cpu_system_needs(const SystemShape& shape, bool fixed_routing) {
+HostNeeds cpu_system_needs(const SystemShape& shape, bool fixed_routing, const TokenRule& tokens) {
   const int threads = omp_get_max_threads();
   const double width = real(shape.hidden_size);
   const double element = real(dtype_bytes(shape.dtype));
@@ -105,7 +105,12 @@ HostNeeds cpu_system_needs(const SystemShape& shape, bool fixed_routing) {
   }
   const ScheduleOptions by_expert{.kind = ScheduleKind::kExpertCentric, .group_size = 1};
   const HostNeeds permutation = schedule_host_needs(queries, false, by_expert, threads);
-  const double pairs = real(queries.num_tokens) * real(queries.top_k);
+  double pairs = real(queries.num_tokens) * real(queries.top_k);
+  if (needs_probabilities(tokens)) {  // and what fills tiles
+    const double all = real(shape.num_tokens) * real(shape.num_experts);
+    pairs = std::min(pairs + real(shape.num_experts) * real(tokens.tile), all);
+    needs.passing = std::max(needs.passing, 2 * all * kF32);
+  }
   const double f = real(shape.expert_size);
   const double block = kF32 * (reference::kFfnBlockTokens * 2 * (width + f) + 3 * f * width);
   needs.kept += permutation.kept;

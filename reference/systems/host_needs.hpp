@@ -13,7 +13,7 @@ HostNeeds cpu_router_needs(const LayerShape& shape);
 HostNeeds cpu_execution_needs(const LayerShape& shape, bool fixed_routing, const ScheduleOptions& options);
 
 /// The same of a baseline system.
-HostNeeds cpu_system_needs(const SystemShape& shape, bool fixed_routing);
+HostNeeds cpu_system_needs(const SystemShape& shape, bool fixed_routing, const TokenRule& tokens = {});
 
 /// The most of `passing` and of a cold run's flush of the cache, with what the heap keeps of what passed
 /// before.

@@ -61,7 +61,7 @@ std::unique_ptr<LayerExecution> make_system_execution(const SystemInputs& inputs
     }
     throw InvalidArgument("system", to_string(inputs.shape.system), "is prepared from LayerInputs");
   };
-  const HostNeeds needs = cpu_system_needs(inputs.shape, inputs.fixed_routing.has_value());
+  const HostNeeds needs = cpu_system_needs(inputs.shape, inputs.fixed_routing.has_value(), inputs.tokens);
   require_host_memory(inputs.shape.label(), needs.kept + needs.passing);
   return make();
 }

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <memory>
 #include <span>
+#include <string>
+#include <vector>
 
 #include "core/tiling/strip_tiles.hpp"
 #include "core/tiling/tile_config.hpp"
@@ -28,6 +31,7 @@ struct TensorMap {
   std::uint64_t shared_scratch = 0;  ///< gate and up of a chunk of tokens
   std::uint64_t scratch = 0;         ///< stages take turns in it
 
+  TensorMap() = default;
   TensorMap(const LayerShape& shape, StripRule rule);
 };
 
@@ -63,6 +67,14 @@ struct Product {
   Operand a, b, d;
 };
 
+/// Products of one size side by side, bytes apart.
+struct ProductBatch {
+  std::int64_t count = 1;
+  std::int64_t stride_a = 0;
+  std::int64_t stride_b = 0;
+  std::int64_t stride_d = 0;
+};
+
 /// Bytes that a pass over arrays moves.
 struct PassPart {
   std::uint64_t address = 0;
@@ -79,6 +91,7 @@ struct StreamContext {
   TensorMap map;
   std::int64_t row_bytes;  ///< of X, W, V
   std::int64_t element_bytes;
+  std::shared_ptr<const Routing> owned = nullptr;  ///< the routing, where the launches are to keep it
 
   const StreamConstants& constants() const { return options.constants; }
   /// The staircase schedule runs on strips.
@@ -107,14 +120,19 @@ Burst burst(std::uint64_t address, std::int64_t bytes, AccessKind kind, std::int
 
 /// access_matmul.cpp: one product as cuBLASLt would take it.
 void add_product(std::vector<KernelLaunch>& launches, Stage stage, std::string name, const Product& product,
-                 const StreamContext& context);
+                 const StreamContext& context, const ProductBatch& batch = {});
 /// access_matmul.cpp: one elementwise kernel over arrays of any length, each part in equal steps.
 void add_pass(std::vector<KernelLaunch>& launches, Stage stage, std::string name, std::vector<PassPart> parts,
               double instructions, std::int64_t code_bytes = 0);
 
 /// access_token_pairs.cpp: the expert stage token by token; stages as its arguments say.
+/// `finishes`: adds the shared MLP's result and rounds, as the fused kernel always does.
 void add_token_pairs(std::vector<KernelLaunch>& launches, Stage stage, bool score, bool sum,
-                     const StreamContext& context);
+                     const StreamContext& context, bool finishes);
+/// access_stream.cpp: router_select.cu, a block per row of logits.
+void add_select(std::vector<KernelLaunch>& launches, std::string name, const StreamContext& context);
+/// access_stream.cpp: instructions come from HBM once, with the first launch of a kernel.
+void charge_code_once(std::vector<KernelLaunch>& launches);
 /// access_tiles.cpp: kernels over lists of pairs, for all items of the schedule.
 void add_pair_tiles(std::vector<KernelLaunch>& launches, Stage stage, bool scores_only,
                     const StreamContext& context);

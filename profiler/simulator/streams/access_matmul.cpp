@@ -28,7 +28,7 @@ std::int64_t tile_width(std::int64_t n) {
 /// docs/simulator/validation.md): of the usual tiles, and those that just fit all of the output into one
 /// wave, the one that needs least time when every multiprocessor takes as many as the busiest, the first
 /// among equals. k is never split: no reductions are counted.
-ProductPlan plan_product(const Product& product, const StreamContext& context) {
+ProductPlan plan_product(const Product& product, std::int64_t batch, const StreamContext& context) {
   const std::int64_t num_sms = context.options.gpu.num_sms;
   const std::int64_t operand_cost = context.constants().product_operand_cost;
   constexpr std::array<std::pair<std::int64_t, std::int64_t>, 7> kTiles = {
@@ -38,7 +38,7 @@ ProductPlan plan_product(const Product& product, const StreamContext& context) {
   std::int64_t best = 0;
   std::int64_t best_tiles = 1;
   const auto consider = [&](std::int64_t m, std::int64_t n) {
-    const std::int64_t tiles = ceil_div(product.m, m) * ceil_div(product.n, n);
+    const std::int64_t tiles = ceil_div(product.m, m) * ceil_div(product.n, n) * batch;
     const std::int64_t time = ceil_div(tiles, num_sms) * (m * n + operand_cost * (m + n));
     if (best == 0 || time < best) {
       best = time;
@@ -56,7 +56,7 @@ ProductPlan plan_product(const Product& product, const StreamContext& context) {
     return plan;
   }
   for (const std::int64_t m : {128, 64}) {
-    const std::int64_t tiles_of_row = num_sms / ceil_div(product.m, m);
+    const std::int64_t tiles_of_row = num_sms / (ceil_div(product.m, m) * batch);
     const std::int64_t n = tiles_of_row > 0 ? tile_width(ceil_div(product.n, tiles_of_row)) : 0;
     if (n > 0 && n <= 256) {
       consider(m, n);
@@ -152,12 +152,19 @@ void fill_product(const Product& p, const ProductPlan& plan, std::int64_t index,
 }  // namespace
 
 void add_product(std::vector<KernelLaunch>& launches, Stage stage, std::string name, const Product& product,
-                 const StreamContext& context) {
-  const ProductPlan plan = plan_product(product, context);
+                 const StreamContext& context, const ProductBatch& batch) {
+  const ProductPlan plan = plan_product(product, batch.count, context);
   const std::int64_t tiles = ceil_div(product.m, plan.tile_m) * ceil_div(product.n, plan.tile_n);
   launches.push_back(
-      {stage, std::move(name), tiles * plan.splits, 1,
-       [product, plan](std::int64_t index, WorkUnit& unit) { fill_product(product, plan, index, unit); },
+      {stage, std::move(name), tiles * plan.splits * batch.count, 1,
+       [product, plan, batch, of_one = tiles * plan.splits](std::int64_t index, WorkUnit& unit) {
+         Product one = product;
+         const std::int64_t number = index / of_one;
+         one.a.address += static_cast<std::uint64_t>(number * batch.stride_a);
+         one.b.address += static_cast<std::uint64_t>(number * batch.stride_b);
+         one.d.address += static_cast<std::uint64_t>(number * batch.stride_d);
+         fill_product(one, plan, index % of_one, unit);
+       },
        context.constants().product_code_bytes});
 }
 

@@ -28,29 +28,7 @@ void add_router(std::vector<KernelLaunch>& launches, const StreamContext& contex
     add_strip_select(launches, context);
     return;
   }
-  // A block per token. (20 fit a multiprocessor; the longest token's latency is no block's that follows.)
-  launches.push_back(
-      {Stage::kRouterSelect, "select", shape.num_tokens, 32,
-       [context, sides](std::int64_t token, WorkUnit& unit) {
-         unit.clear();
-         const std::int64_t first = context.routing->token_offsets[token];
-         const std::int64_t pairs = context.routing->token_offsets[token + 1] - first;
-         const auto offset = static_cast<std::uint64_t>(first * 4);
-         const StreamConstants& c = context.constants();
-         const bool eight_warps = csr_by_eight_warps(context.shape, context.options.gpu);
-         // A part for each length that rows can have, of which K pairs have at most sqrt(2 K).
-         unit.chain_steps = (eight_warps ? c.select_row_steps : c.select_list_steps) +
-                            (eight_warps ? c.select_row_steps_per_length : c.select_list_steps_per_length) *
-                                std::sqrt(2 * static_cast<double>(pairs));
-         unit.instructions = c.select_instructions_per_token +
-                             c.select_instructions_per_logit * static_cast<double>(sides) +
-                             c.select_instructions_per_pair * static_cast<double>(pairs);
-         unit.bursts.push_back(burst(context.map.working + static_cast<std::uint64_t>(token * sides * 4),
-                                     sides * 4, AccessKind::kReadCached));
-         unit.bursts.push_back(burst(context.map.expert_ids + offset, pairs * 4, AccessKind::kWrite));
-         unit.bursts.push_back(burst(context.map.gates + offset, pairs * 4, AccessKind::kWrite));
-       },
-       context.constants().select_code_bytes});
+  add_select(launches, "select", context);
 }
 
 /// Most pairs that CUB sorts with one block: 256 threads of 19.
@@ -169,7 +147,7 @@ void add_finish(std::vector<KernelLaunch>& launches, const StreamContext& contex
 void add_experts(std::vector<KernelLaunch>& launches, const StreamContext& context) {
   switch (context.schedule->kind) {
     case ScheduleKind::kTokenCentric:
-      add_token_pairs(launches, Stage::kExperts, true, true, context);
+      add_token_pairs(launches, Stage::kExperts, true, true, context, true);
       return;
     case ScheduleKind::kExpertCentric:
       add_pair_tiles(launches, Stage::kExperts, false, context);
@@ -179,7 +157,7 @@ void add_experts(std::vector<KernelLaunch>& launches, const StreamContext& conte
         add_strips(launches, context);
       } else if (context.schedule->options.deterministic) {
         add_pair_tiles(launches, Stage::kExpertScores, true, context);
-        add_token_pairs(launches, Stage::kExpertCombine, false, true, context);
+        add_token_pairs(launches, Stage::kExpertCombine, false, true, context, false);
       } else {
         add_pair_tiles(launches, Stage::kExperts, false, context);
       }
@@ -196,6 +174,40 @@ void add_experts(std::vector<KernelLaunch>& launches, const StreamContext& conte
 }
 
 }  // namespace
+
+void add_select(std::vector<KernelLaunch>& launches, std::string name, const StreamContext& context) {
+  const std::int64_t sides = context.shape.grid_rows + context.shape.grid_cols;
+  // A block per token. (20 fit a multiprocessor; the longest token's latency is no block's that follows.)
+  launches.push_back(
+      {Stage::kRouterSelect, std::move(name), context.shape.num_tokens, 32,
+       [context, sides](std::int64_t token, WorkUnit& unit) {
+         unit.clear();
+         const std::int64_t first = context.routing->token_offsets[token];
+         const std::int64_t pairs = context.routing->token_offsets[token + 1] - first;
+         const auto offset = static_cast<std::uint64_t>(first * 4);
+         const StreamConstants& c = context.constants();
+         const bool eight_warps = csr_by_eight_warps(context.shape, context.options.gpu);
+         // A part for each length that rows can have, of which K pairs have at most sqrt(2 K).
+         unit.chain_steps = (eight_warps ? c.select_row_steps : c.select_list_steps) +
+                            (eight_warps ? c.select_row_steps_per_length : c.select_list_steps_per_length) *
+                                std::sqrt(2 * static_cast<double>(pairs));
+         unit.instructions = c.select_instructions_per_token +
+                             c.select_instructions_per_logit * static_cast<double>(sides) +
+                             c.select_instructions_per_pair * static_cast<double>(pairs);
+         unit.bursts.push_back(burst(context.map.working + static_cast<std::uint64_t>(token * sides * 4),
+                                     sides * 4, AccessKind::kReadCached));
+         unit.bursts.push_back(burst(context.map.expert_ids + offset, pairs * 4, AccessKind::kWrite));
+         unit.bursts.push_back(burst(context.map.gates + offset, pairs * 4, AccessKind::kWrite));
+       },
+       context.constants().select_code_bytes});
+}
+
+void charge_code_once(std::vector<KernelLaunch>& launches) {
+  std::set<std::string> before;
+  for (KernelLaunch& launch : launches) {
+    launch.code_bytes = before.insert(launch.name).second ? launch.code_bytes : 0;
+  }
+}
 
 TensorMap::TensorMap(const LayerShape& shape, StripRule rule) {
   std::uint64_t next = 0;
@@ -291,10 +303,7 @@ std::vector<KernelLaunch> layer_stream(const LayerShape& shape, const Routing& r
   if (schedule.kind != ScheduleKind::kTokenCentric) {  // which stores its own output
     detail::add_finish(launches, context);
   }
-  std::set<std::string> before;
-  for (KernelLaunch& launch : launches) {
-    launch.code_bytes = before.insert(launch.name).second ? launch.code_bytes : 0;
-  }
+  detail::charge_code_once(launches);
   return launches;
 }
 

@@ -8,6 +8,7 @@
 #include "core/base/gpu_traits.hpp"
 #include "core/layer/stage.hpp"
 #include "core/schedule/schedule.hpp"
+#include "core/systems/system.hpp"
 #include "profiler/simulator/streams/stream_constants.hpp"
 
 /// What the kernels of a layer ask of memory, in the order in which they ask: launches of work units, and
@@ -100,5 +101,15 @@ struct StreamOptions {
 std::vector<KernelLaunch> layer_stream(const LayerShape& shape, const Routing& routing,
                                        const Schedule& schedule, const StreamOptions& options,
                                        bool fixed_routing = false);
+
+/// The same of a baseline, as the GPU backend runs it (kernels/systems/): FFN experts as expert_centric,
+/// product keys as token_centric or dense_masked, a dense MLP as all at once (dense_masked). `routing` has a
+/// row per query; nothing has to outlive the launches. Throws InvalidArgument as SystemShape::validate(), and
+/// for an order of work, storage or extent that those kernels do not have.
+/// `capacity`: rows that the products take of every expert, as TokenAssignment has it (routing then is of the
+/// pairs that run); 0: each as many as it has.
+std::vector<KernelLaunch> system_stream(const SystemShape& shape, const Routing& routing, ScheduleKind kind,
+                                        const StreamOptions& options, bool fixed_routing = false,
+                                        std::int64_t capacity = 0);
 
 }  // namespace moescope

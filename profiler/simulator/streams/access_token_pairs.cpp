@@ -13,13 +13,12 @@ constexpr std::int64_t kScoreCodeBytes = 8'064;
 }  // namespace
 
 void add_token_pairs(std::vector<KernelLaunch>& launches, Stage stage, bool score, bool sum,
-                     const StreamContext& context) {
+                     const StreamContext& context, bool finishes) {
   const bool clusters = context.options.gpu.has_clusters();
   const TokenSplit split = TokenSplit::choose(
       context.options.gpu, context.shape.num_tokens, context.shape.top_k, context.row_bytes,
       clusters ? TokenSplit::kMaxClusterBlocks : 1, clusters && score && sum ? TokenSplit::kMaxClusters : 1);
   const std::int64_t blocks_of_token = split.cluster_blocks * split.clusters;
-  const bool finishes = score && sum;
   const auto fill = [context, split, blocks_of_token, score, sum, finishes](std::int64_t index,
                                                                             WorkUnit& unit) {
     unit.clear();
@@ -97,7 +96,7 @@ void add_token_pairs(std::vector<KernelLaunch>& launches, Stage stage, bool scor
   // Launch bounds of the kernel: two blocks of eight warps.
   launches.push_back({stage, name, split.num_blocks, 2 * TokenSplit::kWarpsPerBlock / split.warps_per_block(),
                       fill, score && !sum ? kScoreCodeBytes : kPairCodeBytes});
-  launches.back().overlap = score && sum ? Overlap::kNone : Overlap::kSharedMlp;
+  launches.back().overlap = finishes ? Overlap::kNone : Overlap::kSharedMlp;
 }
 
 }  // namespace moescope::detail

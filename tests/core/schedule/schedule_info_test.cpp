@@ -29,6 +29,12 @@ TEST(ScheduleInfo, HasEverySchedule) {
   EXPECT_EQ(schedule_order("`touch x`"), schedule_infos().size());
 }
 
+TEST(ScheduleInfo, KnowsRulesWhateverTheirArguments) {
+  EXPECT_EQ(find_schedule_info("padded:1.25"), find_schedule_info("padded:2"));
+  EXPECT_EQ(find_schedule_info("token_rounding:up:64")->name, "token_rounding");
+  EXPECT_EQ(find_schedule_info("staircase:columns"), nullptr);
+}
+
 TEST(ScheduleInfo, NoTwoLookAlike) {
   std::set<std::string_view> names;
   std::set<std::string_view> colours;
