@@ -2,10 +2,12 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/base/error.hpp"
 #include "core/files/npy.hpp"
+#include "core/results/result.hpp"
 #include "tests/support/file_builders.hpp"
 #include "tests/support/paths.hpp"
 #include "tests/support/run_moescope.hpp"
@@ -38,6 +40,36 @@ TEST(ImportCommand, MakesATraceThatInspectShowsLayerByLayer) {
     ASSERT_EQ(inspected.code, 0) << inspected.err;
     EXPECT_TRUE(contains(inspected.out, {"2 layers", "max/mean", "\n    1 ", "\n    3 "}));
   }
+}
+
+TEST(ImportCommand, ATraceThatKnowsItsModelSaysHowWideTheLayerIs) {
+  const TemporaryDirectory directory;
+  const Outcome imported = run_moescope(
+      {"import", data("logits.npz"), "--top-k", "3", "--model", data("mixtral"), "--output", "t.npz"},
+      directory);
+  ASSERT_EQ(imported.code, 0) << imported.err;
+  const auto ran = [&](const std::string& system, const std::vector<std::string>& more) {
+    std::vector<std::string> arguments = {"run",
+                                          "--system",
+                                          system,
+                                          "--workload",
+                                          "trace:t.npz#layer=0",
+                                          "-q",
+                                          "--min-samples",
+                                          "2",
+                                          "--max-time",
+                                          "0.001",
+                                          "--output",
+                                          system + std::to_string(more.size())};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    const Outcome outcome = run_moescope(arguments, directory);
+    EXPECT_EQ(outcome.code, 0) << outcome.err;
+    const auto runs = read_rows(directory.path() / (system + std::to_string(more.size())) / "rows.jsonl");
+    const ResultRow& row = runs.at(0).rows.at(0);
+    return std::pair(row.hidden_size, row.expert_size.value_or(0));
+  };
+  EXPECT_EQ(ran("gshard", {}), std::pair(std::int64_t{12}, std::int64_t{5}));  // of config.json
+  EXPECT_EQ(ran("gshard", {"-d", "16"}), std::pair(std::int64_t{16}, std::int64_t{5}));
 }
 
 TEST(ImportCommand, HoldsLogitsAgainstRecordedRouting) {
