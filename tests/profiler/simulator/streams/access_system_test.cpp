@@ -8,9 +8,11 @@
 #include "core/base/error.hpp"
 #include "core/cost/traffic.hpp"
 #include "core/systems/system_cost.hpp"
+#include "profiler/simulator/sim_calibration.hpp"
 #include "profiler/simulator/streams/access_stream.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/gpus.hpp"
+#include "tests/support/paths.hpp"
 #include "tests/support/systems.hpp"
 
 namespace moescope {
@@ -19,6 +21,8 @@ namespace {
 StreamOptions on_large_gpu() {
   StreamOptions options;
   options.gpu = test::large_gpu();
+  options.constants =
+      read_calibration(test::source_path("data/devices/h100-sxm/calibration.json")).stream_constants();
   return options;
 }
 
