@@ -77,9 +77,6 @@ std::shared_ptr<const ExpertBuffers> CudaBackend::expert_buffers(const LayerInpu
 
 bool CudaBackend::supports_layer(const LayerInputs& inputs, const ScheduleOptions& options,
                                  std::string& why) const {
-  if (options.ranks.several()) {
-    return MoeBackend::supports_layer(inputs, options, why);  // one device so far
-  }
   return has_expert_path(design_of(inputs, options), why);
 }
 
