@@ -72,7 +72,8 @@ ExitCode report(const ReportOptions& options) {
   if (baseline) {
     std::cout << regression_conclusion(baseline->report, {"A", "B"}, baseline->threshold);
   }
-  std::cout << fmt::format("report: {} ({} runs, {} figures)\n", options.output, runs.size(), made.figures);
+  std::cout << fmt::format("report: {} ({} run{}, {} figure{})\n", options.output, runs.size(),
+                           runs.size() == 1 ? "" : "s", made.figures, made.figures == 1 ? "" : "s");
   if (!library.reason.empty()) {
     std::cout << fmt::format("figures: none: {}\n", library.reason);
   }

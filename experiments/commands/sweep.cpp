@@ -9,6 +9,7 @@
 #include <sstream>
 #include <utility>
 
+#include "core/base/command_text.hpp"
 #include "core/files/regular_file.hpp"
 #include "core/results/experiment.hpp"
 #include "experiments/options/backends.hpp"
@@ -292,6 +293,10 @@ ExitCode sweep(const SweepOptions& options, const Invocation& invocation) {
     code = hold_against(out, baseline, directory, threshold);
   }
   out.text() << summary.text();
+  if (summary.any) {
+    out.text() << fmt::format("next: all of it on one page: moescope report {}\n",
+                              shell_word(directory.string()));
+  }
   return code;
 }
 

@@ -99,8 +99,8 @@ std::string regression_conclusion(const RegressionReport& report, const SideName
     text = fmt::format("{} is the same beyond noise at every one of {} points\n", names.after, compared);
   }
   text += fmt::format(
-      "{} same, {} faster, {} slower by more than {:g} % and noise, {} unclear, {} lost; {} only in {}, {} "
-      "only in {}\n",
+      "{} same, {} faster, {} slower by more than {:g} % and noise, {} unclear, {} lost\n"
+      "{} only in {}, {} only in {}\n",
       report.count(TimeVerdict::kSame), report.count(TimeVerdict::kFaster),
       report.count(TimeVerdict::kSlower), 100 * threshold, report.count(TimeVerdict::kUnclear),
       report.count(TimeVerdict::kLost), report.only_before, names.before, report.only_after, names.after);
