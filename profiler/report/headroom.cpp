@@ -134,7 +134,7 @@ std::optional<Floor> floor_of(const RecordedLayer& layer, const Rates& rates, He
   return sum;
 }
 
-void take_faster(std::optional<TimedSchedule>& best, const TimedSchedule& one) {
+void take_faster(std::optional<ScheduleTime>& best, const ScheduleTime& one) {
   if (!best || one.time_s < best->time_s) {
     best = one;
   }
@@ -181,7 +181,7 @@ std::optional<LayerHeadroom> headroom_of(const RecordedLayer& layer, const Devic
   result.layer = &layer;
   result.floor_s = floor->seconds;
   result.floor_by = floor->by;
-  std::optional<TimedSchedule> fastest;
+  std::optional<ScheduleTime> fastest;
   const auto dense_flop = dense_flop_of(layer);
   for (const RecordedSchedule& schedule : layer.schedules) {
     const ScheduleInfo* const info = info_of(schedule.name);
@@ -192,11 +192,11 @@ std::optional<LayerHeadroom> headroom_of(const RecordedLayer& layer, const Devic
     note_error(schedule, result);
     if (info->chosen) {
       if (info->kind) {  // auto; "tuned" chose on another workload
-        result.chosen = TimedSchedule{what_ran(schedule), *time};
+        result.chosen = ScheduleTime{what_ran(schedule), *time};
       }
       continue;
     }
-    const TimedSchedule timed{schedule.name, *time};
+    const ScheduleTime timed{schedule.name, *time};
     take_faster(fastest, timed);
     if (schedule.value(Stage::kLayer, "deterministic").value_or(0) > 0) {
       take_faster(result.repeatable, timed);

@@ -13,7 +13,7 @@
 namespace moescope {
 
 /// A schedule's time of a layer or of its expert stage.
-struct TimedSchedule {
+struct ScheduleTime {
   std::string name;
   double time_s = 0;
 };
@@ -23,12 +23,12 @@ struct LayerHeadroom {
   const RecordedLayer* layer = nullptr;
   double floor_s = 0;
   std::string floor_by;                     ///< its largest term: "experts hbm"
-  TimedSchedule fastest;                    ///< auto is not among these
-  std::optional<TimedSchedule> repeatable;  ///< the fastest of those that give the same bits again
-  std::optional<TimedSchedule> chosen;      ///< auto, with the name of what it ran
-  std::optional<TimedSchedule> dense;       ///< dense_masked
+  ScheduleTime fastest;                    ///< auto is not among these
+  std::optional<ScheduleTime> repeatable;  ///< the fastest of those that give the same bits again
+  std::optional<ScheduleTime> chosen;      ///< auto, with the name of what it ran
+  std::optional<ScheduleTime> dense;       ///< dense_masked
   /// The fastest one on strips, where one executes no more FLOP than dense_masked.
-  std::optional<TimedSchedule> strips;
+  std::optional<ScheduleTime> strips;
   std::optional<double> worst_error;  ///< largest relative error of a schedule
   std::string worst_error_of;
 

@@ -1,5 +1,6 @@
 #include "core/results/experiment.hpp"
 
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <array>
@@ -93,7 +94,7 @@ TEST(Experiment, DrawsDifferentPointsThatCanBe) {
 TEST(Experiment, DrawsEveryValueAboutAsOften) {
   std::string seeds = "[0";
   for (int i = 1; i < 2000; ++i) {
-    seeds += "," + std::to_string(i);
+    seeds += fmt::format(",{}", i);
   }
   const Experiment experiment = parse_experiment(
       R"({"name": "x", "draw": {"count": 4000}, "axes": {"num_tokens": [1, 2, 3, 4], "seed": )" + seeds +
