@@ -158,7 +158,7 @@ RateFit fit_rates(const RatePoints& points, const DeviceCeilingRates& ceilings) 
 ChoiceLoss choice_loss(const RatePoints& points, const std::vector<ScheduleRates>& schedules) {
   ChoiceLoss loss;
   for (const auto& [label, point] : points.points) {
-    const RecordedSchedule* chosen = nullptr;
+    const TimedSchedule* chosen = nullptr;
     double least_predicted_s = std::numeric_limits<double>::infinity();
     double fastest_s = std::numeric_limits<double>::infinity();
     double fastest_layer_s = std::numeric_limits<double>::infinity();
@@ -167,7 +167,7 @@ ChoiceLoss choice_loss(const RatePoints& points, const std::vector<ScheduleRates
       if (found == point.schedules.end() || found->second.time_s <= 0) {
         continue;
       }
-      const RecordedSchedule& recorded = found->second;
+      const TimedSchedule& recorded = found->second;
       fastest_s = std::min(fastest_s, recorded.time_s);
       fastest_layer_s = std::min(fastest_layer_s, recorded.layer_s);
       const double predicted_s =

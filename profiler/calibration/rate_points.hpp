@@ -13,7 +13,7 @@
 /// stages that it decides took.
 namespace moescope {
 
-struct RecordedSchedule {
+struct TimedSchedule {
   double time_s = 0;   ///< of the stages schedule, experts, expert_scores and expert_combine; 0: no row
   double layer_s = 0;  ///< of the layer; 0: no row
   AnalyticCost cost;
@@ -22,7 +22,7 @@ struct RecordedSchedule {
 struct RatePoint {
   LayerShape shape;
   SkewMetrics skew;  ///< effective_experts alone
-  std::map<std::string, RecordedSchedule> schedules;
+  std::map<std::string, TimedSchedule> schedules;
 };
 
 /// Points of one device, by their labels.

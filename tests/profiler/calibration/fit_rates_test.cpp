@@ -35,7 +35,7 @@ RatePoints made_up(const std::vector<ScheduleRates>& truth) {
       point.shape.grid_cols = 320;
       point.skew.effective_experts = 10;  // rows that the cache holds
       for (const ScheduleRates& rates : truth) {
-        RecordedSchedule recorded;
+        TimedSchedule recorded;
         const auto bytes = [&](MemoryLevel level, std::int64_t count) {
           recorded.cost.traffic.push_back({Stage::kExperts, level, Access::kRead, count, "made up"});
         };
@@ -196,7 +196,7 @@ TEST(RecordedRates, TakeRowsAloneWhereTheyWereRecordedFastest) {
     std::string chosen;
     for (const ScheduleRates& each :
          read_gpu_rates(folder_of(folders, points.device)->path / kRatesFile).schedules) {
-      const RecordedSchedule& recorded = even.schedules.at(to_string(each.schedule));
+      const TimedSchedule& recorded = even.schedules.at(to_string(each.schedule));
       EXPECT_GE(recorded.time_s, even.schedules.at("staircase:rows").time_s) << to_string(each.schedule);
       const double predicted_s =
           predict_schedule(even.shape, even.skew, recorded.cost, each, points.cache_bytes).predicted_s;
