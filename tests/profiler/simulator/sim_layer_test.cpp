@@ -200,8 +200,8 @@ std::vector<Prediction> some_predictions() {
   for (int workload = 0; workload < 10; ++workload) {
     for (const char* stage : {"experts", "router_select"}) {
       const double bound = 1e-3 * (workload + 1);
-      predictions.push_back({"L1", std::to_string(workload), 0, "staircase", stage, "kernel", "time_s", bound,
-                             bound, 2 * bound});
+      predictions.push_back({"omnimoe", "L1", std::to_string(workload), 0, "staircase", stage, "kernel",
+                             "time_s", bound, bound, 2 * bound});
     }
   }
   return predictions;
@@ -231,8 +231,8 @@ TEST(SimValidation, HoldsOutWholeShapesWhenAsked) {
     std::vector<Prediction> predictions;
     for (int shape = 0; shape < 5; ++shape) {
       for (const char* schedule : {"staircase", "token_centric"}) {
-        predictions.push_back(
-            {std::to_string(shape), "gaussian:1", 0, schedule, "experts", "kernel", "time_s", 1, 1, 2});
+        predictions.push_back({"omnimoe", std::to_string(shape), "gaussian:1", 0, schedule, "experts",
+                               "kernel", "time_s", 1, 1, 2});
       }
     }
     draw_held_out(predictions, HoldOut::kShapes, seed);
@@ -276,9 +276,11 @@ TEST(SimValidation, FitsOnTheOthersAndReportsBothParts) {
 TEST(SimValidation, SummarisesErrors) {
   std::vector<Prediction> predictions;
   for (const double error : {0.5, 0.1, 0.2, 0.4, 0.3, 0.6, 0.7, 0.8, 0.9}) {
-    predictions.push_back({"L1", "w", 0, "staircase", "experts", "kernel", "time_s", 1 + error, 1, 1, true});
+    predictions.push_back(
+        {"omnimoe", "L1", "w", 0, "staircase", "experts", "kernel", "time_s", 1 + error, 1, 1, true});
   }
-  predictions.push_back({"L1", "w", 0, "staircase", "experts", "kernel", "time_s", 0, 1, 91, true});
+  predictions.push_back(
+      {"omnimoe", "L1", "w", 0, "staircase", "experts", "kernel", "time_s", 0, 1, 91, true});
   const ErrorSummary summary = summarise_errors(predictions);
   EXPECT_EQ(summary.count, 10);
   EXPECT_DOUBLE_EQ(summary.median, 0.55);
