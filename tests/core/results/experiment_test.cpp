@@ -69,11 +69,11 @@ TEST(Experiment, ZipsSystemsWithTheirPresets) {
 
 TEST(Experiment, DrawsDifferentPointsThatCanBe) {
   const std::string text =
-      R"({"name": "x", "workloads": ["zipf:1", "uniform"], "draw": {"count": 60, "seed": 5},
+      R"({"name": "x", "workloads": ["zipf:1", "uniform"], "draw": {"count": 30, "seed": 5},
     "axes": {"grid": ["4x4", "8x8"], "top_k": [1, 16, 17, 64], "num_tokens": [1, 2, 3], "seed": [0, 1, 2, 3]},
     "zip": [["top_k", "seed"]]})";
   const Experiment experiment = parse_experiment(text, "file");
-  ASSERT_EQ(experiment.points.size(), 60U);
+  ASSERT_EQ(experiment.points.size(), 30U);
   std::set<std::string> ids;
   std::set<std::string> grids;
   for (const ExperimentPoint& point : experiment.points) {
@@ -82,7 +82,7 @@ TEST(Experiment, DrawsDifferentPointsThatCanBe) {
     EXPECT_LE(*point.top_k, point.grid == "4x4" ? 16 : 64);
     EXPECT_EQ(*point.top_k, (std::array{1, 16, 17, 64})[static_cast<std::size_t>(*point.seed)]) << "zipped";
   }
-  EXPECT_EQ(ids.size(), 60U);
+  EXPECT_EQ(ids.size(), 30U);
   EXPECT_EQ(grids.size(), 2U);
   EXPECT_EQ(labels(parse_experiment(text, "file")), labels(experiment));
   const Experiment other = parse_experiment(text, "file", 6);
