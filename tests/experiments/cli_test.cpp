@@ -273,7 +273,9 @@ TEST(Cli, AnswersEveryBadCallWithOneLineAndItsCode) {
        "--expert-size = 64: is for gshard, deepseekmoe; omnimoe, peer have none"},
       {{"run", "--system", "gshard", "--schedule", "staircase"},
        ExitCode::kInvalidArgument,
-       "schedule = staircase: must be one of auto, expert_centric, token_centric, dense_masked for gshard"},
+       "schedule = staircase: must be one of auto, expert_centric, token_centric, dense_masked, "
+       "padded:CAPACITY, "
+       "token_rounding for gshard"},
       {{"run", "--system", "dense_mlp", "--schedule", "dense_masked"},
        ExitCode::kInvalidArgument,
        "schedule = dense_masked: is for gshard, deepseekmoe, pkm, peer, omnimoe"},
