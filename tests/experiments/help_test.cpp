@@ -119,7 +119,7 @@ class HelpExamples : public testing::TestWithParam<std::string> {
       fs::create_directory_symlink(test::source_path(folder), here / folder);
     }
     for (const char* folder : {"results/old", "results/before", "results/after", "results/skew-small-cpu",
-                               "before", "after", "profile", "ceilings", "results"}) {
+                               "before", "after", "one-gpu", "another", "profile", "ceilings", "results"}) {
       fs::create_directories(here / folder);
     }
     for (const char* folder : {"h100", "h200"}) {
@@ -128,7 +128,8 @@ class HelpExamples : public testing::TestWithParam<std::string> {
     }
     const fs::path rows = test::source_path("results/h100/layer-64-512.jsonl");
     for (const char* file : {"rows.jsonl", "results/before/rows.jsonl", "results/after/rows.jsonl",
-                             "before/rows.jsonl", "after/rows.jsonl", "results/skew-small-cpu/rows.jsonl"}) {
+                             "before/rows.jsonl", "after/rows.jsonl", "one-gpu/rows.jsonl",
+                             "another/rows.jsonl", "results/skew-small-cpu/rows.jsonl"}) {
       fs::copy_file(rows, here / file);
     }
     fs::copy_file(test::source_path("tests/data/import/trace.npz"), here / "mine.npz");
