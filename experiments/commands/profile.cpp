@@ -230,7 +230,9 @@ ExitCode profile(const ProfileOptions& options, const Invocation& invocation) {
     record(profile_system(*backend, subjects, sampling, source.setup(), ceilings, source.tracer.get(),
                           [&](std::string_view what) { progress.detail(what); }));
   }
-  for (const auto& [workload, shape] : points) {
+  for (const Point& point : points) {
+    const auto& workload = point.workload;  // no bindings: clang 14 captures none
+    const auto& shape = point.shape;
     progress.begin(workload.name);
     const auto measure = [&] {
       const LayerInputs inputs =

@@ -81,7 +81,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   try_layer(bytes);
   for (const System system : {System::kGShard, System::kDeepSeekMoe, System::kPeer, System::kDenseMlp}) {
     try_system(bytes, "trace:fuzz#as=any", requested(system, 8), detail::complete_system_trace,
-               detail::make_system_trace);
+               [](ArrayFile file, const WorkloadSpec& spec, const SystemShape& shape, std::uint64_t seed) {
+                 return detail::make_system_trace(std::move(file), spec, shape, seed);
+               });
   }
   for (const System system : {System::kGShard, System::kDeepSeekMoe, System::kDenseMlp}) {
     try_system(bytes, "snapshot:fuzz", requested(system, 0), detail::complete_system_snapshot,
