@@ -90,7 +90,7 @@ TEST(Step, SweepsTakeDirectionAndWhatIsSavedAsAxes) {
              "direction": ["forward", "backward", "backward"], "save": ["", "minimal", "scores"]},
     "zip": [["direction", "save"]], "min_samples": 2, "max_time_s": 0.01})");
   const Outcome refused = run_moescope({"sweep", "e.json", "-q"}, directory);
-  EXPECT_EQ(refused.code, 2);
+  EXPECT_EQ(refused.code, 4);
   EXPECT_NE(refused.err.find("axes.save"), std::string::npos) << refused.err;
   test::write_text(directory.path() / "f.json", R"({"name": "steps", "schedules": ["staircase"],
     "axes": {"num_tokens": 8, "hidden_size": 16, "grid": "8x6", "top_k": 4, "shared_size": 0,
