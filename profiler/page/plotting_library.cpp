@@ -4,7 +4,8 @@
 
 #include <algorithm>
 #include <array>
-#include <regex>
+#include <cstddef>
+#include <string>
 #include <string_view>
 #include <utility>
 
@@ -22,10 +23,25 @@ constexpr std::string_view kHowToGet =
 
 /// "3.9.1" of the banner that every file of Chart.js begins with; empty for anything else.
 std::string version_of(const std::string& script) {
-  static const std::regex banner(R"(Chart\.js v([34]\.[0-9]+\.[0-9]+))");
-  std::smatch match;
-  const std::string head = script.substr(0, 400);
-  return std::regex_search(head, match, banner) ? match[1].str() : "";
+  constexpr std::string_view kBefore = "Chart.js v";
+  const std::string_view head = std::string_view(script).substr(0, 400);
+  const std::size_t found = head.find(kBefore);
+  if (found == std::string_view::npos) {
+    return {};
+  }
+  const std::string_view rest = head.substr(found + kBefore.size());
+  std::size_t at = 0;
+  const auto digits = [&] {
+    const std::size_t from = at;
+    while (at < rest.size() && rest[at] >= '0' && rest[at] <= '9') {
+      ++at;
+    }
+    return at - from;
+  };
+  const auto dot = [&] { return at < rest.size() && rest[at++] == '.'; };
+  const bool known = (rest.starts_with("3.") || rest.starts_with("4.")) && digits() == 1 && dot() &&
+                     digits() > 0 && dot() && digits() > 0;
+  return known ? std::string(rest.substr(0, at)) : "";
 }
 
 std::string lower(std::string text) {

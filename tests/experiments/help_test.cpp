@@ -216,7 +216,12 @@ std::string at_test_size(std::string line) {
       line += " --max-accesses 20000";
     }
   }
-  replace("results/h100/compare-*.jsonl.gz", "results/h100/compare-64-*.jsonl.gz");
+  for (const std::string gpu : {"h100", "h200"}) {
+    replace("validate results/" + gpu + "/compare-*.jsonl.gz",
+            "validate results/" + gpu + "/compare-64-*.jsonl.gz");
+    replace("moescope report results/" + gpu + "/*.jsonl*",
+            "moescope report results/" + gpu + "/compare-64-*.jsonl*");
+  }
   replace("--layer 2", "--layer 1");  // the checkpoint has two
   if (command == "moescope calibrate") {
     // With a GPU the first measures; without, all are made of rows, of few points here.
@@ -227,7 +232,6 @@ std::string at_test_size(std::string line) {
     replace("--record results/calibrate",
             "--record results/calibrate --part device,rates --output made --min-samples 2 --max-time 0.01");
   }
-  replace("moescope report results/h100/*.jsonl*", "moescope report results/h100/compare-64-*.jsonl*");
   return line;
 }
 
