@@ -129,7 +129,8 @@ TEST(RecordedLayers, AreApartWhereAnyAxisDiffers) {
       });
     }
     const std::vector<RecordedRun> runs = {run};
-    EXPECT_EQ(recorded_layers(runs).size(), key == "schedule" || key == "rank" || key == "peer" ? 1U : 2U) << key;
+    EXPECT_EQ(recorded_layers(runs).size(), key == "schedule" || key == "rank" || key == "peer" ? 1U : 2U)
+        << key;
   });
   const auto with_sizes = [](ResultRow& first, ResultRow& second) {
     first.group_size = 8;
