@@ -78,9 +78,8 @@ Command add_headroom(Cli app, const Invocation& /*invocation*/) {
   const Cli sub = app.add_subcommand(
       "headroom", "recorded layers against what the device allows, and what auto gave away; needs no GPU");
   sub.footer(
-      examples(
-          {"moescope headroom results/h200/ceilings.jsonl results/h200/compare-1024-512.jsonl.gz",
-           "moescope headroom ceilings/rows.jsonl before/rows.jsonl --stage experts --format csv"}) +
+      examples({"moescope headroom results/h200/ceilings.jsonl results/h200/compare-1024-512.jsonl.gz",
+                "moescope headroom ceilings/rows.jsonl before/rows.jsonl --stage experts --format csv"}) +
       "\n\nThe floor of a stage: the bytes that have to move at the best HBM rate, or its FLOP at\n"
       "the rate of the units that can do them, whichever takes longer. Above 1x is what a better\n"
       "kernel could win at most.");

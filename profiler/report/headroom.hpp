@@ -22,7 +22,7 @@ struct ScheduleTime {
 struct LayerHeadroom {
   const RecordedLayer* layer = nullptr;
   double floor_s = 0;
-  std::string floor_by;                     ///< its largest term: "experts hbm"
+  std::string floor_by;                    ///< its largest term: "experts hbm"
   ScheduleTime fastest;                    ///< auto is not among these
   std::optional<ScheduleTime> repeatable;  ///< the fastest of those that give the same bits again
   std::optional<ScheduleTime> chosen;      ///< auto, with the name of what it ran
