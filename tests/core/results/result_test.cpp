@@ -415,7 +415,7 @@ TEST(ReadRows, PassesOverEmptyLines) {
   EXPECT_EQ(runs[0].rows.size(), 1U);
 }
 
-/// As version 1 wrote it: a header and a row without what version 2 added.
+/// As version 1 wrote it: without what later versions added.
 std::string version_1_text() {
   const TemporaryDirectory directory;
   { ResultWriter(directory.path(), make_header()).write(make_row()); }
@@ -426,7 +426,7 @@ std::string version_1_text() {
     old["schema_version"] = 1;
     for (const char* key :
          {"shared_size", "B", "tile_tokens", "activation", "gates", "point", "repro", "direction",
-          "expert_size", "heads", "key_size", "ranks", "rank", "placement", "peer", "exchange"}) {
+          "expert_size", "heads", "key_size", "ranks", "rank", "placement", "peer", "exchange", "save"}) {
       old.erase(key);
     }
     if (old.contains("header")) {
