@@ -21,7 +21,8 @@ std::vector<Combination> all_combinations(const std::vector<std::size_t>& sizes)
 
 /// draw.count different combinations that `possible` takes, every index drawn evenly and for itself; a
 /// combination that is refused or there already is drawn again. The same seed and sizes give the same ones on
-/// every machine. Fewer where 1000 draws a point do not find that many.
+/// every machine. Fewer where 1000 draws and 20 a
+/// point do not find that many.
 std::vector<Combination> drawn_combinations(const std::vector<std::size_t>& sizes, const Draw& draw,
                                             const std::function<bool(const Combination&)>& possible);
 
