@@ -265,10 +265,6 @@ std::vector<Stage> system_stages(System system, bool fixed_routing) {
   return stages;
 }
 
-ScheduleOptions system_schedule(System system) {
-  return {.kind = traits_of(system).schedules.front(), .group_size = 1};
-}
-
 AnalyticCost analytic_cost(const SystemShape& shape, const Routing& routing) {
   return analytic_cost(shape, routing, system_schedule(shape.system).kind);
 }

@@ -9,6 +9,7 @@
 #include "core/schedule/schedule.hpp"
 #include "core/schedule/token_assignment.hpp"
 #include "core/systems/system.hpp"
+#include "core/systems/system_traits.hpp"
 
 namespace moescope {
 
@@ -17,11 +18,6 @@ namespace moescope {
 std::vector<Stage> system_stages(System system);
 /// The same without the router's, which a layer with a fixed routing skips.
 std::vector<Stage> system_stages(System system, bool fixed_routing);
-
-/// The order of work of a baseline's expert stage, as prepare_system() runs it: expert_centric in groups of
-/// one expert for FFN experts, token_centric for product keys (which a backend may also run as dense_masked:
-/// SystemInputs::schedule); dense_mlp, which has none, computes all.
-ScheduleOptions system_schedule(System system);
 
 /// All stages of one baseline layer on this routing (empty for dense_mlp). Stage::kLayer sums the others.
 /// `kind` is the order of work that ran: product keys also as dense_masked (all experts for every token, as

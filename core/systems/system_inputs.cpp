@@ -5,7 +5,6 @@
 #include "core/base/error.hpp"
 #include "core/base/host_memory.hpp"
 #include "core/systems/system.hpp"
-#include "core/systems/system_cost.hpp"
 #include "core/systems/system_making.hpp"
 #include "core/systems/system_traits.hpp"
 #include "core/workload/deterministic_math.hpp"

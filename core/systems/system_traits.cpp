@@ -172,4 +172,8 @@ const SystemTraits& traits_of(System system) {
   return *found;
 }
 
+ScheduleOptions system_schedule(System system) {
+  return {.kind = traits_of(system).schedules.front(), .group_size = 1};
+}
+
 }  // namespace moescope

@@ -65,6 +65,11 @@ struct SystemTraits {
 std::span<const SystemTraits> system_traits();
 const SystemTraits& traits_of(System system);
 
+/// The order of work of a baseline's expert stage, as prepare_system() runs it: expert_centric in groups of
+/// one expert for FFN experts, token_centric for product keys (which a backend may also run as dense_masked:
+/// SystemInputs::schedule); dense_mlp, which has none, computes all.
+ScheduleOptions system_schedule(System system);
+
 /// Names of the systems that `has` holds for, "pkm, peer".
 template <class Has>
 std::vector<std::string_view> system_names(Has&& has) {

@@ -48,12 +48,7 @@ def parse_arguments():
 class Rows(torch_peers.Rows):
     """The same rows under this backend's name."""
 
-    def row(self, point, schedule, stage, metric, unit, value, samples=1, spread=None, reason=""):
-        self.writer.write(
-            system=point.system, schedule=schedule, stage=stage, backend="sonicmoe", L=point.num_tokens, d=point.hidden_size,
-            Nr=point.rows, Nc=point.cols, K=point.top_k, dtype="bf16", activation=point.activation, gates=point.gates_mode,
-            workload=point.workload, seed=point.seed, l2_state=point.l2, metric=metric, value=value, unit=unit,
-            samples=samples, spread=spread, reason=reason, **point.extents())
+    backend = "sonicmoe"
 
 
 class Pairs:

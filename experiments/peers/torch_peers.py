@@ -74,6 +74,8 @@ def query_nvidia_smi(field):
 class Rows:
     """Rows of the peers on one GPU."""
 
+    backend = "torch"
+
     def __init__(self, folder, torch, libraries=None):
         properties = torch.cuda.get_device_properties(0)
         clock = query_nvidia_smi("clocks.max.sm")
@@ -87,7 +89,7 @@ class Rows:
 
     def row(self, point, schedule, stage, metric, unit, value, samples=1, spread=None, reason=""):
         self.writer.write(
-            system=point.system, schedule=schedule, stage=stage, backend="torch", L=point.num_tokens, d=point.hidden_size,
+            system=point.system, schedule=schedule, stage=stage, backend=self.backend, L=point.num_tokens, d=point.hidden_size,
             Nr=point.rows, Nc=point.cols, K=point.top_k, dtype="bf16", activation=point.activation, gates=point.gates_mode,
             workload=point.workload, seed=point.seed, l2_state=point.l2, metric=metric, value=value, unit=unit,
             samples=samples, spread=spread, reason=reason, **point.extents())

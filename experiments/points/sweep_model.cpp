@@ -129,24 +129,9 @@ PointResult PlannedModel::simulate(const PlannedPoint& planned, const StudyProgr
 }
 
 std::span<const std::string_view> model_metrics() {
-  static constexpr std::array<std::string_view, 18> kMetrics = {"time_s",
-                                                                "bound_s",
-                                                                "hbm_read_bytes",
-                                                                "hbm_write_bytes",
-                                                                "l2_read_bytes",
-                                                                "l2_write_bytes",
-                                                                "l2_reduction_bytes",
-                                                                "l2_fabric_bytes",
-                                                                "l1_hit_fraction",
-                                                                "tensor_flop",
-                                                                "executed_rows",
-                                                                "padding_waste",
-                                                                "dropless_executed_rows",
-                                                                "dropped_pairs",
-                                                                "dropped_share",
-                                                                "added_pairs",
-                                                                "tokens_without_experts",
-                                                                "expert_capacity"};
+  static const auto kMetrics = with_ffn_metrics({"time_s", "bound_s", "hbm_read_bytes", "hbm_write_bytes",
+                                                 "l2_read_bytes", "l2_write_bytes", "l2_reduction_bytes",
+                                                 "l2_fabric_bytes", "l1_hit_fraction", "tensor_flop"});
   return kMetrics;
 }
 

@@ -40,14 +40,13 @@ requires std::is_arithmetic_v<T>
 void reset(T&) {}
 
 /// Calls visit(place, member) for the axes that a schedule may have of its own, or that its rows may leave
-/// open: all fields of a point that tell schedules and states apart, but the name, and rank and
-/// peer, of which one run has several.
+/// open: all fields of a point that tell schedules and states apart, but the name.
 template <class P, class Visit>
 void for_each_open(P& point, const Visit& visit) {
   std::size_t axis = 0;
   for_each_field(point, [&](const PointField& field, auto& value) {
     const std::string_view key = field.key;
-    if (field.part != PointPart::kLayer && key != "schedule" && key != "rank" && key != "peer") {
+    if (field.part != PointPart::kLayer && key != "schedule") {
       visit(axis++, value);
     }
   });
@@ -161,8 +160,6 @@ bool is_choice(const ResultRow& row) {
 /// The layer of `values` among the rows of a group.
 RecordedLayer layer_of(const RunHeader& header, const RowGroup& group, const OpenValues& values) {
   RecordedLayer layer{&header, *group.rows().front().row, {"none", {}}, {}};
-  layer.what.rank.reset();
-  layer.what.peer.reset();
   for_each_open(static_cast<Point&>(layer.what), [](std::size_t, auto& value) { reset(value); });
   std::vector<const OpenRow*> taken;
   for (const OpenRow& open : group.rows()) {

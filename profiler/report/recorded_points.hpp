@@ -41,7 +41,8 @@ struct RecordedLayer {
 /// Groups the rows of runs into layers, in their order: rows of one run (and of one of its sweep's points)
 /// that agree on every axis. Group size, tile size, L2 state and such are a schedule's: they make layers of
 /// their own where one schedule was recorded with several; rows without them, such as formulas, belong to
-/// each of those. Rows of other kinds (tests, devices) are left out.
+/// each of those. Rows of other kinds (tests, devices)
+/// and of a single rank are left out.
 std::vector<RecordedLayer> recorded_layers(std::span<const RecordedRun> runs);
 
 }  // namespace moescope

@@ -34,6 +34,9 @@ std::vector<ResultRow> time_rows(const Point& point, const ArmResult& times);
 /// relative_error and max_absolute_error of the layer; source measured.
 std::vector<ResultRow> error_rows(const Point& point, const ErrorReport& error);
 
+/// Those given, and what an FFN study has beside them, measured or modelled.
+std::vector<std::string_view> with_ffn_metrics(std::vector<std::string_view> metrics);
+
 /// Everything a study knows, as rows: skew and floor once, then per schedule time, cost, memory, error,
 /// speed-up. A schedule that was skipped or failed gives one time_s row with its reason. What auto resolved
 /// to stands as the reason of the layer's time_s, and time_over_fastest says what its choice lost.

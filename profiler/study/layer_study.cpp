@@ -37,28 +37,16 @@ LayerStudy study_layer(MoeBackend& backend, const LayerInputs& inputs,
                        std::span<const ScheduleOptions> schedules, const SamplingOptions& sampling,
                        const Judge& judge, const StudyProgress& progress) {
   sampling.validate();
-  const auto say = [&](std::string_view what) {
-    if (progress) {
-      progress(what);
-    }
-  };
+  const StudyProgress say = detail::or_silent(progress);
   say("routing");
   const Routing routing = route(backend, inputs);
-  LayerStudy study;
-  study.shape = inputs.shape;
-  study.workload = inputs.workload;
-  study.seed = inputs.seed;
-  study.backend = backend.name();
-  study.sampling = sampling;
-  study.skew = compute_skew(routing);
+  LayerStudy study = detail::begin_study(backend, inputs, routing, schedules, sampling);
   study.floor_bytes = expert_floor_bytes(inputs.shape, routing);
 
-  study.schedules.resize(schedules.size());
   const std::int64_t weight_bytes = layer_weight_bytes(inputs);
   detail::StudyRounds rounds(sampling);
   for (std::size_t s = 0; s < schedules.size(); ++s) {
     ScheduleStudy& point = study.schedules[s];
-    point.options = schedules[s];
     say(to_string(schedules[s]));
     if (std::string why; !backend.supports_layer(inputs, schedules[s], why)) {
       point.status = Status::kSkipped;

@@ -30,6 +30,25 @@ void judge_output(ScheduleStudy& study, LayerExecution& execution, const Judge& 
 
 }  // namespace
 
+StudyProgress or_silent(const StudyProgress& progress) {
+  return progress ? progress : [](std::string_view) {};
+}
+
+LayerStudy begin_study(const MoeBackend& backend, const LayerInputs& inputs, const Routing& routing,
+                       std::span<const ScheduleOptions> schedules, const SamplingOptions& sampling) {
+  LayerStudy study;
+  study.shape = inputs.shape;
+  study.workload = inputs.workload;
+  study.seed = inputs.seed;
+  study.backend = backend.name();
+  study.sampling = sampling;
+  study.skew = compute_skew(routing);
+  for (const ScheduleOptions& options : schedules) {
+    study.schedules.emplace_back().options = options;
+  }
+  return study;
+}
+
 void StudyRounds::add(ScheduleStudy& point, const std::function<std::unique_ptr<LayerExecution>()>& prepare,
                       const std::function<void(LayerExecution&)>& account, const Judge& judge) {
   or_failed(point, [&] {

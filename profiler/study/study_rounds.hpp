@@ -2,6 +2,7 @@
 
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,13 @@
 
 /// What studies of one layer and of several share; not for use outside profiler/study/*_study.cpp.
 namespace moescope::detail {
+
+/// The same, or one that says nothing.
+StudyProgress or_silent(const StudyProgress& progress);
+
+/// A study of a routed layer before anything is measured: what it is of, its skew, a point a schedule.
+LayerStudy begin_study(const MoeBackend& backend, const LayerInputs& inputs, const Routing& routing,
+                       std::span<const ScheduleOptions> schedules, const SamplingOptions& sampling);
 
 /// Layers that are measured side by side. Points are held by reference: they stay where they are until
 /// measure() is done.

@@ -21,27 +21,15 @@ LayerStudy study_training(MoeBackend& backend, const LayerInputs& inputs, const 
                           const TrainingOptions& training, const GradientJudge& judge,
                           const StudyProgress& progress) {
   sampling.validate();
-  const auto say = [&](std::string_view what) {
-    if (progress) {
-      progress(what);
-    }
-  };
+  const StudyProgress say = detail::or_silent(progress);
   say("routing");
   const Routing routing = route(backend, inputs);
-  LayerStudy study;
-  study.shape = inputs.shape;
-  study.workload = inputs.workload;
-  study.seed = inputs.seed;
-  study.backend = backend.name();
-  study.sampling = sampling;
+  LayerStudy study = detail::begin_study(backend, inputs, routing, schedules, sampling);
   study.save = training.save;
-  study.skew = compute_skew(routing);
-  study.schedules.resize(schedules.size());
   const bool fixed = inputs.fixed_routing.has_value();
   detail::StudyRounds rounds(sampling);
   for (std::size_t s = 0; s < schedules.size(); ++s) {
     ScheduleStudy& point = study.schedules[s];
-    point.options = schedules[s];
     say(to_string(schedules[s]));
     if (std::string why; !backend.supports_training(inputs, schedules[s], training, why)) {
       point.status = Status::kSkipped;

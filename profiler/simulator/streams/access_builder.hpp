@@ -141,6 +141,23 @@ void add_pair_tiles(std::vector<KernelLaunch>& launches, Stage stage, bool score
 void add_strip_select(std::vector<KernelLaunch>& launches, const StreamContext& context);
 void add_strip_schedule(std::vector<KernelLaunch>& launches, const StreamContext& context);
 void add_strips(std::vector<KernelLaunch>& launches, const StreamContext& context);
+/// access_dense_masked.cpp: a block of mask_kernel, which reads what a token selects among some columns of P
+/// and writes these whole.
+struct MaskBlock {
+  std::int64_t token = 0;
+  std::int64_t first_column = 0;
+  std::int64_t columns = 0;
+};
+inline constexpr std::int64_t kMaskCodeBytes = 18'432;  // mask_kernel as compiled for sm_90a
+/// Of `segments` blocks a token over `width` columns; clears `unit`.
+MaskBlock begin_mask(std::int64_t width, std::int64_t segments, std::int64_t element_bytes,
+                     std::int64_t index, WorkUnit& unit);
+/// Ids and gates of `row` of the routing from expert `first` on, `count` experts, are read; the ids.
+std::span<const std::int32_t> read_selected(const Routing& routing, std::int64_t row, std::int64_t first,
+                                            std::int64_t count, std::uint64_t expert_ids, std::uint64_t gates,
+                                            WorkUnit& unit);
+/// access_stream.cpp: throws InvalidArgument("hidden_size", ...) for a row that the kernels do not take.
+void require_row_width(std::int64_t hidden_size, Dtype dtype);
 /// access_dense_masked.cpp
 void add_dense_masked(std::vector<KernelLaunch>& launches, const StreamContext& context);
 

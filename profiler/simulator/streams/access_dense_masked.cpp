@@ -6,34 +6,16 @@
 namespace moescope::detail {
 namespace {
 
-constexpr std::int64_t kMaskCodeBytes = 18'432;  // mask_kernel as compiled for sm_90a
-
 /// mask_kernel: S is read at the selected entries only, P written whole.
 void fill_mask(const StreamContext& context, const DenseChunks& plan, std::int64_t first_expert,
                std::int64_t width, std::int64_t segments, std::int64_t index, WorkUnit& unit) {
-  unit.clear();
-  unit.dependent_steps = 5;  // three probes of a search in the ids, the scores, the store
-  const std::int64_t columns_of_block = DenseChunks::kSegmentBytes / context.element_bytes;
-  const std::int64_t token = index / segments;
-  const std::int64_t first_column = index % segments * columns_of_block;
-  const std::int64_t columns = std::min(columns_of_block, width - first_column);
-  const auto ids = context.routing->ids_of(token);
-  const auto begin = std::ranges::lower_bound(ids, static_cast<std::int32_t>(first_expert + first_column));
-  const auto end =
-      std::ranges::lower_bound(ids, static_cast<std::int32_t>(first_expert + first_column + columns));
-  const std::int64_t offset = (context.routing->token_offsets[token] + (begin - ids.begin())) * 4;
-  const std::int64_t pairs = end - begin;
+  const auto [token, first_column, columns] = begin_mask(width, segments, context.element_bytes, index, unit);
   const std::int64_t score_bytes = dtype_bytes(DenseChunks::kScores);
-  if (pairs > 0) {
-    unit.bursts.push_back(burst(context.map.expert_ids + static_cast<std::uint64_t>(offset), pairs * 4,
-                                AccessKind::kReadCached));
-    unit.bursts.push_back(
-        burst(context.map.gates + static_cast<std::uint64_t>(offset), pairs * 4, AccessKind::kReadCached));
-  }
-  for (auto id = begin; id != end; ++id) {
+  for (const std::int32_t id : read_selected(*context.routing, token, first_expert + first_column, columns,
+                                             context.map.expert_ids, context.map.gates, unit)) {
     unit.bursts.push_back(
         burst(context.map.scratch +
-                  static_cast<std::uint64_t>((token * plan.experts + *id - first_expert) * score_bytes),
+                  static_cast<std::uint64_t>((token * plan.experts + id - first_expert) * score_bytes),
               score_bytes, AccessKind::kReadCached));
   }
   unit.bursts.push_back(burst(
@@ -43,6 +25,32 @@ void fill_mask(const StreamContext& context, const DenseChunks& plan, std::int64
 }
 
 }  // namespace
+
+MaskBlock begin_mask(std::int64_t width, std::int64_t segments, std::int64_t element_bytes,
+                     std::int64_t index, WorkUnit& unit) {
+  unit.clear();
+  unit.dependent_steps = 5;  // three probes of a search in the ids, the scores, the store
+  const std::int64_t columns_of_block = DenseChunks::kSegmentBytes / element_bytes;
+  const std::int64_t first_column = index % segments * columns_of_block;
+  return {.token = index / segments,
+          .first_column = first_column,
+          .columns = std::min(columns_of_block, width - first_column)};
+}
+
+std::span<const std::int32_t> read_selected(const Routing& routing, std::int64_t row, std::int64_t first,
+                                            std::int64_t count, std::uint64_t expert_ids, std::uint64_t gates,
+                                            WorkUnit& unit) {
+  const auto ids = routing.ids_of(row);
+  const auto begin = std::ranges::lower_bound(ids, static_cast<std::int32_t>(first));
+  const auto end = std::ranges::lower_bound(ids, static_cast<std::int32_t>(first + count));
+  const auto offset = static_cast<std::uint64_t>((routing.token_offsets[row] + (begin - ids.begin())) * 4);
+  if (begin != end) {
+    for (const std::uint64_t list : {expert_ids, gates}) {
+      unit.bursts.push_back(burst(list + offset, (end - begin) * 4, AccessKind::kReadCached));
+    }
+  }
+  return {begin, end};
+}
 
 void add_dense_masked(std::vector<KernelLaunch>& launches, const StreamContext& context) {
   const LayerShape& shape = context.shape;

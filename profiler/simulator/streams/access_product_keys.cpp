@@ -8,39 +8,23 @@
 namespace moescope::detail {
 namespace {
 
-constexpr std::int64_t kNormCodeBytes = 4'000;   // layer_norm_kernel (estimate)
-constexpr std::int64_t kMaskCodeBytes = 18'432;  // mask_kernel as compiled for sm_90a
+constexpr std::int64_t kNormCodeBytes = 4'000;  // layer_norm_kernel (estimate)
 
 bool has_norm(const SystemShape& shape) { return !shape.has_neurons(); }
 
 /// mask_kernel of several lists: S is read where some list selects, P written whole.
 void fill_mask(const SystemContext& context, const DenseChunks& plan, std::int64_t first_expert,
                std::int64_t width, std::int64_t segments, std::int64_t index, WorkUnit& unit) {
-  unit.clear();
-  unit.dependent_steps = 5;  // three probes of a search in the ids, the scores, the store
-  const std::int64_t columns_of_block = DenseChunks::kSegmentBytes / context.element_bytes;
-  const std::int64_t token = index / segments;
-  const std::int64_t first_column = index % segments * columns_of_block;
-  const std::int64_t columns = std::min(columns_of_block, width - first_column);
+  const auto [token, first_column, columns] = begin_mask(width, segments, context.element_bytes, index, unit);
   const std::int64_t score_bytes = dtype_bytes(DenseChunks::kScores);
   for (std::int64_t head = 0; head < context.shape.heads; ++head) {
-    const std::int64_t query = token * context.shape.heads + head;
-    const auto ids = context.queries->ids_of(query);
-    const auto begin = std::ranges::lower_bound(ids, static_cast<std::int32_t>(first_expert + first_column));
-    const auto end =
-        std::ranges::lower_bound(ids, static_cast<std::int32_t>(first_expert + first_column + columns));
-    const std::int64_t offset = (context.queries->token_offsets[query] + (begin - ids.begin())) * 4;
-    const std::int64_t bytes = (end - begin) * 4;
-    if (bytes > 0) {
-      for (const std::uint64_t list : {context.map.expert_ids, context.map.gates}) {
-        unit.bursts.push_back(
-            burst(list + static_cast<std::uint64_t>(offset), bytes, AccessKind::kReadCached));
-      }
-    }
-    for (auto id = begin; context.shape.has_neurons() && id != end; ++id) {
+    const auto ids =
+        read_selected(*context.queries, token * context.shape.heads + head, first_expert + first_column,
+                      columns, context.map.expert_ids, context.map.gates, unit);
+    for (const std::int32_t id : context.shape.has_neurons() ? ids : std::span<const std::int32_t>()) {
       unit.bursts.push_back(
           burst(context.map.hidden +
-                    static_cast<std::uint64_t>((token * plan.experts + *id - first_expert) * score_bytes),
+                    static_cast<std::uint64_t>((token * plan.experts + id - first_expert) * score_bytes),
                 score_bytes, AccessKind::kReadCached));
     }
   }

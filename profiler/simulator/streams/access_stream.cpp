@@ -202,6 +202,14 @@ void add_select(std::vector<KernelLaunch>& launches, std::string name, const Str
        context.constants().select_code_bytes});
 }
 
+void require_row_width(std::int64_t hidden_size, Dtype dtype) {
+  if (hidden_size % 8 != 0 || hidden_size * dtype_bytes(dtype) > TokenSplit::max_row_bytes()) {
+    throw InvalidArgument("hidden_size", fmt::to_string(hidden_size),
+                          fmt::format("the CUDA kernels need a multiple of 8 up to {} for {}",
+                                      TokenSplit::max_row_bytes() / dtype_bytes(dtype), to_string(dtype)));
+  }
+}
+
 void charge_code_once(std::vector<KernelLaunch>& launches) {
   std::set<std::string> before;
   for (KernelLaunch& launch : launches) {
@@ -263,13 +271,8 @@ std::vector<KernelLaunch> layer_stream(const LayerShape& shape, const Routing& r
     throw InvalidArgument("calibration", "none",
                           "has no constants of the kernels, and no device's folder has any");
   }
+  detail::require_row_width(shape.hidden_size, shape.dtype);
   const std::int64_t row_bytes = shape.hidden_size * dtype_bytes(shape.dtype);
-  if (shape.hidden_size % 8 != 0 || row_bytes > TokenSplit::max_row_bytes()) {
-    throw InvalidArgument(
-        "hidden_size", fmt::to_string(shape.hidden_size),
-        fmt::format("the CUDA kernels need a multiple of 8 up to {} for {}",
-                    TokenSplit::max_row_bytes() / dtype_bytes(shape.dtype), to_string(shape.dtype)));
-  }
   detail::StreamContext context{shape,
                                 &routing,
                                 &schedule,

@@ -102,13 +102,7 @@ void require_kernels(const SystemShape& shape, ScheduleKind kind) {
     throw InvalidArgument("dtype", to_string(shape.dtype),
                           "has no access stream: grouped products are modelled in bf16");
   }
-  const std::int64_t row_bytes = shape.hidden_size * dtype_bytes(shape.dtype);
-  if (shape.hidden_size % 8 != 0 || row_bytes > TokenSplit::max_row_bytes()) {
-    throw InvalidArgument(
-        "hidden_size", fmt::to_string(shape.hidden_size),
-        fmt::format("the CUDA kernels need a multiple of 8 up to {} for {}",
-                    TokenSplit::max_row_bytes() / dtype_bytes(shape.dtype), to_string(shape.dtype)));
-  }
+  require_row_width(shape.hidden_size, shape.dtype);
   for (const auto& [field, value] :
        {std::pair("expert_size", shape.expert_size), std::pair("shared_size", shape.shared_size)}) {
     if (value % 8 != 0) {

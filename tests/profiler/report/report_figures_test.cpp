@@ -114,7 +114,8 @@ TEST(RecordedLayers, AreApartWhereAnyAxisDiffers) {
   EXPECT_EQ(layers_with([](ResultRow& row) { row.seed = 1; }), 2U);
   EXPECT_EQ(layers_with([](ResultRow& row) { row.l2_state = "warm"; }), 2U);
   EXPECT_EQ(layers_with([](ResultRow& row) { row.point = "p2"; }), 2U);
-  // Whatever field of a point it is: one schedule with two values is two layers, but for ranks of one run.
+  // Whatever field of a point it is: one schedule with two values is two layers; what is of a
+  // single rank is of no layer.
   for_each_field(Point(), [](const PointField& field, const auto&) {
     const std::string_view key = field.key;
     RecordedRun run;
@@ -129,8 +130,7 @@ TEST(RecordedLayers, AreApartWhereAnyAxisDiffers) {
       });
     }
     const std::vector<RecordedRun> runs = {run};
-    EXPECT_EQ(recorded_layers(runs).size(), key == "schedule" || key == "rank" || key == "peer" ? 1U : 2U)
-        << key;
+    EXPECT_EQ(recorded_layers(runs).size(), key == "rank" ? 0U : key == "schedule" ? 1U : 2U) << key;
   });
   const auto with_sizes = [](ResultRow& first, ResultRow& second) {
     first.group_size = 8;
