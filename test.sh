@@ -6,6 +6,7 @@ cd "$(dirname "$0")"
 setup_build
 setup_tests
 preset=${MOESCOPE_PRESET:-cpu}
+[ "$preset" != cpu-asan ] || setup_sanitizers
 mkdir -p "build/$preset"
 log=build/$preset/configure.log
 cmake --preset "$preset" -DMOESCOPE_TESTS=ON >"$log" 2>&1 || { cat "$log" >&2; exit 1; }

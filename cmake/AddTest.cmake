@@ -3,10 +3,12 @@
 function(moescope_add_tests wing label)
   file(GLOB_RECURSE sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/${wing}/*_test.cpp)
   add_executable(${wing}_tests ${sources})
-  # What is tested is checked for undefined behaviour, the tests themselves for their use of memory alone: that halves
-  # what compiling them takes.
+  # What is tested is optimised and checked for undefined behaviour; the tests themselves hardly, and for their use of
+  # memory alone: that halves what compiling them takes.
   if(MOESCOPE_SANITIZE)
-    set_property(SOURCE ${sources} APPEND PROPERTY COMPILE_OPTIONS -fno-sanitize=undefined)
+    set_property(SOURCE ${sources} APPEND PROPERTY COMPILE_OPTIONS -fno-sanitize=undefined -O0)
+  else()
+    set_property(SOURCE ${sources} APPEND PROPERTY COMPILE_OPTIONS -O1)
   endif()
   target_link_libraries(${wing}_tests PRIVATE moescope::test_support moescope::core moescope::reference
                         moescope::profiler nlohmann_json::nlohmann_json GTest::gtest GTest::gtest_main)

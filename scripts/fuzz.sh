@@ -1,21 +1,22 @@
 #!/usr/bin/env bash
 # Builds every fuzz target and runs each for a bounded time from its seed corpus and from files of the repository, as
-# many at a time as there are cores. A finding ends the run with a non-zero exit and is kept in build/cpu-fuzz/findings/.
+# many at a time as there are cores. A finding ends the run with a non-zero exit and is kept in build/cpu-asan/findings/.
 # Usage: scripts/fuzz.sh [seconds per target, default 60 [target...]]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/setup.sh
 setup_build
-setup_fuzz
+setup_tests
+setup_sanitizers
 export seconds=${1:-60}
 case $seconds in '' | *[!0-9]* | 0) echo "usage: scripts/fuzz.sh [seconds per target [target...]]" >&2; exit 2 ;; esac
 targets=("${@:2}")
 [ ${#targets[@]} -gt 0 ] || targets=(tests/fuzz/*_fuzz.cpp)
 
-export build=build/cpu-fuzz
+export build=build/cpu-asan
 mkdir -p "$build/findings"
-cmake --preset cpu-fuzz >"$build/configure.log" 2>&1 || { cat "$build/configure.log" >&2; exit 1; }
-cmake --build --preset cpu-fuzz --target fuzzers -- --quiet
+cmake --preset cpu-asan -DMOESCOPE_TESTS=ON >"$build/configure.log" 2>&1 || { cat "$build/configure.log" >&2; exit 1; }
+cmake --build --preset cpu-asan --target fuzzers -- --quiet
 
 # Files of the repository that a target starts from, beside its corpus: whole ones, as users have them.
 real_files() {

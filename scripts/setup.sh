@@ -79,6 +79,6 @@ setup_ci() {
   setup_packages "format and a compiler cache" clang-format ccache
 }
 
-setup_fuzz() {
-  setup_packages "fuzzing" clang libclang-rt-14-dev libomp-dev
+setup_sanitizers() {
+  setup_packages "sanitizers and fuzzing" clang libclang-rt-14-dev libomp-dev
 }

@@ -37,7 +37,7 @@ class ExternalProfilerRange {
   ~ExternalProfilerRange();
 
  private:
-  bool cuda_;
+  [[maybe_unused]] bool cuda_;  // read where there is CUDA
 };
 
 }  // namespace moescope

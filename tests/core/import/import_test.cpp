@@ -94,7 +94,8 @@ TEST(ImportLogits, EqualToRecordedRoutingButForTies) {
   EXPECT_EQ(same.rows, 2 * kTokens);
   EXPECT_EQ(same.equal, same.rows);
   // Another expert of the same logit is no other selection; one of another logit is.
-  const auto& [row, tied] = *imported.ties.begin();
+  const std::int64_t row = imported.ties.begin()->first;
+  const auto& tied = imported.ties.begin()->second;
   auto* const ids = other.expert_ids.data() + row * kTopK;
   const auto taken = std::find_if(ids, ids + kTopK,
                                   [&](std::int32_t id) { return std::ranges::find(tied, id) != tied.end(); });

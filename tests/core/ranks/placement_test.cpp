@@ -249,7 +249,7 @@ TEST(CoClusters, FindGroupsThatAreThere) {
     tokens.push_back(ids);
   }
   // A few tokens more on one side give the turns something to start from.
-  std::ranges::stable_partition(tokens, [](const auto& ids) { return ids.front() % 2 == 0; });
+  std::stable_partition(tokens.begin(), tokens.end(), [](const auto& ids) { return ids.front() % 2 == 0; });
   std::swap(tokens[0], tokens[15]);
   std::swap(tokens[3], tokens[12]);
   const Routing routing = test::routing_of(1, 16, tokens);
