@@ -6,6 +6,7 @@
 #include "capi/base/arena.hpp"
 #include "capi/base/failure.hpp"
 #include "capi/cpu/parallel.hpp"
+#include "capi/gpu/gpu.hpp"
 
 namespace moescope::capi {
 namespace {
@@ -90,21 +91,21 @@ constexpr std::array<std::string_view, 8> kOperations = {
     "select_forward", "select_backward", "experts_forward", "experts_backward",
     "mlp_forward",    "mlp_backward",    "layer_forward",   "layer_backward"};
 
-/// Kernels take their place here: the interface has all they need (stream, handle, workspace).
+/// The backward has no kernel on CUDA yet; python/moescope/torch/ has it in PyTorch's operators.
 void require_device(moescope_operation operation, const moescope_execution& execution) {
   require_range("device", execution.device, MOESCOPE_CPU, MOESCOPE_CUDA);
   if (execution.device == MOESCOPE_CPU) {
     return;
   }
-#ifdef MOESCOPE_HAVE_CUDA
-  throw Failure(MOESCOPE_ERROR_UNSUPPORTED,
-                "device: CUDA has no kernel behind " +
-                    std::string(kOperations[static_cast<std::size_t>(operation)]) + " yet");
-#else
-  throw Failure(MOESCOPE_ERROR_NOT_BUILT, "device: this libmoescope was not built with CUDA, which " +
-                                              std::string(kOperations[static_cast<std::size_t>(operation)]) +
-                                              " was asked for");
-#endif
+  const std::string name(kOperations[static_cast<std::size_t>(operation)]);
+  if (!gpu::built()) {
+    throw Failure(MOESCOPE_ERROR_NOT_BUILT,
+                  "device: this libmoescope was not built with CUDA, which " + name + " was asked for");
+  }
+  if (!one_of(operation, {MOESCOPE_SELECT_FORWARD, MOESCOPE_EXPERTS_FORWARD, MOESCOPE_MLP_FORWARD,
+                          MOESCOPE_LAYER_FORWARD})) {
+    throw Failure(MOESCOPE_ERROR_UNSUPPORTED, "device: CUDA has no kernel behind " + name + " yet");
+  }
 }
 
 }  // namespace

@@ -16,8 +16,9 @@ namespace moescope::capi {
 inline constexpr std::size_t kShapeBytes = 80;
 inline constexpr std::size_t kExecutionBytes = 64;
 inline constexpr std::size_t kTensorsBytes = 72;  ///< of the layer's inputs, and of its gradients
+inline constexpr std::size_t kBoundBytes = 80;    ///< of inputs that have expert_bound
 static_assert(sizeof(moescope_shape) == kShapeBytes && sizeof(moescope_execution) == kExecutionBytes &&
-              sizeof(moescope_layer_inputs) == kTensorsBytes &&
+              sizeof(moescope_layer_inputs) == kBoundBytes &&
               sizeof(moescope_layer_gradients) == kTensorsBytes);
 
 /// Throws Failure: null or too small structs, extents and options that cannot be, a device without code.

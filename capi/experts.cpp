@@ -29,7 +29,8 @@ moescope_status moescope_experts_forward(const moescope_shape* shape, const moes
         require_ids(problem, {ids, problem.wide_ids});
         experts_forward<S, T>(problem, scratch.experts, in<S>(x), in<S>(w_in), in<S>(w_out),
                               {ids, problem.wide_ids}, in<T>(gates), nullptr, out<S>(y));
-      });
+      },
+      [&](const gpu::Call& call) { gpu::experts_forward(call, x, w_in, w_out, ids, gates, y); });
 }
 
 moescope_status moescope_experts_backward(const moescope_shape* shape, const moescope_execution* execution,
@@ -52,5 +53,6 @@ moescope_status moescope_experts_backward(const moescope_shape* shape, const moe
                             weights ? scratch.p : nullptr, weights ? scratch.q : nullptr);
         experts_weights<S, T>(problem, scratch.sorted, view, in<S>(x), in<S>(y_gradient), scratch.p,
                               scratch.q, out<S>(w_in_gradient), out<S>(w_out_gradient));
-      });
+      },
+      kNotOnCuda);
 }

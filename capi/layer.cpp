@@ -75,12 +75,15 @@ moescope_status moescope_layer_forward(const moescope_shape* shape, const moesco
       [&](const Problem& problem) {
         require_inputs(problem, inputs);
         require_array("y", y, problem.tokens * problem.hidden);
-        require_array("ids", ids, problem.pairs());
-        require_array("gates", gates, problem.pairs());
+        // On CUDA a layer can do without a list of pairs; both are then left out.
+        const bool listed = execution->device == MOESCOPE_CPU || ids != nullptr || gates != nullptr;
+        require_array("ids", ids, listed ? problem.pairs() : 0);
+        require_array("gates", gates, listed ? problem.pairs() : 0);
       },
       [&]<class S>(const Problem& problem, Scratch<S>& scratch) {
         layer_forward<S>(problem, scratch, *inputs, y, ids, gates);
-      });
+      },
+      [&](const gpu::Call& call) { gpu::layer_forward(call, *inputs, y, ids, gates); });
 }
 
 moescope_status moescope_layer_backward(const moescope_shape* shape, const moescope_execution* execution,
@@ -99,5 +102,6 @@ moescope_status moescope_layer_backward(const moescope_shape* shape, const moesc
       [&]<class S>(const Problem& problem, Scratch<S>& scratch) {
         require_ids(problem, {ids, problem.wide_ids});
         layer_backward<S>(problem, scratch, *inputs, ids, gates, y_gradient, *gradients);
-      });
+      },
+      kNotOnCuda);
 }

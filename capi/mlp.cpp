@@ -39,7 +39,8 @@ moescope_status moescope_mlp_forward(const moescope_shape* shape, const moescope
         T* const held = summed_in<S, T>(scratch.mlp.out, y);
         mlp_forward<S, T>(problem, scratch.mlp, in<S>(x), in<S>(gate), in<S>(up), in<S>(down), held);
         round_rows<S, T>(problem, held, y);
-      });
+      },
+      [&](const gpu::Call& call) { gpu::mlp_forward(call, x, gate, up, down, y); });
 }
 
 moescope_status moescope_mlp_backward(const moescope_shape* shape, const moescope_execution* execution,
@@ -59,5 +60,6 @@ moescope_status moescope_mlp_backward(const moescope_shape* shape, const moescop
                            in<S>(y_gradient), held, out<S>(gate_gradient), out<S>(up_gradient),
                            out<S>(down_gradient));
         round_rows<S, T>(problem, held, x_gradient);
-      });
+      },
+      kNotOnCuda);
 }

@@ -5,6 +5,7 @@
 #include "capi/base/failure.hpp"
 #include "capi/checks.hpp"
 #include "capi/cpu/scratch.hpp"
+#include "capi/gpu/gpu.hpp"
 #include "core/layer/dtype.hpp"
 
 namespace moescope::capi {
@@ -21,14 +22,23 @@ void by_dtype(std::int32_t dtype, const Body& body) {
   }
 }
 
+/// Of an operation that CUDA has no kernel for: checked_problem() has refused it.
+inline constexpr auto kNotOnCuda = [](const gpu::Call& /*call*/) {};
+
 /// The frame of every operation: checks, then arrays(problem), which throws for null ones, then the
-/// workspace, then body.template operator()<S>(problem, scratch).
-template <class Arrays, class Body>
+/// workspace, then body.template operator()<S>(problem, scratch); on CUDA on_cuda(call), which sees to its
+/// workspace.
+template <class Arrays, class Body, class OnCuda>
 moescope_status run_operation(moescope_operation operation, const moescope_shape* shape,
-                              const moescope_execution* execution, const Arrays& arrays, const Body& body) {
+                              const moescope_execution* execution, const Arrays& arrays, const Body& body,
+                              const OnCuda& on_cuda) {
   return guarded([&] {
     const Problem problem = checked_problem(operation, shape, execution);
     arrays(problem);
+    if (execution->device == MOESCOPE_CUDA) {
+      on_cuda(gpu::Call{operation, problem, shape->dtype, *execution});
+      return;
+    }
     by_dtype(shape->dtype, [&]<class S>() {
       require_workspace(*execution, scratch_bytes<S>(operation, problem));
       Arena arena(execution->workspace, execution->workspace_bytes);

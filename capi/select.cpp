@@ -17,7 +17,8 @@ moescope_status moescope_select_forward(const moescope_shape* shape, const moesc
         using T = Compute<S>;
         select_forward(problem, scratch.select, in<T>(row_logits), in<T>(col_logits), ids, out<T>(gates),
                        out<T>(scores));
-      });
+      },
+      [&](const gpu::Call& call) { gpu::select_forward(call, row_logits, col_logits, ids, gates, scores); });
 }
 
 moescope_status moescope_select_backward(const moescope_shape* shape, const moescope_execution* execution,
@@ -37,5 +38,6 @@ moescope_status moescope_select_backward(const moescope_shape* shape, const moes
         select_backward(problem, scratch.select, in<T>(row_logits), in<T>(col_logits),
                         {ids, problem.wide_ids}, in<T>(gates_gradient), out<T>(row_gradient),
                         out<T>(col_gradient));
-      });
+      },
+      kNotOnCuda);
 }

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # Builds the Python wheel, on a machine without GPU or PyTorch: the package, libmoescope, the program with its data, and the
 # shared libraries that these need. auditwheel gives it the tag of the oldest glibc that it runs on.
-# Usage: scripts/wheel.sh [--test] [BUILD]
-# Without BUILD it compiles for x86-64-v3 in build/wheel-cpu; with one (build/cpu) it takes what is there, which may be for this
-# machine's CPU alone: the version then ends in +BUILD's -march. The wheel lies in build/wheel/.
+# Usage: scripts/wheel.sh [--test] [BUILD [CUDA_BUILD]]
+# Without BUILD it compiles for x86-64-v3 in build/wheel-cpu and, where nvcc is, libmoescope with kernels for sm_80 and sm_90a in
+# build/wheel-cuda: one wheel for both, that loads without CUDA too. With BUILD (build/cpu) it takes what is there, which may be
+# for this machine's CPU alone: the version then ends in +BUILD's -march. CUDA_BUILD (build/cuda-all) is where libmoescope is taken
+# from. The wheel lies in build/wheel/.
 # --test installs it in a fresh environment, build/wheel-venv, and runs the package's tests there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,12 +14,22 @@ test=0
 [ "${1:-}" = --test ] && { test=1; shift; }
 setup_packages "Python environments" python3-venv
 build=${1:-}
+library_build=${2:-$build}
 if [ -z "$build" ]; then
   setup_build
   build=build/wheel-cpu
-  cmake --preset cpu -B "$build" -DMOESCOPE_ARCH=x86-64-v3 -DMOESCOPE_TESTS=OFF -DMOESCOPE_BENCHMARKS=OFF >/dev/null
+  library_build=$build
+  for_any_cpu=(-DMOESCOPE_ARCH=x86-64-v3 -DMOESCOPE_TESTS=OFF -DMOESCOPE_BENCHMARKS=OFF)
+  cmake --preset cpu -B "$build" "${for_any_cpu[@]}" >/dev/null
   cmake --build "$build" --target moescope moescope_c -- --quiet
+  if command -v nvcc >/dev/null || [ -x /usr/local/cuda/bin/nvcc ]; then
+    library_build=build/wheel-cuda
+    cmake --preset cuda-all -B "$library_build" "${for_any_cpu[@]}" >/dev/null
+    cmake --build "$library_build" --target moescope_c -- --quiet
+  fi
 fi
+grep -q '^MOESCOPE_CUDA:.*=ON' "$library_build/CMakeCache.txt" && [ -d "$library_build/kernels" ] ||
+  echo "wheel.sh: no nvcc, or a build without CUDA: libmoescope is for the CPU alone"
 arch=$(sed -n 's/^MOESCOPE_ARCH:STRING=//p' "$build/CMakeCache.txt")
 
 stage=build/wheel-stage
@@ -27,7 +39,7 @@ cp -r python/moescope python/pyproject.toml python/setup.py python/README.md "$s
 find "$stage" -name __pycache__ -prune -exec rm -r {} +
 package=$stage/moescope
 mkdir -p "$package/lib" "$package/bin" "$package/share/moescope/experiments"
-install -m 755 -s "$build/capi/libmoescope.so" "$package/lib/libmoescope.so"
+install -m 755 -s "$library_build/capi/libmoescope.so" "$package/lib/libmoescope.so"
 install -m 755 -s "$build/experiments/moescope" "$package/bin/moescope"
 printf '%s\n' "$arch" >"$package/lib/arch.txt"
 [ "$arch" = x86-64-v3 ] || printf '+%s\n' "${arch//-/.}" >"$stage/version_suffix.txt"

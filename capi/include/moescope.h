@@ -6,9 +6,12 @@
  *   - owns nothing and allocates no array: inputs, outputs and workspace are the caller's, who asks
  *     moescope_workspace_bytes() how much an operation needs (products of matrices on the CPU take a small
  * buffer of their own while they run);
- *   - throws nothing, reads no environment variable but OpenMP's, and keeps no state between calls;
- *   - on the CPU returns when the work is done and checks every id and logit; on CUDA it is to enqueue on the
- * stream, synchronise with nothing and read nothing back, so that ids are the caller's promise there.
+ *   - throws nothing, reads no environment variable but OpenMP's, and keeps nothing of a call for the next
+ * (on CUDA it makes a stream, two events and a cuBLASLt handle for each thread when they are first needed);
+ *   - on the CPU returns when the work is done and checks every id and logit; on CUDA it enqueues on the
+ * stream, synchronises with nothing and reads nothing back, so that a CUDA graph can capture it (once it has
+ * run before: kernels are loaded on first use). There a token with an id outside [0, N) gets NaN in y, one
+ * with a logit that is not finite NaN in its gates.
  *
  * Arrays are contiguous and row-major, all in the memory of `moescope_execution.device`. Outputs are written
  * whole and overlap no input. Symbols: L tokens, d hidden size, N = Nr Nc experts, K experts a token, f width
@@ -17,6 +20,11 @@
  * sums are float, outputs are rounded once. Where nothing is stored (L = 0, or f = 0) pointers may be null.
  *
  * CPU results are the same bits whatever the number of threads.
+ *
+ * On CUDA there are the forward operations, float and bfloat16, hidden_size a multiple of 8; x, w_in, w_out
+ * and y aligned to 16 bytes. Anything else is MOESCOPE_ERROR_UNSUPPORTED. Products of the shared MLP are
+ * cuBLASLt's, which is looked for by name (libcublasLt.so.13) when the first is asked for; one that the
+ * process has loaded is taken.
  */
 #ifndef MOESCOPE_H
 #define MOESCOPE_H
@@ -95,12 +103,12 @@ typedef struct moescope_shape {
 
 /* Where and how. */
 typedef struct moescope_execution {
-  size_t struct_bytes;    /* sizeof(moescope_execution) */
-  int32_t device;         /* MOESCOPE_CPU or MOESCOPE_CUDA */
-  int32_t device_index;   /* of CUDA */
-  void* stream;           /* cudaStream_t; null on the CPU */
-  void* blas;             /* cublasLtHandle_t; null on the CPU */
-  void* workspace;        /* in the device's memory, aligned to 64 bytes; null where 0 bytes are needed */
+  size_t struct_bytes;  /* sizeof(moescope_execution) */
+  int32_t device;       /* MOESCOPE_CPU or MOESCOPE_CUDA */
+  int32_t device_index; /* of CUDA */
+  void* stream;         /* cudaStream_t; null on the CPU */
+  void* blas;      /* cublasLtHandle_t, or null: the library makes one for each thread; null on the CPU */
+  void* workspace; /* in the device's memory, aligned to 64 bytes; null where 0 bytes are needed */
   size_t workspace_bytes; /* of it */
   int32_t num_threads;    /* CPU: at most so many; 0: as OpenMP says */
   int32_t deterministic;  /* 1: the same bits in every run; the CPU always gives them */
@@ -111,7 +119,8 @@ typedef struct moescope_execution {
 /* "0.1.0", and MOESCOPE_ABI_VERSION as the library was built with. Static storage. */
 MOESCOPE_API const char* moescope_version(void);
 MOESCOPE_API int32_t moescope_abi_version(void);
-/* 1 if device (MOESCOPE_CPU, MOESCOPE_CUDA) has code in this library, else 0. */
+/* 1 if device (MOESCOPE_CPU, MOESCOPE_CUDA) has code in this library, else 0. Whether there is a device is
+ * another question. */
 MOESCOPE_API int32_t moescope_supports(int32_t device);
 /* "value" and so on; "unknown" for a code that is none. Static storage. */
 MOESCOPE_API const char* moescope_status_name(moescope_status status);
@@ -119,7 +128,8 @@ MOESCOPE_API const char* moescope_status_name(moescope_status status);
  * Valid until the thread's next call that fails. */
 MOESCOPE_API const char* moescope_last_error(void);
 
-/* Bytes of workspace that `operation` needs at this shape. Of `execution` device and num_threads are read. */
+/* Bytes of workspace that `operation` needs at this shape. Of `execution` device, device_index, deterministic
+ * and num_threads are read. */
 MOESCOPE_API moescope_status moescope_workspace_bytes(moescope_operation operation,
                                                       const moescope_shape* shape,
                                                       const moescope_execution* execution, size_t* bytes);
@@ -179,6 +189,9 @@ typedef struct moescope_layer_inputs {
   const void* shared_gate; /* [f,d] */
   const void* shared_up;   /* [f,d] */
   const void* shared_down; /* [d,f] */
+  /* CUDA, one float on the device: at least max over experts of |w_in|_2 |w_out|_inf, by which sums of many
+   * tokens are scaled. Null: found anew in each call, which reads all weights once more. */
+  const float* expert_bound;
 } moescope_layer_inputs;
 
 /* Of each input its gradient, or null for one that is not wanted. */
@@ -194,7 +207,8 @@ typedef struct moescope_layer_gradients {
   void* shared_down; /* [d,f] */
 } moescope_layer_gradients;
 
-/* y [L,d]; ids and gates [L,K] as moescope_select_forward() writes them: the backward reads both. */
+/* y [L,d]; ids and gates [L,K] as moescope_select_forward() writes them: the backward reads both. On CUDA
+ * both may be null: with many tokens the layer is faster without a list of pairs. */
 MOESCOPE_API moescope_status moescope_layer_forward(const moescope_shape* shape,
                                                     const moescope_execution* execution,
                                                     const moescope_layer_inputs* inputs, void* y, void* ids,

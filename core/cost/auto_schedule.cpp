@@ -47,14 +47,6 @@ ScheduleOptions candidate_options(const ScheduleOptions& asked, const ScheduleRa
   return options;
 }
 
-double ScheduleWork::predicted_s(const ScheduleRates& rates) const {
-  const double memory_s = memory_bytes / rates.memory_bytes_per_s;
-  const double cache_s = requested_bytes / rates.cache_bytes_per_s;
-  const double flop_s = flop / rates.flop_per_s;
-  return rates.fixed_s +
-         (rates.overlaps ? std::max({memory_s, cache_s, flop_s}) : memory_s + cache_s + flop_s);
-}
-
 ScheduleWork schedule_work(const LayerShape& shape, const SkewMetrics& skew, const AnalyticCost& cost,
                            const ScheduleRates& rates, double cache_bytes) {
   double compulsory_bytes = 0;

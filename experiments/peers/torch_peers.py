@@ -87,12 +87,12 @@ class Rows:
                                 libraries={"torch": torch.__version__, "cuda": str(torch.version.cuda), **(libraries or {})},
                                 machine=machine)
 
-    def row(self, point, schedule, stage, metric, unit, value, samples=1, spread=None, reason=""):
+    def row(self, point, schedule, stage, metric, unit, value, samples=1, spread=None, reason="", **more):
         self.writer.write(
             system=point.system, schedule=schedule, stage=stage, backend=self.backend, L=point.num_tokens, d=point.hidden_size,
             Nr=point.rows, Nc=point.cols, K=point.top_k, dtype="bf16", activation=point.activation, gates=point.gates_mode,
             workload=point.workload, seed=point.seed, l2_state=point.l2, metric=metric, value=value, unit=unit,
-            samples=samples, spread=spread, reason=reason, **point.extents())
+            samples=samples, spread=spread, reason=reason, **point.extents(), **more)
 
 
 class Timer:
@@ -168,7 +168,7 @@ class Point:
                 "w_in": normal(self.num_experts, d, scale=scale), "w_out": normal(self.num_experts, d, scale=scale),
                 "row": normal(self.rows, d, scale=scale), "col": normal(self.cols, d, scale=scale),
                 "gate": normal(self.shared_size, d, scale=scale), "up": normal(self.shared_size, d, scale=scale),
-                "down": normal(d, self.shared_size, scale=self.shared_size**-0.5),
+                "down": normal(d, self.shared_size, scale=max(self.shared_size, 1)**-0.5),
             }
         self.x = normal(num_tokens, d)
         self.row_logits = torch.randn(num_tokens, self.rows, generator=generator, device="cuda")

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/tiling/chunks.hpp"
+#include "kernels/contract/gated_mlp.hpp"
 #include "kernels/contract/launch.hpp"
 #include "kernels/device/activation.cuh"
 #include "kernels/runtime/cublas_lt.hpp"
@@ -66,6 +67,13 @@ std::int64_t shared_mlp_workspace_bytes(const LayerShape& shape) {
 
 void launch_shared_mlp(CublasLt& blas, const LayerShape& shape, const void* hidden_states,
                        const DeviceWeights& weights, void* workspace, float* y, cudaStream_t stream) {
+  launch_gated_mlp(blas, shape, hidden_states,
+                   {.gate = weights.shared_gate_up, .up = nullptr, .down = weights.shared_down}, workspace, y,
+                   stream);
+}
+
+void launch_gated_mlp(CublasLt& blas, const LayerShape& shape, const void* hidden_states,
+                      const GatedMlpWeights& weights, void* workspace, float* y, cudaStream_t stream) {
   const StageRange range(Stage::kSharedMlp);
   const std::int64_t d = shape.hidden_size;
   const std::int64_t h = shape.shared_size;
@@ -80,8 +88,15 @@ void launch_shared_mlp(CublasLt& blas, const LayerShape& shape, const void* hidd
     up.k = d;
     up.in = shape.dtype;
     up.a = x + first * d * dtype_bytes(shape.dtype);
-    up.b = weights.shared_gate_up;
+    up.b = weights.gate;
     up.d = gate_up;
+    if (weights.up != nullptr) {  // both halves of a row, one product each
+      up.n = h;
+      up.ldd = 2 * h;
+      blas.run(up, stream);
+      up.b = weights.up;
+      up.d = gate_up + h;
+    }
     blas.run(up, stream);
 
     if (shape.dtype == Dtype::kBF16) {
@@ -97,7 +112,7 @@ void launch_shared_mlp(CublasLt& blas, const LayerShape& shape, const void* hidd
     down.in = shape.dtype;
     down.a = gate_up;
     down.lda = row_bytes(shape) / dtype_bytes(shape.dtype);
-    down.b = weights.shared_down;
+    down.b = weights.down;
     down.d = y + first * d;
     blas.run(down, stream);
   }

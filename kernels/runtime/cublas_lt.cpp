@@ -51,7 +51,7 @@ std::uint32_t alignment(const void* pointer, std::int64_t stride, Dtype dtype) {
 }
 
 /// Everything the choice of an algorithm depends on.
-using Key = std::array<std::int64_t, 18>;
+using Key = std::array<std::int64_t, 19>;
 
 Gemm with_leading_dimensions(Gemm gemm) {
   const auto complete = [](std::int64_t& leading, std::int64_t dense, std::string_view field) {
@@ -77,7 +77,10 @@ Gemm with_leading_dimensions(Gemm gemm) {
 
 struct CublasLt::Impl {
   Handle handle;
-  DeviceBuffer<std::byte> workspace;
+  DeviceBuffer<std::byte> owned;
+  cublasLtHandle_t in_use = nullptr;
+  void* workspace = nullptr;
+  std::int64_t workspace_bytes = 0;
   std::map<Key, cublasLtMatmulAlgo_t> algorithms;
 };
 
@@ -87,12 +90,19 @@ std::int64_t CublasLt::workspace_bytes(std::int64_t num_tokens) {
 }
 
 CublasLt::CublasLt(std::int64_t workspace_bytes) : impl_(std::make_unique<Impl>()) {
-  impl_->workspace = DeviceBuffer<std::byte>(workspace_bytes);
+  impl_->owned = DeviceBuffer<std::byte>(workspace_bytes);
   MOESCOPE_BLAS_CHECK(cublasLtCreate(impl_->handle.out()));
+  borrow(nullptr, impl_->owned.get(), workspace_bytes);
 }
 CublasLt::CublasLt(CublasLt&&) noexcept = default;
 CublasLt& CublasLt::operator=(CublasLt&&) noexcept = default;
 CublasLt::~CublasLt() = default;
+
+void CublasLt::borrow(void* handle, void* workspace, std::int64_t workspace_bytes) {
+  impl_->in_use = handle != nullptr ? static_cast<cublasLtHandle_t>(handle) : impl_->handle.get();
+  impl_->workspace = workspace;
+  impl_->workspace_bytes = workspace_bytes;
+}
 
 // cuBLASLt is column-major: a row-major matrix is its transpose there, so D^T [n,m] = op(B)^T A^T is asked
 // for, with B as the first operand.
@@ -150,19 +160,20 @@ void CublasLt::run(const Gemm& requested, cudaStream_t stream) {
                 gemm.stride_d,
                 align_a,
                 align_b,
-                align_d};
+                align_d,
+                impl_->workspace_bytes};
   auto found = impl_->algorithms.find(key);
   if (found == impl_->algorithms.end()) {
     Preference preference;
     MOESCOPE_BLAS_CHECK(cublasLtMatmulPreferenceCreate(preference.out()));
-    set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, u64(impl_->workspace.bytes()));
+    set(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, u64(impl_->workspace_bytes));
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, align_b);
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, align_a);
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, align_d);
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, align_d);
     cublasLtMatmulHeuristicResult_t result{};
     int count = 0;
-    MOESCOPE_BLAS_CHECK(cublasLtMatmulAlgoGetHeuristic(impl_->handle.get(), operation.get(), b.get(), a.get(),
+    MOESCOPE_BLAS_CHECK(cublasLtMatmulAlgoGetHeuristic(impl_->in_use, operation.get(), b.get(), a.get(),
                                                        d.get(), d.get(), preference.get(), 1, &result,
                                                        &count));
     if (count == 0) {
@@ -173,9 +184,9 @@ void CublasLt::run(const Gemm& requested, cudaStream_t stream) {
     found = impl_->algorithms.emplace(key, result.algo).first;
   }
   const float alpha = 1;
-  MOESCOPE_BLAS_CHECK(cublasLtMatmul(impl_->handle.get(), operation.get(), &alpha, gemm.b, b.get(), gemm.a,
-                                     a.get(), &gemm.beta, gemm.d, d.get(), gemm.d, d.get(), &found->second,
-                                     impl_->workspace.get(), u64(impl_->workspace.bytes()), stream));
+  MOESCOPE_BLAS_CHECK(cublasLtMatmul(impl_->in_use, operation.get(), &alpha, gemm.b, b.get(), gemm.a, a.get(),
+                                     &gemm.beta, gemm.d, d.get(), gemm.d, d.get(), &found->second,
+                                     impl_->workspace, u64(impl_->workspace_bytes), stream));
 }
 
 }  // namespace moescope::cuda

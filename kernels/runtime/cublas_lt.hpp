@@ -52,6 +52,10 @@ class CublasLt {
   CublasLt& operator=(CublasLt&&) noexcept;
   ~CublasLt();
 
+  /// From now on works with another's handle (cublasLtHandle_t; null: its own) and workspace (null for none),
+  /// which stay theirs: for callers who may not allocate, such as the C interface.
+  void borrow(void* handle, void* workspace, std::int64_t workspace_bytes);
+
   /// Enqueues the product on `stream`; no synchronisation, no allocation on the device, capturable. Throws
   /// InvalidArgument on extents or leading dimensions that do not fit, CudaError when cuBLASLt refuses.
   void run(const Gemm& gemm, cudaStream_t stream);

@@ -4,8 +4,6 @@
 #include <fmt/format.h>
 
 #include <array>
-#include <map>
-#include <mutex>
 
 #include "kernels/runtime/cuda_raii.hpp"
 #include "kernels/runtime/device_info.hpp"
@@ -19,15 +17,6 @@ __global__ void architecture_probe() {}
 
 std::string cuda_version_text(int version) {
   return fmt::format("{}.{}", version / 1000, version % 1000 / 10);
-}
-
-GpuTraits traits_of(const cudaDeviceProp& properties) {
-  return {.name = properties.name,
-          .compute_capability = 10 * properties.major + properties.minor,
-          .num_sms = properties.multiProcessorCount,
-          .l2_bytes = properties.l2CacheSize,
-          .memory_bytes = static_cast<std::int64_t>(properties.totalGlobalMem),
-          .shared_bytes_per_block = static_cast<std::int64_t>(properties.sharedMemPerBlockOptin)};
 }
 
 /// 0 where the driver does not say.
@@ -87,29 +76,12 @@ std::optional<std::string> why_no_device() {
   return std::nullopt;
 }
 
-const GpuTraits& current_gpu() {
-  static std::mutex mutex;
-  static std::map<int, GpuTraits> known;
-  int device = 0;
-  MOESCOPE_CUDA_CHECK(cudaGetDevice(&device));
-  const std::scoped_lock lock(mutex);
-  const auto found = known.find(device);
-  if (found != known.end()) {
-    return found->second;
-  }
-  cudaDeviceProp properties{};
-  MOESCOPE_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
-  return known.emplace(device, traits_of(properties)).first->second;
-}
-
 DeviceInfo device_info() {
   if (const auto why = why_no_device(); why.has_value()) {
     throw NoDevice(*why);
   }
   int device = 0;
   MOESCOPE_CUDA_CHECK(cudaGetDevice(&device));
-  cudaDeviceProp properties{};
-  MOESCOPE_CUDA_CHECK(cudaGetDeviceProperties(&properties, device));
   std::array<char, 32> bus_id{};
   MOESCOPE_CUDA_CHECK(cudaDeviceGetPCIBusId(bus_id.data(), static_cast<int>(bus_id.size()), device));
   int driver = 0;
@@ -118,7 +90,7 @@ DeviceInfo device_info() {
   MOESCOPE_CUDA_CHECK(cudaRuntimeGetVersion(&runtime));
 
   DeviceInfo info;
-  static_cast<GpuTraits&>(info) = traits_of(properties);
+  static_cast<GpuTraits&>(info) = current_gpu();
   info.driver = Nvml(bus_id.data()).driver_version();
   info.cuda_driver = cuda_version_text(driver);
   info.cuda_runtime = cuda_version_text(runtime);

@@ -58,11 +58,11 @@ class Execution(ctypes.Structure):
 
 class LayerInputs(ctypes.Structure):
     _fields_ = [("struct_bytes", c_size_t)] + [(name, c_void_p) for name in (
-        "x", "row_logits", "col_logits", "w_in", "w_out", "shared_gate", "shared_up", "shared_down")]
+        "x", "row_logits", "col_logits", "w_in", "w_out", "shared_gate", "shared_up", "shared_down", "expert_bound")]
 
 
 class LayerGradients(ctypes.Structure):
-    _fields_ = LayerInputs._fields_
+    _fields_ = LayerInputs._fields_[:-1]
 
 
 # Of every operation how many arrays follow shape and execution; the layer's are structs and arrays.
@@ -182,13 +182,13 @@ def execution(*, device: int = CPU, device_index: int = 0, stream: int = 0, num_
 def workspace_bytes(operation: str, of: Shape, where: Execution) -> int:
     """Bytes that an operation needs; raises for a shape that cannot be. The shape remembers what the library said, but for OpenMP's
     own number of threads, which may change."""
-    key = (operation, where.device, where.device_index, where.num_threads)
+    key = (operation, where.device, where.device_index, where.num_threads, where.deterministic)
     known = of.sizes.get(key)
     if known is None:
         size = c_size_t()
         raise_for(library().moescope_workspace_bytes(OPERATIONS[operation], byref(of), byref(where), byref(size)))
         known = size.value
-        if where.num_threads > 0:
+        if where.num_threads > 0 or where.device != CPU:
             of.sizes[key] = known
     return known
 
@@ -199,6 +199,13 @@ def give_workspace(where: Execution, address: int, size: int) -> None:
     where.workspace_bytes = size
 
 
+@lru_cache(maxsize=None)
+def _function(operation: str):
+    return getattr(library(), f"moescope_{operation}")
+
+
 def call(operation: str, of: Shape, where: Execution, *arguments) -> None:
     """One function of the interface; raises what it reports."""
-    raise_for(getattr(library(), f"moescope_{operation}")(byref(of), byref(where), *arguments))
+    status = _function(operation)(byref(of), byref(where), *arguments)
+    if status:
+        raise_for(status)

@@ -7,6 +7,9 @@ try:
 except ModuleNotFoundError:
     raise unittest.SkipTest("PyTorch is not installed") from None
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import moescope
 import moescope.torch as mt
@@ -117,6 +120,7 @@ class Operators(unittest.TestCase):
                 torch.library.opcheck(ops.select.default, (t[1], t[2], K, "softmax", "log_softmax"), test_utils=OPCHECKS)
                 torch.library.opcheck(ops.mlp.default, (t[0], *t[5:], "gelu"), test_utils=OPCHECKS)
                 torch.library.opcheck(ops.layer.default, (*t, K, "probability", "silu"), test_utils=OPCHECKS)
+                torch.library.opcheck(ops.layer_output.default, (*[one.detach() for one in t], None, K, "softmax", "silu"), test_utils=OPCHECKS)
                 torch.library.opcheck(ops.layer.default, (*t[:5], None, None, None, K, "softmax", "silu"), test_utils=OPCHECKS)
 
     def test_double_backward_is_refused(self):
@@ -177,12 +181,29 @@ class Operators(unittest.TestCase):
                 call()
             self.assertIn(words, str(caught.exception))
 
-    @unittest.skipUnless(torch.cuda.is_available(), "no CUDA device")
-    def test_cuda_says_when_there_is_no_kernel(self):
-        inputs = [one.detach().float().cuda() for one in tensors()]
-        if not moescope.supports_cuda():
-            with self.assertRaises(NotImplementedError):
-                ours(inputs)
+
+class Dispatch(unittest.TestCase):
+    """Functions may leave the dispatcher out, and must not where someone listens there."""
+
+    def test_modes_and_other_tensors_see_the_operators(self):
+        seen = []
+
+        class Listening(TorchDispatchMode):
+            def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+                seen.append(str(function))
+                return function(*args, **(kwargs or {}))
+
+        inputs = tensors(requires_grad=False)
+        expected = ours(inputs)
+        with Listening():
+            made = ours(inputs)
+        self.assertIn("moescope.layer.default", seen)
+        self.assertTrue(torch.equal(made.y, expected.y))
+        with FakeTensorMode() as mode:
+            self.assertIsInstance(ours([mode.from_tensor(one) for one in inputs]).y, FakeTensor)
+        self.assertEqual(ours([one.to("meta") for one in inputs]).y.device.type, "meta")
+        self.assertIn("moescope.layer", make_fx(lambda *t: ours(t).y)(*inputs).code)
+        self.assertTrue(torch.equal(ours(tensors()).y, expected.y))  # the dispatcher's road gives the same
 
 
 class Compile(unittest.TestCase):
@@ -243,6 +264,28 @@ class Modules(unittest.TestCase):
             losses.append(history)
         torch.testing.assert_close(*map(torch.tensor, losses), rtol=1e-8, atol=1e-10)
         self.assertLess(losses[1][-1], 0.8 * losses[1][0])
+
+    def test_without_gradients_y_is_the_same(self):
+        torch.manual_seed(8)
+        module = mt.OmniMoE(D, SHARED, 16, 3, dtype=torch.float64).eval()
+        x = torch.randn(2, 8, D, dtype=torch.float64)
+        y = module(x)
+        told = []
+        with torch.no_grad():
+            self.assertTrue(torch.equal(module(x), y))
+            module.freeze_experts()
+            bound = (module.up_embed.weight.norm(dim=1) * module.down_embed.weight.abs().amax(1)).max()
+            torch.testing.assert_close(mt.expert_bound(module.up_embed.weight, module.down_embed.weight), bound.float()[None])
+            self.assertTrue(torch.equal(module(x), y))
+            remove = module.register_routing_hook(lambda tokens, ids, gates: told.append(ids))
+            self.assertTrue(torch.equal(module(x), y))
+            remove()
+        self.assertEqual(len(told), 1)
+        inputs = tensors()
+        made = mt.layer_output(*inputs[:5], K, shared=tuple(inputs[5:]))
+        torch.testing.assert_close(made, ours(inputs).y)
+        with self.assertRaisesRegex(NotImplementedError, "layer_output: there is no backward"):
+            made.sum().backward()
 
     def test_autocast(self):
         torch.manual_seed(5)

@@ -60,8 +60,8 @@ static moescope_shape shape_of_layer(void) {
 }
 
 static moescope_layer_inputs inputs_of(const Layer* layer) {
-  moescope_layer_inputs inputs = {sizeof inputs, layer->x,    layer->row, layer->col, layer->w_in,
-                                  layer->w_out,  layer->gate, layer->up,  layer->down};
+  moescope_layer_inputs inputs = {sizeof inputs, layer->x,    layer->row, layer->col,  layer->w_in,
+                                  layer->w_out,  layer->gate, layer->up,  layer->down, NULL};
   return inputs;
 }
 
@@ -226,6 +226,43 @@ static int refused(moescope_status status, moescope_status expected, const char*
   return status == expected && strstr(moescope_last_error(), word) != NULL;
 }
 
+/* Of a library with kernels what can be asked where there is no GPU: nothing here launches any. */
+static void check_cuda(void) {
+  if (!moescope_supports(MOESCOPE_CUDA)) {
+    return;
+  }
+  moescope_shape shape = shape_of_layer();
+  moescope_execution execution;
+  memset(&execution, 0, sizeof execution);
+  execution.struct_bytes = sizeof execution;
+  execution.device = MOESCOPE_CUDA;
+  size_t bytes = 0;
+#define ASK(operation) moescope_workspace_bytes(operation, &shape, &execution, &bytes)
+  EXPECT(refused(ASK(MOESCOPE_LAYER_FORWARD), MOESCOPE_ERROR_UNSUPPORTED,
+                 "dtype: float64 has no kernel on CUDA"));
+  shape.dtype = MOESCOPE_BF16;
+  EXPECT(refused(ASK(MOESCOPE_LAYER_FORWARD), MOESCOPE_ERROR_UNSUPPORTED,
+                 "hidden_size: 7 must be a multiple of 8 on CUDA"));
+  shape.hidden_size = 16384;
+  EXPECT(refused(ASK(MOESCOPE_EXPERTS_FORWARD), MOESCOPE_ERROR_UNSUPPORTED,
+                 "hidden_size: 16384 must be at most 8192"));
+  shape.hidden_size = 64;
+  for (moescope_operation operation = MOESCOPE_SELECT_FORWARD; operation <= MOESCOPE_LAYER_BACKWARD;
+       ++operation) {
+    const moescope_status status = ASK(operation);
+    if (operation % 2 == 1) {
+      EXPECT(refused(status, MOESCOPE_ERROR_UNSUPPORTED, "backward yet"));
+    } else if (status == MOESCOPE_OK) {
+      EXPECT(bytes > 0);
+    } else { /* no GPU */
+      EXPECT(refused(status, MOESCOPE_ERROR_DEVICE, "device: no CUDA device can be used"));
+    }
+  }
+  shape.top_k = N + 1;
+  EXPECT(refused(ASK(MOESCOPE_LAYER_FORWARD), MOESCOPE_ERROR_VALUE, "top_k: 13"));
+#undef ASK
+}
+
 static void check_errors(void) {
   Layer layer = make_layer();
   moescope_layer_inputs inputs = inputs_of(&layer);
@@ -309,6 +346,7 @@ int main(void) {
   check_layer(MOESCOPE_GATES_SOFTMAX);
   check_layer(MOESCOPE_GATES_PROBABILITY);
   check_ties();
+  check_cuda();
   check_errors();
   check_nothing();
   printf("%d checks, %d failed\n", checks, failures);

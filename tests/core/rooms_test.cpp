@@ -22,7 +22,7 @@ const std::map<std::string, std::vector<std::string>> kWings = {
     {"reference", {"core"}},
     {"kernels", {"core"}},
     {"profiler", {"core"}},
-    {"capi", {"core", "reference"}},
+    {"capi", {"core", "reference", "kernels"}},
     {"experiments", {"core", "reference", "kernels", "profiler"}},
 };
 
@@ -50,7 +50,9 @@ const std::vector<std::string> kRooms = {
     "reference/golden",
     "capi/base",
     "capi/cpu",
+    "capi/gpu",
     "capi",
+    "capi/cuda",
     "kernels/runtime",
     "kernels/contract",
     "kernels/device",

@@ -7,8 +7,8 @@
 
     from moescope.torch import experts, layer, mlp, select           # the parts, as functions
 
-On the CPU tensors are float32, float64 or bfloat16. CUDA tensors go to the same functions of the library; where it has no
-kernel they raise MoescopeUnsupported. Operators are torch.ops.moescope.*; double backward raises.
+On the CPU tensors are float32, float64 or bfloat16, on CUDA float32 or bfloat16. A library that was built without CUDA raises
+MoescopeUnsupported for CUDA tensors. Operators are torch.ops.moescope.*; double backward raises.
 """
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ except ModuleNotFoundError:
 if not hasattr(_torch.library, "register_autograd"):
     raise ImportError(f"moescope.torch needs PyTorch 2.4 or later, this is {_torch.__version__}")
 
-from moescope.torch.functional import balance_loss, experts, layer, mlp, select, z_loss
+from moescope.torch.functional import balance_loss, expert_bound, experts, layer, layer_output, mlp, select, z_loss
 from moescope.torch.modules import OmniMoE
 from moescope.torch.systems import PEER, PKM, DeepSeekMoE, GShard
 
-__all__ = ["DeepSeekMoE", "GShard", "OmniMoE", "PEER", "PKM", "balance_loss", "experts", "layer", "mlp", "select", "z_loss"]
+__all__ = ["DeepSeekMoE", "GShard", "OmniMoE", "PEER", "PKM", "balance_loss", "expert_bound", "experts", "layer", "layer_output", "mlp",
+           "select", "z_loss"]

@@ -31,7 +31,7 @@ class LayerOutput(NamedTuple):
 
 def _under_autocast(x: Tensor) -> Optional[torch.dtype]:
     kind = x.device.type
-    if not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:
+    if kind == "meta" or not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:
         return None
     dtype = torch.get_autocast_dtype(kind)
     if dtype == torch.float16:
@@ -45,7 +45,37 @@ def _cast(x: Tensor, *weights: Optional[Tensor]) -> list[Any]:
 
 
 def _rows(tensor: Tensor) -> Tensor:
-    return tensor.reshape(-1, tensor.shape[-1])
+    return tensor if tensor.dim() == 2 else tensor.reshape(-1, tensor.shape[-1])
+
+
+def _of(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
+def _shaped(tensor: Tensor, *extents: int) -> Tensor:
+    return tensor if len(extents) == 2 else tensor.reshape(extents)
+
+
+# What says whether someone stands between a call and its kernel. Names of PyTorch's own use: where one is gone, every call goes
+# through the dispatcher.
+_asked = [getattr(torch._C, "_len_torch_dispatch_stack", None), getattr(torch._C, "_get_tracing_state", None),
+          getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)]
+_PLAIN = (Tensor, torch.nn.Parameter)
+
+
+def _alone(arguments: tuple) -> bool:
+    """Whether a kernel may be called as it is: plain tensors, nothing to record, no mode and no transformation."""
+    if torch.compiler.is_compiling() or None in _asked or any(one() for one in _asked):
+        return False
+    tensors = [one for one in arguments if isinstance(one, Tensor)]
+    if not (tensors[0].is_cuda or tensors[0].is_cpu) or not all(type(one) in _PLAIN for one in tensors):
+        return False
+    return not (torch.is_grad_enabled() and any(one.requires_grad for one in tensors))
+
+
+def _run(operator: Any, kernel: Any, *arguments: Any) -> Any:
+    """The operator, or its kernel where that makes no difference: the dispatcher takes half of a call to a kernel in Python."""
+    return kernel(*arguments) if _alone(arguments) else operator(*arguments)
 
 
 def select(row_logits: Tensor, col_logits: Tensor, top_k: int, *, gates: str = "softmax", marginals: str = "log_softmax") -> Selection:
@@ -56,8 +86,9 @@ def select(row_logits: Tensor, col_logits: Tensor, top_k: int, *, gates: str = "
     """
     dtype = _ops.compute_dtype(row_logits.dtype)
     leading = row_logits.shape[:-1]
-    weights, ids, scores = torch.ops.moescope.select(_rows(row_logits).to(dtype), _rows(col_logits).to(dtype), top_k, gates, marginals)
-    return Selection(*(one.reshape(*leading, top_k) for one in (ids, weights, scores)))
+    weights, ids, scores = _run(torch.ops.moescope.select.default, _ops.select_kernel, _of(_rows(row_logits), dtype),
+                                _of(_rows(col_logits), dtype), top_k, gates, marginals)
+    return Selection(*(_shaped(one, *leading, top_k) for one in (ids, weights, scores)))
 
 
 def experts(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates: Tensor, *, activation: str = "silu") -> Tensor:
@@ -67,14 +98,15 @@ def experts(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates: Tensor, 
     that stands there twice counts twice.
     """
     x, w_in, w_out = _cast(x, w_in, w_out)
-    y = torch.ops.moescope.experts(_rows(x), w_in, w_out, _rows(ids), _rows(gates).to(_ops.compute_dtype(x.dtype)), activation)
-    return y.reshape(x.shape)
+    y = _run(torch.ops.moescope.experts.default, _ops.experts_kernel, _rows(x), w_in, w_out, _rows(ids),
+             _of(_rows(gates), _ops.compute_dtype(x.dtype)), activation)
+    return _shaped(y, *x.shape)
 
 
 def mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, *, activation: str = "silu") -> Tensor:
     """(act(x gate^T) * (x up^T)) down^T, [..., d]. gate and up [f, d], down [d, f]."""
     x, gate, up, down = _cast(x, gate, up, down)
-    return torch.ops.moescope.mlp(_rows(x), gate, up, down, activation).reshape(x.shape)
+    return _shaped(_run(torch.ops.moescope.mlp.default, _ops.mlp_kernel, _rows(x), gate, up, down, activation), *x.shape)
 
 
 def layer(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out: Tensor, top_k: int, *,
@@ -85,10 +117,35 @@ def layer(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out
     """
     x, w_in, w_out, gate, up, down = _cast(x, w_in, w_out, *(shared or (None, None, None)))
     dtype = _ops.compute_dtype(x.dtype)
-    y, ids, weights = torch.ops.moescope.layer(_rows(x), _rows(row_logits).to(dtype), _rows(col_logits).to(dtype), w_in, w_out, gate,
-                                               up, down, top_k, gates, activation)
+    y, ids, weights = _run(torch.ops.moescope.layer.default, _ops.layer_kernel, _rows(x), _of(_rows(row_logits), dtype),
+                           _of(_rows(col_logits), dtype), w_in, w_out, gate, up, down, top_k, gates, activation)
     leading = x.shape[:-1]
-    return LayerOutput(y.reshape(x.shape), ids.reshape(*leading, top_k), weights.reshape(*leading, top_k))
+    return LayerOutput(_shaped(y, *x.shape), _shaped(ids, *leading, top_k), _shaped(weights, *leading, top_k))
+
+
+def layer_output(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out: Tensor, top_k: int, *,
+                 shared: Optional[tuple[Tensor, Tensor, Tensor]] = None, gates: str = "softmax", activation: str = "silu",
+                 expert_bound: Optional[Tensor] = None) -> Tensor:
+    """y [..., d] of layer() alone, for inference: with many tokens a GPU then lists no pairs. There is no backward.
+
+    expert_bound: that of expert_bound(w_in, w_out) where the weights do not change, which saves reading them once more. One that is
+    too small makes wrong sums.
+    """
+    x, w_in, w_out, gate, up, down = _cast(x, w_in, w_out, *(shared or (None, None, None)))
+    dtype = _ops.compute_dtype(x.dtype)
+    y = _run(torch.ops.moescope.layer_output.default, _ops.layer_output_kernel, _rows(x), _of(_rows(row_logits), dtype),
+             _of(_rows(col_logits), dtype), w_in, w_out, gate, up, down, expert_bound, top_k, gates, activation)
+    return _shaped(y, *x.shape)
+
+
+@torch.no_grad()
+def expert_bound(w_in: Tensor, w_out: Tensor) -> Tensor:
+    """Float32 [1]: max over experts of |w_in|_2 |w_out|_inf, which no expert's output exceeds for |x|_2 = 1. Plain PyTorch."""
+    largest = torch.zeros(1, dtype=torch.float32, device=w_in.device)
+    for w, v in zip(w_in.split(8192), w_out.split(8192)):
+        bound = w.float().norm(dim=1) * v.float().abs().amax(1)
+        largest = torch.maximum(largest, bound.max())
+    return largest
 
 
 def balance_loss(row_logits: Tensor, col_logits: Tensor, ids: Tensor) -> Tensor:

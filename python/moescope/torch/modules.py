@@ -55,6 +55,7 @@ class OmniMoE(RoutingHooks, nn.Module):
         self.router_norm_y = nn.BatchNorm1d(side, affine=False, **made) if router_norm else nn.Identity()
         self.up_embed = nn.Embedding(num_experts, hidden_size, **made)
         self.down_embed = nn.Embedding(num_experts, hidden_size, **made)
+        self._expert_bound: Optional[Tensor] = None
         self.reset_experts()
 
     @classmethod
@@ -68,6 +69,11 @@ class OmniMoE(RoutingHooks, nn.Module):
         """W and V normal with deviation d^-1/2: a sum of K gated terms then starts small."""
         for weight in (self.up_embed.weight, self.down_embed.weight):
             nn.init.normal_(weight, std=self.hidden_size**-0.5)
+
+    def freeze_experts(self, frozen: bool = True) -> None:
+        """W and V stay as they are from now on: without gradients a GPU then need not read them once more in every call for the bound
+        that it scales sums by. Call it again after they have changed, or with False: outputs would be wrong otherwise."""
+        self._expert_bound = functional.expert_bound(self.up_embed.weight, self.down_embed.weight) if frozen else None
 
     def extra_repr(self) -> str:
         return (f"hidden_size={self.hidden_size}, intermediate_size={self.intermediate_size}, num_experts={self.num_experts}, "
@@ -90,6 +96,13 @@ class OmniMoE(RoutingHooks, nn.Module):
         shared = None
         if self.intermediate_size > 0:
             shared = (self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
+        if not return_routing and not self._routing_hooks and not torch.is_grad_enabled():
+            bound = self._expert_bound
+            if bound is not None and bound.device != tokens.device:
+                bound = None  # the module has moved
+            y = functional.layer_output(tokens, row_logits, col_logits, self.up_embed.weight, self.down_embed.weight, self.top_k,
+                                        shared=shared, gates=self.gates, activation=self.hidden_act, expert_bound=bound)
+            return y.reshape(*hidden_states.shape[:-1], self.hidden_size)
         made = functional.layer(tokens, row_logits, col_logits, self.up_embed.weight, self.down_embed.weight, self.top_k, shared=shared,
                                 gates=self.gates, activation=self.hidden_act)
         self.tell_routing(tokens, made.ids, made.gates)

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "kernels/buffers/layer_buffers.hpp"
+#include "kernels/contract/gated_mlp.hpp"
 #include "kernels/runtime/cublas_lt.hpp"
 #include "tests/support/gpu_guard.hpp"
 #include "tests/support/routings.hpp"
@@ -112,6 +113,47 @@ TEST_P(SharedMlpGpu, EqualsThePlainLoops) {
       EXPECT_LE(std::sqrt(difference), (GetParam() == Dtype::kF32 ? 3e-6 : 1e-3) * std::sqrt(norm))
           << shape.label() << " h " << h << " " << to_string(activation);
     }
+  }
+}
+
+TEST_P(SharedMlpGpu, TakesGateAndUpApartInABorrowedWorkspace) {
+  const Stream stream;
+  std::uint64_t seed = 500;
+  for (const MlpCase& c :
+       {MlpCase{1, 8, 1}, MlpCase{130, 96, 300}, MlpCase{64, 1000, 513}, MlpCase{1700, 64, 1024}}) {
+    LayerShape shape = test::make_shape(c.num_tokens, c.hidden_size, 1, 1, 1, c.shared_size);
+    shape.dtype = GetParam();
+    const HostTensor gate = random_tensor(shape.dtype, c.shared_size, c.hidden_size, ++seed, 0.1);
+    const HostTensor up = random_tensor(shape.dtype, c.shared_size, c.hidden_size, ++seed, 0.1);
+    const Bytes x = upload(random_tensor(shape.dtype, c.num_tokens, c.hidden_size, ++seed, 1), stream.get());
+    const Bytes both = stack(gate, up, stream.get());
+    const Bytes gate_alone = upload(gate, stream.get());
+    const Bytes up_alone = upload(up, stream.get());
+    const Bytes down =
+        upload(random_tensor(shape.dtype, c.hidden_size, c.shared_size, ++seed, 0.1), stream.get());
+    const Bytes workspace(shared_mlp_workspace_bytes(shape));
+    const auto run = [&](CublasLt& blas, const GatedMlpWeights& weights) {
+      const auto y = make_filled<float>(c.num_tokens * c.hidden_size, stream.get());
+      launch_gated_mlp(blas, shape, x.get(), weights, workspace.get(), y.get(), stream.get());
+      return download(Dtype::kF32, c.num_tokens, c.hidden_size, y.get(), stream.get());
+    };
+    CublasLt own;
+    const HostTensor joined = run(own, {.gate = both.get(), .up = nullptr, .down = down.get()});
+    const Bytes lent(CublasLt::kWorkspaceBytes);
+    CublasLt without(0);
+    without.borrow(nullptr, lent.get(), lent.bytes());
+    const HostTensor apart =
+        run(without, {.gate = gate_alone.get(), .up = up_alone.get(), .down = down.get()});
+    double difference = 0;
+    double norm = 0;
+    for (std::int64_t i = 0; i < joined.size(); ++i) {
+      const double want = joined.f32().data[i];
+      difference += (apart.f32().data[i] - want) * (apart.f32().data[i] - want);
+      norm += want * want;
+    }
+    EXPECT_GT(norm, 0);
+    EXPECT_LE(std::sqrt(difference), (GetParam() == Dtype::kF32 ? 3e-6 : 1e-3) * std::sqrt(norm))
+        << shape.label();
   }
 }
 

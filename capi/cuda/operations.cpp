@@ -1,0 +1,253 @@
+// The operations of the interface as launches in order. Nothing is read back and nothing allocated.
+#include <string>
+
+#include "capi/base/failure.hpp"
+#include "capi/checks.hpp"
+#include "capi/cuda/device.hpp"
+#include "capi/cuda/pairs.hpp"
+#include "capi/cuda/scratch.hpp"
+#include "capi/gpu/gpu.hpp"
+#include "kernels/contract/gated_mlp.hpp"
+#include "kernels/contract/launch.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
+
+namespace moescope::capi::gpu {
+namespace {
+
+/// Kernels load 16 bytes at a time.
+void require_aligned(const char* name, const void* array) {
+  constexpr std::uintptr_t kLoad = 16;
+  if (reinterpret_cast<std::uintptr_t>(array) % kLoad != 0) {
+    refuse(name, std::to_string(reinterpret_cast<std::uintptr_t>(array)),
+           "must be aligned to 16 bytes on CUDA");
+  }
+}
+
+/// An operation with its device current and its workspace laid out.
+class Run {
+ public:
+  explicit Run(const Call& call) : call_(call), shape_(device_shape(call)), device_(call.execution) {
+    Arena sizes;
+    take_scratch(sizes, call, shape_, gpu(), scratch_);
+    require_workspace(call.execution, sizes.used());
+    Arena arena(call.execution.workspace, call.execution.workspace_bytes);
+    take_scratch(arena, call, shape_, gpu(), scratch_);
+  }
+
+  const LayerShape& shape() const { return shape_; }
+  const GpuTraits& gpu() const { return device_.traits(); }
+  const Scratch& scratch() const { return scratch_; }
+  cudaStream_t stream() const { return stream_of(call_.execution); }
+  bool empty() const { return shape_.num_tokens == 0; }
+
+  void pack(const void* row_logits, const void* col_logits) const {
+    launch_pack_logits(shape_.num_tokens, shape_.grid_rows, shape_.grid_cols,
+                       static_cast<const float*>(row_logits), static_cast<const float*>(col_logits),
+                       scratch_.selection.logits, scratch_.selection.bad_logit, stream());
+  }
+
+  /// Packed logits to pairs in the interface's order. narrow_ids: null, or the ids once more as int32.
+  void select(void* ids, bool wide, void* gates, void* scores, std::int32_t* narrow_ids,
+              const PairsScratch& clears) const {
+    const SelectionScratch& own = scratch_.selection;
+    cuda::launch_router_select(
+        shape_, own.logits, {own.selected, own.selected_gates}, own.bad_logit, own.workspace, stream(),
+        call_.problem.log_softmax ? cuda::SelectMarginals::kLogSoftmax : cuda::SelectMarginals::kAsGiven);
+    launch_order_pairs({.tokens = shape_.num_tokens,
+                        .rows = shape_.grid_rows,
+                        .cols = shape_.grid_cols,
+                        .top_k = shape_.top_k,
+                        .gate_mode = call_.problem.gate_mode,
+                        .log_softmax = call_.problem.log_softmax,
+                        .wide_ids = wide,
+                        .logits = own.logits,
+                        .selected = own.selected,
+                        .ids = ids,
+                        .gates = static_cast<float*>(gates),
+                        .scores = static_cast<float*>(scores),
+                        .narrow_ids = narrow_ids,
+                        .sort_space = own.sort_space,
+                        .cleared = clears.arrivals,
+                        .cleared_count = clears.arrivals_count},
+                       gpu(), stream());
+  }
+
+  /// Experts token by token, `addend` [L,d] added.
+  void experts(const void* x, const void* w_in, const void* w_out, const std::int32_t* ids,
+               const float* gates, const float* addend, void* y) const {
+    cuda::DeviceWeights weights;
+    weights.w_in = w_in;
+    weights.w_out = w_out;
+    const bool bf16 = shape_.dtype == Dtype::kBF16;
+    // The launcher writes neither ids nor gates.
+    const cuda::DeviceRouting routing{const_cast<std::int32_t*>(ids), const_cast<float*>(gates)};
+    cuda::launch_experts_token_centric(
+        shape_, x, weights, routing, scratch_.pairs.workspace,
+        {.y = bf16 ? nullptr : static_cast<float*>(y), .addend = addend, .rounded = bf16 ? y : nullptr},
+        stream());
+  }
+
+  void mlp(const void* x, const void* gate, const void* up, const void* down, float* y,
+           cudaStream_t stream) const {
+    const MlpScratch& own = scratch_.mlp;
+    cuda::launch_gated_mlp(blas_of(call_.execution, own.blas, own.blas_bytes), shape_, x,
+                           {.gate = gate, .up = up, .down = down}, own.units, y, stream);
+  }
+
+  /// The layer's shared MLP, if it has one, on `stream`.
+  void shared_mlp(const moescope_layer_inputs& inputs, cudaStream_t stream) const {
+    if (scratch_.mlp.y != nullptr) {
+      mlp(inputs.x, inputs.shared_gate, inputs.shared_up, inputs.shared_down, scratch_.mlp.y, stream);
+    }
+  }
+
+  /// Packed logits to y by strips.
+  void staircase(const moescope_layer_inputs& inputs, const ScheduleOptions& options, void* y) const {
+    const StripsScratch& own = scratch_.strips;
+    cuda::DeviceWeights weights;
+    weights.w_in = inputs.w_in;
+    weights.w_out = inputs.w_out;
+    MOESCOPE_CUDA_CHECK(
+        cudaMemsetAsync(own.strips.scratch, 0, static_cast<std::size_t>(own.zeroed_bytes), stream()));
+    // The bound reads W and V, the selection computes: side by side, the selection's blocks first.
+    const bool bounded = inputs.struct_bytes >= kBoundBytes && inputs.expert_bound != nullptr;
+    const float* const bound = bounded ? inputs.expert_bound : own.bound;
+    const Beside& beside = Beside::of_current_device(call_.execution);
+    beside.fork(stream());
+    cuda::launch_router_select_strips(shape_, options.strip_rule, scratch_.selection.logits, own.strips,
+                                      scratch_.selection.bad_logit, stream());
+    if (!bounded) {
+      cuda::launch_expert_bound(shape_, weights, own.bound, beside.stream());
+    }
+    cuda::launch_schedule_strips(shape_, options.strip_rule, options.tile_tokens, own.strips, stream());
+    shared_mlp(inputs, beside.stream());
+    beside.join(stream());
+    cuda::launch_staircase_prepare(shape_, inputs.x, bound, own.strips, own.sums, stream());
+    cuda::launch_experts_staircase(shape_, inputs.x, weights, own.strips, own.sums, stream());
+    cuda::launch_round_output(shape_, own.sums, scratch_.mlp.y, y, stream());
+  }
+
+  /// Packed logits to y token by token, the pairs to `ids` and `gates`, or where those are null to scratch.
+  void token_centric(const moescope_layer_inputs& inputs, void* ids, void* gates, void* y) const {
+    const PairsScratch& pairs = scratch_.pairs;
+    const bool listed = ids != nullptr;
+    const bool wide = listed && call_.problem.wide_ids;
+    const bool beside = scratch_.mlp.y != nullptr;
+    if (beside) {
+      Beside::of_current_device(call_.execution).fork(stream());
+    }
+    void* const own_gates = listed ? gates : pairs.gates;
+    select(listed ? ids : pairs.ids, wide, own_gates, nullptr, wide ? pairs.ids : nullptr, pairs);
+    if (beside) {
+      const Beside& side = Beside::of_current_device(call_.execution);
+      shared_mlp(inputs, side.stream());
+      side.join(stream());
+    }
+    experts(inputs.x, inputs.w_in, inputs.w_out,
+            listed && !wide ? static_cast<const std::int32_t*>(ids) : pairs.ids,
+            static_cast<const float*>(own_gates), scratch_.mlp.y, y);
+  }
+
+ private:
+  const Call& call_;
+  LayerShape shape_;
+  CurrentDevice device_;
+  Scratch scratch_;
+};
+
+}  // namespace
+
+bool built() { return true; }
+
+std::size_t workspace_bytes(const Call& call) {
+  std::size_t bytes = 0;
+  launching([&] {
+    const LayerShape shape = device_shape(call);
+    const CurrentDevice device(call.execution);
+    Arena arena;
+    Scratch scratch;
+    take_scratch(arena, call, shape, device.traits(), scratch);
+    bytes = arena.used();
+  });
+  return bytes;
+}
+
+void select_forward(const Call& call, const void* row_logits, const void* col_logits, void* ids, void* gates,
+                    void* scores) {
+  launching([&] {
+    const Run run(call);
+    if (!run.empty()) {
+      run.pack(row_logits, col_logits);
+      run.select(ids, call.problem.wide_ids, gates, scores, nullptr, {});
+    }
+  });
+}
+
+void experts_forward(const Call& call, const void* x, const void* w_in, const void* w_out, const void* ids,
+                     const void* gates, void* y) {
+  for (const auto& [name, array] : {std::pair("x", x), std::pair("w_in", w_in), std::pair("w_out", w_out),
+                                    std::pair("y", static_cast<const void*>(y))}) {
+    require_aligned(name, array);
+  }
+  launching([&] {
+    const Run run(call);
+    if (run.empty()) {
+      return;
+    }
+    const PairsScratch& pairs = run.scratch().pairs;
+    launch_take_pairs({.pairs = run.shape().num_pairs(),
+                       .experts = run.shape().num_experts(),
+                       .wide_ids = call.problem.wide_ids,
+                       .ids = ids,
+                       .gates = static_cast<const float*>(gates),
+                       .narrow_ids = pairs.ids,
+                       .checked_gates = pairs.gates,
+                       .cleared = pairs.arrivals,
+                       .cleared_count = pairs.arrivals_count},
+                      run.stream());
+    run.experts(x, w_in, w_out, pairs.ids, pairs.gates, nullptr, y);
+  });
+}
+
+void mlp_forward(const Call& call, const void* x, const void* gate, const void* up, const void* down,
+                 void* y) {
+  require_aligned("y", y);
+  launching([&] {
+    const Run run(call);
+    if (run.empty()) {
+      return;
+    }
+    float* const sums = run.scratch().mlp.y;
+    run.mlp(x, gate, up, down, sums != nullptr ? sums : static_cast<float*>(y), run.stream());
+    if (sums != nullptr) {
+      cuda::launch_round_output(run.shape(), sums, nullptr, y, run.stream());
+    }
+  });
+}
+
+void layer_forward(const Call& call, const moescope_layer_inputs& inputs, void* y, void* ids, void* gates) {
+  for (const auto& [name, array] :
+       {std::pair("inputs.x", inputs.x), std::pair("inputs.w_in", inputs.w_in),
+        std::pair("inputs.w_out", inputs.w_out), std::pair("y", static_cast<const void*>(y))}) {
+    require_aligned(name, array);
+  }
+  launching([&] {
+    const Run run(call);
+    if (run.empty()) {
+      return;
+    }
+    const bool lists_pairs = ids != nullptr;
+    const ScheduleOptions options = layer_schedule(call, run.shape(), run.gpu(), lists_pairs);
+    run.pack(inputs.row_logits, inputs.col_logits);
+    if (options.kind != ScheduleKind::kStaircase) {
+      run.token_centric(inputs, ids, gates, y);
+      return;
+    }
+    run.staircase(inputs, options, y);
+    if (lists_pairs) {
+      run.select(ids, call.problem.wide_ids, gates, nullptr, nullptr, {});
+    }
+  });
+}
+
+}  // namespace moescope::capi::gpu

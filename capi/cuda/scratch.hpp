@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+
+#include "capi/base/arena.hpp"
+#include "capi/gpu/gpu.hpp"
+#include "core/base/gpu_traits.hpp"
+#include "core/layer/layer_shape.hpp"
+#include "core/schedule/schedule.hpp"
+#include "kernels/contract/launch.hpp"
+
+/// All that an operation takes of its workspace on the device: the one description of it.
+namespace moescope::capi::gpu {
+
+struct SelectionScratch {
+  float* logits = nullptr;  ///< [L, Nr+Nc]
+  std::int64_t* bad_logit = nullptr;
+  std::int32_t* selected = nullptr;  ///< [L,K] by rising id
+  float* selected_gates = nullptr;   ///< [L,K] of router_select; the interface's are made anew, in its order
+  std::byte* workspace = nullptr;
+  std::uint64_t* sort_space = nullptr;
+};
+
+/// Of experts token by token.
+struct PairsScratch {
+  std::int32_t* ids = nullptr;  ///< [L,K]; null where the caller's own will do
+  float* gates = nullptr;       ///< [L,K] of the pair form
+  std::byte* workspace = nullptr;
+  unsigned* arrivals = nullptr;  ///< the part of it that has to be zero
+  std::int64_t arrivals_count = 0;
+};
+
+struct StripsScratch {
+  cuda::DeviceStrips strips;
+  std::int64_t zeroed_bytes = 0;  ///< of strips.scratch
+  float* bound = nullptr;
+  cuda::StaircaseOutput sums;
+};
+
+struct MlpScratch {
+  float* y = nullptr;  ///< [L,d]; null where the caller's own will do
+  std::byte* units = nullptr;
+  std::byte* blas = nullptr;
+  std::int64_t blas_bytes = 0;
+};
+
+struct Scratch {
+  SelectionScratch selection;
+  PairsScratch pairs;
+  StripsScratch strips;
+  MlpScratch mlp;
+};
+
+/// The shape as the kernels' launchers take it. Throws Failure (unsupported) for what no kernel takes.
+LayerShape device_shape(const Call& call);
+
+/// How the experts of a layer run. Sums of staircase are in fixed point where they have to repeat, or where
+/// fp16 would round too often.
+ScheduleOptions layer_schedule(const Call& call, const LayerShape& shape, const GpuTraits& gpu,
+                               bool lists_pairs);
+
+/// Fills `scratch` from `arena`; an arena without a base only adds up.
+void take_scratch(Arena& arena, const Call& call, const LayerShape& shape, const GpuTraits& gpu,
+                  Scratch& scratch);
+
+}  // namespace moescope::capi::gpu

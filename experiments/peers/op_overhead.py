@@ -1,0 +1,227 @@
+#!/usr/bin/env python3
+"""What a call of our PyTorch operators costs beside its kernels, and its forward beside the program's and plain PyTorch's.
+
+  PYTHONPATH=python python3 experiments/peers/op_overhead.py --out results/op
+  PYTHONPATH=python python3 experiments/peers/op_overhead.py --out results/op --program build/cuda/experiments/moescope
+
+Rows have moescope's result schema. Column `backend`: moescope.torch for the operators, torch for plain PyTorch, cuda for the program.
+  host_time_s     of one call on the CPU, on a layer so small that the GPU keeps up; schedule says of what: select, experts, layer;
+                  `training` behind it with autograd recorded, `step` with the backward too, `inference` by the function under no_grad
+  time_s          of the layer's forward without the router's product, by CUDA events: called (schedule `call`; `output` without ids and
+                  gates), replayed as a CUDA graph (`graph`; `frozen` with the experts' bound known), dense_masked
+                  (torch_peers.py; the experts alone). The program's: its layer less its router_project.
+  time_s of `step`  forward and backward by autograd, ours and dense_masked, where the dense one's score matrix fits --max-bytes.
+"""
+import argparse
+import json
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+import torch_peers
+
+CALLS = 40  # in a row, so few that the queue of launches never fills
+
+
+def parse_arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", required=True, type=pathlib.Path, help="folder for rows.jsonl")
+    parser.add_argument("--points", nargs="+", default=["64,512", "256,512", "1024,512", "4096,512", "16384,512"], metavar="L,K")
+    parser.add_argument("--hidden-size", type=int, default=1024)
+    parser.add_argument("--grid", default="320x320", metavar="ROWSxCOLS")
+    parser.add_argument("--shared-size", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--samples", type=int, default=21)
+    parser.add_argument("--l2", choices=("cold", "warm"), default="cold")
+    parser.add_argument("--max-bytes", type=int, default=4 << 30)
+    parser.add_argument("--steps", action="store_true", help="time forward and backward too")
+    parser.add_argument("--program", help="moescope built with CUDA, to be run on the same points")
+    arguments = parser.parse_args()
+    arguments.workload, arguments.trace = None, None
+    return arguments
+
+
+def host_time(torch, call, repeats):
+    """Median of the seconds a call takes on the CPU: of `repeats` times CALLS calls."""
+    for _ in range(CALLS):
+        call()
+    torch.cuda.synchronize()
+    times = []
+    for _ in range(repeats):
+        begin = time.perf_counter()
+        for _ in range(CALLS):
+            call()
+        times.append((time.perf_counter() - begin) / CALLS)
+        torch.cuda.synchronize()
+    return times
+
+
+class Small:
+    """A layer of next to no work, as torch_peers.Rows writes points."""
+
+    system, activation, gates_mode, workload, l2, seed = "omnimoe", "silu", "softmax", "gaussian:1", "warm", 1
+    num_tokens, hidden_size, rows, cols, top_k, shared_size = 4, 64, 8, 8, 4, 0
+
+    def extents(self):
+        return {"shared_size": self.shared_size}
+
+
+def overheads(torch, mt, rows, samples):
+    point = Small()
+    made = torch.Generator(device="cuda").manual_seed(1)
+    normal = lambda *shape, dtype=torch.bfloat16: torch.randn(*shape, generator=made, device="cuda").to(dtype)  # noqa: E731
+    x, w_in, w_out = normal(4, 64), normal(64, 64), normal(64, 64)
+    a, b = normal(4, 8, dtype=torch.float32), normal(4, 8, dtype=torch.float32)
+    ids, gates, _ = mt.select(a, b, 4)
+    learnt = [one.clone().requires_grad_() for one in (x, a, b, w_in, w_out)]
+    ones = torch.ones_like(x)
+    ops = torch.ops.moescope
+    calls = {
+        "torch.add": lambda: torch.add(x, x),  # what a call of PyTorch's own costs
+        "select": lambda: ops.select(a, b, 4, "softmax", "log_softmax"),
+        "experts": lambda: ops.experts(x, w_in, w_out, ids, gates, "silu"),
+        "layer": lambda: ops.layer(x, a, b, w_in, w_out, None, None, None, 4, "softmax", "silu"),
+        "functional.layer": lambda: mt.layer(x, a, b, w_in, w_out, 4),
+        "experts training": lambda: ops.experts(learnt[0], learnt[3], learnt[4], ids, gates, "silu"),
+        "layer training": lambda: ops.layer(*learnt, None, None, None, 4, "softmax", "silu"),
+        "layer step": lambda: torch.autograd.grad(ops.layer(*learnt, None, None, None, 4, "softmax", "silu")[0], learnt, ones),
+    }
+    calls["experts inference"] = lambda: mt.experts(x, w_in, w_out, ids, gates)
+    calls["layer inference"] = lambda: mt.layer_output(x, a, b, w_in, w_out, 4)
+    for name, call in calls.items():
+        with torch.set_grad_enabled("inference" not in name):
+            times = host_time(torch, call, samples)
+        median = statistics.median(times)
+        rows.row(point, name, "experts" if name.startswith("experts") else "router_select" if name == "select" else "layer",
+                 "host_time_s", "s", median, len(times), (max(times) - min(times)) / median)
+        print(f"{name}: {median * 1e6:.1f} us a call on the CPU ({min(times) * 1e6:.1f} to {max(times) * 1e6:.1f})", flush=True)
+
+
+def timed(rows, timer, point, schedule, stage, work):
+    try:
+        times = timer.times(work)
+    except RuntimeError as failure:
+        reason = str(failure).splitlines()[0]
+        rows.row(point, schedule, stage, "time_s", "s", None, samples=0, reason=reason)
+        print(f"L={point.num_tokens} {schedule}: failed: {reason}", flush=True)
+        return None
+    median = statistics.median(times)
+    rows.row(point, schedule, stage, "time_s", "s", median, len(times), (max(times) - min(times)) / median)
+    print(f"L={point.num_tokens} K={point.top_k} {rows.backend} {schedule}: {median * 1e3:.4f} ms", flush=True)
+    return median
+
+
+def graph_of(torch, work):
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        work()
+    return graph
+
+
+def point_times(torch, mt, rows, timer, point, arguments):
+    weights = torch_peers.Point.weights
+    shared = (weights["gate"], weights["up"], weights["down"]) if arguments.shared_size else None
+    inputs = (point.x, point.row_logits, point.col_logits, weights["w_in"], weights["w_out"], point.top_k)
+    bound = mt.expert_bound(weights["w_in"], weights["w_out"])
+    work = lambda: mt.layer(*inputs, shared=shared)  # noqa: E731
+    without = lambda: mt.layer_output(*inputs, shared=shared)  # noqa: E731
+    frozen = lambda: mt.layer_output(*inputs, shared=shared, expert_bound=bound)  # noqa: E731
+    rows.backend = "moescope.torch"
+    made = work()
+    point.ids, point.gates = made.ids.long(), made.gates
+    error = torch_peers.relative_error(torch, point, made.y) if shared is None else None
+    if error is not None:
+        finite = error == error
+        rows.row(point, "call", "layer", "relative_error", "fraction", error if finite else None, reason="" if finite else "not finite")
+        print(f"L={point.num_tokens} relative error {error:.2e}", flush=True)
+    timed(rows, timer, point, "call", "layer", work)
+    timed(rows, timer, point, "output", "layer", without)
+    for name, each in (("graph", work), ("output graph", without), ("frozen graph", frozen)):
+        graph = graph_of(torch, each)
+        timed(rows, timer, point, name, "layer", graph.replay)
+        del graph
+    rows.backend = "torch"
+    timed(rows, timer, point, "dense_masked", "experts", lambda: torch_peers.dense_masked(torch, point, arguments.max_bytes))
+    if arguments.steps:
+        steps(torch, mt, rows, timer, point, arguments)
+
+
+def steps(torch, mt, rows, timer, point, arguments):
+    weights = torch_peers.Point.weights
+    learnt = [one.clone().requires_grad_() for one in (point.x, point.row_logits, point.col_logits, weights["w_in"], weights["w_out"])]
+    direction = torch.ones_like(point.x)
+    rows.backend = "moescope.torch"
+    timed(rows, timer, point, "step", "layer", lambda: torch.autograd.grad(mt.layer(*learnt, point.top_k).y, learnt, direction))
+    if 2 * point.num_tokens * point.num_experts > arguments.max_bytes:
+        return
+    x, _, _, w_in, w_out = learnt
+    gates = point.gates.clone().requires_grad_()
+
+    def dense():
+        mask = torch.zeros(point.num_tokens, point.num_experts, device="cuda", dtype=torch.bfloat16)
+        mask = mask.scatter(1, point.ids, gates.to(torch.bfloat16))
+        y = (mask * torch.nn.functional.silu(x @ w_in.T)) @ w_out
+        return torch.autograd.grad(y, (x, w_in, w_out, gates), direction)
+
+    rows.backend = "torch"
+    timed(rows, timer, point, "dense_masked step", "experts", dense)
+
+
+def program_times(rows, point, arguments):
+    """The program's layer less its router_project, by its own protocol."""
+    if point.rows != point.cols:
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        command = [arguments.program, "run", "--backend", "cuda", "--schedule", "auto", "--workload", "gaussian:1", "--L", str(point.num_tokens),
+                   "--d", str(point.hidden_size), "--N", str(point.num_experts), "--K", str(point.top_k), "--shared-size", str(point.shared_size),
+                   "--l2", point.l2, "--min-samples", "10", "--max-time", "0.3", "--quiet", "--output", folder + "/rows"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        if done.returncode != 0:
+            print(f"L={point.num_tokens}: the program: {done.stderr.strip().splitlines()[-1:]}", flush=True)
+            return
+        found = [json.loads(line) for line in (pathlib.Path(folder) / "rows" / "rows.jsonl").read_text(encoding="utf-8").splitlines()]
+    stage = {row["stage"]: row for row in found if row.get("metric") == "time_s"}
+    if "layer" not in stage:
+        print(f"L={point.num_tokens}: the program's rows have no layer", flush=True)
+        return
+    seconds = stage["layer"]["value"] - stage["router_project"]["value"]
+    rows.backend = "cuda"
+    rows.row(point, stage["layer"]["schedule"], "layer", "time_s", "s", seconds, stage["layer"]["samples"])
+    print(f"L={point.num_tokens} K={point.top_k} program {stage['layer']['schedule']}: {seconds * 1e3:.4f} ms", flush=True)
+
+
+def main():
+    arguments = parse_arguments()
+    try:
+        import torch
+    except ImportError:
+        sys.exit("op_overhead: PyTorch is not installed")
+    if not torch.cuda.is_available():
+        sys.exit("op_overhead: PyTorch sees no CUDA device")
+    import moescope
+    import moescope.torch as mt
+    if not moescope.supports_cuda():
+        sys.exit("op_overhead: this libmoescope has no kernels for CUDA")
+    rows = torch_peers.Rows(arguments.out, torch, {"moescope": moescope.library_version()})
+    rows.backend = "moescope.torch"
+    overheads(torch, mt, rows, arguments.samples)
+    timer = torch_peers.Timer(torch, arguments.samples, arguments.l2)
+    for text in arguments.points:
+        tokens, top_k = map(int, text.split(","))
+        point = torch_peers.Point(torch, arguments, tokens, top_k)
+        if arguments.program:
+            program_times(rows, point, arguments)
+        point_times(torch, mt, rows, timer, point, arguments)
+        torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()
