@@ -23,15 +23,6 @@ namespace {
 constexpr double kMillisecond = 1e-3;
 constexpr double kMebibyte = 1024.0 * 1024.0;
 
-/// Rows that failed when they were recorded; README beside them names each. None may be added, and recording
-/// again without them takes them off this list.
-struct KnownFailures {
-  const char* gpu;
-  const char* file;
-  int rows;
-};
-constexpr KnownFailures kKnownFailures[] = {{"h200", "sanitizers.jsonl", 2}};
-
 class RecordedDevice : public test::RecordedGpu {
  protected:
   /// The runs of a file as one, each built from a committed revision.
@@ -43,19 +34,13 @@ class RecordedDevice : public test::RecordedGpu {
     }
     return all;
   }
-  /// Of moescope itself: the rows that did not fail, and nothing else failed than is known.
+  /// Of moescope itself: nothing failed when it was recorded.
   static RecordedRun read_own(const std::string& name) {
     auto run = read(name);
     EXPECT_EQ(run.header.git_revision.size(), 40U) << name;
     EXPECT_FALSE(run.header.git_dirty) << name;
-    const auto* const known = std::ranges::find_if(kKnownFailures, [&](const KnownFailures& failures) {
-      return GetParam() == failures.gpu && name == failures.file;
-    });
-    const auto failed = std::ranges::stable_partition(
-        run.rows, [](const ResultRow& row) { return row.status != Status::kFailed; });
-    EXPECT_EQ(std::ranges::ssize(failed), known == std::end(kKnownFailures) ? 0 : known->rows)
-        << name << ": " << (failed.empty() ? "" : failed.front().reason);
-    run.rows.erase(failed.begin(), failed.end());
+    const auto failed = std::ranges::find(run.rows, Status::kFailed, &ResultRow::status);
+    EXPECT_EQ(failed, run.rows.end()) << name << ": " << failed->reason;
     return run;
   }
 };
