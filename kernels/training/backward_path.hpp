@@ -67,8 +67,6 @@ class BackwardPath {
   virtual std::vector<MemoryTerm> memory() const = 0;
   /// What a stage needs in the buffer that all stages use in turn.
   virtual std::int64_t scratch_bytes(Stage stage) const = 0;
-  /// cuBLASLt's workspace that the road's stages need; 0: none.
-  virtual std::int64_t library_bytes() const { return 0; }
   virtual bool deterministic() const = 0;
   /// Kernels of a stage in words.
   virtual std::string kernels(Stage stage) const = 0;
@@ -82,8 +80,8 @@ class BackwardPath {
   virtual void enqueue(Stage stage, cudaStream_t stream) = 0;
   /// Once, after the selection (and kSchedule, where schedules()): z of every pair for SaveMode::kScores.
   virtual void save_scores(cudaStream_t stream) = 0;
-  /// What kExpertsWgrad may start before kExpertsDgrad has ended, on another stream; enqueue(kExpertsWgrad)
-  /// then leaves it out when `prepared`. Both do nothing by default.
+  /// kExpertsWgrad has a part that reads no data gradients and may run beside kExpertsDgrad, on another
+  /// stream: prepare_wgrad(); enqueue_prepared_wgrad() is then the rest, enqueue(kExpertsWgrad) both.
   virtual bool prepares_wgrad() const { return false; }
   virtual void prepare_wgrad(cudaStream_t /*stream*/) {}
   virtual void enqueue_prepared_wgrad(cudaStream_t stream) { enqueue(Stage::kExpertsWgrad, stream); }
