@@ -77,7 +77,7 @@ class CudaBackend final : public MoeBackend {
             .needs_lse = training.losses.z > 0 || training.batch_norm.has_value(),
             .gpu = context_->info};
   }
-  /// The output of the layer with this selection: its forward under `options`, run once.
+  /// The layer's output: its forward under `options`, run once, with this selection.
   HostTensor output_of(const LayerInputs& inputs, const ScheduleOptions& options, const Routing& routing);
   GpuFound found() const { return {context_->info, context_->info.memory_bytes_per_s}; }
 
@@ -156,7 +156,9 @@ HostTensor CudaBackend::output_of(const LayerInputs& inputs, const ScheduleOptio
   selected.hidden_states = inputs.hidden_states.clone();
   selected.experts = inputs.experts;
   selected.fixed_routing = routing;
-  const auto layer = prepare(selected, options, &routing);
+  ScheduleOptions plain = options;
+  plain.strip_rule = StripRule::kMinimalCover;  // rows alone need the router's scores
+  const auto layer = prepare(selected, plain, &routing);
   layer->run(L2State::kWarm);
   return layer->output();
 }

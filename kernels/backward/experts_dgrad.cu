@@ -4,7 +4,8 @@
 // token_split.hpp's and token_sums.cuh's, as in the forward.
 //
 // Registers decide: X and dY as stored (unpacked they would take twice the room), one row of W and of V, and
-// the sums. V's next row is asked for as soon as u is there; W's when the sums have it.
+// the sums. V's next row is asked for as soon as u is there; W's when the sums have it. So that they need not
+// wait for HBM then, L2 is asked for the rows of the pair after.
 #include "kernels/contract/backward.hpp"
 #include "kernels/device/activation_slope.cuh"
 #include "kernels/experts/token_pairs.cuh"
@@ -71,6 +72,20 @@ __device__ __forceinline__ float2 worker_sums(float first, float second, float* 
   return sum;
 }
 
+/// Asks L2 for a worker's part of a row of W (lower lanes) and of V (upper lanes): loads cost registers until
+/// they are there, this does not.
+template <class Part, class T>
+__device__ __forceinline__ void prefetch_rows(const T* w_row, const T* v_row, int member, int d) {
+  constexpr int kLineElements = 128 / static_cast<int>(sizeof(T));
+  constexpr int kLines = Part::kSlice / kLineElements;  // 4 a chunk: at most 16
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int line = lane % 16;
+  const int col = member * Part::kSlice + line * kLineElements;
+  if (line < kLines && col < d) {
+    asm volatile("prefetch.global.L2 [%0];" ::"l"((lane < 16 ? w_row : v_row) + col));
+  }
+}
+
 template <class T, int kChunks, bool kFull>
 __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, 2) dgrad_kernel(const DgradArgs args) {
   using Part = RowPart<T, kChunks, kFull, false>;
@@ -132,6 +147,7 @@ __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, 2) dgrad_kern
       const std::int64_t pair = base + k;
       const float gate = __ldg(args.gates + pair);
       const float saved = args.saved != nullptr ? __ldg(args.saved + pair) : 0.0F;
+      prefetch_rows<Part>(row(w_in, id_after), row(w_out, id_after), member, d);
       const float u_part = dot_parts(dy, v, kChunks);
       v.load(row(w_out, next_id), col, valid);
       const float z_part = args.saved != nullptr ? 0.0F : dot_parts(x, w, kChunks);

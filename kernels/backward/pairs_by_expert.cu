@@ -165,18 +165,13 @@ void launch_pairs_by_expert(const LayerShape& shape, DeviceRouting routing, Devi
 }
 
 std::int64_t touched_experts_workspace_bytes(const LayerShape& shape) {
-  return aligned(shape.num_experts() * 4) + select_bytes_bound(shape.num_experts());
+  return select_bytes_bound(shape.num_experts());
 }
 
-void launch_touched_experts(const LayerShape& shape, DeviceRouting routing, std::int32_t* touched,
+void launch_touched_experts(const LayerShape& shape, const std::int32_t* loads, std::int32_t* touched,
                             std::int32_t* count, void* workspace, cudaStream_t stream) {
   require_narrow(shape);
-  auto* const loads = static_cast<std::int32_t*>(workspace);
-  MOESCOPE_CUDA_CHECK(
-      cudaMemsetAsync(loads, 0, static_cast<std::size_t>(shape.num_experts()) * sizeof *loads, stream));
-  launch_expert_loads(shape, routing, loads, stream);
-  list_touched(static_cast<std::int32_t>(shape.num_experts()), HasLoad{loads}, touched, count,
-               static_cast<std::byte*>(workspace) + aligned(shape.num_experts() * 4),
+  list_touched(static_cast<std::int32_t>(shape.num_experts()), HasLoad{loads}, touched, count, workspace,
                select_bytes_bound(shape.num_experts()), stream);
 }
 

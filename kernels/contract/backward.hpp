@@ -56,9 +56,9 @@ struct DevicePairsByExpert {
 std::int64_t pairs_by_expert_workspace_bytes(const LayerShape& shape);
 void launch_pairs_by_expert(const LayerShape& shape, DeviceRouting routing, DevicePairsByExpert sorted,
                             void* workspace, cudaStream_t stream);
-/// The list of touched experts alone.
+/// Experts with a load, ascending, and how many; the workspace is what listing alone takes.
 std::int64_t touched_experts_workspace_bytes(const LayerShape& shape);
-void launch_touched_experts(const LayerShape& shape, DeviceRouting routing, std::int32_t* touched,
+void launch_touched_experts(const LayerShape& shape, const std::int32_t* loads, std::int32_t* touched,
                             std::int32_t* count, void* workspace, cudaStream_t stream);
 /// loads[i] += pairs of expert i.
 void launch_expert_loads(const LayerShape& shape, DeviceRouting routing, std::int32_t* loads,

@@ -92,7 +92,7 @@ struct BackwardCase {
 inline std::vector<RoutingCase> backward_cases() {
   std::vector<RoutingCase> cases;
   for (const RoutingCase& c : expert_cases()) {
-    if (c.shape.num_pairs() * c.shape.hidden_size <= (std::int64_t{1} << 23)) {
+    if (c.shape.num_pairs() * c.shape.hidden_size <= (std::int64_t{1} << 20)) {
       cases.push_back(c);
     }
   }

@@ -66,8 +66,10 @@ class Wgrad {
     if (dense_) {
       cuda::launch_experts_wgrad_dense_masked(blas_, shape_, device_.x(), dy_.get(), device_.routing(),
                                               values, workspace_.get(), output, nullptr);
-      cuda::launch_touched_experts(shape_, device_.routing(), touched_.get(), count, workspace_.get(),
-                                   nullptr);
+      const cuda::DeviceBuffer<std::int32_t> loads(shape_.num_experts());
+      MOESCOPE_CUDA_CHECK(cudaMemset(loads.get(), 0, static_cast<std::size_t>(loads.bytes())));
+      cuda::launch_expert_loads(shape_, device_.routing(), loads.get(), nullptr);
+      cuda::launch_touched_experts(shape_, loads.get(), touched_.get(), count, workspace_.get(), nullptr);
     } else {
       const cuda::DevicePairsByExpert sorted{.offsets = offsets_.get(),
                                              .pairs = pairs_.get(),

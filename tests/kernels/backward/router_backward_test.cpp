@@ -25,6 +25,7 @@ std::vector<double> both_sides(const HostTensor& row, const HostTensor& col) {
   return all;
 }
 
+/// Relative; of what is zero, absolute (one pair's softmax has no gradient).
 double error_of(const std::vector<float>& ours, const std::vector<double>& theirs) {
   double difference = 0;
   double norm = 0;
@@ -33,7 +34,7 @@ double error_of(const std::vector<float>& ours, const std::vector<double>& their
     difference += (ours[i] - theirs[i]) * (ours[i] - theirs[i]);
     norm += theirs[i] * theirs[i];
   }
-  return std::sqrt(difference / norm);
+  return std::sqrt(difference / (norm == 0 ? 1 : norm));
 }
 
 /// A layer's router between forward and backward, as the CPU has it, and its logits on the device.

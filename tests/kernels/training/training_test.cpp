@@ -114,6 +114,7 @@ TEST_F(CudaTrainingGpu, GradientsInFp32OfALayerInBf16) {
 
 TEST_F(CudaTrainingGpu, RunningAveragesAreTheMirrors) {
   auto shape = test::make_shape(300, 40, 16, 12, 11);
+  shape.dtype = Dtype::kF32;
   test::TrainingProblem problem(shape, 4);
   problem.options.batch_norm = BatchNorm{.eps = 1e-5, .momentum = 0.3};
   const auto schedule = parse_schedule("token_centric");
@@ -179,6 +180,7 @@ TEST_F(CudaTrainingGpu, TimesItsStagesAndTheWhole) {
 
 TEST_F(CudaTrainingGpu, RefusesWhatItCannotRun) {
   auto shape = test::make_shape(64, 40, 16, 12, 11);
+  shape.dtype = Dtype::kF32;
   test::TrainingProblem problem(shape, 3);
   const auto refusal = [&](const char* schedule) {
     return test::error_text<InvalidArgument>([&] {
