@@ -4,7 +4,7 @@
 //
 // X and dY stay in L2: each pair asks 2 d of it, and dW and dV are written once. Warps of a block take
 // neighbouring experts of one slice of columns: these share a grid row, hence tokens, and find each other's
-// pieces of X in L1.
+// pieces of X in L1. Blocks go over the slices of the same experts first, so that rows are stored whole.
 #include <cuda_bf16.h>
 
 #include "core/base/error.hpp"
@@ -17,7 +17,8 @@ namespace {
 
 constexpr unsigned kAllLanes = 0xffffffffU;
 constexpr int kWarps = 8;
-constexpr int kPiecesAhead = 8;  // pieces of rows under way at once
+constexpr int kBlocksPerSm = 4;  // 64 registers a thread
+constexpr int kPiecesAhead = 4;  // of rows, under way at once: more warps do better than more pieces
 
 struct WgradArgs {
   const void* x;
@@ -29,7 +30,6 @@ struct WgradArgs {
   void* w_in;
   void* w_out;
   std::int64_t num_experts;
-  std::int64_t blocks_per_slice;  ///< of one matrix's slice of columns
   std::int32_t hidden_size;
   std::int32_t top_k;
   std::int32_t slices;  ///< of a row
@@ -78,12 +78,12 @@ __device__ __forceinline__ void store_row(Out* to, const float (&sum)[kCount]) {
 
 /// kExperts: of one warp, one after the other.
 template <class T, class Out, int kExperts>
-__global__ void __launch_bounds__(kWarps * 32) wgrad_kernel(const WgradArgs args) {
+__global__ void __launch_bounds__(kWarps * 32, kBlocksPerSm) wgrad_kernel(const WgradArgs args) {
   constexpr int kElements = Piece<T>::kElements;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const auto slice = static_cast<std::int32_t>(blockIdx.x / args.blocks_per_slice);
-  const std::int64_t block = blockIdx.x % args.blocks_per_slice;
+  const auto slice = static_cast<std::int32_t>(blockIdx.x % (2U * static_cast<unsigned>(args.slices)));
+  const std::int64_t block = blockIdx.x / (2U * static_cast<unsigned>(args.slices));
   const std::int64_t first = (block * kWarps + warp) * kExperts;
   if (first >= args.num_experts) {
     return;
@@ -141,8 +141,8 @@ void launch(const LayerShape& shape, WgradArgs args, cudaStream_t stream) {
   constexpr int kExperts = 16;
   constexpr std::int64_t kColumns = std::int64_t{32} * Piece<T>::kElements;
   args.slices = static_cast<std::int32_t>((shape.hidden_size + kColumns - 1) / kColumns);
-  args.blocks_per_slice = (shape.num_experts() + kWarps * kExperts - 1) / (kWarps * kExperts);
-  const std::int64_t blocks = 2 * args.slices * args.blocks_per_slice;
+  const std::int64_t blocks =
+      2 * args.slices * ((shape.num_experts() + kWarps * kExperts - 1) / (kWarps * kExperts));
   wgrad_kernel<T, Out, kExperts><<<static_cast<unsigned>(blocks), kWarps * 32, 0, stream>>>(args);
   MOESCOPE_CUDA_CHECK(cudaGetLastError());
 }
@@ -166,7 +166,6 @@ void launch_experts_wgrad(const LayerShape& shape, const void* hidden_states, co
                        .w_in = output.w_in,
                        .w_out = output.w_out,
                        .num_experts = shape.num_experts(),
-                       .blocks_per_slice = 0,
                        .hidden_size = static_cast<std::int32_t>(shape.hidden_size),
                        .top_k = static_cast<std::int32_t>(shape.top_k),
                        .slices = 0};

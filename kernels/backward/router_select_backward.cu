@@ -16,6 +16,7 @@ namespace moescope::cuda {
 namespace {
 
 constexpr int kMaxWarps = 8;
+constexpr int kMaxThreads = kMaxWarps * kWarp;
 
 struct SelectArgs {
   const std::int32_t* expert_ids;
@@ -63,7 +64,23 @@ __device__ __forceinline__ void sum_runs(int key, float& value, bool& has) {
   has = has && (lane == kWarp - 1 || next != key);
 }
 
-__global__ void __launch_bounds__(kMaxWarps* kWarp) select_backward_kernel(const SelectArgs args) {
+struct Pair {
+  std::int32_t id = -1;  ///< below 0: none
+  float gate = 0;
+  float gradient = 0;
+};
+
+__device__ __forceinline__ Pair load_pair(const SelectArgs& args, std::int64_t base, std::int64_t k) {
+  Pair pair;
+  if (k < args.top_k) {
+    pair.id = args.expert_ids[base + k];
+    pair.gate = args.gates[base + k];
+    pair.gradient = args.gate_gradients[base + k];
+  }
+  return pair;
+}
+
+__global__ void __launch_bounds__(kMaxThreads) select_backward_kernel(const SelectArgs args) {
   extern __shared__ float shared_sums[];
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
@@ -77,6 +94,7 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp) select_backward_kernel(const
   const std::int64_t base = token * args.top_k;
 
   float total = 0;
+#pragma unroll 4
   for (std::int64_t k = lane; k < args.top_k; k += kWarp) {
     total = fmaf(args.gates[base + k], args.gate_gradients[base + k], total);
   }
@@ -91,17 +109,15 @@ __global__ void __launch_bounds__(kMaxWarps* kWarp) select_backward_kernel(const
                   : -total * expf(args.log_probs.col[token * args.log_probs.col_lead + i - args.rows]);
   }
   __syncwarp();
+  // The next pairs are asked for before those at hand are added.
+  Pair next = load_pair(args, base, lane);
   for (std::int64_t first = 0; first < args.top_k; first += kWarp) {
-    const std::int64_t k = first + lane;
-    bool has = k < args.top_k;
-    const std::int32_t id = has ? args.expert_ids[base + k] : -1;
-    float h = 0;
-    if (has) {
-      const float gate = args.gates[base + k];
-      h = gate * (args.gate_gradients[base + k] - (args.softmax ? total : 0.0F));
-    }
-    const int row = has ? id / args.cols : -1;
-    add_in_order(sums, has ? args.rows + id - row * args.cols : 0, h, has);
+    const Pair pair = next;
+    next = load_pair(args, base, first + kWarp + lane);
+    bool has = pair.id >= 0;
+    float h = has ? pair.gate * (pair.gradient - (args.softmax ? total : 0.0F)) : 0.0F;
+    const int row = has ? pair.id / args.cols : -1;
+    add_in_order(sums, has ? args.rows + pair.id - row * args.cols : 0, h, has);
     sum_runs(row, h, has);
     add_in_order(sums, has ? row : 0, h, has);
   }
