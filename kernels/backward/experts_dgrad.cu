@@ -3,9 +3,9 @@
 // row of W and one of V once, 16 bytes a lane; who reads what, and the order of all sums, is
 // token_split.hpp's and token_sums.cuh's, as in the forward.
 //
-// Registers decide: X and dY as stored (unpacked they would take twice the room), one row of W and of V, and
-// the sums. V's next row is asked for as soon as u is there; W's when the sums have it. Where few tokens
-// leave a multiprocessor one block, there is room to ask for W's next row early too, and L2 for those after.
+// Registers decide. X and dY lie in shared memory, each lane's own part, so that there is room for V's row,
+// for W's, and for W's next one, which is asked for while the row at hand still waits for its score. Where
+// few tokens leave a multiprocessor one block, L2 is asked for the rows after those, too.
 #include "kernels/contract/backward.hpp"
 #include "kernels/device/activation_slope.cuh"
 #include "kernels/experts/token_pairs.cuh"
@@ -23,15 +23,17 @@ struct DgradArgs : TokenPairsArgs {
   float* q = nullptr;               ///< [L*K]
 };
 
-/// The lane's part of a . b, `a` pinned so that it stays packed.
-template <class Part>
-__device__ __forceinline__ float dot_parts(Part& a, const Part& b, int chunks) {
+/// The lane's part of a . b, with `a` as load_chunk(c) gives it, packed.
+template <class Part, int kChunks, class LoadChunk>
+__device__ __forceinline__ float dot_parts(const LoadChunk& load_chunk, const Part& b) {
   float dot = 0;
 #pragma unroll
-  for (int c = 0; c < chunks; ++c) {
+  for (int c = 0; c < kChunks; ++c) {
     float left[Part::kElements];
     float right[Part::kElements];
     b.unpack(c, right);
+    Part a;
+    a.raw[c] = load_chunk(c);
     a.pin(c);
     a.unpack(c, left);
 #pragma unroll
@@ -86,7 +88,7 @@ __device__ __forceinline__ void prefetch_rows(const T* w_row, const T* v_row, in
   }
 }
 
-/// kAhead: two rows of W in registers, and L2 asked ahead; a block has the multiprocessor to itself.
+/// kAhead: L2 is asked ahead; a block has the multiprocessor to itself.
 template <class T, int kChunks, bool kFull, bool kAhead>
 __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, kAhead ? 1 : 2)
     dgrad_kernel(const DgradArgs args) {
@@ -112,15 +114,17 @@ __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, kAhead ? 1 : 
   const int valid = col < d ? min((d - col - 1) / Part::kStride + 1, kChunks) : 0;
 
   const bool has_pairs = token < args.num_tokens && split < args.top_k;
-  Part x;
-  Part dy;
+  // X and dY, of each lane what it reads itself: no other looks at it.
+  __shared__ uint4 kept[TokenSplit::kWarpsPerBlock][2][kChunks][32];
   if (has_pairs) {
+    Part x;
+    Part dy;
     x.load(static_cast<const T*>(args.x) + token * d, col, valid);
     dy.load(static_cast<const T*>(args.dy) + token * d, col, valid);
 #pragma unroll
     for (int c = 0; c < kChunks; ++c) {
-      x.raw[c] = kFull || c < valid ? x.raw[c] : uint4{0, 0, 0, 0};
-      dy.raw[c] = kFull || c < valid ? dy.raw[c] : uint4{0, 0, 0, 0};
+      kept[warp][0][c][lane] = kFull || c < valid ? x.raw[c] : uint4{0, 0, 0, 0};
+      kept[warp][1][c][lane] = kFull || c < valid ? dy.raw[c] : uint4{0, 0, 0, 0};
     }
   }
   wait_for_predecessor();
@@ -152,13 +156,13 @@ __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, kAhead ? 1 : 
       if constexpr (kAhead) {
         prefetch_rows<Part>(row(w_in, id_after), row(w_out, id_after), member, d);
       }
-      const float u_part = dot_parts(dy, v, kChunks);
+      const float u_part = dot_parts<Part, kChunks>([&](int c) { return kept[warp][1][c][lane]; }, v);
       v.load(row(w_out, next_id), col, valid);
       Part w_next;
-      if constexpr (kAhead) {
-        w_next.load(row(w_in, next_id), col, valid);
-      }
-      const float z_part = args.saved != nullptr ? 0.0F : dot_parts(x, w, kChunks);
+      w_next.load(row(w_in, next_id), col, valid);
+      const float z_part = args.saved != nullptr
+                               ? 0.0F
+                               : dot_parts<Part, kChunks>([&](int c) { return kept[warp][0][c][lane]; }, w);
       const float2 both = worker_sums(z_part, u_part, slots, parity, args.team);
       const float z = args.saved != nullptr ? saved : both.x;
       const float u = both.y;
@@ -182,11 +186,7 @@ __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, kAhead ? 1 : 
           acc[c][i] = fmaf(q, out[i], acc[c][i]);
         }
       }
-      if constexpr (kAhead) {
-        w = w_next;
-      } else {
-        w.load(row(w_in, next_id), col, valid);
-      }
+      w = w_next;
       next_id = id_after;
     }
   }
@@ -229,9 +229,8 @@ struct ChooseKernel {
   auto operator()(const TokenSplit& rows, bool full) const {
     return full ? of<true, false>(rows.chunks) : of<false, false>(rows.chunks);
   }
-  /// A token that has a cluster's blocks to itself: 49 instead of 59 us at L = 64, K = 512 (measured). With
-  /// two blocks a multiprocessor asking ahead makes L2 lose what others share: 1.90 instead of 1.70 ms at
-  /// L = 4096.
+  /// A token that has a cluster's blocks to itself: a tenth less time at L = 64, K = 512. With two blocks a
+  /// multiprocessor asking L2 ahead makes it lose what others share: a tenth more at L = 4096 (measured).
   template <class Kernel>
   auto operator()(const TokenSplit& split, bool full, Kernel kernel) const {
     return full && split.cluster_blocks > 1 ? of<true, true>(split.chunks) : kernel;

@@ -250,7 +250,7 @@ void launch_token_split(const LayerShape& shape, Args args, void* workspace,
   args.activation = shape.activation;
   const std::int64_t shared_bytes = split.shared_bytes(shape.hidden_size);
   constexpr std::int64_t kDefaultSharedBytes = std::int64_t{48} << 10;
-  if (shared_bytes > kDefaultSharedBytes) {
+  if (shared_bytes + static_cast<std::int64_t>(attributes.sharedSizeBytes) > kDefaultSharedBytes) {
     MOESCOPE_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                              static_cast<int>(shared_bytes)));
   }
