@@ -17,6 +17,7 @@
 
 #include "core/base/error.hpp"
 #include "kernels/contract/strips_backward.hpp"
+#include "kernels/device/dependent_launch.cuh"
 #include "kernels/runtime/cuda_raii.hpp"
 #include "kernels/runtime/device_info.hpp"
 #include "kernels/runtime/nvtx.hpp"
@@ -76,6 +77,7 @@ __global__ void __launch_bounds__(32 * kWarps) strips_backward_prepare(const Pre
   const int thread = static_cast<int>(threadIdx.x);
   const int lane = thread % 32;
   const std::int64_t token = std::int64_t{blockIdx.x} * kWarps + thread / 32;
+  wait_for_predecessor();
   if (blockIdx.x == 0 && thread < 2) {
     args.strips.counts[2 + thread] = 0;
   }
@@ -135,8 +137,8 @@ void launch_strips_backward_prepare(const LayerShape& shape, const void* dy, con
                               .limit = fp16 ? kLimitF16 : kLimitFixed,
                               .probability_gates = shape.gate_mode == GateMode::kProbability};
   const std::int64_t blocks = ceil_div(shape.num_tokens, std::int64_t{kWarps});
-  strips_backward_prepare<<<static_cast<unsigned>(blocks), 32 * kWarps, 0, stream>>>(args);
-  MOESCOPE_CUDA_CHECK(cudaGetLastError());
+  launch_dependent(strips_backward_prepare,
+                   {.grid = dim3(static_cast<unsigned>(blocks)), .block = dim3(32 * kWarps)}, stream, args);
 }
 
 }  // namespace moescope::cuda

@@ -4,6 +4,7 @@
 
 #include "core/base/error.hpp"
 #include "kernels/backward/strips_dgrad_consumer.cuh"
+#include "kernels/device/dependent_launch.cuh"
 #include "kernels/experts/experts_staircase_producer.cuh"
 #include "kernels/runtime/cuda_raii.hpp"
 #include "kernels/runtime/device_info.hpp"
@@ -29,6 +30,8 @@ __global__ void __launch_bounds__(Tiles::kThreads, 1)
     prefetch_map(&maps.v_row);
     prefetch_map(&maps.v_col);
   }
+  release_successor();
+  wait_for_predecessor();
   __syncthreads();
   if (warp < 4) {
     shrink_registers<Tiles::kProducerRegisters>();
@@ -56,8 +59,11 @@ void launch_strips_dgrad_kernel(const LayerShape& shape, const void* first, cons
   MOESCOPE_CUDA_CHECK(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Tiles::kSharedBytes));
   const std::int64_t blocks = std::min(current_gpu().num_sms, max_tiles * args.strips.segments);
-  kernel<<<static_cast<unsigned>(blocks), Tiles::kThreads, Tiles::kSharedBytes, stream>>>(maps, args);
-  MOESCOPE_CUDA_CHECK(cudaGetLastError());
+  launch_dependent(kernel,
+                   {.grid = dim3(static_cast<unsigned>(blocks)),
+                    .block = dim3(Tiles::kThreads),
+                    .shared_bytes = Tiles::kSharedBytes},
+                   stream, maps, args);
 }
 
 /// launch(Tiles) with the tiles of the shape's grid, those of the forward.

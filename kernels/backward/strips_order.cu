@@ -5,6 +5,7 @@
 
 #include "kernels/contract/strips_backward.hpp"
 #include "kernels/device/block_ops.cuh"
+#include "kernels/device/dependent_launch.cuh"
 #include "kernels/runtime/cuda_raii.hpp"
 #include "kernels/runtime/device_info.hpp"
 #include "kernels/runtime/nvtx.hpp"
@@ -36,6 +37,7 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ std::uint32_t bits[kWords];
   __shared__ std::int32_t before[kWords];
   const int strip = static_cast<int>(blockIdx.x);
+  wait_for_predecessor();
   const int begin = strips.strip_offsets[strip];
   const int count = strips.strip_offsets[strip + 1] - begin;
   if (count == 0) {
@@ -88,9 +90,9 @@ void launch_strips_order(const LayerShape& shape, StripRule rule, DeviceStrips s
   shape.validate();
   const StageRange range(Stage::kSchedule);
   const std::int64_t blocks = shape.grid_rows + shape.grid_cols;
-  order_strips<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(
-      strips, order, shape.num_tokens, static_cast<int>(max_strips_of_token(shape, rule)));
-  MOESCOPE_CUDA_CHECK(cudaGetLastError());
+  launch_dependent(order_strips, {.grid = dim3(static_cast<unsigned>(blocks)), .block = dim3(kThreads)},
+                   stream, strips, order, shape.num_tokens,
+                   static_cast<int>(max_strips_of_token(shape, rule)));
 }
 
 }  // namespace moescope::cuda

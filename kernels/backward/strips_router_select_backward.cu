@@ -12,6 +12,7 @@
 
 #include "kernels/contract/strips_backward.hpp"
 #include "kernels/device/block_ops.cuh"
+#include "kernels/device/dependent_launch.cuh"
 #include "kernels/runtime/cuda_raii.hpp"
 #include "kernels/runtime/device_info.hpp"
 #include "kernels/runtime/nvtx.hpp"
@@ -75,6 +76,7 @@ __global__ void __launch_bounds__(kThreads)
   const float* const row_p = strips.row_log_probs + token * rows;
   const float* const open_p = strips.uncovered_rows + token * rows;
   const float* const col_p = strips.col_log_probs + token * cols;
+  wait_for_predecessor();
   const int size = strips.cover_sizes[token];
   float* const h_sums = args.workspace == nullptr ? shared_sums : args.workspace + token * 2 * both;
   float* const g_sums = h_sums + both;
@@ -180,8 +182,11 @@ void launch_strips_router_select_backward(const LayerShape& shape, StripRule rul
   const auto kernel = shape.gate_mode == GateMode::kSoftmax ? strips_router_select_backward<true>
                                                             : strips_router_select_backward<false>;
   const std::size_t shared_bytes = in_shared ? static_cast<std::size_t>(token_bytes(shape)) : 0;
-  kernel<<<static_cast<unsigned>(shape.num_tokens), kThreads, shared_bytes, stream>>>(args);
-  MOESCOPE_CUDA_CHECK(cudaGetLastError());
+  launch_dependent(kernel,
+                   {.grid = dim3(static_cast<unsigned>(shape.num_tokens)),
+                    .block = dim3(kThreads),
+                    .shared_bytes = shared_bytes},
+                   stream, args);
 }
 
 }  // namespace moescope::cuda

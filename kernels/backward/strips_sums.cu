@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "kernels/contract/strips_backward.hpp"
+#include "kernels/device/dependent_launch.cuh"
 #include "kernels/runtime/cuda_raii.hpp"
 #include "kernels/runtime/device_info.hpp"
 #include "kernels/runtime/nvtx.hpp"
@@ -31,6 +32,7 @@ __global__ void __launch_bounds__(kThreads)
     strips_finish(const Sum* __restrict__ sums, const std::int32_t* __restrict__ exponents, bool adds,
                   float4* dx, int row4) {
   const std::int64_t token = blockIdx.x;
+  wait_for_predecessor();
   const float scale = __int_as_float((127 - exponents[token]) << 23);  // 2^-exponent, normal
   for (int i = static_cast<int>(threadIdx.x); i < row4; i += kThreads) {
     const std::int64_t at = token * row4 + i;
@@ -45,6 +47,7 @@ __global__ void __launch_bounds__(kThreads)
 __global__ void __launch_bounds__(kThreads)
     strips_loads(DeviceStrips strips, int rows, int cols, int max_cover, std::int32_t* loads) {
   const std::int64_t token = blockIdx.x;
+  wait_for_predecessor();
   const float threshold = strips.threshold[token];
   const std::int32_t limit = strips.tie_limit[token];
   const float* const col_p = strips.col_log_probs + token * cols;
@@ -68,6 +71,7 @@ __global__ void __launch_bounds__(kThreads)
     strips_log_sums(const float* logits, DeviceStrips strips, int rows, int cols, std::int64_t num_tokens,
                     float* lse) {
   const std::int64_t token = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
+  wait_for_predecessor();
   if (token < num_tokens) {
     const float* const own = logits + token * (rows + cols);
     lse[token] = own[0] - strips.row_log_probs[token * rows];
@@ -81,17 +85,16 @@ void launch_strips_finish(const LayerShape& shape, StaircaseOutput sums, bool ad
                           cudaStream_t stream) {
   shape.validate();
   const StageRange range(Stage::kExpertsDgrad);
-  const auto blocks = static_cast<unsigned>(shape.num_tokens);
+  const LaunchShape launch{.grid = dim3(static_cast<unsigned>(shape.num_tokens)), .block = dim3(kThreads)};
   const auto row4 = static_cast<int>(shape.hidden_size / 4);
   auto* const values = static_cast<float4*>(static_cast<void*>(dx));
   if (sums.kind == StaircaseSums::kFp16) {
-    strips_finish<<<blocks, kThreads, 0, stream>>>(static_cast<const __half*>(sums.sums), sums.exponents,
-                                                   adds, values, row4);
+    launch_dependent(strips_finish<__half>, launch, stream, static_cast<const __half*>(sums.sums),
+                     static_cast<const std::int32_t*>(sums.exponents), adds, values, row4);
   } else {
-    strips_finish<<<blocks, kThreads, 0, stream>>>(static_cast<const std::int32_t*>(sums.sums),
-                                                   sums.exponents, adds, values, row4);
+    launch_dependent(strips_finish<std::int32_t>, launch, stream, static_cast<const std::int32_t*>(sums.sums),
+                     static_cast<const std::int32_t*>(sums.exponents), adds, values, row4);
   }
-  MOESCOPE_CUDA_CHECK(cudaGetLastError());
 }
 
 void launch_strips_loads(const LayerShape& shape, StripRule rule, DeviceStrips strips, std::int32_t* loads,

@@ -11,6 +11,7 @@
 #include "core/base/error.hpp"
 #include "kernels/backward/strips_wgrad_consumer.cuh"
 #include "kernels/backward/strips_wgrad_producer.cuh"
+#include "kernels/device/dependent_launch.cuh"
 #include "kernels/runtime/cuda_raii.hpp"
 #include "kernels/runtime/device_info.hpp"
 #include "kernels/runtime/nvtx.hpp"
@@ -34,6 +35,8 @@ __global__ void __launch_bounds__(Tiles::kThreads, 1)
     prefetch_map(&maps.w_in);
     prefetch_map(&maps.w_out);
   }
+  release_successor();
+  wait_for_predecessor();
   __syncthreads();
   if (warp < 4) {
     shrink_registers<Tiles::kProducerRegisters>();
@@ -87,8 +90,11 @@ void launch_kind(const LayerShape& shape, StripKind kind, WgradArguments args, c
   MOESCOPE_CUDA_CHECK(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Tiles::kSharedBytes));
   const std::int64_t blocks = std::min(current_gpu().num_sms, items);
-  kernel<<<static_cast<unsigned>(blocks), Tiles::kThreads, Tiles::kSharedBytes, stream>>>(maps, args);
-  MOESCOPE_CUDA_CHECK(cudaGetLastError());
+  launch_dependent(kernel,
+                   {.grid = dim3(static_cast<unsigned>(blocks)),
+                    .block = dim3(Tiles::kThreads),
+                    .shared_bytes = Tiles::kSharedBytes},
+                   stream, maps, args);
 }
 
 }  // namespace
