@@ -4,6 +4,7 @@
 #include "kernels/layer/cuda_layer.hpp"
 #include "kernels/layer/cuda_stages.hpp"
 #include "kernels/systems/cuda_system_layer.hpp"
+#include "kernels/training/cuda_training.hpp"
 
 namespace moescope {
 namespace {
@@ -37,6 +38,11 @@ class CudaBackend final : public MoeBackend {
                                                  const Routing& routing) override {
     return prepare(inputs, options, &routing);
   }
+  bool supports_training(const LayerInputs& inputs, const ScheduleOptions& options,
+                         const TrainingOptions& training, std::string& why) const override;
+  std::unique_ptr<TrainingExecution> prepare_training(const LayerInputs& inputs, const HostTensor& dy,
+                                                      const ScheduleOptions& options,
+                                                      const TrainingOptions& training) override;
   bool supports_system(System system, std::string& why) const override;
   std::unique_ptr<LayerExecution> prepare_system(const SystemInputs& inputs) override;
 
@@ -48,6 +54,10 @@ class CudaBackend final : public MoeBackend {
   std::unique_ptr<LayerExecution> prepare(const LayerInputs& inputs, const ScheduleOptions& asked,
                                           const Routing* known);
   std::shared_ptr<const ExpertBuffers> expert_buffers(const LayerInputs& inputs);
+  /// What auto takes among the schedules that `runs` says can run.
+  template <class Runs>
+  ScheduleChoice choose(const LayerInputs& inputs, const ScheduleOptions& asked, const Routing* known,
+                        const Runs& runs);
   /// Throws OutOfMemory when `layer` needs more device memory than is free.
   void require_memory(const std::string& layer, std::int64_t need) const;
   /// What decides the path of `inputs` on this device.
@@ -57,6 +67,18 @@ class CudaBackend final : public MoeBackend {
             .fixed_routing = inputs.fixed_routing.has_value(),
             .gpu = context_->info};
   }
+  BackwardDesign design_of(const LayerInputs& inputs, const ScheduleOptions& options,
+                           const TrainingOptions& training) const {
+    return {.shape = inputs.shape,
+            .options = options,
+            .fixed_routing = inputs.fixed_routing.has_value(),
+            .save = training.save,
+            .gradients = training.gradient_dtype(inputs.shape.dtype),
+            .needs_lse = training.losses.z > 0 || training.batch_norm.has_value(),
+            .gpu = context_->info};
+  }
+  /// The output of the layer with this selection: its forward under `options`, run once.
+  HostTensor output_of(const LayerInputs& inputs, const ScheduleOptions& options, const Routing& routing);
   GpuFound found() const { return {context_->info, context_->info.memory_bytes_per_s}; }
 
   std::shared_ptr<DeviceContext> context_;
@@ -80,24 +102,31 @@ bool CudaBackend::supports_layer(const LayerInputs& inputs, const ScheduleOption
   return has_expert_path(design_of(inputs, options), why);
 }
 
+template <class Runs>
+ScheduleChoice CudaBackend::choose(const LayerInputs& inputs, const ScheduleOptions& asked,
+                                   const Routing* known, const Runs& runs) {
+  Routing computed;
+  if (known == nullptr && !inputs.fixed_routing.has_value()) {
+    computed = router_select(inputs.shape, router_project(inputs));
+  }
+  const Routing& routing = known != nullptr                   ? *known
+                           : inputs.fixed_routing.has_value() ? *inputs.fixed_routing
+                                                              : computed;
+  MachineRates rates = schedule_rates(project_devices(), found());
+  std::erase_if(rates.candidates,
+                [&](const ScheduleRates& candidate) { return !runs(candidate_options(asked, candidate)); });
+  return choose_schedule(inputs.shape, routing, asked, rates);
+}
+
 std::unique_ptr<LayerExecution> CudaBackend::prepare(const LayerInputs& inputs, const ScheduleOptions& asked,
                                                      const Routing* known) {
   ScheduleOptions options = asked;
   std::string explanation;
   if (asked.kind == ScheduleKind::kAuto) {
-    Routing computed;
-    if (known == nullptr && !inputs.fixed_routing.has_value()) {
-      computed = router_select(inputs.shape, router_project(inputs));
-    }
-    const Routing& routing = known != nullptr                   ? *known
-                             : inputs.fixed_routing.has_value() ? *inputs.fixed_routing
-                                                                : computed;
-    MachineRates rates = schedule_rates(project_devices(), found());
-    std::erase_if(rates.candidates, [&](const ScheduleRates& candidate) {
+    const ScheduleChoice choice = choose(inputs, asked, known, [&](const ScheduleOptions& candidate) {
       std::string why;
-      return !supports_layer(inputs, candidate_options(asked, candidate), why);
+      return supports_layer(inputs, candidate, why);
     });
-    const ScheduleChoice choice = choose_schedule(inputs.shape, routing, asked, rates);
     options = choice.schedule;
     explanation = choice.explanation();
   }
@@ -113,6 +142,56 @@ std::unique_ptr<LayerExecution> CudaBackend::prepare(const LayerInputs& inputs, 
   require_memory(fmt::format("layer {} under {}", inputs.shape.label(), to_string(options.kind)), need);
   return std::make_unique<CudaLayer>(context_, expert_buffers(inputs), inputs, std::move(path),
                                      std::move(explanation));
+}
+
+bool CudaBackend::supports_training(const LayerInputs& inputs, const ScheduleOptions& options,
+                                    const TrainingOptions& training, std::string& why) const {
+  return options.kind == ScheduleKind::kAuto || has_backward_path(design_of(inputs, options, training), why);
+}
+
+HostTensor CudaBackend::output_of(const LayerInputs& inputs, const ScheduleOptions& options,
+                                  const Routing& routing) {
+  LayerInputs selected;
+  selected.shape = inputs.shape;
+  selected.hidden_states = inputs.hidden_states.clone();
+  selected.experts = inputs.experts;
+  selected.fixed_routing = routing;
+  const auto layer = prepare(selected, options, &routing);
+  layer->run(L2State::kWarm);
+  return layer->output();
+}
+
+std::unique_ptr<TrainingExecution> CudaBackend::prepare_training(const LayerInputs& inputs,
+                                                                 const HostTensor& dy,
+                                                                 const ScheduleOptions& asked,
+                                                                 const TrainingOptions& training) {
+  inputs.validate();
+  validate_training(inputs, dy, training);
+  ScheduleOptions options = asked;
+  std::string explanation;
+  if (asked.kind == ScheduleKind::kAuto) {
+    // By the forward's rates: the backward's order of schedules is the same, and there are no others.
+    const ScheduleChoice choice = choose(inputs, asked, nullptr, [&](const ScheduleOptions& candidate) {
+      std::string why;
+      return supports_training(inputs, candidate, training, why) && supports_layer(inputs, candidate, why);
+    });
+    options = choice.schedule;
+    explanation = choice.explanation();
+  }
+  require_gpu_shape(inputs.shape, options.kind);
+  std::unique_ptr<BackwardPath> path = make_backward_path(design_of(inputs, options, training));
+  const bool has_bias = !inputs.router.row_bias.empty() || !inputs.router.col_bias.empty();
+  const MemoryPlan plan = plan_training_memory(*path, training, has_bias);
+  const bool cached = cached_device_ != nullptr && cached_host_.lock() == inputs.experts;
+  std::int64_t need = cached ? -ExpertBuffers::required_bytes(inputs.shape) : 0;
+  for (const MemoryTerm& term : plan.terms) {
+    need += term.bytes;
+  }
+  require_memory(fmt::format("the backward of {} under {}", inputs.shape.label(), to_string(options.kind)),
+                 need);
+  return std::make_unique<CudaTraining>(
+      context_, expert_buffers(inputs), inputs, dy, training, std::move(path),
+      [&](const Routing& routing) { return output_of(inputs, options, routing); }, std::move(explanation));
 }
 
 void CudaBackend::require_memory(const std::string& layer, std::int64_t need) const {

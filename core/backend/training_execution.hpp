@@ -1,6 +1,7 @@
 #pragma once
 
 #include "core/backend/moe_backend.hpp"
+#include "core/cost/memory_plan.hpp"
 #include "core/layer/training.hpp"
 
 namespace moescope {
@@ -18,6 +19,8 @@ class TrainingExecution : public LayerExecution {
   virtual RunningNorm col_norm() const = 0;
   /// Bytes that the forward left for the backward, as they are.
   virtual std::int64_t saved_bytes() const = 0;
+  /// What the step holds, from the sizes alone.
+  virtual MemoryPlan plan() const = 0;
 };
 
 }  // namespace moescope

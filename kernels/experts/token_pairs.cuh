@@ -6,6 +6,7 @@
 #include <bit>
 #include <cstdint>
 #include <string>
+#include <type_traits>
 
 #include "core/base/error.hpp"
 #include "core/tiling/token_split.hpp"
@@ -199,11 +200,14 @@ inline std::int64_t arrivals_bytes(std::int64_t num_tokens) {
   return num_tokens * TokenSplit::kMaxClusterBlocks * static_cast<std::int64_t>(sizeof(unsigned));
 }
 
-/// Validates the shape, completes `args` with it and launches. `workspace`: token_centric_workspace_bytes, or
-/// null: then a token has one cluster at most. Throws InvalidArgument for a hidden_size that is no multiple
-/// of 8 or too long, CudaError when the launch is refused.
-template <bool kScore>
-void launch_token_pairs(const LayerShape& shape, TokenPairsArgs args, void* workspace, cudaStream_t stream) {
+/// Validates the shape, completes `args` (TokenPairsArgs or what is derived from it) with it and launches the
+/// kernel that choose_kernel(rows, full) gives; choose_kernel(split, full, kernel) may then change it for the
+/// split that was taken. `workspace`: token_centric_workspace_bytes, or null: then a token has one cluster at
+/// most. Throws InvalidArgument for a hidden_size that is no multiple of 8 or too long, CudaError when the
+/// launch is refused.
+template <class Args, class ChooseKernel>
+void launch_token_split(const LayerShape& shape, Args args, void* workspace,
+                        const ChooseKernel& choose_kernel, cudaStream_t stream) {
   const std::int64_t element_bytes = dtype_bytes(shape.dtype);
   const std::int64_t row_bytes = shape.hidden_size * element_bytes;
   const std::int64_t max_hidden_size = TokenSplit::max_row_bytes() / element_bytes;
@@ -219,23 +223,13 @@ void launch_token_pairs(const LayerShape& shape, TokenPairsArgs args, void* work
   };
   const TokenSplit rows = choose(false);
   const bool full = rows.is_full(row_bytes);
-  const bool bf16 = shape.dtype == Dtype::kBF16;
-  auto kernel = full ? (bf16 ? token_pairs_kernel_for<__nv_bfloat16, true, kScore>(rows.chunks)
-                             : token_pairs_kernel_for<float, true, kScore>(rows.chunks))
-                     : (bf16 ? token_pairs_kernel_for<__nv_bfloat16, false, kScore>(rows.chunks)
-                             : token_pairs_kernel_for<float, false, kScore>(rows.chunks));
+  auto kernel = choose_kernel(rows, full);
   cudaFuncAttributes attributes{};
   MOESCOPE_CUDA_CHECK(cudaFuncGetAttributes(&attributes, kernel));
   // What the code was compiled for decides, not the device: PTX for sm_80 has no cluster reduction in it.
   const TokenSplit split = choose(attributes.ptxVersion >= 90);
-  if constexpr (kScore) {
-    // A token that has a cluster's blocks to itself shares their L1 with no other: rows that pass it by took
-    // 16.1 instead of 17.9 us at L = 8, K = 512 (measured). Where tokens share a multiprocessor they took a
-    // fifth longer.
-    if (full && split.cluster_blocks > 1) {
-      kernel = bf16 ? token_pairs_kernel_for<__nv_bfloat16, true, kScore, true>(rows.chunks)
-                    : token_pairs_kernel_for<float, true, kScore, true>(rows.chunks);
-    }
+  if constexpr (std::is_invocable_v<ChooseKernel, const TokenSplit&, bool, decltype(kernel)>) {
+    kernel = choose_kernel(split, full, kernel);
   }
 
   args.num_tokens = shape.num_tokens;
@@ -266,6 +260,38 @@ void launch_token_pairs(const LayerShape& shape, TokenPairsArgs args, void* work
                     .shared_bytes = static_cast<std::size_t>(shared_bytes),
                     .cluster_blocks = static_cast<unsigned>(split.cluster_blocks)},
                    stream, args);
+}
+
+/// The kernel above for a shape: sums alone, or with scores.
+template <bool kScore>
+struct ChooseTokenPairs {
+  bool bf16;
+
+  auto operator()(const TokenSplit& rows, bool full) const {
+    return full ? (bf16 ? token_pairs_kernel_for<__nv_bfloat16, true, kScore>(rows.chunks)
+                        : token_pairs_kernel_for<float, true, kScore>(rows.chunks))
+                : (bf16 ? token_pairs_kernel_for<__nv_bfloat16, false, kScore>(rows.chunks)
+                        : token_pairs_kernel_for<float, false, kScore>(rows.chunks));
+  }
+  /// A token that has a cluster's blocks to itself shares their L1 with no other: rows that pass it by took
+  /// 16.1 instead of 17.9 us at L = 8, K = 512 (measured). Where tokens share a multiprocessor they took a
+  /// fifth longer.
+  template <class Kernel>
+  auto operator()(const TokenSplit& split, bool full, Kernel kernel) const {
+    if constexpr (kScore) {
+      if (full && split.cluster_blocks > 1) {
+        return bf16 ? token_pairs_kernel_for<__nv_bfloat16, true, kScore, true>(split.chunks)
+                    : token_pairs_kernel_for<float, true, kScore, true>(split.chunks);
+      }
+    }
+    return kernel;
+  }
+};
+
+template <bool kScore>
+void launch_token_pairs(const LayerShape& shape, const TokenPairsArgs& args, void* workspace,
+                        cudaStream_t stream) {
+  launch_token_split(shape, args, workspace, ChooseTokenPairs<kScore>{shape.dtype == Dtype::kBF16}, stream);
 }
 
 }  // namespace moescope::cuda

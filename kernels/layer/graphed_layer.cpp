@@ -9,12 +9,18 @@ namespace moescope::cuda {
 DeviceContext::DeviceContext()
     : info(device_info()), nvml(info.pci_bus_id), flush(2 * std::max(info.l2_bytes, std::int64_t{1})) {}
 
-GraphedLayer::GraphedLayer(std::shared_ptr<DeviceContext> context, std::vector<Stage> stages)
+template <class Execution>
+GraphedExecution<Execution>::GraphedExecution(std::shared_ptr<DeviceContext> context,
+                                              std::vector<Stage> stages)
     : context_(std::move(context)), stages_(std::move(stages)), stage_events_(stages_.size() + 1) {}
 
-bool GraphedLayer::has(Stage stage) const { return std::ranges::find(stages_, stage) != stages_.end(); }
+template <class Execution>
+bool GraphedExecution<Execution>::has(Stage stage) const {
+  return std::ranges::find(stages_, stage) != stages_.end();
+}
 
-void GraphedLayer::capture() {
+template <class Execution>
+void GraphedExecution<Execution>::capture() {
   for (const Stage stage : stages_) {
     enqueue(stage);
   }
@@ -36,17 +42,20 @@ void GraphedLayer::capture() {
   });
 }
 
-void GraphedLayer::fork() {
+template <class Execution>
+void GraphedExecution<Execution>::fork() {
   fork_.record(stream_.get());
   MOESCOPE_CUDA_CHECK(cudaStreamWaitEvent(side_stream_.get(), fork_.get(), 0));
 }
 
-void GraphedLayer::join() {
+template <class Execution>
+void GraphedExecution<Execution>::join() {
   join_.record(side_stream_.get());
   MOESCOPE_CUDA_CHECK(cudaStreamWaitEvent(stream_.get(), join_.get(), 0));
 }
 
-void GraphedLayer::flush_if(L2State l2) {
+template <class Execution>
+void GraphedExecution<Execution>::flush_if(L2State l2) {
   if (l2 == L2State::kCold) {
     const Bytes& flush = context_->flush;
     MOESCOPE_CUDA_CHECK(
@@ -54,7 +63,8 @@ void GraphedLayer::flush_if(L2State l2) {
   }
 }
 
-std::vector<StageTime> GraphedLayer::run(L2State l2) {
+template <class Execution>
+std::vector<StageTime> GraphedExecution<Execution>::run(L2State l2) {
   flush_if(l2);
   MOESCOPE_CUDA_CHECK(cudaGraphLaunch(stage_graph_.get(), stream_.get()));
   flush_if(l2);
@@ -69,11 +79,15 @@ std::vector<StageTime> GraphedLayer::run(L2State l2) {
   return times;
 }
 
-void GraphedLayer::empty_cache() {
+template <class Execution>
+void GraphedExecution<Execution>::empty_cache() {
   flush_if(L2State::kCold);
   const Bytes& flush = context_->flush;
   launch_memory_read(flush.get(), flush.bytes(), stream_.get());
   stream_.synchronize();
 }
+
+template class GraphedExecution<LayerExecution>;
+template class GraphedExecution<TrainingExecution>;
 
 }  // namespace moescope::cuda

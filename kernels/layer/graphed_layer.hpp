@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "core/backend/moe_backend.hpp"
+#include "core/backend/training_execution.hpp"
 #include "kernels/buffers/layer_buffers.hpp"
 #include "kernels/runtime/cuda_graph.hpp"
 #include "kernels/runtime/cuda_raii.hpp"
@@ -32,7 +33,9 @@ struct DeviceContext {
 /// * what a user would run, with an event at either end only: the layer's time. There what does not need the
 ///   routing runs beside it on a second stream, and kernels may be launched before the one they depend on has
 ///   finished, which events in between would forbid. So the layer takes less time than its stages together.
-class GraphedLayer : public LayerExecution {
+/// Execution: LayerExecution, or TrainingExecution for a backward.
+template <class Execution>
+class GraphedExecution : public Execution {
  public:
   std::vector<StageTime> run(L2State l2) final;
   ClockSample clocks() const final { return context_->nvml.sample(); }
@@ -44,7 +47,7 @@ class GraphedLayer : public LayerExecution {
   cudaStream_t stream() const { return stream_.get(); }
 
  protected:
-  GraphedLayer(std::shared_ptr<DeviceContext> context, std::vector<Stage> stages);
+  GraphedExecution(std::shared_ptr<DeviceContext> context, std::vector<Stage> stages);
 
   /// Runs every stage once as plain launches (library warm-up), then captures both graphs. The last thing a
   /// derived class's constructor does.
@@ -76,5 +79,9 @@ class GraphedLayer : public LayerExecution {
   CudaGraphExec stage_graph_;
   CudaGraphExec layer_graph_;
 };
+
+extern template class GraphedExecution<LayerExecution>;
+extern template class GraphedExecution<TrainingExecution>;
+using GraphedLayer = GraphedExecution<LayerExecution>;
 
 }  // namespace moescope::cuda

@@ -51,7 +51,7 @@ std::uint32_t alignment(const void* pointer, std::int64_t stride, Dtype dtype) {
 }
 
 /// Everything the choice of an algorithm depends on.
-using Key = std::array<std::int64_t, 18>;
+using Key = std::array<std::int64_t, 19>;
 
 Gemm with_leading_dimensions(Gemm gemm) {
   const auto complete = [](std::int64_t& leading, std::int64_t dense, std::string_view field) {
@@ -67,7 +67,7 @@ Gemm with_leading_dimensions(Gemm gemm) {
       throw InvalidArgument(field, std::to_string(value), "in [1, 2^31)");
     }
   }
-  complete(gemm.lda, gemm.k, "gemm.lda");
+  complete(gemm.lda, gemm.transpose_a ? gemm.m : gemm.k, "gemm.lda");
   complete(gemm.ldb, gemm.transpose_b ? gemm.k : gemm.n, "gemm.ldb");
   complete(gemm.ldd, gemm.n, "gemm.ldd");
   return gemm;
@@ -101,7 +101,7 @@ void CublasLt::run(const Gemm& requested, cudaStream_t stream) {
   Operation operation;
   MOESCOPE_BLAS_CHECK(cublasLtMatmulDescCreate(operation.out(), CUBLAS_COMPUTE_32F, CUDA_R_32F));
   set(operation, CUBLASLT_MATMUL_DESC_TRANSA, gemm.transpose_b ? CUBLAS_OP_T : CUBLAS_OP_N);
-  set(operation, CUBLASLT_MATMUL_DESC_TRANSB, CUBLAS_OP_N);
+  set(operation, CUBLASLT_MATMUL_DESC_TRANSB, gemm.transpose_a ? CUBLAS_OP_T : CUBLAS_OP_N);
   if (gemm.bias != nullptr) {
     set(operation, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
     set(operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, gemm.bias);
@@ -115,8 +115,9 @@ void CublasLt::run(const Gemm& requested, cudaStream_t stream) {
   MOESCOPE_BLAS_CHECK(cublasLtMatrixLayoutCreate(b.out(), cuda_type(gemm.in),
                                                  u64(gemm.transpose_b ? gemm.k : gemm.n),
                                                  u64(gemm.transpose_b ? gemm.n : gemm.k), gemm.ldb));
-  MOESCOPE_BLAS_CHECK(
-      cublasLtMatrixLayoutCreate(a.out(), cuda_type(gemm.in), u64(gemm.k), u64(gemm.m), gemm.lda));
+  MOESCOPE_BLAS_CHECK(cublasLtMatrixLayoutCreate(a.out(), cuda_type(gemm.in),
+                                                 u64(gemm.transpose_a ? gemm.m : gemm.k),
+                                                 u64(gemm.transpose_a ? gemm.k : gemm.m), gemm.lda));
   MOESCOPE_BLAS_CHECK(
       cublasLtMatrixLayoutCreate(d.out(), cuda_type(gemm.out), u64(gemm.n), u64(gemm.m), gemm.ldd));
 
@@ -139,6 +140,7 @@ void CublasLt::run(const Gemm& requested, cudaStream_t stream) {
                 gemm.lda,
                 gemm.ldb,
                 gemm.ldd,
+                gemm.transpose_a ? 1 : 0,
                 gemm.transpose_b ? 1 : 0,
                 static_cast<std::int64_t>(gemm.in),
                 static_cast<std::int64_t>(gemm.out),
@@ -160,6 +162,11 @@ void CublasLt::run(const Gemm& requested, cudaStream_t stream) {
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, align_a);
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, align_d);
     set(preference, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, align_d);
+    if (gemm.out != Dtype::kF32) {
+      // Parts of a sum are not rounded before they are added.
+      set(preference, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+          static_cast<std::uint32_t>(CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE));
+    }
     cublasLtMatmulHeuristicResult_t result{};
     int count = 0;
     MOESCOPE_BLAS_CHECK(cublasLtMatmulAlgoGetHeuristic(impl_->handle.get(), operation.get(), b.get(), a.get(),

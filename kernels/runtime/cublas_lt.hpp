@@ -9,17 +9,19 @@
 
 namespace moescope::cuda {
 
-/// One product of row-major matrices: D [m,n] = A [m,k] B + beta D (+ bias), B as [n,k] (transpose_b, the
-/// layout of torch.nn.Linear) or as [k,n]. Accumulation in fp32; fp32 inputs are never rounded to tf32.
+/// One product of row-major matrices: D [m,n] = A B + beta D (+ bias), A as [m,k] or, with transpose_a, as
+/// [k,m]; B as [n,k] (transpose_b, the layout of torch.nn.Linear) or as [k,n]. Accumulation in fp32; fp32
+/// inputs are never rounded to tf32.
 struct Gemm {
   std::int64_t m = 0;
   std::int64_t n = 0;
   std::int64_t k = 0;
+  bool transpose_a = false;
   bool transpose_b = true;
   Dtype in = Dtype::kBF16;  ///< storage of A and B
   Dtype out = Dtype::kF32;  ///< storage of D
   const void* a = nullptr;
-  std::int64_t lda = 0;  ///< elements from row to row; 0: dense (k)
+  std::int64_t lda = 0;  ///< elements from row to row; 0: dense (k, or m when transpose_a)
   const void* b = nullptr;
   std::int64_t ldb = 0;  ///< 0: dense (k when transpose_b, else n)
   void* d = nullptr;

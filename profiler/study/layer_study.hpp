@@ -51,7 +51,7 @@ struct ScheduleStudy {
   std::vector<StageMemory> memory;
   std::int64_t weight_bytes = 0;
   std::int64_t peak_bytes = 0;  ///< weights, X, Y, routing and the largest workspace of a stage; of a
-                                ///< backward the memory plan's (training_memory_plan)
+                                ///< backward the memory plan's (TrainingExecution::plan())
   AnalyticCost cost;
   ArmResult times;
   std::optional<ErrorReport> error;  ///< against the judge's reference

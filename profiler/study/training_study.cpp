@@ -48,9 +48,7 @@ LayerStudy study_training(MoeBackend& backend, const LayerInputs& inputs, const 
           const Schedule schedule = backend.schedule(routing, point.ran);
           point.cost = backward_cost(inputs.shape, routing, schedule, fixed, training);
           point.weight_bytes = layer_weight_bytes(inputs);
-          point.peak_bytes =
-              step_bytes(training_memory_plan(inputs.shape, routing, schedule, fixed,
-                                              !inputs.router.row_bias.empty(), training, kMirrorLayout));
+          point.peak_bytes = step_bytes(step->plan());
         },
         [&](const HostTensor& /*output*/, const Routing& /*routing*/) {
           GradientError error = judge(*step);

@@ -19,7 +19,7 @@ using GradientJudge = std::function<GradientError(TrainingExecution&)>;
 
 /// study_layer() of the backward: every schedule's step on the same inputs and the same `dy` ([L,d] in
 /// storage dtype), alternating. Its stages are the backward's with those of the forward that run again;
-/// `peak_bytes` is what the step holds at once (training_memory_plan). Throws what routing throws.
+/// `peak_bytes` is what the step holds at once (TrainingExecution::plan()). Throws what routing throws.
 LayerStudy study_training(MoeBackend& backend, const LayerInputs& inputs, const HostTensor& dy,
                           std::span<const ScheduleOptions> schedules, const SamplingOptions& sampling,
                           const TrainingOptions& training, const GradientJudge& judge,

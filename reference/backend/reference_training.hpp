@@ -35,8 +35,7 @@ class ReferenceTraining final : public TrainingExecution {
   RunningNorm row_norm() const override { return row_norm_; }
   RunningNorm col_norm() const override { return col_norm_; }
   std::int64_t saved_bytes() const override;
-  /// What all of it takes, from the sizes alone.
-  MemoryPlan plan() const;
+  MemoryPlan plan() const override;
 
  private:
   /// One side of the router between forward and backward.

@@ -119,6 +119,7 @@ class WrongTraining final : public TrainingExecution {
   RunningNorm row_norm() const override { return {}; }
   RunningNorm col_norm() const override { return {}; }
   std::int64_t saved_bytes() const override { return 0; }
+  MemoryPlan plan() const override { return right_->plan(); }
 
  private:
   std::unique_ptr<TrainingExecution> right_;

@@ -1,0 +1,229 @@
+// experts_dgrad over lists of pairs, token by token: of every pair z = x . w_in, u = dy . w_out, from these
+// the gate's gradient u a, p = gate a and q = u gate act'(z), and dx_t = sum of q w_in. Each pair reads one
+// row of W and one of V once, 16 bytes a lane; who reads what, and the order of all sums, is
+// token_split.hpp's and token_sums.cuh's, as in the forward.
+//
+// Registers decide: X and dY as stored (unpacked they would take twice the room), one row of W and of V, and
+// the sums. V's next row is asked for as soon as u is there; W's when the sums have it.
+#include "kernels/contract/backward.hpp"
+#include "kernels/device/activation_slope.cuh"
+#include "kernels/experts/token_pairs.cuh"
+#include "kernels/runtime/nvtx.hpp"
+
+namespace moescope::cuda {
+namespace {
+
+struct DgradArgs : TokenPairsArgs {
+  const void* dy = nullptr;         ///< [L, d]
+  const float* saved = nullptr;     ///< [L*K] z; null: computed
+  float* save = nullptr;            ///< [L*K] where z goes; null: nowhere
+  float* gate_gradients = nullptr;  ///< [L*K]
+  float* p = nullptr;               ///< [L*K]
+  float* q = nullptr;               ///< [L*K]
+};
+
+/// The lane's part of a . b, `a` pinned so that it stays packed.
+template <class Part>
+__device__ __forceinline__ float dot_parts(Part& a, const Part& b, int chunks) {
+  float dot = 0;
+#pragma unroll
+  for (int c = 0; c < chunks; ++c) {
+    float left[Part::kElements];
+    float right[Part::kElements];
+    b.unpack(c, right);
+    a.pin(c);
+    a.unpack(c, left);
+#pragma unroll
+    for (int i = 0; i < Part::kElements; ++i) {
+      dot = fmaf(left[i], right[i], dot);
+    }
+  }
+  return dot;
+}
+
+/// Sums of two values over a worker's warps and lanes; every lane gets both. The halves of a warp take one
+/// each: 7 exchanges instead of 10.
+__device__ __forceinline__ float2 worker_sums(float first, float second, float* slots, unsigned& parity,
+                                              int team) {
+  constexpr unsigned kAll = 0xffffffffU;
+  const bool upper = threadIdx.x % 32 >= 16;
+  float mine = upper ? second : first;
+  mine += __shfl_xor_sync(kAll, upper ? first : second, 16);
+#pragma unroll
+  for (int offset = 8; offset > 0; offset /= 2) {
+    mine += __shfl_xor_sync(kAll, mine, offset);
+  }
+  if (team == 1) {
+    return {__shfl_sync(kAll, mine, 0), __shfl_sync(kAll, mine, 16)};
+  }
+  float* const set = slots + parity * 2 * TokenSplit::kWarpsPerBlock;
+  parity ^= 1U;
+  if (threadIdx.x % 16 == 0) {
+    set[2 * (threadIdx.x / 32) + (upper ? 1 : 0)] = mine;
+  }
+  __syncthreads();  // a team has the block to itself, and its warps the same pairs
+  float2 sum = {0, 0};
+#pragma unroll 1
+  for (int member = 0; member < team; ++member) {
+    sum.x += set[2 * member];
+    sum.y += set[2 * member + 1];
+  }
+  return sum;
+}
+
+template <class T, int kChunks, bool kFull>
+__global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, 2) dgrad_kernel(const DgradArgs args) {
+  using Part = RowPart<T, kChunks, kFull, false>;
+  constexpr int kElements = Part::kElements;
+  extern __shared__ float4 sums[];
+  __shared__ float slots[4 * TokenSplit::kWarpsPerBlock];
+
+  release_successor();
+  announce_block(args);
+  const int d = args.hidden_size;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  const int worker = args.team == 1 ? warp : 0;
+  const int member = args.team == 1 ? 0 : warp;
+  const std::int64_t token = args.first_token() + (worker >> args.block_splits_log2);
+  const unsigned block_of_token = blockIdx.x & ((1U << (args.cluster_log2 + args.clusters_log2)) - 1);
+  const unsigned worker_of_block = static_cast<unsigned>(worker) & ((1U << args.block_splits_log2) - 1);
+  const unsigned split = (block_of_token << args.block_splits_log2) + worker_of_block;
+  const unsigned splits = args.splits();
+
+  const int col = member * Part::kSlice + lane * kElements;
+  const int valid = col < d ? min((d - col - 1) / Part::kStride + 1, kChunks) : 0;
+
+  const bool has_pairs = token < args.num_tokens && split < args.top_k;
+  Part x;
+  Part dy;
+  if (has_pairs) {
+    x.load(static_cast<const T*>(args.x) + token * d, col, valid);
+    dy.load(static_cast<const T*>(args.dy) + token * d, col, valid);
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      x.raw[c] = kFull || c < valid ? x.raw[c] : uint4{0, 0, 0, 0};
+      dy.raw[c] = kFull || c < valid ? dy.raw[c] : uint4{0, 0, 0, 0};
+    }
+  }
+  wait_for_predecessor();
+
+  float acc[kChunks][kElements] = {};
+  if (has_pairs) {
+    const T* const w_in = static_cast<const T*>(args.w_in);
+    const T* const w_out = static_cast<const T*>(args.w_out);
+    const std::int64_t base = token * args.top_k;
+    const std::int32_t* const ids = args.expert_ids + base;
+    // Past the last pair its rows are read again: no branch, and no traffic.
+    const unsigned last = split + ((args.top_k - 1 - split) & ~(splits - 1));
+    const auto row = [&](const T* matrix, std::int32_t id) {
+      return matrix + static_cast<std::int64_t>(id) * d;
+    };
+    const std::int32_t first_id = __ldg(ids + split);
+    std::int32_t next_id = __ldg(ids + min(split + splits, last));
+    Part w;
+    Part v;
+    w.load(row(w_in, first_id), col, valid);
+    v.load(row(w_out, first_id), col, valid);
+    unsigned parity = 0;
+#pragma unroll 1
+    for (unsigned k = split; k <= last; k += splits) {
+      const std::int32_t id_after = __ldg(ids + min(k + 2 * splits, last));
+      const std::int64_t pair = base + k;
+      const float gate = __ldg(args.gates + pair);
+      const float saved = args.saved != nullptr ? __ldg(args.saved + pair) : 0.0F;
+      const float u_part = dot_parts(dy, v, kChunks);
+      v.load(row(w_out, next_id), col, valid);
+      const float z_part = args.saved != nullptr ? 0.0F : dot_parts(x, w, kChunks);
+      const float2 both = worker_sums(z_part, u_part, slots, parity, args.team);
+      const float z = args.saved != nullptr ? saved : both.x;
+      const float u = both.y;
+      const ActivationValue a = activate_with_slope(args.activation, z);
+      const float q = u * gate * a.slope;
+      if (lane == 0 && member == 0) {
+        args.gate_gradients[pair] = u * a.value;
+        args.p[pair] = gate * a.value;
+        args.q[pair] = q;
+        if (args.save != nullptr) {
+          args.save[pair] = z;
+        }
+      }
+#pragma unroll
+      for (int c = 0; c < kChunks; ++c) {
+        float out[kElements];
+        w.pin(c);
+        w.unpack(c, out);
+#pragma unroll
+        for (int i = 0; i < kElements; ++i) {
+          acc[c][i] = fmaf(q, out[i], acc[c][i]);
+        }
+      }
+      w.load(row(w_in, next_id), col, valid);
+      next_id = id_after;
+    }
+  }
+
+  const auto store = [&](auto&& put) {
+#pragma unroll
+    for (int c = 0; c < kChunks; ++c) {
+      if (kFull || c < valid) {
+#pragma unroll
+        for (int i = 0; i < kElements; i += 4) {
+          put((col + c * Part::kStride + i) / 4,
+              make_float4(acc[c][i], acc[c][i + 1], acc[c][i + 2], acc[c][i + 3]));
+        }
+      }
+    }
+  };
+  if (splits > 1) {
+    store([&](int at, float4 sum) { sums[worker * (d / 4) + at] = sum; });
+    sum_workers(sums, args);
+  } else if (token < args.num_tokens) {
+    store([&](int at, float4 sum) { args.output.store(token * (d / 4) + at, sum); });
+  }
+}
+
+template <class T, bool kFull>
+auto kernel_for(std::int64_t chunks) {
+  return chunks == 1   ? dgrad_kernel<T, 1, kFull>
+         : chunks == 2 ? dgrad_kernel<T, 2, kFull>
+         : chunks == 3 ? dgrad_kernel<T, 3, kFull>
+                       : dgrad_kernel<T, 4, kFull>;
+}
+
+}  // namespace
+
+std::int64_t experts_dgrad_workspace_bytes(const LayerShape& shape, const GpuTraits& gpu) {
+  return token_centric_workspace_bytes(shape, gpu);
+}
+
+void launch_experts_dgrad(const LayerShape& shape, const DgradInputs& inputs, const DeviceWeights& weights,
+                          DeviceRouting routing, DevicePairGradients pairs, void* workspace, bool adds,
+                          float* dx, cudaStream_t stream) {
+  const StageRange range(Stage::kExpertsDgrad);
+  DgradArgs args;
+  args.x = inputs.hidden_states;
+  args.w_in = weights.w_in;
+  args.w_out = weights.w_out;
+  args.expert_ids = routing.expert_ids;
+  args.gates = routing.gates;
+  args.output = SumOutput({.y = dx, .addend = adds ? dx : nullptr});
+  args.dy = inputs.dy;
+  args.saved = inputs.saved;
+  args.save = inputs.save;
+  args.gate_gradients = pairs.gates;
+  args.p = pairs.p;
+  args.q = pairs.q;
+  launch_token_split(
+      shape, args, workspace,
+      [&](const TokenSplit& rows, bool full) {
+        const bool bf16 = shape.dtype == Dtype::kBF16;
+        return full ? (bf16 ? kernel_for<__nv_bfloat16, true>(rows.chunks)
+                            : kernel_for<float, true>(rows.chunks))
+                    : (bf16 ? kernel_for<__nv_bfloat16, false>(rows.chunks)
+                            : kernel_for<float, false>(rows.chunks));
+      },
+      stream);
+}
+
+}  // namespace moescope::cuda

@@ -1,0 +1,147 @@
+// router_select_backward: with h = gate * d(gate), A_t[r] the sum of h over the pairs of row r, B_t[r] the
+// sum of gates there, and D_t the sum of all h, da_t[r] = A_t[r] - D_t B_t[r] for gates that are a softmax
+// over the selected scores, and A_t[r] - D_t softmax(a_t)[r] for gates exp(score). Columns likewise.
+//
+// A warp has a token. Its pairs come 32 at a time, in order; lanes that meet in one row or column add one
+// after the other, so that every sum has the order of the pairs: no atomics, the same bits in every run.
+#include <algorithm>
+
+#include "kernels/contract/backward.hpp"
+#include "kernels/device/block_ops.cuh"
+#include "kernels/runtime/cuda_raii.hpp"
+#include "kernels/runtime/device_info.hpp"
+#include "kernels/runtime/nvtx.hpp"
+
+namespace moescope::cuda {
+namespace {
+
+constexpr int kMaxWarps = 8;
+
+struct SelectArgs {
+  const std::int32_t* expert_ids;
+  const float* gates;
+  const float* gate_gradients;
+  DeviceLogProbs log_probs;
+  float* logits_gradient;
+  std::int64_t num_tokens;
+  std::int64_t top_k;
+  std::int32_t rows;
+  std::int32_t cols;
+  bool softmax;
+  bool in_shared;  ///< sums in shared memory; else at once where they go
+};
+
+/// sums[key] += value of every lane that has one; lanes of one key in order.
+__device__ __forceinline__ void add_in_order(float* sums, int key, float value, bool has) {
+  unsigned left = __ballot_sync(kAllLanes, has);
+  const unsigned peers = __match_any_sync(kAllLanes, has ? key : -1);
+  const auto lane = static_cast<int>(threadIdx.x) % kWarp;
+  while (left != 0) {
+    // Of every key the first lane that is left.
+    const bool turn = (left >> lane & 1U) != 0 && __ffs(static_cast<int>(peers & left)) - 1 == lane;
+    if (turn) {
+      sums[key] += value;
+    }
+    left &= ~__ballot_sync(kAllLanes, turn);
+    __syncwarp();
+  }
+}
+
+/// Adds up neighbouring lanes of one key, whose keys ascend; the last lane of each has the sum and is the one
+/// that stays.
+__device__ __forceinline__ void sum_runs(int key, float& value, bool& has) {
+  const auto lane = static_cast<int>(threadIdx.x) % kWarp;
+#pragma unroll
+  for (int offset = 1; offset < kWarp; offset *= 2) {
+    const float below = __shfl_up_sync(kAllLanes, value, offset);
+    const int its_key = __shfl_up_sync(kAllLanes, key, offset);
+    if (lane >= offset && its_key == key) {
+      value += below;
+    }
+  }
+  const int next = __shfl_down_sync(kAllLanes, key, 1);
+  has = has && (lane == kWarp - 1 || next != key);
+}
+
+__global__ void __launch_bounds__(kMaxWarps* kWarp) select_backward_kernel(const SelectArgs args) {
+  extern __shared__ float shared_sums[];
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  const int warp = static_cast<int>(threadIdx.x) / kWarp;
+  const std::int64_t token = std::int64_t{blockIdx.x} * (blockDim.x / kWarp) + warp;
+  if (token >= args.num_tokens) {
+    return;
+  }
+  const int sides = args.rows + args.cols;
+  float* const out = args.logits_gradient + token * sides;
+  float* const sums = args.in_shared ? shared_sums + static_cast<std::ptrdiff_t>(warp) * sides : out;
+  const std::int64_t base = token * args.top_k;
+
+  float total = 0;
+  for (std::int64_t k = lane; k < args.top_k; k += kWarp) {
+    total = fmaf(args.gates[base + k], args.gate_gradients[base + k], total);
+  }
+#pragma unroll
+  for (int offset = kWarp / 2; offset > 0; offset /= 2) {
+    total += __shfl_xor_sync(kAllLanes, total, offset);
+  }
+  for (int i = lane; i < sides; i += kWarp) {
+    sums[i] = args.softmax ? 0.0F
+              : i < args.rows
+                  ? -total * expf(args.log_probs.row[token * args.log_probs.row_lead + i])
+                  : -total * expf(args.log_probs.col[token * args.log_probs.col_lead + i - args.rows]);
+  }
+  __syncwarp();
+  for (std::int64_t first = 0; first < args.top_k; first += kWarp) {
+    const std::int64_t k = first + lane;
+    bool has = k < args.top_k;
+    const std::int32_t id = has ? args.expert_ids[base + k] : -1;
+    float h = 0;
+    if (has) {
+      const float gate = args.gates[base + k];
+      h = gate * (args.gate_gradients[base + k] - (args.softmax ? total : 0.0F));
+    }
+    const int row = has ? id / args.cols : -1;
+    add_in_order(sums, has ? args.rows + id - row * args.cols : 0, h, has);
+    sum_runs(row, h, has);
+    add_in_order(sums, has ? row : 0, h, has);
+  }
+  if (args.in_shared) {
+    for (int i = lane; i < sides; i += kWarp) {
+      out[i] = sums[i];
+    }
+  }
+}
+
+}  // namespace
+
+void launch_router_select_backward(const LayerShape& shape, DeviceRouting routing,
+                                   const float* gate_gradients, DeviceLogProbs log_probs,
+                                   float* logits_gradient, cudaStream_t stream) {
+  const StageRange range(Stage::kRouterSelectBackward);
+  const std::int64_t token_bytes =
+      (shape.grid_rows + shape.grid_cols) * static_cast<std::int64_t>(sizeof(float));
+  constexpr std::int64_t kSharedBytes = std::int64_t{48} << 10;
+  // Few tokens go one to a block, so that they spread over the device.
+  const std::int64_t by_tokens =
+      (shape.num_tokens + 2 * current_gpu().num_sms - 1) / (2 * current_gpu().num_sms);
+  const std::int64_t warps =
+      std::clamp<std::int64_t>(std::min(kSharedBytes / token_bytes, by_tokens), 1, kMaxWarps);
+  const bool in_shared = warps * token_bytes <= kSharedBytes;
+  const SelectArgs args{.expert_ids = routing.expert_ids,
+                        .gates = routing.gates,
+                        .gate_gradients = gate_gradients,
+                        .log_probs = log_probs,
+                        .logits_gradient = logits_gradient,
+                        .num_tokens = shape.num_tokens,
+                        .top_k = shape.top_k,
+                        .rows = static_cast<std::int32_t>(shape.grid_rows),
+                        .cols = static_cast<std::int32_t>(shape.grid_cols),
+                        .softmax = shape.gate_mode == GateMode::kSoftmax,
+                        .in_shared = in_shared};
+  const auto blocks = static_cast<unsigned>((shape.num_tokens + warps - 1) / warps);
+  select_backward_kernel<<<blocks, static_cast<unsigned>(warps * kWarp),
+                           static_cast<std::size_t>(in_shared ? warps * token_bytes : 0), stream>>>(args);
+  MOESCOPE_CUDA_CHECK(cudaGetLastError());
+}
+
+}  // namespace moescope::cuda
