@@ -156,7 +156,9 @@ HostTensor CudaBackend::output_of(const LayerInputs& inputs, const ScheduleOptio
   selected.hidden_states = inputs.hidden_states.clone();
   selected.experts = inputs.experts;
   selected.fixed_routing = routing;
-  const auto layer = prepare(selected, options, &routing);
+  ScheduleOptions plain = options;
+  plain.strip_rule = StripRule::kMinimalCover;  // rows alone need the router's scores
+  const auto layer = prepare(selected, plain, &routing);
   layer->run(L2State::kWarm);
   return layer->output();
 }
