@@ -26,6 +26,21 @@ __device__ __forceinline__ uint4* z_of_item(const StripsDgradArguments& args, in
   return args.z + (std::int64_t{work} * Tiles::kWarpgroups + warpgroup) * kPerWarpgroup + warp * 32 + lane;
 }
 
+/// Keeps z, which is rounded to bf16 here alone: the forward goes on with its accumulators.
+template <class Tiles, class Scores>
+__device__ __forceinline__ void keep_scores(uint4* z, const Scores& s) {
+  constexpr int kSteps = Tiles::kN / 16;
+#pragma unroll
+  for (int part = 0; part < Tiles::kParts; ++part) {
+#pragma unroll
+    for (int k = 0; k < kSteps; ++k) {
+      const float* const v = s[part] + 8 * k;
+      z[(part * kSteps + k) * 128] = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]),
+                                                pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
+    }
+  }
+}
+
 /// z = X W^T, kept.
 template <class Tiles>
 class StripsScoresConsumer : public StaircaseConsumer<Tiles, Activation::kSilu> {
@@ -42,18 +57,44 @@ class StripsScoresConsumer : public StaircaseConsumer<Tiles, Activation::kSilu> 
         [&](const StaircaseItem<Tiles>& item, int /*count*/, int chunks) {
           typename Base::Scores s;
           this->score(s, chunks);
-          uint4* const z = z_of_item<Tiles>(args_, item.work, this->warpgroup_, this->warp_, this->lane_);
-#pragma unroll
-          for (int part = 0; part < Tiles::kParts; ++part) {
-#pragma unroll
-            for (int k = 0; k < Base::kSteps; ++k) {
-              const float* const v = s[part] + 8 * k;
-              z[(part * Base::kSteps + k) * 128] = make_uint4(pack_bf16(v[0], v[1]), pack_bf16(v[2], v[3]),
-                                                              pack_bf16(v[4], v[5]), pack_bf16(v[6], v[7]));
-            }
-          }
+          keep_scores<Tiles>(z_of_item<Tiles>(args_, item.work, this->warpgroup_, this->warp_, this->lane_),
+                             s);
         },
         [&](int chunks) { this->pass(chunks); });
+  }
+
+ private:
+  const StripsDgradArguments& args_;
+};
+
+/// The forward, with z kept between its products.
+template <class Tiles, Activation kActivation>
+class StripsForwardConsumer : public StaircaseConsumer<Tiles, kActivation> {
+  using Base = StaircaseConsumer<Tiles, kActivation>;
+
+ public:
+  __device__ __forceinline__ StripsForwardConsumer(const StripsDgradArguments& args,
+                                                   const StaircaseShared<Tiles>& shared, int warpgroup,
+                                                   int warp, int lane)
+      : Base(args.strips, shared, warpgroup, warp, lane), args_(args) {}
+
+  __device__ __forceinline__ void run() {
+    this->each_item(
+        [&](const StaircaseItem<Tiles>& item, int count, int chunks) {
+          typename Base::Weights p;
+          {
+            typename Base::Scores s;
+            this->score(s, chunks);
+            keep_scores<Tiles>(z_of_item<Tiles>(args_, item.work, this->warpgroup_, this->warp_, this->lane_),
+                               s);
+            this->weigh_all(item, s, p);
+          }
+          this->combine(item, count, p, chunks);
+        },
+        [&](int chunks) {
+          this->pass(chunks);
+          this->skip(Tiles::kLogSlots + chunks * Tiles::kParts);
+        });
   }
 
  private:

@@ -71,6 +71,10 @@ void launch_strips_backward_prepare(const LayerShape& shape, const void* dy, con
 /// pairs.z = x . w_in of every pair of a tile, selected or not.
 void launch_strips_scores(const LayerShape& shape, const void* hidden_states, const DeviceWeights& weights,
                           DeviceStrips strips, StripsPairs pairs, cudaStream_t stream);
+/// launch_experts_staircase() that leaves pairs.z on its way: the forward of a step that saves z.
+void launch_strips_forward(const LayerShape& shape, const void* hidden_states, const DeviceWeights& weights,
+                           DeviceStrips strips, StripsPairs pairs, StaircaseOutput output,
+                           cudaStream_t stream);
 /// p, q, h and h_sums from pairs.z; dx.sums += q W. dx.log_scales is not used: null.
 void launch_strips_dgrad(const LayerShape& shape, const void* dy, const DeviceWeights& weights,
                          DeviceStrips strips, StripsPairs pairs, StaircaseOutput dx, cudaStream_t stream);

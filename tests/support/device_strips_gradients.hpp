@@ -97,6 +97,23 @@ class StripsGradients {
                               {.dtype = dtype_, .w_in = w_in_.get(), .w_out = w_out_.get(), .adds = adds},
                               nullptr);
   }
+  /// The forward's sums in fixed point, by the kernel that keeps z or the one that does not.
+  std::vector<std::int32_t> forward(bool keeps_z) const {
+    const LayerShape& shape = batch_.shape;
+    const cuda::DeviceBuffer<std::byte> sums(shape.num_tokens * shape.hidden_size * 4);
+    const cuda::DeviceBuffer<std::int32_t> exponents(shape.num_tokens);
+    const cuda::DeviceBuffer<float> bound(1);
+    const cuda::StaircaseOutput output{
+        .kind = cuda::StaircaseSums::kFixedPoint, .sums = sums.get(), .exponents = exponents.get()};
+    cuda::launch_expert_bound(shape, batch_.weights, bound.get(), nullptr);
+    cuda::launch_staircase_prepare(shape, batch_.x, bound.get(), strips(), output, nullptr);
+    if (keeps_z) {
+      cuda::launch_strips_forward(shape, batch_.x, batch_.weights, strips(), pairs_, output, nullptr);
+    } else {
+      cuda::launch_experts_staircase(shape, batch_.x, batch_.weights, strips(), output, nullptr);
+    }
+    return from_device<std::int32_t>(sums);
+  }
   void run() const {
     order();
     prepare();
@@ -105,6 +122,10 @@ class StripsGradients {
     finish();
     select_backward();
     wgrad();
+  }
+
+  void forget_scores() const {
+    MOESCOPE_CUDA_CHECK(cudaMemset(pairs_.z, 0xff, static_cast<std::size_t>(layout_.z_bytes)));
   }
 
   // These wait for the device.
@@ -123,9 +144,10 @@ class StripsGradients {
   std::vector<std::int32_t> ordered_tokens() const { return from_device<std::int32_t>(buffers_[0]); }
   std::vector<std::int32_t> ordered_entries() const { return from_device<std::int32_t>(buffers_[1]); }
   const cuda::StripsPairsLayout& layout() const { return layout_; }
+  const cuda::StripsPairs& pairs() const { return pairs_; }
+  cuda::DeviceStrips strips() const { return order_.apply(batch_.strips); }
 
  private:
-  cuda::DeviceStrips strips() const { return order_.apply(batch_.strips); }
   static void poison(const cuda::DeviceBuffer<std::byte>& buffer) {
     MOESCOPE_CUDA_CHECK(cudaMemset(buffer.get(), 0xff, static_cast<std::size_t>(buffer.bytes())));
   }

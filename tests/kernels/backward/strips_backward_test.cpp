@@ -308,6 +308,29 @@ TEST(StripsBackward, RunsAgainOnTheSameMemory) {
   });
 }
 
+// z that the forward keeps is z computed again, and keeping it changes nothing of the forward.
+TEST(StripsBackward, ForwardKeepsScores) {
+  NEEDS_STAIRCASE_KERNEL();
+  for (const LayerShape& shape :
+       {bf16(make_shape(300, 200, 100, 64, 48)), bf16(make_shape(90, 72, 444, 90, 150), Activation::kGelu),
+        bf16(make_shape(70, 40, 256, 250, 60), Activation::kRelu), bf16(make_shape(200, 64, 320, 310, 99))}) {
+    const StripsBackward backward({shape});
+    backward.with(StaircaseSums::kFixedPoint, Dtype::kBF16, 4, [](const test::StripsGradients& gradients) {
+      gradients.run();
+      const Gradients again{gradients.dx(), gradients.logits(), gradients.w_in(), gradients.w_out()};
+      gradients.forget_scores();
+      EXPECT_TRUE(gradients.forward(true) == gradients.forward(false));
+      gradients.prepare();
+      gradients.dgrad();
+      gradients.finish();
+      gradients.select_backward();
+      gradients.wgrad();
+      const Gradients kept{gradients.dx(), gradients.logits(), gradients.w_in(), gradients.w_out()};
+      EXPECT_TRUE(kept == again);
+    });
+  }
+}
+
 TEST(StripsBackward, LoadsAndLogSumsAreThoseOfTheSelection) {
   NEEDS_STAIRCASE_KERNEL();
   for (const StripRule rule : {StripRule::kMinimalCover, StripRule::kRowsOnly}) {

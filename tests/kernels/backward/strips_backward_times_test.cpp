@@ -150,6 +150,41 @@ void print_errors(const TimedCase& c, const Weights& weights, const std::vector<
   EXPECT_LE(out_error.error(), 5e-3);
 }
 
+/// The forward's kernel, with and without keeping z.
+class TimedForward {
+ public:
+  TimedForward(const test::StripsBatch& batch, const test::StripsGradients& gradients, StaircaseSums kind)
+      : batch_(batch),
+        gradients_(gradients),
+        sums_(cuda::staircase_sums_bytes(batch.shape, kind)),
+        exponents_(batch.shape.num_tokens),
+        bound_(1),
+        output_{.kind = kind, .sums = sums_.get(), .exponents = exponents_.get()} {
+    cuda::launch_expert_bound(batch.shape, batch.weights, bound_.get(), nullptr);
+  }
+  void clear() const {
+    cuda::launch_staircase_prepare(batch_.shape, batch_.x, bound_.get(), gradients_.strips(), output_,
+                                   nullptr);
+  }
+  void run(bool keeps_z) const {
+    if (keeps_z) {
+      cuda::launch_strips_forward(batch_.shape, batch_.x, batch_.weights, gradients_.strips(),
+                                  gradients_.pairs(), output_, nullptr);
+    } else {
+      cuda::launch_experts_staircase(batch_.shape, batch_.x, batch_.weights, gradients_.strips(), output_,
+                                     nullptr);
+    }
+  }
+
+ private:
+  const test::StripsBatch& batch_;
+  const test::StripsGradients& gradients_;
+  cuda::DeviceBuffer<std::byte> sums_;
+  cuda::DeviceBuffer<std::int32_t> exponents_;
+  cuda::DeviceBuffer<float> bound_;
+  cuda::StaircaseOutput output_;
+};
+
 void time_case(const TimedCase& c, const Weights& weights, const ColdTimer& timer) {
   const LayerShape& shape = c.shape;
   const std::vector<float> x = random_rows(shape.num_tokens, shape.hidden_size, 1, 3);
@@ -188,6 +223,9 @@ void time_case(const TimedCase& c, const Weights& weights, const ColdTimer& time
     got.run();
     print_errors(c, weights, x, dy, host, got, kind);
     const auto nothing = [] {};
+    const TimedForward forward(batch, got, sums);
+    const float plain = timer.median([&] { forward.clear(); }, [&] { forward.run(false); });
+    const float kept = timer.median([&] { forward.clear(); }, [&] { forward.run(true); });
     const float order = timer.median(nothing, [&] { got.order(); });
     const float prepare = timer.median(nothing, [&] { got.prepare(); });
     const float scores = timer.median([&] { got.prepare(); }, [&] { got.scores(); });
@@ -212,11 +250,13 @@ void time_case(const TimedCase& c, const Weights& weights, const ColdTimer& time
       got.wgrad();
     });
     std::printf(
-        "  %-5s order %.4f prepare %.4f scores %.4f dgrad %.4f finish %.4f select %.4f wgrad %.4f | z "
+        "  %-5s forward %.4f keeping z %.4f | order %.4f prepare %.4f scores %.4f dgrad %.4f finish %.4f "
+        "select %.4f wgrad %.4f | z "
         "saved %.4f, z again %.4f ms\n",
-        kind, static_cast<double>(order), static_cast<double>(prepare), static_cast<double>(scores),
-        static_cast<double>(dgrad), static_cast<double>(finish), static_cast<double>(select),
-        static_cast<double>(wgrad), static_cast<double>(saved), static_cast<double>(again));
+        kind, static_cast<double>(plain), static_cast<double>(kept), static_cast<double>(order),
+        static_cast<double>(prepare), static_cast<double>(scores), static_cast<double>(dgrad),
+        static_cast<double>(finish), static_cast<double>(select), static_cast<double>(wgrad),
+        static_cast<double>(saved), static_cast<double>(again));
     std::fflush(stdout);
   }
 }
