@@ -52,6 +52,7 @@ StripsDgradArguments strips_dgrad_arguments(const LayerShape& shape, const void*
   args.q = static_cast<__nv_bfloat16*>(pairs.q);
   args.h = static_cast<__nv_bfloat16*>(pairs.h);
   args.h_sums = pairs.h_sums;
+  args.gate_sums = pairs.gate_sums;
   args.pitch = static_cast<std::int32_t>(pairs.layout.pitch);
   return args;
 }

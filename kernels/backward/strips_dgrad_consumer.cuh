@@ -14,6 +14,7 @@ struct StripsDgradArguments {
   __nv_bfloat16* q = nullptr;
   __nv_bfloat16* h = nullptr;
   float* h_sums = nullptr;
+  float* gate_sums = nullptr;
   std::int32_t pitch = 0;
 };
 
@@ -183,6 +184,8 @@ class StripsDgradConsumer : public StaircaseConsumer<Tiles, kActivation> {
     }
     float h_upper = 0;
     float h_lower = 0;
+    float gate_upper = 0;
+    float gate_lower = 0;
 #pragma unroll
     for (int part = 0; part < Tiles::kParts; ++part) {
       this->skip(group);
@@ -209,7 +212,7 @@ class StripsDgradConsumer : public StaircaseConsumer<Tiles, kActivation> {
           const std::uint32_t z_low = half == 0 ? packed.y : packed.w;
           const float* const value = u[part] + 4 * n;
           const auto pair = [&](const StaircaseToken& token, float2 logs_of, std::uint32_t zs,
-                                const float* us, int place, float& sum) {
+                                const float* us, int place, float& sum, float& gate_sum) {
             const PairGradients a =
                 pair_gradients<kActivation>(token, logs_of.x, column, __uint_as_float(zs << 16U), us[0]);
             const PairGradients b = pair_gradients<kActivation>(token, logs_of.y, column + 1,
@@ -218,9 +221,10 @@ class StripsDgradConsumer : public StaircaseConsumer<Tiles, kActivation> {
             q[part][k][place] = pack_bf16(a.q, b.q);
             h[place] = pack_bf16(a.h, b.h);
             sum += a.h + b.h;
+            gate_sum += a.gate + b.gate;
           };
-          pair(upper, high, z_high, value, 2 * half, h_upper);
-          pair(lower, low, z_low, value + 2, 2 * half + 1, h_lower);
+          pair(upper, high, z_high, value, 2 * half, h_upper, gate_upper);
+          pair(lower, low, z_low, value + 2, 2 * half + 1, h_lower, gate_lower);
         }
         store_matrices(target + k % 2 * 32, p[0], p[1], p[2], p[3]);
         store_matrices(target + 64 + k % 2 * 32, h[0], h[1], h[2], h[3]);
@@ -245,19 +249,21 @@ class StripsDgradConsumer : public StaircaseConsumer<Tiles, kActivation> {
         store_rows(out_q + part * Tiles::kN + k * 16, stride, count, piece < 2 * steps);
       }
     }
-    store_sums(item, count, h_upper, h_lower);
+    store_sums(args_.h_sums, item, count, h_upper, h_lower);
+    store_sums(args_.gate_sums, item, count, gate_upper, gate_lower);
   }
 
-  /// Sums of h over the segment's experts: of four lanes, in a fixed order.
-  __device__ __forceinline__ void store_sums(const Item& item, int count, float upper, float lower) const {
+  /// Sums over the segment's experts: of four lanes, in a fixed order.
+  __device__ __forceinline__ void store_sums(float* sums, const Item& item, int count, float upper,
+                                             float lower) const {
 #pragma unroll
     for (int step = 1; step < 4; step *= 2) {
       upper += __shfl_xor_sync(~0U, upper, step);
       lower += __shfl_xor_sync(~0U, lower, step);
     }
     const int row = first_row() + this->lane_ / 4;
-    float* const target = args_.h_sums + (std::int64_t{item.entry} + row) * args_.strips.segments +
-                          item.first / Tiles::kExperts;
+    float* const target =
+        sums + (std::int64_t{item.entry} + row) * args_.strips.segments + item.first / Tiles::kExperts;
     if (this->lane_ % 4 == 0 && row < count) {
       *target = upper;
     }

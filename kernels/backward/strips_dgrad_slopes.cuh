@@ -29,7 +29,7 @@ __device__ __forceinline__ void activate_with_slope(float z, float& value, float
 
 /// What a pair leaves; all 0 where nothing is selected.
 struct PairGradients {
-  float p, q, h;
+  float gate, p, q, h;
 };
 template <Activation kActivation>
 __device__ __forceinline__ PairGradients pair_gradients(const StaircaseToken& token, float other, int column,
@@ -41,7 +41,7 @@ __device__ __forceinline__ PairGradients pair_gradients(const StaircaseToken& to
   float slope = 0;
   activate_with_slope<kActivation>(z, value, slope);
   const float p = gate * value;
-  return {p, gate * u * slope, p * u};
+  return {gate, p, gate * u * slope, p * u};
 }
 
 }  // namespace moescope::cuda

@@ -2,10 +2,10 @@
 // pairs of row r, B_t[r] the sum of gates there and D_t the sum of all h,
 //   gates `softmax`:     da_t[r] = A_t[r] - D_t B_t[r]
 //   gates `probability`: da_t[r] = A_t[r] - D_t softmax(a_t)[r]
-// and columns likewise. A block to a token. A row that the token takes as a strip has its sum from the strip
-// itself (h_sums); of any other row the pairs lie in column strips, one each. Columns likewise, but for the
-// pairs that row strips hold. Gates are not kept: they are worked out once more from the log-probabilities.
-// Everything is added in a fixed order.
+// and columns likewise. A block to a token. A row that the token takes as a strip has its sums from the strip
+// itself (dgrad's h_sums and gate_sums); of any other row the pairs lie in column strips, one each. Columns
+// likewise, but for the pairs that row strips hold. Gates across strips are worked out once more from the
+// log-probabilities, as a product of the row's part and the column's. Everything is added in a fixed order.
 #include <cuda_bf16.h>
 
 #include <algorithm>
@@ -20,14 +20,16 @@
 namespace moescope::cuda {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr std::int64_t kMostShared = 48 * 1024;
+constexpr int kThreads = 320;  ///< two of a token's rows or columns each, at a grid of 320 x 320 all of them
+constexpr int kStaged = 256;
+constexpr std::int64_t kMostShared = 40 * 1024;
 
 struct SelectBackwardArguments {
   DeviceStrips strips;
   StripsOrder order;
   const __nv_bfloat16* h;
   const float* h_sums;
+  const float* gate_sums;
   float* gradient;
   float* workspace;  ///< [L, 2, Nr+Nc]; null: shared memory holds a token's sums
   std::int64_t pitch;
@@ -38,35 +40,44 @@ struct SelectBackwardArguments {
   int max_cover;
 };
 
-/// One token's selection.
-struct TokenGates {
-  float threshold;
-  float shift;
-  std::int32_t tie_limit;
-
-  /// The gate of the expert `id` whose scores add up to `sum`, of gates that add up to 1; 0 where it is not
-  /// selected.
-  __device__ __forceinline__ float gate(float sum, std::int32_t id) const {
-    const bool selected = sum > threshold || (sum == threshold && id <= tie_limit);
-    return selected ? __expf(sum - shift) : 0.0F;
-  }
+/// A strip of the token's cover.
+struct alignas(16) CoverStrip {
+  float own;           ///< its log-probability
+  float share;         ///< its part of gates
+  std::int32_t entry;  ///< row of h
+  std::int32_t last;   ///< experts up to this place count at the threshold
 };
 
-__device__ __forceinline__ float sum_over_warp(float value) {
-  for (int step = 16; step > 0; step /= 2) {
-    value += __shfl_xor_sync(~0U, value, step);
+/// Two neighbouring rows or columns of a token: sums across strips.
+template <bool kSoftmax>
+struct AcrossStrips {
+  float own[2];
+  float h[2];
+  float gates[2];
+
+  __device__ __forceinline__ void add(const CoverStrip& strip, std::uint32_t values, float threshold,
+                                      int place) {
+    h[0] += __uint_as_float(values << 16U);
+    h[1] += __uint_as_float(values & 0xffff0000U);
+    if constexpr (kSoftmax) {
+#pragma unroll
+      for (int i = 0; i < 2; ++i) {
+        const float sum = own[i] + strip.own;
+        const bool selected = sum > threshold || (sum == threshold && place + i <= strip.last);
+        gates[i] += selected ? strip.share : 0.0F;
+      }
+    }
   }
-  return value;
-}
+};
 
 template <bool kSoftmax>
 __global__ void __launch_bounds__(kThreads)
     strips_router_select_backward(const SelectBackwardArguments args) {
   extern __shared__ float shared_sums[];
+  __shared__ CoverStrip staged[kStaged];
   __shared__ int row_strips;  // of the cover, which lists them first
   const std::int64_t token = blockIdx.x;
   const int thread = static_cast<int>(threadIdx.x);
-  const int lane = thread % 32;
   const int rows = args.grid_rows;
   const int cols = args.grid_cols;
   const int both = rows + cols;
@@ -76,68 +87,79 @@ __global__ void __launch_bounds__(kThreads)
   const float* const row_p = strips.row_log_probs + token * rows;
   const float* const open_p = strips.uncovered_rows + token * rows;
   const float* const col_p = strips.col_log_probs + token * cols;
-  wait_for_predecessor();
-  const int size = strips.cover_sizes[token];
   float* const h_sums = args.workspace == nullptr ? shared_sums : args.workspace + token * 2 * both;
   float* const g_sums = h_sums + both;
   if (thread == 0) {
     row_strips = 0;
   }
+  wait_for_predecessor();
+  const int size = strips.cover_sizes[token];
+  const float threshold = strips.threshold[token];
+  const std::int32_t limit = strips.tie_limit[token];
+  // Half of it to either part: no part overflows, because a token's best score is at least -log(N).
+  const float half_shift = 0.5F * strips.gate_shift[token];
+  const int row_pairs = (rows + 1) / 2;
+  const int pairs = row_pairs + (cols + 1) / 2;
+
+  for (int base = 0; base == 0 || base < size; base += kStaged) {
+    const int here = min(size - base, kStaged);
+    __syncthreads();
+    for (int e = thread; e < here; e += kThreads) {
+      const int strip = cover[base + e];
+      const bool is_row = strip < rows;
+      const int index = is_row ? strip : strip - rows;
+      const float own = is_row ? row_p[index] : col_p[index];
+      const std::int32_t last = is_row ? limit - index * cols : limit >= index ? (limit - index) / cols : -1;
+      staged[e] = {own, __expf(own - half_shift), entries[base + e], last};
+      if (is_row && (base + e + 1 == size || cover[base + e + 1] >= rows)) {
+        row_strips = base + e + 1;
+      }
+    }
+    __syncthreads();
+    // Until the last row strip has been seen, all that is staged is row strips.
+    const int split = min(max((row_strips > 0 || cover[base] >= rows ? row_strips : size) - base, 0), here);
+    for (int i = thread; i < pairs; i += kThreads) {
+      const bool is_row = i < row_pairs;
+      const int place = 2 * (is_row ? i : i - row_pairs);
+      const int length = is_row ? rows : cols;
+      const int at = (is_row ? 0 : rows) + place;
+      const bool second = place + 1 < length;
+      const float* const log_p = is_row ? open_p : col_p;
+      AcrossStrips<kSoftmax> sums{{log_p[place], second ? log_p[place + 1] : 0.0F}, {0, 0}, {0, 0}};
+      const __nv_bfloat16* const h = args.h + place;
+      const int end = is_row ? here : split;
+#pragma unroll 5
+      for (int e = is_row ? split : 0; e < end; ++e) {
+        const CoverStrip strip = staged[e];
+        sums.add(strip, *reinterpret_cast<const std::uint32_t*>(h + strip.entry * args.pitch), threshold,
+                 place);
+      }
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        if (k == 0 || second) {
+          const float gates = kSoftmax ? sums.gates[k] * __expf(sums.own[k] - half_shift) : 0.0F;
+          h_sums[at + k] = base == 0 ? sums.h[k] : h_sums[at + k] + sums.h[k];
+          g_sums[at + k] = base == 0 ? gates : g_sums[at + k] + gates;
+        }
+      }
+    }
+  }
   __syncthreads();
+
+  // Along strips.
   for (int e = thread; e < size; e += kThreads) {
-    if (cover[e] < rows && (e + 1 == size || cover[e + 1] >= rows)) {
-      row_strips = e + 1;
-    }
-  }
-  __syncthreads();
-  const TokenGates gates{strips.threshold[token], strips.gate_shift[token], strips.tie_limit[token]};
-
-  // Across strips: row r of the column strips, column c of the row strips.
-  for (int i = thread; i < both; i += kThreads) {
-    const bool is_row = i < rows;
-    const int place = is_row ? i : i - rows;
-    const int begin = is_row ? row_strips : 0;
-    const int end = is_row ? size : row_strips;
-    const float own = is_row ? open_p[place] : col_p[place];
-    float h = 0;
-    float g = 0;
-#pragma unroll 4
-    for (int e = begin; e < end; ++e) {
-      h += __bfloat162float(args.h[entries[e] * args.pitch + place]);
-      if constexpr (kSoftmax) {
-        const int strip = is_row ? cover[e] - rows : cover[e];
-        const float other = is_row ? col_p[strip] : row_p[strip];
-        g += gates.gate(own + other, is_row ? place * cols + strip : strip * cols + place);
-      }
-    }
-    h_sums[i] = h;
-    g_sums[i] = g;
-  }
-  __syncthreads();
-
-  // Along strips, a warp to each.
-  for (int e = thread / 32; e < size; e += kThreads / 32) {
-    const bool is_row = cover[e] < rows;
-    const int strip = is_row ? cover[e] : cover[e] - rows;
-    const int length = is_row ? cols : rows;
+    const int strip = cover[e];
+    const int length = strip < rows ? cols : rows;
     const int segments = (length + args.segment_experts - 1) / args.segment_experts;
+    const std::int64_t first = std::int64_t{entries[e]} * args.segments;
     float h = 0;
-    for (int segment = lane; segment < segments; segment += 32) {
-      h += args.h_sums[std::int64_t{entries[e]} * args.segments + segment];
+    float gates = 0;
+    for (int segment = 0; segment < segments; ++segment) {
+      h += args.h_sums[first + segment];
+      gates += kSoftmax ? args.gate_sums[first + segment] : 0.0F;
     }
-    h = sum_over_warp(h);
-    float g = 0;
-    if constexpr (kSoftmax) {
-      const float own = is_row ? row_p[strip] : col_p[strip];
-      for (int i = lane; i < length; i += 32) {
-        g += gates.gate(own + (is_row ? col_p[i] : open_p[i]), is_row ? strip * cols + i : i * cols + strip);
-      }
-      g = sum_over_warp(g);
-    }
-    if (lane == 0) {
-      h_sums[cover[e]] += h;
-      g_sums[cover[e]] += g;
-    }
+    h_sums[strip] += h;
+    g_sums[strip] += gates;
   }
   __syncthreads();
 
@@ -171,6 +193,7 @@ void launch_strips_router_select_backward(const LayerShape& shape, StripRule rul
       .order = order,
       .h = static_cast<const __nv_bfloat16*>(pairs.h),
       .h_sums = pairs.h_sums,
+      .gate_sums = pairs.gate_sums,
       .gradient = logits_gradient,
       .workspace = in_shared ? nullptr : static_cast<float*>(workspace),
       .pitch = pairs.layout.pitch,

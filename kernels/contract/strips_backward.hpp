@@ -48,7 +48,7 @@ struct StripsPairsLayout {
   std::int64_t segments = 0;  ///< parts that the longer kind of strip is taken in
   std::int64_t z_bytes = 0;
   std::int64_t row_bytes = 0;  ///< of p, of q and of h
-  std::int64_t sum_bytes = 0;  ///< of h_sums
+  std::int64_t sum_bytes = 0;  ///< of h_sums and of gate_sums
 };
 /// For all that a batch can have (strip_capacity()), or for counts that are known: then a batch with more
 /// entries or tiles must not be run.
@@ -61,6 +61,7 @@ struct StripsPairs {
   void* q = nullptr;        ///< gradient of z
   void* h = nullptr;        ///< p * u: the gate's gradient times the gate
   float* h_sums = nullptr;  ///< [entries, segments] sum of an entry's h over the segment's experts
+  float* gate_sums = nullptr;  ///< the same of gates
 };
 
 /// Before launch_strips_scores and launch_strips_dgrad, each time. `bound`: launch_expert_bound() of the
@@ -75,7 +76,7 @@ void launch_strips_scores(const LayerShape& shape, const void* hidden_states, co
 void launch_strips_forward(const LayerShape& shape, const void* hidden_states, const DeviceWeights& weights,
                            DeviceStrips strips, StripsPairs pairs, StaircaseOutput output,
                            cudaStream_t stream);
-/// p, q, h and h_sums from pairs.z; dx.sums += q W. dx.log_scales is not used: null.
+/// p, q, h and sums from pairs.z; dx.sums += q W. dx.log_scales is not used: null.
 void launch_strips_dgrad(const LayerShape& shape, const void* dy, const DeviceWeights& weights,
                          DeviceStrips strips, StripsPairs pairs, StaircaseOutput dx, cudaStream_t stream);
 
@@ -84,7 +85,7 @@ void launch_strips_finish(const LayerShape& shape, StaircaseOutput sums, bool ad
                           cudaStream_t stream);
 
 /// logits_gradient [L, Nr+Nc] fp32: of what the softmax reads, rows then columns, without auxiliary losses;
-/// from pairs.h and h_sums.
+/// from pairs.h and the sums.
 std::int64_t strips_router_select_backward_workspace_bytes(const LayerShape& shape);
 void launch_strips_router_select_backward(const LayerShape& shape, StripRule rule, DeviceStrips strips,
                                           StripsOrder order, StripsPairs pairs, float* logits_gradient,

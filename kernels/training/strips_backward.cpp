@@ -38,13 +38,13 @@ class StripsBackward final : public BackwardPath {
         {kept, "strips' tokens in order", 2 * capacity_.max_entries * kWordBytes},
         {design_.save == SaveMode::kScores ? MemoryPart::kSaved : MemoryPart::kWorking, "z", layout_.z_bytes},
         working("p and q", 2 * layout_.row_bytes),
-        working("gates' gradients", layout_.row_bytes + layout_.sum_bytes),
+        working("gates' gradients", layout_.row_bytes + 2 * layout_.sum_bytes),
         working("scaled sums of dX", staircase_sums_bytes(shape(), sums()) + shape().num_tokens * kWordBytes),
         working("bound of the weights", kWordBytes)};
   }
   std::int64_t allocated_bytes() const override {
     return strips_.bytes() + tokens_.bytes() + entries_.bytes() + z_.bytes() + p_.bytes() + q_.bytes() +
-           h_.bytes() + h_sums_.bytes() + sums_.bytes() + exponents_.bytes() + bound_.bytes();
+           h_.bytes() + h_sums_.bytes() + gate_sums_.bytes() + sums_.bytes() + exponents_.bytes() + bound_.bytes();
   }
   std::int64_t scratch_bytes(Stage stage) const override {
     return stage == Stage::kRouterSelectBackward ? strips_router_select_backward_workspace_bytes(shape()) : 0;
@@ -77,6 +77,7 @@ class StripsBackward final : public BackwardPath {
     q_ = DeviceBuffer<std::byte>(layout_.row_bytes);
     h_ = DeviceBuffer<std::byte>(layout_.row_bytes);
     h_sums_ = DeviceBuffer<float>(layout_.sum_bytes / kWordBytes);
+    gate_sums_ = DeviceBuffer<float>(layout_.sum_bytes / kWordBytes);
     sums_ = DeviceBuffer<std::byte>(staircase_sums_bytes(shape(), sums()));
     exponents_ = DeviceBuffer<std::int32_t>(shape().num_tokens);
     bound_ = DeviceBuffer<float>(1);
@@ -180,7 +181,8 @@ class StripsBackward final : public BackwardPath {
             .p = p_.get(),
             .q = q_.get(),
             .h = h_.get(),
-            .h_sums = h_sums_.get()};
+            .h_sums = h_sums_.get(),
+            .gate_sums = gate_sums_.get()};
   }
   StaircaseOutput dx_sums() const {
     return {.kind = sums(), .sums = sums_.get(), .exponents = exponents_.get(), .log_scales = nullptr};
@@ -199,6 +201,7 @@ class StripsBackward final : public BackwardPath {
   DeviceBuffer<std::byte> q_;
   DeviceBuffer<std::byte> h_;
   DeviceBuffer<float> h_sums_;
+  DeviceBuffer<float> gate_sums_;
   DeviceBuffer<std::byte> sums_;
   DeviceBuffer<std::int32_t> exponents_;
   DeviceBuffer<float> bound_;

@@ -58,6 +58,7 @@ class StripsGradients {
     pairs_.q = make(layout_.row_bytes);
     pairs_.h = make(layout_.row_bytes);
     pairs_.h_sums = reinterpret_cast<float*>(make(layout_.sum_bytes));
+    pairs_.gate_sums = reinterpret_cast<float*>(make(layout_.sum_bytes));
     dx_sums_.kind = sums;
     dx_sums_.sums = make(cuda::staircase_sums_bytes(shape, sums));
     dx_sums_.exponents = reinterpret_cast<std::int32_t*>(make(shape.num_tokens * 4));
