@@ -36,8 +36,10 @@ __global__ void __launch_bounds__(Tiles::kThreads, 1)
     prefetch_map(&maps.w_out);
   }
   release_successor();
-  wait_for_predecessor();
   __syncthreads();
+  pair_arrive();
+  wait_for_predecessor();
+  pair_wait();
   if (warp < 4) {
     shrink_registers<Tiles::kProducerRegisters>();
     produce_wgrad<Tiles>(args, maps, shared, warp, lane);
@@ -46,6 +48,8 @@ __global__ void __launch_bounds__(Tiles::kThreads, 1)
     WgradConsumer<Tiles, Gradient> consumer(args, maps, shared, warp / 4 - 1, warp % 4, lane);
     consumer.run();
   }
+  pair_arrive();  // the other block may still fill this one's memory
+  pair_wait();
 #endif
 }
 
@@ -71,7 +75,7 @@ void launch_kind(const LayerShape& shape, StripKind kind, WgradArguments args, c
   args.length = static_cast<std::int32_t>(length);
   args.is_col = rows ? 0 : 1;
   args.adds = !rows || gradients.adds ? 1 : 0;
-  args.chunks = static_cast<std::int32_t>(ceil_div(shape.hidden_size, std::int64_t{Tiles::kColumns}));
+  args.chunks = static_cast<std::int32_t>(ceil_div(shape.hidden_size, std::int64_t{2 * Tiles::kColumns}));
   args.segments = static_cast<std::int32_t>(ceil_div(length, std::int64_t{Tiles::kExperts}));
   const std::int64_t items = strips * args.segments * 2 * args.chunks;
   if (items >= std::int64_t{1} << 31U) {
@@ -89,11 +93,12 @@ void launch_kind(const LayerShape& shape, StripKind kind, WgradArguments args, c
                        .w_out = target(gradients.w_out)};
   MOESCOPE_CUDA_CHECK(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Tiles::kSharedBytes));
-  const std::int64_t blocks = std::min(current_gpu().num_sms, items);
+  const std::int64_t blocks = std::min(current_gpu().num_sms / 2 * 2, 2 * items);
   launch_dependent(kernel,
                    {.grid = dim3(static_cast<unsigned>(blocks)),
                     .block = dim3(Tiles::kThreads),
-                    .shared_bytes = Tiles::kSharedBytes},
+                    .shared_bytes = Tiles::kSharedBytes,
+                    .cluster_blocks = 2},
                    stream, maps, args);
 }
 

@@ -59,10 +59,30 @@ struct WgradArguments {
   std::int32_t length = 0;       ///< experts of a strip
   std::int32_t is_col = 0;
   std::int32_t adds = 0;    ///< to what is there
-  std::int32_t chunks = 0;  ///< of kColumns columns
+  std::int32_t chunks = 0;  ///< pairs of kColumns columns
   std::int32_t segments = 0;
-  std::int32_t items = 0;  ///< strips * segments * 2 * chunks
+  std::int32_t items = 0;  ///< strips * segments * 2 * chunks / 2: of pairs of blocks
 };
+
+/// This block's place in its pair.
+__device__ __forceinline__ std::uint32_t pair_rank() {
+  std::uint32_t rank = 0;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return rank;
+}
+__device__ __forceinline__ void pair_arrive() { asm volatile("barrier.cluster.arrive;" ::: "memory"); }
+__device__ __forceinline__ void pair_wait() { asm volatile("barrier.cluster.wait;" ::: "memory"); }
+/// Arrives at the other block's barrier.
+__device__ __forceinline__ void barrier_arrive_at_other(std::uint32_t barrier) {
+  asm volatile(
+      "{\n.reg .b32 other;\nmapa.shared::cluster.u32 other, %0, %1;\n"
+      "mbarrier.arrive.shared::cluster.b64 _, [other];\n}" ::"r"(barrier),
+      "r"(pair_rank() ^ 1U)
+      : "memory");
+}
+/// First work item of this block and the step to its next.
+__device__ __forceinline__ int first_item() { return static_cast<int>(blockIdx.x / 2); }
+__device__ __forceinline__ int item_step() { return static_cast<int>(gridDim.x / 2); }
 
 /// Work items strip by strip: neighbours share rows of p or q, and tokens, in L2.
 struct WgradItem {
@@ -77,7 +97,7 @@ struct WgradItem {
     segment = rest / (args.chunks * 2);
     rest -= segment * args.chunks * 2;
     is_out = rest >= args.chunks ? 1 : 0;
-    chunk = rest - is_out * args.chunks;
+    chunk = 2 * (rest - is_out * args.chunks) + static_cast<int>(pair_rank());
   }
 };
 
@@ -126,12 +146,13 @@ struct WgradShared {
   }
   __device__ __forceinline__ void init_barriers() const {
     for (std::uint32_t i = 0; i < Tiles::kSlots; ++i) {
-      barrier_init(full(i), 32 * Tiles::kGroups + 1);  // lanes that gather, and the thread that loads q
-      barrier_init(empty(i), Tiles::kConsumerWarps);
+      barrier_init(full(i), 32 * Tiles::kGroups + 1);     // lanes that gather, and the thread that loads q
+      barrier_init(empty(i), 2 * Tiles::kConsumerWarps);  // of both blocks
     }
     for (int i = 0; i < Tiles::kConsumerWarps; ++i) {
       barrier_init(old(i), 1);
     }
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     fence_proxy_async();
   }
 };

@@ -55,9 +55,9 @@ class WgradConsumer {
         policy_(drop_from_l2()) {}
 
   __device__ __forceinline__ void run() {
-    const int step = static_cast<int>(gridDim.x);
-    WgradEntries next = WgradEntries::of(args_, static_cast<int>(blockIdx.x));
-    for (int at = static_cast<int>(blockIdx.x); at < args_.items; at += step) {
+    const int step = item_step();
+    WgradEntries next = WgradEntries::of(args_, first_item());
+    for (int at = first_item(); at < args_.items; at += step) {
       const WgradEntries entries = next;
       next = WgradEntries::of(args_, at + step);
       const int slots = entries.slots(Tiles::kSlotTokens);
@@ -193,6 +193,7 @@ class WgradConsumer {
     __syncwarp();
     if (lane_ == 0) {
       barrier_arrive(shared_.empty(slot));
+      barrier_arrive_at_other(shared_.empty(slot));
     }
   }
 

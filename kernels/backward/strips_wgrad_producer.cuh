@@ -14,14 +14,25 @@ __device__ __forceinline__ void copy_async_or_zero(std::uint32_t target, const v
                : "memory");
 }
 
-/// p or q of every slot. One thread.
+/// load_box() to the same place of both blocks of a pair.
+__device__ __forceinline__ void load_box_to_both(std::uint32_t target, const CUtensorMap* map, int x, int y,
+                                                 int z, std::uint32_t barrier) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.mbarrier::complete_tx::bytes.multicast::cluster [%0], "
+      "[%1, {%2, "
+      "%3, %4}], [%5], %6;" ::"r"(target),
+      "l"(map), "r"(x), "r"(y), "r"(z), "r"(barrier), "h"(static_cast<std::uint16_t>(3))
+      : "memory");
+}
+
+/// p or q of every slot. One thread; each block of a pair loads one group for both.
 template <class Tiles>
 __device__ __forceinline__ void load_pairs(const WgradArguments& args, const WgradMaps& maps,
                                            const WgradShared<Tiles>& shared) {
   RingPosition<Tiles::kSlots> ring;
-  const int step = static_cast<int>(gridDim.x);
-  WgradEntries next = WgradEntries::of(args, static_cast<int>(blockIdx.x));
-  for (int at = static_cast<int>(blockIdx.x); at < args.items; at += step) {
+  const int step = item_step();
+  WgradEntries next = WgradEntries::of(args, first_item());
+  for (int at = first_item(); at < args.items; at += step) {
     const WgradEntries entries = next;
     next = WgradEntries::of(args, at + step);
     const WgradItem item(args, at);
@@ -29,11 +40,9 @@ __device__ __forceinline__ void load_pairs(const WgradArguments& args, const Wgr
     for (int first = entries.begin; first < entries.end; first += Tiles::kSlotTokens) {
       barrier_wait(shared.empty(ring.slot), ring.parity ^ 1U);
       barrier_arrive_expect(shared.full(ring.slot), Tiles::kGroups * Tiles::kQBytes);
-#pragma unroll
-      for (int group = 0; group < Tiles::kGroups; ++group) {
-        load_box(shared.q(ring.slot, group), map, 0, first + group * Tiles::kGroupTokens,
-                 item.segment * Tiles::kMTiles, shared.full(ring.slot));
-      }
+      const auto group = static_cast<int>(pair_rank());
+      load_box_to_both(shared.q(ring.slot, group), map, 0, first + group * Tiles::kGroupTokens,
+                       item.segment * Tiles::kMTiles, shared.full(ring.slot));
       ring.advance();
     }
   }
@@ -46,9 +55,9 @@ class TokenCursor {
   __device__ __forceinline__ TokenCursor(const WgradArguments& args, int group, int lane)
       : args_(args),
         offset_(group * Tiles::kGroupTokens + lane % Tiles::kGroupTokens),
-        item_(static_cast<int>(blockIdx.x)),
+        item_(first_item()),
         entries_(WgradEntries::of(args, item_)),
-        next_(WgradEntries::of(args, item_ + static_cast<int>(gridDim.x))) {}
+        next_(WgradEntries::of(args, item_ + item_step())) {}
 
   /// The next slot's token of this lane, -1 behind the strip's end, and its work item, -1 after the last.
   __device__ __forceinline__ void advance(std::int32_t& token, std::int32_t& item) {
@@ -57,9 +66,9 @@ class TokenCursor {
         item = -1;
         return;
       }
-      item_ += static_cast<int>(gridDim.x);
+      item_ += item_step();
       entries_ = next_;
-      next_ = WgradEntries::of(args_, item_ + static_cast<int>(gridDim.x));
+      next_ = WgradEntries::of(args_, item_ + item_step());
     }
     const int at = entries_.begin + offset_;
     token = at < entries_.end ? args_.strip_tokens[at] : -1;
