@@ -77,7 +77,7 @@ class CudaBackend final : public MoeBackend {
             .needs_lse = training.losses.z > 0 || training.batch_norm.has_value(),
             .gpu = context_->info};
   }
-  /// The output of the layer with this selection: its forward under `options`, run once.
+  /// The layer's output: its forward under `options`, run once, with this selection.
   HostTensor output_of(const LayerInputs& inputs, const ScheduleOptions& options, const Routing& routing);
   GpuFound found() const { return {context_->info, context_->info.memory_bytes_per_s}; }
 

@@ -63,7 +63,8 @@ class BackwardPath {
   const BackwardDesign& design() const { return design_; }
   /// There is a stage `schedule` to be run again where selects_again().
   virtual bool schedules() const { return false; }
-  /// What the road allocates itself, as kSaved and kWorking terms; exact: allocated_bytes() is their sum.
+  /// What the road allocates itself: its terms add up to allocated_bytes(). Where sizes follow from the
+  /// selection, an upper bound before fit() and exact after it.
   virtual std::vector<MemoryTerm> memory() const = 0;
   /// What a stage needs in the buffer that all stages use in turn.
   virtual std::int64_t scratch_bytes(Stage stage) const = 0;
@@ -71,8 +72,11 @@ class BackwardPath {
   /// Kernels of a stage in words.
   virtual std::string kernels(Stage stage) const = 0;
 
-  // On the device. prepare() comes first, once; it allocates, nothing else does.
+  // On the device. prepare() comes first, once; it and fit() allocate, nothing else does.
   virtual void prepare(const BackwardData& data, cudaStream_t stream) = 0;
+  /// Once, after the first selection and schedule: allocates what follows from their counts. The selection
+  /// of later runs is the same. Blocks.
+  virtual void fit(cudaStream_t /*stream*/) {}
   virtual std::int64_t allocated_bytes() const = 0;
   /// kRouterSelect (of the forward at first; again where selects_again()): selection, log_probs(), lse.
   /// kSchedule. kExpertsDgrad: dx, and what the next two read. kExpertsWgrad: dW, dV, touched experts.

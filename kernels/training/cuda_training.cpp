@@ -97,6 +97,8 @@ void CudaTraining::run_router() {
   if (path_->schedules()) {
     path_->enqueue(Stage::kSchedule, stream());
   }
+  path_->fit(stream());
+  plan_ = plan_training_memory(*path_, training_, has_bias(inputs_));
   if (training_.save == SaveMode::kScores) {
     path_->save_scores(stream());
   }

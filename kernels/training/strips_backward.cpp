@@ -44,7 +44,8 @@ class StripsBackward final : public BackwardPath {
   }
   std::int64_t allocated_bytes() const override {
     return strips_.bytes() + tokens_.bytes() + entries_.bytes() + z_.bytes() + p_.bytes() + q_.bytes() +
-           h_.bytes() + h_sums_.bytes() + gate_sums_.bytes() + sums_.bytes() + exponents_.bytes() + bound_.bytes();
+           h_.bytes() + h_sums_.bytes() + gate_sums_.bytes() + sums_.bytes() + exponents_.bytes() +
+           bound_.bytes();
   }
   std::int64_t scratch_bytes(Stage stage) const override {
     return stage == Stage::kRouterSelectBackward ? strips_router_select_backward_workspace_bytes(shape()) : 0;
@@ -72,18 +73,24 @@ class StripsBackward final : public BackwardPath {
     strips_ = StripBuffers(shape(), options().strip_rule, options().tile_tokens);
     tokens_ = DeviceBuffer<std::int32_t>(capacity_.max_entries);
     entries_ = DeviceBuffer<std::int32_t>(capacity_.max_entries);
-    z_ = DeviceBuffer<std::byte>(layout_.z_bytes);
-    p_ = DeviceBuffer<std::byte>(layout_.row_bytes);
-    q_ = DeviceBuffer<std::byte>(layout_.row_bytes);
-    h_ = DeviceBuffer<std::byte>(layout_.row_bytes);
-    h_sums_ = DeviceBuffer<float>(layout_.sum_bytes / kWordBytes);
-    gate_sums_ = DeviceBuffer<float>(layout_.sum_bytes / kWordBytes);
     sums_ = DeviceBuffer<std::byte>(staircase_sums_bytes(shape(), sums()));
     exponents_ = DeviceBuffer<std::int32_t>(shape().num_tokens);
     bound_ = DeviceBuffer<float>(1);
     DeviceWeights exchanged = *data.weights;
     std::swap(exchanged.w_in, exchanged.w_out);
     launch_expert_bound(shape(), exchanged, bound_.get(), stream);
+  }
+
+  /// What belongs to pairs, for the entries and tiles of the selection: they are half of what one could have.
+  void fit(cudaStream_t stream) override {
+    const auto counts = copy_to_host(strips_.view().counts, 2, stream);
+    layout_ = strips_pairs_layout(shape(), counts[0], counts[1]);
+    z_ = DeviceBuffer<std::byte>(layout_.z_bytes);
+    p_ = DeviceBuffer<std::byte>(layout_.row_bytes);
+    q_ = DeviceBuffer<std::byte>(layout_.row_bytes);
+    h_ = DeviceBuffer<std::byte>(layout_.row_bytes);
+    h_sums_ = DeviceBuffer<float>(layout_.sum_bytes / kWordBytes);
+    gate_sums_ = DeviceBuffer<float>(layout_.sum_bytes / kWordBytes);
   }
 
   void enqueue(Stage stage, cudaStream_t stream) override {
