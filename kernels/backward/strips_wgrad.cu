@@ -2,7 +2,8 @@
 // Every expert lies in one row strip and one column strip. The rows' launch stores what its strips' tokens
 // give (or adds it to what is there), and zeros where they have none; the columns' launch, after it, adds.
 // One block per multiprocessor takes work items in turn: its producer warpgroup fills a ring with 32 tokens'
-// p or q and rows of X or dY, its consumers keep 320 experts by 128 columns of the sum in registers.
+// p or q and rows of X or dY, its consumers keep 320 experts by 128 columns of the sum in registers. Two
+// blocks make a pair that works on neighbouring columns: each loads half of p or q for both.
 //
 // Rows past a strip's end in the last slot are the next strip's (launch_strips_backward_prepare sees to it
 // that they are finite) against zeros in X's or dY's place.

@@ -61,7 +61,7 @@ struct WgradArguments {
   std::int32_t adds = 0;    ///< to what is there
   std::int32_t chunks = 0;  ///< pairs of kColumns columns
   std::int32_t segments = 0;
-  std::int32_t items = 0;  ///< strips * segments * 2 * chunks / 2: of pairs of blocks
+  std::int32_t items = 0;  ///< of pairs of blocks: strips * segments * 2 * chunks
 };
 
 /// This block's place in its pair.
