@@ -131,22 +131,10 @@ class StripsDgradConsumer : public StaircaseConsumer<Tiles, kActivation> {
     Weights q;
     {
       typename Base::Scores u;
-      prefetch_scores(item);
       this->score(u, chunks);
       differentiate(item, count, u, q);
     }
     combine(item, count, q, chunks);
-  }
-
-  /// Brings the item's z to L2 while the first product runs.
-  __device__ __forceinline__ void prefetch_scores(const Item& item) const {
-    constexpr int kLineBytes = 128;
-    constexpr int kBytes = 64 * Tiles::kExperts * 2;
-    const auto* const z =
-        reinterpret_cast<const std::byte*>(z_of_item<Tiles>(args_, item.work, this->warpgroup_, 0, 0));
-    for (int at = (this->warp_ * 32 + this->lane_) * kLineBytes; at < kBytes; at += 128 * kLineBytes) {
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(z + at));
-    }
   }
 
   __device__ __forceinline__ int first_row() const { return this->warpgroup_ * 64 + this->warp_ * 16; }
@@ -164,7 +152,7 @@ class StripsDgradConsumer : public StaircaseConsumer<Tiles, kActivation> {
       const int row = this->lane_ / 8 + 4 * i;
       const uint4 values = load_shared(stage() + row * Tiles::kStageStride + this->lane_ % 8 * 16);
       if (wanted && first_row() + row < count) {
-        __stcs(reinterpret_cast<uint4*>(target + i * stride), values);  // read again when L2 has lost it
+        *reinterpret_cast<uint4*>(target + i * stride) = values;
       }
     }
     __syncwarp();  // read, before the next rows come
@@ -192,7 +180,7 @@ class StripsDgradConsumer : public StaircaseConsumer<Tiles, kActivation> {
     uint4 ahead[kAhead];
 #pragma unroll
     for (int i = 0; i < kAhead; ++i) {
-      ahead[i] = __ldcs(z + i * 128);
+      ahead[i] = z[i * 128];
     }
     float h_upper = 0;
     float h_lower = 0;
@@ -210,7 +198,7 @@ class StripsDgradConsumer : public StaircaseConsumer<Tiles, kActivation> {
         const int load = part * kSteps + k;
         const uint4 packed = ahead[load % kAhead];
         if (load + kAhead < kLoads) {
-          ahead[load % kAhead] = __ldcs(z + (load + kAhead) * 128);
+          ahead[load % kAhead] = z[(load + kAhead) * 128];
         }
         std::uint32_t p[4];
         std::uint32_t h[4];
