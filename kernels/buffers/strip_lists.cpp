@@ -67,6 +67,20 @@ void require_below(std::int64_t value, std::int64_t end, const char* what) {
   }
 }
 
+/// visit(place of the strip in the cover, id, score) for the pairs of all strips of a token.
+template <class Visit>
+void for_each_pair_of_cover(const LayerShape& shape, const HostStrips& strips, std::int64_t token,
+                            const Visit& visit) {
+  const std::int32_t size = strips.cover_sizes[static_cast<std::size_t>(token)];
+  require_below(size, strips.max_cover + 1, "number of a token's strips");
+  const TokenStrips own(shape, strips, token);
+  for (std::int32_t place = 0; place < size; ++place) {
+    const std::int32_t strip = strips.cover[static_cast<std::size_t>(token * strips.max_cover + place)];
+    require_below(strip, shape.grid_rows + shape.grid_cols, "strip of a token");
+    own.for_each_pair(strip, [&](std::int32_t id, float score) { visit(place, id, score); });
+  }
+}
+
 /// Throws InternalError unless the tiles hold the entries of every strip once, in order.
 void require_tiles(const HostStrips& strips) {
   std::int64_t next = 0;
@@ -97,14 +111,10 @@ Routing routing_of(const LayerShape& shape, const HostStrips& strips) {
   std::vector<std::pair<std::int32_t, float>> pairs;  // id and score
   for (std::int64_t token = 0; token < shape.num_tokens; ++token) {
     const auto at = static_cast<std::size_t>(token);
-    const TokenStrips own(shape, strips, token);
     pairs.clear();
-    require_below(strips.cover_sizes[at], strips.max_cover + 1, "number of a token's strips");
-    for (std::int32_t e = 0; e < strips.cover_sizes[at]; ++e) {
-      const std::int32_t strip = strips.cover[static_cast<std::size_t>(token * strips.max_cover + e)];
-      require_below(strip, shape.grid_rows + shape.grid_cols, "strip of a token");
-      own.for_each_pair(strip, [&](std::int32_t id, float score) { pairs.emplace_back(id, score); });
-    }
+    for_each_pair_of_cover(shape, strips, token, [&](std::int32_t /*place*/, std::int32_t id, float score) {
+      pairs.emplace_back(id, score);
+    });
     std::ranges::sort(pairs);
     const float shift = strips.gate_shift[at];
     const float sum = shape.gate_mode == GateMode::kProbability ? std::exp(shift) : 1.0F;
@@ -115,6 +125,24 @@ Routing routing_of(const LayerShape& shape, const HostStrips& strips) {
     routing.token_offsets.push_back(routing.num_pairs());
   }
   return routing;
+}
+
+std::vector<PairPlace> places_of(const LayerShape& shape, const HostStrips& strips) {
+  std::vector<PairPlace> places;
+  std::vector<std::pair<std::int32_t, PairPlace>> pairs;  // by id
+  for (std::int64_t token = 0; token < shape.num_tokens; ++token) {
+    pairs.clear();
+    for_each_pair_of_cover(shape, strips, token, [&](std::int32_t cover, std::int32_t id, float /*score*/) {
+      const std::int32_t strip = strips.cover[static_cast<std::size_t>(token * strips.max_cover + cover)];
+      const auto cols = static_cast<std::int32_t>(shape.grid_cols);
+      pairs.push_back({id, {.cover = cover, .place = strip < shape.grid_rows ? id % cols : id / cols}});
+    });
+    std::ranges::sort(pairs, {}, [](const auto& pair) { return pair.first; });
+    for (const auto& [id, place] : pairs) {
+      places.push_back(place);
+    }
+  }
+  return places;
 }
 
 Schedule schedule_of(const LayerShape& shape, const ScheduleOptions& options, const HostStrips& strips,

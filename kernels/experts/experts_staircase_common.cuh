@@ -20,7 +20,7 @@ struct StaircaseMaps {
 };
 
 struct StaircaseArguments {
-  const __nv_bfloat16* hidden_states = nullptr;
+  const __nv_bfloat16* hidden_states = nullptr;  ///< what is gathered: X, or dY of the backward
   DeviceStrips strips;
   void* sums = nullptr;
   const std::int32_t* exponents = nullptr;
@@ -29,6 +29,7 @@ struct StaircaseArguments {
   std::int32_t grid_cols = 0;
   std::int32_t segments =
       0;  ///< of the longer kind of strip: work item w is segment w % segments of tile w / segments
+  std::int32_t probability_gates = 0;  ///< of the backward: gates are exp(S) as they are
 };
 
 /// A work item and what its readers need of each token. Lives in shared memory.
@@ -38,11 +39,16 @@ struct StaircaseItem {
   std::int32_t strip;  ///< index of the grid row or column
   std::int32_t is_col;
   std::int32_t first;  ///< the segment's first expert within the strip
+  std::int32_t work;   ///< index of the work item
+  std::int32_t entry;  ///< of the first token in strip_tokens
+  std::int32_t unused[2];
   std::int32_t tokens[Tiles::kTokens];
   float own[Tiles::kTokens];  ///< log-probability of the strip
   float threshold[Tiles::kTokens];
   std::int32_t last_tie[Tiles::kTokens];  ///< experts up to here (within the segment) count at the threshold
-  float gate_offset[Tiles::kTokens];      ///< gate * 2^exponent = 2^(S log2(e) + gate_offset)
+  /// Forward: gate * 2^exponent = 2^(S log2(e) + gate_offset). Backward: the gate alone.
+  float gate_offset[Tiles::kTokens];
+  float scale[Tiles::kTokens];  ///< of the backward's sums: 2^exponent
 };
 
 /// A block's shared memory. Barriers `full` complete when a slot's data have landed, `empty` when all its

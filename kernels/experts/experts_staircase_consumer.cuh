@@ -22,6 +22,17 @@ class StaircaseConsumer {
         policy_(keep_in_l2()) {}
 
   __device__ __forceinline__ void run() {
+    each_item([&](const StaircaseItem<Tiles>& item, int count, int chunks) { work(item, count, chunks); },
+              [&](int chunks) {
+                pass(chunks);
+                skip(Tiles::kLogSlots + chunks * Tiles::kParts);
+              });
+  }
+
+ protected:
+  /// work(item, tokens, chunks) for work items with tokens for this warpgroup, pass(chunks) for others.
+  template <class Work, class Pass>
+  __device__ __forceinline__ void each_item(const Work& work, const Pass& pass) {
     const int chunks = (args_.hidden_size + Tiles::kChunk - 1) / Tiles::kChunk;
     RingPosition<Tiles::kQueue> queue;
     while (true) {
@@ -42,7 +53,6 @@ class StaircaseConsumer {
     wait_bulk();
   }
 
- private:
   static constexpr int kSteps = Tiles::kN / 16;  ///< K steps of the second product per slot
   using Scores = float[Tiles::kParts][Tiles::kN / 2];
   using Weights = std::uint32_t[Tiles::kParts][kSteps][4];
@@ -90,7 +100,7 @@ class StaircaseConsumer {
     }
   }
 
-  /// A work item without tokens for this warpgroup: keeps in step with the rings.
+  /// A work item without tokens for this warpgroup: keeps in step with the rings through its first product.
   __device__ __forceinline__ void pass(int chunks) {
     for (int i = 0; i < chunks; ++i) {
       barrier_wait(shared_.x_full(x_ring_.slot), x_ring_.parity);
@@ -98,7 +108,6 @@ class StaircaseConsumer {
       x_ring_.advance();
       skip(Tiles::kParts);
     }
-    skip(Tiles::kLogSlots + chunks * Tiles::kParts);
   }
 
   __device__ __forceinline__ void work(const StaircaseItem<Tiles>& item, int count, int chunks) {

@@ -49,6 +49,10 @@ __device__ __forceinline__ void load_weights(const StaircaseArguments& args, con
         }
       }
     };
+    if constexpr (Tiles::kPass == StaircasePass::kScores) {
+      load(is_col ? &maps.w_col : &maps.w_row, true);
+      continue;
+    }
     load(is_col ? &maps.w_col : &maps.w_row, false);
     for (int i = 0; i < Tiles::kLogSlots; ++i) {
       barrier_wait(shared.empty(ring.slot), ring.parity ^ 1U);
@@ -112,12 +116,13 @@ __device__ __forceinline__ int fetch_item(const StaircaseArguments& args, Stairc
   constexpr float kLog2E = 1.4426950408889634F;
   const DeviceStrips& strips = args.strips;
   StripTile tile;
+  int work = 0;
   int first = 0;
   bool is_col = false;
   while (true) {
-    int work = 0;
     if (lane == 0) {
-      work = atomicAdd(strips.counts + 2, 1);
+      // The backward may run both of its passes after one clearing: each has a counter of its own.
+      work = atomicAdd(strips.counts + (Tiles::kPass == StaircasePass::kScores ? 3 : 2), 1);
     }
     work = __shfl_sync(~0U, work, 0);
     if (work >= num_items) {
@@ -147,13 +152,21 @@ __device__ __forceinline__ int fetch_item(const StaircaseArguments& args, Stairc
                      : limit >= strip ? (limit - strip) / args.grid_cols
                                       : -1;
     item.last_tie[row] = last - first;
-    item.gate_offset[row] = static_cast<float>(args.exponents[token]) - strips.gate_shift[token] * kLog2E;
+    const float shift = strips.gate_shift[token] * kLog2E;
+    if constexpr (Tiles::kPass == StaircasePass::kForward) {
+      item.gate_offset[row] = static_cast<float>(args.exponents[token]) - shift;
+    } else if constexpr (Tiles::kPass == StaircasePass::kDgrad) {
+      item.gate_offset[row] = args.probability_gates != 0 ? 0.0F : -shift;
+      item.scale[row] = __int_as_float((127 + args.exponents[token]) << 23);  // normal: |exponent| <= 100
+    }
   }
   if (lane == 0) {
     item.count = tile.count;
     item.strip = strip;
     item.is_col = is_col ? 1 : 0;
     item.first = first;
+    item.work = work;
+    item.entry = tile.first_entry;
   }
   return tile.count;
 }
@@ -239,7 +252,9 @@ __device__ __forceinline__ void fetch_items(const StaircaseArguments& args,
   std::uint32_t current = queue.slot;
   std::uint32_t wanted_parity = 0;
   while (fetch() > 0) {
-    gather_log_probs<Tiles>(args, shared, shared.items[current], slot, parities, lane);
+    if constexpr (Tiles::kPass != StaircasePass::kScores) {
+      gather_log_probs<Tiles>(args, shared, shared.items[current], slot, parities, lane);
+    }
     slot = (slot + 2 * weight_slots) % Tiles::kSlots;  // past V and the next item's W
     barrier_arrive(shared.item_empty(current));
     barrier_wait(shared.next_wanted(), wanted_parity);

@@ -37,22 +37,33 @@ struct StaircaseToken {
   std::int32_t last_tie;
 };
 
-/// gate * 2^exponent * sigma(score) if the expert is selected, else 0. `column`: its place in the segment.
-/// Without branches: among 32 tokens and experts some are always selected.
-template <Activation kActivation>
-__device__ __forceinline__ float weigh(const StaircaseToken& token, float other, int column, float score) {
-  constexpr float kLog2E = 1.4426950408889634F;
-  const float sum = token.own + other;
-  float gate = 0;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(gate) : "f"(fmaf(sum, kLog2E, token.gate_offset)));
+/// 2^x, to 2 ulp.
+__device__ __forceinline__ float exp2_fast(float x) {
+  float result = 0;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(result) : "f"(x));
+  return result;
+}
+
+/// `value` if the expert whose scores add up to `sum` is selected, else 0. `column`: its place in the
+/// segment. Without branches: among 32 tokens and experts some are always selected.
+__device__ __forceinline__ float if_selected(const StaircaseToken& token, float sum, int column,
+                                             float value) {
   float result = 0;
   asm("{\n.reg .pred above, tie;\n"
       "setp.le.s32 tie, %3, %4;\nsetp.eq.and.f32 tie, %1, %2, tie;\nsetp.gt.or.f32 above, %1, %2, tie;\n"
       "selp.f32 %0, %5, 0f00000000, above;\n}"
       : "=f"(result)
-      : "f"(sum), "f"(token.threshold), "r"(column), "r"(token.last_tie),
-        "f"(gate * activate_fast<kActivation>(score)));
+      : "f"(sum), "f"(token.threshold), "r"(column), "r"(token.last_tie), "f"(value));
   return result;
+}
+
+/// gate * 2^exponent * sigma(score) if the expert is selected, else 0.
+template <Activation kActivation>
+__device__ __forceinline__ float weigh(const StaircaseToken& token, float other, int column, float score) {
+  constexpr float kLog2E = 1.4426950408889634F;
+  const float sum = token.own + other;
+  const float gate = exp2_fast(fmaf(sum, kLog2E, token.gate_offset));
+  return if_selected(token, sum, column, gate * activate_fast<kActivation>(score));
 }
 
 __device__ __forceinline__ std::uint32_t pack_bf16(float low, float high) {

@@ -11,14 +11,22 @@
 /// that it is tested without a GPU; the kernel uses the same functions.
 namespace moescope::cuda {
 
+/// What the kernel's frame of producers and rings is used for.
+enum class StaircasePass : std::uint8_t {
+  kForward,  ///< X W^T, weights, sums += P V
+  kScores,   ///< X W^T alone, which is kept for the backward
+  kDgrad,    ///< dY V^T, gradients of the scores, sums += Q W (kernels/backward/)
+};
+
 /// A tile is kTokens tokens against a segment of kExperts experts of one strip. Its operands pass through a
 /// ring of equal slots. A slot holds kN experts' 64 columns of W or V, or kN log-probabilities of 32
 /// tokens.
-template <int kN_, int kParts_, StaircaseSums kSums_>
+template <int kN_, int kParts_, StaircaseSums kSums_, StaircasePass kPass_ = StaircasePass::kForward>
 struct StaircaseTiles {
   static constexpr int kN = kN_;          ///< experts of one tensor-core product
   static constexpr int kParts = kParts_;  ///< products side by side
   static constexpr StaircaseSums kSums = kSums_;
+  static constexpr StaircasePass kPass = kPass_;
   static constexpr int kExperts = kN * kParts;
   static constexpr int kWarpgroups = 2;  ///< consumers, 64 tokens each
   static constexpr int kTokens = 64 * kWarpgroups;
@@ -46,8 +54,8 @@ struct StaircaseTiles {
 
   /// What the tile's readers need to know, for two tiles: the one in work and the next.
   static constexpr int kQueue = 2;
-  static constexpr int kWordsPerToken = 5;
-  static constexpr int kEntryBytes = 16 + kTokens * kWordsPerToken * 4;
+  static constexpr int kWordsPerToken = 6;
+  static constexpr int kEntryBytes = 32 + kTokens * kWordsPerToken * 4;
 
   static constexpr int kLimitBytes = 232448;  ///< shared memory of a block, compute capability 9.0
   static constexpr int kFixedBytes =

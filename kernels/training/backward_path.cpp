@@ -19,8 +19,11 @@ bool has_backward_path(const BackwardDesign& design, std::string& why) {
     case ScheduleKind::kDenseMasked:
       break;
     case ScheduleKind::kStaircase:
-      why = "there are no kernels for a staircase's backward; token_centric and dense_masked have theirs";
-      return false;
+      if (design.fixed_routing || !experts_staircase_supported(design.shape, design.gpu)) {
+        why = "a staircase's backward needs the router's scores, bf16 and compute capability 9.0";
+        return false;
+      }
+      break;
     case ScheduleKind::kSparseLibrary:
       why = "cuSPARSE has no backward of the layer";
       return false;
@@ -42,8 +45,15 @@ std::unique_ptr<BackwardPath> make_backward_path(const BackwardDesign& design) {
   if (std::string why; !has_backward_path(design, why)) {
     throw InvalidArgument("schedule", to_string(design.options), why);
   }
-  return design.options.kind == ScheduleKind::kDenseMasked ? make_dense_masked_backward(design)
-                                                           : make_pairs_backward(design);
+  switch (design.options.kind) {
+    case ScheduleKind::kDenseMasked:
+      return make_dense_masked_backward(design);
+    case ScheduleKind::kStaircase:
+      validate_tile_tokens(design.options.tile_tokens);
+      return make_strips_backward(design);
+    default:
+      return make_pairs_backward(design);
+  }
 }
 
 }  // namespace moescope::cuda

@@ -124,5 +124,7 @@ std::unique_ptr<BackwardPath> make_backward_path(const BackwardDesign& design);
 std::unique_ptr<BackwardPath> make_pairs_backward(const BackwardDesign& design);
 /// dense_masked: products over chunks of experts.
 std::unique_ptr<BackwardPath> make_dense_masked_backward(const BackwardDesign& design);
+/// staircase straight from the router's scores: no pair is listed.
+std::unique_ptr<BackwardPath> make_strips_backward(const BackwardDesign& design);
 
 }  // namespace moescope::cuda

@@ -62,6 +62,21 @@ StripsCase make_case(LayerShape shape, const char* schedule, GateMode gates, dou
   return c;
 }
 
+/// Strip and place in it name the pair's expert.
+void expect_places(const StripsCase& c, const Routing& routing) {
+  const std::vector<cuda::PairPlace> places = cuda::places_of(c.shape, c.strips);
+  ASSERT_EQ(std::ssize(places), routing.num_pairs());
+  for (std::int64_t token = 0; token < c.shape.num_tokens; ++token) {
+    for (auto pair = routing.token_offsets[token]; pair < routing.token_offsets[token + 1]; ++pair) {
+      const cuda::PairPlace at = places[pair];
+      const std::int64_t strip = c.plain.covers[token].at(at.cover);
+      const std::int64_t row = strip < c.shape.grid_rows ? strip : at.place;
+      const std::int64_t col = strip < c.shape.grid_rows ? at.place : strip - c.shape.grid_rows;
+      ASSERT_EQ(routing.expert_ids[pair], row * c.shape.grid_cols + col);
+    }
+  }
+}
+
 TEST(StripLists, AreTheRoutingAndScheduleOfPlainLoops) {
   for (const LayerShape& shape : {make_shape(1, 8, 4, 4, 1), make_shape(70, 8, 24, 40, 33),
                                   make_shape(33, 8, 7, 11, 77), make_shape(20, 8, 64, 3, 100)}) {
@@ -77,6 +92,7 @@ TEST(StripLists, AreTheRoutingAndScheduleOfPlainLoops) {
           for (std::size_t i = 0; i < routing.gates.size(); ++i) {
             ASSERT_NEAR(routing.gates[i], c.plain.routing.gates[i], 4e-6F * c.plain.routing.gates[i]);
           }
+          expect_places(c, routing);
           const Schedule ours = cuda::schedule_of(c.shape, c.options, c.strips, routing);
           ASSERT_NO_THROW(validate(ours, routing));
           EXPECT_EQ(compare_schedules(ours, build_schedule(routing, c.options)), "");

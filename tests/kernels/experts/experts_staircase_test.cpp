@@ -14,50 +14,18 @@
 #include "tests/support/expert_case.hpp"
 #include "tests/support/gpu_guard.hpp"
 #include "tests/support/gpus.hpp"
-#include "tests/support/host_strips.hpp"
+#include "tests/support/strip_batches.hpp"
 
 namespace moescope {
 namespace {
 
 using cuda::StaircaseSums;
+using test::bf16;
 using test::ExpertCase;
+using test::Logits;
 using test::make_shape;
 using test::RoutingSkew;
-
-/// What the logits of a batch look like.
-enum class Logits : std::uint8_t {
-  kGaussian,
-  kPopular,   ///< Zipf popularity of rows and columns
-  kTies,      ///< small integers: many equal scores, at the threshold too
-  kSame,      ///< all tokens alike: every strip has all tokens or none
-  kOneStrip,  ///< one row far ahead of all others
-  kHot,       ///< a quarter of the tokens like kOneStrip
-  kFlat,      ///< all but uniform: gates `probability` are small against 1, and so is their sum
-};
-
-struct StaircaseCase {
-  LayerShape shape;
-  Logits logits = Logits::kGaussian;
-  StripRule rule = StripRule::kMinimalCover;
-  std::int64_t tile_tokens = kStripTileTokens;
-};
-
-std::vector<float> make_logits(const StaircaseCase& c, std::int64_t width, std::uint32_t stream) {
-  const Philox random(17, stream);
-  const RoutingSkew skew = c.logits == Logits::kPopular ? RoutingSkew::kPopular
-                           : c.logits == Logits::kTies  ? RoutingSkew::kTies
-                                                        : RoutingSkew::kGaussian;
-  std::vector<float> logits;
-  for (std::int64_t token = 0; token < c.shape.num_tokens; ++token) {
-    const std::int64_t drawn = c.logits == Logits::kSame ? 0 : token;
-    std::vector<double> side = test::random_side(random, drawn, width, 0, skew);
-    const bool hot = c.logits == Logits::kOneStrip || (c.logits == Logits::kHot && token % 4 == 0);
-    if (c.logits == Logits::kFlat) std::ranges::for_each(side, [](double& value) { value *= 0.01; });
-    if (hot && stream == 1) side[static_cast<std::size_t>(width / 2)] += 9;
-    logits.insert(logits.end(), side.begin(), side.end());
-  }
-  return logits;
-}
+using test::StaircaseCase;
 
 /// A case's inputs on host and device.
 class Staircase {
@@ -67,23 +35,8 @@ class Staircase {
                                        make_logits(c, c.shape.grid_cols, 2), c.rule, c.tile_tokens)),
         case_(make_case(c, strips_.routing)),
         experts_(case_),
-        bound_(1) {
-    const auto upload = [&]<class T>(const std::vector<T>& values) {
-      arrays_.push_back(test::to_device(values));
-      return reinterpret_cast<T*>(arrays_.back().get());
-    };
-    view_.row_log_probs = upload(strips_.row_log_probs);
-    view_.col_log_probs = upload(strips_.col_log_probs);
-    view_.uncovered_rows = upload(strips_.uncovered_rows);
-    view_.threshold = upload(strips_.threshold);
-    view_.tie_limit = upload(strips_.tie_limit);
-    view_.gate_shift = upload(strips_.gate_shift);
-    view_.strip_offsets = upload(strips_.strip_offsets);
-    view_.strip_tokens = upload(strips_.strip_tokens);
-    view_.tiles = upload(strips_.tiles);
-    view_.counts =
-        upload(std::vector<std::int32_t>{static_cast<std::int32_t>(strips_.strip_tokens.size()),
-                                         static_cast<std::int32_t>(strips_.tiles.size()), 1 << 30, 0});
+        bound_(1),
+        uploaded_(strips_) {
     cuda::launch_expert_bound(case_.shape, experts_.weights(), bound_.get(), nullptr);
   }
 
@@ -103,9 +56,10 @@ class Staircase {
     const cuda::StaircaseOutput target{.kind = kind,
                                        .sums = sums.get(),
                                        .exponents = exponents.get(),
-                                       .log_scales = scaled ? view_.gate_shift : nullptr};
-    cuda::launch_staircase_prepare(shape, experts_.x(), bound_.get(), view_, target, nullptr);
-    cuda::launch_experts_staircase(shape, experts_.x(), experts_.weights(), view_, target, nullptr);
+                                       .log_scales = scaled ? uploaded_.view().gate_shift : nullptr};
+    cuda::launch_staircase_prepare(shape, experts_.x(), bound_.get(), uploaded_.view(), target, nullptr);
+    cuda::launch_experts_staircase(shape, experts_.x(), experts_.weights(), uploaded_.view(), target,
+                                   nullptr);
     cuda::launch_round_output(shape, target, addend, output.get(), nullptr);
     std::vector<Bf16> rounded(static_cast<std::size_t>(count));
     MOESCOPE_CUDA_CHECK(cudaMemcpy(rounded.data(), output.get(), static_cast<std::size_t>(output.bytes()),
@@ -129,18 +83,8 @@ class Staircase {
   ExpertCase case_;
   test::DeviceExperts experts_;
   cuda::DeviceBuffer<float> bound_;
-  std::vector<cuda::DeviceBuffer<std::byte>> arrays_;
-  cuda::DeviceStrips view_;
+  test::UploadedStrips uploaded_;
 };
-
-#define NEEDS_STAIRCASE_KERNEL()                                           \
-  do {                                                                     \
-    MOESCOPE_NEEDS_GPU();                                                  \
-    LayerShape any;                                                        \
-    if (!cuda::experts_staircase_supported(any, cuda::current_gpu())) {    \
-      GTEST_SKIP() << "no staircase kernel for this device in this build"; \
-    }                                                                      \
-  } while (false)
 
 /// Both kinds of sums against the plain loop, several runs over poisoned memory; fixed point bit for bit.
 void expect_as_plain_loop(const StaircaseCase& c) {
@@ -153,14 +97,6 @@ void expect_as_plain_loop(const StaircaseCase& c) {
     EXPECT_LE(test::relative_error(staircase.run(StaircaseSums::kFp16), reference), 3e-3);
     EXPECT_EQ(staircase.run(StaircaseSums::kFixedPoint), fixed);
   }
-}
-
-LayerShape bf16(LayerShape shape, Activation activation = Activation::kSilu,
-                GateMode gates = GateMode::kSoftmax) {
-  shape.dtype = Dtype::kBF16;
-  shape.activation = activation;
-  shape.gate_mode = gates;
-  return shape;
 }
 
 TEST(ExpertsStaircase, EqualsThePlainLoopOnAwkwardShapes) {
