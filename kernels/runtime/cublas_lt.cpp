@@ -51,7 +51,7 @@ std::uint32_t alignment(const void* pointer, std::int64_t stride, Dtype dtype) {
 }
 
 /// Everything the choice of an algorithm depends on.
-using Key = std::array<std::int64_t, 19>;
+using Key = std::array<std::int64_t, 20>;
 
 Gemm with_leading_dimensions(Gemm gemm) {
   const auto complete = [](std::int64_t& leading, std::int64_t dense, std::string_view field) {
