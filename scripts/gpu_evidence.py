@@ -6,7 +6,7 @@
                                         those that may share the GPU
   gpu_evidence.py sanitize BUNDLE OUT [PATTERN]
                                         compute-sanitizer's four tools: on kernels_tests, reduced by a filter, and on whole layers
-                                        on wide, thin and odd grids under every schedule. PATTERN: only the runs whose name, tool
+                                        on wide, thin and odd grids under every schedule, forward and backward. PATTERN: only the runs whose name, tool
                                         first, has a match of this regular expression
 
 Writes OUT/rows.jsonl in the schema of core/results/result.schema.json: metrics tests_passed and tests_failed, one row per test
@@ -32,6 +32,8 @@ SANITIZER_FILTER = ("*L1_d32_*:*L3_d8_N48x16_*:ResolvesTies*L5_*:*RouterSelectGp
                     "RoundOutput*:*GraphReplayEqualsPlainLaunches*:*FixedRoutingSkipsTheRouter*:*MixesStripsAndGroups*:"
                     "ExpertsStaircase.AddendIsAddedOnce:ExpertsStaircase.TilesOfAnyFill*:*/StripsGpu*/L33_*:*/StripsGpu*/L130_*:*OnStrips*:*MemoryStream*:"
                     "*GroupedGemmGpu.EveryActivation*:*FfnRouterGpu*_L5_*:*FfnRouterGpu*_L40_*:*SystemsGpu.ReplayEqualsPlainLaunches*:"
+                    "*ExpertsDgrad*L3_d8_N768*:*ExpertsWgrad*L3_d8_N768*:*RouterBackward*L3_*:StripsBackward.EqualsThePlainLoopOnASmallGrid:"
+                    "StripsBackward.TokensAreOrderedAndEntriesFound:StripsBackward.ForwardKeepsScores:"
                     "*SystemsGpu.SelectAsTheReferenceDoes*:*SystemsGpuValues.ReluGates*:*MaskedGpu.TheSameChoiceOfSeveralHeadsAddsUp*:*MaskedGpu.AllHeadsMayChooseAllExperts*")
 # Layers that no test has: strips shorter than a copy's 16 bytes, several segments a strip, rings that come round many times.
 SANITIZED_LAYERS = ("-L 130 --grid 64x1600 -d 264 -K 300 --workload gaussian:1",
@@ -39,12 +41,13 @@ SANITIZED_LAYERS = ("-L 130 --grid 64x1600 -d 264 -K 300 --workload gaussian:1",
                     "-L 300 --grid 1000x100 -d 64 -K 64 --workload zipf:1")
 SCHEDULES = ("token_centric", "expert_centric", "staircase", "staircase:atomics", "staircase:rows", "staircase:rows:atomics",
              "dense_masked", "sparse_library", "auto")
+BACKWARD_SCHEDULES = ("token_centric", "staircase", "staircase:atomics", "dense_masked")
 TOOLS = ("racecheck", "memcheck", "initcheck", "synccheck")  # the slowest first, so that none is waited for alone
 SANITIZER_TIMEOUT_S = int(os.environ.get("SANITIZER_TIMEOUT_S", "150"))
 SANITIZER_SHARDS = 6
 TEST_SHARDS = 6
 # These read how much memory the GPU has left, or its counters, so nothing else may run.
-ALONE = "CudaBackend*:SystemsGpu*:*/SystemsGpu*:LayerMemory*:SystemMemory*:MaskedMemory*"
+ALONE = "CudaBackend*:SystemsGpu*:*/SystemsGpu*:LayerMemory*:SystemMemory*:MaskedMemory*:*TakesTheMemoryThatWasPlannedBefore"
 # Host code that reads the checkout's data, which lies elsewhere there: CI runs it, and needs no GPU for it.
 NO_KERNELS = "ProductKeyForm.*"
 
@@ -177,6 +180,11 @@ def sanitizer_jobs(bundle, head):
                 what = f"profile {layer} --schedule {schedule}"
                 command = [bundle / "moescope", *what.split(), "--backend", "cuda", "--profile"]  # two runs, nothing timed
                 yield tool, what, command, None, head
+        for schedule in BACKWARD_SCHEDULES:
+            what = f"run {SANITIZED_LAYERS[1]} --direction backward --schedule {schedule}"
+            command = [bundle / "moescope", *what.split(), "--backend", "cuda", "--min-samples", "2", "--max-time", "0.01", "--quiet",
+                       "--output", tempfile.mkdtemp()]
+            yield tool, what, command, None, head
         for shard in range(SANITIZER_SHARDS):
             command = [bundle / "kernels_tests", f"--gtest_filter={SANITIZER_FILTER}"]
             yield tool, f"kernels_tests {shard + 1}/{SANITIZER_SHARDS}", command, shard, head

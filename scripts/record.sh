@@ -13,6 +13,7 @@
 #   profile   ceilings, counters against known work, every stage's counters (scripts/record_profile.sh) about 1 minute
 #   points    compare: every schedule at the points of docs/results' tables, under skew and trained routing about 1 minute
 #   peers     the PyTorch peers on the same shapes                                                    about 1 minute
+#   backward  check --direction backward, and the backward of every schedule at the points of docs/training          about 2 minutes
 #   systems   the baselines: check --system, the dense MLP, the PyTorch peers of all                  about 1 minute
 #   sonic     SonicMoE's kernels on the shapes of gshard and deepseekmoe, where its packages are (sonic_systems.py) about 1 minute
 #   sweeps    every experiment file in experiments/configs that is for a GPU; SWEEPS (environment) names some of them. The
@@ -20,14 +21,14 @@
 # shellcheck disable=SC2317 # parts are called by their names
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
-usage() { sed -n '2,21s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,22s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [ $# -ge 3 ] || usage
 [[ $2 =~ ^[a-z0-9][a-z0-9_-]*$ ]] || { echo "record.sh: '$2' is no name of a device's folder (small letters, digits, - and _)" >&2; exit 2; }
 bundle=$(realpath "$1") out=${OUT:-$here/results/$2}
 shift 2
 for part in "$@"; do # before anything runs
   case $part in
-    evidence | verify | sanitize | profile | points | peers | systems | sonic | sweeps) ;;
+    evidence | verify | sanitize | profile | points | peers | backward | systems | sonic | sweeps) ;;
     *) echo "record.sh: no part '$part'" >&2; exit 2 ;;
   esac
 done
@@ -125,6 +126,33 @@ peers() {
   python3 "$here/experiments/peers/torch_peers.py" --out "$scratch/torch_peers" --samples 11 --points 1,512 64,512 256,512 1024,512 \
     1024,4096 4096,512 16384,512
   keep torch_peers "$scratch/torch_peers"
+}
+
+backward() {
+  local failed=0 point
+  local schedules=(token_centric staircase staircase:atomics staircase:rows dense_masked)
+  step "check --direction backward"
+  moescope check --backend cuda --direction backward --full --quiet "${schedules[@]/#/--schedule=}" --output "$scratch/check-backward" \
+    >"$scratch/check.txt" || failed=1
+  grep -E "^failed|FAILED" "$scratch/check.txt" || true
+  tail -2 "$scratch/check.txt"
+  keep check-backward "$scratch/check-backward"
+  # TOKENS TOP_K SAVE WORKLOAD...
+  one() {
+    local name="backward-$1-$2-$3" tokens=$1 top_k=$2 save=$3
+    shift 3
+    step "$name"
+    moescope compare --backend cuda --direction backward --save "$save" --preset table-a-1024-512 --shared-size 0 -L "$tokens" -K "$top_k" \
+      "${@/#/--workload=}" "${schedules[@]/#/--schedule=}" --seed 1 --quiet --min-samples 11 --max-time 0.4 \
+      --output "$scratch/$name" | grep -E "token_centric|staircase|dense_masked" || failed=1
+    keep "$name" "$scratch/$name"
+  }
+  for point in "4096 512 scores gaussian:1 zipf:1 hot:1,1" "1024 512 scores gaussian:1" "64 512 scores gaussian:1" "1024 4096 scores gaussian:1" \
+    "16384 512 scores gaussian:1" "4096 512 minimal gaussian:1"; do
+    # shellcheck disable=SC2086
+    one $point
+  done
+  return "$failed"
 }
 
 systems() {

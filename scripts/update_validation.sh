@@ -5,21 +5,24 @@
 # with whole shapes held out, judged with a fit of their own. Four minutes a device on one core, no GPU. Then the same of the baselines,
 # from results/NAME/validation-systems.jsonl* or, without it, from the stage times of table-a, dense-mlp and product-key-gather there:
 # marks "systems points" and "systems shapes". Their kernels' fits are added to the device's calibration.
-# Usage: scripts/update_validation.sh [--check] [--systems] [MOESCOPE]
-# --check writes nothing and fails when a calibration or the document is not what the rows give. --systems does the baselines alone.
+# Usage: scripts/update_validation.sh [--check] [--systems] [--device FOLDER] [MOESCOPE]
+# --check writes nothing and fails when a calibration or the document is not what the rows give. --systems does the baselines alone,
+# --device one device (its folder's name in data/devices): the others stay as they are.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 check=
 systems=
+device=
 while [[ "${1:-}" == --* ]]; do
   case $1 in
     --check) check=1 ;;
     --systems) systems=1 ;;
-    *) echo "no option $1: --check or --systems" >&2; exit 2 ;;
+    --device) device=${2:?a folder of data/devices}; shift ;;
+    *) echo "no option $1: --check, --systems or --device" >&2; exit 2 ;;
   esac
   shift
 done
-CHECK=$check SYSTEMS=$systems MOESCOPE=${1:-build/cpu/experiments/moescope} python3 - <<'EOF'
+CHECK=$check SYSTEMS=$systems DEVICE=$device MOESCOPE=${1:-build/cpu/experiments/moescope} python3 - <<'EOF'
 import gzip
 import json
 import os
@@ -93,6 +96,8 @@ for rows in sorted(pathlib.Path("results").glob("*/validation.jsonl*")):
     if folder is None or not (folder / "calibration.json").exists():
         continue
     devices += 1
+    if os.environ["DEVICE"] not in ("", folder.name):
+        continue
     calibration = folder / "calibration.json"
     fresh[calibration] = calibration.read_text(encoding="utf-8")
     for what in ("points", "shapes"):
