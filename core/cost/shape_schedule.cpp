@@ -17,9 +17,9 @@ double bytes_of_rows(const LayerShape& shape, double rows) {
 
 const ScheduleRates& token_centric_rates() {
   static const ScheduleRates rates = {.schedule = {.kind = ScheduleKind::kTokenCentric},
-                                      .fixed_s = 1e-5,
+                                      .fixed_s = 1.09e-5,
                                       .memory_bytes_per_s = 4.85e12,
-                                      .cache_bytes_per_s = 9.47e12,
+                                      .cache_bytes_per_s = 9.54e12,
                                       .flop_per_s = 1e15,
                                       .reuse_is_near = false};
   return rates;
@@ -27,10 +27,10 @@ const ScheduleRates& token_centric_rates() {
 
 const ScheduleRates& staircase_rates() {
   static const ScheduleRates rates = {.schedule = {.kind = ScheduleKind::kStaircase},
-                                      .fixed_s = 4.32e-5,
+                                      .fixed_s = 4.48e-5,
                                       .memory_bytes_per_s = 4.85e12,
-                                      .cache_bytes_per_s = 4.6e12,
-                                      .flop_per_s = 3.62e14,
+                                      .cache_bytes_per_s = 4.58e12,
+                                      .flop_per_s = 3.6e14,
                                       .executes_masked = true};
   return rates;
 }

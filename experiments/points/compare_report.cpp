@@ -3,9 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <iterator>
 #include <optional>
 #include <ostream>
 #include <span>
+#include <string_view>
 #include <utility>
 
 #include "core/base/command_text.hpp"
@@ -195,13 +197,55 @@ TableCell against_fastest(const Standing& standing) {
                          : ratio_cell(ratio);
 }
 
+namespace {
+
+/// Options that give this layer again.
+std::string layer_words(const LayerStudy& study) {
+  std::string text = "--workload " + shell_word(study.workload);
+  if (study.workload.starts_with("snapshot:")) {
+    return text;  // it has the shape
+  }
+  const LayerShape& shape = study.shape;
+  text += fmt::format(" -L {} -d {} --grid {}x{} -K {} --shared-size {}", shape.num_tokens, shape.hidden_size,
+                      shape.grid_rows, shape.grid_cols, shape.top_k, shape.shared_size);
+  const LayerShape usual;
+  if (shape.dtype != usual.dtype) {
+    text += fmt::format(" --dtype {}", to_string(shape.dtype));
+  }
+  if (shape.activation != usual.activation) {
+    text += fmt::format(" --activation {}", to_string(shape.activation));
+  }
+  if (shape.gate_mode != usual.gate_mode) {
+    text += fmt::format(" --gates {}", to_string(shape.gate_mode));
+  }
+  return text;
+}
+
+}  // namespace
+
+std::string typed_command(const Invocation& invocation) {
+  constexpr std::string_view kSaidAgain[] = {"--min-samples", "--max-time", "--output"};
+  std::string text = "moescope";
+  for (int a = 1; a < invocation.argc; ++a) {
+    const std::string_view word = invocation.argv[a];
+    const std::string_view name = word.substr(0, word.find('='));
+    if (std::ranges::find(kSaidAgain, name) == std::end(kSaidAgain)) {
+      text += fmt::format(" {}", shell_word(std::string(word)));
+    } else if (name == word) {
+      ++a;  // its value
+    }
+  }
+  return text;
+}
+
 std::string noise_text(const std::vector<LayerStudy>& studies, const std::string& repro) {
   const auto spread = usual_spread(studies);
   return !spread || *spread <= kNoisySpread
              ? ""
              : fmt::format(
-                   "\nwarning: this machine is noisy: half of the times spread by more than {:.0f} %. Close "
-                   "other programs, or ask\nfor more samples: {} --min-samples 30 --max-time 20\n",
+                   "\nwarning: this machine is noisy: half of the times spread by more than {:.0f} %.\n"
+                   "Close other programs, or ask for more samples:\n"
+                   "      {} --min-samples 30 --max-time 20\n",
                    100 * *spread, repro);
 }
 
@@ -217,12 +261,13 @@ std::string next_text(const std::vector<LayerStudy>& studies, const std::string&
   if (all.empty()) {
     return text;
   }
-  const std::string workload = shell_word(most->workload);
-  const std::string schedule = to_string(all.front().schedule->ran);
+  const std::string layer = layer_words(*most);
   return text + fmt::format(
-                    "\nnext: where the time goes:  moescope run --workload {} --schedule {}\n"
-                    "      what a GPU would do:  moescope simulate --workload {}\n",
-                    workload, schedule, workload);
+                    "\nnext: where the time goes:\n      moescope run {} --schedule {}{}\n"
+                    "      what a GPU would do:\n      moescope simulate {}\n",
+                    layer, to_string(all.front().schedule->ran),
+                    most->save ? fmt::format(" --direction backward --save {}", to_string(*most->save)) : "",
+                    layer);
 }
 
 std::string failures_text(const std::vector<LayerStudy>& studies) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/base/error.hpp"
+#include "experiments/options/command.hpp"
 #include "profiler/study/fastest.hpp"
 #include "profiler/text/figure.hpp"
 #include "profiler/text/table_output.hpp"
@@ -29,6 +30,8 @@ TableCell against_fastest(const Standing& standing);
 std::string noise_text(const std::vector<LayerStudy>& studies, const std::string& repro);
 /// What to do next: a warning as noise_text() gives it, then commands that go on from here.
 std::string next_text(const std::vector<LayerStudy>& studies, const std::string& repro);
+/// The command line that is running, in words of a shell, without how long to measure and where to write.
+std::string typed_command(const Invocation& invocation);
 
 /// Which points failed, each with its reason, a line a point: what a command says last. Empty when none did.
 std::string failures_text(const std::vector<LayerStudy>& studies);

@@ -65,7 +65,8 @@ void add_study(Table& table, const LayerStudy& study, const std::vector<Standing
            : TableCell("-")});
 }
 
-void print(TableOutput& out, const std::vector<LayerStudy>& studies, const std::string& device) {
+void print(TableOutput& out, const std::vector<LayerStudy>& studies, const std::string& device,
+           const std::string& repro) {
   using enum Need;
   const auto any = [&](const auto& has) {
     return std::ranges::any_of(studies,
@@ -105,7 +106,7 @@ void print(TableOutput& out, const std::vector<LayerStudy>& studies, const std::
                             first.seed);
   out.show("systems", table);
   out.text()
-      << fmt::format("\n{}\n{}", conclusion_text(all), noise_text(studies, "moescope compare"))
+      << fmt::format("\n{}\n{}", conclusion_text(all), noise_text(studies, repro))
       << "\ntimes: median over alternating samples, spread (max - min) / median; vs fastest: round by "
          "round, ~ where\nit may be 1; peak: weights, batch, routing and the largest workspace of a "
          "stage; requested bytes:\nanalytic, the whole layer; error: relative, against the fp64 oracle "
@@ -164,7 +165,7 @@ ExitCode compare_systems(const CommonOptions& options, const Invocation& invocat
   std::vector<LayerStudy> studies;
   for (std::vector<LayerStudy>& part : by_workload) {
     out.text() << (studies.empty() ? "" : "\n");
-    print(out, part, backend->device());
+    print(out, part, backend->device(), typed_command(invocation));
     std::ranges::move(part, std::back_inserter(studies));
   }
   for (const LayerStudy& study : studies) {

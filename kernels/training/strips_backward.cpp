@@ -8,6 +8,7 @@
 #include "kernels/buffers/strip_buffers.hpp"
 #include "kernels/buffers/strip_lists.hpp"
 #include "kernels/contract/strips_backward.hpp"
+#include "kernels/runtime/cuda_raii.hpp"
 #include "kernels/runtime/host_copy.hpp"
 #include "kernels/training/backward_path.hpp"
 
@@ -73,6 +74,9 @@ class StripsBackward final : public BackwardPath {
     strips_ = StripBuffers(shape(), options().strip_rule, options().tile_tokens);
     tokens_ = DeviceBuffer<std::int32_t>(capacity_.max_entries);
     entries_ = DeviceBuffer<std::int32_t>(capacity_.max_entries);
+    // As with covers: a token's list is filled as far as its cover goes, and copied to the host as a whole.
+    MOESCOPE_CUDA_CHECK(
+        cudaMemsetAsync(entries_.get(), 0, static_cast<std::size_t>(entries_.bytes()), stream));
     sums_ = DeviceBuffer<std::byte>(staircase_sums_bytes(shape(), sums()));
     exponents_ = DeviceBuffer<std::int32_t>(shape().num_tokens);
     bound_ = DeviceBuffer<float>(1);

@@ -130,7 +130,7 @@ std::string_view to_string(TimeVerdict verdict) {
     case TimeVerdict::kSlower:
       return "SLOW";
     case TimeVerdict::kUnclear:
-      return "AMBG";
+      return "UNCLEAR";
     case TimeVerdict::kLost:
       return "LOST";
   }

@@ -95,7 +95,10 @@ std::string regression_conclusion(const RegressionReport& report, const SideName
                           report.count(verdict), compared, names_of(report, verdict));
     }
   }
-  if (text.empty()) {
+  if (text.empty() && report.count(TimeVerdict::kUnclear) > 0) {
+    text = fmt::format("{} is nowhere faster or slower beyond noise: the same at {} of {} points\n",
+                       names.after, report.count(TimeVerdict::kSame), compared);
+  } else if (text.empty()) {
     text = fmt::format("{} is the same beyond noise at every one of {} points\n", names.after, compared);
   }
   text += fmt::format(
