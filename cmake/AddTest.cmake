@@ -7,12 +7,14 @@ function(moescope_add_tests wing label)
   # memory alone: that halves what compiling them takes.
   if(MOESCOPE_SANITIZE)
     set_property(SOURCE ${sources} APPEND PROPERTY COMPILE_OPTIONS -fno-sanitize=undefined -O0)
+    target_compile_definitions(${wing}_tests PRIVATE MOESCOPE_SANITIZED)
   else()
     set_property(SOURCE ${sources} APPEND PROPERTY COMPILE_OPTIONS -O1)
   endif()
   target_link_libraries(${wing}_tests PRIVATE moescope::test_support moescope::core moescope::reference
                         moescope::profiler nlohmann_json::nlohmann_json GTest::gtest GTest::gtest_main)
-  # Tests run side by side: one thread each unless they ask for more, and none that spins.
+  # Tests run side by side: one thread each unless they ask for more, and none that spins (CMakePresets.json).
   gtest_discover_tests(${wing}_tests DISCOVERY_TIMEOUT 60
-    PROPERTIES LABELS "${label}" TIMEOUT 900 ENVIRONMENT "OMP_NUM_THREADS=1;OMP_WAIT_POLICY=passive")
+    PROPERTIES LABELS "${label}" TIMEOUT 900
+      ENVIRONMENT "OMP_NUM_THREADS=1")
 endfunction()

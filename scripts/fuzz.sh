@@ -14,6 +14,7 @@ targets=("${@:2}")
 [ ${#targets[@]} -gt 0 ] || targets=(tests/fuzz/*_fuzz.cpp)
 
 export build=build/cpu-asan
+export LSAN_OPTIONS=suppressions=$PWD/cmake/lsan.supp:print_suppressions=0
 mkdir -p "$build/findings"
 cmake --preset cpu-asan -DMOESCOPE_TESTS=ON >"$build/configure.log" 2>&1 || { cat "$build/configure.log" >&2; exit 1; }
 cmake --build --preset cpu-asan --target fuzzers -- --quiet

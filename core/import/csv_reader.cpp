@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "core/base/error.hpp"
+#include "core/base/line_text.hpp"
 #include "core/base/number_text.hpp"
 #include "core/files/file_bytes.hpp"
 #include "core/files/regular_file.hpp"
@@ -23,6 +24,7 @@ struct Columns {
   int weight = -1;
   int token = -1;  ///< or a step: what changes from one token to the next
   std::size_t count = 0;
+  std::string twice = {};  ///< what is wrong, where two columns say the same
 };
 
 std::vector<std::string_view> split(std::string_view line) {
@@ -54,16 +56,20 @@ Columns parse_columns(std::string_view line) {
   const auto words = split(line);
   columns.count = words.size();
   for (std::size_t i = 0; i < words.size(); ++i) {
-    const int at = static_cast<int>(i);
-    if (is_one_of(words[i], {"layer", "layer_id", "layer_idx"})) {
-      columns.layer = at;
-    } else if (is_one_of(words[i], {"expert", "expert_id", "expert_idx"})) {
-      columns.expert = at;
-    } else if (is_one_of(words[i], {"weight", "gate", "score", "prob"})) {
-      columns.weight = at;
-    } else if (is_one_of(words[i], {"token", "token_idx", "token_id", "pos", "position", "step"})) {
-      columns.token = at;
-    }
+    const auto take = [&](int& column, std::initializer_list<std::string_view> names) {
+      if (!is_one_of(words[i], names)) {
+        return;
+      }
+      if (column >= 0) {
+        columns.twice = fmt::format("columns {} and {} say the same: one of them has to go",
+                                    one_line(words[static_cast<std::size_t>(column)]), one_line(words[i]));
+      }
+      column = static_cast<int>(i);
+    };
+    take(columns.layer, {"layer", "layer_id", "layer_idx"});
+    take(columns.expert, {"expert", "expert_id", "expert_idx"});
+    take(columns.weight, {"weight", "gate", "score", "prob"});
+    take(columns.token, {"token", "token_idx", "token_id", "pos", "position", "step"});
   }
   return columns;
 }
@@ -121,6 +127,9 @@ class CsvParser {
     if (columns_.layer < 0 || columns_.expert < 0) {
       fail(number,
            fmt::format("'{}': must name the columns, of which layer and expert are needed", printable(line)));
+    }
+    if (!columns_.twice.empty()) {
+      fail(number, columns_.twice);
     }
     if (const auto words = split(line); std::ranges::find(words, "count") != words.end()) {
       fail(number,

@@ -5,6 +5,7 @@
 #include <numeric>
 #include <optional>
 #include <queue>
+#include <unordered_set>
 
 #include "core/base/error.hpp"
 #include "core/ranks/placement.hpp"
@@ -42,11 +43,10 @@ std::vector<std::vector<std::size_t>> pack_evenly(std::span<const double> weight
     lightest.push({0, p});
   }
   std::vector<std::vector<std::size_t>> items(packs);
+  std::vector<std::unordered_set<std::size_t>> kinds_in(packs);
   std::vector<Pack> passed;
   for (const std::size_t item : by_weight(weights)) {
-    const auto has_kind = [&](std::size_t pack) {
-      return std::ranges::any_of(items[pack], [&](std::size_t other) { return kinds[other] == kinds[item]; });
-    };
+    const auto has_kind = [&](std::size_t pack) { return kinds_in[pack].contains(kinds[item]); };
     passed.clear();
     std::optional<Pack> chosen;
     while (!chosen && !lightest.empty()) {
@@ -71,6 +71,7 @@ std::vector<std::vector<std::size_t>> pack_evenly(std::span<const double> weight
     std::vector<std::size_t>& mine = items[chosen->index];
     full_left -= mine.size() + 1 == size ? 1 : 0;
     mine.push_back(item);
+    kinds_in[chosen->index].insert(kinds[item]);
     if (mine.size() < size) {
       lightest.push({chosen->weight + weights[item], chosen->index});
     }

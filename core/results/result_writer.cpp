@@ -8,6 +8,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "core/base/csv_text.hpp"
 #include "core/base/error.hpp"
 #include "core/base/utf8.hpp"
 #include "core/files/output_file.hpp"
@@ -21,23 +22,7 @@ namespace {
 namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
-/// Spreadsheets compute what begins like a formula. An apostrophe before it says that it is text; so that it
-/// can be taken away again, text that begins with one gets another.
-std::string_view csv_mark(std::string_view text) {
-  return !text.empty() && std::string_view("=+-@\t\r\n'").find(text.front()) != std::string_view::npos ? "'"
-                                                                                                       : "";
-}
-
-std::string csv_cell(std::string_view text) {
-  if (text.find_first_of(",\"\r\n") == std::string_view::npos) {
-    return fmt::format("{}{}", csv_mark(text), text);
-  }
-  std::string cell = fmt::format("\"{}", csv_mark(text));
-  for (const char c : text) {
-    cell += c == '"' ? std::string("\"\"") : std::string(1, c);
-  }
-  return cell + '"';
-}
+std::string csv_cell(std::string_view text) { return csv_text(text); }
 template <class T>
 requires std::is_arithmetic_v<T> std::string csv_cell(T value) { return fmt::format("{}", value); }
 template <class T>

@@ -8,6 +8,7 @@
 #include <optional>
 #include <utility>
 
+#include "core/base/line_text.hpp"
 #include "core/schedule/skew.hpp"
 #include "core/workload/trace_writer.hpp"
 #include "experiments/inspection/inspect_trace.hpp"
@@ -127,7 +128,7 @@ ExitCode inspect(const InspectOptions& options, const Invocation& invocation) {
                             ? layer_point(*inspected.baseline, backend->name(), name, options.seed)
                             : layer_point(inspected.shape, backend->name(), name, options.seed);
     auto rows = skew_rows(point, compute_skew(routing));
-    out.text() << fmt::format("{}  {}  seed {}\n\n", name, inspected.label(), options.seed);
+    out.text() << fmt::format("{}  {}  seed {}\n\n", one_line(name), inspected.label(), options.seed);
     out.show("skew", skew_table(rows));
     out.text() << fmt::format("\n{}\n\n", quantiles_text(routing));
     out.show("load histogram", load_histogram(expert_loads(routing)));

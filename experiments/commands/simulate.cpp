@@ -4,6 +4,7 @@
 #include <iostream>
 #include <memory>
 #include <optional>
+#include <set>
 #include <utility>
 #include <variant>
 
@@ -47,9 +48,13 @@ std::vector<std::optional<std::int64_t>> counts(const VariedKey& varied) {
 StudyAxes study_axes(const SimulateOptions& options) {
   StudyAxes axes;
   auto names = options.devices.empty() ? std::vector<std::string>{default_device()} : options.devices;
+  std::set<std::string> counted;
   for (const std::string& text : options.varied) {
     const VariedKey varied = parse_varied_key(text);
     if (varied.key == "num_tokens" || varied.key == "top_k") {
+      if (!counted.insert(varied.key).second) {
+        throw InvalidArgument("vary", text, varied.key + " is varied twice");
+      }
       (varied.key == "top_k" ? axes.top_k : axes.num_tokens) = counts(varied);
       continue;
     }

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "core/base/line_text.hpp"
+#include "profiler/page/static_figure.hpp"
 #include "profiler/text/figure_style.hpp"
 #include "profiler/text/html_text.hpp"
 
@@ -94,8 +95,10 @@ std::string PageFigures::add(const std::string& caption, Figure figure) {
   captions_.push_back(caption);
   figures_.push_back(std::move(figure));
   return fmt::format(
-      "<figure id=figure-{0} class=chart data-columns={1}><figcaption>{0}. {2}</figcaption></figure>\n",
-      figures_.size(), figures_.back().columns == 1 ? 1 : 2, html_text(caption));
+      "<figure id=figure-{0} class=chart data-columns={1}><figcaption>{0}. {2}</figcaption>"
+      "<noscript>{3}</noscript></figure>\n",
+      figures_.size(), figures_.back().columns == 1 ? 1 : 2, html_text(caption),
+      static_figure(figures_.back()));
 }
 
 std::string PageFigures::json() const {

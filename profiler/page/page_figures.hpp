@@ -12,7 +12,8 @@ namespace moescope {
 /// markers are those of images (figure_style.hpp). Texts reach the page as data alone: JSON without any '<'.
 class PageFigures {
  public:
-  /// HTML of the figure's place, `figure-N`, with its caption; the figure's own title is not shown.
+  /// HTML of the figure's place, `figure-N`, with its caption, and for readers without scripts the plain
+  /// figure (static_figure()); its own title is not shown.
   std::string add(const std::string& caption, Figure figure);
 
   std::size_t count() const { return figures_.size(); }

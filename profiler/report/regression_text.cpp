@@ -95,11 +95,11 @@ std::string regression_conclusion(const RegressionReport& report, const SideName
                           report.count(verdict), compared, names_of(report, verdict));
     }
   }
-  if (text.empty() && report.count(TimeVerdict::kUnclear) > 0) {
-    text = fmt::format("{} is nowhere faster or slower beyond noise: the same at {} of {} points\n",
-                       names.after, report.count(TimeVerdict::kSame), compared);
-  } else if (text.empty()) {
-    text = fmt::format("{} is the same beyond noise at every one of {} points\n", names.after, compared);
+  if (text.empty()) {
+    const auto unclear = report.count(TimeVerdict::kUnclear);
+    text =
+        fmt::format("{} is the same beyond noise at every one of {} points{}\n", names.after, compared,
+                    unclear > 0 ? fmt::format("; at {} of them noise is all that can be seen", unclear) : "");
   }
   text += fmt::format(
       "{} same, {} faster, {} slower by more than {:g} % and noise, {} unclear, {} lost\n"

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "core/base/csv_text.hpp"
 #include "core/base/number_text.hpp"
 #include "core/base/utf8.hpp"
 #include "profiler/text/html_text.hpp"
@@ -35,19 +36,6 @@ std::string escaped(const std::string& text) {
                          (c == '&' && begins(i, "#")) || (c == '_' && !in_word(i));
     out += special ? fmt::format("\\{}", c) : std::string(1, c);
   }
-  return out;
-}
-
-/// A field of RFC 4180.
-std::string quoted(const std::string& text) {
-  if (text.find_first_of(",\"\r\n") == std::string::npos) {
-    return text;
-  }
-  std::string out = "\"";
-  for (const char c : text) {
-    out.append(c == '"' ? 2 : 1, c);
-  }
-  out += '"';
   return out;
 }
 
@@ -121,7 +109,7 @@ std::string Table::csv() const {
   std::string out;
   for (std::size_t c = 0; c < columns_.size(); ++c) {
     out += c == 0 ? "" : ",";
-    out += quoted(columns_[c].title);
+    out += csv_text(columns_[c].title);
   }
   out += marks ? ",mark\n" : "\n";
   for (const auto& row : rows_) {
@@ -130,7 +118,9 @@ std::string Table::csv() const {
     }
     for (std::size_t c = 0; c < row.size(); ++c) {
       out += c == 0 ? "" : ",";
-      out += is_nothing(row[c]) ? "" : row[c].value ? fmt::format("{}", *row[c].value) : quoted(row[c].text);
+      out += is_nothing(row[c]) ? ""
+             : row[c].value     ? fmt::format("{}", *row[c].value)
+                                : csv_text(row[c].text);
     }
     out += marks ? fmt::format(",{}\n", to_string(mark_of(row))) : "\n";
   }

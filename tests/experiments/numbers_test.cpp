@@ -88,6 +88,8 @@ TEST(Numbers, AreRefusedInsideOtherValuesToo) {
       {{"simulate", "--preset", "tiny", "--vary", "num_tokens=010"}, "num_tokens = 010"},
       {{"simulate", "--preset", "tiny", "--vary", "top_k=-99999999999999999999"},
        "top_k = -99999999999999999999"},
+      {{"simulate", "--preset", "tiny", "--vary", "num_tokens=1,2", "--vary", "num_tokens=4"},
+       "num_tokens is varied twice"},
       {{"simulate", "--preset", "tiny", "--vary", "l2_bytes=01MiB"}, "l2_bytes = 01MiB"},
       {{"simulate", "--preset", "tiny", "--device", "h100-sxm@num_sms=066"}, "num_sms = 066"},
       {{"simulate", "--preset", "tiny", "--device", "h100-sxm@hbm_bytes_per_s=x01.5"}, "x01.5"},

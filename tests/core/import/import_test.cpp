@@ -279,6 +279,9 @@ TEST(ImportCsv, NamesTheLineOfWhatIsWrong) {
   EXPECT_TRUE(
       contains(error("layer_id,expert_id,count\n0,1,5\n"), {"line 1", "which tokens took them is lost"}));
   EXPECT_TRUE(contains(error("a,b\n"), {"line 1", "layer and expert are needed"}));
+  EXPECT_TRUE(
+      contains(error("layer,expert,weight,score\n0,1,0.1,0.9\n"), {"line 1", "columns weight and score"}));
+  EXPECT_TRUE(contains(error("layer,expert,expert\n0,1,2\n"), {"line 1", "columns expert and expert"}));
   EXPECT_TRUE(contains(error("layer,expert\n0,1\n0,x\n"), {"line 3: expert = 'x'"}));
   EXPECT_TRUE(contains(error("layer,expert\n0,1,2\n"), {"line 2", "has 3 columns, the header 2"}));
   EXPECT_TRUE(contains(error("layer,expert\n-1,1\n"), {"line 2: layer = -1"}));

@@ -68,6 +68,17 @@ Files some_of(const Files& files, double share, std::mt19937& random) {
   return some;
 }
 
+/// All recorded rows, 60 MB of text: minutes under sanitizers, which see the same code on the small files of
+/// claims_test.cpp.
+class RecordedClaims : public testing::Test {
+ protected:
+  void SetUp() override {
+#ifdef MOESCOPE_SANITIZED
+    GTEST_SKIP() << "takes minutes under sanitizers";
+#endif
+  }
+};
+
 /// The worst that a line says.
 int worst_rank(const ClaimResult& claim) { return std::max(rank(claim.verdict), rank(claim.worst_verdict)); }
 
@@ -92,7 +103,7 @@ void expect_no_less(const std::vector<DeviceClaims>& few, const std::vector<Devi
   }
 }
 
-TEST(RecordedClaims, MoreFilesNeverSayLess) {
+TEST_F(RecordedClaims, MoreFilesNeverSayLess) {
   const Recorded& recorded = Recorded::get();
   std::mt19937 random(20261130);
   for (int round = 0; round < 60; ++round) {
@@ -102,7 +113,7 @@ TEST(RecordedClaims, MoreFilesNeverSayLess) {
   }
 }
 
-TEST(RecordedClaims, NoFileAloneSaysWhatAllOfThemHide) {
+TEST_F(RecordedClaims, NoFileAloneSaysWhatAllOfThemHide) {
   const Recorded& recorded = Recorded::get();
   const auto all = recorded.judge(recorded.measured());
   for (const std::size_t file : recorded.measured()) {
@@ -110,7 +121,7 @@ TEST(RecordedClaims, NoFileAloneSaysWhatAllOfThemHide) {
   }
 }
 
-TEST(RecordedClaims, ModelledFilesChangeNothing) {
+TEST_F(RecordedClaims, ModelledFilesChangeNothing) {
   const Recorded& recorded = Recorded::get();
   ASSERT_FALSE(recorded.modelled().empty());
   std::mt19937 random(1);
@@ -126,7 +137,7 @@ TEST(RecordedClaims, ModelledFilesChangeNothing) {
   }
 }
 
-TEST(RecordedClaims, TheOrderOfFilesChangesNothing) {
+TEST_F(RecordedClaims, TheOrderOfFilesChangesNothing) {
   const Recorded& recorded = Recorded::get();
   const Files all = recorded.measured();
   std::vector<std::size_t> order(all.begin(), all.end());
@@ -138,7 +149,7 @@ TEST(RecordedClaims, TheOrderOfFilesChangesNothing) {
   }
 }
 
-TEST(RecordedClaims, EveryLineHasRowsOnTheH100) {
+TEST_F(RecordedClaims, EveryLineHasRowsOnTheH100) {
   const Recorded& recorded = Recorded::get();
   const auto devices = recorded.judge(recorded.measured());
   ASSERT_GE(devices.size(), 2U);

@@ -222,6 +222,9 @@ TEST(Claims, CountMeasuredRowsOfTheirConditionsAlone) {
   EXPECT_FALSE(counts([](ResultRow& row) { row.gates = "probability"; }));
   EXPECT_FALSE(counts([](ResultRow& row) { row.grid_rows = row.grid_cols = 330; }));
   EXPECT_FALSE(counts([](ResultRow& row) { row.backend = "torch"; }));
+  EXPECT_FALSE(counts([](ResultRow& row) { row.backend = "sim: NVIDIA H100"; }));
+  EXPECT_FALSE(counts([](ResultRow& row) { row.ranks = 8; })) << "a line is of one GPU";
+  EXPECT_FALSE(counts([](ResultRow& row) { row.rank = 0; }));
 }
 
 TEST(Claims, TakeMemoryThatSaysItIsCounted) {

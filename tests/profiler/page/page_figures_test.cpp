@@ -1,4 +1,5 @@
 #include "profiler/page/page_figures.hpp"
+#include "profiler/page/static_figure.hpp"
 
 #include <gtest/gtest.h>
 
@@ -92,6 +93,24 @@ TEST(PageFigures, KeepHostileTextsAsData) {
   EXPECT_EQ(panel["series"][0]["label"], shown);
   EXPECT_EQ(panel["series"][0]["tags"][0], shown);
   EXPECT_EQ(json["texts"][0], shown);
+}
+
+TEST(PageFigures, HaveAPlainFigureForReadersWithoutScripts) {
+  Figure figure = figure_of({series_of("<b>`touch x`", {1, 4, 2})});
+  PageFigures figures;
+  const std::string html = figures.add("caption", figure);
+  const auto from = html.find("<noscript><svg ");
+  ASSERT_NE(from, std::string::npos) << html;
+  EXPECT_NE(html.find("</svg></noscript>", from), std::string::npos);
+  EXPECT_NE(html.find("&lt;b&gt;`touch x`</text>", from), std::string::npos) << html;
+  std::size_t dots = 0;
+  for (auto at = html.find("r=\"3\"", from); at != std::string::npos; at = html.find("r=\"3\"", at + 1)) {
+    ++dots;
+  }
+  EXPECT_EQ(dots, 3U);
+  figure.panels[0].log_y = true;
+  figure.panels[0].series[0].y = {-1, 0, -2};
+  EXPECT_EQ(static_figure(figure), "") << "no point that can be shown";
 }
 
 }  // namespace

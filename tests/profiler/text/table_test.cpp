@@ -194,6 +194,9 @@ TEST(Table, WritesCsvWithNumbersInBaseUnits) {
   Table quotes({{"a,b"}, {"c"}});
   quotes.add_row({"say \"x\"", "1, 2"});
   EXPECT_EQ(quotes.csv(), "\"a,b\",c\n\"say \"\"x\"\"\",\"1, 2\"\n");
+  Table formulas({{"=1+1"}, {"c"}});
+  formulas.add_row({"=cmd()|x", "@SUM(a,b)"});
+  EXPECT_EQ(formulas.csv(), "'=1+1,c\n'=cmd()|x,\"'@SUM(a,b)\"\n") << "as in rows.csv";
 }
 
 TEST(Table, WritesJson) {

@@ -20,7 +20,7 @@
 namespace moescope {
 namespace {
 
-#ifdef __SANITIZE_ADDRESS__
+#ifdef MOESCOPE_SANITIZED
 constexpr bool kSanitized = true;
 #else
 constexpr bool kSanitized = false;
