@@ -178,9 +178,11 @@ LayerStudy study_omnimoe(const CommonOptions& options, const Bench& bench) {
   if (std::string why; !bench.backend.supports(schedules[0].kind, why)) {
     throw InvalidArgument("schedule", to_string(schedules[0].kind), why);
   }
-  const LayerInputs inputs =
-      make_inputs(workloads[0], shape, options.seed,
-                  {.backend = bench.backend.name(), .schedules = schedules, .judged_tokens = kJudgedTokens});
+  const LayerInputs inputs = make_inputs(workloads[0], shape, options.seed,
+                                         {.backend = bench.backend.name(),
+                                          .schedules = schedules,
+                                          .judged_tokens = kJudgedTokens,
+                                          .trains = asked_training(options).has_value()});
   if (std::string why; !bench.backend.supports_layer(inputs, schedules[0], why)) {
     throw InvalidArgument("schedule", to_string(schedules[0]), why);
   }

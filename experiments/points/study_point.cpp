@@ -86,8 +86,10 @@ LayerStudy PointStudy::study(const StudyPoint& point, const StudyPlan& plan, con
     if (plan.tuned_on) {
       schedules.push_back(tune(*plan.tuned_on, point, plan).options);
     }
-    const LayerInputs inputs = make_inputs(
-        point, {.backend = backend_.name(), .schedules = schedules, .judged_tokens = kJudgedTokens});
+    const LayerInputs inputs = make_inputs(point, {.backend = backend_.name(),
+                                                   .schedules = schedules,
+                                                   .judged_tokens = kJudgedTokens,
+                                                   .trains = plan.training.has_value()});
     if (plan.training) {
       return study_omnimoe_step(backend_, inputs, schedules, plan.sampling, *plan.training, progress);
     }

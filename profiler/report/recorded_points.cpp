@@ -215,12 +215,18 @@ std::vector<RecordedLayer> recorded_layers(std::span<const RecordedRun> runs) {
   for (const RecordedRun& run : runs) {
     std::map<std::string, std::size_t> places;
     std::vector<RowGroup> groups;
+    const auto has_state = [&](std::string_view state) {
+      return std::ranges::find(run.rows, state, &ResultRow::l2_state) != run.rows.end();
+    };
+    const bool both_states = has_state("cold") && has_state("warm");
     for (const ResultRow& row : run.rows) {
       if (row.num_tokens < 1 || row.stage == kDeviceStage || row.rank) {
         continue;  // of no layer, or of a part of it
       }
+      // What a run has of either state of L2 are two layers; what has no state goes with the cold ones.
+      const std::string state = both_states && row.l2_state == "warm" ? "warm " : "";
       const auto [place, is_new] =
-          places.try_emplace(row.point + layer_key(row, kResultSchemaVersion), groups.size());
+          places.try_emplace(state + row.point + layer_key(row, kResultSchemaVersion), groups.size());
       if (is_new) {
         groups.emplace_back();
       }

@@ -38,7 +38,10 @@ double layer_host_bytes(const LayerShape& shape, const WorkloadSpec& spec, bool 
                             (use.schedules.empty() ? 2 : 1) * analysis_host_bytes(shape, threads));
   double kept = 0;
   for (const ScheduleOptions& options : use.schedules) {
-    const HostNeeds run = on_host ? cpu_execution_needs(shape, fixed, options) : HostNeeds{};
+    HostNeeds run = on_host ? cpu_execution_needs(shape, fixed, options) : HostNeeds{};
+    if (on_host && use.trains) {
+      run.passing = cpu_training_bytes(shape, fixed, options, shape.dtype);
+    }
     const HostNeeds lists = schedule_host_needs(shape, fixed, options, threads);
     const double counted = lists.kept + std::max(lists.passing, analysis_host_bytes(shape, threads));
     const double judged = use.judged_tokens > 0 ? oracle_host_bytes(shape, use.judged_tokens) : 0;

@@ -16,6 +16,7 @@ struct LayerUse {
   std::vector<ScheduleOptions> schedules;  ///< prepared; none: routed alone
   bool side_by_side = true;                ///< all of them are kept at once
   std::int64_t judged_tokens = 0;          ///< held against the oracle; 0: none
+  bool trains = false;                     ///< forward and backward, one schedule after the other
 };
 
 /// Host bytes that inputs and use take at the worst moment, an upper bound from the shape and the size of the

@@ -49,26 +49,6 @@ HostTensor in_dtype(HostTensor tensor, Dtype dtype) {
   return tensor.dtype() == dtype ? std::move(tensor) : tensor.to(dtype);
 }
 
-/// Host bytes of forward and backward at the worst moment, an upper bound from the shape.
-double step_bytes(const LayerInputs& inputs, const ScheduleOptions& options,
-                  const TrainingOptions& training) {
-  const auto& shape = inputs.shape;
-  const auto real = [](std::int64_t count) { return static_cast<double>(count); };
-  const HostNeeds forward = cpu_execution_needs(shape, inputs.fixed_routing.has_value(), options);
-  const double sides = real(shape.grid_rows) + real(shape.grid_cols);
-  const double parameters =
-      (2 * real(shape.num_experts()) + sides + 3 * real(shape.shared_size)) * real(shape.hidden_size);
-  const double gradient = real(dtype_bytes(training.gradient_dtype(shape.dtype)));
-  const double tokens = real(shape.num_tokens);
-  // p, q, the gates' gradients and z, and the pairs by expert with their tokens.
-  const double pairs = tokens * real(shape.top_k) * (4 * sizeof(float) + 12) + 16 * real(shape.num_experts());
-  // Log-probabilities and gradients, before and behind a batch norm, and as operands.
-  const double logits = 5 * tokens * sides * sizeof(float);
-  const double hidden = tokens * real(shape.shared_size) * 4 * sizeof(float);
-  return forward.kept + forward.passing + parameters * (gradient + sizeof(float)) + pairs + logits + hidden +
-         3 * tokens * real(shape.hidden_size) * sizeof(float);
-}
-
 RunningNorm fresh_norm(std::int64_t n) {
   return {std::vector<double>(static_cast<std::size_t>(n), 0.0),
           std::vector<double>(static_cast<std::size_t>(n), 1.0)};
@@ -85,7 +65,9 @@ ReferenceTraining::ReferenceTraining(const LayerInputs& inputs, const HostTensor
   if (!supports_schedule(options.kind, why)) {
     throw InvalidArgument("schedule", to_string(options.kind), why);
   }
-  require_host_memory("the training step on the CPU", step_bytes(inputs, options, training));
+  require_host_memory("the training step on the CPU",
+                      cpu_training_bytes(inputs.shape, inputs.fixed_routing.has_value(), options,
+                                         training.gradient_dtype(inputs.shape.dtype)));
   if (training.batch_norm) {
     row_norm_ = fresh_norm(inputs.shape.grid_rows);
     col_norm_ = fresh_norm(inputs.shape.grid_cols);

@@ -77,6 +77,22 @@ HostNeeds cpu_execution_needs(const LayerShape& shape, bool fixed_routing, const
           std::max({fixed_routing ? 0 : router.passing, schedule.passing + again, experts, shared})};
 }
 
+double cpu_training_bytes(const LayerShape& shape, bool fixed_routing, const ScheduleOptions& options,
+                          Dtype gradients) {
+  const HostNeeds forward = cpu_execution_needs(shape, fixed_routing, options);
+  const double sides = real(shape.grid_rows) + real(shape.grid_cols);
+  const double parameters =
+      (2 * real(shape.num_experts()) + sides + 3 * real(shape.shared_size)) * real(shape.hidden_size);
+  const double tokens = real(shape.num_tokens);
+  // p, q, the gates' gradients and z, and the pairs by expert with their tokens.
+  const double pairs = tokens * real(shape.top_k) * (4 * kF32 + 12) + 16 * real(shape.num_experts());
+  // Log-probabilities and gradients, before and behind a batch norm, and as operands.
+  const double logits = 5 * tokens * sides * kF32;
+  const double hidden = tokens * real(shape.shared_size) * 4 * kF32;
+  return forward.kept + forward.passing + parameters * (real(dtype_bytes(gradients)) + kF32) + pairs +
+         logits + hidden + 3 * tokens * real(shape.hidden_size) * kF32;
+}
+
 HostNeeds cpu_system_needs(const SystemShape& shape, bool fixed_routing, const TokenRule& tokens) {
   const int threads = omp_get_max_threads();
   const double width = real(shape.hidden_size);

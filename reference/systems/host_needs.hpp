@@ -12,7 +12,12 @@ HostNeeds cpu_router_needs(const LayerShape& shape);
 /// what the stage that takes most works with. Beside its inputs.
 HostNeeds cpu_execution_needs(const LayerShape& shape, bool fixed_routing, const ScheduleOptions& options);
 
-/// The same of a baseline system.
+/// Forward and backward of a layer on the CPU at the worst moment, beside its inputs; `gradients`: dtype of
+/// those of parameters. An upper bound from the shape.
+double cpu_training_bytes(const LayerShape& shape, bool fixed_routing, const ScheduleOptions& options,
+                          Dtype gradients);
+
+/// Running a baseline system, as cpu_execution_needs().
 HostNeeds cpu_system_needs(const SystemShape& shape, bool fixed_routing, const TokenRule& tokens = {});
 
 /// The most of `passing` and of a cold run's flush of the cache, with what the heap keeps of what passed
