@@ -42,6 +42,7 @@ class RouterBackward : public testing::TestWithParam<LayerShape> {
  protected:
   void SetUp() override {
     MOESCOPE_NEEDS_GPU();
+    blas_.emplace();
     problem_.emplace(GetParam(), 4);
     logits_ = reference::router_project(problem_->inputs);
     device_logits_ = cuda::make_filled<float>(shape().num_tokens * sides(), nullptr);
@@ -88,7 +89,7 @@ class RouterBackward : public testing::TestWithParam<LayerShape> {
   std::vector<float> gate_gradients_;
   DeviceBuffer<float> device_logits_;
   DeviceBuffer<float> lse_;
-  cuda::CublasLt blas_;
+  std::optional<cuda::CublasLt> blas_;
 };
 
 TEST_P(RouterBackward, LogSoftmaxIsTheReferences) {
@@ -125,7 +126,7 @@ TEST_P(RouterBackward, LogitsGradientsAndLossesAreTheReferences) {
       cuda::launch_expert_loads(shape(), pairs.view(), loads.get(), nullptr);
       const DeviceBuffer<double> values = cuda::make_filled<double>(2, nullptr);
       const auto workspace = bytes(cuda::router_losses_workspace_bytes(shape(), losses));
-      cuda::launch_router_losses(blas_, shape(), losses, log_probs(), lse_.get(), loads.get(), ours.get(),
+      cuda::launch_router_losses(*blas_, shape(), losses, log_probs(), lse_.get(), loads.get(), ours.get(),
                                  values.get(), workspace.get(), nullptr);
       const auto made = cuda::copy_to_host(values.get(), 2, nullptr);
       EXPECT_NEAR(made[0], expected.balance_loss, 1e-5 * (expected.balance_loss + 1e-9));
@@ -193,7 +194,7 @@ TEST_P(RouterBackward, ProjectionsGradientsAreTheReferences) {
   const auto workspace = bytes(cuda::router_project_backward_workspace_bytes(shape()));
   const DeviceBuffer<float> matrix = cuda::make_filled<float>(sides() * shape().hidden_size, nullptr);
   auto* const dx_floats = static_cast<float*>(static_cast<void*>(device_dx.get()));
-  cuda::launch_router_project_backward(blas_, shape(), x.get(), weights, gradient.get(),
+  cuda::launch_router_project_backward(*blas_, shape(), x.get(), weights, gradient.get(),
                                        {.dtype = Dtype::kF32, .matrix = matrix.get()}, dx_floats,
                                        workspace.get(), nullptr);
   const auto expected = reference::router_project_backward(inputs, logits_, dx);
