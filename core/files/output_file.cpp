@@ -197,21 +197,10 @@ void create_file(const fs::path& file, std::string_view content) {
 
 void require_other_file(std::string_view field, const fs::path& file, std::span<const fs::path> others) {
   const fs::path target = followed(file);
-  const auto refuse = [&](const fs::path& other) {
+  for (const fs::path& other : others) {
     if (is_same_file(target, followed(other))) {
       throw InvalidArgument(field, file.string(),
                             "this command reads or writes it as another file, too; one would be lost");
-    }
-  };
-  for (const fs::path& other : others) {
-    refuse(other);
-    // Of a folder it reads what it finds there: rows, a checkpoint's parts. A page beside them may be written
-    // again.
-    std::error_code none;
-    for (const auto& entry : fs::directory_iterator(other, none)) {
-      if (entry.path().extension() != ".html") {
-        refuse(entry.path());
-      }
     }
   }
 }

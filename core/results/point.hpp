@@ -70,6 +70,9 @@ struct Point {
   std::string placement = "none";
   std::string exchange = "none";
 
+  /// A layer as a whole on one device: neither shared by ranks nor one rank's part.
+  bool on_one_device() const { return ranks == 1 && !rank; }
+
   /// The fields that come from an OmniMoE layer's shape.
   void set_shape(const LayerShape& shape);
   /// The fields that come from a baseline's shape, system included; its grid is that of row_shape().

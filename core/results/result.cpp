@@ -18,15 +18,6 @@
 namespace moescope {
 namespace {
 
-std::string command_line_of(int argc, const char* const* argv) {
-  std::string line;
-  for (int i = 0; i < argc; ++i) {
-    line += i == 0 ? "" : " ";
-    line += shell_word(argv[i]);
-  }
-  return line;
-}
-
 /// Folded to 32 bits: it only tells runs of one second apart.
 std::uint32_t short_hash(std::string_view text) {
   const std::uint64_t hash = fnv1a(text);
@@ -40,6 +31,15 @@ void require_text(std::string_view field, const std::string& value) {
 }
 
 }  // namespace
+
+std::string command_line_of(std::span<const char* const> words) {
+  std::string line;
+  for (const char* const word : words) {
+    line += line.empty() ? "" : " ";
+    line += shell_word(word);
+  }
+  return line;
+}
 
 std::string_view to_string(Source source) {
   switch (source) {
@@ -72,7 +72,7 @@ RunHeader make_run_header(int argc, const char* const* argv) {
   const auto now = std::chrono::time_point_cast<std::chrono::seconds>(moment);
   const auto& info = build_info();
   RunHeader header;
-  header.command_line = command_line_of(argc, argv);
+  header.command_line = command_line_of({argv, static_cast<std::size_t>(argc)});
   // The same command may be started twice in one second, here or on another machine.
   header.run_id = fmt::format("{:%Y%m%dT%H%M%SZ}-{:08x}", fmt::gmtime(now),
                               short_hash(fmt::format("{} {} {}", header.command_line, ::getpid(),

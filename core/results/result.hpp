@@ -45,6 +45,8 @@ struct RunHeader {
 /// Fills in everything that does not depend on a device; `device` and `driver` say "unavailable: ..." until
 /// set.
 RunHeader make_run_header(int argc, const char* const* argv);
+/// Words as a shell takes them back.
+std::string command_line_of(std::span<const char* const> words);
 
 /// One value (DESIGN section 8): of which point, which stage of it, and what. Field order is column order in
 /// CSV and key order in JSON Lines (result_fields.hpp).
@@ -137,8 +139,11 @@ struct RecordedRun {
   std::vector<ResultRow> rows;  ///< those that count
   std::vector<RecordedPoint> points;
 };
+/// Where the rows of a path stand: of a folder with one its rows.jsonl, else the path itself.
+std::filesystem::path rows_file(const std::filesystem::path& given);
+
 /// Reads rows.jsonl (one or several runs one after another) or rows.jsonl.gz, of this version or an earlier
-/// one; of a folder its rows.jsonl. Of an unfinished sweep, rows of complete points count; empty lines do
+/// one; of rows_file(). Of an unfinished sweep, rows of complete points count; empty lines do
 /// not. Throws FileError naming the line and field.
 std::vector<RecordedRun> read_rows(const std::filesystem::path& file);
 

@@ -252,11 +252,14 @@ ResultLog parse_rows(std::istream& text, const std::string& name) {
   return log;
 }
 
-std::vector<RecordedRun> read_rows(const std::filesystem::path& given) {
+std::filesystem::path rows_file(const std::filesystem::path& given) {
   std::error_code none;
-  const std::filesystem::path of_folder = given / "rows.jsonl";
-  const std::filesystem::path& file =
-      std::filesystem::is_directory(given, none) && file_exists(of_folder) ? of_folder : given;
+  std::filesystem::path of_folder = given / "rows.jsonl";
+  return std::filesystem::is_directory(given, none) && file_exists(of_folder) ? of_folder : given;
+}
+
+std::vector<RecordedRun> read_rows(const std::filesystem::path& given) {
+  const std::filesystem::path file = rows_file(given);
   std::istringstream stream(file.extension() == ".gz" ? unpack_gzip(read_bytes(file), file.string())
                                                       : read_text(file, kMostRowsBytes));
   std::vector<RecordedRun> runs = parse_rows(stream, file.string()).runs;

@@ -4,6 +4,7 @@
 #include <array>
 #include <filesystem>
 #include <iostream>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <optional>
@@ -302,8 +303,9 @@ Part make_calibration(const CalibrateOptions& options, const std::optional<Devic
 
 /// Before anything is measured: that every part can be written, and is none of the files that are read.
 std::vector<OutputFile> claim_parts(const CalibrateOptions& options, const Subject& subject) {
-  std::vector<fs::path> kept(options.validation.files.begin(), options.validation.files.end());
-  kept.insert(kept.end(), options.held_out.begin(), options.held_out.end());
+  std::vector<fs::path> kept;
+  std::ranges::transform(options.validation.files, std::back_inserter(kept), rows_file);
+  std::ranges::transform(options.held_out, std::back_inserter(kept), rows_file);
   if (auto like = options.like.empty() ? std::nullopt : device_file(options.like)) {
     kept.push_back(*std::move(like));
   }

@@ -53,6 +53,7 @@ bool is_checkpoint(const fs::path& path) {
   return fs::is_directory(path, error) && fs::exists(path / "config.json", error);
 }
 
+/// All that is read: of a folder (a checkpoint, a trace of ranks) whatever lies in it.
 std::vector<fs::path> input_files(const ImportCommand& command) {
   std::vector<fs::path> files(command.files.begin(), command.files.end());
   for (const std::string& other : {command.model, command.against, command.hidden}) {
@@ -60,6 +61,14 @@ std::vector<fs::path> input_files(const ImportCommand& command) {
       files.emplace_back(other);
     }
   }
+  std::vector<fs::path> inside;
+  for (const fs::path& file : files) {
+    std::error_code none;
+    for (const auto& entry : fs::directory_iterator(file, none)) {
+      inside.push_back(entry.path());
+    }
+  }
+  files.insert(files.end(), inside.begin(), inside.end());
   return files;
 }
 

@@ -1,5 +1,6 @@
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <iostream>
@@ -54,11 +55,13 @@ std::optional<ReportBaseline> baseline_of(const ReportOptions& options,
 }
 
 ExitCode report(const ReportOptions& options) {
-  std::vector<fs::path> inputs(options.files.begin(), options.files.end());
-  for (const std::string& more : {options.baseline, options.chart_js}) {
-    if (!more.empty()) {
-      inputs.emplace_back(more);
-    }
+  std::vector<fs::path> inputs;
+  std::ranges::transform(options.files, std::back_inserter(inputs), rows_file);
+  if (!options.baseline.empty()) {
+    inputs.push_back(rows_file(options.baseline));
+  }
+  if (!options.chart_js.empty()) {
+    inputs.emplace_back(options.chart_js);
   }
   const OutputFile page("output", options.output, inputs);
   const PlottingLibrary library =

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <iostream>
+#include <iterator>
 #include <memory>
 #include <optional>
 
@@ -91,7 +92,7 @@ std::string predictions_csv(std::span<const Prediction> predictions) {
 /// Everything that is read: rows, calibration, device, and the files that workloads of the rows name.
 std::vector<fs::path> files_read(const ValidateOptions& options, const std::vector<MeasuredPoint>& points) {
   std::vector<fs::path> files = simulator_files(options);
-  files.insert(files.end(), options.files.begin(), options.files.end());
+  std::ranges::transform(options.files, std::back_inserter(files), rows_file);
   for (const MeasuredPoint& point : points) {
     const auto more = workload_files({recorded_workload(point.layer.workload, options.data_folder)});
     files.insert(files.end(), more.begin(), more.end());

@@ -10,8 +10,9 @@
 #include <string_view>
 #include <utility>
 
-#include "core/base/command_text.hpp"
 #include "core/base/line_text.hpp"
+#include "core/results/result.hpp"
+#include "experiments/points/sweep_points.hpp"
 #include "profiler/report/layer_names.hpp"
 #include "profiler/study/fastest.hpp"
 #include "profiler/study/system_study.hpp"
@@ -197,45 +198,19 @@ TableCell against_fastest(const Standing& standing) {
                          : ratio_cell(ratio);
 }
 
-namespace {
-
-/// Options that give this layer again.
-std::string layer_words(const LayerStudy& study) {
-  std::string text = "--workload " + shell_word(study.workload);
-  if (study.workload.starts_with("snapshot:")) {
-    return text;  // it has the shape
-  }
-  const LayerShape& shape = study.shape;
-  text += fmt::format(" -L {} -d {} --grid {}x{} -K {} --shared-size {}", shape.num_tokens, shape.hidden_size,
-                      shape.grid_rows, shape.grid_cols, shape.top_k, shape.shared_size);
-  const LayerShape usual;
-  if (shape.dtype != usual.dtype) {
-    text += fmt::format(" --dtype {}", to_string(shape.dtype));
-  }
-  if (shape.activation != usual.activation) {
-    text += fmt::format(" --activation {}", to_string(shape.activation));
-  }
-  if (shape.gate_mode != usual.gate_mode) {
-    text += fmt::format(" --gates {}", to_string(shape.gate_mode));
-  }
-  return text;
-}
-
-}  // namespace
-
 std::string typed_command(const Invocation& invocation) {
   constexpr std::string_view kSaidAgain[] = {"--min-samples", "--max-time", "--output"};
-  std::string text = "moescope";
+  std::vector<const char*> words = {"moescope"};
   for (int a = 1; a < invocation.argc; ++a) {
     const std::string_view word = invocation.argv[a];
     const std::string_view name = word.substr(0, word.find('='));
     if (std::ranges::find(kSaidAgain, name) == std::end(kSaidAgain)) {
-      text += fmt::format(" {}", shell_word(std::string(word)));
+      words.push_back(invocation.argv[a]);
     } else if (name == word) {
       ++a;  // its value
     }
   }
-  return text;
+  return command_line_of(words);
 }
 
 std::string noise_text(const std::vector<LayerStudy>& studies, const std::string& repro) {
@@ -261,13 +236,8 @@ std::string next_text(const std::vector<LayerStudy>& studies, const std::string&
   if (all.empty()) {
     return text;
   }
-  const std::string layer = layer_words(*most);
-  return text + fmt::format(
-                    "\nnext: where the time goes:\n      moescope run {} --schedule {}{}\n"
-                    "      what a GPU would do:\n      moescope simulate {}\n",
-                    layer, to_string(all.front().schedule->ran),
-                    most->save ? fmt::format(" --direction backward --save {}", to_string(*most->save)) : "",
-                    layer);
+  return text + fmt::format("\nnext: where the time goes:\n      {}\n      what a GPU would do:\n      {}\n",
+                            run_command(*most, all.front().schedule->ran), simulate_command(*most));
 }
 
 std::string failures_text(const std::vector<LayerStudy>& studies) {

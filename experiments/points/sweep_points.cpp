@@ -40,9 +40,22 @@ class ReproCommand {
   }
   /// What says which layer it is: shape, workload, schedules.
   void add_layer(const CommonOptions& options) {
+    add_batch(options);
     const System system = chosen_system(options);
-    const bool omnimoe = system == System::kOmniMoe;
-    add("--system", omnimoe ? "" : std::string(to_string(system)));
+    if (system == System::kOmniMoe) {
+      for (const ScheduleOptions& schedule : chosen_schedules(options)) {
+        add("--schedule", to_string(schedule));
+      }
+    } else if (system_has(system, "schedule")) {
+      for (const std::string& schedule : options.schedules) {
+        add("--schedule", schedule);
+      }
+    }
+  }
+  /// Shape and workload alone.
+  void add_batch(const CommonOptions& options) {
+    const System system = chosen_system(options);
+    add("--system", system == System::kOmniMoe ? "" : std::string(to_string(system)));
     for_each_request_field(options, [&](const RequestField& field, const auto& asked) {
       if (field.group != RequestGroup::kRun && system_has(system, field.key)) {
         add_field(field, asked);
@@ -52,15 +65,6 @@ class ReproCommand {
       add("--workload", workload);
     }
     add("--seed", fmt::format("{}", options.seed));
-    if (omnimoe) {
-      for (const ScheduleOptions& schedule : chosen_schedules(options)) {
-        add("--schedule", to_string(schedule));
-      }
-    } else if (system_has(system, "schedule")) {
-      for (const std::string& schedule : options.schedules) {
-        add("--schedule", schedule);
-      }
-    }
   }
   const std::string& text() const { return text_; }
 
@@ -92,7 +96,53 @@ std::vector<std::string> own_of(const std::vector<std::string>& schedules, Syste
   return own;
 }
 
+/// What asks for the layer of a study. Snapshots have their shape.
+CommonOptions options_of(const LayerStudy& study) {
+  CommonOptions options;
+  options.workloads = {study.workload};
+  options.seed = study.seed;
+  if (study.save) {
+    options.direction = to_string(Direction::kBackward);
+    options.save = to_string(*study.save);
+  }
+  if (study.workload.starts_with("snapshot:")) {
+    return options;
+  }
+  const LayerShape& shape = study.shape;
+  options.num_tokens = shape.num_tokens;
+  options.hidden_size = shape.hidden_size;
+  options.grid = fmt::format("{}x{}", shape.grid_rows, shape.grid_cols);
+  options.top_k = shape.top_k;
+  options.shared_size = shape.shared_size;
+  const LayerShape usual;
+  if (shape.dtype != usual.dtype) {
+    options.dtype = to_string(shape.dtype);
+  }
+  if (shape.activation != usual.activation) {
+    options.activation = to_string(shape.activation);
+  }
+  if (shape.gate_mode != usual.gate_mode) {
+    options.gates = to_string(shape.gate_mode);
+  }
+  return options;
+}
+
 }  // namespace
+
+std::string run_command(const LayerStudy& study, const ScheduleOptions& schedule) {
+  const CommonOptions options = options_of(study);
+  ReproCommand command("moescope run");
+  command.add_batch(options);
+  command.add("--schedule", to_string(schedule));
+  command.add_run(options);
+  return command.text();
+}
+
+std::string simulate_command(const LayerStudy& study) {
+  ReproCommand command("moescope simulate");
+  command.add_batch(options_of(study));
+  return command.text();
+}
 
 CommonOptions point_options(const Experiment& experiment, const ExperimentPoint& point,
                             const CommonOptions& machine) {

@@ -6,6 +6,7 @@
 #include "core/results/experiment.hpp"
 #include "experiments/options/options.hpp"
 #include "experiments/options/sim_options.hpp"
+#include "profiler/study/layer_study.hpp"
 
 namespace moescope {
 
@@ -18,6 +19,11 @@ std::string repro_command(const CommonOptions& options);
 
 /// The `moescope simulate` that models what these options ask for, on the devices of `simulator`.
 std::string model_repro_command(const CommonOptions& options, const SimulatorOptions& simulator);
+
+/// The `moescope run` of a study's layer under a schedule, and the `moescope simulate` of the layer: as the
+/// study was, whatever the defaults will be, but for backend and samples.
+std::string run_command(const LayerStudy& study, const ScheduleOptions& schedule);
+std::string simulate_command(const LayerStudy& study);
 
 /// One of several machines that share a sweep: points whose place in the list is index - 1 modulo count.
 struct Shard {

@@ -14,8 +14,8 @@ namespace {
 
 bool takes_part(const ResultRow& row) {
   return row.status == Status::kOk && row.value && row.dtype == to_string(Dtype::kBF16) &&
-         row.l2_state != "warm" && row.system == "omnimoe" && row.direction == "forward" && row.ranks == 1 &&
-         !row.rank;
+         row.l2_state != "warm" && row.system == "omnimoe" && row.direction == "forward" &&
+         row.on_one_device();
 }
 
 std::optional<Stage> stage_of(const ResultRow& row) {

@@ -22,7 +22,7 @@ bool counts(const ResultRow& row) {
   const bool default_options =
       row.system != "omnimoe" || (row.group_size.value_or(defaults.group_size) == defaults.group_size &&
                                   row.tile_tokens.value_or(defaults.tile_tokens) == defaults.tile_tokens);
-  const bool one_gpu = row.ranks == 1 && !row.rank && !row.backend.starts_with("sim:");
+  const bool one_gpu = row.on_one_device() && !row.backend.starts_with("sim:");
   return row.direction == "forward" && one_gpu && (time || memory) && default_options &&
          row.hidden_size == 1024 && row.num_tokens >= 1024 && row.dtype == "bf16" &&
          row.status == Status::kOk && row.value && std::isfinite(*row.value) && *row.value > 0;

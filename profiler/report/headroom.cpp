@@ -309,7 +309,7 @@ std::vector<LayerHeadroom> headroom(std::span<const RecordedLayer> layers, const
   std::vector<LayerHeadroom> all;
   for (const RecordedLayer& layer : layers) {
     if (layer.what.system != to_string(System::kOmniMoe) || layer.what.direction != "forward" ||
-        layer.what.ranks != 1 || layer.header->device != ceilings.device) {
+        !layer.what.on_one_device() || layer.header->device != ceilings.device) {
       continue;
     }
     if (auto one = headroom_of(layer, ceilings, stage)) {

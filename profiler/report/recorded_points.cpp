@@ -52,6 +52,20 @@ void for_each_open(P& point, const Visit& visit) {
   });
 }
 
+/// Of those axes the ones that are a state of all schedules alike.
+const std::vector<bool>& state_axes() {
+  static const std::vector<bool> axes = [] {
+    std::vector<bool> states;
+    for_each_field(Point{}, [&](const PointField& field, const auto&) {
+      if (field.part != PointPart::kLayer && field.key != std::string_view("schedule")) {
+        states.push_back(field.part == PointPart::kState);
+      }
+    });
+    return states;
+  }();
+  return axes;
+}
+
 /// By place; empty: any.
 using OpenValues = std::vector<std::string>;
 OpenValues open_values(const Point& point) {
@@ -85,26 +99,29 @@ class RowGroup {
  public:
   void add(const ResultRow& row) {
     rows_.push_back({&row, open_values(row)});
-    auto& known = values_[row.schedule];
-    known.resize(rows_.back().values.size());
-    for (std::size_t axis = 0; axis < known.size(); ++axis) {
+    for (std::size_t axis = 0; axis < rows_.back().values.size(); ++axis) {
+      std::vector<std::string>& known = values_[owner(row, axis)][axis];
       const std::string& value = rows_.back().values[axis];
-      if (!value.empty() && std::ranges::find(known[axis], value) == known[axis].end()) {
-        known[axis].push_back(value);
+      if (!value.empty() && std::ranges::find(known, value) == known.end()) {
+        known.push_back(value);
       }
     }
   }
   const std::vector<OpenRow>& rows() const { return rows_; }
 
-  /// Every combination of the values by which one and the same schedule was recorded more than once: each is
-  /// a layer of its own. One, with nothing in it, without such a schedule.
+  /// Every combination of the values by which one and the same schedule was recorded more than once, and of
+  /// states that differ: each is a layer of its own. One, with nothing in it, without such values.
   std::vector<OpenValues> layers() const {
     std::vector<OpenValues> all(1, OpenValues(rows_.front().values.size()));
     for (std::size_t axis = 0; axis < all.front().size(); ++axis) {
       std::vector<std::string> split;
-      for (const auto& [schedule, values] : values_) {
-        for (const std::string& value : values[axis]) {
-          if (values[axis].size() > 1 && std::ranges::find(split, value) == split.end()) {
+      for (const auto& [owner, values] : values_) {
+        const auto known = values.find(axis);
+        if (known == values.end() || known->second.size() < 2) {
+          continue;
+        }
+        for (const std::string& value : known->second) {
+          if (std::ranges::find(split, value) == split.end()) {
             split.push_back(value);
           }
         }
@@ -121,13 +138,13 @@ class RowGroup {
     return all;
   }
 
-  /// Whether a row belongs to the layer of these values: it has no other of its own where its schedule has
-  /// several.
+  /// Whether a row belongs to the layer of these values: it has no other of its own where its schedule, or of
+  /// a state the group, has several.
   bool takes(const OpenValues& layer, const OpenRow& open) const {
     for (std::size_t axis = 0; axis < layer.size(); ++axis) {
       const std::string& value = open.values[axis];
       if (!layer[axis].empty() && !value.empty() && value != layer[axis] &&
-          values_.at(open.row->schedule)[axis].size() > 1) {
+          values_.at(owner(*open.row, axis)).at(axis).size() > 1) {
         return false;
       }
     }
@@ -135,8 +152,13 @@ class RowGroup {
   }
 
  private:
+  /// Whose values of an axis are told apart: the row's schedule's, or ("") the group's.
+  static std::string owner(const ResultRow& row, std::size_t axis) {
+    return state_axes()[axis] ? "" : row.schedule;
+  }
+
   std::vector<OpenRow> rows_;
-  std::map<std::string, std::vector<std::vector<std::string>>> values_;  ///< of a schedule, by axis
+  std::map<std::string, std::map<std::size_t, std::vector<std::string>>> values_;  ///< of an owner, by axis
 };
 
 RecordedSchedule& schedule_of(RecordedLayer& layer, const std::string& name) {
@@ -215,18 +237,12 @@ std::vector<RecordedLayer> recorded_layers(std::span<const RecordedRun> runs) {
   for (const RecordedRun& run : runs) {
     std::map<std::string, std::size_t> places;
     std::vector<RowGroup> groups;
-    const auto has_state = [&](std::string_view state) {
-      return std::ranges::find(run.rows, state, &ResultRow::l2_state) != run.rows.end();
-    };
-    const bool both_states = has_state("cold") && has_state("warm");
     for (const ResultRow& row : run.rows) {
       if (row.num_tokens < 1 || row.stage == kDeviceStage || row.rank) {
         continue;  // of no layer, or of a part of it
       }
-      // What a run has of either state of L2 are two layers; what has no state goes with the cold ones.
-      const std::string state = both_states && row.l2_state == "warm" ? "warm " : "";
       const auto [place, is_new] =
-          places.try_emplace(state + row.point + layer_key(row, kResultSchemaVersion), groups.size());
+          places.try_emplace(row.point + layer_key(row, kResultSchemaVersion), groups.size());
       if (is_new) {
         groups.emplace_back();
       }

@@ -141,6 +141,15 @@ TEST(ImportCommand, RefusesOptionsOfTheOtherKindAndItsOwnInputs) {
   test::write_text(directory.path() / "t.npz",
                    test::zip({{"expert_ids.npy", test::npy("<i4", "(1, 1)", std::string(4, '\0'))}}));
   refused({"import", "t.npz", "--num-experts", "1", "--output", "t.npz"}, "output");
+  // A checkpoint's files are inputs, although the folder is what is named.
+  std::filesystem::copy(data("mixtral"), directory.path() / "mine");
+  std::filesystem::path shard;
+  for (const auto& entry : std::filesystem::directory_iterator(directory.path() / "mine")) {
+    shard = entry.path().extension() == ".safetensors" ? entry.path() : shard;
+  }
+  const std::string before = test::read_text(shard);
+  refused({"import", "mine", "--layer", "1", "--output", shard.string()}, "output");
+  EXPECT_EQ(test::read_text(shard), before);
   EXPECT_FALSE(std::filesystem::exists(directory.path() / "s.safetensors"));
 }
 

@@ -147,14 +147,6 @@ TEST_F(OutputFileTest, IsNoOtherFileOfTheCommandUnderAnyName) {
                 [&] { OutputFile("output", path("input"), std::vector<fs::path>{path("link of link")}); }),
             "(no error)");
   EXPECT_EQ(read_text(path("input")), "mine");
-  // What lies in a folder that is read is read, too.
-  write_text(path("folder/rows.jsonl"), "mine");
-  const auto in_folder = [&](const char* name) {
-    return error_text<InvalidArgument>(
-        [&] { OutputFile("output", path(name), std::vector<fs::path>{path("same folder")}); });
-  };
-  EXPECT_NE(in_folder("folder/rows.jsonl"), "(no error)");
-  EXPECT_EQ(in_folder("folder/page.html"), "(no error)");
 }
 
 TEST_F(OutputFileTest, FollowsLinksAndLeavesThem) {

@@ -40,6 +40,31 @@ TEST(RecordedLayers, KeepsPointsOfASweepApart) {
   EXPECT_EQ(recorded_layers(runs).size(), 2U);
 }
 
+TEST(RecordedLayers, KeepStatesOfTheCacheApartWhicheverScheduleHasThem) {
+  auto runs = make_runs();
+  for (ResultRow& row : runs[0].rows) {
+    if (row.num_tokens == 32 && row.schedule == "staircase" && row.l2_state == "cold") {
+      row.l2_state = "warm";
+    }
+  }
+  int warm = 0;
+  int cold = 0;
+  for (const RecordedLayer& layer : recorded_layers(runs)) {
+    if (layer.what.num_tokens != 32) {
+      continue;
+    }
+    (layer.what.l2_state == "warm" ? warm : cold) += 1;
+    for (const RecordedSchedule& schedule : layer.schedules) {
+      if (schedule.value(Stage::kLayer, "time_s")) {
+        EXPECT_EQ(schedule.name == "staircase", layer.what.l2_state == "warm") << schedule.name;
+      }
+    }
+    EXPECT_EQ(layer.common.value(Stage::kExperts, "floor_bytes"), 1000) << "of no state: of both";
+  }
+  EXPECT_EQ(warm, 1);
+  EXPECT_EQ(cold, 1);
+}
+
 TEST(ReportFigures, DrawsWhatWasSweptAndNothingElse) {
   const auto runs = make_runs();
   const auto figures = report_figures(recorded_layers(runs), 10);
