@@ -11,6 +11,7 @@
 
 #include "core/base/error.hpp"
 #include "kernels/contract/backward.hpp"
+#include "kernels/runtime/cub_storage.hpp"
 #include "kernels/runtime/cuda_raii.hpp"
 
 namespace moescope::cuda {
@@ -35,18 +36,6 @@ std::int64_t cub_bytes_bound(std::int64_t num_pairs, std::int64_t num_experts) {
 /// Of a selection alone.
 std::int64_t select_bytes_bound(std::int64_t num_experts) {
   return aligned(num_experts / 8 + (std::int64_t{64} << 10));
-}
-
-/// Runs a CUB call twice: for its need, which must be within the bound, and for its work.
-template <class Call>
-void with_cub_storage(const char* what, void* storage, std::int64_t bound, const Call& call) {
-  std::size_t bytes = 0;
-  MOESCOPE_CUDA_CHECK(call(nullptr, bytes));
-  if (bytes > static_cast<std::size_t>(bound)) {
-    throw InternalError(
-        fmt::format("{} needs {} bytes of temporary storage, {} were planned", what, bytes, bound));
-  }
-  MOESCOPE_CUDA_CHECK(call(storage, bytes));
 }
 
 void require_narrow(const LayerShape& shape) {

@@ -10,18 +10,10 @@ template <StaircaseSums kSums>
 void launch_sums(const LayerShape& shape, const DeviceWeights& weights, const StripsDgradArguments& args,
                  std::int64_t max_tiles, cudaStream_t stream) {
   with_strip_tiles<kSums, StaircasePass::kForward>(shape, [&]<class Tiles>(std::type_identity<Tiles>) {
-    const auto launch = [&]<Activation kActivation>() {
+    with_activation(shape.activation, [&]<Activation kActivation>() {
       launch_strips_dgrad_kernel<Tiles, StripsForwardConsumer<Tiles, kActivation>>(
           shape, weights.w_in, weights.w_out, args, max_tiles, stream);
-    };
-    switch (shape.activation) {
-      case Activation::kSilu:
-        return launch.template operator()<Activation::kSilu>();
-      case Activation::kGelu:
-        return launch.template operator()<Activation::kGelu>();
-      case Activation::kRelu:
-        return launch.template operator()<Activation::kRelu>();
-    }
+    });
   });
 }
 

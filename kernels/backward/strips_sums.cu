@@ -5,6 +5,7 @@
 
 #include "kernels/contract/strips_backward.hpp"
 #include "kernels/device/dependent_launch.cuh"
+#include "kernels/device/scaled_sums.cuh"
 #include "kernels/runtime/cuda_raii.hpp"
 #include "kernels/runtime/device_info.hpp"
 #include "kernels/runtime/nvtx.hpp"
@@ -14,18 +15,6 @@ namespace {
 
 constexpr int kThreads = 256;
 
-__device__ __forceinline__ float4 to_floats(const __half* sums) {
-  const uint2 words = *reinterpret_cast<const uint2*>(sums);
-  const float2 low = __half22float2(*reinterpret_cast<const __half2*>(&words.x));
-  const float2 high = __half22float2(*reinterpret_cast<const __half2*>(&words.y));
-  return make_float4(low.x, low.y, high.x, high.y);
-}
-__device__ __forceinline__ float4 to_floats(const std::int32_t* sums) {
-  const int4 v = *reinterpret_cast<const int4*>(sums);
-  return make_float4(static_cast<float>(v.x), static_cast<float>(v.y), static_cast<float>(v.z),
-                     static_cast<float>(v.w));
-}
-
 /// One block per token.
 template <class Sum>
 __global__ void __launch_bounds__(kThreads)
@@ -33,7 +22,7 @@ __global__ void __launch_bounds__(kThreads)
                   float4* dx, int row4) {
   const std::int64_t token = blockIdx.x;
   wait_for_predecessor();
-  const float scale = __int_as_float((127 - exponents[token]) << 23);  // 2^-exponent, normal
+  const float scale = scale_of(exponents[token]);
   for (int i = static_cast<int>(threadIdx.x); i < row4; i += kThreads) {
     const std::int64_t at = token * row4 + i;
     const float4 sum = to_floats(sums + at * 4);

@@ -1,7 +1,7 @@
 #pragma once
 
 #include "kernels/backward/strips_wgrad_common.cuh"
-#include "kernels/device/wgmma_transposed.cuh"
+#include "kernels/device/wgmma.cuh"
 #include "kernels/experts/experts_staircase_weights.cuh"
 
 /// The consumer warpgroups of the wgrad kernel. Of a work item's five tiles of 64 experts each takes two, and
@@ -163,14 +163,14 @@ class WgradConsumer {
       for (int group = 0; group < Tiles::kGroups; ++group) {
         const std::uint32_t q = shared_.q(ring_.slot, group);
         const std::uint32_t x = shared_.x(ring_.slot, group);
-        const std::uint64_t b = wide_descriptor(x, Tiles::kAtomBytes);
+        const std::uint64_t b = matrix_descriptor(x, Tiles::kAtomBytes);
         const std::uint64_t a = matrix_descriptor(q + warpgroup_ * 2 * Tiles::kAtomBytes);
-        WgmmaTransposed<kN>::multiply(first, a, b);
-        WgmmaTransposed<kN>::multiply(second, a + (Tiles::kAtomBytes >> 4U), b);
-        WgmmaTransposed<kN / 2>::multiply(
+        Wgmma<kN, 1>::multiply(first, a, b);
+        Wgmma<kN, 1>::multiply(second, a + (Tiles::kAtomBytes >> 4U), b);
+        Wgmma<kN / 2, 1>::multiply(
             fifth, matrix_descriptor(q + 4 * Tiles::kAtomBytes),
-            wide_descriptor(x + warpgroup_ * (Tiles::kAtoms == 2 ? Tiles::kAtomBytes : 64),
-                            Tiles::kAtomBytes));
+            matrix_descriptor(x + warpgroup_ * (Tiles::kAtoms == 2 ? Tiles::kAtomBytes : 64),
+                              Tiles::kAtomBytes));
       }
       wgmma_commit();
       wgmma_wait<1>();

@@ -8,6 +8,7 @@
 
 #include "kernels/contract/launch.hpp"
 #include "kernels/device/dependent_launch.cuh"
+#include "kernels/device/scaled_sums.cuh"
 #include "kernels/runtime/device_info.hpp"
 
 namespace moescope::cuda {
@@ -42,18 +43,6 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
-__device__ __forceinline__ float4 to_floats(const __half* sums) {
-  const uint2 words = *reinterpret_cast<const uint2*>(sums);
-  const float2 low = __half22float2(*reinterpret_cast<const __half2*>(&words.x));
-  const float2 high = __half22float2(*reinterpret_cast<const __half2*>(&words.y));
-  return make_float4(low.x, low.y, high.x, high.y);
-}
-__device__ __forceinline__ float4 to_floats(const std::int32_t* sums) {
-  const int4 v = *reinterpret_cast<const int4*>(sums);
-  return make_float4(static_cast<float>(v.x), static_cast<float>(v.y), static_cast<float>(v.z),
-                     static_cast<float>(v.w));
-}
-
 /// One block per token and stride; `log_scales` and `addend` may be null.
 template <class Sum>
 __global__ void __launch_bounds__(kThreads)
@@ -62,7 +51,7 @@ __global__ void __launch_bounds__(kThreads)
                uint2* __restrict__ output, std::int64_t num_tokens, std::int32_t row4) {
   wait_for_predecessor();
   for (std::int64_t token = blockIdx.x; token < num_tokens; token += gridDim.x) {
-    float scale = __int_as_float((127 - exponents[token]) << 23);  // 2^-exponent, normal
+    float scale = scale_of(exponents[token]);
     if (log_scales != nullptr) {
       scale *= expf(log_scales[token]);
     }

@@ -18,6 +18,7 @@
 #include "core/base/error.hpp"
 #include "core/tiling/tile_config.hpp"
 #include "kernels/contract/launch.hpp"
+#include "kernels/runtime/cub_storage.hpp"
 #include "kernels/runtime/cuda_raii.hpp"
 #include "kernels/runtime/nvtx.hpp"
 #include "kernels/schedule/schedule_cover.cuh"
@@ -125,18 +126,6 @@ struct TilesOfItem {
                : ceil_div(item_entry_offsets[item + 1] - item_entry_offsets[item], kTileEntries);
   }
 };
-
-/// Runs a CUB call twice: for its need, which must be within the bound, and for its work.
-template <class Call>
-void with_cub_storage(const char* what, void* storage, std::int64_t bound, const Call& call) {
-  std::size_t bytes = 0;
-  MOESCOPE_CUDA_CHECK(call(nullptr, bytes));
-  if (bytes > static_cast<std::size_t>(bound)) {
-    throw InternalError(
-        fmt::format("{} needs {} bytes of temporary storage, {} were planned", what, bytes, bound));
-  }
-  MOESCOPE_CUDA_CHECK(call(storage, bytes));
-}
 
 template <class Key>
 void build(const LayerShape& shape, const ScheduleOptions& options, const SchedulePlan& plan,

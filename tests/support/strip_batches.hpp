@@ -112,4 +112,31 @@ inline LayerShape bf16(LayerShape shape, Activation activation = Activation::kSi
   return shape;
 }
 
+/// Shapes that divide nothing, from one pair to a strip of many segments, under either rule.
+inline std::vector<StaircaseCase> awkward_cases() {
+  std::vector<StaircaseCase> cases;
+  for (const LayerShape& shape :
+       {make_shape(1, 8, 4, 4, 1), make_shape(1, 32, 8, 8, 64), make_shape(3, 8, 48, 16, 7),
+        make_shape(33, 24, 7, 11, 77), make_shape(50, 16, 1, 64, 9), make_shape(50, 16, 64, 1, 9),
+        make_shape(64, 40, 16, 16, 1), make_shape(17, 96, 4, 32, 12), make_shape(130, 72, 24, 40, 33),
+        make_shape(300, 1000, 48, 16, 37), make_shape(257, 104, 130, 250, 100),
+        make_shape(100, 64, 320, 320, 200), make_shape(60, 64, 444, 90, 150)}) {
+    cases.push_back({bf16(shape)});
+    cases.push_back({bf16(shape), Logits::kGaussian, StripRule::kRowsOnly});
+  }
+  return cases;
+}
+
+/// Every skew on three grids.
+inline std::vector<StaircaseCase> skew_cases() {
+  std::vector<StaircaseCase> cases;
+  for (const Logits logits :
+       {Logits::kGaussian, Logits::kPopular, Logits::kTies, Logits::kSame, Logits::kOneStrip, Logits::kHot}) {
+    cases.push_back({bf16(make_shape(300, 256, 64, 64, 32)), logits});
+    cases.push_back({bf16(make_shape(200, 96, 100, 37, 111)), logits});
+    cases.push_back({bf16(make_shape(400, 72, 200, 320, 90)), logits, StripRule::kRowsOnly});
+  }
+  return cases;
+}
+
 }  // namespace moescope::test

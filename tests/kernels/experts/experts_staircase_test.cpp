@@ -101,24 +101,15 @@ void expect_as_plain_loop(const StaircaseCase& c) {
 
 TEST(ExpertsStaircase, EqualsThePlainLoopOnAwkwardShapes) {
   NEEDS_STAIRCASE_KERNEL();
-  for (const LayerShape& shape :
-       {make_shape(1, 8, 4, 4, 1), make_shape(1, 32, 8, 8, 64), make_shape(3, 8, 48, 16, 7),
-        make_shape(33, 24, 7, 11, 77), make_shape(50, 16, 1, 64, 9), make_shape(50, 16, 64, 1, 9),
-        make_shape(64, 40, 16, 16, 1), make_shape(17, 96, 4, 32, 12), make_shape(130, 72, 24, 40, 33),
-        make_shape(300, 1000, 48, 16, 37), make_shape(257, 104, 130, 250, 100),
-        make_shape(100, 64, 320, 320, 200), make_shape(60, 64, 444, 90, 150)}) {
-    expect_as_plain_loop({bf16(shape)});
-    expect_as_plain_loop({bf16(shape), Logits::kGaussian, StripRule::kRowsOnly});
+  for (const StaircaseCase& c : test::awkward_cases()) {
+    expect_as_plain_loop(c);
   }
 }
 
 TEST(ExpertsStaircase, EqualsThePlainLoopUnderEverySkew) {
   NEEDS_STAIRCASE_KERNEL();
-  for (const Logits logits :
-       {Logits::kGaussian, Logits::kPopular, Logits::kTies, Logits::kSame, Logits::kOneStrip, Logits::kHot}) {
-    expect_as_plain_loop({bf16(make_shape(300, 256, 64, 64, 32)), logits});
-    expect_as_plain_loop({bf16(make_shape(200, 96, 100, 37, 111)), logits});
-    expect_as_plain_loop({bf16(make_shape(400, 72, 200, 320, 90)), logits, StripRule::kRowsOnly});
+  for (const StaircaseCase& c : test::skew_cases()) {
+    expect_as_plain_loop(c);
   }
 }
 
