@@ -109,8 +109,11 @@ TEST(RecordedRows, CountOfALayerWhatItsStagesCount) {
   EXPECT_GT(layers, 5000);
 }
 
-/// Whoever wrote them: the program, scripts/gpu_evidence.py or experiments/peers.
+/// Whoever wrote them: the program, scripts/gpu_evidence.py or experiments/peers. Of a long file its beginning and
+/// every 16th line: one run's rows are alike.
 TEST(RecordedRows, KeepToThePublishedSchema) {
+  constexpr std::int64_t kAll = 500;
+  constexpr std::int64_t kStep = 16;
   const test::JsonSchema schema(nlohmann::json::parse(result_schema_json()));
   int files = 0;
   for (const std::string& machine : measured_folders()) {
@@ -120,6 +123,9 @@ TEST(RecordedRows, KeepToThePublishedSchema) {
       std::int64_t number = 0;
       for (std::string line; std::getline(lines, line);) {
         ++number;
+        if (number > kAll && number % kStep != 0) {
+          continue;
+        }
         ASSERT_EQ(schema.violation(nlohmann::json::parse(line)), "") << file << ", line " << number;
       }
     }

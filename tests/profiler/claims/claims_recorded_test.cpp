@@ -68,17 +68,6 @@ Files some_of(const Files& files, double share, std::mt19937& random) {
   return some;
 }
 
-/// All recorded rows, 60 MB of text: minutes under sanitizers, which see the same code on the small files of
-/// claims_test.cpp.
-class RecordedClaims : public testing::Test {
- protected:
-  void SetUp() override {
-#ifdef MOESCOPE_SANITIZED
-    GTEST_SKIP() << "takes minutes under sanitizers";
-#endif
-  }
-};
-
 /// The worst that a line says.
 int worst_rank(const ClaimResult& claim) { return std::max(rank(claim.verdict), rank(claim.worst_verdict)); }
 
@@ -103,7 +92,7 @@ void expect_no_less(const std::vector<DeviceClaims>& few, const std::vector<Devi
   }
 }
 
-TEST_F(RecordedClaims, MoreFilesNeverSayLess) {
+TEST(RecordedClaims, MoreFilesNeverSayLess) {
   const Recorded& recorded = Recorded::get();
   std::mt19937 random(20261130);
   for (int round = 0; round < 60; ++round) {
@@ -113,7 +102,7 @@ TEST_F(RecordedClaims, MoreFilesNeverSayLess) {
   }
 }
 
-TEST_F(RecordedClaims, NoFileAloneSaysWhatAllOfThemHide) {
+TEST(RecordedClaims, NoFileAloneSaysWhatAllOfThemHide) {
   const Recorded& recorded = Recorded::get();
   const auto all = recorded.judge(recorded.measured());
   for (const std::size_t file : recorded.measured()) {
@@ -121,7 +110,7 @@ TEST_F(RecordedClaims, NoFileAloneSaysWhatAllOfThemHide) {
   }
 }
 
-TEST_F(RecordedClaims, ModelledFilesChangeNothing) {
+TEST(RecordedClaims, ModelledFilesChangeNothing) {
   const Recorded& recorded = Recorded::get();
   ASSERT_FALSE(recorded.modelled().empty());
   std::mt19937 random(1);
@@ -137,7 +126,7 @@ TEST_F(RecordedClaims, ModelledFilesChangeNothing) {
   }
 }
 
-TEST_F(RecordedClaims, TheOrderOfFilesChangesNothing) {
+TEST(RecordedClaims, TheOrderOfFilesChangesNothing) {
   const Recorded& recorded = Recorded::get();
   const Files all = recorded.measured();
   std::vector<std::size_t> order(all.begin(), all.end());
@@ -149,7 +138,7 @@ TEST_F(RecordedClaims, TheOrderOfFilesChangesNothing) {
   }
 }
 
-TEST_F(RecordedClaims, EveryLineHasRowsOnTheH100) {
+TEST(RecordedClaims, EveryLineHasRowsOnTheH100) {
   const Recorded& recorded = Recorded::get();
   const auto devices = recorded.judge(recorded.measured());
   ASSERT_GE(devices.size(), 2U);
