@@ -1,7 +1,7 @@
 """torch.ops.moescope: the C library's functions as operators, by define and impl (custom_op costs twice as much a call).
 
 Every operator takes two-dimensional tensors and checks nothing that the library checks. Gradients that nobody needs come back
-as tensors without elements. The backward on CUDA is in PyTorch's own operators: _backward.py.
+as tensors without elements.
 """
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from moescope import _library as lib
-from moescope.torch import _backward
 
 _LIBRARY = torch.library.Library("moescope", "DEF")
 _DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
@@ -123,33 +122,23 @@ def _address(tensor: Tensor, want: bool) -> Optional[int]:
     return tensor.data_ptr() if want else None
 
 
-def _define(schema: str, kernel, fake, cuda=None) -> None:
-    """`cuda`: what runs on CUDA tensors, where it is not `kernel` too."""
+def _tables_together(x: Tensor, want: list[bool], first: int) -> list[bool]:
+    """What is made where `want` is asked for: on CUDA the gradients of w_in (at `first`) and w_out both or neither."""
+    either = x.is_cuda and (want[first] or want[first + 1])
+    return [one or (either and at in (first, first + 1)) for at, one in enumerate(want)]
+
+
+def _only(made: list[Tensor], want: list[bool]) -> list[Tensor]:
+    """Tensors without elements for what was made but not wanted."""
+    return [one if need or one.numel() == 0 else one.new_empty(0) for one, need in zip(made, want)]
+
+
+def _define(schema: str, kernel, fake) -> None:
     name = schema.partition("(")[0]
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _LIBRARY.impl(name, kernel, "CPU")
-    _LIBRARY.impl(name, cuda or kernel, "CUDA")
+    _LIBRARY.impl(name, kernel, "CUDA")
     torch.library.register_fake(f"moescope::{name}", fake, lib=_LIBRARY)
-
-
-def _in_torch(function):
-    """A kernel written in PyTorch's operators: as they are, whatever autocast says and nothing recorded."""
-
-    def kernel(*arguments):
-        with torch.no_grad(), torch.autocast("cuda", enabled=False):
-            return function(*arguments)
-
-    return kernel
-
-
-def _rounded(made: Optional[Tensor], like: Tensor) -> Tensor:
-    """A gradient in its tensor's dtype; without elements where there is none."""
-    return like.new_empty(0) if made is None else made.to(like.dtype)
-
-
-def _require_cuda_dtype(dtype: torch.dtype) -> None:
-    if dtype not in _backward.MASKED_UP_TO:
-        raise lib.MoescopeUnsupported(f"dtype: {dtype} has no kernel on CUDA")
 
 
 def _autograd(name: str, setup_context, backward) -> None:
@@ -206,15 +195,6 @@ def _select_backward(row_logits: Tensor, col_logits: Tensor, ids: Tensor, gates_
     return made
 
 
-@_in_torch
-def _select_backward_cuda(row_logits, col_logits, ids, gates_gradient, gate_mode, marginals):
-    rows, cols, _ = _logits(row_logits, col_logits)
-    _require_cuda_dtype(rows.dtype)
-    ids = _ids("ids", ids, rows.shape[0], rows.device)
-    given = _require("gates_gradient", gates_gradient, rows.dtype, ids.shape, rows.device)
-    return _backward.select_backward(rows, cols, ids, given, gate_mode, marginals)
-
-
 def _select_context(ctx, inputs, output):
     row_logits, col_logits, _, ctx.gate_mode, ctx.marginals = inputs
     _, ids, scores = output
@@ -233,7 +213,7 @@ _define("select(Tensor row_logits, Tensor col_logits, int top_k, str gate_mode, 
         _select, _select_fake)
 _define("select_backward(Tensor row_logits, Tensor col_logits, Tensor ids, Tensor gates_gradient, str gate_mode, str marginals)"
         " -> (Tensor, Tensor)", _select_backward,
-        lambda rows, cols, ids, given, gate_mode, marginals: (_wanted(rows, True), _wanted(cols, True)), _select_backward_cuda)
+        lambda rows, cols, ids, given, gate_mode, marginals: (_wanted(rows, True), _wanted(cols, True)))
 _autograd("select", _select_context, _select_gradients)
 _no_double_backward("select_backward")
 
@@ -264,19 +244,12 @@ def _experts_backward(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates
                       want_x: bool, want_w_in: bool, want_w_out: bool, want_gates: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     shape, tensors = _pairs(x, w_in, w_out, ids, gates, activation)
     given = _require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
-    want = (want_x, want_w_in, want_w_out, want_gates)
-    made = [_wanted(like, one) for like, one in zip((x, w_in, w_out, gates), want)]
-    _call("experts_backward", x.device, shape, *_addresses(*tensors, given), *map(_address, made, want))
-    return made[0], made[1], made[2], made[3]
-
-
-@_in_torch
-def _experts_backward_cuda(x, w_in, w_out, ids, gates, y_gradient, activation, want_x, want_w_in, want_w_out, want_gates):
-    _require_cuda_dtype(x.dtype)
-    _, tensors = _pairs(x, w_in, w_out, ids, gates, activation)
-    given = _require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
-    made = _backward.experts_backward(*tensors, given, activation, want_x, want_w_in, want_w_out, want_gates)
-    return tuple(map(_rounded, made, (x, w_in, w_out, gates)))
+    want = [want_x, want_w_in, want_w_out, want_gates]
+    made_of = _tables_together(x, want, 1)
+    made = [_wanted(like, one) for like, one in zip((x, w_in, w_out, gates), made_of)]
+    _call("experts_backward", x.device, shape, *_addresses(*tensors, given), *map(_address, made, made_of))
+    kept = _only(made, want)
+    return kept[0], kept[1], kept[2], kept[3]
 
 
 def _experts_backward_fake(x, w_in, w_out, ids, gates, y_gradient, activation, want_x, want_w_in, want_w_out, want_gates):
@@ -304,7 +277,7 @@ _define("experts(Tensor x, Tensor w_in, Tensor w_out, Tensor ids, Tensor gates, 
         lambda x, w_in, w_out, ids, gates, activation: _wanted(x, True))
 _define("experts_backward(Tensor x, Tensor w_in, Tensor w_out, Tensor ids, Tensor gates, Tensor y_gradient, str activation, "
         "bool want_x, bool want_w_in, bool want_w_out, bool want_gates) -> (Tensor, Tensor, Tensor, Tensor)", _experts_backward,
-        _experts_backward_fake, _experts_backward_cuda)
+        _experts_backward_fake)
 _autograd("experts", _experts_context, _experts_gradients)
 _no_double_backward("experts_backward")
 
@@ -339,15 +312,6 @@ def _mlp_backward(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, y_gradient:
     return made[0], made[1], made[2], made[3]
 
 
-@_in_torch
-def _mlp_backward_cuda(x, gate, up, down, y_gradient, activation, want_x, want_gate, want_up, want_down):
-    _require_cuda_dtype(x.dtype)
-    _, tensors = _mlp_tensors(x, gate, up, down, activation)
-    given = _require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
-    made = _backward.mlp_backward(*tensors, given, activation, want_x, want_gate, want_up, want_down)
-    return tuple(map(_rounded, made, (x, gate, up, down)))
-
-
 def _mlp_backward_fake(x, gate, up, down, y_gradient, activation, want_x, want_gate, want_up, want_down):
     return _wanted(x, want_x), _wanted(gate, want_gate), _wanted(up, want_up), _wanted(down, want_down)
 
@@ -365,8 +329,7 @@ def _mlp_gradients(ctx, y_gradient):
 _define("mlp(Tensor x, Tensor gate, Tensor up, Tensor down, str activation) -> Tensor", _mlp,
         lambda x, gate, up, down, activation: _wanted(x, True))
 _define("mlp_backward(Tensor x, Tensor gate, Tensor up, Tensor down, Tensor y_gradient, str activation, bool want_x, "
-        "bool want_gate, bool want_up, bool want_down) -> (Tensor, Tensor, Tensor, Tensor)", _mlp_backward, _mlp_backward_fake,
-        _mlp_backward_cuda)
+        "bool want_gate, bool want_up, bool want_down) -> (Tensor, Tensor, Tensor, Tensor)", _mlp_backward, _mlp_backward_fake)
 _autograd("mlp", _mlp_context, _mlp_gradients)
 _no_double_backward("mlp_backward")
 
@@ -434,29 +397,16 @@ def _layer_backward(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Ten
                     activation: str, want: list[bool]) -> list[Tensor]:
     shape, tensors = _layer_tensors(x, row_logits, col_logits, w_in, w_out, gate, up, down, ids.shape[1], gate_mode, activation)
     given = _require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
-    ids, gates = ids.contiguous(), gates.contiguous()
-    made = [_wanted(like, one) for like, one in zip(tensors, want)]
-    _call("layer_backward", x.device, shape, _struct(lib.LayerInputs, _addresses(*tensors)),
-          *_addresses(ids, gates, given), _struct(lib.LayerGradients, map(_address, made, want)))
-    return made
+    return _run_layer_backward(shape, tensors, _addresses(ids.contiguous(), gates.contiguous()), given, want)
 
 
-@_in_torch
-def _layer_backward_cuda(x, row_logits, col_logits, w_in, w_out, gate, up, down, ids, gates, y_gradient, gate_mode, activation, want):
-    _require_cuda_dtype(x.dtype)
-    _, tensors = _layer_tensors(x, row_logits, col_logits, w_in, w_out, gate, up, down, ids.shape[1], gate_mode, activation)
-    given = _require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
-    x, rows, cols, w_in, w_out, *shared = tensors
-    logits = want[1] or want[2]
-    dx, dw_in, dw_out, dgates = _backward.experts_backward(x, w_in, w_out, ids, gates, given, activation, want[0], want[3], want[4],
-                                                           logits)
-    made = [dx, None, None, dw_in, dw_out, *(None for _ in shared)]
-    if logits:
-        made[1:3] = _backward.select_backward(rows, cols, ids, dgates, gate_mode, "log_softmax")
-    if shared and (want[0] or any(want[5:])):
-        more, *made[5:] = _backward.mlp_backward(x, *shared, given, activation, want[0], *want[5:])
-        made[0] = None if dx is None else dx + more  # rounded once
-    return [_rounded(one if wanted else None, like) for one, wanted, like in zip(made, want, tensors)]
+def _run_layer_backward(shape: lib.Shape, tensors: list[Tensor], pairs: list[Optional[int]], given: Tensor, want: list[bool]) -> list[Tensor]:
+    """pairs: addresses of ids and gates, or None."""
+    made_of = _tables_together(given, want, 3)
+    made = [_wanted(like, one) for like, one in zip(tensors, made_of)]
+    _call("layer_backward", given.device, shape, _struct(lib.LayerInputs, _addresses(*tensors)), *pairs, given.data_ptr(),
+          _struct(lib.LayerGradients, map(_address, made, made_of)))
+    return _only(made, want)
 
 
 def _layer_backward_fake(x, row_logits, col_logits, w_in, w_out, gate, up, down, ids, gates, y_gradient, gate_mode, activation,
@@ -485,13 +435,48 @@ _define("layer(Tensor x, Tensor row_logits, Tensor col_logits, Tensor w_in, Tens
         "int top_k, str gate_mode, str activation) -> (Tensor, Tensor, Tensor)", _layer, _layer_fake)
 _define("layer_backward(Tensor x, Tensor row_logits, Tensor col_logits, Tensor w_in, Tensor w_out, Tensor? gate, Tensor? up, "
         "Tensor? down, Tensor ids, Tensor gates, Tensor y_gradient, str gate_mode, str activation, bool[] want) -> Tensor[]",
-        _layer_backward, _layer_backward_fake, _layer_backward_cuda)
+        _layer_backward, _layer_backward_fake)
 _autograd("layer", _layer_context, _layer_gradients)
-# y alone, for inference: with many tokens on a GPU no pair is listed then.
+
+
+# y alone: with many tokens on a GPU no pair is listed then, neither here nor in the backward.
+
+
+def _layer_output_backward(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out: Tensor, gate: Optional[Tensor],
+                           up: Optional[Tensor], down: Optional[Tensor], y_gradient: Tensor, top_k: int, gate_mode: str,
+                           activation: str, want: list[bool]) -> list[Tensor]:
+    if not x.is_cuda:
+        _, ids, gates = _layer(x, row_logits, col_logits, w_in, w_out, gate, up, down, top_k, gate_mode, activation)
+        return _layer_backward(x, row_logits, col_logits, w_in, w_out, gate, up, down, ids, gates, y_gradient, gate_mode, activation,
+                               want)
+    shape, tensors = _layer_tensors(x, row_logits, col_logits, w_in, w_out, gate, up, down, top_k, gate_mode, activation)
+    given = _require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
+    return _run_layer_backward(shape, tensors, [None, None], given, want)
+
+
+def _layer_output_context(ctx, inputs, output):
+    *tensors, _, ctx.top_k, ctx.gate_mode, ctx.activation = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _layer_output_gradients(ctx, y_gradient):
+    tensors = ctx.saved_tensors
+    count = sum(one is not None for one in tensors)
+    want = [bool(one) for one in ctx.needs_input_grad[:count]]
+    made = torch.ops.moescope.layer_output_backward(*tensors, y_gradient, ctx.top_k, ctx.gate_mode, ctx.activation, want)
+    kept = [one if need else None for one, need in zip(made, want)]
+    return *kept, *[None] * (8 - count), None, None, None, None
+
+
 _define("layer_output(Tensor x, Tensor row_logits, Tensor col_logits, Tensor w_in, Tensor w_out, Tensor? gate, Tensor? up, Tensor? down, "
         "Tensor? expert_bound, int top_k, str gate_mode, str activation) -> Tensor", _layer_output,
         lambda x, *others: _wanted(x, True))
-_no_double_backward("layer_output", "there is no backward; moescope::layer has one")
+_define("layer_output_backward(Tensor x, Tensor row_logits, Tensor col_logits, Tensor w_in, Tensor w_out, Tensor? gate, Tensor? up, "
+        "Tensor? down, Tensor y_gradient, int top_k, str gate_mode, str activation, bool[] want) -> Tensor[]", _layer_output_backward,
+        lambda x, row_logits, col_logits, w_in, w_out, gate, up, down, y_gradient, top_k, gate_mode, activation, want:
+        _layer_backward_fake(x, row_logits, col_logits, w_in, w_out, gate, up, down, None, None, y_gradient, gate_mode, activation, want))
+_autograd("layer_output", _layer_output_context, _layer_output_gradients)
+_no_double_backward("layer_output_backward")
 _no_double_backward("layer_backward")
 
 # Forward kernels, for functional.py.

@@ -126,7 +126,8 @@ def layer(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out
 def layer_output(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out: Tensor, top_k: int, *,
                  shared: Optional[tuple[Tensor, Tensor, Tensor]] = None, gates: str = "softmax", activation: str = "silu",
                  expert_bound: Optional[Tensor] = None) -> Tensor:
-    """y [..., d] of layer() alone, for inference: with many tokens a GPU then lists no pairs. There is no backward.
+    """y [..., d] of layer() alone: with many tokens a GPU then lists no pairs, forward or backward. On a CPU its backward selects
+    once more, which layer() does not.
 
     expert_bound: that of expert_bound(w_in, w_out) where the weights do not change, which saves reading them once more. One that is
     too small makes wrong sums.
