@@ -30,7 +30,8 @@ function(moescope_add_tests wing label)
   set(parts 8)
   math(EXPR last "${parts} - 1")
   foreach(part RANGE ${last})
-    add_test(NAME ${wing}_tests.${part}_of_${parts} COMMAND ${wing}_tests --gtest_brief=1 --gtest_filter=-${aside})
+    add_test(NAME ${wing}_tests.${part}_of_${parts} COMMAND ${wing}_tests --gtest_brief=1 --gtest_filter=-${aside}
+      --gtest_output=json:${CMAKE_BINARY_DIR}/Testing/${wing}.${part}.json)
     set_tests_properties(${wing}_tests.${part}_of_${parts} PROPERTIES LABELS "${label}" TIMEOUT 1800
       ENVIRONMENT "OMP_NUM_THREADS=1;GTEST_TOTAL_SHARDS=${parts};GTEST_SHARD_INDEX=${part}")
   endforeach()
