@@ -2,7 +2,6 @@
 
 #include <memory>
 #include <optional>
-#include <sstream>
 #include <utility>
 
 #include "core/layer/layer_shape.hpp"
@@ -27,6 +26,21 @@ struct PlaceOptions : CommonOptions {
   std::vector<std::string> placements;
   bool links = false;
 };
+
+/// Rows of --links grow with the square of the ranks; what passes this is no file to read any more.
+void require_few_links(const PlaceOptions& options, std::size_t placements, std::size_t batches) {
+  constexpr std::int64_t kMostLinkRows = 1'000'000;
+  // Two exchanges, each with a way there and a way back.
+  const std::int64_t rows = 4 * options.num_ranks * (options.num_ranks - 1) *
+                            static_cast<std::int64_t>(placements) * static_cast<std::int64_t>(batches);
+  if (options.links && rows > kMostLinkRows) {
+    throw InvalidArgument(
+        "links", fmt::format("{} ranks, {} placements, {} layers", options.num_ranks, placements, batches),
+        fmt::format("--links would write up to {} rows, and at most {} are written; lower --ranks, or name "
+                    "fewer by --placement",
+                    rows, kMostLinkRows));
+  }
+}
 
 /// Those asked for, or all that make sense on the grid.
 std::vector<PlacementSpec> specs_of(const PlaceOptions& options, const Routing& routing) {
@@ -68,21 +82,6 @@ void require_widths(const RoutedBatch& batch) {
   }
 }
 
-/// Lines of at most the width that tables have.
-std::string fitted(const std::string& text, const TableStyle& style) {
-  if (style.format != TableFormat::kTable || style.width == 0) {
-    return text;
-  }
-  std::string out;
-  std::istringstream lines(text);
-  for (std::string line; std::getline(lines, line);) {
-    for (const std::string& part : wrapped(line, style.width, "  ")) {
-      out += part + '\n';
-    }
-  }
-  return out;
-}
-
 std::string heading(const PlacementStudy& study, bool several) {
   const Point& point = study.batch.point;
   const std::string grid = point.grid_rows == 1 ? fmt::to_string(point.grid_cols)
@@ -118,11 +117,12 @@ ExitCode place(const PlaceOptions& options, const Invocation& invocation) {
   std::vector<PlacementStudy> studies;
   for (RoutedBatch& batch : batches) {
     const std::vector<PlacementSpec> specs = specs_of(options, batch.routing);
+    require_few_links(options, specs.size(), batches.size());
     studies.push_back(study_placements(std::move(batch), group, specs));
   }
-  out.text() << fitted(heading(studies.front(), studies.size() > 1), out.style()) << '\n';
+  out.text() << heading(studies.front(), studies.size() > 1) << '\n';
   out.show("placements", placement_table(studies));
-  out.text() << '\n' << fitted(placement_conclusion(studies), out.style());
+  out.text() << '\n' << placement_conclusion(studies);
   if (studies.front().batch.hidden_size == 0) {
     out.text() << "Bytes are left out: the routing does not say how wide the model is; -d does.\n";
   }
@@ -130,9 +130,7 @@ ExitCode place(const PlaceOptions& options, const Invocation& invocation) {
     return ExitCode::kOk;
   }
   for (const PlacementStudy& study : studies) {
-    for (const ResultRow& row : placement_rows(study, options.links)) {
-      writer->write(row);
-    }
+    for_each_placement_row(study, options.links, [&](const ResultRow& row) { writer->write(row); });
   }
   const FigureResult figure = draw_figure(placement_figure(studies), writer->directory(), kFigure);
   out.text() << fmt::format("\nrows:   {}/rows.jsonl, rows.csv, run.json\n", writer->directory().string());

@@ -74,6 +74,20 @@ TEST(ResultRow, RefusesWhatWouldMislead) {
     return message_of([&] { row.validate(); });
   };
   EXPECT_EQ(message([](ResultRow&) {}), "no error");
+  EXPECT_EQ(message([](ResultRow& row) { row.unit = "ms"; }),
+            "unit = ms: contradicts metric time_s, which is in s");
+  EXPECT_EQ(message([](ResultRow& row) { row.metric = "hbm_read_bytes"; }),
+            "unit = s: contradicts metric hbm_read_bytes, which is in bytes");
+  EXPECT_EQ(message([](ResultRow& row) {
+              row.metric = "hbm_copy_bytes_per_s";
+              row.unit = "bytes_per_s";
+            }),
+            "no error");
+  EXPECT_EQ(message([](ResultRow& row) {
+              row.metric = "sm__warps_active.avg";  // the vendor's: its name says nothing
+              row.unit = "warps";
+            }),
+            "no error");
   EXPECT_EQ(message([](ResultRow& row) { row.value.reset(); }),
             "value = null: a row of time_s with status ok needs a finite one");
   EXPECT_EQ(message([](ResultRow& row) { row.value = std::numeric_limits<double>::quiet_NaN(); }),
@@ -334,6 +348,9 @@ TEST(ReadRows, NamesLineAndFieldOfWhatIsWrong) {
   };
   EXPECT_EQ(message_for(""), "holds no run");
   EXPECT_EQ(message_for(good.substr(0, good.size() - 20)).find("line 2: column "), 0U);
+  EXPECT_EQ(message_for(good.substr(0, 40)), "line 1: is cut off: holds no run");
+  EXPECT_EQ(message_for(replaced("\"unit\":\"s\"", "\"unit\":\"ms\"")),
+            "line 2: unit = ms: contradicts metric time_s, which is in s");
   EXPECT_EQ(message_for(good + "[]\n"), "line 3: is not a JSON object");
   EXPECT_EQ(message_for(good + "{\"run_id\": \"\xff\"}\n").find("line 3: column "), 0U);
   EXPECT_NE(message_for(replaced("0.1", "NaN")).find("NaN is no number"), std::string::npos);
@@ -494,6 +511,19 @@ TEST(RunHeader, SaysWhatTheRunWasBuiltFrom) {
   EXPECT_TRUE(header.libraries.contains("nlohmann_json"));
   EXPECT_GE(header.machine.at("cpu_threads"), 1);
   EXPECT_EQ(header.started_utc.size(), std::string("2026-01-01T00:00:00Z").size());
+}
+
+TEST(ReadRows, ALastLineCountsWithoutItsEnd) {
+  const TemporaryDirectory directory;
+  { ResultWriter(directory.path(), make_header()).write(make_row()); }
+  const auto file = directory.path() / "rows.jsonl";
+  std::string text = read_text(file);
+  ASSERT_EQ(text.back(), '\n');
+  text.pop_back();
+  write_text(file, text);
+  EXPECT_EQ(read_rows(file).at(0).rows.size(), 1U);
+  write_text(file, text.substr(0, text.find('\n')));  // the header alone
+  EXPECT_EQ(read_rows(file).at(0).rows.size(), 0U);
 }
 
 }  // namespace
