@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <iterator>
 #include <set>
 #include <utility>
 
@@ -178,8 +179,12 @@ std::vector<std::string> scaling_conclusion(std::span<const ScalingStudy> studie
   if (notes.empty()) {
     text.emplace_back("Exchanges of these sizes on as many GPUs were measured.");
   }
-  for (const std::string& note : notes) {
-    text.push_back("extrapolated: " + note);
+  for (auto note = notes.begin(); note != notes.end(); ++note) {
+    const auto next = std::next(note);
+    if (next == notes.end() ||
+        !next->starts_with(*note + ", ")) {  // else the next one lists the same and more
+      text.push_back("extrapolated: " + *note);
+    }
   }
   return text;
 }
