@@ -22,8 +22,8 @@ using test::run_moescope;
 using test::TemporaryDirectory;
 
 std::vector<std::string> cluster(std::vector<std::string> more) {
-  std::vector<std::string> words = {"simulate", "--grid", "16x16", "-d",   "64",           "-K", "12",
-                                    "-L",       "96",     "-q",    "--workload", "zipf:1"};
+  std::vector<std::string> words = {"simulate", "--grid", "16x16", "-d", "64",         "-K",
+                                    "12",       "-L",     "96",    "-q", "--workload", "zipf:1"};
   words.insert(words.end(), more.begin(), more.end());
   return words;
 }
@@ -31,7 +31,8 @@ std::vector<std::string> cluster(std::vector<std::string> more) {
 TEST(Cluster, ScalesOverGpusAndSaysWhatIsExtrapolated) {
   const TemporaryDirectory directory;
   const Outcome outcome = run_moescope(
-      cluster({"--cluster", "h200-8x8", "--ranks", "1,4,16", "--chunks", "1,2", "--output", "out"}), directory);
+      cluster({"--cluster", "h200-8x8", "--ranks", "1,4,16", "--chunks", "1,2", "--output", "out"}),
+      directory);
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   for (const char* part : {"strong scaling on 64 H200 in 8 nodes", "Everything here is modelled",
                            "extrapolated: exchanges of more than 2 GPUs were not measured",
@@ -106,6 +107,32 @@ TEST(Cluster, RefusesByNameBeforeAnythingIsSimulated) {
   refused({"--cluster", "h200-x2", "--device", "h200-sxm,b200"}, "device = b200: ");
   refused({"--ranks", "2"}, "ranks = 2: is for several GPUs: --cluster");
   refused({"--chunks", "2"}, "chunks = 2: is for several GPUs: --cluster");
+}
+
+TEST(Volume, ShowsEveryAxisAndThePapersClaim) {
+  const TemporaryDirectory directory;
+  const std::vector<std::string> small = {"place", "--volume", "--grid", "32x32", "-d",
+                                          "64",    "-K",       "8",      "-L",    "32"};
+  std::vector<std::string> words = small;
+  words.insert(words.end(), {"--cluster", "h200-node", "--output", "out"});
+  const Outcome outcome = run_moescope(words, directory);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  for (const char* part :
+       {"N from 16 to 16384 (L 32, K 8, P 8): gather constant", "P from 2 to 8", "0.521 ms"}) {
+    EXPECT_NE(outcome.out.find(part), std::string::npos) << outcome.out;
+  }
+  EXPECT_TRUE(std::filesystem::exists(directory.path() / "out/volume.gp"));
+  const auto refused = [&](const std::vector<std::string>& more, const std::string& text) {
+    std::vector<std::string> asked = small;
+    asked.insert(asked.end(), more.begin(), more.end());
+    const Outcome refusal = run_moescope(asked, directory);
+    EXPECT_EQ(refusal.code, 3) << refusal.err;
+    EXPECT_NE(refusal.err.find(text), std::string::npos) << refusal.err;
+  };
+  refused({"--nodes", "2"}, "nodes = 2: come from --cluster");
+  refused({"--system", "gshard"}, "system = gshard");
+  refused({"--ranks", "16", "--cluster", "h200-node"}, "ranks = 16: ");
+  refused({"--placement", "linear", "--placement", "strips"}, "placement = strips: --volume is of one");
 }
 
 }  // namespace

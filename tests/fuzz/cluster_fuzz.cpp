@@ -1,5 +1,5 @@
-// Files of clusters and of measured collectives: any text is parsed or refused with a typed error, and what was
-// parsed gives finite times.
+// Files of clusters and of measured collectives: any text is parsed or refused with a typed error, and what
+// was parsed gives finite times.
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -16,7 +16,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   try {
     const ClusterSpec cluster = parse_cluster(text, "fuzz.json");
     for (const double bytes : {0.0, 1.0, 1e6, 1e9}) {
-      if (!std::isfinite(cluster.all_gather.time_s(bytes)) || !std::isfinite(cluster.all_to_all.time_s(bytes))) {
+      if (!std::isfinite(cluster.all_gather.time_s(bytes)) ||
+          !std::isfinite(cluster.all_to_all.time_s(bytes))) {
         std::abort();
       }
     }
