@@ -309,13 +309,15 @@ Command add_simulate(Cli app, const Invocation& invocation) {
   const Cli sub = app.add_subcommand(
       "simulate",
       "bytes and time per stage on modelled GPUs: the schedule's own accesses through their caches");
-  sub.footer(examples({"moescope simulate", "moescope simulate --preset table-a-4096-512 --workload zipf:1",
-                       "moescope simulate --preset table-a-4096-512 --device a100-sxm-80gb,h200-sxm,b200",
-                       "moescope simulate --preset table-a-4096-512 --vary l2_bytes=16MiB,50MiB,126MiB",
-                       "moescope simulate --preset table-a --vary num_tokens=64,1024 --vary top_k=64,512",
-                       "moescope simulate --system gshard --preset table-a --workload zipf:1",
-                       "moescope simulate --cluster h200-node --preset table-a-4096-512 --workload zipf:1 "
-                       "--placement strips --chunks 1,2,4"}));
+  sub.footer(
+      examples({"moescope simulate", "moescope simulate --preset table-a-4096-512 --workload zipf:1",
+                "moescope simulate --preset table-a-4096-512 --device a100-sxm-80gb,h200-sxm,b200",
+                "moescope simulate --preset table-a-4096-512 --vary l2_bytes=16MiB,50MiB,126MiB",
+                "moescope simulate --preset table-a --vary num_tokens=64,1024 --vary top_k=64,512",
+                "moescope simulate --system gshard --preset table-a --workload zipf:1",
+                "moescope simulate --cluster h200-node --preset table-a-4096-512 --workload zipf:1 "
+                "--placement strips --chunks 1,2,4",
+                "moescope simulate --cluster h200-8x8 --ranks 16 --preset table-a --goal layer.goal"}));
   add_shape_options(sub, *options);
   add_system_options(sub, *options);
   add_workload_options(sub, *options);

@@ -14,6 +14,7 @@
 #include "experiments/options/backends.hpp"
 #include "experiments/options/outputs.hpp"
 #include "experiments/options/system_options.hpp"
+#include "experiments/points/cluster_exports.hpp"
 #include "experiments/points/model_study.hpp"
 #include "profiler/cluster/scaling_text.hpp"
 #include "profiler/text/wrap.hpp"
@@ -179,6 +180,14 @@ void add_cluster_options(Cli app, ClusterOptions& options) {
                   "strong (default): -L tokens in all; weak: -L tokens on every GPU")
       .type_name("NAME");
   group.add_flag("--no-overlap", options.no_overlap, "every exchange is waited for");
+  group
+      .add_option("--goal", options.goal,
+                  "write the layer as GOAL text, for LogGOPSim and ATLAHS; of one number of GPUs")
+      .type_name("FILE");
+  group
+      .add_option("--chakra", options.chakra,
+                  "write the layer as Chakra execution traces, a JSON file for each rank; likewise")
+      .type_name("FOLDER");
 }
 
 void require_no_cluster_options(const ClusterOptions& options) {
@@ -197,6 +206,12 @@ void require_no_cluster_options(const ClusterOptions& options) {
   if (!options.scaling.empty()) {
     refuse("scaling", options.scaling);
   }
+  for (const auto& [field, value] :
+       {std::pair{"goal", &options.goal}, std::pair{"chakra", &options.chakra}}) {
+    if (!value->empty()) {
+      refuse(field, *value);
+    }
+  }
   if (options.no_overlap) {
     refuse("no_overlap", "true");
   }
@@ -213,6 +228,12 @@ ExitCode simulate_cluster(const CommonOptions& options, const SimulatorOptions& 
       (void)shape_on(options, workload, plan.scaling, group.ranks);
     }
   }
+  std::vector<std::filesystem::path> kept = workload_files(plan.workloads);
+  for (const std::filesystem::path& file : simulator_files(simulator)) {
+    kept.push_back(file);
+  }
+  const bool one = plan.groups.size() == 1 && plan.ways.size() == 1 && plan.workloads.size() == 1;
+  const ClusterExports exports(asked.goal, asked.chakra, one ? plan.groups.front().ranks : 0, kept);
   std::optional<ResultWriter> writer;
   if (!options.output.empty()) {
     RunHeader header = run_header(invocation, *make_backend("cpu"));
@@ -247,7 +268,6 @@ ExitCode simulate_cluster(const CommonOptions& options, const SimulatorOptions& 
         replay.threads = omp_get_max_threads();
         const RanksDevice device{plan.cluster, plan.device, calibration, replay};
         ScalingPoint point;
-        point.overlap = question.overlap;
         point.model = model_ranks(question, device, [&](std::int64_t done, std::int64_t all) {
           progress.detail(fmt::format("rank {} of {}", done, all));
         });
@@ -277,6 +297,9 @@ ExitCode simulate_cluster(const CommonOptions& options, const SimulatorOptions& 
   out.text() << '\n';
   for (const std::string& text : scaling_conclusion(studies)) {
     out.text() << paragraph(text, width, "  ");
+  }
+  if (const std::string text = exports.write(studies.front().points.front().model); !text.empty()) {
+    out.text() << '\n' << text;
   }
   if (writer) {
     for (const ScalingStudy& each : studies) {

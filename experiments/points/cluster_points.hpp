@@ -17,9 +17,12 @@ struct ClusterOptions {
   std::vector<std::string> chunks;
   std::string scaling;
   bool no_overlap = false;
+  std::string goal;
+  std::string chakra;
 };
 
-/// --cluster, --ranks, --placement, --exchange, --chunks, --scaling, --no-overlap.
+/// --cluster, --ranks, --placement, --exchange, --chunks, --scaling, --no-overlap, --goal,
+/// --chakra.
 void add_cluster_options(Cli app, ClusterOptions& options);
 /// Throws InvalidArgument for an option of a cluster where no cluster was named.
 void require_no_cluster_options(const ClusterOptions& options);

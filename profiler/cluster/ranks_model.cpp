@@ -57,6 +57,7 @@ class Modeller {
     RanksModel result;
     result.group = group_;
     result.chunks = question_.chunks;
+    result.overlap = question_.overlap;
     result.ranks.resize(at(group_.ranks));
     if (group_.ranks == 1) {
       return alone(std::move(result));
@@ -158,16 +159,17 @@ class Modeller {
     if (exchange_ == Exchange::kGather) {
       const LinkBytes rows = link_bytes(plan, {.row = sizes.row, .back = 0, .head = 0, .pair = 0});
       result.times.rows_s.push_back(add(rows.dispatch, cluster.all_gather));
+      result.traffic.rows.push_back(rows.dispatch);
       const LinkBytes pairs = link_bytes(plan, {.row = 0, .back = 0, .head = sizes.head, .pair = sizes.pair});
-      if (pairs_.empty()) {
-        pairs_.resize(pairs.dispatch.size());
-      }
-      std::ranges::transform(pairs_, pairs.dispatch, pairs_.begin(), std::plus<>());
+      std::vector<std::int64_t>& sum = result.traffic.pairs;
+      sum.resize(pairs.dispatch.size());
+      std::ranges::transform(sum, pairs.dispatch, sum.begin(), std::plus<>());
       if (std::ssize(result.times.rows_s) == question_.chunks) {  // all chunks' at once: they are small
-        result.times.pairs_s = add(pairs_, cluster.all_to_all);
+        result.times.pairs_s = add(sum, cluster.all_to_all);
       }
     } else {
       result.times.rows_s.push_back(add(all.dispatch, cluster.all_to_all));
+      result.traffic.rows.push_back(std::move(all.dispatch));
     }
     result.times.returns_s.push_back(add(all.combine, cluster.all_to_all));
     for (std::int64_t home = 0; home < group_.ranks; ++home) {
@@ -177,7 +179,7 @@ class Modeller {
       }
       result.times.sum_s[at(home)] += static_cast<double>(returned) / device_.device.hbm_read_bytes_per_s;
     }
-    result.links.push_back(std::move(all));
+    result.traffic.returns.push_back(std::move(all.combine));
   }
 
   /// Schedule and experts of every rank, side by side on the threads asked for.
@@ -274,7 +276,6 @@ class Modeller {
   Exchange exchange_;
   ReplayOptions replay_;
   std::int64_t done_ = 0;
-  std::vector<std::int64_t> pairs_;  ///< gather: experts and gates of the chunks so far, by link
   double longest_s_ = 0;
 };
 

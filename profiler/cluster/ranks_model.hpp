@@ -48,22 +48,30 @@ struct RankModel {
   double sum_s = 0;  ///< adding what came back: its bytes at the rate of HBM, and a launch
 };
 
+/// Bytes from each rank to each other of every exchange: [P*P], sender * P + receiver.
+struct RankTraffic {
+  std::vector<std::vector<std::int64_t>> rows;     ///< [C] of X; in a dispatch with their pairs
+  std::vector<std::int64_t> pairs;                 ///< gather: experts and gates of all chunks; else empty
+  std::vector<std::vector<std::int64_t>> returns;  ///< [C] partial sums
+};
+
 struct RanksModel {
   RankGroup group;
   std::int64_t chunks = 1;
+  bool overlap = true;
   std::vector<RankModel> ranks;
   RankTimes times;
   RankTimeline timeline;
   double layer_s = 0;
-  double compute_s = 0;          ///< the layer with exchanges that take no time
-  double exchange_s = 0;         ///< all exchanges, one after another
-  double bound_s = 0;            ///< of exchanges, at the rates of links and NICs
-  bool by_nic = false;           ///< whether NICs decide the longest exchange
-  double max_over_mean = 1;      ///< time of experts of the slowest rank over the mean
-  std::int64_t bytes = 0;        ///< of all exchanges over all links
-  double busiest_bytes = 0;      ///< the most of one rank in one exchange
-  std::int64_t messages = 0;     ///< sends of all ranks
-  std::vector<LinkBytes> links;  ///< of each chunk
+  double compute_s = 0;       ///< the layer with exchanges that take no time
+  double exchange_s = 0;      ///< all exchanges, one after another
+  double bound_s = 0;         ///< of exchanges, at the rates of links and NICs
+  bool by_nic = false;        ///< whether NICs decide the longest exchange
+  double max_over_mean = 1;   ///< time of experts of the slowest rank over the mean
+  std::int64_t bytes = 0;     ///< of all exchanges over all links
+  double busiest_bytes = 0;   ///< the most of one rank in one exchange
+  std::int64_t messages = 0;  ///< sends of all ranks
+  RankTraffic traffic;
   std::vector<std::string> extrapolated;
 
   double exposed_s() const { return layer_s - compute_s; }

@@ -19,13 +19,13 @@ bool same_way(const ScalingPoint& a, const ScalingPoint& b) {
   const bool alone = a.model.group.ranks == 1 || b.model.group.ranks == 1;
   return a.point.schedule == b.point.schedule &&
          (alone || (a.point.placement == b.point.placement && a.point.exchange == b.point.exchange &&
-                    a.model.chunks == b.model.chunks && a.overlap == b.overlap));
+                    a.model.chunks == b.model.chunks && a.model.overlap == b.model.overlap));
 }
 
 std::string way_of(const ScalingPoint& point) {
   return fmt::format("{} {} {}{}{}", point.point.schedule, point.point.placement, point.point.exchange,
                      point.model.chunks > 1 ? fmt::format(" in {} chunks", point.model.chunks) : "",
-                     point.overlap ? "" : " without overlap");
+                     point.model.overlap ? "" : " without overlap");
 }
 
 /// Values of all ranks under one name.
@@ -133,7 +133,7 @@ Table scaling_table(std::span<const ScalingStudy> studies) {
                      alone          ? "-"
                      : model.by_nic ? "NICs"
                                     : "links",
-                     point.overlap ? "yes" : "no",
+                     point.model.overlap ? "yes" : "no",
                      alone                        ? "-"
                      : model.extrapolated.empty() ? "exchanges"
                                                   : "extrapolated"});
@@ -243,7 +243,7 @@ std::vector<ResultRow> scaling_rows(const ScalingStudy& study) {
   for (const ScalingPoint& of : study.points) {
     const RanksModel& model = of.model;
     Point point = of.point;
-    const std::string prefix = (of.overlap ? std::string() : "serial_") +
+    const std::string prefix = (model.overlap ? std::string() : "serial_") +
                                (model.chunks > 1 ? fmt::format("chunks{}_", model.chunks) : "");
     const auto add = [&](Stage stage, const char* metric, double value, const char* unit) -> ResultRow& {
       return rows.emplace_back(value_row(point, stage, Source::kModelled, prefix + metric, value, unit));

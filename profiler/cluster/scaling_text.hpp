@@ -26,7 +26,6 @@ Scaling parse_scaling(std::string_view text);
 /// One layer on one number of GPUs.
 struct ScalingPoint {
   Point point;  ///< with ranks, placement, exchange and schedule
-  bool overlap = true;
   RanksModel model;
 };
 

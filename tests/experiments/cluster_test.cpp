@@ -87,6 +87,30 @@ TEST(Cluster, OneNumberOfGpusShowsTheStagesOfItsRanks) {
   EXPECT_NE(outcome.out.find("schedule and experts"), std::string::npos) << outcome.out;
 }
 
+TEST(Cluster, ExportsGoalAndChakraOfOneLayer) {
+  const TemporaryDirectory directory;
+  const auto words = cluster({"--cluster", "h200-node", "--ranks", "4", "--exchange", "dispatch", "--goal",
+                              "layer.goal", "--chakra", "traces"});
+  const Outcome outcome = run_moescope(words, directory);
+  ASSERT_EQ(outcome.code, 0) << outcome.err;
+  EXPECT_NE(outcome.out.find("goal:   layer.goal"), std::string::npos) << outcome.out;
+  EXPECT_NE(outcome.out.find("chakra: traces/moescope.RANK.json"), std::string::npos) << outcome.out;
+  EXPECT_TRUE(read_text(directory.path() / "layer.goal").starts_with("num_ranks 4\n"));
+  for (int rank = 0; rank < 4; ++rank) {
+    const auto trace = nlohmann::json::parse(
+        read_text(directory.path() / ("traces/moescope." + std::to_string(rank) + ".json")));
+    EXPECT_FALSE(trace.at("workload_graph").empty());
+  }
+  const Outcome again = run_moescope(words, directory);
+  EXPECT_EQ(again.code, 4) << "traces are somebody's data";
+  const Outcome several = run_moescope(cluster({"--cluster", "h200-x2", "--goal", "two.goal"}), directory);
+  EXPECT_EQ(several.code, 3);
+  EXPECT_NE(several.err.find("goal = two.goal: is of one layer"), std::string::npos) << several.err;
+  EXPECT_FALSE(std::filesystem::exists(directory.path() / "two.goal"));
+  const Outcome alone = run_moescope({"simulate", "--preset", "tiny", "--chakra", "x"}, directory);
+  EXPECT_EQ(alone.code, 3) << alone.err;
+}
+
 TEST(Cluster, RefusesByNameBeforeAnythingIsSimulated) {
   const TemporaryDirectory directory;
   const auto refused = [&](std::vector<std::string> more, const std::string& text) {
