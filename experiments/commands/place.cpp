@@ -10,6 +10,7 @@
 #include "experiments/options/command.hpp"
 #include "experiments/options/outputs.hpp"
 #include "experiments/options/system_options.hpp"
+#include "experiments/points/volume_points.hpp"
 #include "profiler/placement/placement_rows.hpp"
 #include "profiler/placement/placement_text.hpp"
 #include "profiler/text/wrap.hpp"
@@ -25,6 +26,8 @@ struct PlaceOptions : CommonOptions {
   std::int64_t num_nodes = 1;
   std::vector<std::string> placements;
   bool links = false;
+  bool volume = false;
+  std::string cluster;
 };
 
 /// Rows of --links grow with the square of the ranks; what passes this is no file to read any more.
@@ -94,8 +97,33 @@ std::string heading(const PlacementStudy& study, bool several) {
       study.seen_tokens);
 }
 
+/// --volume: one placement, and nothing that is of one batch.
+ExitCode volume(const PlaceOptions& options, const Invocation& invocation) {
+  if (!options.file.empty()) {
+    throw InvalidArgument("file", options.file, "has sizes of its own, which --volume varies");
+  }
+  if (options.placements.size() > 1) {
+    throw InvalidArgument("placement", options.placements[1], "--volume is of one");
+  }
+  if (options.num_nodes != 1) {
+    throw InvalidArgument("nodes", fmt::to_string(options.num_nodes), "come from --cluster with --volume");
+  }
+  return place_volume(options,
+                      {.ranks = options.num_ranks,
+                       .placement = options.placements.empty() ? "" : options.placements.front(),
+                       .cluster = options.cluster},
+                      invocation);
+}
+
 ExitCode place(const PlaceOptions& options, const Invocation& invocation) {
   apply_threads(options);
+  if (options.volume) {
+    return volume(options, invocation);
+  }
+  if (!options.cluster.empty()) {
+    throw InvalidArgument("cluster", options.cluster,
+                          "is for --volume; a layer's time is `simulate --cluster`");
+  }
   StandardTables out(options.tables);
   if (options.file.empty() || !options.systems.empty()) {
     require_meaningful(options);  // of a file without --system nobody knows what its experts are
@@ -155,7 +183,8 @@ Command add_place(Cli app, const Invocation& invocation) {
                 "moescope place --workload zipf:1 --grid 64x64 -K 32 -L 2048 --ranks 16 --nodes 2",
                 "moescope place --system gshard --workload zipf:1 --placement linear --placement eplb:16",
                 "moescope place --workload snapshot:data/tablea_layer2_1024.safetensors --ranks 64 "
-                "--placement strips --placement strips+hot:64"}));
+                "--placement strips --placement strips+hot:64",
+                "moescope place --volume --cluster h200-node"}));
   const Cli group = sub.add_option_group("Ranks", "GPUs, and where experts lie among them");
   group.add_option("--ranks", options->num_ranks, "GPUs, 1 to 1024 (default 8)").type_name("P");
   group.add_option("--nodes", options->num_nodes, "that share them, consecutive ranks together (default 1)")
@@ -164,6 +193,12 @@ Command add_place(Cli app, const Invocation& invocation) {
       .type_name("NAME")
       .repeatable();
   group.add_flag("--links", options->links, "with --output: also the bytes from each rank to each other");
+  group.add_flag(
+      "--volume", options->volume,
+      "what travels against N, L, K and P, each varied with the others held: the paper's claim that "
+      "it is constant in N");
+  group.add_option("--cluster", options->cluster, "with --volume: also times on this cluster, modelled")
+      .type_name("NAME|FILE");
   add_shape_options(sub, *options);
   add_system_options(sub, *options);
   add_workload_options(sub, *options);

@@ -77,6 +77,7 @@ const std::vector<std::string> kRooms = {
     "profiler/claims",
     "profiler/simulator/streams",
     "profiler/simulator",
+    "profiler/cluster",
     "profiler/calibration",
     "experiments/options",
     "experiments/points",
