@@ -5,12 +5,12 @@
 #include <utility>
 
 #include "core/layer/layer_shape.hpp"
+#include "experiments/clusters/volume_points.hpp"
 #include "experiments/inspection/routed_batches.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/outputs.hpp"
 #include "experiments/options/system_options.hpp"
-#include "experiments/points/volume_points.hpp"
 #include "profiler/placement/placement_rows.hpp"
 #include "profiler/placement/placement_text.hpp"
 #include "profiler/text/wrap.hpp"

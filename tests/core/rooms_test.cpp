@@ -81,6 +81,7 @@ const std::vector<std::string> kRooms = {
     "profiler/calibration",
     "experiments/options",
     "experiments/points",
+    "experiments/clusters",
     "experiments/calibration",
     "experiments/manual",
     "experiments/inspection",

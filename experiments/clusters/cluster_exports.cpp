@@ -1,4 +1,4 @@
-#include "experiments/points/cluster_exports.hpp"
+#include "experiments/clusters/cluster_exports.hpp"
 
 #include <fmt/format.h>
 

@@ -1,4 +1,4 @@
-#include "experiments/points/volume_points.hpp"
+#include "experiments/clusters/volume_points.hpp"
 
 #include <fmt/format.h>
 

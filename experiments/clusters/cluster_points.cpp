@@ -1,4 +1,4 @@
-#include "experiments/points/cluster_points.hpp"
+#include "experiments/clusters/cluster_points.hpp"
 
 #include <fmt/format.h>
 #include <omp.h>
@@ -11,10 +11,10 @@
 #include "core/base/error.hpp"
 #include "core/base/number_text.hpp"
 #include "core/systems/system_traits.hpp"
+#include "experiments/clusters/cluster_exports.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/outputs.hpp"
 #include "experiments/options/system_options.hpp"
-#include "experiments/points/cluster_exports.hpp"
 #include "experiments/points/model_study.hpp"
 #include "profiler/cluster/scaling_text.hpp"
 #include "profiler/text/wrap.hpp"
