@@ -172,7 +172,7 @@ class ResultWriter::Files {
         throw FileError(path(kRows).string(), "",
                         fmt::format("is missing beside {}: put it back, or name another output directory, "
                                     "which starts anew",
-                                    name));
+                                    path(name).string()));
       }
     }
   }

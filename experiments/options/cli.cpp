@@ -1,6 +1,7 @@
 #include "experiments/options/cli.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
 #include <sstream>
@@ -211,6 +212,26 @@ std::string first_example(const std::string& footer) {
   return begin == std::string::npos ? "" : footer.substr(begin + 3, footer.find('\n', begin + 1) - begin - 3);
 }
 
+/// Of options that this command does not have, the commands that do: "; --model is an option of import".
+std::string whose_options(const CLI::App& program, const std::string& message) {
+  constexpr std::size_t kMost = 4;  // what more commands have is no hint
+  std::string text;
+  std::istringstream words(message);
+  for (std::string word; words >> word;) {
+    const std::string name = word.substr(0, word.find('='));
+    std::vector<std::string> owners;
+    for (const CLI::App* command : program.get_subcommands([](const CLI::App*) { return true; })) {
+      if (name.starts_with("--") && command->get_option_no_throw(name) != nullptr) {
+        owners.push_back(command->get_name());
+      }
+    }
+    if (!owners.empty() && owners.size() <= kMost) {
+      text += fmt::format("; {} is an option of {}", name, fmt::join(owners, ", "));
+    }
+  }
+  return text;
+}
+
 /// What was wrong, of what is missing what it is and how it may look, and which help says more.
 std::string usage_error(const CLI::App& program, const CLI::ParseError& error) {
   const auto commands = program.get_subcommands();
@@ -226,6 +247,9 @@ std::string usage_error(const CLI::App& program, const CLI::ParseError& error) {
     }
     const std::string example = first_example(command.get_footer());
     text += example.empty() ? "" : fmt::format("; for example {}", example);
+  }
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
+    text += whose_options(program, text);
   }
   return fmt::format("{} ({} --help shows what is possible)", text, path);
 }

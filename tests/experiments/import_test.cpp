@@ -160,6 +160,9 @@ TEST(ImportCommand, SaysWhatIsWantedWhereNothingOrAnotherThingIsGiven) {
   EXPECT_EQ(none.code, code_of(ExitCode::kUsage));
   EXPECT_TRUE(contains(none.err, {"is required: ", "for example moescope import ",
                                   "(moescope import --help shows what is possible)"}));
+  const Outcome elsewhere = run_moescope({"run", "--model", "mixtral"}, directory);
+  EXPECT_EQ(elsewhere.code, code_of(ExitCode::kUsage));
+  EXPECT_TRUE(contains(elsewhere.err, {"--model is an option of import (moescope run --help shows"}));
   const auto refused = [&](const char* model, const char* what) {
     const Outcome outcome =
         run_moescope({"import", data("rows.csv"), "--model", model, "--output", "t.npz"}, directory);

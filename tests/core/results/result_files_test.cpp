@@ -76,7 +76,8 @@ TEST(ResultFiles, OfOthersStayAsTheyAre) {
                   ResultWriter(OutputFolder(directory.path()), make_header(), existing, {"figure.gp"});
                 }),
                 continues && name != std::string("figure.gp")
-                    ? (directory.path() / "rows.jsonl").string() + ": is missing beside " + name +
+                    ? (directory.path() / "rows.jsonl").string() + ": is missing beside " +
+                          (directory.path() / name).string() +
                           ": put it back, or name another output directory, which starts anew"
                     : (directory.path() / name).string() + ": exists already; name another output directory");
       EXPECT_EQ(read_text(directory.path() / name), "mine");

@@ -241,9 +241,9 @@ TEST(ResultLog, MakesAMissingRunAgainAndNamesMissingRows) {
   EXPECT_EQ(read_text(directory.path() / "rows.jsonl"), rows);
   fs::remove(directory.path() / "rows.jsonl");
   EXPECT_EQ(error_text<FileError>([&] { finish(directory.path()); }),
-            (directory.path() / "rows.jsonl").string() +
-                ": is missing beside run.json: put it back, or name another output directory, which starts "
-                "anew");
+            (directory.path() / "rows.jsonl").string() + ": is missing beside " +
+                (directory.path() / "run.json").string() +
+                ": put it back, or name another output directory, which starts anew");
   EXPECT_EQ(read_text(directory.path() / "run.json"), run);
 }
 
