@@ -23,10 +23,8 @@ function(moescope_add_tests wing label)
   # Under sanitizers a process for each test would cost more than most tests: a program runs in a few parts.
   # What holds recorded rows, documents and examples of real size against the code goes minutes through code that
   # small tests run too, and is left to the release build.
-  set(aside "Recorded*:*/Recorded*:AnalyticRows.*:ClaimsPage.*:SimulatorDocument.*:Snapshots.*:Guide.*:Diff.*")
-  foreach(command compare run paper validate claims profile calibrate)
-    string(APPEND aside ":*/HelpExamples.AllRun/${command}")
-  endforeach()
+  set(aside "Recorded*:*/Recorded*:AnalyticRows.*:ClaimsPage.*:SimulatorDocument.*:Snapshots.*:Guide.*:Diff.*:*/HelpExamples.*")
+  string(APPEND aside ":Narrow.EveryCommand*:Check.ComparesBaselineSystems*:Place.StripsWithHot*")
   set(parts 8)
   math(EXPR last "${parts} - 1")
   foreach(part RANGE ${last})
