@@ -17,7 +17,6 @@
 #include "experiments/options/system_options.hpp"
 #include "experiments/points/model_study.hpp"
 #include "profiler/cluster/scaling_text.hpp"
-#include "profiler/text/wrap.hpp"
 
 namespace moescope {
 namespace {
@@ -147,6 +146,46 @@ LayerShape shape_on(const CommonOptions& options, const NamedWorkload& workload,
   return shape;
 }
 
+/// A workload on every number of GPUs in every way.
+ScalingStudy scaling_of(const CommonOptions& options, const ClusterOptions& asked, const ClusterPlan& plan,
+                        const NamedWorkload& workload, const RanksDevice& device, ModelStudy& study,
+                        Progress& progress) {
+  ScalingStudy scaling;
+  scaling.scaling = plan.scaling;
+  scaling.workload = workload.name;
+  scaling.cluster = plan.cluster.name;
+  for (const RankGroup& group : plan.groups) {
+    const LayerShape shape = shape_on(options, workload, plan.scaling, group.ranks);
+    const RoutedLayer& layer = study.route(workload, shape, options.seed);
+    std::optional<std::string> alone;
+    for (const Way& way : plan.ways) {
+      progress.begin(fmt::format("{} on {} GPUs", workload.name, group.ranks));
+      ScheduleOptions schedule = way.schedule;
+      schedule.ranks.group = group;
+      const std::string name = to_string(schedule);
+      if (group.ranks == 1 && alone == name) {
+        progress.advance();  // one GPU has no placement, exchange or chunks
+        continue;
+      }
+      const RanksQuestion question{
+          layer.shape,      layer.routing, layer.fixed_routing, schedule, group.ranks == 1 ? 1 : way.chunks,
+          !asked.no_overlap};
+      ScalingPoint point;
+      point.model = model_ranks(question, device, [&](std::int64_t done, std::int64_t all) {
+        progress.detail(fmt::format("rank {} of {}", done, all));
+      });
+      point.point =
+          layer_point(layer.shape, fmt::format("sim: {}", plan.cluster.name), workload.name, options.seed);
+      point.point.set_schedule(schedule);
+      point.point.l2_state = "cold";
+      scaling.points.push_back(std::move(point));
+      alone = name;
+      progress.advance();
+    }
+  }
+  return scaling;
+}
+
 }  // namespace
 
 void add_cluster_options(Cli app, ClusterOptions& options) {
@@ -222,7 +261,9 @@ ExitCode simulate_cluster(const CommonOptions& options, const SimulatorOptions& 
   StandardTables out(options.tables);
   const ClusterPlan plan = plan_of(options, simulator, asked);
   ModelStudy study(simulator);
-  const Calibration& calibration = study.calibration(plan.device);
+  ReplayOptions replay = replay_options(simulator);
+  replay.threads = omp_get_max_threads();
+  const RanksDevice device{plan.cluster, plan.device, study.calibration(plan.device), replay};
   for (const NamedWorkload& workload : plan.workloads) {
     for (const RankGroup& group : plan.groups) {
       (void)shape_on(options, workload, plan.scaling, group.ranks);
@@ -244,42 +285,7 @@ ExitCode simulate_cluster(const CommonOptions& options, const SimulatorOptions& 
                     static_cast<std::int64_t>(plan.workloads.size() * plan.groups.size() * plan.ways.size()));
   std::vector<ScalingStudy> studies;
   for (const NamedWorkload& workload : plan.workloads) {
-    ScalingStudy& scaling = studies.emplace_back();
-    scaling.scaling = plan.scaling;
-    scaling.workload = workload.name;
-    scaling.cluster = plan.cluster.name;
-    for (const RankGroup& group : plan.groups) {
-      const LayerShape shape = shape_on(options, workload, plan.scaling, group.ranks);
-      const RoutedLayer& layer = study.route(workload, shape, options.seed);
-      std::optional<std::string> alone;
-      for (const Way& way : plan.ways) {
-        progress.begin(fmt::format("{} on {} GPUs", workload.name, group.ranks));
-        ScheduleOptions schedule = way.schedule;
-        schedule.ranks.group = group;
-        const std::string name = to_string(schedule);
-        if (group.ranks == 1 && alone == name) {
-          progress.advance();  // one GPU has no placement, exchange or chunks
-          continue;
-        }
-        const RanksQuestion question{
-            layer.shape,      layer.routing, layer.fixed_routing, schedule, group.ranks == 1 ? 1 : way.chunks,
-            !asked.no_overlap};
-        ReplayOptions replay = replay_options(simulator);
-        replay.threads = omp_get_max_threads();
-        const RanksDevice device{plan.cluster, plan.device, calibration, replay};
-        ScalingPoint point;
-        point.model = model_ranks(question, device, [&](std::int64_t done, std::int64_t all) {
-          progress.detail(fmt::format("rank {} of {}", done, all));
-        });
-        point.point =
-            layer_point(layer.shape, fmt::format("sim: {}", plan.cluster.name), workload.name, options.seed);
-        point.point.set_schedule(schedule);
-        point.point.l2_state = "cold";
-        scaling.points.push_back(std::move(point));
-        alone = name;
-        progress.advance();
-      }
-    }
+    studies.push_back(scaling_of(options, asked, plan, workload, device, study, progress));
   }
   progress.finish();
   const LayerShape shape = resolve_shape(options, plan.workloads.front().spec);
@@ -293,10 +299,9 @@ ExitCode simulate_cluster(const CommonOptions& options, const SimulatorOptions& 
     out.text() << '\n';
     out.show("stages", rank_stage_table(studies.front().points.front()));
   }
-  const std::size_t width = out.style().format == TableFormat::kTable ? out.style().width : 0;
   out.text() << '\n';
   for (const std::string& text : scaling_conclusion(studies)) {
-    out.text() << paragraph(text, width, "  ");
+    out.text() << text << '\n';
   }
   if (const std::string text = exports.write(studies.front().points.front().model); !text.empty()) {
     out.text() << '\n' << text;
@@ -309,8 +314,7 @@ ExitCode simulate_cluster(const CommonOptions& options, const SimulatorOptions& 
     }
     const FigureResult figure = draw_figure(scaling_figure(studies), writer->directory(), kFigure);
     out.text() << fmt::format("\nrows:   {}/rows.jsonl, rows.csv, run.json\n", writer->directory().string());
-    out.text() << (figure.status == Status::kOk ? fmt::format("figure: {}\n", figure.image.string())
-                                                : fmt::format("figure: unavailable: {}\n", figure.reason));
+    out.text() << figure_line(figure);
   }
   return ExitCode::kOk;
 }

@@ -13,7 +13,6 @@
 #include "experiments/options/sim_options.hpp"
 #include "experiments/options/system_options.hpp"
 #include "profiler/cluster/volume_study.hpp"
-#include "profiler/text/wrap.hpp"
 
 namespace moescope {
 namespace {
@@ -160,10 +159,9 @@ ExitCode place_volume(const CommonOptions& options, const VolumeOptions& volume,
                             volume.placement.empty() ? "linear" : volume.placement, volume.ranks,
                             on == nullptr ? "" : fmt::format(", times modelled on {}", on->name));
   out.show("volume", volume_table(axes));
-  const std::size_t width = out.style().format == TableFormat::kTable ? out.style().width : 0;
   out.text() << '\n';
   for (const std::string& text : volume_conclusion(axes, on)) {
-    out.text() << paragraph(text, width, "  ");
+    out.text() << text << '\n';
   }
   if (writer) {
     for (const ResultRow& row : volume_rows(axes)) {
@@ -171,8 +169,7 @@ ExitCode place_volume(const CommonOptions& options, const VolumeOptions& volume,
     }
     const FigureResult figure = draw_figure(volume_figure(axes), writer->directory(), kFigure);
     out.text() << fmt::format("\nrows:   {}/rows.jsonl, rows.csv, run.json\n", writer->directory().string());
-    out.text() << (figure.status == Status::kOk ? fmt::format("figure: {}\n", figure.image.string())
-                                                : fmt::format("figure: unavailable: {}\n", figure.reason));
+    out.text() << figure_line(figure);
   }
   return ExitCode::kOk;
 }

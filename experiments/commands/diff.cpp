@@ -44,8 +44,7 @@ ExitCode diff(const DiffOptions& options) {
   if (folder) {
     const FigureResult figure =
         draw_figure(regression_figure(report, names, rules.threshold), folder->path(), "diff");
-    tables.text() << (figure.status == Status::kOk ? fmt::format("figure: {}\n", figure.image.string())
-                                                   : fmt::format("figure: unavailable: {}\n", figure.reason));
+    tables.text() << figure_line(figure);
   }
   return report.holds() ? ExitCode::kOk : ExitCode::kCheckFailed;
 }

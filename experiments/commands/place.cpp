@@ -162,8 +162,7 @@ ExitCode place(const PlaceOptions& options, const Invocation& invocation) {
   }
   const FigureResult figure = draw_figure(placement_figure(studies), writer->directory(), kFigure);
   out.text() << fmt::format("\nrows:   {}/rows.jsonl, rows.csv, run.json\n", writer->directory().string());
-  out.text() << (figure.status == Status::kOk ? fmt::format("figure: {}\n", figure.image.string())
-                                              : fmt::format("figure: unavailable: {}\n", figure.reason));
+  out.text() << figure_line(figure);
   return ExitCode::kOk;
 }
 

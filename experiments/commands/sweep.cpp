@@ -219,8 +219,7 @@ void draw_phase_diagram(TableOutput& out, const std::filesystem::path& directory
   out.show("fastest schedules", crossover_table(panels));
   out.text() << '\n';
   const FigureResult figure = draw_figure(phase_figure(panels), directory, kPhaseDiagram);
-  out.text() << (figure.status == Status::kOk ? fmt::format("figure: {}\n", figure.image.string())
-                                              : fmt::format("figure: unavailable: {}\n", figure.reason));
+  out.text() << figure_line(figure);
 }
 
 ExitCode hold_against(TableOutput& out, const std::vector<RecordedRun>& baseline,

@@ -9,6 +9,7 @@
 #include "core/base/error.hpp"
 #include "core/files/json_field.hpp"
 #include "core/files/regular_file.hpp"
+#include "profiler/study/sampling.hpp"
 
 namespace moescope {
 namespace {
@@ -67,15 +68,6 @@ std::size_t small_size(const CollectiveSeries& series) {
   return static_cast<std::size_t>(found - series.bytes.begin());
 }
 
-/// Value at a fraction of the sorted values.
-double quantile(std::vector<double> values, double fraction) {
-  std::ranges::sort(values);
-  const double place = fraction * static_cast<double>(values.size() - 1);
-  const auto below = static_cast<std::size_t>(place);
-  const std::size_t above = std::min(below + 1, values.size() - 1);
-  return values[below] + (place - std::floor(place)) * (values[above] - values[below]);
-}
-
 }  // namespace
 
 CollectiveRecord parse_collectives(std::string_view json, std::string_view path) {
@@ -125,8 +117,6 @@ TransferCurve fit_curve(const CollectiveSeries& series) {
           .bytes_per_s = 1 / line.s_per_byte};
 }
 
-double HeldOutSize::error() const { return std::abs(predicted_s / measured_s - 1); }
-
 std::vector<HeldOutSize> hold_out(std::span<const CollectiveSeries> series) {
   std::vector<HeldOutSize> sizes;
   for (const CollectiveSeries& each : series) {
@@ -145,7 +135,7 @@ std::vector<HeldOutSize> hold_out(std::span<const CollectiveSeries> series) {
           throw InvalidArgument("collectives", each.primitive + " " + each.launch,
                                 "has no other primitive under the same launch");
         }
-        predicted = quantile(others, 0.5);
+        predicted = median(others);
       }
       sizes.push_back({each.primitive, each.launch, each.bytes[i], each.time_s[i], predicted});
     }
@@ -157,11 +147,12 @@ ErrorSummary summarise(std::span<const HeldOutSize> sizes) {
   if (sizes.empty()) {
     throw InternalError("no held-out sizes");
   }
-  std::vector<double> errors;
-  for (const HeldOutSize& size : sizes) {
-    errors.push_back(size.error());
+  std::vector<Prediction> predictions(sizes.size());
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    predictions[i].predicted = sizes[i].predicted_s;
+    predictions[i].measured = sizes[i].measured_s;
   }
-  return {quantile(errors, 0.5), quantile(errors, 0.9)};
+  return summarise_errors(predictions);
 }
 
 }  // namespace moescope

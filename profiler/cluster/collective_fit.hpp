@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "profiler/cluster/cluster_spec.hpp"
+#include "profiler/simulator/sim_validation.hpp"
 
 /// Curves of exchanges from measured ones, and how well they tell sizes that they have not seen.
 namespace moescope {
@@ -45,19 +46,13 @@ struct HeldOutSize {
   double bytes = 0;
   double measured_s = 0;
   double predicted_s = 0;
-
-  double error() const;  ///< relative, positive
 };
 /// Every size of every series, predicted without it. One of the line: by the line of the series' other
 /// sizes. The small one, of which a series has no other: by the median of the other primitives' under the
 /// same launch. Throws as fit_curve().
 std::vector<HeldOutSize> hold_out(std::span<const CollectiveSeries> series);
 
-/// Median and 90th percentile of errors, between neighbours in proportion. Throws InternalError for none.
-struct ErrorSummary {
-  double median = 0;
-  double p90 = 0;
-};
+/// Of their errors. Throws InternalError for none.
 ErrorSummary summarise(std::span<const HeldOutSize> sizes);
 
 }  // namespace moescope

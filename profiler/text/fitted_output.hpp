@@ -1,14 +1,14 @@
 #pragma once
 
 #include <cstddef>
-#include <memory>
 #include <ostream>
+
+#include "profiler/text/line_filter.hpp"
 
 namespace moescope {
 
 /// While it lives, lines of a stream that are longer than `width` characters (0: any) come out fitted(), but
-/// for those written under Verbatim. Lines are passed on whole, the rest of one when the stream is flushed;
-/// a stream that flushed after every piece no longer does.
+/// for those written under Verbatim. A stream that flushed after every piece no longer does.
 class FittedOutput {
  public:
   FittedOutput(std::ostream& stream, std::size_t width);
@@ -19,10 +19,9 @@ class FittedOutput {
   FittedOutput& operator=(FittedOutput&&) = delete;
 
  private:
-  class Filter;
   std::ostream& stream_;
-  std::unique_ptr<Filter> filter_;
   std::ios_base::fmtflags flags_;
+  LineFilter filter_;
 };
 
 /// While it lives, whole lines of the stream stay as they are: tables that were asked for with all their

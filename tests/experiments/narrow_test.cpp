@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "core/base/line_text.hpp"
+#include "tests/support/help_text.hpp"
 #include "tests/support/paths.hpp"
 #include "tests/support/run_moescope.hpp"
 #include "tests/support/temporary_directory.hpp"
@@ -19,6 +20,8 @@
 namespace moescope {
 namespace {
 
+using test::commands;
+using test::lines_of;
 using test::Outcome;
 using test::run_moescope;
 using test::small;
@@ -43,15 +46,6 @@ class Columns {
   std::string before_;
 };
 
-std::vector<std::string> lines_of(const std::string& text) {
-  std::vector<std::string> lines;
-  std::istringstream stream(text);
-  for (std::string line; std::getline(stream, line);) {
-    lines.push_back(line);
-  }
-  return lines;
-}
-
 std::string words_of(const std::string& text) {
   std::string words;
   std::istringstream stream(text);
@@ -68,18 +62,6 @@ void expect_fits(const std::string& text, std::size_t width, const std::string& 
     const bool one_word = line.find(' ', begin) == std::string::npos;
     EXPECT_TRUE(text_width(line) <= width || one_word) << what << ": " << text_width(line) << ": " << line;
   }
-}
-
-std::vector<std::string> commands(const TemporaryDirectory& directory) {
-  std::vector<std::string> names;
-  bool inside = false;
-  for (const std::string& line : lines_of(run_moescope({"--help"}, directory).out)) {
-    inside = (inside || line == "Commands:") && !line.empty();
-    if (inside && line.starts_with("  ") && line[2] != ' ') {
-      names.push_back(line.substr(2, line.find(' ', 2) - 2));
-    }
-  }
-  return names;
 }
 
 /// Calls that print every kind of text a command has.
@@ -156,7 +138,7 @@ TEST(Narrow, EveryCommandFitsEightyColumns) {
   const TemporaryDirectory directory;
   const Columns narrow("80");
   const auto all = calls(directory);
-  for (const std::string& name : commands(directory)) {
+  for (const std::string& name : commands()) {
     const bool for_programs = name == "schema" || name == "completion" || name == "man";
     EXPECT_EQ(all.contains(name), !for_programs) << name;
   }
@@ -172,7 +154,7 @@ TEST(Narrow, EveryCommandFitsEightyColumns) {
 
 TEST(Narrow, HelpFitsTheTerminalAndSaysTheSame) {
   const TemporaryDirectory directory;
-  std::vector<std::string> names = commands(directory);
+  std::vector<std::string> names = commands();
   names.emplace_back();
   for (const std::string& name : names) {
     const Arguments arguments = name.empty() ? Arguments{"--help"} : Arguments{name, "--help"};
