@@ -11,7 +11,18 @@ configure=(cmake --preset "$preset")
 [ -f "build/$preset/CMakeCache.txt" ] || configure+=(-DMOESCOPE_TESTS=OFF -DMOESCOPE_BENCHMARKS=OFF)
 log=build/$preset/configure.log
 mkdir -p "build/$preset"
+# What takes minutes says so, on standard error: standard output is the program's.
+[ -f "build/$preset/build.ninja" ] || echo "moescope: configuring build/$preset (log: $log)" >&2
 "${configure[@]}" >"$log" 2>&1 || { cat "$log" >&2; exit 1; }
-cmake --build --preset "$preset" --target moescope -- --quiet
-[ $# -eq 0 ] && set -- compare
-exec "build/$preset/experiments/moescope" "$@"
+build=(cmake --build --preset "$preset" --target moescope -- --quiet)
+program=build/$preset/experiments/moescope
+missing=$(cd "build/$preset" && { ninja -t inputs moescope 2>/dev/null || true; } | while read -r file; do
+  case $file in *.o) [ -f "$file" ] || echo "$file" ;; esac
+done | wc -l)
+if [ "$missing" -gt 3 ]; then # 1.3 s of a core each
+  echo "moescope: compiling $missing files on $(nproc) cores, about $(((missing * 13 / 10 / $(nproc) + 59) / 60)) min" >&2
+elif [ ! -x "$program" ] || [ -n "$(find core reference profiler experiments -name '*.?pp' -newer "$program" -print -quit)" ]; then
+  echo "moescope: compiling what changed since the last build" >&2
+fi
+"${build[@]}" >&2
+exec "$program" "$@"

@@ -23,14 +23,13 @@ function(moescope_add_tests wing label)
   # Under sanitizers a process for each test would cost more than most tests: a program runs in a few parts.
   # What holds recorded rows, documents and examples of real size against the code goes minutes through code that
   # small tests run too, and is left to the release build.
-  set(aside "Recorded*:*/Recorded*:AnalyticRows.*:ClaimsPage.*:SimulatorDocument.*:Snapshots.*:Guide.*:Diff.*")
-  foreach(command compare run paper validate claims profile calibrate)
-    string(APPEND aside ":*/HelpExamples.AllRun/${command}")
-  endforeach()
+  set(aside "Recorded*:*/Recorded*:AnalyticRows.*:ClaimsPage.*:SimulatorDocument.*:Snapshots.*:Guide.*:Diff.*:*/HelpExamples.*")
+  string(APPEND aside ":Narrow.EveryCommand*:Check.ComparesBaselineSystems*:Place.StripsWithHot*")
   set(parts 8)
   math(EXPR last "${parts} - 1")
   foreach(part RANGE ${last})
-    add_test(NAME ${wing}_tests.${part}_of_${parts} COMMAND ${wing}_tests --gtest_brief=1 --gtest_filter=-${aside})
+    add_test(NAME ${wing}_tests.${part}_of_${parts} COMMAND ${wing}_tests --gtest_brief=1 --gtest_filter=-${aside}
+      --gtest_output=json:${CMAKE_BINARY_DIR}/Testing/${wing}.${part}.json)
     set_tests_properties(${wing}_tests.${part}_of_${parts} PROPERTIES LABELS "${label}" TIMEOUT 1800
       ENVIRONMENT "OMP_NUM_THREADS=1;GTEST_TOTAL_SHARDS=${parts};GTEST_SHARD_INDEX=${part}")
   endforeach()

@@ -17,6 +17,7 @@
 #include "experiments/options/plain_output.hpp"
 #include "experiments/options/standard_streams.hpp"
 #include "experiments/options/table_options.hpp"
+#include "profiler/text/fitted_output.hpp"
 
 namespace {
 
@@ -32,12 +33,12 @@ constexpr const char* kFooter =
     "Each subcommand explains itself: moescope compare --help\n\n"
     "Exit codes:\n"
     "  0   done; points that failed while others did not are recorded, and listed at the end\n"
-    "  1   a comparison ran and did not hold (check, golden, diff, sweep --baseline), or all points of\n"
-    "      a sweep had failed before\n"
+    "  1   a comparison ran and did not hold (check, golden, diff, sweep --baseline), or all points of "
+    "a sweep had failed before\n"
     "  2   the command line does not parse\n"
     "  3   a field has a value that cannot work; nothing was written\n"
-    "  4   an input file is missing, truncated or lies about its contents; or an output,\n"
-    "      standard output too, cannot be written\n"
+    "  4   an input file is missing, truncated or lies about its contents; or an output, "
+    "standard output too, cannot be written\n"
     "  5   a GPU was asked for and there is none that can be used\n"
     "  6   not enough memory; the message says how much is needed and there\n"
     "  7   a CUDA library call failed, or one of several ranks ended early or stopped\n"
@@ -136,7 +137,9 @@ int run(int argc, char** argv) {
       add_validate(app, invocation),  add_paper(app, invocation),    add_schema(app, invocation),
       add_import(app, invocation),    add_presets(app, invocation),  add_completion(app, program),
       add_man(app, program)};
-  program.set_help(help_text);
+  program.set_help([](const CommandText& command, const std::string& path) {
+    return help_text(command, path, stdout_width());
+  });
   std::optional<std::string> text;
   try {
     text = program.parse(argc, argv);
@@ -160,6 +163,8 @@ int run(int argc, char** argv) {
 int main(int argc, char** argv) {
   // A file that may not grow further is an error that write() tells; by default it would end the process.
   (void)std::signal(SIGXFSZ, SIG_IGN);
+  const FittedOutput fitted_output(std::cout, stdout_width());
+  const FittedOutput messages(std::cerr, stderr_width());
   const PlainOutput output(std::cout, stdout_has_colours());
   int code = 0;
   try {

@@ -7,7 +7,7 @@ set -euo pipefail
 out=$1
 shift
 mkdir -p "$out/lib" "$out/data"
-cp -r "$(dirname "$0")/../data/devices" "$out/data/"
+cp -r "$(dirname "$0")/../data/devices" "$(dirname "$0")/../data/clusters" "$out/data/"
 for program in "$@"; do
   install -m 755 -s "$program" "$out/"
   { ldd "$program" || true; } | awk '$3 ~ /\/lib(fmt|benchmark|zip|crypto|z|bz2)\.so/ {print $3}' | while read -r library; do

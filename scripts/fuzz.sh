@@ -23,6 +23,7 @@ cmake --build --preset cpu-asan --target fuzzers -- --quiet
 real_files() {
   case $1 in
     calibration) echo data/devices/*/calibration.json ;;
+    cluster) echo data/clusters/*.json data/clusters/measured/*.json ;;
     device) echo data/devices/*/device.json ;;
     experiment) echo experiments/configs/*.json ;;
     gpu_rates) echo data/devices/*/rates.json ;;

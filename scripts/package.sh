@@ -3,6 +3,8 @@
 # Usage: scripts/package.sh [BUILD]    (default build/cpu; the .deb lies there)
 set -euo pipefail
 cd "$(dirname "$0")/.."
+. scripts/setup.sh
+setup_packaging
 build=$(realpath "${1:-build/cpu}")
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT

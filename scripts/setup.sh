@@ -79,6 +79,10 @@ setup_ci() {
   setup_packages "format and a compiler cache" clang-format ccache
 }
 
+setup_packaging() {
+  setup_packages "Debian packages" file dpkg-dev
+}
+
 setup_sanitizers() {
   setup_packages "sanitizers and fuzzing" clang libclang-rt-14-dev libomp-dev
 }

@@ -2,10 +2,11 @@
 """Prints the slowest compilations and tests of build trees, so that what makes CI slow is seen.
 
 Usage: scripts/slowest.py [--count N] TREE...
-Compilations are read from TREE/.ninja_log (wall seconds, other jobs beside them), tests from
-TREE/Testing/Temporary/CTestCostData.txt, where ctest keeps each test's mean seconds.
+Compilations are read from TREE/.ninja_log (wall seconds, other jobs beside them). Tests are read from what programs wrote
+to TREE/Testing/*.json, or, where each is a process, from TREE/Testing/Temporary/CTestCostData.txt: ctest's mean seconds.
 """
 import argparse
+import json
 import pathlib
 
 
@@ -22,7 +23,11 @@ def compilations(tree):
 
 
 def tests(tree):
-    """(seconds, test) as ctest last measured them."""
+    """(seconds, test) as last measured."""
+    written = sorted((tree / "Testing").glob("*.json"))
+    if written:
+        suites = [suite for file in written for suite in json.loads(file.read_text())["testsuites"]]
+        return [(float(test["time"].rstrip("s")), f"{suite['name']}.{test['name']}") for suite in suites for test in suite["testsuite"]]
     costs = tree / "Testing" / "Temporary" / "CTestCostData.txt"
     if not costs.exists():
         return []

@@ -202,8 +202,18 @@ ModelConfig parse_model_config(std::string_view text, const std::string& path) {
 }
 
 ModelConfig read_model_config(const std::filesystem::path& path) {
+  constexpr std::string_view kWanted =
+      "wanted is the config.json of a model of Hugging Face transformers, or the folder with it";
   std::error_code error;
-  const std::filesystem::path file = std::filesystem::is_directory(path, error) ? path / "config.json" : path;
+  const bool is_folder = std::filesystem::is_directory(path, error);
+  const std::filesystem::path file = is_folder ? path / "config.json" : path;
+  if (is_folder && !std::filesystem::exists(file, error)) {
+    throw FileError(path.string(), "", fmt::format("this folder has no config.json; {}", kWanted));
+  }
+  if (!std::filesystem::exists(file, error)) {
+    throw FileError(path.string(), "",
+                    fmt::format("no such file or folder; {}. Names of models are not looked up", kWanted));
+  }
   return parse_model_config(read_text(file), file.string());
 }
 

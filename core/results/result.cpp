@@ -5,10 +5,13 @@
 #include <sys/sysinfo.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <nlohmann/json.hpp>
 #include <thread>
+#include <utility>
 
 #include "core/base/build_info.hpp"
 #include "core/base/command_text.hpp"
@@ -28,6 +31,25 @@ void require_text(std::string_view field, const std::string& value) {
   if (value.empty()) {
     throw InvalidArgument(field, "\"\"", "a row needs it; use \"none\" where it does not apply");
   }
+}
+
+/// The unit that a metric's name ends with; empty where it names none.
+std::string_view unit_in_name(std::string_view metric) {
+  constexpr std::array<std::pair<std::string_view, std::string_view>, 11> kEndings = {
+      {{"_bytes_per_s", "bytes_per_s"},
+       {"_flop_per_s", "flop_per_s"},
+       {"_per_s", ""},
+       {"_bytes", "bytes"},
+       {"_flop", "flop"},
+       {"_s", "s"},
+       {"_hz", "hz"},
+       {"_fraction", "fraction"},
+       {"_fraction_of_ceiling", "fraction"},
+       {"relative_error", "fraction"},
+       {"_nats", "nats"}}};
+  const auto found =
+      std::ranges::find_if(kEndings, [&](const auto& ending) { return metric.ends_with(ending.first); });
+  return found == kEndings.end() ? "" : found->second;
 }
 
 }  // namespace
@@ -125,6 +147,9 @@ void ResultRow::validate() const {
   require_text("stage", stage);
   require_text("metric", metric);
   require_text("unit", unit);
+  if (const std::string_view named = unit_in_name(metric); !named.empty() && unit != named) {
+    throw InvalidArgument("unit", unit, fmt::format("contradicts metric {}, which is in {}", metric, named));
+  }
   if (samples < 0) {
     throw InvalidArgument("samples", fmt::format("{}", samples), "must not be negative");
   }

@@ -63,8 +63,8 @@ struct ResultRow : Point {
   std::string point;   ///< id of the sweep's point this row belongs to; empty outside sweeps
   std::string repro;   ///< command that measures this again; empty in version 1
 
-  /// Throws InvalidArgument: value without ok, ok without finite value, a negative value or extent, a
-  /// measured time of 0, missing reason, unknown empty keys.
+  /// Throws InvalidArgument: value without ok, ok without finite value, a unit against the metric's name, a
+  /// negative value or extent, a measured time of 0, missing reason, unknown empty keys.
   void validate() const;
 };
 
@@ -143,8 +143,8 @@ struct RecordedRun {
 std::filesystem::path rows_file(const std::filesystem::path& given);
 
 /// Reads rows.jsonl (one or several runs one after another) or rows.jsonl.gz, of this version or an earlier
-/// one; of rows_file(). Of an unfinished sweep, rows of complete points count; empty lines do
-/// not. Throws FileError naming the line and field.
+/// one; of rows_file(). Of an unfinished sweep, rows of complete points count; empty lines do not; a whole
+/// last line counts without its end, too. Throws FileError naming the line and field.
 std::vector<RecordedRun> read_rows(const std::filesystem::path& file);
 
 /// The same with how far it counts, for those who go on writing.

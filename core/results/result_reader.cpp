@@ -232,6 +232,14 @@ class LogParser {
   std::vector<ResultRow> waiting_;  ///< rows of a point whose end has not come
 };
 
+/// A last line that is a whole object is one, though whoever wrote it left out its end; any other is what an
+/// interruption left.
+std::string with_last_end(std::string text) {
+  const std::size_t begin = text.rfind('\n') + 1;  // 0 in a text of one line
+  const bool whole = begin < text.size() && text[begin] == '{' && Json::accept(text.substr(begin));
+  return whole ? std::move(text) + '\n' : std::move(text);
+}
+
 }  // namespace
 
 ResultLog parse_rows(std::istream& text, const std::string& name) {
@@ -260,11 +268,13 @@ std::filesystem::path rows_file(const std::filesystem::path& given) {
 
 std::vector<RecordedRun> read_rows(const std::filesystem::path& given) {
   const std::filesystem::path file = rows_file(given);
-  std::istringstream stream(file.extension() == ".gz" ? unpack_gzip(read_bytes(file), file.string())
-                                                      : read_text(file, kMostRowsBytes));
+  std::string text = with_last_end(file.extension() == ".gz" ? unpack_gzip(read_bytes(file), file.string())
+                                                             : read_text(file, kMostRowsBytes));
+  const bool cut = !text.empty() && text.find('\n') == std::string::npos;
+  std::istringstream stream(std::move(text));
   std::vector<RecordedRun> runs = parse_rows(stream, file.string()).runs;
   if (runs.empty()) {
-    throw FileError(file.string(), "", "holds no run");
+    throw FileError(file.string(), cut ? "line 1" : "", cut ? "is cut off: holds no run" : "holds no run");
   }
   return runs;
 }

@@ -128,6 +128,7 @@ class ResultWriter::Files {
     rows_.emplace(path(kRows), continues_ ? LineFile::Existing::kContinue : LineFile::Existing::kRefuse);
     if (rows_->is_new()) {
       try {
+        require_rows();
         folder_.require_none_of(also);
       } catch (...) {
         rows_->remove();
@@ -163,6 +164,19 @@ class ResultWriter::Files {
   }
 
  private:
+  /// Of a run that goes on: what lies there without its rows cannot.
+  void require_rows() const {
+    for (const char* name : {kRun, kCsv}) {
+      std::error_code none;
+      if (continues_ && fs::exists(folder_.path() / name, none)) {
+        throw FileError(path(kRows).string(), "",
+                        fmt::format("is missing beside {}: put it back, or name another output directory, "
+                                    "which starts anew",
+                                    path(name).string()));
+      }
+    }
+  }
+
   void write(const char* name, const std::string& text) {
     if (rows_->is_new() && !kept_) {
       create_file(path(name), text);
@@ -238,6 +252,10 @@ void ResultWriter::continue_files() {
     }
   }
   files_->open_csv(csv);
+  std::error_code none;
+  if (!log.runs.empty() && !fs::exists(files_->path(kRun), none)) {
+    files_->write_run(dump(header_line(log.runs.back().header), 2) + '\n');  // rows.jsonl has it, too
+  }
 }
 
 void ResultWriter::write_header_once() {

@@ -22,6 +22,7 @@
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/outputs.hpp"
+#include "experiments/options/table_options.hpp"
 #include "profiler/calibration/fit_rates.hpp"
 #include "profiler/calibration/rate_points.hpp"
 #include "profiler/limits/ceilings.hpp"
@@ -194,9 +195,10 @@ Part make_device(const CalibrateOptions& options, const Subject& subject, Result
   }
   const DeviceSpec like = like_device(options, subject, traits_of(header));
   device = measured_device(*ceilings, header, like);
-  return {.text = device_json(*device),
-          .about = fmt::format("ceilings of run {}; what nobody measures as {}\n\n{}",
-                               one_line(header.run_id), like.name, ceilings_table(*ceilings).text())};
+  return {
+      .text = device_json(*device),
+      .about = fmt::format("ceilings of run {}; what nobody measures as {}\n\n{}", one_line(header.run_id),
+                           like.name, ceilings_table(*ceilings).text(stdout_width()))};
 }
 
 /// The files and revisions that points come from.

@@ -102,7 +102,7 @@ void write_rows(ResultWriter* writer, const Point& context, const LayerCheck& ch
 
 std::string line_of(const char* verdict, const CheckPoint& point, const ScheduleOptions& schedule,
                     const std::string& rest) {
-  return fmt::format("{:<8}{:<22} {:<5} {:<38} {:<15} {}\n", verdict, point.shape.label(),
+  return fmt::format("{:<7}  {:<22} {:<5} {:<38} {:<15} {}\n", verdict, point.shape.label(),
                      to_string(point.shape.dtype), one_line(point.workload.name), to_string(schedule),
                      one_line(rest));
 }

@@ -174,8 +174,7 @@ ExitCode compare(const CompareOptions& options, const Invocation& invocation) {
   out.text() << next_text(studies, typed_command(invocation));
   const FigureResult figure = draw_figure(skew_figure(studies, backend->device()), directory, "skew");
   out.text() << fmt::format("\nrows:   {}/rows.jsonl, rows.csv, run.json\n", directory.string());
-  out.text() << (figure.status == Status::kOk ? fmt::format("figure: {}\n", figure.image.string())
-                                              : fmt::format("figure: unavailable: {}\n", figure.reason));
+  out.text() << figure_line(figure);
   out.text() << failures_text(studies);
   return outcome(studies);
 }

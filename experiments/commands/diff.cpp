@@ -44,8 +44,7 @@ ExitCode diff(const DiffOptions& options) {
   if (folder) {
     const FigureResult figure =
         draw_figure(regression_figure(report, names, rules.threshold), folder->path(), "diff");
-    tables.text() << (figure.status == Status::kOk ? fmt::format("figure: {}\n", figure.image.string())
-                                                   : fmt::format("figure: unavailable: {}\n", figure.reason));
+    tables.text() << figure_line(figure);
   }
   return report.holds() ? ExitCode::kOk : ExitCode::kCheckFailed;
 }
@@ -59,8 +58,8 @@ Command add_diff(Cli app, const Invocation& /*invocation*/) {
   sub.footer(examples({"moescope diff results/before results/after",
                        "moescope diff before/rows.jsonl after/rows.jsonl --stages --format csv",
                        "moescope diff one-gpu/rows.jsonl another/rows.jsonl --any-device"}) +
-             "\n\nExit code 0: B is nowhere slower; 1: it is slower somewhere, a time is lost, or\n"
-             "nothing could be compared. A difference counts when it is above the threshold, and\n"
+             "\n\nExit code 0: B is nowhere slower; 1: it is slower somewhere, a time is lost, or "
+             "nothing could be compared. A difference counts when it is above the threshold, and "
              "above the noise: where samples of the two do not meet.");
   sub.add_option("before", options->before, "rows.jsonl, or a run's folder").required().type_name("A");
   sub.add_option("after", options->after, "likewise: what is held against A").required().type_name("B");

@@ -9,6 +9,7 @@
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "profiler/limits/doctor.hpp"
+#include "profiler/text/fitted_output.hpp"
 
 #ifdef MOESCOPE_HAVE_CUDA
 #include <cuda_runtime_api.h>
@@ -91,7 +92,12 @@ ExitCode doctor(const DoctorOptions& options) {
   }
   const MachineFacts facts = gather();
   const auto findings = diagnose(facts);
-  std::cout << (options.json ? findings_json(findings) : findings_text(findings));
+  if (options.json) {
+    const Verbatim whole(std::cout);
+    std::cout << findings_json(findings);
+  } else {
+    std::cout << findings_text(findings);
+  }
   return options.backend == "cuda" && !facts.gpu.has_value() ? ExitCode::kNoDevice : ExitCode::kOk;
 }
 

@@ -80,8 +80,8 @@ Command add_headroom(Cli app, const Invocation& /*invocation*/) {
   sub.footer(
       examples({"moescope headroom results/h200/ceilings.jsonl results/h200/compare-1024-512.jsonl.gz",
                 "moescope headroom ceilings/rows.jsonl before/rows.jsonl --stage experts --format csv"}) +
-      "\n\nThe floor of a stage: the bytes that have to move at the best HBM rate, or its FLOP at\n"
-      "the rate of the units that can do them, whichever takes longer. Above 1x is what a better\n"
+      "\n\nThe floor of a stage: the bytes that have to move at the best HBM rate, or its FLOP at "
+      "the rate of the units that can do them, whichever takes longer. Above 1x is what a better "
       "kernel could win at most.");
   sub.add_option("rows", options->rows, "rows.jsonl of layers, and of `moescope ceilings` on the same device")
       .required()

@@ -19,6 +19,7 @@
 #include "core/workload/deterministic_math.hpp"
 #include "experiments/inspection/trace_layers.hpp"
 #include "experiments/options/command.hpp"
+#include "experiments/options/table_options.hpp"
 
 namespace moescope {
 namespace {
@@ -216,7 +217,7 @@ ExitCode import_routing(const ImportCommand& command) {
   const ArrayFile written = read_array_file(command.output);
   const TraceInfo info = trace_info(written, command.output);
   std::cout << fmt::format("\n{}\n\n{}\n", trace_text(info),
-                           layer_skew_table(skew_of_layers(written, command.output)).text());
+                           layer_skew_table(skew_of_layers(written, command.output)).text(stdout_width()));
   if (info.system.empty()) {
     std::cout << "what it is of is not recorded: --system NAME, or --model config.json, says it\n";
   }

@@ -2,10 +2,10 @@
 
 #include <memory>
 #include <optional>
-#include <sstream>
 #include <utility>
 
 #include "core/layer/layer_shape.hpp"
+#include "experiments/clusters/volume_points.hpp"
 #include "experiments/inspection/routed_batches.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
@@ -26,7 +26,24 @@ struct PlaceOptions : CommonOptions {
   std::int64_t num_nodes = 1;
   std::vector<std::string> placements;
   bool links = false;
+  bool volume = false;
+  std::string cluster;
 };
+
+/// Rows of --links grow with the square of the ranks; what passes this is no file to read any more.
+void require_few_links(const PlaceOptions& options, std::size_t placements, std::size_t batches) {
+  constexpr std::int64_t kMostLinkRows = 1'000'000;
+  // Two exchanges, each with a way there and a way back.
+  const std::int64_t rows = 4 * options.num_ranks * (options.num_ranks - 1) *
+                            static_cast<std::int64_t>(placements) * static_cast<std::int64_t>(batches);
+  if (options.links && rows > kMostLinkRows) {
+    throw InvalidArgument(
+        "links", fmt::format("{} ranks, {} placements, {} layers", options.num_ranks, placements, batches),
+        fmt::format("--links would write up to {} rows, and at most {} are written; lower --ranks, or name "
+                    "fewer by --placement",
+                    rows, kMostLinkRows));
+  }
+}
 
 /// Those asked for, or all that make sense on the grid.
 std::vector<PlacementSpec> specs_of(const PlaceOptions& options, const Routing& routing) {
@@ -68,21 +85,6 @@ void require_widths(const RoutedBatch& batch) {
   }
 }
 
-/// Lines of at most the width that tables have.
-std::string fitted(const std::string& text, const TableStyle& style) {
-  if (style.format != TableFormat::kTable || style.width == 0) {
-    return text;
-  }
-  std::string out;
-  std::istringstream lines(text);
-  for (std::string line; std::getline(lines, line);) {
-    for (const std::string& part : wrapped(line, style.width, "  ")) {
-      out += part + '\n';
-    }
-  }
-  return out;
-}
-
 std::string heading(const PlacementStudy& study, bool several) {
   const Point& point = study.batch.point;
   const std::string grid = point.grid_rows == 1 ? fmt::to_string(point.grid_cols)
@@ -95,8 +97,33 @@ std::string heading(const PlacementStudy& study, bool several) {
       study.seen_tokens);
 }
 
+/// --volume: one placement, and nothing that is of one batch.
+ExitCode volume(const PlaceOptions& options, const Invocation& invocation) {
+  if (!options.file.empty()) {
+    throw InvalidArgument("file", options.file, "has sizes of its own, which --volume varies");
+  }
+  if (options.placements.size() > 1) {
+    throw InvalidArgument("placement", options.placements[1], "--volume is of one");
+  }
+  if (options.num_nodes != 1) {
+    throw InvalidArgument("nodes", fmt::to_string(options.num_nodes), "come from --cluster with --volume");
+  }
+  return place_volume(options,
+                      {.ranks = options.num_ranks,
+                       .placement = options.placements.empty() ? "" : options.placements.front(),
+                       .cluster = options.cluster},
+                      invocation);
+}
+
 ExitCode place(const PlaceOptions& options, const Invocation& invocation) {
   apply_threads(options);
+  if (options.volume) {
+    return volume(options, invocation);
+  }
+  if (!options.cluster.empty()) {
+    throw InvalidArgument("cluster", options.cluster,
+                          "is for --volume; a layer's time is `simulate --cluster`");
+  }
   StandardTables out(options.tables);
   if (options.file.empty() || !options.systems.empty()) {
     require_meaningful(options);  // of a file without --system nobody knows what its experts are
@@ -118,11 +145,12 @@ ExitCode place(const PlaceOptions& options, const Invocation& invocation) {
   std::vector<PlacementStudy> studies;
   for (RoutedBatch& batch : batches) {
     const std::vector<PlacementSpec> specs = specs_of(options, batch.routing);
+    require_few_links(options, specs.size(), batches.size());
     studies.push_back(study_placements(std::move(batch), group, specs));
   }
-  out.text() << fitted(heading(studies.front(), studies.size() > 1), out.style()) << '\n';
+  out.text() << heading(studies.front(), studies.size() > 1) << '\n';
   out.show("placements", placement_table(studies));
-  out.text() << '\n' << fitted(placement_conclusion(studies), out.style());
+  out.text() << '\n' << placement_conclusion(studies);
   if (studies.front().batch.hidden_size == 0) {
     out.text() << "Bytes are left out: the routing does not say how wide the model is; -d does.\n";
   }
@@ -130,14 +158,11 @@ ExitCode place(const PlaceOptions& options, const Invocation& invocation) {
     return ExitCode::kOk;
   }
   for (const PlacementStudy& study : studies) {
-    for (const ResultRow& row : placement_rows(study, options.links)) {
-      writer->write(row);
-    }
+    for_each_placement_row(study, options.links, [&](const ResultRow& row) { writer->write(row); });
   }
   const FigureResult figure = draw_figure(placement_figure(studies), writer->directory(), kFigure);
   out.text() << fmt::format("\nrows:   {}/rows.jsonl, rows.csv, run.json\n", writer->directory().string());
-  out.text() << (figure.status == Status::kOk ? fmt::format("figure: {}\n", figure.image.string())
-                                              : fmt::format("figure: unavailable: {}\n", figure.reason));
+  out.text() << figure_line(figure);
   return ExitCode::kOk;
 }
 
@@ -157,7 +182,8 @@ Command add_place(Cli app, const Invocation& invocation) {
                 "moescope place --workload zipf:1 --grid 64x64 -K 32 -L 2048 --ranks 16 --nodes 2",
                 "moescope place --system gshard --workload zipf:1 --placement linear --placement eplb:16",
                 "moescope place --workload snapshot:data/tablea_layer2_1024.safetensors --ranks 64 "
-                "--placement strips --placement strips+hot:64"}));
+                "--placement strips --placement strips+hot:64",
+                "moescope place --volume --cluster h200-node"}));
   const Cli group = sub.add_option_group("Ranks", "GPUs, and where experts lie among them");
   group.add_option("--ranks", options->num_ranks, "GPUs, 1 to 1024 (default 8)").type_name("P");
   group.add_option("--nodes", options->num_nodes, "that share them, consecutive ranks together (default 1)")
@@ -166,6 +192,12 @@ Command add_place(Cli app, const Invocation& invocation) {
       .type_name("NAME")
       .repeatable();
   group.add_flag("--links", options->links, "with --output: also the bytes from each rank to each other");
+  group.add_flag(
+      "--volume", options->volume,
+      "what travels against N, L, K and P, each varied with the others held: the paper's claim that "
+      "it is constant in N");
+  group.add_option("--cluster", options->cluster, "with --volume: also times on this cluster, modelled")
+      .type_name("NAME|FILE");
   add_shape_options(sub, *options);
   add_system_options(sub, *options);
   add_workload_options(sub, *options);

@@ -62,7 +62,7 @@ Command add_presets(Cli app, const Invocation& /*invocation*/) {
             out.show("presets", presets_table());
             out.text()
                 << "\nL: tokens, d: model width, K: experts per token, shared: width of the shared MLP; any "
-                   "of them can be\nchanged beside --preset, e.g. --preset table-a -L 256\n";
+                   "of them can be changed beside --preset, e.g. --preset table-a -L 256\n";
             return ExitCode::kOk;
           }};
 }

@@ -93,7 +93,7 @@ Command add_report(Cli app, const Invocation&) {
       examples({"moescope report results/skew-small-cpu/rows.jsonl",
                 "moescope report results/h200/*.jsonl* --output h200.html",
                 "moescope report results/after --baseline results/before --output what-changed.html"}) +
-      "\n\nOn the page tables sort and filter; a point of a figure shows the row behind it. Figures\n"
+      "\n\nOn the page tables sort and filter; a point of a figure shows the row behind it. Figures "
       "are drawn by Chart.js, which is put into the page: libjs-chart.js of Debian is found by itself.");
   sub.add_option("rows", options->files, "rows.jsonl of any run, or the run's folder")
       .required()

@@ -63,8 +63,7 @@ ExitCode roofline(const RooflineOptions& options) {
     Figure figure = roofline_figure(read);
     figure.png = options.png;
     const FigureResult drawn = draw_figure(figure, folder.path(), names[i]);
-    out.text() << (drawn.status == Status::kOk ? fmt::format("figure: {}\n", drawn.image.string())
-                                               : fmt::format("figure: unavailable: {}\n", drawn.reason));
+    out.text() << figure_line(drawn);
   }
   return ExitCode::kOk;
 }

@@ -5,6 +5,7 @@
 #include "core/results/experiment.hpp"
 #include "core/results/result.hpp"
 #include "experiments/options/command.hpp"
+#include "profiler/text/fitted_output.hpp"
 
 namespace moescope {
 
@@ -19,6 +20,7 @@ Command add_schema(Cli app, const Invocation& /*invocation*/) {
             if (*what != "result" && *what != "experiment") {
               throw InvalidArgument("what", *what, "must be result or experiment");
             }
+            const Verbatim whole(std::cout);
             std::cout << (*what == "result" ? result_schema_json() : experiment_schema_json());
             return ExitCode::kOk;
           }};

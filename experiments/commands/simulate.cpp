@@ -11,6 +11,7 @@
 #include "core/base/number_text.hpp"
 #include "core/schedule/schedule.hpp"
 #include "core/systems/system_traits.hpp"
+#include "experiments/clusters/cluster_points.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/outputs.hpp"
@@ -24,6 +25,7 @@ namespace {
 
 struct SimulateOptions : CommonOptions, SimulatorOptions {
   std::vector<std::string> varied;
+  ClusterOptions cluster;
 };
 
 /// What a study varies: every device on every layer, each layer on all devices.
@@ -207,9 +209,16 @@ std::vector<NamedWorkload> workloads_of(const SimulateOptions& options, System s
 
 ExitCode simulate(const SimulateOptions& options, const Invocation& invocation) {
   apply_threads(options);
-  StandardTables out(options.tables);
   const System system = chosen_system(options);
   require_meaningful(options);
+  if (!options.cluster.cluster.empty()) {
+    if (!options.varied.empty()) {
+      throw InvalidArgument("vary", options.varied.front(), "is for one GPU: not with --cluster");
+    }
+    return simulate_cluster(options, options, options.cluster, invocation);
+  }
+  require_no_cluster_options(options.cluster);
+  StandardTables out(options.tables);
   const auto schedules =
       system == System::kOmniMoe ? modelled_schedules(options) : modelled_schedules(options, system);
   const auto workloads = workloads_of(options, system);
@@ -300,16 +309,21 @@ Command add_simulate(Cli app, const Invocation& invocation) {
   const Cli sub = app.add_subcommand(
       "simulate",
       "bytes and time per stage on modelled GPUs: the schedule's own accesses through their caches");
-  sub.footer(examples({"moescope simulate", "moescope simulate --preset table-a-4096-512 --workload zipf:1",
-                       "moescope simulate --preset table-a-4096-512 --device a100-sxm-80gb,h200-sxm,b200",
-                       "moescope simulate --preset table-a-4096-512 --vary l2_bytes=16MiB,50MiB,126MiB",
-                       "moescope simulate --preset table-a --vary num_tokens=64,1024 --vary top_k=64,512",
-                       "moescope simulate --system gshard --preset table-a --workload zipf:1"}));
+  sub.footer(
+      examples({"moescope simulate", "moescope simulate --preset table-a-4096-512 --workload zipf:1",
+                "moescope simulate --preset table-a-4096-512 --device a100-sxm-80gb,h200-sxm,b200",
+                "moescope simulate --preset table-a-4096-512 --vary l2_bytes=16MiB,50MiB,126MiB",
+                "moescope simulate --preset table-a --vary num_tokens=64,1024 --vary top_k=64,512",
+                "moescope simulate --system gshard --preset table-a --workload zipf:1",
+                "moescope simulate --cluster h200-node --preset table-a-4096-512 --workload zipf:1 "
+                "--placement strips --chunks 1,2,4",
+                "moescope simulate --cluster h200-8x8 --ranks 16 --preset table-a --goal layer.goal"}));
   add_shape_options(sub, *options);
   add_system_options(sub, *options);
   add_workload_options(sub, *options);
   add_schedule_options(sub, *options);
   add_simulator_options(sub, *options);
+  add_cluster_options(sub, options->cluster);
   sub.add_option("--vary", options->varied,
                  "an axis of a what-if study; may be repeated, every combination is simulated. KEY is "
                  "num_tokens, top_k, a value of device files (l2_bytes, num_sms, ...) or hbm_bytes_per_s for "

@@ -219,8 +219,7 @@ void draw_phase_diagram(TableOutput& out, const std::filesystem::path& directory
   out.show("fastest schedules", crossover_table(panels));
   out.text() << '\n';
   const FigureResult figure = draw_figure(phase_figure(panels), directory, kPhaseDiagram);
-  out.text() << (figure.status == Status::kOk ? fmt::format("figure: {}\n", figure.image.string())
-                                              : fmt::format("figure: unavailable: {}\n", figure.reason));
+  out.text() << figure_line(figure);
 }
 
 ExitCode hold_against(TableOutput& out, const std::vector<RecordedRun>& baseline,
@@ -270,14 +269,27 @@ ExitCode sweep(const SweepOptions& options, const Invocation& invocation) {
   RunHeader header = runner.start(options, invocation);
   header.experiment = experiment.canonical;
   ExitCode failure = ExitCode::kOk;
+  bool nothing_left = false;
+  if (file_exists(directory / "rows.jsonl") && !file_exists(directory / "run.json")) {
+    out.text() << fmt::format("{} is missing: it is made again of rows.jsonl\n",
+                              (directory / "run.json").string());
+  }
   {
     ResultWriter writer(OutputFolder(directory), std::move(header), ExistingRun::kContinue,
                         options.phase_diagram ? figure_files(kPhaseDiagram) : std::vector<std::string>());
+    nothing_left = std::ranges::all_of(
+        planned, [&](const PlannedPoint& each) { return writer.points().contains(each.point.id); });
     failure = run_points(planned, experiment, runner, writer, options.machine);
   }
   if (planned.empty()) {
     out.text() << "this shard has no points\n";
     return ExitCode::kOk;
+  }
+  if (nothing_left) {
+    out.text() << fmt::format(
+        "nothing was run: every point of this sweep was recorded before. To start anew, name another folder "
+        "by --output, or remove {}\n",
+        directory.string());
   }
   const SweepSummary summary = summarize(directory, planned);
   out.text() << fmt::format("{} points, {} in all\nrows: {}/rows.jsonl, rows.csv, run.json\n", summary.points,
@@ -294,7 +306,7 @@ ExitCode sweep(const SweepOptions& options, const Invocation& invocation) {
   }
   out.text() << summary.text();
   if (summary.any) {
-    out.text() << fmt::format("next: all of it on one page: moescope report {}\n",
+    out.text() << fmt::format("next: all of it on one page:\n      moescope report {}\n",
                               shell_word(directory.string()));
   }
   return code;

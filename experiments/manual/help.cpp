@@ -13,59 +13,48 @@
 namespace moescope {
 namespace {
 
-constexpr std::size_t kWidth = 100;
-constexpr std::size_t kOptionColumn = 30;  ///< where descriptions begin
+constexpr std::size_t kWidest = 100;       ///< nobody reads longer lines
+constexpr std::size_t kOptionColumn = 30;  ///< where descriptions begin, at most
 
-std::vector<std::string> lines_of(std::string_view text) {
-  std::vector<std::string> lines;
-  for (;;) {
-    const auto end = text.find('\n');
-    lines.emplace_back(text.substr(0, end));
-    if (end == std::string_view::npos) {
-      return lines;
+/// A page of help of a width.
+class HelpPage {
+ public:
+  explicit HelpPage(std::size_t columns)
+      : width_(columns == 0 ? kWidest : std::min(columns, kWidest)),
+        option_column_(std::min(kOptionColumn, width_ * 3 / 8)) {}
+
+  /// Text of several lines, each fitted by itself, behind `indent` spaces.
+  std::string paragraph(const std::string& text, std::size_t indent = 0) const {
+    const std::string body =
+        fitted(text.substr(0, text.find_last_not_of('\n') + 1), std::max(width_, indent + 20) - indent, 0);
+    std::string out;
+    for (std::size_t at = 0; at <= body.size();) {
+      const std::size_t end = std::min(body.find('\n', at), body.size());
+      std::string line = std::string(indent, ' ') + body.substr(at, end - at);
+      line.erase(line.find_last_not_of(' ') + 1);
+      out += line + '\n';
+      at = end + 1;
     }
-    text.remove_prefix(end + 1);
+    return out;
   }
-}
 
-/// Where a line goes on that is too long: below its first word, or, of "name    meaning", below the meaning.
-std::size_t hang_of(std::string_view line) {
-  const std::size_t begin = std::min(line.find_first_not_of(' '), line.size());
-  const std::size_t gap = line.find("  ", begin);
-  const std::size_t meaning = gap == std::string_view::npos ? gap : line.find_first_not_of(' ', gap);
-  return meaning == std::string_view::npos || meaning > 40 ? begin : meaning;
-}
-
-/// Text of several lines, each wrapped by itself, behind `indent` spaces. A command is continued as a shell
-/// has it.
-std::string paragraph(const std::string& text, std::size_t indent) {
-  const std::string space(indent, ' ');
-  std::string out;
-  for (const std::string& line :
-       lines_of(std::string_view(text).substr(0, text.find_last_not_of('\n') + 1))) {
-    const bool is_command = line.starts_with("  moescope") || line.starts_with("  ncu");
-    const std::size_t width = kWidth - indent - (is_command ? 2 : 0);
-    const std::size_t hang = hang_of(line);
-    const auto parts = wrapped(line, width, std::string(is_command ? hang + 4 : hang, ' '));
-    for (std::size_t p = 0; p < parts.size(); ++p) {
-      std::string part = space + parts[p];
-      part.erase(part.find_last_not_of(' ') + 1);
-      out += part;
-      out += is_command && p + 1 < parts.size() ? " \\\n" : "\n";
+  /// A name in a column of `column` characters, its description beside it, or below where the name is longer.
+  std::string entry(const std::string& name, const std::string& about, std::size_t column) const {
+    const std::string body = paragraph(about, column);
+    const std::string head = "  " + name;
+    if (text_width(head) + 2 > column) {
+      return head + '\n' + body;
     }
+    return head + body.substr(text_width(head));
   }
-  return out;
-}
+  std::string option(const std::string& name, const std::string& about) const {
+    return entry(name, about, option_column_);
+  }
 
-/// A name in a column of `column` characters, its description beside it, or below where the name is longer.
-std::string entry(const std::string& name, const std::string& about, std::size_t column) {
-  const std::string body = paragraph(about, column);
-  const std::string head = "  " + name;
-  if (text_width(head) + 2 > column) {
-    return head + '\n' + body;
-  }
-  return head + body.substr(text_width(head));
-}
+ private:
+  std::size_t width_;
+  std::size_t option_column_;
+};
 
 std::string option_name(const OptionText& option) {
   const std::string value = option.value.empty() ? "" : ' ' + option.value;
@@ -91,18 +80,19 @@ std::string usage(const CommandText& command, const std::string& path) {
 
 }  // namespace
 
-std::string help_text(const CommandText& command, const std::string& path) {
-  std::string text = paragraph(command.about, 0) + '\n' + paragraph(usage(command, path), 0);
+std::string help_text(const CommandText& command, const std::string& path, std::size_t columns) {
+  const HelpPage page(columns);
+  std::string text = page.paragraph(command.about) + '\n' + page.paragraph(usage(command, path));
   if (!command.commands.empty()) {
     text += "\nCommands:\n";
     for (const CommandText& sub : command.commands) {
-      text += entry(sub.name, sub.about, 14);
+      text += page.entry(sub.name, sub.about, 14);
     }
   }
   std::string arguments;
   for (const OptionText& option : command.options) {
     if (option.positional) {
-      arguments += entry(option_name(option), option.about, kOptionColumn);
+      arguments += page.option(option_name(option), option.about);
     }
   }
   text += arguments.empty() ? "" : "\nArguments:\n" + arguments;
@@ -113,15 +103,15 @@ std::string help_text(const CommandText& command, const std::string& path) {
     }
   }
   for (const std::string& group : groups) {
-    text += '\n' + paragraph((group.empty() ? "Options" : group) + ":", 0);
+    text += '\n' + page.paragraph((group.empty() ? "Options" : group) + ":");
     for (const OptionText& option : command.options) {
       if (!option.positional && option.group == group) {
-        text += entry(option_name(option), option.about, kOptionColumn);
+        text += page.option(option_name(option), option.about);
       }
     }
   }
   if (!command.footer.empty()) {
-    text += '\n' + paragraph(command.footer, 0);
+    text += '\n' + page.paragraph(command.footer);
   }
   return text;
 }

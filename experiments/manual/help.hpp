@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <string>
 
 #include "experiments/options/cli.hpp"
@@ -8,8 +9,9 @@
 namespace moescope {
 
 /// --help of a command: what it does, how it is called, its options by group, examples. No line is longer
-/// than 100 characters, but for words that are. `path` is what was typed up to it, "moescope run".
-std::string help_text(const CommandText& command, const std::string& path);
+/// than `columns` characters (0: any) nor than 100, but for words that are. `path` is what was typed up to
+/// it, "moescope run".
+std::string help_text(const CommandText& command, const std::string& path, std::size_t columns);
 
 /// The manual page, for man(1): every command with all its options. `version` stands in its footer.
 std::string man_page(const CommandText& program, const std::string& version);

@@ -1,6 +1,7 @@
 #include "experiments/options/cli.hpp"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <CLI/CLI.hpp>
 #include <sstream>
@@ -203,6 +204,58 @@ void Cli::footer(const std::string& text) const { app_->footer(text); }
 
 bool Cli::parsed() const { return app_->parsed(); }
 
+namespace {
+
+/// The first example of a command's help; empty without any.
+std::string first_example(const std::string& footer) {
+  const std::size_t begin = footer.find("\n  ");
+  return begin == std::string::npos ? "" : footer.substr(begin + 3, footer.find('\n', begin + 1) - begin - 3);
+}
+
+/// Of options that this command does not have, the commands that do: "; --model is an option of import".
+std::string whose_options(const CLI::App& program, const std::string& message) {
+  constexpr std::size_t kMost = 4;  // what more commands have is no hint
+  std::string text;
+  std::istringstream words(message);
+  for (std::string word; words >> word;) {
+    const std::string name = word.substr(0, word.find('='));
+    std::vector<std::string> owners;
+    for (const CLI::App* command : program.get_subcommands([](const CLI::App*) { return true; })) {
+      if (name.starts_with("--") && command->get_option_no_throw(name) != nullptr) {
+        owners.push_back(command->get_name());
+      }
+    }
+    if (!owners.empty() && owners.size() <= kMost) {
+      text += fmt::format("; {} is an option of {}", name, fmt::join(owners, ", "));
+    }
+  }
+  return text;
+}
+
+/// What was wrong, of what is missing what it is and how it may look, and which help says more.
+std::string usage_error(const CLI::App& program, const CLI::ParseError& error) {
+  const auto commands = program.get_subcommands();
+  const CLI::App& command = commands.empty() ? program : *commands.front();
+  const std::string path = commands.empty() ? "moescope" : "moescope " + command.get_name();
+  std::string text = error.what();
+  if (dynamic_cast<const CLI::RequiredError*>(&error) != nullptr) {
+    for (const CLI::Option* option : command.get_options()) {
+      if (option->get_required() && option->count() == 0) {
+        text += fmt::format(": {}", option->get_description());
+        break;
+      }
+    }
+    const std::string example = first_example(command.get_footer());
+    text += example.empty() ? "" : fmt::format("; for example {}", example);
+  }
+  if (dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
+    text += whose_options(program, text);
+  }
+  return fmt::format("{} ({} --help shows what is possible)", text, path);
+}
+
+}  // namespace
+
 CliProgram::CliProgram(const std::string& name, const std::string& about, const std::string& version)
     : app_(std::make_unique<CLI::App>(about, name)) {
   app_->set_version_flag("--version", version);
@@ -236,7 +289,7 @@ std::optional<std::string> CliProgram::parse(int argc, const char* const* argv) 
       app_->exit(error, text, text);
       return text.str();
     }
-    throw Error(ExitCode::kUsage, fmt::format("{} (moescope --help shows what is possible)", error.what()));
+    throw Error(ExitCode::kUsage, usage_error(*app_, error));
   }
   return std::nullopt;
 }

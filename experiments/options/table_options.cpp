@@ -3,6 +3,8 @@
 #include <cstdlib>
 #include <iostream>
 
+#include "profiler/text/progress.hpp"
+
 namespace moescope {
 namespace {
 
@@ -32,5 +34,9 @@ StandardTables::StandardTables(const TableOptions& options)
     : TableOutput(std::cout, std::cerr, table_style(options)) {}
 
 bool stdout_has_colours() { return style_here().colour; }
+std::size_t stdout_width() { return style_here().width; }
+std::size_t stderr_width() {
+  return message_width(stderr_is_terminal() ? stderr_columns() : 0, std::getenv("COLUMNS"));
+}
 
 }  // namespace moescope

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstddef>
 #include <string>
 
 #include "experiments/options/cli.hpp"
@@ -28,5 +29,9 @@ class StandardTables : public TableOutput {
 
 /// Whether tables on standard output have colours.
 bool stdout_has_colours();
+/// Characters in a line of sentences on standard output, as table_style() has it without --wide.
+std::size_t stdout_width();
+/// Characters in a line on standard error; 0: any.
+std::size_t stderr_width();
 
 }  // namespace moescope

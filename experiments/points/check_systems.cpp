@@ -93,7 +93,7 @@ struct Tally {
 };
 
 std::string line_of(const char* verdict, const SystemShape& shape, const std::string& rest) {
-  return fmt::format("{:<8}{:<36} {:<5} {}\n", verdict, shape.label(), to_string(shape.dtype),
+  return fmt::format("{:<7}  {:<36} {:<5} {}\n", verdict, shape.label(), to_string(shape.dtype),
                      one_line(rest));
 }
 

@@ -108,8 +108,8 @@ void print(TableOutput& out, const std::vector<LayerStudy>& studies, const std::
   out.text()
       << fmt::format("\n{}\n{}", conclusion_text(all), noise_text(studies, repro))
       << "\ntimes: median over alternating samples, spread (max - min) / median; vs fastest: round by "
-         "round, ~ where\nit may be 1; peak: weights, batch, routing and the largest workspace of a "
-         "stage; requested bytes:\nanalytic, the whole layer; error: relative, against the fp64 oracle "
+         "round, ~ where it may be 1; peak: weights, batch, routing and the largest workspace of a "
+         "stage; requested bytes: analytic, the whole layer; error: relative, against the fp64 oracle "
          "on sampled tokens\n"
       << (ffn ? "padding: rows executed (on a GPU in tiles of 128) over pairs that run\n" : "")
       << (rules ? "dropped: share of the router's pairs; loss: relative error against the output of all of "

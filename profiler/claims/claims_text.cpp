@@ -9,7 +9,6 @@
 namespace moescope {
 namespace {
 
-constexpr std::size_t kTerminalWidth = 80;
 constexpr std::size_t kClaimWidth = 38;
 
 std::string figure_text(ClaimUnit unit, double value) {
@@ -59,15 +58,6 @@ Table terminal_table(const DeviceClaims& device) {
   return table;
 }
 
-/// Lines of at most a terminal's width, the second and later ones indented.
-std::string paragraph(const std::string& text) {
-  std::string out;
-  for (const std::string& line : wrapped(one_line(text), kTerminalWidth, "    ")) {
-    out += line + '\n';
-  }
-  return out;
-}
-
 }  // namespace
 
 std::string_view to_string(ClaimVerdict verdict) {
@@ -115,14 +105,15 @@ std::string claims_text(const std::vector<DeviceClaims>& devices) {
     for (const ClaimResult& claim : device.claims) {
       const std::string of_paper =
           claim.ours && claim.paper ? fmt::format(" ({} of the paper's)", ratio_text(claim)) : "";
-      out += paragraph(fmt::format("{}{}: {}", claim.claim, of_paper, claim.why));
+      out += one_line(fmt::format("{}{}: {}", claim.claim, of_paper, claim.why)) + '\n';
     }
     if (!device.recordings.empty()) {
       out += "\nRecordings\n";
     }
     for (const NamedRecording& recording : device.recordings) {
-      out += paragraph(fmt::format("{}: {}, run {}, started {}, {}", recording.name, recording.file,
-                                   recording.run_id, started_text(recording), recording.revision));
+      out += one_line(fmt::format("{}: {}, run {}, started {}, {}", recording.name, recording.file,
+                                  recording.run_id, started_text(recording), recording.revision)) +
+             '\n';
     }
     out += '\n';
   }

@@ -32,8 +32,9 @@ std::string schedule_cell(const RecordedLayer& layer, const RecordedSchedule& sc
   std::string text =
       info == nullptr ? "" : fmt::format("<span class=s style=\"background:{}\"></span>", info->colour);
   text += html_text(schedule.name);
-  if (const ResultRow* time = schedule.find(Stage::kLayer, "time_s");
-      time != nullptr && time->status == Status::kOk && !time->reason.empty()) {
+  const ResultRow* time = schedule.find(Stage::kLayer, "time_s");
+  text += time != nullptr && time->source == Source::kModelled ? " (modelled)" : "";
+  if (time != nullptr && time->status == Status::kOk && !time->reason.empty()) {
     text += fmt::format(" ({})", html_text(time->reason));
   }
   const auto own = std::ranges::find_if(schedule.rows, [&](const ResultRow* row) {
@@ -106,11 +107,12 @@ std::optional<double> counted(const RecordedSchedule& schedule, Stage stage,
                               std::initializer_list<std::string_view> metrics) {
   double sum = 0;
   for (const std::string_view metric : metrics) {
-    const auto row = std::ranges::find_if(schedule.rows, [&](const ResultRow* one) {
+    // The newest comes first. Not by a view: clang 14 has none of libstdc++'s.
+    const auto row = std::find_if(schedule.rows.rbegin(), schedule.rows.rend(), [&](const ResultRow* one) {
       return one->stage == to_string(stage) && one->metric == metric && one->source == Source::kMeasured &&
              one->status == Status::kOk;
     });
-    if (row == schedule.rows.end()) {
+    if (row == schedule.rows.rend()) {
       return std::nullopt;
     }
     sum += *(*row)->value;

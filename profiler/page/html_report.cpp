@@ -175,10 +175,28 @@ std::string sections_html(const std::vector<HtmlSection>& sections) {
   return html;
 }
 
+/// What the rows' times are: measured, modelled, or some of each.
+std::string times_legend(std::span<const RecordedRun> runs) {
+  bool measured = false;
+  bool modelled = false;
+  for (const RecordedRun& run : runs) {
+    for (const ResultRow& row : run.rows) {
+      const bool timed = row.metric == "time_s" && row.status == Status::kOk;
+      measured = measured || (timed && row.source == Source::kMeasured);
+      modelled = modelled || (timed && row.source == Source::kModelled);
+    }
+  }
+  if (!measured && modelled) {
+    return "<p class=note>Times and bytes of stages are modelled, and nothing here was measured. ";
+  }
+  return fmt::format(
+      "<p class=note>Times are measured: median over alternating samples, spread (max - min) / median{}. ",
+      modelled ? "; those of a schedule that says (modelled) are a model's, and so are its bytes" : "");
+}
+
 constexpr std::string_view kLegend =
-    "<p class=note>Times are measured: median over alternating samples, spread (max - min) / median; on a "
-    "backend &quot;sim: ...&quot; they and the bytes are modelled. Speed-up over token_centric, round by "
-    "round. Bytes are analytic: what the expert stage loads and stores; the floor is active experts, tokens "
+    "Speed-up over token_centric, round by round. Bytes are analytic: what the expert stage loads and "
+    "stores; the floor is active experts, tokens "
     "and output once; those of a stage were counted. Errors are relative, against the fp64 oracle.</p>\n";
 
 /// The figures' data, the library and the page's own script; nothing may be fetched.
@@ -229,7 +247,8 @@ ReportPage html_report(const std::string& title, std::span<const RecordedRun> ru
   for (std::size_t i = 0; i < tables.size(); ++i) {
     table_links.push_back({fmt::format("layers-{}", i + 1), tables[i].heading});
   }
-  sections.push_back({"schedules", "Schedules and their stages", std::string(kLegend) + sections_html(tables),
+  sections.push_back({"schedules", "Schedules and their stages",
+                      times_legend(runs) + std::string(kLegend) + sections_html(tables),
                       std::move(table_links)});
   sections.push_back({"missing", "What is missing, and why", missing_list(runs), {}});
   sections.push_back({"runs", "Runs", runs_table(runs), {}});

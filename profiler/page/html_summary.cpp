@@ -30,6 +30,7 @@ struct Timed {
 struct Race {
   const RecordedLayer* layer = nullptr;
   std::vector<Timed> times;
+  bool modelled = false;
 
   double lead() const { return times[1].time_s / times[0].time_s; }
   /// Whether samples of the first two do not meet.
@@ -39,14 +40,24 @@ struct Race {
   }
 };
 
+/// Whether a time comes from a model.
+bool is_modelled(const ResultRow& time) { return time.source == Source::kModelled; }
+
 /// A choice of auto or a tuned schedule is one of the others again.
 bool is_choice(const std::string& schedule) { return schedule == "auto" || schedule == "tuned"; }
 
 std::optional<Race> race_of(const RecordedLayer& layer) {
   Race race{&layer, {}};
+  bool measured = false;  // then a model's time runs in no race with it
   for (const RecordedSchedule& schedule : layer.schedules) {
     const ResultRow* row = schedule.find(Stage::kLayer, "time_s");
-    if (row != nullptr && row->status == Status::kOk && *row->value > 0 && !is_choice(schedule.name)) {
+    measured = measured || (row != nullptr && row->status == Status::kOk && !is_modelled(*row));
+  }
+  for (const RecordedSchedule& schedule : layer.schedules) {
+    const ResultRow* row = schedule.find(Stage::kLayer, "time_s");
+    if (row != nullptr && row->status == Status::kOk && *row->value > 0 && !is_choice(schedule.name) &&
+        !(measured && is_modelled(*row))) {
+      race.modelled = !measured;
       race.times.push_back({schedule.name, *row->value, row->spread.value_or(0)});
     }
   }
@@ -153,11 +164,19 @@ void add_device(HtmlSummary& summary, const std::string& device, std::span<const
     words.push_back(fmt::format("{} on {}", name, wins));
   }
   std::string& text = summary.conclusions;
-  text += races.size() == 1
+  const bool nothing_told = unclear == races.size();
+  text += nothing_told ? fmt::format("<p><b>{}: no schedule is the fastest beyond the noise{}.</b> ",
+                                     html_text(device), races.size() == 1 ? "" : " on any layer")
+          : races.size() == 1
               ? fmt::format("<p><b>{}: the fastest is {}.</b> ", html_text(device), winners.front().first)
               : fmt::format("<p><b>{}: the fastest of {} layers: {}.</b> ", html_text(device), races.size(),
                             fmt::join(words, ", "));
-  if (races.size() == 1) {
+  if (nothing_told) {
+    text += fmt::format(
+        "The shortest times lead the next ones by {:.2f}x (median; at most {:.2f}x), on each of {} layer{} "
+        "within the spread of the two.</p>\n",
+        median(leads), std::ranges::max(leads), races.size(), races.size() == 1 ? "" : "s");
+  } else if (races.size() == 1) {
     text += fmt::format("It leads the next one by {:.2f}x: {} the noise.</p>\n", leads[0],
                         unclear == 0 ? "more than" : "within");
   } else {
@@ -179,8 +198,8 @@ HtmlSummary html_summary(const std::vector<RecordedLayer>& layers) {
     if (!race || layer.what.system != "omnimoe") {
       continue;
     }
-    const bool modelled = layer.what.backend.starts_with("sim");
-    const std::string device = modelled                      ? layer.what.backend
+    const std::string device = layer.what.backend.starts_with("sim") ? layer.what.backend
+                               : race->modelled ? fmt::format("{} (modelled)", layer.what.backend)
                                : layer.what.backend == "cpu" ? layer.header->device
                                : layer.what.backend == "cuda"
                                    ? layer.header->device

@@ -1,5 +1,6 @@
 #include "profiler/placement/placement_rows.hpp"
 
+#include <algorithm>
 #include <utility>
 
 #include "profiler/study/layer_rows.hpp"
@@ -91,13 +92,16 @@ class Rows {
 
 }  // namespace
 
+void for_each_placement_row(const PlacementStudy& study, bool links,
+                            const std::function<void(const ResultRow&)>& visit) {
+  for (const JudgedPlacement& each : study.placements) {
+    std::ranges::for_each(Rows(study, each).take(links), visit);
+  }
+}
+
 std::vector<ResultRow> placement_rows(const PlacementStudy& study, bool links) {
   std::vector<ResultRow> rows;
-  for (const JudgedPlacement& each : study.placements) {
-    for (ResultRow& row : Rows(study, each).take(links)) {
-      rows.push_back(std::move(row));
-    }
-  }
+  for_each_placement_row(study, links, [&](const ResultRow& row) { rows.push_back(row); });
   return rows;
 }
 

@@ -281,7 +281,7 @@ std::string strips_sentence(std::span<const LayerHeadroom> layers) {
     return "Strips and dense_masked: at no layer do both have times and strips no more FLOP.\n";
   }
   return fmt::format(
-      "Where strips execute no more FLOP than dense_masked, {} layers: slower than {}x of it at {};\n"
+      "Where strips execute no more FLOP than dense_masked, {} layers: slower than {}x of it at {}; "
       "{:.2f}x at worst ({}).\n",
       count, kBesideDense, slower, worst->strips->time_s / worst->dense->time_s, label_of(*worst->layer));
 }

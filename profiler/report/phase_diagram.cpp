@@ -250,9 +250,11 @@ Figure phase_figure(std::span<const PhasePanel> panels) {
 
 Table crossover_table(std::span<const PhasePanel> panels) {
   const auto pairs = pairs_of(all_schedules(panels));
-  std::vector<TableColumn> columns = {{"where", Align::kLeft, Need::kAlways, true}, {"K"}};
+  std::vector<TableColumn> columns = {{"where", Align::kLeft, Need::kAlways, true},
+                                      {"K", Align::kRight, Need::kAlways}};
   for (const auto& pair : pairs) {
-    columns.push_back({fmt::format("{} or {}: the faster one, by L", pair.first, pair.second), Align::kLeft});
+    columns.push_back(
+        {fmt::format("{} or {}: the faster one, by L", pair.first, pair.second), Align::kLeft, Need::kBelow});
   }
   Table table(std::move(columns));
   for (const PhasePanel& panel : panels) {

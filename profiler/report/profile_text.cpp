@@ -153,11 +153,11 @@ std::string profile_legend() {
   return fmt::format(
       "time: median of runs without counters. HBM floor and useful FLOP: analytic. The rest: counters of "
       "other "
-      "runs;\nof HBM, of L2: of the measured ceilings. bound by: the resource nearest its ceiling, from "
+      "runs; of HBM, of L2: of the measured ceilings. bound by: the resource nearest its ceiling, from "
       "{:.0f} % "
-      "on; below,\nno unit is near its ceiling and the time goes into waiting (latency). The layer's "
+      "on; below, no unit is near its ceiling and the time goes into waiting (latency). The layer's "
       "counters "
-      "are those of one range\nover all stages, not their sum.",
+      "are those of one range over all stages, not their sum.",
       100 * kBoundFraction);
 }
 

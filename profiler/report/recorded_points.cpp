@@ -208,9 +208,15 @@ RecordedLayer layer_of(const RunHeader& header, const RowGroup& group, const Ope
 }  // namespace
 
 const ResultRow* RecordedSchedule::find(Stage stage, std::string_view metric) const {
-  const auto found = std::ranges::find_if(
-      rows, [&](const ResultRow* row) { return row->stage == to_string(stage) && row->metric == metric; });
-  return found == rows.end() ? nullptr : *found;
+  const ResultRow* found = nullptr;
+  for (const ResultRow* row : rows) {
+    const bool asked = row->stage == to_string(stage) && row->metric == metric;
+    // One metric may have a formula, a model and a measurement: the first of these, as last recorded.
+    if (asked && (found == nullptr || row->source == found->source)) {
+      found = row;
+    }
+  }
+  return found;
 }
 
 std::optional<double> RecordedSchedule::value(Stage stage, std::string_view metric) const {

@@ -13,7 +13,6 @@
 #include "profiler/report/layer_names.hpp"
 #include "profiler/report/row_facts.hpp"
 #include "profiler/text/format.hpp"
-#include "profiler/text/wrap.hpp"
 
 namespace moescope {
 namespace {
@@ -151,11 +150,7 @@ void print_regressions(TableOutput& out, const RegressionReport& report, const S
     out.show("times", table);
     out.text() << '\n';
   }
-  const std::string text = regression_conclusion(report, names, threshold);
-  for (std::size_t at = 0; at < text.size(); at = text.find('\n', at) + 1) {
-    out.text() << paragraph(std::string_view(text).substr(at, text.find('\n', at) - at), out.style().width,
-                            "  ");
-  }
+  out.text() << regression_conclusion(report, names, threshold);
 }
 
 Figure regression_figure(const RegressionReport& report, const SideNames& names, double threshold) {

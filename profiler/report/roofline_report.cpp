@@ -289,7 +289,7 @@ std::vector<RooflineTable> roofline_tables(const Roofline& roofline) {
 
 std::string roofline_legend(const Roofline& roofline) {
   return fmt::format(
-      "{} FLOP over measured time; bytes are counted. Roof: the smaller of peak and FLOP/B times bandwidth,\n"
+      "{} FLOP over measured time; bytes are counted. Roof: the smaller of peak and FLOP/B times bandwidth, "
       "as measured; of a stage without FLOP, its bandwidth of the ceiling.\n",
       roofline.flop == RooflineFlop::kUseful ? "useful (analytic)" : "executed (counted)");
 }

@@ -9,6 +9,19 @@
 namespace moescope {
 namespace {
 
+/// (a^p + b^p + c^p)^(1/p).
+double norm(double p, double a, double b, double c = 0) {
+  const double most = std::max({a, b, c});
+  return most > 0
+             ? most * std::pow(std::pow(a / most, p) + std::pow(b / most, p) + std::pow(c / most, p), 1 / p)
+             : 0;
+}
+
+/// How resources that work side by side, and waiting beside work, add up. Chosen among 1 to 8 and the longest
+/// alone by the H100's rows: stages are 6.1 % off in the mean with these, 6.7 % with the longest alone.
+constexpr double kSideBySide = 4;
+constexpr double kWaitingBesideWork = 2;
+
 void add(LaunchReplay& sum, const LaunchReplay& part) {
   // Kernels are sampled by the same classes of sets, so the error of their sum is that of the classes' sums.
   sum.of_classes.resize(part.of_classes.size());
@@ -22,6 +35,7 @@ void add(LaunchReplay& sum, const LaunchReplay& part) {
   sum.l2_hit_bytes += part.l2_hit_bytes;
   sum.multicast_bytes += part.multicast_bytes;
   sum.l2_write_bytes += part.l2_write_bytes;
+  sum.l2_partial_bytes += part.l2_partial_bytes;
   sum.l2_reduce_bytes += part.l2_reduce_bytes;
   sum.link_bytes += part.link_bytes;
   sum.hbm_read_bytes += part.hbm_read_bytes;
@@ -45,14 +59,17 @@ LaunchTime launch_time(const LaunchReplay& launch, const DeviceSpec& device) {
   LaunchTime time;
   time.hbm_s = launch.hbm_read_bytes / device.hbm_read_bytes_per_s +
                launch.hbm_write_bytes / device.hbm_write_bytes_per_s;
-  time.l2_s = (launch.l2_read_bytes + launch.l2_write_bytes) / device.l2_bytes_per_s +
-              launch.l2_reduce_bytes / device.l2_reduce_bytes_per_s;
+  // L2 merges what is stored into a part of a sector, as it adds operands of reductions: at their rate.
+  time.l2_s =
+      (launch.l2_read_bytes + launch.l2_write_bytes - launch.l2_partial_bytes) / device.l2_bytes_per_s +
+      (launch.l2_reduce_bytes + launch.l2_partial_bytes) / device.l2_reduce_bytes_per_s;
   time.blocks_s = launch.makespan_s;
   const double misses = launch.l2_read_bytes > 0 ? 1 - launch.l2_hit_bytes / launch.l2_read_bytes : 0;
   time.latency_s =
       launch.chain_steps * device.l2_latency_s +
       launch.dependent_steps * (device.l2_latency_s + misses * (device.hbm_latency_s - device.l2_latency_s));
-  time.bound_s = device.launch_s + std::max({time.hbm_s, time.l2_s, time.blocks_s, time.latency_s});
+  time.busy_s = norm(kSideBySide, time.hbm_s, time.l2_s, time.blocks_s);
+  time.bound_s = device.launch_s + norm(kWaitingBesideWork, time.busy_s, time.latency_s);
   return time;
 }
 
@@ -69,6 +86,8 @@ void calibrate(LayerModel& model, const Calibration& calibration) {
   const StageModel* schedule = nullptr;
   double between_s = 0;  // from the router's product, behind which the shared MLP begins, to the experts
   double experts_s = 0;
+  const double start_s = calibration.constants ? calibration.constants->values.dependent_start_s : 0;
+  model.joined_s = 0;
   for (StageModel& stage : model.stages) {
     if (&stage == &layer) {
       break;
@@ -77,6 +96,9 @@ void calibrate(LayerModel& model, const Calibration& calibration) {
     stage.calibrated = fit != nullptr;
     stage.time_s = fit != nullptr ? fit->time_s(stage.bound_s) : stage.bound_s;
     layer.time_s += stage.time_s;
+    if (stage.dependent && &stage != &model.stages.front()) {
+      model.joined_s += std::min(start_s, stage.time_s);
+    }
     layer.calibrated = layer.calibrated && stage.calibrated;
     beside = stage.stage == Stage::kSharedMlp ? &stage : beside;
     schedule = stage.stage == Stage::kSchedule ? &stage : schedule;
@@ -100,7 +122,7 @@ void calibrate(LayerModel& model, const Calibration& calibration) {
       model.hidden_s += std::min(last.first_s, schedule->time_s);
     }
   }
-  layer.time_s -= model.hidden_s;
+  layer.time_s -= model.hidden_s + model.joined_s;
 }
 
 LayerModel simulate_layer(std::span<const KernelLaunch> launches, const DeviceSpec& device,
@@ -124,11 +146,12 @@ LayerModel simulate_layer(std::span<const KernelLaunch> launches, const DeviceSp
       stage.kernel = launch.name;
       stage.overlap = launch.overlap;
       stage.first_s = time.bound_s;
+      stage.dependent = launch.dependent;
       longest_s = 0;
     }
     StageModel& stage = model.stages.back();
     stage.bound_s += time.bound_s;
-    stage.idle_s += time.bound_s - std::max({time.hbm_s, time.l2_s, time.blocks_s});
+    stage.idle_s += time.bound_s - time.busy_s;
     if (time.bound_s > longest_s) {
       longest_s = time.bound_s;
       stage.bound = time.bound();

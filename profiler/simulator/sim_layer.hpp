@@ -12,14 +12,17 @@
 /// A whole layer on a modelled device: bytes and time per stage.
 namespace moescope {
 
-/// What bounds a kernel in the model.
+/// What bounds a kernel in the model. HBM, L2 and blocks work at the same time, but none is always busy: of
+/// three that need alike the kernel takes a quarter longer than of one (the fourth root of the sum of fourth
+/// powers). Waiting is hidden by other blocks' work as far as there is some: the root of the sum of squares.
 struct LaunchTime {
   double hbm_s = 0;  ///< HBM reads and writes at what the device sustains
   double l2_s = 0;   ///< reads, writes and reductions in L2
   double blocks_s =
       0;  ///< the last block's end: L1, tensor cores, CUDA cores, issue, and the tail of the grid
   double latency_s = 0;  ///< of the block with the longest chain of loads that wait for each other
-  double bound_s = 0;    ///< launch plus the longest of them
+  double busy_s = 0;     ///< HBM, L2 and blocks together
+  double bound_s = 0;    ///< launch plus all of them
 
   std::string_view bound() const;  ///< "hbm", "l2", "blocks", "latency" or "launch"
 };
@@ -35,6 +38,7 @@ struct StageModel {
   bool calibrated = false;  ///< of the layer: every stage is
   double idle_s = 0;        ///< of bound_s, what leaves the device to others: launches and latency
   double first_s = 0;       ///< bound of its first kernel
+  bool dependent = false;   ///< its first kernel starts while the stage before ends
   LaunchReplay sums;        ///< of its kernels
   Overlap overlap = Overlap::kSharedMlp;  ///< of its first kernel
 };
@@ -44,6 +48,7 @@ struct LayerModel {
   std::vector<StageModel> stages;  ///< in order; the last is Stage::kLayer
   unsigned classes = kMaxClasses;  ///< of 64 that were simulated
   double hidden_s = 0;             ///< of the stages' times, what overlaps with other stages in a layer
+  double joined_s = 0;  ///< likewise, what starting and timing a stage by itself costs and a layer does not
 
   /// Null when the layer has no such stage.
   const StageModel* find(Stage stage) const;
@@ -51,7 +56,9 @@ struct LayerModel {
 
 /// Sets the times of all stages and the layer by `calibration`. In a layer the shared MLP runs beside the
 /// stages after router_project (up to the expert stage where that adds its result), and the staircase clears
-/// its sums beside the schedule; what overlaps is the time in which they leave the device idle.
+/// its sums beside the schedule; what overlaps is the time in which they leave the device idle. A stage whose
+/// kernel starts while the one before ends costs a layer less than by itself, between two events
+/// (StreamConstants::dependent_start_s).
 void calibrate(LayerModel& model, const Calibration& calibration);
 
 /// Replays `launches` on `device` from cold caches, of which the calibration's constants say what is dirty at

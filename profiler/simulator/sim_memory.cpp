@@ -52,6 +52,7 @@ MemoryCounters& MemoryCounters::operator+=(const MemoryCounters& other) {
   l2_read += other.l2_read;
   l2_hit += other.l2_hit;
   l2_write += other.l2_write;
+  l2_partial += other.l2_partial;
   l2_reduce += other.l2_reduce;
   link += other.link;
   hbm_read += other.hbm_read;
@@ -60,9 +61,10 @@ MemoryCounters& MemoryCounters::operator+=(const MemoryCounters& other) {
 }
 
 MemoryCounters MemoryCounters::operator-(const MemoryCounters& other) const {
-  return {l1_read - other.l1_read, l1_hit - other.l1_hit,     l2_read - other.l2_read,
-          l2_hit - other.l2_hit,   l2_write - other.l2_write, l2_reduce - other.l2_reduce,
-          link - other.link,       hbm_read - other.hbm_read, hbm_write - other.hbm_write};
+  return {l1_read - other.l1_read,     l1_hit - other.l1_hit,     l2_read - other.l2_read,
+          l2_hit - other.l2_hit,       l2_write - other.l2_write, l2_partial - other.l2_partial,
+          l2_reduce - other.l2_reduce, link - other.link,         hbm_read - other.hbm_read,
+          hbm_write - other.hbm_write};
 }
 
 MemoryModel::MemoryModel(const MemoryGeometry& geometry, std::span<const unsigned> classes)
@@ -99,6 +101,8 @@ void MemoryModel::access(std::int64_t sm, std::uint64_t address, std::uint64_t b
     const unsigned first = static_cast<unsigned>(from / kSectorBytes);
     const unsigned last = static_cast<unsigned>((to + kSectorBytes - 1) / kSectorBytes);
     if (kind == AccessKind::kWrite) {
+      const bool ends_inside = to % kSectorBytes != 0 && (from % kSectorBytes == 0 || last - first > 1);
+      counters_[slot].l2_partial += (from % kSectorBytes != 0 ? 1 : 0) + (ends_inside ? 1 : 0);
       note_partial_write(l2_.size() == 1 ? 0 : home_of(line), line, from, to);
     }
     access_line(sm, line, static_cast<SectorMask>((1U << last) - (1U << first)), kind, counters_[slot]);

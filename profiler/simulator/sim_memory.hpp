@@ -34,13 +34,14 @@ struct MemoryGeometry {
 
 /// Sectors that crossed each border. Read from above: a request, not what it fetched from below.
 struct MemoryCounters {
-  std::int64_t l1_read = 0;    ///< asked of L1 by reads that go through it
-  std::int64_t l1_hit = 0;     ///< of these, found there
-  std::int64_t l2_read = 0;    ///< asked of L2, whatever for
-  std::int64_t l2_hit = 0;     ///< of these, found in either half
-  std::int64_t l2_write = 0;   ///< stored to L2
-  std::int64_t l2_reduce = 0;  ///< added to in L2
-  std::int64_t link = 0;       ///< crossed between the halves, either way
+  std::int64_t l1_read = 0;     ///< asked of L1 by reads that go through it
+  std::int64_t l1_hit = 0;      ///< of these, found there
+  std::int64_t l2_read = 0;     ///< asked of L2, whatever for
+  std::int64_t l2_hit = 0;      ///< of these, found in either half
+  std::int64_t l2_write = 0;    ///< stored to L2
+  std::int64_t l2_partial = 0;  ///< of these, sectors of which a part was stored
+  std::int64_t l2_reduce = 0;   ///< added to in L2
+  std::int64_t link = 0;        ///< crossed between the halves, either way
   std::int64_t hbm_read = 0;
   std::int64_t hbm_write = 0;
 

@@ -111,6 +111,8 @@ class LaunchPlayer {
     }
     double last_s = 0;
     double work_s = 0;
+    std::vector<double> of_sm(static_cast<std::size_t>(num_sms_), 0.0);
+    bool has_pace = false;
     while (!turns.empty()) {
       const std::size_t s = turns.top().second;
       turns.pop();
@@ -123,6 +125,8 @@ class LaunchPlayer {
       const double end_s = slot.start_s + slot.length_s;
       last_s = std::max(last_s, end_s);
       work_s += slot.length_s;
+      of_sm[s % of_sm.size()] += slot.length_s;
+      has_pace = has_pace || slot.unit.clocks > 0;
       unit_done();
       if (next < launch_.units) {
         begin(slot, next++, end_s, result);
@@ -130,7 +134,10 @@ class LaunchPlayer {
       }
     }
     result.slots = static_cast<std::int64_t>(slots_.size());
-    result.makespan_s = last_s;
+    // Blocks of a multiprocessor share its rates: the last of them go faster when others have ended, unless
+    // they have a pace of their own.
+    const double per_sm = static_cast<double>(ceil_div(result.slots, num_sms_));
+    result.makespan_s = has_pace ? last_s : *std::ranges::max_element(of_sm) / per_sm;
     result.balanced_s = work_s / static_cast<double>(slots_.size());
   }
 
@@ -234,6 +241,7 @@ void scale_up(LaunchReplay& result, std::span<const MemoryCounters> of_classes) 
   result.l2_read_bytes = scale * static_cast<double>(sum.l2_read);
   result.l2_hit_bytes = scale * static_cast<double>(sum.l2_hit);
   result.l2_write_bytes = scale * static_cast<double>(sum.l2_write);
+  result.l2_partial_bytes = scale * static_cast<double>(sum.l2_partial);
   result.l2_reduce_bytes = scale * static_cast<double>(sum.l2_reduce);
   result.link_bytes = scale * static_cast<double>(sum.link);
   result.hbm_read_bytes = scale * static_cast<double>(sum.hbm_read);
@@ -284,6 +292,7 @@ Replay replay(std::span<const KernelLaunch> launches, const DeviceSpec& device,
     initial[l].stage = launches[l].stage;
     initial[l].name = launches[l].name;
     initial[l].overlap = launches[l].overlap;
+    initial[l].dependent = launches[l].dependent;
     initial[l].units = launches[l].units;
     units += launches[l].units;
   }

@@ -39,6 +39,7 @@ struct LaunchReplay {
   double l2_hit_bytes = 0;
   double multicast_bytes = 0;  ///< received on top of l2_read_bytes: one read of L2 for several blocks
   double l2_write_bytes = 0;
+  double l2_partial_bytes = 0;  ///< of l2_write_bytes: sectors stored in part, which L2 merges
   double l2_reduce_bytes = 0;
   double link_bytes = 0;
   double hbm_read_bytes = 0;
@@ -48,8 +49,9 @@ struct LaunchReplay {
   double instructions = 0;
   double dependent_steps = 0;  ///< trips to memory one after another, of the slot with most
   double chain_steps = 0;      ///< likewise, of WorkUnit::chain_steps
-  /// When the last block ends, if only what happens above HBM took time; and the same if work were spread
-  /// perfectly over the slots.
+  bool dependent = false;      ///< KernelLaunch::dependent
+  /// When the last multiprocessor is done, if only what happens above HBM took time; and the same if work
+  /// were spread perfectly over the slots.
   double makespan_s = 0;
   double balanced_s = 0;
   std::vector<MemoryCounters> of_classes;  ///< what each class that was simulated counted; all 64: exact

@@ -122,4 +122,9 @@ FigureResult draw_figure(const Figure& figure, const fs::path& directory, const 
   return result;
 }
 
+std::string figure_line(const FigureResult& figure) {
+  return figure.status == Status::kOk ? fmt::format("figure: {}\n", figure.image.string())
+                                      : fmt::format("figure: unavailable: {}\n", figure.reason);
+}
+
 }  // namespace moescope

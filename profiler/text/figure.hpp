@@ -72,6 +72,9 @@ struct FigureResult {
   std::string reason;
 };
 
+/// Where it lies, or why it could not be drawn: a line of a command's output.
+std::string figure_line(const FigureResult& figure);
+
 /// Whether any of its series has a point that its axes can show.
 bool has_points(const FigurePanel& panel);
 

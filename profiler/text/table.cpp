@@ -15,6 +15,8 @@
 namespace moescope {
 namespace {
 
+/// Before the other columns of a row whose first stands above them.
+constexpr std::string_view kStackIndent = "    ";
 constexpr std::string_view kReset = "\x1b[0m";
 
 std::string_view colour_of(Mark mark) {
@@ -37,6 +39,15 @@ std::string padded(const TableCell& cell, std::size_t width, Align align, bool c
   const std::string_view code = colour ? colour_of(cell.mark) : "";
   const std::string text = code.empty() ? cell.text : fmt::format("{}{}{}", code, cell.text, kReset);
   return align == Align::kLeft ? text + space : space + text;
+}
+
+/// A cell below its row. A command too long for the line begins on one of its own, as a shell takes it.
+std::string below_text(const std::string& title, const std::string& text, std::size_t width) {
+  const std::string whole = fmt::format("    {}: {}", title, text);
+  if (width == 0 || text_width(whole) <= width || !is_command(text)) {
+    return paragraph(whole, width, "      ");
+  }
+  return fmt::format("    {}:\n{}\n", title, fitted("      " + text, width));
 }
 
 /// Spaces at the end of a line are none's.
@@ -68,13 +79,14 @@ struct Table::Layout {
   std::vector<std::size_t> shown;   ///< columns side by side
   std::vector<std::size_t> below;
   std::size_t left_out = 0;
+  bool stacked = false;  ///< the first column on lines of its own, the others below it, indented
 
   std::size_t width() const {
     std::size_t sum = shown.empty() ? 0 : 2 * (shown.size() - 1);
     for (const std::size_t c : shown) {
       sum += widths[c];
     }
-    return sum;
+    return stacked ? sum - widths[shown.front()] - 2 + kStackIndent.size() : sum;
   }
 };
 
@@ -126,6 +138,7 @@ Table::Layout Table::layout(std::size_t width) const {
       layout.shown.push_back(c);
     }
   }
+  const Layout everything = layout;
   const auto too_wide = [&] { return width > 0 && layout.width() > width; };
   // Takes out the rightmost shown column of a kind; the first column says what a row is of.
   const auto take = [&](Need need) {
@@ -138,18 +151,31 @@ Table::Layout Table::layout(std::size_t width) const {
     }
     return std::optional<std::size_t>();
   };
-  while (too_wide()) {
-    const auto column = take(Need::kBelow);
-    if (!column) {
-      break;
+  const auto put_below = [&](Need need) {
+    while (too_wide()) {
+      const auto column = take(need);
+      if (!column) {
+        break;
+      }
+      layout.below.insert(layout.below.begin(), *column);
     }
-    layout.below.insert(layout.below.begin(), *column);
-  }
-  for (const Need need : {Need::kExtra, Need::kUsual}) {
-    while (too_wide() && take(need)) {
-      ++layout.left_out;
+  };
+  const auto narrow = [&] {
+    put_below(Need::kBelow);
+    for (const Need need : {Need::kExtra, Need::kUsual}) {
+      while (too_wide() && take(need)) {
+        ++layout.left_out;
+      }
     }
+  };
+  narrow();
+  if (too_wide() && everything.shown.size() > 1 && layout.widths[layout.shown.front()] > width / 2) {
+    layout = everything;  // without its first column there is room for more of the others
+    layout.stacked = true;
+    narrow();
   }
+  put_below(Need::kAlways);
+  layout.stacked = layout.stacked && layout.shown.size() > 1;
   return layout;
 }
 
@@ -158,13 +184,21 @@ std::string Table::lines(const Layout& layout, std::size_t width, bool colour) c
   const auto line = [&](const auto& cell) {
     std::string text;
     for (const std::size_t c : layout.shown) {
+      if (layout.stacked && c == layout.shown.front()) {
+        const std::string first = cell(c).text;
+        out += first.empty() ? "" : paragraph(first, width, "  ");
+        text = kStackIndent.substr(2);
+        continue;
+      }
       text += c == layout.shown.front() ? "" : "  ";
       text += padded(cell(c), layout.widths[c], columns_[c].align, colour);
     }
     end_line(out, std::move(text));
   };
   const auto rule = [&] {
-    line([&](std::size_t c) { return TableCell(std::string(layout.widths[c], '-')); });
+    line([&](std::size_t c) {
+      return TableCell(std::string(width == 0 ? layout.widths[c] : std::min(layout.widths[c], width), '-'));
+    });
   };
   line([&](std::size_t c) { return TableCell(columns_[c].title); });
   rule();
@@ -183,10 +217,7 @@ std::string Table::lines(const Layout& layout, std::size_t width, bool colour) c
     });
     for (const std::size_t c : layout.below) {
       if (!rows_[r][c].text.empty() && rows_[r][c].text != "-") {
-        const std::string below = fmt::format("    {}: {}", columns_[c].title, rows_[r][c].text);
-        for (std::string& part : wrapped(below, width, "      ")) {
-          end_line(out, std::move(part));
-        }
+        out += below_text(columns_[c].title, rows_[r][c].text, width);
       }
     }
   }

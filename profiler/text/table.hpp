@@ -15,7 +15,7 @@ enum class Align : std::uint8_t { kLeft, kRight };
 
 /// What becomes of a column where the table is wider than the page.
 enum class Need : std::uint8_t {
-  kAlways,    ///< stays
+  kAlways,    ///< stays, below its row where nothing else is left to go
   kUsual,     ///< is left out after every kExtra, the rightmost first
   kExtra,     ///< is left out first, the rightmost first
   kBelow,     ///< stands below its row, before anything is left out
@@ -81,8 +81,8 @@ class Table {
 
   /// Columns padded to their widest cell (in characters, UTF-8), two spaces between; every line ends with
   /// '\n'. Lines of at most `width` characters (0: any): what does not fit is put below or left out, as
-  /// columns say, and a last line tells how many are missing. A column that may not be left out may still
-  /// be wider.
+  /// columns say, and a last line tells how many are missing. Where columns that may not be left out are
+  /// still wider, a wide first one stands above the others, and the rightmost of those go below.
   std::string text(std::size_t width = 0, bool colour = false) const;
   /// GitHub-flavoured markdown. Cells are shown as they are: what it would read as more than text is escaped.
   std::string markdown() const;

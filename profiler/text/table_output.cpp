@@ -39,6 +39,11 @@ TableStyle people_style(std::size_t terminal_columns, const char* columns, const
   return style;
 }
 
+std::size_t message_width(std::size_t terminal_columns, const char* columns) {
+  const auto asked = parse_number<int>(columns == nullptr ? "" : columns);
+  return asked && *asked > 0 ? static_cast<std::size_t>(*asked) : terminal_columns;
+}
+
 std::size_t stdout_columns() {
   constexpr std::size_t kUsual = 80;
   if (::isatty(STDOUT_FILENO) != 1) {
@@ -49,10 +54,15 @@ std::size_t stdout_columns() {
 }
 
 TableOutput::TableOutput(std::ostream& out, std::ostream& err, TableStyle style)
-    : out_(out), err_(err), style_(style), errors_(std::uncaught_exceptions()) {}
+    : out_(out), err_(err), style_(style), errors_(std::uncaught_exceptions()) {
+  if (style_.format == TableFormat::kMarkdown) {
+    verbatim_.emplace(out_);  // its tables and the text around them are one document
+  }
+}
 
 TableOutput::~TableOutput() {
   if (style_.format == TableFormat::kJson && std::uncaught_exceptions() == errors_) {
+    const Verbatim whole(out_);
     out_ << fmt::format("{{\"tables\": [{}]}}\n", json_);
   }
 }
@@ -64,6 +74,7 @@ bool TableOutput::for_people() const {
 std::ostream& TableOutput::text() { return for_people() ? out_ : err_; }
 
 void TableOutput::show(std::string_view name, const Table& table) {
+  const Verbatim whole(out_);
   switch (style_.format) {
     case TableFormat::kTable:
       out_ << table.text(style_.width, style_.colour);

@@ -3,10 +3,12 @@
 #include <cstddef>
 #include <cstdint>
 #include <iosfwd>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "profiler/text/fitted_output.hpp"
 #include "profiler/text/table.hpp"
 
 namespace moescope {
@@ -27,6 +29,9 @@ struct TableStyle {
 /// and TERM=dumb switch colours off.
 TableStyle people_style(std::size_t terminal_columns, const char* columns, const char* no_color,
                         const char* term);
+/// Characters in a line of what is written to standard error: COLUMNS where it is a number, else those of the
+/// terminal; 0 (any) where `terminal_columns` is 0: a message in a file is one line.
+std::size_t message_width(std::size_t terminal_columns, const char* columns);
 /// Characters in a line of the terminal that standard output is; 0 where it is none.
 std::size_t stdout_columns();
 
@@ -59,6 +64,7 @@ class TableOutput {
   std::size_t shown_ = 0;
   std::string json_;
   int errors_;
+  std::optional<Verbatim> verbatim_;
 };
 
 }  // namespace moescope

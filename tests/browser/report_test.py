@@ -34,7 +34,7 @@ SHOWN = HOSTILE.replace("\n", "\\n").replace("\x1b", "\\x1b")
 
 def moescope(*arguments, environment=None):
     done = subprocess.run([str(PROGRAM), *map(str, arguments)], capture_output=True, text=True, cwd=WORK,
-                          env={**os.environ, **(environment or {})})
+                          env={**os.environ, "COLUMNS": "1000", **(environment or {})})
     if done.returncode != 0:
         raise RuntimeError(f"moescope {arguments}: {done.returncode}\n{done.stderr}")
     return done.stdout

@@ -14,6 +14,7 @@
 #include "core/base/line_text.hpp"
 #include "core/files/npz_writer.hpp"
 #include "tests/support/file_builders.hpp"
+#include "tests/support/help_text.hpp"
 #include "tests/support/paths.hpp"
 #include "tests/support/run_moescope.hpp"
 #include "tests/support/temporary_directory.hpp"
@@ -22,19 +23,12 @@ namespace moescope {
 namespace {
 
 namespace fs = std::filesystem;
+using test::commands;
+using test::lines_of;
 using test::Outcome;
 using test::run_moescope;
 using test::TemporaryDirectory;
 using test::write_text;
-
-std::vector<std::string> lines_of(const std::string& text) {
-  std::vector<std::string> lines;
-  std::istringstream stream(text);
-  for (std::string line; std::getline(stream, line);) {
-    lines.push_back(line);
-  }
-  return lines;
-}
 
 std::string help_of(const std::string& command) {
   const TemporaryDirectory directory;
@@ -42,22 +36,6 @@ std::string help_of(const std::string& command) {
       command.empty() ? run_moescope({"--help"}, directory) : run_moescope({command, "--help"}, directory);
   EXPECT_EQ(help.code, 0) << command << help.err;
   return help.out;
-}
-
-/// Names below "Commands:".
-std::vector<std::string> commands() {
-  std::vector<std::string> names;
-  bool inside = false;
-  for (const std::string& line : lines_of(help_of(""))) {
-    if (line == "Commands:") {
-      inside = true;
-    } else if (line.empty()) {
-      inside = false;
-    } else if (inside && line[2] != ' ') {
-      names.push_back(line.substr(2, line.find(' ', 2) - 2));
-    }
-  }
-  return names;
 }
 
 /// Commands of the examples of a help text, lines joined as a shell does.

@@ -108,6 +108,7 @@ void write_rows(const fs::path& file) {
       ceiling.hidden_size = ceiling.grid_rows = ceiling.grid_cols = ceiling.top_k = 0;
       ceiling.shared_size.reset();
       ceiling.metric = metric;
+      ceiling.unit = ceiling.metric.ends_with("flop_per_s") ? "flop_per_s" : "bytes_per_s";
       writer.write(ceiling);
     }
     for (const std::int64_t tokens : {16, 32}) {

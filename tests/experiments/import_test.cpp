@@ -153,5 +153,25 @@ TEST(ImportCommand, RefusesOptionsOfTheOtherKindAndItsOwnInputs) {
   EXPECT_FALSE(std::filesystem::exists(directory.path() / "s.safetensors"));
 }
 
+TEST(ImportCommand, SaysWhatIsWantedWhereNothingOrAnotherThingIsGiven) {
+  const TemporaryDirectory directory;
+  std::filesystem::create_directory(directory.path() / "empty");
+  const Outcome none = run_moescope({"import"}, directory);
+  EXPECT_EQ(none.code, code_of(ExitCode::kUsage));
+  EXPECT_TRUE(contains(none.err, {"is required: ", "for example moescope import ",
+                                  "(moescope import --help shows what is possible)"}));
+  const Outcome elsewhere = run_moescope({"run", "--model", "mixtral"}, directory);
+  EXPECT_EQ(elsewhere.code, code_of(ExitCode::kUsage));
+  EXPECT_TRUE(contains(elsewhere.err, {"--model is an option of import (moescope run --help shows"}));
+  const auto refused = [&](const char* model, const char* what) {
+    const Outcome outcome =
+        run_moescope({"import", data("rows.csv"), "--model", model, "--output", "t.npz"}, directory);
+    EXPECT_EQ(outcome.code, code_of(ExitCode::kBadFile)) << outcome.out;
+    EXPECT_TRUE(contains(outcome.err, {what, "wanted is the config.json of a model"}));
+  };
+  refused("empty", "empty: this folder has no config.json");
+  refused("mistralai/Mixtral-8x7B", "no such file or folder");
+}
+
 }  // namespace
 }  // namespace moescope

@@ -223,5 +223,19 @@ TEST(RanksOfALayer, AreRefusedWhereThereAreNone) {
             std::string::npos);
 }
 
+TEST(Place, BoundsTheRowsOfLinks) {
+  const TemporaryDirectory directory;
+  const Outcome outcome =
+      run_moescope({"place", "--grid", "64x64", "-L", "64", "-K", "4", "-d", "16", "--workload", "zipf:1",
+                    "--ranks", "1024", "--placement", "linear", "--links", "--output", "out"},
+                   directory);
+  EXPECT_EQ(outcome.code, static_cast<int>(ExitCode::kInvalidArgument)) << outcome.out;
+  EXPECT_NE(outcome.err.find("links = 1024 ranks, 1 placements, 1 layers: --links would write up to 4190208 "
+                             "rows, and at most 1000000 are written"),
+            std::string::npos)
+      << outcome.err;
+  EXPECT_FALSE(std::filesystem::exists(directory.path() / "out"));
+}
+
 }  // namespace
 }  // namespace moescope

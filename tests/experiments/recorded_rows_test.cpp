@@ -109,8 +109,8 @@ TEST(RecordedRows, CountOfALayerWhatItsStagesCount) {
   EXPECT_GT(layers, 5000);
 }
 
-/// Whoever wrote them: the program, scripts/gpu_evidence.py or experiments/peers. Of a long file its beginning and
-/// every 16th line: one run's rows are alike.
+/// Whoever wrote them: the program, scripts/gpu_evidence.py or experiments/peers. Of a long file its
+/// beginning and every 16th line: one run's rows are alike.
 TEST(RecordedRows, KeepToThePublishedSchema) {
   constexpr std::int64_t kAll = 500;
   constexpr std::int64_t kStep = 16;

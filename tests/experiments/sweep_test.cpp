@@ -184,6 +184,16 @@ TEST(Sweep, DoesNothingWhenNothingIsLeft) {
   const Outcome again = run_moescope(sweep_into("out"), directory);
   EXPECT_EQ(again.code, 0) << again.err;
   EXPECT_EQ(read_text(directory.path() / "out" / "rows.jsonl"), before);
+  for (const char* words :
+       {"nothing was run: every point of this sweep was recorded before. To start anew,", "remove out\n"}) {
+    EXPECT_NE(again.out.find(words), std::string::npos) << again.out;
+  }
+  fs::remove(directory.path() / "out" / "run.json");
+  const Outcome without_run = run_moescope(sweep_into("out"), directory);
+  EXPECT_NE(without_run.out.find("out/run.json is missing: it is made again of rows.jsonl"),
+            std::string::npos)
+      << without_run.out;
+  EXPECT_TRUE(fs::exists(directory.path() / "out" / "run.json"));
 }
 
 TEST(Sweep, RefusesADirectoryOfAnotherExperiment) {

@@ -4,6 +4,20 @@
 
 namespace moescope::test {
 
+namespace {
+
+/// What the metric's name ends with.
+std::string unit_of(const std::string& metric) {
+  for (const char* ending : {"bytes_per_s", "flop_per_s", "bytes", "flop", "nats"}) {
+    if (metric.ends_with(std::string("_") + ending)) {
+      return ending;
+    }
+  }
+  return metric == "relative_error" ? "fraction" : std::string(1, 's');  // a literal: GCC's bug 105329
+}
+
+}  // namespace
+
 ResultRow make_row(const std::string& schedule, Stage stage, const std::string& metric, double value,
                    std::int64_t num_tokens, const std::string& workload) {
   ResultRow row;
@@ -15,7 +29,7 @@ ResultRow make_row(const std::string& schedule, Stage stage, const std::string& 
   row.workload = workload;
   row.l2_state = schedule == "none" ? "none" : "cold";
   row.metric = metric;
-  row.unit = std::string(1, 's');  // GCC 12 takes a literal of one character for a copy (bug 105329)
+  row.unit = unit_of(metric);
   row.value = value;
   row.spread = 0.1;
   row.repro = fmt::format("moescope compare -L {}", num_tokens);

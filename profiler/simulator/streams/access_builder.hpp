@@ -115,6 +115,17 @@ struct StreamContext {
   }
 };
 
+/// What a token selects, as the selection's chains go by it.
+struct SelectedRows {
+  std::int64_t rows = 0;
+  std::int64_t longest = 0;
+};
+/// Of `ids` in ascending order, on a grid of `cols` columns.
+SelectedRows selected_rows(std::span<const std::int32_t> ids, std::int64_t cols);
+
+/// Most values of a side that the selection keeps in ten registers a lane; beyond, fewer of its blocks fit.
+inline constexpr std::int64_t kSideInTenRegisters = 320;
+
 Burst burst(std::uint64_t address, std::int64_t bytes, AccessKind kind, std::int64_t rows = 1,
             std::int64_t pitch_bytes = 0);
 

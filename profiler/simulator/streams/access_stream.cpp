@@ -177,9 +177,10 @@ void add_experts(std::vector<KernelLaunch>& launches, const StreamContext& conte
 
 void add_select(std::vector<KernelLaunch>& launches, std::string name, const StreamContext& context) {
   const std::int64_t sides = context.shape.grid_rows + context.shape.grid_cols;
-  // A block per token. (20 fit a multiprocessor; the longest token's latency is no block's that follows.)
+  // A block per token; so many fit a multiprocessor by their registers.
+  const std::int64_t side = std::max(context.shape.grid_rows, context.shape.grid_cols);
   launches.push_back(
-      {Stage::kRouterSelect, std::move(name), context.shape.num_tokens, 32,
+      {Stage::kRouterSelect, std::move(name), context.shape.num_tokens, side <= kSideInTenRegisters ? 20 : 8,
        [context, sides](std::int64_t token, WorkUnit& unit) {
          unit.clear();
          const std::int64_t first = context.routing->token_offsets[token];
@@ -187,10 +188,16 @@ void add_select(std::vector<KernelLaunch>& launches, std::string name, const Str
          const auto offset = static_cast<std::uint64_t>(first * 4);
          const StreamConstants& c = context.constants();
          const bool eight_warps = csr_by_eight_warps(context.shape, context.options.gpu);
-         // A part for each length that rows can have, of which K pairs have at most sqrt(2 K).
-         unit.chain_steps = (eight_warps ? c.select_row_steps : c.select_list_steps) +
-                            (eight_warps ? c.select_row_steps_per_length : c.select_list_steps_per_length) *
-                                std::sqrt(2 * static_cast<double>(pairs));
+         // Counting visits every row, listing columns goes by the longest.
+         const SelectedRows selected = selected_rows(context.routing->ids_of(token), context.shape.grid_cols);
+         const auto rows = static_cast<double>(selected.rows);
+         const auto longest = static_cast<double>(selected.longest);
+         unit.chain_steps = eight_warps ? c.select_row_steps + c.select_row_steps_per_row * rows +
+                                              c.select_row_steps_per_length * longest
+                                        : c.select_list_steps + c.select_list_steps_per_row * rows +
+                                              c.select_list_steps_per_length * longest +
+                                              c.select_list_steps_per_logit * static_cast<double>(sides) +
+                                              c.select_list_steps_per_pair * static_cast<double>(pairs);
          unit.instructions = c.select_instructions_per_token +
                              c.select_instructions_per_logit * static_cast<double>(sides) +
                              c.select_instructions_per_pair * static_cast<double>(pairs);
@@ -200,6 +207,21 @@ void add_select(std::vector<KernelLaunch>& launches, std::string name, const Str
          unit.bursts.push_back(burst(context.map.gates + offset, pairs * 4, AccessKind::kWrite));
        },
        context.constants().select_code_bytes});
+  launches.back().dependent = true;
+}
+
+SelectedRows selected_rows(std::span<const std::int32_t> ids, std::int64_t cols) {
+  SelectedRows selected;
+  std::int64_t last = -1;
+  std::int64_t length = 0;
+  for (const std::int32_t id : ids) {
+    const std::int64_t row = id / cols;
+    length = row == last ? length + 1 : 1;
+    selected.rows += row == last ? 0 : 1;
+    selected.longest = std::max(selected.longest, length);
+    last = row;
+  }
+  return selected;
 }
 
 void require_row_width(std::int64_t hidden_size, Dtype dtype) {

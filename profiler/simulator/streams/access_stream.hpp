@@ -72,6 +72,8 @@ struct KernelLaunch {
   /// Instructions, which come from HBM once where L2 was emptied before; 0 for a kernel that ran before.
   std::int64_t code_bytes = 0;
   Overlap overlap = Overlap::kSharedMlp;
+  /// Launched so that it starts while its predecessor ends (programmatic dependent launch).
+  bool dependent = false;
 };
 
 /// Which kernels run the staircase schedule. Whether sums are bit-repeatable is the schedule's to say.

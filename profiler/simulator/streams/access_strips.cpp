@@ -75,9 +75,13 @@ void fill_select(const StreamContext& context, const StripArrays& arrays, const 
   const StreamConstants& c = context.constants();
   unit.instructions = c.strip_select_instructions_per_token + c.strip_select_instructions_per_logit * logits;
   const bool eight_warps = strips_by_eight_warps(context.shape, context.options.gpu);
+  const SelectedRows selected = selected_rows(context.routing->ids_of(token), context.shape.grid_cols);
+  const auto rows_taken = static_cast<double>(selected.rows);
   unit.chain_steps =
-      eight_warps ? c.strip_select_steps
-                  : c.strip_select_one_warp_steps + c.strip_select_one_warp_steps_per_logit * logits +
+      eight_warps ? c.strip_select_steps + c.strip_select_steps_per_row * rows_taken +
+                        c.strip_select_steps_per_length * static_cast<double>(selected.longest)
+                  : c.strip_select_one_warp_steps + c.strip_select_one_warp_steps_per_row * rows_taken +
+                        c.strip_select_one_warp_steps_per_logit * logits +
                         c.strip_select_one_warp_steps_per_pair * static_cast<double>(context.shape.top_k);
   add(at(context.map.working, token * (rows + cols)), rows + cols, AccessKind::kReadCached);
   add(at(arrays.row_log_probs, token * rows), rows, AccessKind::kWrite);
@@ -193,14 +197,18 @@ StripArrays::StripArrays(const LayerShape& shape, StripRule rule, std::uint64_t 
 }
 
 void add_strip_select(std::vector<KernelLaunch>& launches, const StreamContext& context) {
+  // Of one warp as many as registers allow; of eight warps all that there are run at once.
+  const std::int64_t side = std::max(context.shape.grid_rows, context.shape.grid_cols);
+  const std::int64_t blocks_per_sm = side <= kSideInTenRegisters ? 32 : side <= 512 ? 24 : 14;
   launches.push_back(
-      {Stage::kRouterSelect, "select strips", context.shape.num_tokens, 32,
+      {Stage::kRouterSelect, "select strips", context.shape.num_tokens, blocks_per_sm,
        [context,
         arrays = StripArrays(context.shape, context.schedule->options.strip_rule, context.map.strips),
         covers = covers_of(context)](std::int64_t token, WorkUnit& unit) {
          fill_select(context, arrays, *covers, token, unit);
        },
        context.constants().select_code_bytes});
+  launches.back().dependent = true;
 }
 
 void add_strip_schedule(std::vector<KernelLaunch>& launches, const StreamContext& context) {
@@ -256,6 +264,7 @@ void add_strip_schedule(std::vector<KernelLaunch>& launches, const StreamContext
          unit.dependent_steps = 2 * static_cast<double>(ceil_div(rank, kListWarps));  // size, cover and ranks
        },
        kListCodeBytes});
+  launches.back().dependent = true;
 }
 
 void add_strips(std::vector<KernelLaunch>& launches, const StreamContext& context) {
@@ -278,6 +287,7 @@ void add_strips(std::vector<KernelLaunch>& launches, const StreamContext& contex
        },
        kPrepareCodeBytes});
   launches.back().overlap = Overlap::kSchedule;
+  launches.back().dependent = true;
   const Schedule& schedule = *context.schedule;
   const std::int64_t most = schedule.options.tile_tokens;
   const std::int64_t segment = context.strip_segment();

@@ -97,6 +97,7 @@ void add_token_pairs(std::vector<KernelLaunch>& launches, Stage stage, bool scor
   launches.push_back({stage, name, split.num_blocks, 2 * TokenSplit::kWarpsPerBlock / split.warps_per_block(),
                       fill, score && !sum ? kScoreCodeBytes : kPairCodeBytes});
   launches.back().overlap = finishes ? Overlap::kNone : Overlap::kSharedMlp;
+  launches.back().dependent = true;
 }
 
 }  // namespace moescope::detail

@@ -22,14 +22,21 @@ void for_each_constant(Constants& c, Visit&& visit) {
   visit("select_instructions_per_logit", c.select_instructions_per_logit, kMost);
   visit("select_instructions_per_pair", c.select_instructions_per_pair, kMost);
   visit("select_list_steps", c.select_list_steps, kMost);
+  visit("select_list_steps_per_row", c.select_list_steps_per_row, kMost);
   visit("select_list_steps_per_length", c.select_list_steps_per_length, kMost);
+  visit("select_list_steps_per_logit", c.select_list_steps_per_logit, kMost);
+  visit("select_list_steps_per_pair", c.select_list_steps_per_pair, kMost);
   visit("select_row_steps", c.select_row_steps, kMost);
+  visit("select_row_steps_per_row", c.select_row_steps_per_row, kMost);
   visit("select_row_steps_per_length", c.select_row_steps_per_length, kMost);
   visit("sort_issue_per_pair", c.sort_issue_per_pair, kMost);
   visit("strip_select_instructions_per_token", c.strip_select_instructions_per_token, kMost);
   visit("strip_select_instructions_per_logit", c.strip_select_instructions_per_logit, kMost);
   visit("strip_select_steps", c.strip_select_steps, kMost);
+  visit("strip_select_steps_per_row", c.strip_select_steps_per_row, kMost);
+  visit("strip_select_steps_per_length", c.strip_select_steps_per_length, kMost);
   visit("strip_select_one_warp_steps", c.strip_select_one_warp_steps, kMost);
+  visit("strip_select_one_warp_steps_per_row", c.strip_select_one_warp_steps_per_row, kMost);
   visit("strip_select_one_warp_steps_per_logit", c.strip_select_one_warp_steps_per_logit, kMost);
   visit("strip_select_one_warp_steps_per_pair", c.strip_select_one_warp_steps_per_pair, kMost);
   visit("list_steps", c.list_steps, kMost);
@@ -46,6 +53,7 @@ void for_each_constant(Constants& c, Visit&& visit) {
   visit("pair_instructions_per_sum_load", c.pair_instructions_per_sum_load, kMost);
   visit("product_code_bytes", c.product_code_bytes, kMostBytes);
   visit("product_operand_cost", c.product_operand_cost, std::int64_t{1} << 20);
+  visit("dependent_start_s", c.dependent_start_s, 1.0);
   visit("cold_dirty_fraction", c.cold_dirty_fraction, 1.0);
 }
 

@@ -18,14 +18,18 @@ class JsonField;
 struct StreamConstants {
   static constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
 
-  // router_select.cu into lists; the length is of the longest row that K pairs can have, sqrt(2 K).
+  // router_select.cu into lists. Chains grow with what a token selects: its rows, and the longest of them.
   std::int64_t select_code_bytes = 0;
   double select_instructions_per_token = kNone;
   double select_instructions_per_logit = kNone;
   double select_instructions_per_pair = kNone;
   double select_list_steps = kNone;  ///< a warp to a token
+  double select_list_steps_per_row = kNone;
   double select_list_steps_per_length = kNone;
+  double select_list_steps_per_logit = kNone;
+  double select_list_steps_per_pair = kNone;
   double select_row_steps = kNone;  ///< eight warps to a token
+  double select_row_steps_per_row = kNone;
   double select_row_steps_per_length = kNone;
   // schedule.cu
   double sort_issue_per_pair = kNone;  ///< issue slots of a pass of the radix sort, waiting included
@@ -33,7 +37,10 @@ struct StreamConstants {
   double strip_select_instructions_per_token = kNone;
   double strip_select_instructions_per_logit = kNone;
   double strip_select_steps = kNone;  ///< eight warps to a token
+  double strip_select_steps_per_row = kNone;
+  double strip_select_steps_per_length = kNone;
   double strip_select_one_warp_steps = kNone;
+  double strip_select_one_warp_steps_per_row = kNone;
   double strip_select_one_warp_steps_per_logit = kNone;
   double strip_select_one_warp_steps_per_pair = kNone;
   // schedule_strips.cu
@@ -55,6 +62,9 @@ struct StreamConstants {
   // Matrix products of cuBLASLt.
   std::int64_t product_code_bytes = 0;
   std::int64_t product_operand_cost = 0;  ///< products that loading one more row of A or B is worth
+  // A layer beside its stages.
+  double dependent_start_s =
+      kNone;  ///< that a stage takes longer by itself, where its kernel can start early
   // What stands in L2 before a layer.
   double cold_dirty_fraction = kNone;  ///< that the emptying of L2 leaves dirty
 

@@ -68,13 +68,18 @@ TEST(ResultFiles, AreGoneWithoutARow) {
 
 TEST(ResultFiles, OfOthersStayAsTheyAre) {
   for (const ExistingRun existing : {ExistingRun::kRefuse, ExistingRun::kContinue}) {
+    const bool continues = existing == ExistingRun::kContinue;
     for (const char* name : {"run.json", "rows.csv", "figure.gp"}) {
       const TemporaryDirectory directory;
       write_text(directory.path() / name, "mine");
       EXPECT_EQ(error_text<FileError>([&] {
                   ResultWriter(OutputFolder(directory.path()), make_header(), existing, {"figure.gp"});
                 }),
-                (directory.path() / name).string() + ": exists already; name another output directory");
+                continues && name != std::string("figure.gp")
+                    ? (directory.path() / "rows.jsonl").string() + ": is missing beside " +
+                          (directory.path() / name).string() +
+                          ": put it back, or name another output directory, which starts anew"
+                    : (directory.path() / name).string() + ": exists already; name another output directory");
       EXPECT_EQ(read_text(directory.path() / name), "mine");
       EXPECT_EQ(std::distance(fs::directory_iterator(directory.path()), fs::directory_iterator()), 1);
     }

@@ -230,5 +230,35 @@ TEST(ResultLog, NamesLineAndFieldOfPointsThatCannotBe) {
   EXPECT_EQ(message_for("\"rows\":2,", ""), "log: line 4: rows: missing");
 }
 
+TEST(ResultLog, MakesAMissingRunAgainAndNamesMissingRows) {
+  const TemporaryDirectory directory;
+  finish(directory.path());
+  const std::string run = read_text(directory.path() / "run.json");
+  const std::string rows = read_text(directory.path() / "rows.jsonl");
+  fs::remove(directory.path() / "run.json");
+  finish(directory.path());
+  EXPECT_EQ(read_text(directory.path() / "run.json"), run);
+  EXPECT_EQ(read_text(directory.path() / "rows.jsonl"), rows);
+  fs::remove(directory.path() / "rows.jsonl");
+  EXPECT_EQ(error_text<FileError>([&] { finish(directory.path()); }),
+            (directory.path() / "rows.jsonl").string() + ": is missing beside " +
+                (directory.path() / "run.json").string() +
+                ": put it back, or name another output directory, which starts anew");
+  EXPECT_EQ(read_text(directory.path() / "run.json"), run);
+}
+
+TEST(ResultLog, ALastPointWithoutItsEndIsReadAndMeasuredAgain) {
+  const TemporaryDirectory directory;
+  finish(directory.path());
+  const fs::path file = directory.path() / "rows.jsonl";
+  const std::string whole = contents(file);
+  std::string text = read_text(file);
+  text.pop_back();
+  write_text(file, text);
+  EXPECT_EQ(contents(file), whole);
+  finish(directory.path());
+  EXPECT_EQ(contents(file), whole);
+}
+
 }  // namespace
 }  // namespace moescope

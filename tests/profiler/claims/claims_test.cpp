@@ -330,8 +330,17 @@ TEST(Claims, FitATerminal) {
   for (ResultRow& row : older.rows) {
     row.value = *row.value * 1.5;
   }
-  std::istringstream text(claims_text(judge({omnimoe_run(), older})) + std::string(claim_rules()));
-  for (std::string line; std::getline(text, line);) {
+  // Below the table are sentences, which are fitted where they are printed.
+  const std::string text = claims_text(judge({omnimoe_run(), older}));
+  const std::size_t begin = text.find("\n\n") + 2;
+  std::istringstream table(text.substr(begin, text.find("\n\n", begin) + 1 - begin));
+  std::int64_t lines = 0;
+  for (std::string line; std::getline(table, line); ++lines) {
+    EXPECT_LE(line.size(), 80U) << line;
+  }
+  EXPECT_GT(lines, 20);
+  std::istringstream rules{std::string(claim_rules())};
+  for (std::string line; std::getline(rules, line);) {
     EXPECT_LE(line.size(), 80U) << line;
   }
 }

@@ -166,5 +166,39 @@ TEST(HtmlReport, ShowsWhatADiffSays) {
   EXPECT_LT(html.find("B is slower beyond noise"), html.find("<nav"));
 }
 
+TEST(HtmlReport, NamesNoWinnerWithinTheNoise) {
+  const auto runs = make_runs();  // both schedules take as long, at a spread of a tenth
+  const std::string html = html_report("r", runs, kLibrary).html;
+  EXPECT_NE(html.find("<b>a &lt;machine&gt;: no schedule is the fastest beyond the noise on any layer.</b>"),
+            std::string::npos);
+  EXPECT_NE(html.find("1.00x (median; at most 1.00x), on each of 3 layers within the spread"),
+            std::string::npos);
+  EXPECT_EQ(html.find("the fastest of 3 layers"), std::string::npos);
+}
+
+TEST(HtmlReport, CallsNoModelledTimeMeasured) {
+  auto runs = make_runs();
+  const std::string measured = html_report("r", runs, kLibrary).html;
+  EXPECT_NE(measured.find("Times are measured: median"), std::string::npos);
+  EXPECT_EQ(measured.find("odelled"), std::string::npos);
+  for (ResultRow& row : runs[0].rows) {
+    if (row.schedule == "staircase" && row.metric == "time_s") {
+      row.source = Source::kModelled;
+      *row.value /= 4;
+    }
+  }
+  const std::string some = html_report("r", runs, kLibrary).html;
+  EXPECT_NE(some.find("staircase (modelled)"), std::string::npos);
+  EXPECT_NE(some.find("those of a schedule that says (modelled) are a model's"), std::string::npos);
+  EXPECT_EQ(some.find("staircase on 3"), std::string::npos) << "a model wins no race against a clock";
+  for (ResultRow& row : runs[0].rows) {
+    row.source = row.metric == "time_s" ? Source::kModelled : row.source;
+  }
+  const std::string all = html_report("r", runs, kLibrary).html;
+  EXPECT_EQ(all.find("Times are measured"), std::string::npos);
+  EXPECT_NE(all.find("nothing here was measured"), std::string::npos);
+  EXPECT_NE(all.find("cpu (modelled): the fastest of 3 layers"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace moescope

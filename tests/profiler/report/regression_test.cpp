@@ -6,6 +6,7 @@
 
 #include "core/base/error.hpp"
 #include "core/schedule/schedule.hpp"
+#include "profiler/report/recorded_points.hpp"
 #include "tests/support/error_text.hpp"
 
 namespace moescope {
@@ -168,6 +169,24 @@ TEST(CompareTimes, ComparesDevicesWhenThatIsAskedFor) {
   const auto report = compare_times(run_of({time_row("w", 1)}, "an H100"),
                                     run_of({time_row("w", 2)}, "an H200"), {.any_device = true});
   EXPECT_EQ(report.count(TimeVerdict::kSlower), 1);
+}
+
+TEST(CompareTimes, TakesTheLastOfEqualPointsAsReportsDo) {
+  ResultRow first = time_row("w", 1.0);
+  ResultRow last = time_row("w", 2.0);
+  for (ResultRow* row : {&first, &last}) {
+    row->num_tokens = row->hidden_size = row->grid_rows = row->grid_cols = row->top_k = 1;
+  }
+  ResultRow formula = last;
+  formula.source = Source::kAnalytic;
+  formula.value = 9;
+  const auto twice = run_of({first, last, formula});
+  const auto report = compare_times(twice, run_of({last}), {});
+  ASSERT_EQ(report.times.size(), 1U);
+  const auto layers = recorded_layers(twice);
+  ASSERT_EQ(layers.size(), 1U);
+  EXPECT_EQ(layers[0].schedules.at(0).value(Stage::kLayer, "time_s"), 2.0) << "of the same source";
+  EXPECT_EQ(compare_times(run_of({first, last}), run_of({last}), {}).times[0].before_s, 2.0);
 }
 
 }  // namespace

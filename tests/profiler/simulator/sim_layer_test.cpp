@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "core/base/error.hpp"
 #include "profiler/simulator/sim_validation.hpp"
@@ -14,14 +15,16 @@ namespace {
 
 DeviceSpec h100() { return read_device(test::source_path("data/devices/h100-sxm/device.json")); }
 
-TEST(SimTime, IsTheLongestOfWhatGoesOnAtOnceAndSaysWhich) {
+TEST(SimTime, IsALittleMoreThanTheLongestOfWhatGoesOnAtOnceAndSaysWhich) {
   const DeviceSpec device = h100();
   LaunchReplay launch;
   launch.hbm_read_bytes = device.hbm_read_bytes_per_s * 1e-3;
   launch.l2_read_bytes = device.l2_bytes_per_s * 4e-4;
   launch.makespan_s = 5e-4;
   const LaunchTime time = launch_time(launch, device);
-  EXPECT_NEAR(time.bound_s, 1e-3 + device.launch_s, 1e-9);
+  const double together = std::pow(1 + std::pow(0.4, 4) + std::pow(0.5, 4), 0.25) * 1e-3;
+  EXPECT_NEAR(time.busy_s, together, 1e-9);
+  EXPECT_NEAR(time.bound_s, together + device.launch_s, 1e-9);
   EXPECT_EQ(time.bound(), "hbm");
   launch.l2_reduce_bytes = device.l2_reduce_bytes_per_s * 1e-3;
   EXPECT_EQ(launch_time(launch, device).bound(), "l2");
@@ -35,6 +38,41 @@ TEST(SimTime, IsTheLongestOfWhatGoesOnAtOnceAndSaysWhich) {
   EXPECT_NEAR(launch_time(chain, device).latency_s, 100 * device.l2_latency_s, 1e-12);
   EXPECT_EQ(launch_time(chain, device).bound(), "latency");
   EXPECT_EQ(launch_time({}, device).bound(), "launch");
+  chain.makespan_s = 100 * device.l2_latency_s;  // as much work as waiting
+  EXPECT_NEAR(launch_time(chain, device).bound_s, std::sqrt(2.0) * chain.makespan_s + device.launch_s, 1e-10);
+}
+
+TEST(SimTime, StoresOfPartsOfSectorsTakeTheRateOfReductions) {
+  const DeviceSpec device = h100();
+  LaunchReplay launch;
+  launch.l2_write_bytes = 1e9;
+  EXPECT_DOUBLE_EQ(launch_time(launch, device).l2_s, 1e9 / device.l2_bytes_per_s);
+  launch.l2_partial_bytes = 4e8;
+  EXPECT_DOUBLE_EQ(launch_time(launch, device).l2_s,
+                   6e8 / device.l2_bytes_per_s + 4e8 / device.l2_reduce_bytes_per_s);
+}
+
+/// A stage that starts while the one before ends costs a layer less than by itself, but never less than
+/// nothing; the first stage has none before it.
+TEST(SimTime, StagesThatStartEarlyCostALayerLess) {
+  const auto fill = [](std::int64_t, WorkUnit& unit) {
+    unit.clear();
+    unit.dependent_steps = 10;
+  };
+  std::vector<KernelLaunch> launches = {{Stage::kRouterProject, "logits", 1, 1, fill},
+                                        {Stage::kRouterSelect, "select", 1, 1, fill},
+                                        {Stage::kExperts, kTokenPairs, 1, 1, fill, 0, Overlap::kNone}};
+  Calibration calibration = read_calibration(test::source_path("data/devices/h100-sxm/calibration.json"));
+  calibration.fits.clear();
+  const double start_s = calibration.constants->values.dependent_start_s;
+  const auto layer_s = [&] { return simulate_layer(launches, h100(), calibration, {}).stages.back().time_s; };
+  const double apart_s = layer_s();
+  launches[1].dependent = true;
+  EXPECT_NEAR(layer_s(), apart_s - start_s, 1e-12);
+  launches[0].dependent = launches[2].dependent = true;
+  EXPECT_NEAR(layer_s(), apart_s - 2 * start_s, 1e-12);
+  calibration.constants->values.dependent_start_s = 1;
+  EXPECT_NEAR(layer_s(), apart_s / 3, 1e-12);
 }
 
 TEST(SimTime, StagesAddUpToTheLayerAndRowsAreModelled) {

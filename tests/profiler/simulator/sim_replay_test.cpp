@@ -94,16 +94,45 @@ TEST(SimReplay, ASecondKernelFindsWhatTheFirstLeftInL2ButNotInL1) {
   EXPECT_EQ(result.launches[1].hbm_read_bytes, 0);
 }
 
+/// Two blocks to a multiprocessor: a fifth that comes last has the multiprocessor's rates for itself, unless
+/// its pace is its own.
 TEST(SimReplay, LastBlocksAloneLengthenTheKernel) {
   const DeviceSpec device = h100();
   const auto slots = device.num_sms * 2;
-  const auto makespan = [&](std::int64_t units) {
-    const std::vector<KernelLaunch> launches = {sweep(units, 1 << 16, 1 << 16, AccessKind::kRead)};
+  const auto makespan = [&](std::int64_t units, double clocks = 0) {
+    std::vector<KernelLaunch> launches = {sweep(units, 1 << 16, 1 << 16, AccessKind::kRead)};
+    launches[0].fill = [fill = launches[0].fill, clocks](std::int64_t index, WorkUnit& unit) {
+      fill(index, unit);
+      unit.clocks = clocks;
+    };
     return replay(launches, device, {}).launches.at(0);
   };
   EXPECT_NEAR(makespan(2 * slots).makespan_s, makespan(2 * slots).balanced_s, 1e-12);
   const LaunchReplay tail = makespan(2 * slots + 1);
-  EXPECT_NEAR(tail.makespan_s / makespan(2 * slots).makespan_s, 1.5, 1e-6);
+  EXPECT_NEAR(tail.makespan_s / makespan(2 * slots).makespan_s, 1.25, 1e-6);
+  constexpr double kLong = 1e6;
+  EXPECT_NEAR(makespan(2 * slots + 1, kLong).makespan_s, 3 * kLong / device.sm_clock_hz, 1e-9);
+}
+
+/// Sectors of which a part is stored: at most the first and the last of a piece.
+TEST(SimReplay, CountsSectorsStoredInPart) {
+  const auto partial = [](std::uint64_t address, std::uint32_t bytes) {
+    const std::vector<KernelLaunch> launches = {
+        {Stage::kExperts, "k", 1, 1, [=](std::int64_t, WorkUnit& unit) {
+           unit.clear();
+           unit.bursts.push_back({address, bytes, 1, 0, AccessKind::kWrite});
+         }}};
+    const LaunchReplay launch = replay(launches, h100(), {}).launches.at(0);
+    EXPECT_LE(launch.l2_partial_bytes, launch.l2_write_bytes);
+    return launch.l2_partial_bytes;
+  };
+  EXPECT_EQ(partial(0, 256), 0);
+  EXPECT_EQ(partial(32, 32), 0);
+  EXPECT_EQ(partial(4, 4), 32);
+  EXPECT_EQ(partial(0, 4), 32);
+  EXPECT_EQ(partial(28, 8), 64);
+  EXPECT_EQ(partial(4, 252), 32);
+  EXPECT_EQ(partial(120, 16), 64);  // in two lines
 }
 
 /// A stream with reuse, writes and reductions, from every block.

@@ -267,5 +267,18 @@ TEST(TableStyle, FollowsTheTerminalAndWhatPeopleSetForIt) {
   EXPECT_THROW(parse_table_format("xml"), InvalidArgument);
 }
 
+TEST(Table, FitsWhereNothingMayBeLeftOut) {
+  Table table({{"layer", Align::kLeft, Need::kAlways},
+               {"time", Align::kRight, Need::kAlways},
+               {"what", Align::kLeft, Need::kAlways}});
+  table.add_row({"L1024 d1024 zipf:1", "12 us", "a"});
+  EXPECT_EQ(table.text(20),
+            "layer\n     time  what\n------------------\n    -----  ----\n"
+            "L1024 d1024 zipf:1\n    12 us  a\n");
+  EXPECT_EQ(table.text(14),
+            "layer\n     time\n--------------\n    -----\n"
+            "L1024 d1024\n  zipf:1\n    12 us\n    what: a\n");
+}
+
 }  // namespace
 }  // namespace moescope
