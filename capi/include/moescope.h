@@ -21,10 +21,10 @@
  *
  * CPU results are the same bits whatever the number of threads.
  *
- * On CUDA there are the forward operations, float and bfloat16, hidden_size a multiple of 8; x, w_in, w_out
- * and y aligned to 16 bytes. Anything else is MOESCOPE_ERROR_UNSUPPORTED. Products of the shared MLP are
- * cuBLASLt's, which is looked for by name (libcublasLt.so.13) when the first is asked for; one that the
- * process has loaded is taken.
+ * On CUDA storage is float or bfloat16 and hidden_size a multiple of 8; x, w_in, w_out, y and their gradients
+ * are aligned to 16 bytes. Anything else is MOESCOPE_ERROR_UNSUPPORTED or MOESCOPE_ERROR_VALUE. Products of
+ * the shared MLP are cuBLASLt's, which is looked for by name (libcublasLt.so.13) when the first is asked for;
+ * one that the process has loaded is taken.
  */
 #ifndef MOESCOPE_H
 #define MOESCOPE_H

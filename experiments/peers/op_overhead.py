@@ -1,16 +1,22 @@
 #!/usr/bin/env python3
-"""What a call of our PyTorch operators costs beside its kernels, and its forward beside the program's and plain PyTorch's.
+"""What a call of our PyTorch operators costs beside its kernels; its forward, step and memory beside the program's, plain PyTorch's and the
+published operator's.
 
   PYTHONPATH=python python3 experiments/peers/op_overhead.py --out results/op
-  PYTHONPATH=python python3 experiments/peers/op_overhead.py --out results/op --program build/cuda/experiments/moescope
+  PYTHONPATH=python python3 experiments/peers/op_overhead.py --out results/op --steps --program build/cuda/experiments/moescope \
+      --published omni-moe
 
-Rows have moescope's result schema. Column `backend`: moescope.torch for the operators, torch for plain PyTorch, cuda for the program.
+Rows have moescope's result schema. Column `backend`: moescope.torch for the operators, torch for plain PyTorch, cuda for the program,
+triton for the published operator (--published: a checkout of HKUSTDial/omni-moe).
   host_time_s     of one call on the CPU, on a layer so small that the GPU keeps up; schedule says of what: select, experts, layer;
                   `training` behind it with autograd recorded, `step` with the backward too, `inference` by the function under no_grad
   time_s          of the layer's forward without the router's product, by CUDA events: called (schedule `call`; `output` without ids and
                   gates), replayed as a CUDA graph (`graph`; `frozen` with the experts' bound known), dense_masked
                   (torch_peers.py; the experts alone). The program's: its layer less its router_project.
-  time_s of `step`  forward and backward by autograd, ours and dense_masked, where the dense one's score matrix fits --max-bytes.
+                  `compiled` is dense_masked by torch.compile, `published` the published operator on the same pairs
+  time_s of `... step`  forward and backward by autograd (direction backward), where the dense one's score matrix fits --max-bytes; ours
+                  begin at the logits, the others at the pairs and their gates
+  step_bytes      of the same: most memory at once beyond inputs and gradients
 """
 import argparse
 import json
@@ -39,6 +45,8 @@ def parse_arguments():
     parser.add_argument("--max-bytes", type=int, default=4 << 30)
     parser.add_argument("--steps", action="store_true", help="time forward and backward too")
     parser.add_argument("--program", help="moescope built with CUDA, to be run on the same points")
+    parser.add_argument("--published", type=pathlib.Path, help="checkout of the published repository, to be timed too")
+    parser.add_argument("--no-compile", action="store_true", help="without torch.compile, which takes half a minute")
     arguments = parser.parse_args()
     arguments.workload, arguments.trace = None, None
     return arguments
@@ -100,16 +108,16 @@ def overheads(torch, mt, rows, samples):
         print(f"{name}: {median * 1e6:.1f} us a call on the CPU ({min(times) * 1e6:.1f} to {max(times) * 1e6:.1f})", flush=True)
 
 
-def timed(rows, timer, point, schedule, stage, work):
+def timed(rows, timer, point, schedule, stage, work, direction="forward"):
     try:
         times = timer.times(work)
-    except RuntimeError as failure:
-        reason = str(failure).splitlines()[0]
-        rows.row(point, schedule, stage, "time_s", "s", None, samples=0, reason=reason)
+    except Exception as failure:  # of PyTorch, its compiler or the published operator: what else there is to time is timed
+        reason = " ".join(f"{type(failure).__name__}: {failure}".split())[:300]
+        rows.row(point, schedule, stage, "time_s", "s", None, samples=0, reason=reason, direction=direction)
         print(f"L={point.num_tokens} {schedule}: failed: {reason}", flush=True)
         return None
     median = statistics.median(times)
-    rows.row(point, schedule, stage, "time_s", "s", median, len(times), (max(times) - min(times)) / median)
+    rows.row(point, schedule, stage, "time_s", "s", median, len(times), (max(times) - min(times)) / median, direction=direction)
     print(f"L={point.num_tokens} K={point.top_k} {rows.backend} {schedule}: {median * 1e3:.4f} ms", flush=True)
     return median
 
@@ -150,29 +158,75 @@ def point_times(torch, mt, rows, timer, point, arguments):
         del graph
     rows.backend = "torch"
     timed(rows, timer, point, "dense_masked", "experts", lambda: torch_peers.dense_masked(torch, point, arguments.max_bytes))
+    fits = 2 * point.num_tokens * point.num_experts <= arguments.max_bytes
+    if fits and arguments.compiled is not None:
+        ids, gates = point.ids, point.gates.to(torch.bfloat16)
+        with torch.no_grad():
+            timed(rows, timer, point, "compiled", "experts",
+                  lambda: arguments.compiled(point.x, weights["w_in"], weights["w_out"], ids, gates))
+    if arguments.published_op is not None:
+        rows.backend = "triton"
+        pairs = (point.x, weights["w_in"], weights["w_out"], point.gates.to(torch.bfloat16), point.ids.int())
+        with torch.no_grad():
+            timed(rows, timer, point, "published", "experts", lambda: arguments.published_op.triton_omni_expert_func(*pairs))
     if arguments.steps:
-        steps(torch, mt, rows, timer, point, arguments)
+        steps(torch, mt, rows, timer, point, arguments, fits)
 
 
-def steps(torch, mt, rows, timer, point, arguments):
+def dense_layer(x, w_in, w_out, ids, gates):
+    """All experts for every token behind a mask of gates: what autograd and torch.compile are given."""
+    import torch
+
+    mask = torch.zeros(x.shape[0], w_in.shape[0], device=x.device, dtype=x.dtype).scatter(1, ids, gates)
+    return (mask * torch.nn.functional.silu(x @ w_in.T)) @ w_out
+
+
+def step_bytes(torch, work):
+    """Most that a step has allocated at once, without the gradients that it returns."""
+    work()
+    torch.cuda.synchronize()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    made = work()
+    torch.cuda.synchronize()
+    peak = torch.cuda.max_memory_allocated() - before
+    return max(0, peak - sum(one.numel() * one.element_size() for one in made))
+
+
+def step_rows(torch, rows, timer, point, name, stage, work):
+    if timed(rows, timer, point, name, stage, work, "backward") is None:
+        return
+    extra = step_bytes(torch, work)
+    rows.row(point, name, stage, "step_bytes", "bytes", extra, direction="backward")
+    print(f"L={point.num_tokens} K={point.top_k} {rows.backend} {name}: {extra / 2**20:.0f} MiB beyond inputs and gradients", flush=True)
+
+
+def steps(torch, mt, rows, timer, point, arguments, fits):
     weights = torch_peers.Point.weights
     learnt = [one.clone().requires_grad_() for one in (point.x, point.row_logits, point.col_logits, weights["w_in"], weights["w_out"])]
     direction = torch.ones_like(point.x)
-    rows.backend = "moescope.torch"
-    timed(rows, timer, point, "step", "layer", lambda: torch.autograd.grad(mt.layer(*learnt, point.top_k).y, learnt, direction))
-    if 2 * point.num_tokens * point.num_experts > arguments.max_bytes:
-        return
     x, _, _, w_in, w_out = learnt
     gates = point.gates.clone().requires_grad_()
-
-    def dense():
-        mask = torch.zeros(point.num_tokens, point.num_experts, device="cuda", dtype=torch.bfloat16)
-        mask = mask.scatter(1, point.ids, gates.to(torch.bfloat16))
-        y = (mask * torch.nn.functional.silu(x @ w_in.T)) @ w_out
-        return torch.autograd.grad(y, (x, w_in, w_out, gates), direction)
-
-    rows.backend = "torch"
-    timed(rows, timer, point, "dense_masked step", "experts", dense)
+    grad = torch.autograd.grad
+    rows.backend = "moescope.torch"
+    step_rows(torch, rows, timer, point, "output step", "layer", lambda: grad(mt.layer_output(*learnt, point.top_k), learnt, direction))
+    step_rows(torch, rows, timer, point, "step", "layer", lambda: grad(mt.layer(*learnt, point.top_k).y, learnt, direction))
+    learnt_pairs = (x, w_in, w_out, gates)
+    step_rows(torch, rows, timer, point, "experts step", "experts",
+              lambda: grad(mt.experts(x, w_in, w_out, point.ids, gates), learnt_pairs, direction))
+    if fits:
+        rows.backend = "torch"
+        step_rows(torch, rows, timer, point, "dense_masked step", "experts",
+                  lambda: grad(dense_layer(x, w_in, w_out, point.ids, gates.to(x.dtype)), learnt_pairs, direction))
+        if arguments.compiled is not None:
+            step_rows(torch, rows, timer, point, "compiled step", "experts",
+                      lambda: grad(arguments.compiled(x, w_in, w_out, point.ids, gates.to(x.dtype)), learnt_pairs, direction))
+    if arguments.published_op is not None:
+        rows.backend = "triton"
+        rounded = point.gates.to(torch.bfloat16).requires_grad_()
+        step_rows(torch, rows, timer, point, "published step", "experts",
+                  lambda: grad(arguments.published_op.triton_omni_expert_func(x, w_in, w_out, rounded, point.ids.int()),
+                               (x, w_in, w_out, rounded), direction))
 
 
 def program_times(rows, point, arguments):
@@ -210,7 +264,16 @@ def main():
     import moescope.torch as mt
     if not moescope.supports_cuda():
         sys.exit("op_overhead: this libmoescope has no kernels for CUDA")
-    rows = torch_peers.Rows(arguments.out, torch, {"moescope": moescope.library_version()})
+    libraries = {"moescope": moescope.library_version()}
+    arguments.compiled = None if arguments.no_compile else torch.compile(dense_layer, dynamic=True)
+    arguments.published_op = None
+    if arguments.published:
+        import published_op
+        import triton
+
+        arguments.published_op = published_op.load(arguments.published)
+        libraries["triton"] = triton.__version__
+    rows = torch_peers.Rows(arguments.out, torch, libraries)
     rows.backend = "moescope.torch"
     overheads(torch, mt, rows, arguments.samples)
     timer = torch_peers.Timer(torch, arguments.samples, arguments.l2)

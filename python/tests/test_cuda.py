@@ -4,6 +4,7 @@ Runs without pytest: python3 -m unittest -v test_cuda
 """
 import itertools
 import os
+import tempfile
 import unittest
 
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # PyTorch wants it for deterministic products
@@ -17,7 +18,7 @@ import torch.nn.functional as F
 import moescope
 import moescope.torch as mt
 from moescope import _library as lib
-from test_torch import OPCHECKS
+from test_torch import OPCHECKS, PublishedTwin
 
 ops = torch.ops.moescope
 REASON = "no CUDA device" if not torch.cuda.is_available() else "the library has no kernels for CUDA"
@@ -60,6 +61,19 @@ def exact_y(inputs, found, activation="silu"):
     x, _, _, w_in, w_out, *shared = exact(inputs)
     y = mt.experts(x, w_in, w_out, found.ids.cpu(), found.gates.detach().cpu().double(), activation=activation)
     return y + mt.mlp(x, *shared, activation=activation) if shared else y
+
+
+def kernels_of(call):
+    """Names of the kernels that a call runs."""
+    call()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+        call()
+        torch.cuda.synchronize()
+    return " ".join(one.key for one in seen.key_averages())
+
+
+# Of a layer that runs on strips: tokens, hidden size, side of the grid, K.
+MANY = (4096, 512, 320, 512)
 
 
 class Near(unittest.TestCase):
@@ -148,8 +162,9 @@ class Forward(Near):
 
     def test_layer_without_pairs(self):
         """Strips where there are many tokens."""
-        for tokens, mode in itertools.product((3, 1000, 3000), ("softmax", "probability")):
-            inputs = case(tokens, 128, 320, 320, 64, torch.bfloat16)
+        for tokens, mode in itertools.product((3, 1000, MANY[0]), ("softmax", "probability")):
+            inputs = case(tokens, MANY[1], 320, 320, 64, torch.bfloat16)
+            self.assertEqual("staircase" in kernels_of(lambda: output(inputs, 512, mode)), tokens == MANY[0])
             y = mt.layer_output(*inputs[:5], 512, shared=tuple(inputs[5:]), gates=mode)
             self.near(y, exact_y(inputs, layer(inputs, 512, mode)), 1.5 * FORWARD[torch.bfloat16], (tokens, mode))
             bound = mt.expert_bound(*inputs[3:5])
@@ -228,6 +243,8 @@ class Backward(Near):
             gates = draw(40, 7, seed=11)
             self.compare(lambda *t: mt.experts(*t, activation=activation), (x, w_in, w_out, ids, gates), dtype, "experts")
             self.compare(lambda *t: mt.mlp(*t, activation=activation), (x, *shared), dtype, "mlp")
+            narrow = (x, shared[0][:3], shared[1][:3], shared[2][:, :3])  # rows of six and twelve bytes, one behind the other or not
+            self.compare(lambda *t: mt.mlp(*t, activation=activation), narrow, dtype, "narrow mlp")
             both = torch.cat(shared[:2])  # matrices of one tensor lie one behind the other
             self.compare(lambda a, b, c: mt.mlp(a, b[:24], b[24:], c, activation=activation), (x, both, shared[2]), dtype, "mlp in one")
             for mode in ("softmax", "probability"):
@@ -243,9 +260,26 @@ class Backward(Near):
                              ("select", tokens, mode, marginals))
 
     def test_of_many_tokens_without_pairs(self):
-        for shared, mode in itertools.product((0, 96), ("softmax", "probability")):
-            inputs = case(3000, 64, 80, 96, shared, torch.bfloat16)
-            self.compare(lambda *t: output(t, 64, mode), inputs, torch.bfloat16, ("strips", shared, mode))
+        for shared, mode in ((0, "softmax"), (96, "probability")):
+            inputs = case(MANY[0], MANY[1], MANY[2], MANY[2], shared, torch.bfloat16, True)
+            self.assertIn("strips_dgrad", kernels_of(lambda: output(inputs, MANY[3], mode).sum().backward()))
+            self.compare(lambda *t: output(t, MANY[3], mode), inputs, torch.bfloat16, ("strips", shared, mode))
+
+    def test_again_with_the_same_shapes(self):
+        """Nothing of a call is left for the next, and a gradient that is one number for all elements has no layout of its own."""
+        for seed in range(3):
+            inputs = [draw(*one.shape, seed=50 + 10 * seed + at, scale=0.3) for at, one in enumerate(case(30, 64, 6, 8, 24))]
+            ids, gates = torch.randint(0, 48, (30, 7), generator=torch.Generator().manual_seed(seed)).cuda(), draw(30, 7, seed=seed)
+            for what, call, tensors in (("layer", lambda *t: layer(t, 9).y, inputs), ("layer_output", lambda *t: output(t, 9), inputs),
+                                        ("experts", mt.experts, (inputs[0], *inputs[3:5], ids, gates)),
+                                        ("select", lambda a, b: mt.select(a, b, 9).gates * draw(9, seed=3).to(a), inputs[1:3])):
+                ours = [one.detach().clone().requires_grad_(one.is_floating_point()) for one in tensors]
+                twin = [one if other.is_floating_point() else other.cpu() for one, other in zip(exact(ours), ours)]
+                call(*ours).sum().backward()
+                call(*twin).sum().backward()
+                for at, (one, other) in enumerate(zip(ours, twin)):
+                    if one.is_floating_point():
+                        self.near(one.grad, other.grad, BACKWARD[torch.float32], (what, seed, at))
 
     def test_without_tokens(self):
         inputs = case(0, 64, 4, 5, 16, requires_grad=True)
@@ -318,13 +352,13 @@ class Framework(Near):
                 self.near(gradient, x.grad, 1e-4)
 
     def test_graph_of_forward_and_backward(self):
-        for tokens, side, top_k in ((64, 8, 8), (1500, 320, 512)):
-            inputs = case(tokens, 64, side, side, 16, torch.bfloat16, True)
+        for tokens, hidden, side, top_k in ((64, 64, 8, 8), MANY):
+            inputs = case(tokens, hidden, side, side, 16, torch.bfloat16, True)
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
 
             def step():
-                y = layer(inputs, top_k).y
+                y = output(inputs, top_k)
                 return (y, *torch.autograd.grad(y.float().square().sum(), inputs))
 
             with torch.cuda.stream(stream):
@@ -374,9 +408,44 @@ class Framework(Near):
         with torch.autocast("cuda", dtype=torch.float16), self.assertRaisesRegex(ValueError, "autocast"):
             module(x)
 
+    def test_state_dict_of_the_published_module(self):
+        torch.manual_seed(6)
+        twin, module = PublishedTwin(64, 32, 256, 8).cuda(), mt.OmniMoE(64, 32, 256, 8, device="cuda")
+        module.load_state_dict(twin.state_dict(), strict=True)
+        x = torch.randn(3, 50, 64, device="cuda")
+        for training in (True, False):  # batch statistics, then running ones
+            self.near(module.train(training)(x), twin.train(training)(x), 1e-5)
+        twin.load_state_dict(module.state_dict(), strict=True)
+        for (name, one), other in zip(module.state_dict().items(), twin.state_dict().values()):
+            torch.testing.assert_close(one, other, msg=name)
+
+    def test_fully_sharded(self):
+        """FSDP2 over a mesh of one: parameters that are gathered are plain again, and their gradients the same."""
+        if not torch.distributed.is_available():
+            self.skipTest("PyTorch without torch.distributed")
+        from torch.distributed.fsdp import fully_shard
+
+        torch.manual_seed(7)
+        module, twin = (mt.OmniMoE(64, 32, 64, 8, device="cuda") for _ in range(2))
+        twin.load_state_dict(module.state_dict())
+        with tempfile.TemporaryDirectory() as folder:
+            torch.distributed.init_process_group("nccl", init_method=f"file://{folder}/store", rank=0, world_size=1,
+                                                 device_id=torch.device("cuda", torch.cuda.current_device()))
+            try:
+                fully_shard(module)
+                x = torch.randn(40, 64, device="cuda")
+                for _ in range(2):
+                    for one in (module, twin):
+                        one.zero_grad()
+                        one(x).square().sum().backward()
+                for (name, one), other in zip(module.named_parameters(), twin.parameters()):
+                    self.near(one.grad.full_tensor(), other.grad, 1e-5, name)
+            finally:
+                torch.distributed.destroy_process_group()
+
     def test_deterministic(self):
-        for tokens, side, top_k in ((128, 16, 8), (1500, 320, 512)):
-            inputs = case(tokens, 64, side, side, 16, torch.bfloat16, True)
+        for tokens, hidden, side, top_k in ((128, 64, 16, 8), MANY):
+            inputs = case(tokens, hidden, side, side, 16, torch.bfloat16, True)
             ids = torch.randint(0, side * side, (tokens, 6)).cuda()
             ids[:, 3] = ids[:, 1]
             gates = draw(tokens, 6).requires_grad_()
@@ -384,7 +453,7 @@ class Framework(Near):
             torch.use_deterministic_algorithms(True)
             try:
                 for _ in range(3):
-                    y = layer(inputs, top_k).y + mt.experts(inputs[0], inputs[3], inputs[4], ids, gates)
+                    y = layer(inputs, top_k).y + output(inputs, top_k) + mt.experts(inputs[0], inputs[3], inputs[4], ids, gates)
                     runs.append([y, *torch.autograd.grad(y.float().square().sum(), [*inputs, gates])])
             finally:
                 torch.use_deterministic_algorithms(False)

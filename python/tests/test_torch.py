@@ -22,7 +22,7 @@ OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "tes
 
 def dense_experts(x, w_in, w_out, ids, gates, activation="silu"):
     """Every expert for every token behind a mask of gates."""
-    mask = torch.zeros(len(x), len(w_in), dtype=gates.dtype).scatter_add(1, ids.long(), gates)
+    mask = torch.zeros(len(x), len(w_in), dtype=gates.dtype, device=x.device).scatter_add(1, ids.long(), gates)
     return (mask.to(x.dtype) * ACTIVATIONS[activation](x @ w_in.T)) @ w_out
 
 

@@ -152,8 +152,6 @@ def _no_double_backward(name: str, why: str = "there is no double backward") -> 
     _autograd(name, lambda ctx, inputs, output: None, backward)
 
 
-
-
 # --- select -------------------------------------------------------------------------------------------------------------------
 
 
@@ -386,7 +384,8 @@ def _layer_output(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tenso
     shape, tensors = _layer_tensors(x, row_logits, col_logits, w_in, w_out, gate, up, down, top_k, gate_mode, activation)
     given = lib.LayerInputs(ctypes.sizeof(lib.LayerInputs), *_addresses(*tensors))
     if expert_bound is not None:
-        given.expert_bound = _require("expert_bound", expert_bound, torch.float32, (1,), x.device).data_ptr()
+        bound = _require("expert_bound", expert_bound, torch.float32, (1,), x.device)  # kept until the call is made
+        given.expert_bound = bound.data_ptr()
     y = torch.empty_like(tensors[0])
     _call("layer_forward", x.device, shape, ctypes.byref(given), y.data_ptr(), None, None)
     return y
@@ -395,13 +394,15 @@ def _layer_output(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tenso
 def _layer_backward(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out: Tensor, gate: Optional[Tensor],
                     up: Optional[Tensor], down: Optional[Tensor], ids: Tensor, gates: Tensor, y_gradient: Tensor, gate_mode: str,
                     activation: str, want: list[bool]) -> list[Tensor]:
+    ids = _require("ids", ids, torch.int32, (x.shape[0], ids.shape[-1]), x.device)
+    gates = _require("gates", gates, compute_dtype(x.dtype), ids.shape, x.device)
     shape, tensors = _layer_tensors(x, row_logits, col_logits, w_in, w_out, gate, up, down, ids.shape[1], gate_mode, activation)
     given = _require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
-    return _run_layer_backward(shape, tensors, _addresses(ids.contiguous(), gates.contiguous()), given, want)
+    return _run_layer_backward(shape, tensors, _addresses(ids, gates), given, want)
 
 
 def _run_layer_backward(shape: lib.Shape, tensors: list[Tensor], pairs: list[Optional[int]], given: Tensor, want: list[bool]) -> list[Tensor]:
-    """pairs: addresses of ids and gates, or None."""
+    """pairs: addresses of ids and gates, whose tensors the caller keeps, or None."""
     made_of = _tables_together(given, want, 3)
     made = [_wanted(like, one) for like, one in zip(tensors, made_of)]
     _call("layer_backward", given.device, shape, _struct(lib.LayerInputs, _addresses(*tensors)), *pairs, given.data_ptr(),
