@@ -157,8 +157,8 @@ MOESCOPE_API moescope_status moescope_experts_forward(const moescope_shape* shap
                                                       const void* w_in, const void* w_out, const void* ids,
                                                       const void* gates, void* y);
 /* From y_gradient [L,d] to the gradients of what the forward read; those that are null are not computed. Rows
- * of w_in_gradient and w_out_gradient of experts without a token become 0. On CUDA both or neither of these two:
- * one alone is unsupported. */
+ * of w_in_gradient and w_out_gradient of experts without a token become 0. On CUDA both or neither of these
+ * two: one alone is unsupported. */
 MOESCOPE_API moescope_status moescope_experts_backward(const moescope_shape* shape,
                                                        const moescope_execution* execution, const void* x,
                                                        const void* w_in, const void* w_out, const void* ids,
@@ -209,7 +209,8 @@ typedef struct moescope_layer_gradients {
 } moescope_layer_gradients;
 
 /* y [L,d]; ids and gates [L,K] as moescope_select_forward() writes them: the backward reads both. On CUDA
- * both may be null, here and in the backward: with many tokens the layer is faster without a list of pairs. */
+ * both may be null, here and in the backward: with many tokens the layer is faster without a list of pairs.
+ */
 MOESCOPE_API moescope_status moescope_layer_forward(const moescope_shape* shape,
                                                     const moescope_execution* execution,
                                                     const moescope_layer_inputs* inputs, void* y, void* ids,

@@ -164,11 +164,6 @@ def point_times(torch, mt, rows, timer, point, arguments):
         with torch.no_grad():
             timed(rows, timer, point, "compiled", "experts",
                   lambda: arguments.compiled(point.x, weights["w_in"], weights["w_out"], ids, gates))
-    if arguments.published_op is not None:
-        rows.backend = "triton"
-        pairs = (point.x, weights["w_in"], weights["w_out"], point.gates.to(torch.bfloat16), point.ids.int())
-        with torch.no_grad():
-            timed(rows, timer, point, "published", "experts", lambda: arguments.published_op.triton_omni_expert_func(*pairs))
     if arguments.steps:
         steps(torch, mt, rows, timer, point, arguments, fits)
 
@@ -221,12 +216,22 @@ def steps(torch, mt, rows, timer, point, arguments, fits):
         if arguments.compiled is not None:
             step_rows(torch, rows, timer, point, "compiled step", "experts",
                       lambda: grad(arguments.compiled(x, w_in, w_out, point.ids, gates.to(x.dtype)), learnt_pairs, direction))
-    if arguments.published_op is not None:
-        rows.backend = "triton"
-        rounded = point.gates.to(torch.bfloat16).requires_grad_()
+
+
+def published_times(torch, published, rows, timer, point, arguments):
+    """The published operator on the same pairs. Last of all: its failures may leave the device in no state to go on."""
+    weights = torch_peers.Point.weights
+    rows.backend = "triton"
+    x, w_in, w_out = (one.clone().requires_grad_() for one in (point.x, weights["w_in"], weights["w_out"]))
+    gates, ids = point.gates.to(torch.bfloat16).requires_grad_(), point.ids.int()
+    call = published.triton_omni_expert_func
+    with torch.no_grad():
+        found = timed(rows, timer, point, "published", "experts", lambda: call(x, w_in, w_out, gates, ids))
+    if found is not None and arguments.steps:
+        direction = torch.ones_like(point.x)
+        learnt = (x, w_in, w_out, gates)
         step_rows(torch, rows, timer, point, "published step", "experts",
-                  lambda: grad(arguments.published_op.triton_omni_expert_func(x, w_in, w_out, rounded, point.ids.int()),
-                               (x, w_in, w_out, rounded), direction))
+                  lambda: torch.autograd.grad(call(x, w_in, w_out, gates, ids), learnt, direction))
 
 
 def program_times(rows, point, arguments):
@@ -266,12 +271,9 @@ def main():
         sys.exit("op_overhead: this libmoescope has no kernels for CUDA")
     libraries = {"moescope": moescope.library_version()}
     arguments.compiled = None if arguments.no_compile else torch.compile(dense_layer, dynamic=True)
-    arguments.published_op = None
     if arguments.published:
-        import published_op
         import triton
 
-        arguments.published_op = published_op.load(arguments.published)
         libraries["triton"] = triton.__version__
     rows = torch_peers.Rows(arguments.out, torch, libraries)
     rows.backend = "moescope.torch"
@@ -284,6 +286,13 @@ def main():
             program_times(rows, point, arguments)
         point_times(torch, mt, rows, timer, point, arguments)
         torch.cuda.empty_cache()
+    if arguments.published:
+        import published_op
+
+        published = published_op.load(arguments.published)
+        for text in arguments.points:
+            tokens, top_k = map(int, text.split(","))
+            published_times(torch, published, rows, timer, torch_peers.Point(torch, arguments, tokens, top_k), arguments)
 
 
 if __name__ == "__main__":

@@ -243,12 +243,13 @@ def main():
     import testing
 
     recorded = testing.run_benchmarks = Recorded(torch, testing)
-    for name in given.files:
-        module = importlib.import_module(name)
-        for test in [one for key, one in vars(module).items() if key.startswith("test_")]:
-            for dtype, case in cases_of(test):
-                run_test(torch, module, name, test, dtype, case, recorded, rows, backend)
-                torch.cuda.empty_cache()
+    modules = {name: importlib.import_module(name) for name in given.files}
+    tests = [(name, one) for name, module in modules.items() for key, one in vars(module).items() if key.startswith("test_")]
+    # Last what may leave the device in no state to go on.
+    for name, test in sorted(tests, key=lambda one: ("backward" in one[1].__name__, one[0] == "test_expert")):
+        for dtype, case in cases_of(test):
+            run_test(torch, modules[name], name, test, dtype, case, recorded, rows, backend)
+            torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":

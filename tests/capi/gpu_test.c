@@ -14,45 +14,45 @@ enum { L = 70, D = 64, NR = 6, NC = 8, N = NR * NC, K = 9, F = 24 };
 /* Arrays lie in structs, so that one copy takes them to the device. */
 #define ARRAY(type, name, count) _Alignas(64) type name[count]
 typedef struct {
-  ARRAY(float, x, L * D);
-  ARRAY(float, row, L * NR);
-  ARRAY(float, col, L * NC);
-  ARRAY(float, w_in, N * D);
-  ARRAY(float, w_out, N * D);
-  ARRAY(float, gate, F * D);
-  ARRAY(float, up, F * D);
-  ARRAY(float, down, D * F);
-  ARRAY(float, dy, L * D);
-  ARRAY(float, dgates, L * K);
+  ARRAY(float, x, L* D);
+  ARRAY(float, row, L* NR);
+  ARRAY(float, col, L* NC);
+  ARRAY(float, w_in, N* D);
+  ARRAY(float, w_out, N* D);
+  ARRAY(float, gate, F* D);
+  ARRAY(float, up, F* D);
+  ARRAY(float, down, D* F);
+  ARRAY(float, dy, L* D);
+  ARRAY(float, dgates, L* K);
 } Inputs;
 
 typedef struct {
-  ARRAY(int64_t, ids, L * K); /* as int32 half of it is used */
-  ARRAY(float, gates, L * K);
-  ARRAY(float, scores, L * K);
-  ARRAY(float, select_drow, L * NR);
-  ARRAY(float, select_dcol, L * NC);
-  ARRAY(float, pairs_y, L * D);
-  ARRAY(float, pairs_dx, L * D);
-  ARRAY(float, pairs_dw_in, N * D);
-  ARRAY(float, pairs_dw_out, N * D);
-  ARRAY(float, pairs_dgates, L * K);
-  ARRAY(float, mlp_y, L * D);
-  ARRAY(float, mlp_dx, L * D);
-  ARRAY(float, mlp_dgate, F * D);
-  ARRAY(float, mlp_dup, F * D);
-  ARRAY(float, mlp_ddown, D * F);
-  ARRAY(int64_t, layer_ids, L * K);
-  ARRAY(float, layer_gates, L * K);
-  ARRAY(float, y, L * D);
-  ARRAY(float, dx, L * D);
-  ARRAY(float, drow, L * NR);
-  ARRAY(float, dcol, L * NC);
-  ARRAY(float, dw_in, N * D);
-  ARRAY(float, dw_out, N * D);
-  ARRAY(float, dgate, F * D);
-  ARRAY(float, dup, F * D);
-  ARRAY(float, ddown, D * F);
+  ARRAY(int64_t, ids, L* K); /* as int32 half of it is used */
+  ARRAY(float, gates, L* K);
+  ARRAY(float, scores, L* K);
+  ARRAY(float, select_drow, L* NR);
+  ARRAY(float, select_dcol, L* NC);
+  ARRAY(float, pairs_y, L* D);
+  ARRAY(float, pairs_dx, L* D);
+  ARRAY(float, pairs_dw_in, N* D);
+  ARRAY(float, pairs_dw_out, N* D);
+  ARRAY(float, pairs_dgates, L* K);
+  ARRAY(float, mlp_y, L* D);
+  ARRAY(float, mlp_dx, L* D);
+  ARRAY(float, mlp_dgate, F* D);
+  ARRAY(float, mlp_dup, F* D);
+  ARRAY(float, mlp_ddown, D* F);
+  ARRAY(int64_t, layer_ids, L* K);
+  ARRAY(float, layer_gates, L* K);
+  ARRAY(float, y, L* D);
+  ARRAY(float, dx, L* D);
+  ARRAY(float, drow, L* NR);
+  ARRAY(float, dcol, L* NC);
+  ARRAY(float, dw_in, N* D);
+  ARRAY(float, dw_out, N* D);
+  ARRAY(float, dgate, F* D);
+  ARRAY(float, dup, F* D);
+  ARRAY(float, ddown, D* F);
 } Outputs;
 
 static float next_value(unsigned* state) {
@@ -88,8 +88,8 @@ static void run(const moescope_shape* shape, const moescope_execution* execution
                               out->mlp_dgate, out->mlp_dup, out->mlp_ddown));
   const moescope_layer_inputs inputs = {sizeof inputs, in->x,    in->row, in->col,  in->w_in,
                                         in->w_out,     in->gate, in->up,  in->down, NULL};
-  const moescope_layer_gradients gradients = {sizeof gradients, out->dx,     out->drow,  out->dcol, out->dw_in,
-                                              out->dw_out,      out->dgate, out->dup, out->ddown};
+  const moescope_layer_gradients gradients = {sizeof gradients, out->dx,    out->drow, out->dcol, out->dw_in,
+                                              out->dw_out,      out->dgate, out->dup,  out->ddown};
   HOLDS(moescope_layer_forward(shape, execution, &inputs, out->y, lists_pairs ? out->layer_ids : NULL,
                                lists_pairs ? out->layer_gates : NULL));
   HOLDS(moescope_layer_backward(shape, execution, &inputs, lists_pairs ? out->layer_ids : NULL,
@@ -111,8 +111,7 @@ static double error_of(const float* made, const float* expected, size_t count) {
 
 static void compare(const Outputs* made, const Outputs* expected) {
   const double limit = 1e-5;
-#define NEAR(name) \
-  EXPECT(error_of(made->name, expected->name, sizeof made->name / sizeof(float)) < limit)
+#define NEAR(name) EXPECT(error_of(made->name, expected->name, sizeof made->name / sizeof(float)) < limit)
   NEAR(gates);
   NEAR(scores);
   NEAR(select_drow);
@@ -140,19 +139,9 @@ static void compare(const Outputs* made, const Outputs* expected) {
 }
 
 static void check_type(const Inputs* inputs, int32_t id_dtype, int lists_pairs) {
-  const moescope_shape shape = {sizeof shape,
-                                L,
-                                D,
-                                NR,
-                                NC,
-                                K,
-                                F,
-                                MOESCOPE_F32,
-                                id_dtype,
-                                MOESCOPE_SILU,
-                                MOESCOPE_GATES_SOFTMAX,
-                                MOESCOPE_LOG_SOFTMAX,
-                                0};
+  const moescope_shape shape = {
+      sizeof shape,         L, D, NR, NC, K, F, MOESCOPE_F32, id_dtype, MOESCOPE_SILU, MOESCOPE_GATES_SOFTMAX,
+      MOESCOPE_LOG_SOFTMAX, 0};
   Outputs* const expected = calloc(1, sizeof *expected);
   Outputs* const made = calloc(1, sizeof *made);
   moescope_execution on_cpu;
