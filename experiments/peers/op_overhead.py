@@ -168,12 +168,15 @@ def point_times(torch, mt, rows, timer, point, arguments):
         steps(torch, mt, rows, timer, point, arguments, fits)
 
 
-def dense_layer(x, w_in, w_out, ids, gates):
+def dense_of(torch):
     """All experts for every token behind a mask of gates: what autograd and torch.compile are given."""
-    import torch
+    silu = torch.nn.functional.silu
 
-    mask = torch.zeros(x.shape[0], w_in.shape[0], device=x.device, dtype=x.dtype).scatter(1, ids, gates)
-    return (mask * torch.nn.functional.silu(x @ w_in.T)) @ w_out
+    def dense_layer(x, w_in, w_out, ids, gates):
+        hidden = silu(x @ w_in.T)
+        return (torch.zeros_like(hidden).scatter(1, ids, gates) * hidden) @ w_out
+
+    return dense_layer
 
 
 def step_bytes(torch, work):
@@ -212,7 +215,7 @@ def steps(torch, mt, rows, timer, point, arguments, fits):
     if fits:
         rows.backend = "torch"
         step_rows(torch, rows, timer, point, "dense_masked step", "experts",
-                  lambda: grad(dense_layer(x, w_in, w_out, point.ids, gates.to(x.dtype)), learnt_pairs, direction))
+                  lambda: grad(arguments.dense(x, w_in, w_out, point.ids, gates.to(x.dtype)), learnt_pairs, direction))
         if arguments.compiled is not None:
             step_rows(torch, rows, timer, point, "compiled step", "experts",
                       lambda: grad(arguments.compiled(x, w_in, w_out, point.ids, gates.to(x.dtype)), learnt_pairs, direction))
@@ -242,7 +245,7 @@ def program_times(rows, point, arguments):
         command = [arguments.program, "run", "--backend", "cuda", "--schedule", "auto", "--workload", "gaussian:1", "--L", str(point.num_tokens),
                    "--d", str(point.hidden_size), "--N", str(point.num_experts), "--K", str(point.top_k), "--shared-size", str(point.shared_size),
                    "--l2", point.l2, "--min-samples", "10", "--max-time", "0.3", "--quiet", "--output", folder + "/rows"]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         if done.returncode != 0:
             print(f"L={point.num_tokens}: the program: {done.stderr.strip().splitlines()[-1:]}", flush=True)
             return
@@ -270,7 +273,8 @@ def main():
     if not moescope.supports_cuda():
         sys.exit("op_overhead: this libmoescope has no kernels for CUDA")
     libraries = {"moescope": moescope.library_version()}
-    arguments.compiled = None if arguments.no_compile else torch.compile(dense_layer, dynamic=True)
+    arguments.dense = dense_of(torch)
+    arguments.compiled = None if arguments.no_compile else torch.compile(arguments.dense, dynamic=True)
     if arguments.published:
         import triton
 
