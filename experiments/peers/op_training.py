@@ -7,7 +7,7 @@
 
 A size is width, blocks, experts, K and batch (of 128 bytes each); `autocast`: products in bfloat16. Every seed trains both layers.
 Rows have moescope's result schema; `backend` is moescope.torch or torch, L the tokens of a step, workload the text's name.
-  loss_bits      a byte, at step `point` (step0000, ...): the mean of the --every steps up to it
+  loss_bits      a byte, at the step that column `schedule` names (step0000, ...): the mean of the --every steps up to it
   final_bits     a byte, the mean of the last tenth of the steps
   tokens_per_s   of the steps after the first ten; step_s their median
   peak_bytes     most that PyTorch had allocated at once
@@ -40,13 +40,13 @@ class Rows:
             machine = {"gpu_multiprocessors": properties.multi_processor_count, "gpu_memory_bytes": properties.total_memory}
         self.writer = row_writer.RowWriter(folder, "op_training", name, driver=driver, libraries=libraries, machine=machine)
 
-    def row(self, backend, run, workload, metric, unit, value, samples=1, spread=None, point=""):
+    def row(self, backend, run, workload, metric, unit, value, samples=1, spread=None, schedule="none"):
         size = run.size
         side = round(size.experts**0.5)
         self.writer.write(
             backend=backend, direction="backward", L=run.batch * 128, d=size.width, Nr=side, Nc=side, K=size.top_k, shared_size=2 * size.width,
             dtype="bf16" if run.autocast else "fp32", activation="silu", gates="softmax", workload=workload, seed=run.seed, l2_state="none",
-            stage="layer", metric=metric, value=value, unit=unit, samples=samples, spread=spread, point=point)
+            stage="layer", metric=metric, value=value, unit=unit, samples=samples, spread=spread, schedule=schedule)
 
 
 def size_of(example, text):
@@ -98,9 +98,9 @@ def main():
 
 def put(rows, backend, run, workload, history, every):
     losses, seconds = history.losses, history.seconds[WARM_UP:] or history.seconds
-    rows.row(backend, run, workload, "loss_bits", "bits", losses[0], point="step0000")
+    rows.row(backend, run, workload, "loss_bits", "bits", losses[0], schedule="step0000")
     for step in range(every, len(losses) + 1, every):
-        rows.row(backend, run, workload, "loss_bits", "bits", mean(losses[step - every:step]), every, point=f"step{step:04}")
+        rows.row(backend, run, workload, "loss_bits", "bits", mean(losses[step - every:step]), every, schedule=f"step{step:04}")
     last = losses[-max(1, len(losses) // 10):]
     rows.row(backend, run, workload, "final_bits", "bits", mean(last), len(last))
     rows.row(backend, run, workload, "tokens_per_s", "tokens_per_s", history.tokens_per_s(run.batch * 128, WARM_UP), len(seconds))
