@@ -10,7 +10,7 @@ Rows have moescope's result schema; `backend` is moescope.torch or torch, L the 
   loss_bits      a byte, at the step that column `schedule` names (step0000, ...): the mean of the --every steps up to it
   final_bits     a byte, the mean of the last tenth of the steps
   tokens_per_s   of the steps after the first ten; step_s their median
-  peak_bytes     most that PyTorch had allocated at once
+  torch_peak_bytes  most that PyTorch had allocated at once
 --record DIR keeps the routing of the first size and seed as the example does.
 """
 import argparse
@@ -93,7 +93,7 @@ def main():
                 folder = None
                 put(rows, backend, run, given.text.name, history, given.every)
                 if given.device != "cpu":
-                    rows.row(backend, run, given.text.name, "peak_bytes", "bytes", torch.cuda.max_memory_allocated(given.device))
+                    rows.row(backend, run, given.text.name, "torch_peak_bytes", "bytes", torch.cuda.max_memory_allocated(given.device))
 
 
 def put(rows, backend, run, workload, history, every):

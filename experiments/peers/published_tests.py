@@ -17,7 +17,7 @@ with metrics
   test_passed     1 where no mismatch was printed
   mismatched      elements beyond the published tolerance from the baseline
   relative_error  against float64, 2-norm, the worst of the outputs
-  time_s          mean, and peak_bytes, as the tests print them
+  time_s          mean, and torch_peak_bytes, as the tests print them
 """
 import argparse
 import contextlib
@@ -176,7 +176,7 @@ def run_test(torch, module, name, test, dtype, case, recorded, rows, backend):
         which = backend if result.impl.name == "triton" else "torch"
         seconds[which] = result.mean_ms / 1e3
         rows.put(which, point, stage, "time_s", "s", seconds[which], len(result.timings_ms))
-        rows.put(which, point, stage, "peak_bytes", "bytes", result.peak_mem_allocated_bytes)
+        rows.put(which, point, stage, "torch_peak_bytes", "bytes", result.peak_mem_allocated_bytes)
     print(f"{label}: {'passed' if passed else reason}; {counts['rounded']} of the exact result rounded; errors {errors[backend]:.1e}, "
           f"baseline {errors['torch']:.1e}; {seconds[backend] * 1e3:.3f} ms, baseline {seconds['torch'] * 1e3:.3f}", flush=True)
 
