@@ -313,12 +313,13 @@ void layer_backward(const Call& call, const moescope_layer_inputs& inputs, const
     }
     const bool logits = to.row_logits != nullptr || to.col_logits != nullptr;
     if (logits || tables.wanted() || to.x != nullptr) {
-      const bool listed = ids != nullptr;
       const ScheduleOptions options = layer_schedule(call, shape, run.gpu(), false);
-      if (!listed) {
+      const bool on_strips = options.kind == ScheduleKind::kStaircase;
+      const bool listed = ids != nullptr;
+      if (on_strips || !listed) {
         run.pack(inputs.row_logits, inputs.col_logits);
       }
-      if (!listed && options.kind == ScheduleKind::kStaircase) {
+      if (on_strips) {  // which selects once more: the pairs are the same, and there is no list to be sorted
         run.strips(inputs, options, y_gradient, shared, to);
       } else {
         const Pairs pairs = listed ? run.take(ids, gates) : run.select_again();

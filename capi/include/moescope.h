@@ -208,9 +208,9 @@ typedef struct moescope_layer_gradients {
   void* shared_down; /* [d,f] */
 } moescope_layer_gradients;
 
-/* y [L,d]; ids and gates [L,K] as moescope_select_forward() writes them: the backward reads both. On CUDA
- * both may be null, here and in the backward: with many tokens the layer is faster without a list of pairs.
- */
+/* y [L,d]; ids and gates [L,K] as moescope_select_forward() writes them, for the backward, which takes them
+ * as they are. On CUDA both may be null, here and in the backward: with many tokens the layer is faster
+ * without a list of pairs, and its backward selects once more. */
 MOESCOPE_API moescope_status moescope_layer_forward(const moescope_shape* shape,
                                                     const moescope_execution* execution,
                                                     const moescope_layer_inputs* inputs, void* y, void* ids,
