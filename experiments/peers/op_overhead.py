@@ -9,7 +9,9 @@ published operator's.
 Rows have moescope's result schema. Column `backend`: moescope.torch for the operators, torch for plain PyTorch, cuda for the program,
 triton for the published operator (--published: a checkout of HKUSTDial/omni-moe).
   host_time_s     of one call on the CPU, on a layer so small that the GPU keeps up; schedule says of what: select, experts, layer;
-                  `training` behind it with autograd recorded, `step` with the backward too, `inference` by the function under no_grad
+                  layer_output. Behind it: `c`, the library's function with all that it needs at hand, what every caller pays; `operator`,
+                  torch.ops.moescope's; `function`, moescope.torch's under no_grad; `training`, the function with autograd recorded;
+                  `step`, its backward too
   time_s          of the layer's forward without the router's product, by CUDA events: called (schedule `call`; `output` without ids and
                   gates), replayed as a CUDA graph (`graph`; `frozen` with the experts' bound known), dense_masked
                   (torch_peers.py; the experts alone). The program's: its layer less its router_project.
@@ -77,6 +79,25 @@ class Small:
         return {"shared_size": self.shared_size}
 
 
+def at_hand(torch, operation, options, tensors, call, outputs):
+    """The library's function behind `call`, with structs, workspace and outputs made beforehand."""
+    from moescope.torch import _calls
+
+    call()
+    plan, addresses = _calls.planned(operation, options, tensors)
+    workspace = torch.empty(plan.size + 1, dtype=torch.uint8, device="cuda")
+    where = plan.where
+    where.workspace, where.workspace_bytes, where.stream = workspace.data_ptr(), plan.size, torch.cuda.current_stream().cuda_stream
+    arguments = (plan.shape_reference, plan.where_reference, *addresses, *(one.data_ptr() for one in outputs))
+    kept = (tensors, outputs, workspace)
+
+    def again():
+        where.workspace = kept[2].data_ptr()  # the same struct serves calls between
+        plan.function(*arguments)
+
+    return again
+
+
 def overheads(torch, mt, rows, samples):
     point = Small()
     made = torch.Generator(device="cuda").manual_seed(1)
@@ -87,24 +108,39 @@ def overheads(torch, mt, rows, samples):
     learnt = [one.clone().requires_grad_() for one in (x, a, b, w_in, w_out)]
     ones = torch.ones_like(x)
     ops = torch.ops.moescope
+    grad = torch.autograd.grad
+    layer = (x, a, b, w_in, w_out, None, None, None)
+    learnt_layer, learnt_pairs = [*learnt, None, None, None], (learnt[0], learnt[3], learnt[4], ids, gates)
+    silu = (4, "softmax", "silu")
     calls = {
-        "torch.add": lambda: torch.add(x, x),  # what a call of PyTorch's own costs
-        "select": lambda: ops.select(a, b, 4, "softmax", "log_softmax"),
-        "experts": lambda: ops.experts(x, w_in, w_out, ids, gates, "silu"),
-        "layer": lambda: ops.layer(x, a, b, w_in, w_out, None, None, None, 4, "softmax", "silu"),
-        "functional.layer": lambda: mt.layer(x, a, b, w_in, w_out, 4),
-        "experts training": lambda: ops.experts(learnt[0], learnt[3], learnt[4], ids, gates, "silu"),
-        "layer training": lambda: ops.layer(*learnt, None, None, None, 4, "softmax", "silu"),
-        "layer step": lambda: torch.autograd.grad(ops.layer(*learnt, None, None, None, 4, "softmax", "silu")[0], learnt, ones),
+        "torch.add operator": lambda: torch.add(x, x),  # what a call of PyTorch's own costs
+        "select c": at_hand(torch, "select_forward", (4, "softmax", "log_softmax"), (a, b), lambda: mt.select(a, b, 4),
+                            (ids.int(), gates, gates.clone())),
+        "select operator": lambda: ops.select(a, b, 4, "softmax", "log_softmax"),
+        "select function": lambda: mt.select(a, b, 4),
+        "experts c": at_hand(torch, "experts_forward", "silu", (x, w_in, w_out, ids, gates), lambda: mt.experts(x, w_in, w_out, ids, gates),
+                             (torch.empty_like(x),)),
+        "experts operator": lambda: ops.experts(x, w_in, w_out, ids, gates, "silu"),
+        "experts function": lambda: mt.experts(x, w_in, w_out, ids, gates),
+        "experts training": lambda: mt.experts(*learnt_pairs),
+        "experts step": lambda: grad(mt.experts(*learnt_pairs), learnt_pairs[:3], ones),
+        "layer operator": lambda: ops.layer(*layer, *silu),
+        "layer function": lambda: mt.layer(x, a, b, w_in, w_out, 4),
+        "layer training": lambda: mt.layer(*learnt, 4),
+        "layer training operator": lambda: ops.layer(*learnt_layer, *silu),
+        "layer step": lambda: grad(mt.layer(*learnt, 4).y, learnt, ones),
+        "layer_output function": lambda: mt.layer_output(x, a, b, w_in, w_out, 4),
+        "layer_output training": lambda: mt.layer_output(*learnt, 4),
+        "layer_output step": lambda: grad(mt.layer_output(*learnt, 4), learnt, ones),
+        "torch.add training": lambda: torch.add(learnt[0], x),
+        "torch.add step": lambda: grad(torch.add(learnt[0], x), learnt[:1], ones),
     }
-    calls["experts inference"] = lambda: mt.experts(x, w_in, w_out, ids, gates)
-    calls["layer inference"] = lambda: mt.layer_output(x, a, b, w_in, w_out, 4)
     for name, call in calls.items():
-        with torch.set_grad_enabled("inference" not in name):
+        with torch.set_grad_enabled("training" in name or "step" in name):
             times = host_time(torch, call, samples)
         median = statistics.median(times)
-        rows.row(point, name, "experts" if name.startswith("experts") else "router_select" if name == "select" else "layer",
-                 "host_time_s", "s", median, len(times), (max(times) - min(times)) / median)
+        stage = {"experts": "experts", "select": "router_select"}.get(name.split()[0], "layer")
+        rows.row(point, name, stage, "host_time_s", "s", median, len(times), (max(times) - min(times)) / median)
         print(f"{name}: {median * 1e6:.1f} us a call on the CPU ({min(times) * 1e6:.1f} to {max(times) * 1e6:.1f})", flush=True)
 
 
@@ -239,11 +275,10 @@ def published_times(torch, published, rows, timer, point, arguments):
 
 def program_times(rows, point, arguments):
     """The program's layer less its router_project, by its own protocol."""
-    if point.rows != point.cols:
-        return
     with tempfile.TemporaryDirectory() as folder:
-        command = [arguments.program, "run", "--backend", "cuda", "--schedule", "auto", "--workload", "gaussian:1", "--L", str(point.num_tokens),
-                   "--d", str(point.hidden_size), "--N", str(point.num_experts), "--K", str(point.top_k), "--shared-size", str(point.shared_size),
+        command = [arguments.program, "run", "--backend", "cuda", "--schedule", "auto", "--workload", "gaussian:1", "-L", str(point.num_tokens),
+                   "-d", str(point.hidden_size), "--grid", f"{point.rows}x{point.cols}", "-K", str(point.top_k),
+                   "--shared-size", str(point.shared_size),
                    "--l2", point.l2, "--min-samples", "10", "--max-time", "0.3", "--quiet", "--output", folder + "/rows"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=60)
         if done.returncode != 0:

@@ -115,6 +115,13 @@ def same_selection(torch, arguments, made, exact):
                 and torch.allclose(score(made), score(exact), rtol=1e-12, atol=1e-9))
 
 
+def words_of(failure):
+    """What lies at the bottom of it: Triton's compiler wraps errors in errors."""
+    while failure.__cause__ is not None:
+        failure = failure.__cause__
+    return f"{type(failure).__name__}: {' '.join(str(failure).split())[-250:]}"
+
+
 class Recorded:
     """testing.run_benchmarks with validation, that keeps what it saw."""
 
@@ -133,7 +140,7 @@ class Recorded:
                 if self.arguments is None:
                     self.arguments = arguments
             except Exception as failure:
-                self.failed = f"{type(failure).__name__}: {' '.join(str(failure).split())[:250]}"
+                self.failed = words_of(failure)
         if self.failed is not None:
             return []
         said = io.StringIO()
@@ -150,7 +157,7 @@ def run_test(torch, module, name, test, dtype, case, recorded, rows, backend):
         try:
             test(dtype, case)
         except Exception as failure:
-            recorded.failed = recorded.failed or f"{type(failure).__name__}: {' '.join(str(failure).split())[:250]}"
+            recorded.failed = recorded.failed or words_of(failure)
     label = point.workload.removeprefix("published:")
     if recorded.failed is not None:
         rows.put(backend, point, stage, "test_passed", "tests", 0, reason=recorded.failed)

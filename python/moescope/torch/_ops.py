@@ -6,40 +6,17 @@ as tensors without elements.
 from __future__ import annotations
 
 import ctypes
-import threading
 from typing import Optional
 
 import torch
 from torch import Tensor
 
 from moescope import _library as lib
+from moescope.torch._calls import compute_dtype, dense, plan_of, planned, require
 
 _LIBRARY = torch.library.Library("moescope", "DEF")
 _DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 _IDS = {torch.int32: "int32", torch.int64: "int64"}
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Of logits, gates and scores that go with tensors of `dtype`."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _require(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple, device: torch.device) -> Tensor:
-    """Contiguous, and just so; the error names what it is instead."""
-    if tensor.dtype != dtype:
-        raise lib.MoescopeValueError(f"{name}: dtype {tensor.dtype} must be {dtype}")
-    if tensor.shape != shape:
-        raise lib.MoescopeValueError(f"{name}: shape {list(tensor.shape)} must be {list(shape)}")
-    if tensor.device != device:
-        raise lib.MoescopeValueError(f"{name}: device {tensor.device} must be {device}")
-    return _dense(tensor)
-
-
-def _dense(tensor: Tensor) -> Tensor:
-    """Contiguous, and on CUDA aligned to what kernels load at once: a view may begin anywhere."""
-    if not tensor.is_contiguous():
-        tensor = tensor.contiguous()
-    return tensor.clone() if tensor.is_cuda and tensor.data_ptr() % 16 else tensor
 
 
 def _storage(name: str, tensor: Tensor) -> str:
@@ -55,62 +32,7 @@ def _ids(name: str, ids: Tensor, rows: int, device: torch.device) -> Tensor:
         raise lib.MoescopeValueError(f"{name}: dtype {ids.dtype} must be torch.int32 or torch.int64")
     if ids.dim() != 2 or ids.shape[0] != rows:
         raise lib.MoescopeValueError(f"{name}: shape {list(ids.shape)} must be [{rows}, K]")
-    return _require(name, ids, ids.dtype, ids.shape, device)
-
-
-_raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", lambda index: torch.cuda.current_stream(index).cuda_stream)
-
-
-_deterministic = getattr(torch._C, "_get_deterministic_algorithms", torch.are_deterministic_algorithms_enabled)
-
-
-def _place(device: torch.device) -> tuple[int, int, int, int]:
-    """Device, index, threads and whether results have to repeat, as the library takes them."""
-    if device.type == "cpu":
-        return lib.CPU, 0, torch.get_num_threads(), int(_deterministic())
-    index = device.index
-    return lib.CUDA, torch.cuda.current_device() if index is None else index, 0, int(_deterministic())
-
-
-def _workspace_bytes(operation: str, shape: lib.Shape, place: tuple[int, int, int, int]) -> int:
-    """Raises for a shape that cannot be. Remembered with the shape: this stands before every call."""
-    size = shape.sizes.get((operation, place))
-    if size is None:
-        kind, index, threads, deterministic = place
-        where = lib.execution(device=kind, device_index=index, num_threads=threads, deterministic=bool(deterministic))
-        size = shape.sizes[operation, place] = lib.workspace_bytes(operation, shape, where)
-    return size
-
-
-class _Executions(threading.local):
-    """One struct for each place and thread, made once: a call fills in its stream and workspace."""
-
-    def __init__(self):
-        self.of_place: dict[tuple[int, int, int, int], lib.Execution] = {}
-
-
-_executions = _Executions()
-
-
-def _call(operation: str, device: torch.device, shape: lib.Shape, *arguments) -> None:
-    """arguments: addresses and structs behind shape and execution."""
-    place = _place(device)
-    size = _workspace_bytes(operation, shape, place)
-    workspace = torch.empty(size + 63, dtype=torch.uint8, device=device)
-    where = _executions.of_place.get(place)
-    if where is None:
-        kind, index, threads, deterministic = place
-        where = _executions.of_place[place] = lib.execution(device=kind, device_index=index, num_threads=threads,
-                                                            deterministic=bool(deterministic))
-    if place[0] == lib.CUDA:
-        where.stream = _raw_stream(place[1])
-    where.workspace = (workspace.data_ptr() + 63) & -64
-    where.workspace_bytes = size
-    lib.call(operation, shape, where, *arguments)
-
-
-def _addresses(*tensors: Tensor) -> list[int]:
-    return [one.data_ptr() for one in tensors]
+    return require(name, ids, ids.dtype, ids.shape, device)
 
 
 def _wanted(like: Tensor, want: bool) -> Tensor:
@@ -118,14 +40,17 @@ def _wanted(like: Tensor, want: bool) -> Tensor:
     return torch.empty_like(like, memory_format=torch.contiguous_format) if want else like.new_empty(0)
 
 
-def _address(tensor: Tensor, want: bool) -> Optional[int]:
-    return tensor.data_ptr() if want else None
+def _made(tensors, want) -> tuple[list[Tensor], list[Optional[int]]]:
+    """Gradients of tensors, and their addresses: none of those that are not made."""
+    made = [_wanted(like, one) for like, one in zip(tensors, want)]
+    return made, [one.data_ptr() if need else None for one, need in zip(made, want)]
 
 
 def _tables_together(x: Tensor, want: list[bool], first: int) -> list[bool]:
     """What is made where `want` is asked for: on CUDA the gradients of w_in (at `first`) and w_out both or neither."""
-    either = x.is_cuda and (want[first] or want[first + 1])
-    return [one or (either and at in (first, first + 1)) for at, one in enumerate(want)]
+    if not x.is_cuda or want[first] == want[first + 1]:
+        return want
+    return [*want[:first], True, True, *want[first + 2:]]
 
 
 def _only(made: list[Tensor], want: list[bool]) -> list[Tensor]:
@@ -159,20 +84,24 @@ def _logits(row_logits: Tensor, col_logits: Tensor) -> tuple[Tensor, Tensor, str
     dtype = _storage("row_logits", row_logits)
     if dtype == "bfloat16":
         raise lib.MoescopeValueError("row_logits: dtype torch.bfloat16 must be torch.float32 or torch.float64")
-    rows = _dense(row_logits)
-    cols = _require("col_logits", col_logits, rows.dtype, (rows.shape[0], col_logits.shape[-1]), rows.device)
+    rows = dense(row_logits)
+    cols = require("col_logits", col_logits, rows.dtype, (rows.shape[0], col_logits.shape[-1]), rows.device)
     return rows, cols, dtype
 
 
 def _select(row_logits: Tensor, col_logits: Tensor, top_k: int, gate_mode: str, marginals: str) -> tuple[Tensor, Tensor, Tensor]:
-    rows, cols, dtype = _logits(row_logits, col_logits)
-    shape = lib.shape(num_tokens=rows.shape[0], dtype=dtype, grid_rows=rows.shape[1], grid_cols=cols.shape[1], top_k=top_k,
-                      gate_mode=gate_mode, marginals=marginals)
-    _workspace_bytes("select_forward", shape, _place(rows.device))  # refuses top_k before tensors are made
-    extents = (rows.shape[0], top_k)
-    ids = torch.empty(extents, dtype=torch.int32, device=rows.device)
-    gates, scores = (torch.empty(extents, dtype=rows.dtype, device=rows.device) for _ in range(2))
-    _call("select_forward", rows.device, shape, *_addresses(rows, cols, ids, gates, scores))
+    tensors, options = (row_logits, col_logits), (top_k, gate_mode, marginals)
+    plan, addresses = planned("select_forward", options, tensors)
+    if plan is None:
+        rows, cols, dtype = _logits(row_logits, col_logits)
+        tensors = rows, cols
+        shape = lib.shape(num_tokens=rows.shape[0], dtype=dtype, grid_rows=rows.shape[1], grid_cols=cols.shape[1], top_k=top_k,
+                          gate_mode=gate_mode, marginals=marginals)
+        plan, addresses = plan_of("select_forward", options, tensors, shape)  # refuses top_k before tensors are made
+    extents = (row_logits.shape[0], top_k)
+    ids = torch.empty(extents, dtype=torch.int32, device=plan.device)
+    gates, scores = row_logits.new_empty(extents), row_logits.new_empty(extents)
+    plan.call(*addresses, ids.data_ptr(), gates.data_ptr(), scores.data_ptr())
     return gates, ids, scores
 
 
@@ -183,14 +112,18 @@ def _select_fake(row_logits, col_logits, top_k, gate_mode, marginals):
 
 def _select_backward(row_logits: Tensor, col_logits: Tensor, ids: Tensor, gates_gradient: Tensor, gate_mode: str,
                      marginals: str) -> tuple[Tensor, Tensor]:
-    rows, cols, dtype = _logits(row_logits, col_logits)
-    ids = _ids("ids", ids, rows.shape[0], rows.device)
-    given = _require("gates_gradient", gates_gradient, rows.dtype, ids.shape, rows.device)
-    shape = lib.shape(num_tokens=rows.shape[0], dtype=dtype, grid_rows=rows.shape[1], grid_cols=cols.shape[1], top_k=ids.shape[1],
-                      id_dtype=_IDS[ids.dtype], gate_mode=gate_mode, marginals=marginals)
-    made = _wanted(rows, True), _wanted(cols, True)
-    _call("select_backward", rows.device, shape, *_addresses(rows, cols, ids, given, *made))
-    return made
+    tensors, options = (row_logits, col_logits, ids, gates_gradient), (gate_mode, marginals)
+    plan, addresses = planned("select_backward", options, tensors)
+    if plan is None:
+        rows, cols, dtype = _logits(row_logits, col_logits)
+        ids = _ids("ids", ids, rows.shape[0], rows.device)
+        tensors = rows, cols, ids, require("gates_gradient", gates_gradient, rows.dtype, ids.shape, rows.device)
+        shape = lib.shape(num_tokens=rows.shape[0], dtype=dtype, grid_rows=rows.shape[1], grid_cols=cols.shape[1], top_k=ids.shape[1],
+                          id_dtype=_IDS[ids.dtype], gate_mode=gate_mode, marginals=marginals)
+        plan, addresses = plan_of("select_backward", options, tensors, shape)
+    made, places = _made(tensors[:2], (True, True))
+    plan.call(*addresses, *places)
+    return made[0], made[1]
 
 
 def _select_context(ctx, inputs, output):
@@ -221,31 +154,38 @@ _no_double_backward("select_backward")
 
 def _pairs(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates: Tensor, activation: str):
     dtype = _storage("x", x)
-    x = _dense(x)
-    w_in = _require("w_in", w_in, x.dtype, (w_in.shape[0], x.shape[1]), x.device)
-    w_out = _require("w_out", w_out, x.dtype, w_in.shape, x.device)
+    x = dense(x)
+    w_in = require("w_in", w_in, x.dtype, (w_in.shape[0], x.shape[1]), x.device)
+    w_out = require("w_out", w_out, x.dtype, w_in.shape, x.device)
     ids = _ids("ids", ids, x.shape[0], x.device)
-    gates = _require("gates", gates, compute_dtype(x.dtype), ids.shape, x.device)
+    gates = require("gates", gates, compute_dtype(x.dtype), ids.shape, x.device)
     shape = lib.shape(num_tokens=x.shape[0], dtype=dtype, hidden_size=x.shape[1], grid_cols=w_in.shape[0], top_k=ids.shape[1],
                       id_dtype=_IDS[ids.dtype], activation=activation)
     return shape, (x, w_in, w_out, ids, gates)
 
 
 def _experts(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates: Tensor, activation: str) -> Tensor:
-    shape, tensors = _pairs(x, w_in, w_out, ids, gates, activation)
+    tensors: tuple = (x, w_in, w_out, ids, gates)
+    plan, addresses = planned("experts_forward", activation, tensors)
+    if plan is None:
+        shape, tensors = _pairs(*tensors, activation)
+        plan, addresses = plan_of("experts_forward", activation, tensors, shape)
     y = torch.empty_like(tensors[0])
-    _call("experts_forward", x.device, shape, *_addresses(*tensors, y))
+    plan.call(*addresses, y.data_ptr())
     return y
 
 
 def _experts_backward(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates: Tensor, y_gradient: Tensor, activation: str,
                       want_x: bool, want_w_in: bool, want_w_out: bool, want_gates: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    shape, tensors = _pairs(x, w_in, w_out, ids, gates, activation)
-    given = _require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
+    tensors: tuple = (x, w_in, w_out, ids, gates, y_gradient)
+    plan, addresses = planned("experts_backward", activation, tensors)
+    if plan is None:
+        shape, tensors = _pairs(*tensors[:5], activation)
+        tensors = *tensors, require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
+        plan, addresses = plan_of("experts_backward", activation, tensors, shape)
     want = [want_x, want_w_in, want_w_out, want_gates]
-    made_of = _tables_together(x, want, 1)
-    made = [_wanted(like, one) for like, one in zip((x, w_in, w_out, gates), made_of)]
-    _call("experts_backward", x.device, shape, *_addresses(*tensors, given), *map(_address, made, made_of))
+    made, places = _made((x, w_in, w_out, gates), _tables_together(x, want, 1))
+    plan.call(*addresses, *places)
     kept = _only(made, want)
     return kept[0], kept[1], kept[2], kept[3]
 
@@ -285,28 +225,35 @@ _no_double_backward("experts_backward")
 
 def _mlp_tensors(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, activation: str):
     dtype = _storage("x", x)
-    x = _dense(x)
-    gate = _require("gate", gate, x.dtype, (gate.shape[0], x.shape[1]), x.device)
-    up = _require("up", up, x.dtype, gate.shape, x.device)
-    down = _require("down", down, x.dtype, (x.shape[1], gate.shape[0]), x.device)
+    x = dense(x)
+    gate = require("gate", gate, x.dtype, (gate.shape[0], x.shape[1]), x.device)
+    up = require("up", up, x.dtype, gate.shape, x.device)
+    down = require("down", down, x.dtype, (x.shape[1], gate.shape[0]), x.device)
     shape = lib.shape(num_tokens=x.shape[0], dtype=dtype, hidden_size=x.shape[1], shared_size=gate.shape[0], activation=activation)
     return shape, (x, gate, up, down)
 
 
 def _mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, activation: str) -> Tensor:
-    shape, tensors = _mlp_tensors(x, gate, up, down, activation)
+    tensors: tuple = (x, gate, up, down)
+    plan, addresses = planned("mlp_forward", activation, tensors)
+    if plan is None:
+        shape, tensors = _mlp_tensors(*tensors, activation)
+        plan, addresses = plan_of("mlp_forward", activation, tensors, shape)
     y = torch.empty_like(tensors[0])
-    _call("mlp_forward", x.device, shape, *_addresses(*tensors, y))
+    plan.call(*addresses, y.data_ptr())
     return y
 
 
 def _mlp_backward(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, y_gradient: Tensor, activation: str, want_x: bool,
                   want_gate: bool, want_up: bool, want_down: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    shape, tensors = _mlp_tensors(x, gate, up, down, activation)
-    given = _require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
-    want = (want_x, want_gate, want_up, want_down)
-    made = [_wanted(like, one) for like, one in zip((x, gate, up, down), want)]
-    _call("mlp_backward", x.device, shape, *_addresses(*tensors, given), *map(_address, made, want))
+    tensors: tuple = (x, gate, up, down, y_gradient)
+    plan, addresses = planned("mlp_backward", activation, tensors)
+    if plan is None:
+        shape, tensors = _mlp_tensors(*tensors[:4], activation)
+        tensors = *tensors, require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
+        plan, addresses = plan_of("mlp_backward", activation, tensors, shape)
+    made, places = _made((x, gate, up, down), (want_x, want_gate, want_up, want_down))
+    plan.call(*addresses, *places)
     return made[0], made[1], made[2], made[3]
 
 
@@ -337,37 +284,45 @@ _no_double_backward("mlp_backward")
 
 def _layer_tensors(x, row_logits, col_logits, w_in, w_out, gate, up, down, top_k, gate_mode, activation):
     dtype = _storage("x", x)
-    x = _dense(x)
+    x = dense(x)
     logits = compute_dtype(x.dtype)
-    rows = _require("row_logits", row_logits, logits, (x.shape[0], row_logits.shape[-1]), x.device)
-    cols = _require("col_logits", col_logits, logits, (x.shape[0], col_logits.shape[-1]), x.device)
+    rows = require("row_logits", row_logits, logits, (x.shape[0], row_logits.shape[-1]), x.device)
+    cols = require("col_logits", col_logits, logits, (x.shape[0], col_logits.shape[-1]), x.device)
     weights = (rows.shape[1] * cols.shape[1], x.shape[1])
-    tensors = [x, rows, cols, _require("w_in", w_in, x.dtype, weights, x.device), _require("w_out", w_out, x.dtype, weights, x.device)]
+    tensors = [x, rows, cols, require("w_in", w_in, x.dtype, weights, x.device), require("w_out", w_out, x.dtype, weights, x.device)]
     width = 0
     if gate is not None:
         width = gate.shape[0]
-        tensors += [_require("gate", gate, x.dtype, (width, x.shape[1]), x.device),
-                    _require("up", up, x.dtype, (width, x.shape[1]), x.device),
-                    _require("down", down, x.dtype, (x.shape[1], width), x.device)]
+        tensors += [require("gate", gate, x.dtype, (width, x.shape[1]), x.device),
+                    require("up", up, x.dtype, (width, x.shape[1]), x.device),
+                    require("down", down, x.dtype, (x.shape[1], width), x.device)]
     shape = lib.shape(num_tokens=x.shape[0], dtype=dtype, hidden_size=x.shape[1], grid_rows=rows.shape[1], grid_cols=cols.shape[1],
                       top_k=top_k, shared_size=width, activation=activation, gate_mode=gate_mode)
-    return shape, tensors
+    return shape, tuple(tensors)
 
 
-def _struct(kind, addresses):
-    return ctypes.byref(kind(ctypes.sizeof(kind), *addresses))
+def _inputs_of(x, row_logits, col_logits, w_in, w_out, gate, up, down) -> tuple:
+    """Those that there are."""
+    return (x, row_logits, col_logits, w_in, w_out) if gate is None else (x, row_logits, col_logits, w_in, w_out, gate, up, down)
+
+
+_INPUTS_BYTES, _GRADIENTS_BYTES = ctypes.sizeof(lib.LayerInputs), ctypes.sizeof(lib.LayerGradients)
 
 
 def _layer(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out: Tensor, gate: Optional[Tensor],
            up: Optional[Tensor], down: Optional[Tensor], top_k: int, gate_mode: str,
            activation: str) -> tuple[Tensor, Tensor, Tensor]:
-    shape, tensors = _layer_tensors(x, row_logits, col_logits, w_in, w_out, gate, up, down, top_k, gate_mode, activation)
-    _workspace_bytes("layer_forward", shape, _place(x.device))
+    tensors, options = _inputs_of(x, row_logits, col_logits, w_in, w_out, gate, up, down), (top_k, gate_mode, activation)
+    plan, addresses = planned("layer_forward", options, tensors)
+    if plan is None:
+        shape, tensors = _layer_tensors(x, row_logits, col_logits, w_in, w_out, gate, up, down, *options)
+        plan, addresses = plan_of("layer_forward", options, tensors, shape)
     y = torch.empty_like(tensors[0])
     extents = (x.shape[0], top_k)
-    ids = torch.empty(extents, dtype=torch.int32, device=x.device)
-    gates = torch.empty(extents, dtype=tensors[1].dtype, device=x.device)
-    _call("layer_forward", x.device, shape, _struct(lib.LayerInputs, _addresses(*tensors)), *_addresses(y, ids, gates))
+    ids = torch.empty(extents, dtype=torch.int32, device=plan.device)
+    gates = row_logits.new_empty(extents)
+    given = lib.LayerInputs(_INPUTS_BYTES, *addresses)
+    plan.call(ctypes.byref(given), y.data_ptr(), ids.data_ptr(), gates.data_ptr())
     return y, ids, gates
 
 
@@ -381,39 +336,49 @@ def _layer_output(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tenso
                   activation: str) -> Tensor:
     if not x.is_cuda:
         return _layer(x, row_logits, col_logits, w_in, w_out, gate, up, down, top_k, gate_mode, activation)[0]
-    shape, tensors = _layer_tensors(x, row_logits, col_logits, w_in, w_out, gate, up, down, top_k, gate_mode, activation)
-    given = lib.LayerInputs(ctypes.sizeof(lib.LayerInputs), *_addresses(*tensors))
+    tensors, options = _inputs_of(x, row_logits, col_logits, w_in, w_out, gate, up, down), (top_k, gate_mode, activation)
+    plan, addresses = planned("layer_forward", options, tensors)
+    if plan is None:
+        shape, tensors = _layer_tensors(x, row_logits, col_logits, w_in, w_out, gate, up, down, *options)
+        plan, addresses = plan_of("layer_forward", options, tensors, shape)
+    given = lib.LayerInputs(_INPUTS_BYTES, *addresses)
     if expert_bound is not None:
-        bound = _require("expert_bound", expert_bound, torch.float32, (1,), x.device)  # kept until the call is made
+        bound = require("expert_bound", expert_bound, torch.float32, (1,), plan.device)  # kept until the call is made
         given.expert_bound = bound.data_ptr()
     y = torch.empty_like(tensors[0])
-    _call("layer_forward", x.device, shape, ctypes.byref(given), y.data_ptr(), None, None)
+    plan.call(ctypes.byref(given), y.data_ptr(), None, None)
     return y
 
 
 def _layer_backward(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out: Tensor, gate: Optional[Tensor],
-                    up: Optional[Tensor], down: Optional[Tensor], ids: Tensor, gates: Tensor, y_gradient: Tensor, gate_mode: str,
-                    activation: str, want: list[bool]) -> list[Tensor]:
-    ids = _require("ids", ids, torch.int32, (x.shape[0], ids.shape[-1]), x.device)
-    gates = _require("gates", gates, compute_dtype(x.dtype), ids.shape, x.device)
-    shape, tensors = _layer_tensors(x, row_logits, col_logits, w_in, w_out, gate, up, down, ids.shape[1], gate_mode, activation)
-    given = _require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
-    return _run_layer_backward(shape, tensors, _addresses(ids, gates), given, want)
-
-
-def _run_layer_backward(shape: lib.Shape, tensors: list[Tensor], pairs: list[Optional[int]], given: Tensor, want: list[bool]) -> list[Tensor]:
-    """pairs: addresses of ids and gates, whose tensors the caller keeps, or None."""
-    made_of = _tables_together(given, want, 3)
-    made = [_wanted(like, one) for like, one in zip(tensors, made_of)]
-    _call("layer_backward", given.device, shape, _struct(lib.LayerInputs, _addresses(*tensors)), *pairs, given.data_ptr(),
-          _struct(lib.LayerGradients, map(_address, made, made_of)))
+                    up: Optional[Tensor], down: Optional[Tensor], ids: Optional[Tensor], gates: Optional[Tensor], y_gradient: Tensor,
+                    gate_mode: str, activation: str, want: list[bool], top_k: int = 0) -> list[Tensor]:
+    """Without ids and gates, which a GPU can do without, it takes top_k."""
+    inputs = _inputs_of(x, row_logits, col_logits, w_in, w_out, gate, up, down)
+    listed = (ids, gates) if ids is not None else ()
+    tensors, options = (*inputs, y_gradient, *listed), (gate_mode, activation, top_k)
+    plan, addresses = planned("layer_backward", options, tensors)
+    if plan is None:
+        top = top_k if ids is None else ids.shape[-1]
+        shape, found = _layer_tensors(x, row_logits, col_logits, w_in, w_out, gate, up, down, top, gate_mode, activation)
+        found = *found, require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
+        if ids is not None and gates is not None:
+            pairs = (x.shape[0], top)
+            found = (*found, require("ids", ids, torch.int32, pairs, x.device),
+                     require("gates", gates, compute_dtype(x.dtype), pairs, x.device))
+        tensors = found
+        plan, addresses = plan_of("layer_backward", options, tensors, shape)
+    count = len(inputs)
+    made, places = _made(inputs, _tables_together(x, want, 3))
+    given, to = lib.LayerInputs(_INPUTS_BYTES, *addresses[:count]), lib.LayerGradients(_GRADIENTS_BYTES, *places)
+    pairs_at = addresses[count + 1:] or (None, None)
+    plan.call(ctypes.byref(given), *pairs_at, addresses[count], ctypes.byref(to))
     return _only(made, want)
 
 
 def _layer_backward_fake(x, row_logits, col_logits, w_in, w_out, gate, up, down, ids, gates, y_gradient, gate_mode, activation,
                          want):
-    tensors = [one for one in (x, row_logits, col_logits, w_in, w_out, gate, up, down) if one is not None]
-    return [_wanted(like, one) for like, one in zip(tensors, want)]
+    return [_wanted(like, one) for like, one in zip(_inputs_of(x, row_logits, col_logits, w_in, w_out, gate, up, down), want)]
 
 
 def _layer_context(ctx, inputs, output):
@@ -450,9 +415,8 @@ def _layer_output_backward(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_
         _, ids, gates = _layer(x, row_logits, col_logits, w_in, w_out, gate, up, down, top_k, gate_mode, activation)
         return _layer_backward(x, row_logits, col_logits, w_in, w_out, gate, up, down, ids, gates, y_gradient, gate_mode, activation,
                                want)
-    shape, tensors = _layer_tensors(x, row_logits, col_logits, w_in, w_out, gate, up, down, top_k, gate_mode, activation)
-    given = _require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
-    return _run_layer_backward(shape, tensors, [None, None], given, want)
+    return _layer_backward(x, row_logits, col_logits, w_in, w_out, gate, up, down, None, None, y_gradient, gate_mode, activation, want,
+                           top_k)
 
 
 def _layer_output_context(ctx, inputs, output):

@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 from moescope import _library as lib
-from moescope.torch import _ops
+from moescope.torch import _direct, _ops
+
+_SELECT, _EXPERTS, _MLP, _LAYER, _LAYER_OUTPUT = (getattr(torch.ops.moescope, name).default for name in (
+    "select", "experts", "mlp", "layer", "layer_output"))
 
 
 class Selection(NamedTuple):
@@ -29,7 +32,12 @@ class LayerOutput(NamedTuple):
     gates: Tensor  #: [..., K]; not differentiable
 
 
+_any_autocast = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
+
+
 def _under_autocast(x: Tensor) -> Optional[torch.dtype]:
+    if not _any_autocast():
+        return None
     kind = x.device.type
     if kind == "meta" or not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:
         return None
@@ -52,30 +60,18 @@ def _of(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
-def _shaped(tensor: Tensor, *extents: int) -> Tensor:
-    return tensor if len(extents) == 2 else tensor.reshape(extents)
+def _like(y: Tensor, x: Tensor) -> Tensor:
+    """y [L, d] with x's leading extents."""
+    return y if x.dim() == 2 else y.reshape(x.shape)
 
 
-# What says whether someone stands between a call and its kernel. Names of PyTorch's own use: where one is gone, every call goes
-# through the dispatcher.
-_asked = [getattr(torch._C, "_len_torch_dispatch_stack", None), getattr(torch._C, "_get_tracing_state", None),
-          getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)]
-_PLAIN = (Tensor, torch.nn.Parameter)
-
-
-def _alone(arguments: tuple) -> bool:
-    """Whether a kernel may be called as it is: plain tensors, nothing to record, no mode and no transformation."""
-    if torch.compiler.is_compiling() or None in _asked or any(one() for one in _asked):
-        return False
-    tensors = [one for one in arguments if isinstance(one, Tensor)]
-    if not (tensors[0].is_cuda or tensors[0].is_cpu) or not all(type(one) in _PLAIN for one in tensors):
-        return False
-    return not (torch.is_grad_enabled() and any(one.requires_grad for one in tensors))
-
-
-def _run(operator: Any, kernel: Any, *arguments: Any) -> Any:
-    """The operator, or its kernel where that makes no difference: the dispatcher takes half of a call to a kernel in Python."""
-    return kernel(*arguments) if _alone(arguments) else operator(*arguments)
+def _run(operator: Any, direct: Any, kernel: Any, arguments: tuple, *options: Any) -> Any:
+    """The operator; or, where that makes no difference, autograd's function around its kernel, or the kernel: the dispatcher takes most
+    of a call to a kernel in Python. Of arguments, tensors, some may be None."""
+    tensors = [one for one in arguments if one is not None]
+    if not _direct.plain(tensors):
+        return operator(*arguments, *options)
+    return direct(*arguments, *options) if _direct.learns(tensors) else kernel(*arguments, *options)
 
 
 def select(row_logits: Tensor, col_logits: Tensor, top_k: int, *, gates: str = "softmax", marginals: str = "log_softmax") -> Selection:
@@ -86,9 +82,11 @@ def select(row_logits: Tensor, col_logits: Tensor, top_k: int, *, gates: str = "
     """
     dtype = _ops.compute_dtype(row_logits.dtype)
     leading = row_logits.shape[:-1]
-    weights, ids, scores = _run(torch.ops.moescope.select.default, _ops.select_kernel, _of(_rows(row_logits), dtype),
-                                _of(_rows(col_logits), dtype), top_k, gates, marginals)
-    return Selection(*(_shaped(one, *leading, top_k) for one in (ids, weights, scores)))
+    weights, ids, scores = _run(_SELECT, _direct.select, _ops.select_kernel,
+                                (_of(_rows(row_logits), dtype), _of(_rows(col_logits), dtype)), top_k, gates, marginals)
+    if len(leading) == 1:
+        return Selection(ids, weights, scores)
+    return Selection(*(one.reshape(*leading, top_k) for one in (ids, weights, scores)))
 
 
 def experts(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates: Tensor, *, activation: str = "silu") -> Tensor:
@@ -98,15 +96,15 @@ def experts(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates: Tensor, 
     that stands there twice counts twice.
     """
     x, w_in, w_out = _cast(x, w_in, w_out)
-    y = _run(torch.ops.moescope.experts.default, _ops.experts_kernel, _rows(x), w_in, w_out, _rows(ids),
-             _of(_rows(gates), _ops.compute_dtype(x.dtype)), activation)
-    return _shaped(y, *x.shape)
+    y = _run(_EXPERTS, _direct.experts, _ops.experts_kernel,
+             (_rows(x), w_in, w_out, _rows(ids), _of(_rows(gates), _ops.compute_dtype(x.dtype))), activation)
+    return _like(y, x)
 
 
 def mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, *, activation: str = "silu") -> Tensor:
     """(act(x gate^T) * (x up^T)) down^T, [..., d]. gate and up [f, d], down [d, f]."""
     x, gate, up, down = _cast(x, gate, up, down)
-    return _shaped(_run(torch.ops.moescope.mlp.default, _ops.mlp_kernel, _rows(x), gate, up, down, activation), *x.shape)
+    return _like(_run(_MLP, _direct.mlp, _ops.mlp_kernel, (_rows(x), gate, up, down), activation), x)
 
 
 def layer(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out: Tensor, top_k: int, *,
@@ -117,10 +115,12 @@ def layer(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out
     """
     x, w_in, w_out, gate, up, down = _cast(x, w_in, w_out, *(shared or (None, None, None)))
     dtype = _ops.compute_dtype(x.dtype)
-    y, ids, weights = _run(torch.ops.moescope.layer.default, _ops.layer_kernel, _rows(x), _of(_rows(row_logits), dtype),
-                           _of(_rows(col_logits), dtype), w_in, w_out, gate, up, down, top_k, gates, activation)
+    tensors = (_rows(x), _of(_rows(row_logits), dtype), _of(_rows(col_logits), dtype), w_in, w_out, gate, up, down)
+    y, ids, weights = _run(_LAYER, _direct.layer, _ops.layer_kernel, tensors, top_k, gates, activation)
+    if x.dim() == 2:
+        return LayerOutput(y, ids, weights)
     leading = x.shape[:-1]
-    return LayerOutput(_shaped(y, *x.shape), _shaped(ids, *leading, top_k), _shaped(weights, *leading, top_k))
+    return LayerOutput(y.reshape(x.shape), ids.reshape(*leading, top_k), weights.reshape(*leading, top_k))
 
 
 def layer_output(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out: Tensor, top_k: int, *,
@@ -134,9 +134,8 @@ def layer_output(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor
     """
     x, w_in, w_out, gate, up, down = _cast(x, w_in, w_out, *(shared or (None, None, None)))
     dtype = _ops.compute_dtype(x.dtype)
-    y = _run(torch.ops.moescope.layer_output.default, _ops.layer_output_kernel, _rows(x), _of(_rows(row_logits), dtype),
-             _of(_rows(col_logits), dtype), w_in, w_out, gate, up, down, expert_bound, top_k, gates, activation)
-    return _shaped(y, *x.shape)
+    tensors = (_rows(x), _of(_rows(row_logits), dtype), _of(_rows(col_logits), dtype), w_in, w_out, gate, up, down, expert_bound)
+    return _like(_run(_LAYER_OUTPUT, _direct.layer_output, _ops.layer_output_kernel, tensors, top_k, gates, activation), x)
 
 
 @torch.no_grad()
