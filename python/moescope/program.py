@@ -5,8 +5,9 @@
     moescope.simulate(preset="table-a-1024-512", device="h100-sxm")
     print(moescope.inspect("routing.npz"))                           # what the command prints
 
-An option is spelt as on the command line, with _ for -: min_samples=3 is --min-samples 3, K=8 is -K 8, an iterable is joined
-with commas, but of workload, schedule, system and others that are repeated; True is the option alone, None and False leave it out. `moescope.command("check", "--full")` runs anything.
+An option is spelt as on the command line, with _ for -: min_samples=3 is --min-samples 3, K=8 is -K 8. An iterable is joined with
+commas; of workload, schedule, system and others that the program takes several times it repeats the option. True is the option
+alone, None and False leave it out. `moescope.command("check", "--full")` runs anything.
 """
 from __future__ import annotations
 
