@@ -21,6 +21,7 @@ _METADATA = attrgetter("shape", "dtype", "device")
 _raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", lambda index: torch.cuda.current_stream(index).cuda_stream)
 _deterministic = getattr(torch._C, "_get_deterministic_algorithms", torch.are_deterministic_algorithms_enabled)
 _contiguous, _address = Tensor.is_contiguous, Tensor.data_ptr
+_empty, _bytes, _threads = torch.empty, torch.uint8, torch.get_num_threads
 
 
 class Plan:
@@ -43,10 +44,10 @@ class Plan:
         if self.index >= 0:
             where.stream = _raw_stream(self.index)
             if self.size:
-                workspace = torch.empty(self.size, dtype=torch.uint8, device=self.device)  # PyTorch aligns to 512 bytes
+                workspace = _empty(self.size, dtype=_bytes, device=self.device)  # PyTorch aligns to 512 bytes
                 where.workspace, where.workspace_bytes = workspace.data_ptr(), self.size
         elif self.size:
-            workspace = torch.empty(self.size + 63, dtype=torch.uint8)
+            workspace = _empty(self.size + 63, dtype=_bytes)
             where.workspace, where.workspace_bytes = (workspace.data_ptr() + 63) & -64, self.size
         status = self.function(self.shape_reference, self.where_reference, *arguments)
         if status:
@@ -62,7 +63,7 @@ _plans = _Plans()
 
 
 def _key(operation: str, options: Any, tensors: tuple) -> tuple:
-    threads = 0 if tensors[0].is_cuda else torch.get_num_threads()
+    threads = 0 if tensors[0].is_cuda else _threads()
     return (operation, options, threads, _deterministic(), *map(_METADATA, tensors))
 
 
@@ -85,9 +86,12 @@ def plan_of(operation: str, options: Any, tensors: tuple, shape: lib.Shape) -> t
     return plan, [*map(_address, tensors)]
 
 
+_float64, _float32 = torch.float64, torch.float32
+
+
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """Of logits, gates and scores that go with tensors of `dtype`."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+    return _float64 if dtype is _float64 else _float32
 
 
 def dense(tensor: Tensor) -> Tensor:

@@ -20,18 +20,20 @@ _KNOWN = None not in _asked
 _modes, _tracing, _transformation = _asked if _KNOWN else [lambda: None] * 3
 _PLAIN = {Tensor, torch.nn.Parameter}
 _requires_grad = attrgetter("requires_grad")
+_records = torch.is_grad_enabled
 
 
 def plain(tensors: Sequence[Tensor]) -> bool:
-    """Whether a kernel may be called as it is on these: whether they are on one device it finds out."""
+    """Whether a kernel may be called as it is on these, where nothing is being compiled: whether they are on one device it finds
+    out."""
     first = tensors[0]
     return (_KNOWN and {*map(type, tensors)} <= _PLAIN and (first.is_cuda or first.is_cpu)
-            and not (torch.compiler.is_compiling() or _modes() or _tracing() or _transformation()))
+            and not (_modes() or _tracing() or _transformation()))
 
 
 def learns(tensors: Sequence[Tensor]) -> bool:
     """Whether autograd has to know."""
-    return torch.is_grad_enabled() and any(map(_requires_grad, tensors))
+    return _records() and any(map(_requires_grad, tensors))
 
 
 def _either(operator: Any, kernel: Callable, gradient: Tensor, *arguments: Any) -> Any:

@@ -32,12 +32,11 @@ class LayerOutput(NamedTuple):
     gates: Tensor  #: [..., K]; not differentiable
 
 
+_compiling = torch.compiler.is_compiling  # asked first: what is asked after it the compiler cannot trace
 _any_autocast = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
 
 
 def _under_autocast(x: Tensor) -> Optional[torch.dtype]:
-    if not _any_autocast():
-        return None
     kind = x.device.type
     if kind == "meta" or not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:
         return None
@@ -48,6 +47,7 @@ def _under_autocast(x: Tensor) -> Optional[torch.dtype]:
 
 
 def _cast(x: Tensor, *weights: Optional[Tensor]) -> list[Any]:
+    """x and weights as autocast wants them."""
     dtype = _under_autocast(x)
     return [x, *weights] if dtype is None else [one if one is None else one.to(dtype) for one in (x, *weights)]
 
@@ -60,16 +60,11 @@ def _of(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
-def _like(y: Tensor, x: Tensor) -> Tensor:
-    """y [L, d] with x's leading extents."""
-    return y if x.dim() == 2 else y.reshape(x.shape)
-
-
 def _run(operator: Any, direct: Any, kernel: Any, arguments: tuple, *options: Any) -> Any:
     """The operator; or, where that makes no difference, autograd's function around its kernel, or the kernel: the dispatcher takes most
     of a call to a kernel in Python. Of arguments, tensors, some may be None."""
     tensors = [one for one in arguments if one is not None]
-    if not _direct.plain(tensors):
+    if _compiling() or not _direct.plain(tensors):
         return operator(*arguments, *options)
     return direct(*arguments, *options) if _direct.learns(tensors) else kernel(*arguments, *options)
 
@@ -80,13 +75,13 @@ def select(row_logits: Tensor, col_logits: Tensor, top_k: int, *, gates: str = "
     gates: "softmax" over the selected, "probability" (exp of the score), "relu" or "score". marginals: "log_softmax" of the
     logits, or "as_given". Logits must be finite.
     """
+    if row_logits.dim() != 2:
+        found = select(_rows(row_logits), _rows(col_logits), top_k, gates=gates, marginals=marginals)
+        return Selection(*(one.reshape(*row_logits.shape[:-1], top_k) for one in found))
     dtype = _ops.compute_dtype(row_logits.dtype)
-    leading = row_logits.shape[:-1]
-    weights, ids, scores = _run(_SELECT, _direct.select, _ops.select_kernel,
-                                (_of(_rows(row_logits), dtype), _of(_rows(col_logits), dtype)), top_k, gates, marginals)
-    if len(leading) == 1:
-        return Selection(ids, weights, scores)
-    return Selection(*(one.reshape(*leading, top_k) for one in (ids, weights, scores)))
+    weights, ids, scores = _run(_SELECT, _direct.select, _ops.select_kernel, (_of(row_logits, dtype), _of(col_logits, dtype)), top_k, gates,
+                                marginals)
+    return Selection(ids, weights, scores)
 
 
 def experts(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates: Tensor, *, activation: str = "silu") -> Tensor:
@@ -95,16 +90,20 @@ def experts(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates: Tensor, 
     x [..., d], w_in and w_out [N, d], ids (int32 or int64) and gates [..., K]. activation: "silu", "gelu" (erf) or "relu". An id
     that stands there twice counts twice.
     """
-    x, w_in, w_out = _cast(x, w_in, w_out)
-    y = _run(_EXPERTS, _direct.experts, _ops.experts_kernel,
-             (_rows(x), w_in, w_out, _rows(ids), _of(_rows(gates), _ops.compute_dtype(x.dtype))), activation)
-    return _like(y, x)
+    if x.dim() != 2:
+        return experts(_rows(x), w_in, w_out, _rows(ids), _rows(gates), activation=activation).reshape(x.shape)
+    if _compiling() or _any_autocast():
+        x, w_in, w_out = _cast(x, w_in, w_out)
+    return _run(_EXPERTS, _direct.experts, _ops.experts_kernel, (x, w_in, w_out, ids, _of(gates, _ops.compute_dtype(x.dtype))), activation)
 
 
 def mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, *, activation: str = "silu") -> Tensor:
     """(act(x gate^T) * (x up^T)) down^T, [..., d]. gate and up [f, d], down [d, f]."""
-    x, gate, up, down = _cast(x, gate, up, down)
-    return _like(_run(_MLP, _direct.mlp, _ops.mlp_kernel, (_rows(x), gate, up, down), activation), x)
+    if x.dim() != 2:
+        return mlp(_rows(x), gate, up, down, activation=activation).reshape(x.shape)
+    if _compiling() or _any_autocast():
+        x, gate, up, down = _cast(x, gate, up, down)
+    return _run(_MLP, _direct.mlp, _ops.mlp_kernel, (x, gate, up, down), activation)
 
 
 def layer(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out: Tensor, top_k: int, *,
@@ -113,14 +112,17 @@ def layer(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out
 
     x [..., d], row_logits [..., Nr], col_logits [..., Nc], w_in and w_out [Nr Nc, d]. gates: "softmax" or "probability".
     """
-    x, w_in, w_out, gate, up, down = _cast(x, w_in, w_out, *(shared or (None, None, None)))
+    if x.dim() != 2:
+        made = layer(_rows(x), _rows(row_logits), _rows(col_logits), w_in, w_out, top_k, shared=shared, gates=gates, activation=activation)
+        leading = x.shape[:-1]
+        return LayerOutput(made.y.reshape(x.shape), made.ids.reshape(*leading, top_k), made.gates.reshape(*leading, top_k))
+    gate, up, down = shared or (None, None, None)
+    if _compiling() or _any_autocast():
+        x, w_in, w_out, gate, up, down = _cast(x, w_in, w_out, gate, up, down)
     dtype = _ops.compute_dtype(x.dtype)
-    tensors = (_rows(x), _of(_rows(row_logits), dtype), _of(_rows(col_logits), dtype), w_in, w_out, gate, up, down)
+    tensors = (x, _of(row_logits, dtype), _of(col_logits, dtype), w_in, w_out, gate, up, down)
     y, ids, weights = _run(_LAYER, _direct.layer, _ops.layer_kernel, tensors, top_k, gates, activation)
-    if x.dim() == 2:
-        return LayerOutput(y, ids, weights)
-    leading = x.shape[:-1]
-    return LayerOutput(y.reshape(x.shape), ids.reshape(*leading, top_k), weights.reshape(*leading, top_k))
+    return LayerOutput(y, ids, weights)
 
 
 def layer_output(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out: Tensor, top_k: int, *,
@@ -132,10 +134,15 @@ def layer_output(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor
     expert_bound: that of expert_bound(w_in, w_out) where the weights do not change, which saves reading them once more. One that is
     too small makes wrong sums.
     """
-    x, w_in, w_out, gate, up, down = _cast(x, w_in, w_out, *(shared or (None, None, None)))
+    if x.dim() != 2:
+        return layer_output(_rows(x), _rows(row_logits), _rows(col_logits), w_in, w_out, top_k, shared=shared, gates=gates,
+                            activation=activation, expert_bound=expert_bound).reshape(x.shape)
+    gate, up, down = shared or (None, None, None)
+    if _compiling() or _any_autocast():
+        x, w_in, w_out, gate, up, down = _cast(x, w_in, w_out, gate, up, down)
     dtype = _ops.compute_dtype(x.dtype)
-    tensors = (_rows(x), _of(_rows(row_logits), dtype), _of(_rows(col_logits), dtype), w_in, w_out, gate, up, down, expert_bound)
-    return _like(_run(_LAYER_OUTPUT, _direct.layer_output, _ops.layer_output_kernel, tensors, top_k, gates, activation), x)
+    tensors = (x, _of(row_logits, dtype), _of(col_logits, dtype), w_in, w_out, gate, up, down, expert_bound)
+    return _run(_LAYER_OUTPUT, _direct.layer_output, _ops.layer_output_kernel, tensors, top_k, gates, activation)
 
 
 @torch.no_grad()
