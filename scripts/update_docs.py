@@ -10,6 +10,7 @@ Usage: scripts/update_docs.py [--check] [--moescope PROGRAM]
 | docs/results/DEVICE.md, its table      | the same                                  |
 | docs/performance/index.md, its table   | results/DEVICE/profile.jsonl              |
 | docs/reference/rows.md, files.md       | the program's schemas, metric_catalogue.json, device files |
+| docs/python/measured.md                | results/DEVICE/op_*, published_tests      |
 | docs/reference/commands.md             | the program's --help                      |
 
 Claims, findings and validation have writers of their own: update_claims.sh, notebooks.sh, update_validation.sh.
@@ -22,6 +23,8 @@ import subprocess
 import sys
 import textwrap
 from pathlib import Path
+
+import operator_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 SHOWN = "h200"  # the device of README's table: the newest recording of all schedules
@@ -134,6 +137,15 @@ def kernel_table(devices: list[str]) -> str:
             + "; ".join(captions) + ").")
 
 
+def operator_parts(device: str) -> list[tuple[str, str, str]]:
+    """Of docs/python/measured.md."""
+    parts = [("<!-- operators: tests -->", "<!-- end -->", operator_tables.tests(device))]
+    for name in ("calls", "forward", "steps", "published", "training"):
+        header, lines, said = getattr(operator_tables, name)(device)
+        parts.append((f"<!-- operators: {name} -->", "<!-- end -->", f"{table(header, lines, 1)}\n\n{said}"))
+    return parts
+
+
 # ---- schemas
 
 def kind(field: dict) -> str:
@@ -231,6 +243,7 @@ def generated(program: Path) -> dict[Path, str]:
         "docs/reference/files.md": [
             ("<!-- fields: experiment -->", "<!-- end -->", plain_fields(experiment["properties"], {})),
             ("<!-- fields: device -->", "<!-- end -->", device_fields())],
+        "docs/python/measured.md": operator_parts(SHOWN),
         "docs/performance/index.md": [("<!-- kernels: now -->", "<!-- end -->", kernel_table(PROFILED))],
         f"docs/results/{SHOWN}.md": [
             (f"<!-- schedules: {SHOWN} -->", "<!-- end -->", times_table(SHOWN, COMPARED)),

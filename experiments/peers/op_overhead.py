@@ -16,7 +16,7 @@ triton for the published operator (--published: a checkout of HKUSTDial/omni-moe
                   gates), replayed as a CUDA graph (`graph`; `frozen` with the experts' bound known), dense_masked
                   (torch_peers.py; the experts alone). The program's: its layer less its router_project.
                   `compiled` is dense_masked by torch.compile, `published` the published operator on the same pairs
-  time_s of `... step`  forward and backward by autograd (direction backward), where the dense one's score matrix fits --max-bytes; ours
+  time_s of `... step`  (`... step graph` as a CUDA graph) forward and backward by autograd (direction backward), where the dense one's score matrix fits --max-bytes; ours
                   begin at the logits, the others at the pairs and their gates
   step_bytes      of the same: most memory at once beyond inputs and gradients
 """
@@ -244,6 +244,9 @@ def steps(torch, mt, rows, timer, point, arguments, fits):
     grad = torch.autograd.grad
     rows.backend = "moescope.torch"
     step_rows(torch, rows, timer, point, "output step", "layer", lambda: grad(mt.layer_output(*learnt, point.top_k), learnt, direction))
+    graph = graph_of(torch, lambda: grad(mt.layer_output(*learnt, point.top_k), learnt, direction))
+    timed(rows, timer, point, "output step graph", "layer", graph.replay, "backward")
+    del graph
     step_rows(torch, rows, timer, point, "step", "layer", lambda: grad(mt.layer(*learnt, point.top_k).y, learnt, direction))
     learnt_pairs = (x, w_in, w_out, gates)
     step_rows(torch, rows, timer, point, "experts step", "experts",
