@@ -2,6 +2,7 @@
 
 Runs without pytest: python3 -m unittest -v test_cuda
 """
+import copy
 import itertools
 import os
 import tempfile
@@ -419,6 +420,20 @@ class Framework(Near):
         twin.load_state_dict(module.state_dict(), strict=True)
         for (name, one), other in zip(module.state_dict().items(), twin.state_dict().values()):
             torch.testing.assert_close(one, other, msg=name)
+
+    def test_systems_beside_it(self):
+        torch.manual_seed(9)
+        modules = (mt.PEER(64, 256, 16, heads=2, key_size=16), mt.PKM(64, 256, 16, heads=2, key_size=16), mt.GShard(64, 32, 8, 2),
+                   mt.DeepSeekMoE(64, 32, 24, 8, 2))
+        for twin in modules:
+            module = copy.deepcopy(twin).cuda()
+            twin.double()
+            x = torch.randn(20, 64)
+            for one, tokens in ((module, x.cuda()), (twin, x.double())):
+                one(tokens).square().sum().backward()
+            self.near(module(x.cuda()), twin(x.double()), 1e-5, type(twin).__name__)
+            for (name, one), other in zip(module.named_parameters(), twin.parameters()):
+                self.near(one.grad, other.grad, 1e-4, (type(twin).__name__, name))
 
     def test_fully_sharded(self):
         """FSDP2 over a mesh of one: parameters that are gathered are plain again, and their gradients the same."""
