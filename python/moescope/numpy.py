@@ -247,4 +247,5 @@ def layer_backward(x: Array, row_logits: Array, col_logits: Array, w_in: Array, 
     made = [np.empty_like(array) for array in arrays]
     _run("layer_backward", shape, num_threads, ctypes.byref(_struct(lib.LayerInputs, arrays)), ids, kept, given,
          ctypes.byref(_struct(lib.LayerGradients, made)))
-    return LayerGradients(*made[:5], MlpGradients(None, *made[5:]) if shared is not None else None)
+    shared_gradients = MlpGradients(None, *made[5:]) if shared is not None else None
+    return LayerGradients(made[0], made[1], made[2], made[3], made[4], shared_gradients)

@@ -339,6 +339,8 @@ def _folded(gate: Any, norm: Any) -> tuple[Tensor, Tensor]:
     weight = gate.weight.detach().double()
     if not isinstance(norm, nn.BatchNorm1d):
         return weight, weight.new_zeros(len(weight))
+    if norm.running_var is None or norm.running_mean is None:
+        raise RecordError("the router's batch norm keeps no running statistics, so that a snapshot of it would route otherwise")
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     return weight * scale[:, None], -norm.running_mean.double() * scale
 

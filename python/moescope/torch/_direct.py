@@ -17,7 +17,7 @@ ops = torch.ops.moescope
 _asked = [getattr(torch._C, "_len_torch_dispatch_stack", None), getattr(torch._C, "_is_tracing", None),
           getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)]
 _KNOWN = None not in _asked
-_modes, _tracing, _transformation = _asked if _KNOWN else [lambda: None] * 3
+_modes, _tracing, _transformation = _asked if _KNOWN else [lambda: None] * 3  # type: ignore[misc]
 _PLAIN = {Tensor, torch.nn.Parameter}
 _requires_grad = attrgetter("requires_grad")
 _records = torch.is_grad_enabled
@@ -28,7 +28,7 @@ def plain(tensors: Sequence[Tensor]) -> bool:
     out."""
     first = tensors[0]
     return (_KNOWN and {*map(type, tensors)} <= _PLAIN and (first.is_cuda or first.is_cpu)
-            and not (_modes() or _tracing() or _transformation()))
+            and not (_modes() or _tracing() or _transformation()))  # type: ignore[misc]
 
 
 def learns(tensors: Sequence[Tensor]) -> bool:
@@ -125,5 +125,5 @@ class _LayerOutput(torch.autograd.Function):
 
 
 # Function.apply in Python sees to functorch, which plain() has ruled out.
-select, experts, mlp, layer, layer_output = (super(torch.autograd.Function, one).apply
+select, experts, mlp, layer, layer_output = (super(torch.autograd.Function, one).apply  # type: ignore[misc]
                                              for one in (_Select, _Experts, _Mlp, _Layer, _LayerOutput))

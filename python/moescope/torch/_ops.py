@@ -168,7 +168,7 @@ def _experts(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates: Tensor,
     tensors: tuple = (x, w_in, w_out, ids, gates)
     plan, addresses = planned("experts_forward", activation, tensors)
     if plan is None:
-        shape, tensors = _pairs(*tensors, activation)
+        shape, tensors = _pairs(x, w_in, w_out, ids, gates, activation)
         plan, addresses = plan_of("experts_forward", activation, tensors, shape)
     y = torch.empty_like(tensors[0])
     plan.call(*addresses, y.data_ptr())
@@ -180,7 +180,7 @@ def _experts_backward(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates
     tensors: tuple = (x, w_in, w_out, ids, gates, y_gradient)
     plan, addresses = planned("experts_backward", activation, tensors)
     if plan is None:
-        shape, tensors = _pairs(*tensors[:5], activation)
+        shape, tensors = _pairs(x, w_in, w_out, ids, gates, activation)
         tensors = *tensors, require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
         plan, addresses = plan_of("experts_backward", activation, tensors, shape)
     want = [want_x, want_w_in, want_w_out, want_gates]
@@ -237,7 +237,7 @@ def _mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, activation: str) -> 
     tensors: tuple = (x, gate, up, down)
     plan, addresses = planned("mlp_forward", activation, tensors)
     if plan is None:
-        shape, tensors = _mlp_tensors(*tensors, activation)
+        shape, tensors = _mlp_tensors(x, gate, up, down, activation)
         plan, addresses = plan_of("mlp_forward", activation, tensors, shape)
     y = torch.empty_like(tensors[0])
     plan.call(*addresses, y.data_ptr())
@@ -249,7 +249,7 @@ def _mlp_backward(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, y_gradient:
     tensors: tuple = (x, gate, up, down, y_gradient)
     plan, addresses = planned("mlp_backward", activation, tensors)
     if plan is None:
-        shape, tensors = _mlp_tensors(*tensors[:4], activation)
+        shape, tensors = _mlp_tensors(x, gate, up, down, activation)
         tensors = *tensors, require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
         plan, addresses = plan_of("mlp_backward", activation, tensors, shape)
     made, places = _made((x, gate, up, down), (want_x, want_gate, want_up, want_down))
