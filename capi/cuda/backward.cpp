@@ -108,13 +108,22 @@ class BackwardRun : public Run {
     return {own.ids, own.gates};
   }
 
+  /// What pack() has to clear for experts().
+  PairsScratch arrivals() const {
+    PairsScratch clears;
+    clears.arrivals = scratch_.pairs_backward.arrivals;
+    clears.arrivals_count = scratch_.pairs_backward.arrivals_count;
+    return clears;
+  }
+
   /// Those of packed logits.
   Pairs select_again() const {
+    if (any_order_will_do()) {
+      select_in_any_order();
+      return {scratch_.selection.selected, scratch_.selection.selected_gates};
+    }
     const PairsBackwardScratch& own = scratch_.pairs_backward;
-    PairsScratch clears;
-    clears.arrivals = own.arrivals;
-    clears.arrivals_count = own.arrivals_count;
-    select(own.ids, false, own.gates, nullptr, nullptr, clears);
+    select(own.ids, false, own.gates, nullptr, nullptr, {});
     return {own.ids, own.gates};
   }
 
@@ -317,7 +326,7 @@ void layer_backward(const Call& call, const moescope_layer_inputs& inputs, const
       const bool on_strips = options.kind == ScheduleKind::kStaircase;
       const bool listed = ids != nullptr;
       if (on_strips || !listed) {
-        run.pack(inputs.row_logits, inputs.col_logits);
+        run.pack(inputs.row_logits, inputs.col_logits, on_strips ? PairsScratch{} : run.arrivals());
       }
       if (on_strips) {  // which selects once more: the pairs are the same, and there is no list to be sorted
         run.strips(inputs, options, y_gradient, shared, to);

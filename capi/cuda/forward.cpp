@@ -69,25 +69,33 @@ class ForwardRun : public Run {
     cuda::launch_round_output(shape_, own.sums, scratch_.mlp.y, y, stream());
   }
 
-  /// Packed logits to y token by token, the pairs to `ids` and `gates`, or where those are null to scratch.
+  /// Packed logits to y token by token, the pairs to `ids` and `gates`. Where those are null nobody sees
+  /// their order.
   void token_centric(const moescope_layer_inputs& inputs, void* ids, void* gates, void* y) const {
     const PairsScratch& pairs = scratch_.pairs;
     const bool listed = ids != nullptr;
+    const bool ordered = listed || !any_order_will_do();
     const bool wide = listed && call_.problem.wide_ids;
     const bool beside = scratch_.mlp.y != nullptr;
     if (beside) {
       Beside::of_current_device(call_.execution).fork(stream());
     }
-    void* const own_gates = listed ? gates : pairs.gates;
-    select(listed ? ids : pairs.ids, wide, own_gates, nullptr, wide ? pairs.ids : nullptr, pairs);
+    const std::int32_t* taken_ids = listed && !wide ? static_cast<const std::int32_t*>(ids) : pairs.ids;
+    const float* taken_gates = static_cast<const float*>(listed ? gates : pairs.gates);
+    if (ordered) {
+      select(listed ? ids : pairs.ids, wide, listed ? gates : pairs.gates, nullptr,
+             wide ? pairs.ids : nullptr, pairs);
+    } else {
+      select_in_any_order();
+      taken_ids = scratch_.selection.selected;
+      taken_gates = scratch_.selection.selected_gates;
+    }
     if (beside) {
       const Beside& side = Beside::of_current_device(call_.execution);
       shared_mlp(inputs, side.stream());
       side.join(stream());
     }
-    experts(inputs.x, inputs.w_in, inputs.w_out,
-            listed && !wide ? static_cast<const std::int32_t*>(ids) : pairs.ids,
-            static_cast<const float*>(own_gates), scratch_.mlp.y, y);
+    experts(inputs.x, inputs.w_in, inputs.w_out, taken_ids, taken_gates, scratch_.mlp.y, y);
   }
 };
 
@@ -113,7 +121,7 @@ void select_forward(const Call& call, const void* row_logits, const void* col_lo
   launching([&] {
     const ForwardRun run(call);
     if (!run.empty()) {
-      run.pack(row_logits, col_logits);
+      run.pack(row_logits, col_logits, {});
       run.select(ids, call.problem.wide_ids, gates, scores, nullptr, {});
     }
   });
@@ -174,7 +182,7 @@ void layer_forward(const Call& call, const moescope_layer_inputs& inputs, void* 
     }
     const bool lists_pairs = ids != nullptr;
     const ScheduleOptions options = layer_schedule(call, run.shape(), run.gpu(), lists_pairs);
-    run.pack(inputs.row_logits, inputs.col_logits);
+    run.pack(inputs.row_logits, inputs.col_logits, run.scratch().pairs);
     if (options.kind != ScheduleKind::kStaircase) {
       run.token_centric(inputs, ids, gates, y);
       return;

@@ -30,13 +30,17 @@ std::int64_t order_blocks(std::int64_t tokens, std::int64_t top_k, const GpuTrai
 __global__ void __launch_bounds__(kThreads)
     pack_logits(std::int64_t count, std::int64_t rows, std::int64_t cols,
                 const float* __restrict__ row_logits, const float* __restrict__ col_logits,
-                float* __restrict__ logits, std::int64_t* bad_logit) {
+                float* __restrict__ logits, std::int64_t* bad_logit, unsigned* cleared,
+                std::int64_t cleared_count) {
   const std::int64_t width = rows + cols;
   const std::int64_t first = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
   for (std::int64_t i = first; i < count; i += std::int64_t{gridDim.x} * kThreads) {
     const std::int64_t token = i / width;
     const std::int64_t at = i - token * width;
     logits[i] = at < rows ? row_logits[token * rows + at] : col_logits[token * cols + at - rows];
+  }
+  for (std::int64_t i = first; i < cleared_count; i += std::int64_t{gridDim.x} * kThreads) {
+    cleared[i] = 0;
   }
   if (first == 0) {
     *bad_logit = -1;
@@ -200,11 +204,11 @@ unsigned blocks_for(std::int64_t count) {
 }  // namespace
 
 void launch_pack_logits(std::int64_t tokens, std::int64_t rows, std::int64_t cols, const float* row_logits,
-                        const float* col_logits, float* logits, std::int64_t* bad_logit,
-                        cudaStream_t stream) {
+                        const float* col_logits, float* logits, std::int64_t* bad_logit, unsigned* cleared,
+                        std::int64_t cleared_count, cudaStream_t stream) {
   const std::int64_t count = tokens * (rows + cols);
   pack_logits<<<blocks_for(count), kThreads, 0, stream>>>(count, rows, cols, row_logits, col_logits, logits,
-                                                          bad_logit);
+                                                          bad_logit, cleared, cleared_count);
   MOESCOPE_CUDA_CHECK(cudaGetLastError());
 }
 

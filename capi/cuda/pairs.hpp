@@ -11,9 +11,11 @@
 /// launch (kernels/device/dependent_launch.cuh) may read the caller's arrays before it waits.
 namespace moescope::capi::gpu {
 
-/// logits [L, rows + cols] of row_logits [L, rows] and col_logits [L, cols]; *bad_logit = -1.
+/// logits [L, rows + cols] of row_logits [L, rows] and col_logits [L, cols]; *bad_logit = -1; `cleared_count`
+/// of `cleared` set to 0.
 void launch_pack_logits(std::int64_t tokens, std::int64_t rows, std::int64_t cols, const float* row_logits,
-                        const float* col_logits, float* logits, std::int64_t* bad_logit, cudaStream_t stream);
+                        const float* col_logits, float* logits, std::int64_t* bad_logit, unsigned* cleared,
+                        std::int64_t cleared_count, cudaStream_t stream);
 
 /// A token's pairs in the interface's order: by falling score, equal scores by rising id.
 struct OrderPairs {

@@ -39,19 +39,33 @@ class Run {
   cudaStream_t stream() const { return stream_of(call_.execution); }
   bool empty() const { return shape_.num_tokens == 0; }
 
-  void pack(const void* row_logits, const void* col_logits) const {
+  /// `clears`: arrivals that have to be zero when what selects in no order has run.
+  void pack(const void* row_logits, const void* col_logits, const PairsScratch& clears) const {
     launch_pack_logits(shape_.num_tokens, shape_.grid_rows, shape_.grid_cols,
                        static_cast<const float*>(row_logits), static_cast<const float*>(col_logits),
-                       scratch_.selection.logits, scratch_.selection.bad_logit, stream());
+                       scratch_.selection.logits, scratch_.selection.bad_logit, clears.arrivals,
+                       clears.arrivals_count, stream());
+  }
+
+  /// Whether selection.selected and selected_gates, by rising id, are as good as the interface's order.
+  bool any_order_will_do() const {
+    return call_.problem.log_softmax && (call_.problem.gate_mode == MOESCOPE_GATES_SOFTMAX ||
+                                         call_.problem.gate_mode == MOESCOPE_GATES_PROBABILITY);
+  }
+
+  /// Packed logits to pairs by rising id, in selection.selected and selected_gates.
+  void select_in_any_order() const {
+    const SelectionScratch& own = scratch_.selection;
+    cuda::launch_router_select(
+        shape_, own.logits, {own.selected, own.selected_gates}, own.bad_logit, own.workspace, stream(),
+        call_.problem.log_softmax ? cuda::SelectMarginals::kLogSoftmax : cuda::SelectMarginals::kAsGiven);
   }
 
   /// Packed logits to pairs in the interface's order. narrow_ids: null, or the ids once more as int32.
   void select(void* ids, bool wide, void* gates, void* scores, std::int32_t* narrow_ids,
               const PairsScratch& clears) const {
     const SelectionScratch& own = scratch_.selection;
-    cuda::launch_router_select(
-        shape_, own.logits, {own.selected, own.selected_gates}, own.bad_logit, own.workspace, stream(),
-        call_.problem.log_softmax ? cuda::SelectMarginals::kLogSoftmax : cuda::SelectMarginals::kAsGiven);
+    select_in_any_order();
     launch_order_pairs({.tokens = shape_.num_tokens,
                         .rows = shape_.grid_rows,
                         .cols = shape_.grid_cols,

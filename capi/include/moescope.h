@@ -11,7 +11,7 @@
  *   - on the CPU returns when the work is done and checks every id and logit; on CUDA it enqueues on the
  * stream, synchronises with nothing and reads nothing back, so that a CUDA graph can capture it (once it has
  * run before: kernels are loaded on first use). There a token with an id outside [0, N) gets NaN in y, one
- * with a logit that is not finite NaN in its gates.
+ * with a logit that is not finite NaN in its gates, or, where no pair is listed, nothing of its experts.
  *
  * Arrays are contiguous and row-major, all in the memory of `moescope_execution.device`. Outputs are written
  * whole and overlap no input. Symbols: L tokens, d hidden size, N = Nr Nc experts, K experts a token, f width

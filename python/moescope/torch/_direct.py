@@ -18,27 +18,25 @@ _asked = [getattr(torch._C, "_len_torch_dispatch_stack", None), getattr(torch._C
           getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)]
 _KNOWN = None not in _asked
 _modes, _tracing, _transformation = _asked if _KNOWN else [lambda: None] * 3  # type: ignore[misc]
-_PLAIN = {Tensor, torch.nn.Parameter}
-_requires_grad = attrgetter("requires_grad")
+_state = attrgetter("__class__", "requires_grad")
+_FIXED = {(Tensor, False), (torch.nn.Parameter, False)}
+_PLAIN = _FIXED | {(Tensor, True), (torch.nn.Parameter, True)}
 _records = torch.is_grad_enabled
 
 
-def plain(tensors: Sequence[Tensor]) -> bool:
-    """Whether a kernel may be called as it is on these, where nothing is being compiled: whether they are on one device it finds
-    out."""
+def road(tensors: Sequence[Tensor], operator: Any, direct: Any, kernel: Any) -> Any:
+    """What to call of these, where nothing is being compiled: the operator, unless it makes no difference; then autograd's function
+    around the kernel, or the kernel. Whether tensors are on one device the kernel finds out."""
+    states = {*map(_state, tensors)}
     first = tensors[0]
-    return (_KNOWN and {*map(type, tensors)} <= _PLAIN and (first.is_cuda or first.is_cpu)
-            and not (_modes() or _tracing() or _transformation()))  # type: ignore[misc]
-
-
-def learns(tensors: Sequence[Tensor]) -> bool:
-    """Whether autograd has to know."""
-    return _records() and any(map(_requires_grad, tensors))
+    if not (_KNOWN and states <= _PLAIN and (first.is_cuda or first.is_cpu)) or _modes() or _tracing() or _transformation():  # type: ignore[misc]
+        return operator
+    return kernel if states <= _FIXED or not _records() else direct
 
 
 def _either(operator: Any, kernel: Callable, gradient: Tensor, *arguments: Any) -> Any:
     """In a backward: the kernel, or the operator where the gradient itself is to have one or somebody stands between."""
-    return operator(*arguments) if torch.is_grad_enabled() or not plain((gradient,)) else kernel(*arguments)
+    return road((gradient,), operator, operator, operator if torch.is_grad_enabled() else kernel)(*arguments)
 
 
 class _Select(torch.autograd.Function):

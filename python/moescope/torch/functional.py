@@ -6,6 +6,7 @@ through x, weights, logits and gates; ids have none. Errors are MoescopeError (a
 """
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Optional
 
 import torch
@@ -14,8 +15,12 @@ from torch import Tensor
 from moescope import _library as lib
 from moescope.torch import _direct, _ops
 
-_SELECT, _EXPERTS, _MLP, _LAYER, _LAYER_OUTPUT = (getattr(torch.ops.moescope, name).default for name in (
-    "select", "experts", "mlp", "layer", "layer_output"))
+_operators = torch.ops.moescope
+_SELECT = _operators.select.default, _direct.select, _ops.select_kernel
+_EXPERTS = _operators.experts.default, _direct.experts, _ops.experts_kernel
+_MLP = _operators.mlp.default, _direct.mlp, _ops.mlp_kernel
+_LAYER = _operators.layer.default, _direct.layer, _ops.layer_kernel
+_LAYER_OUTPUT = _operators.layer_output.default, _direct.layer_output, _ops.layer_output_kernel
 
 
 class Selection(NamedTuple):
@@ -60,13 +65,10 @@ def _of(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
-def _run(operator: Any, direct: Any, kernel: Any, arguments: tuple, *options: Any) -> Any:
-    """The operator; or, where that makes no difference, autograd's function around its kernel, or the kernel: the dispatcher takes most
-    of a call to a kernel in Python. Of arguments, tensors, some may be None."""
-    tensors = [one for one in arguments if one is not None]
-    if _compiling() or not _direct.plain(tensors):
-        return operator(*arguments, *options)
-    return direct(*arguments, *options) if _direct.learns(tensors) else kernel(*arguments, *options)
+def _run(roads: tuple, tensors: Sequence[Tensor], *arguments: Any) -> Any:
+    """One of `roads`: an operator, autograd's function around its kernel, or the kernel. The dispatcher takes most of a call to a kernel
+    in Python. tensors: those of the arguments that there are."""
+    return (roads[0] if _compiling() else _direct.road(tensors, *roads))(*arguments)
 
 
 def select(row_logits: Tensor, col_logits: Tensor, top_k: int, *, gates: str = "softmax", marginals: str = "log_softmax") -> Selection:
@@ -79,8 +81,8 @@ def select(row_logits: Tensor, col_logits: Tensor, top_k: int, *, gates: str = "
         found = select(_rows(row_logits), _rows(col_logits), top_k, gates=gates, marginals=marginals)
         return Selection(*(one.reshape(*row_logits.shape[:-1], top_k) for one in found))
     dtype = _ops.compute_dtype(row_logits.dtype)
-    weights, ids, scores = _run(_SELECT, _direct.select, _ops.select_kernel, (_of(row_logits, dtype), _of(col_logits, dtype)), top_k, gates,
-                                marginals)
+    logits = _of(row_logits, dtype), _of(col_logits, dtype)
+    weights, ids, scores = _run(_SELECT, logits, *logits, top_k, gates, marginals)
     return Selection(ids, weights, scores)
 
 
@@ -94,7 +96,8 @@ def experts(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates: Tensor, 
         return experts(_rows(x), w_in, w_out, _rows(ids), _rows(gates), activation=activation).reshape(x.shape)
     if _compiling() or _any_autocast():
         x, w_in, w_out = _cast(x, w_in, w_out)
-    return _run(_EXPERTS, _direct.experts, _ops.experts_kernel, (x, w_in, w_out, ids, _of(gates, _ops.compute_dtype(x.dtype))), activation)
+    tensors = x, w_in, w_out, ids, _of(gates, _ops.compute_dtype(x.dtype))
+    return _run(_EXPERTS, tensors, *tensors, activation)
 
 
 def mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, *, activation: str = "silu") -> Tensor:
@@ -103,7 +106,7 @@ def mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, *, activation: str = 
         return mlp(_rows(x), gate, up, down, activation=activation).reshape(x.shape)
     if _compiling() or _any_autocast():
         x, gate, up, down = _cast(x, gate, up, down)
-    return _run(_MLP, _direct.mlp, _ops.mlp_kernel, (x, gate, up, down), activation)
+    return _run(_MLP, (x, gate, up, down), x, gate, up, down, activation)
 
 
 def layer(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out: Tensor, top_k: int, *,
@@ -120,8 +123,8 @@ def layer(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out
     if _compiling() or _any_autocast():
         x, w_in, w_out, gate, up, down = _cast(x, w_in, w_out, gate, up, down)
     dtype = _ops.compute_dtype(x.dtype)
-    tensors = (x, _of(row_logits, dtype), _of(col_logits, dtype), w_in, w_out, gate, up, down)
-    y, ids, weights = _run(_LAYER, _direct.layer, _ops.layer_kernel, tensors, top_k, gates, activation)
+    given = x, _of(row_logits, dtype), _of(col_logits, dtype), w_in, w_out, gate, up, down
+    y, ids, weights = _run(_LAYER, given if gate is not None else given[:5], *given, top_k, gates, activation)
     return LayerOutput(y, ids, weights)
 
 
@@ -141,8 +144,8 @@ def layer_output(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor
     if _compiling() or _any_autocast():
         x, w_in, w_out, gate, up, down = _cast(x, w_in, w_out, gate, up, down)
     dtype = _ops.compute_dtype(x.dtype)
-    tensors = (x, _of(row_logits, dtype), _of(col_logits, dtype), w_in, w_out, gate, up, down, expert_bound)
-    return _run(_LAYER_OUTPUT, _direct.layer_output, _ops.layer_output_kernel, tensors, top_k, gates, activation)
+    given = x, _of(row_logits, dtype), _of(col_logits, dtype), w_in, w_out, gate, up, down
+    return _run(_LAYER_OUTPUT, given if gate is not None else given[:5], *given, expert_bound, top_k, gates, activation)
 
 
 @torch.no_grad()
