@@ -141,13 +141,15 @@ class HelpExamples : public testing::TestWithParam<std::string> {
     write_text(here / "topk.npz", npz_content({{"my_ids", file_array<std::int64_t>(ids, {2, 2, 3})}}));
   }
 
-  /// Exit code of a line of shell.
+  /// Exit code of a line of shell, at a terminal of 80 columns.
   int run(const std::string& line) const {
-    const std::string shell = "cd '" + directory_.path().string() + "' && PATH=\"$PWD/bin:$PATH\" && " +
-                              line + " >out.txt 2>err.txt";
+    const std::string shell = "cd '" + directory_.path().string() +
+                              "' && export COLUMNS=80 PATH=\"$PWD/bin:$PATH\" && " + line +
+                              " >out.txt 2>err.txt";
     const int status = std::system(shell.c_str());
     return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   }
+  std::string output() const { return test::read_text(directory_.path() / "out.txt"); }
   std::string error() const { return test::read_text(directory_.path() / "err.txt"); }
 
   TemporaryDirectory directory_;
@@ -213,6 +215,13 @@ std::string at_test_size(std::string line) {
   return line;
 }
 
+/// Whether it prints what is not for reading at a terminal.
+bool is_for_programs(const std::string& line) {
+  const std::vector<std::string> marks = {"--format", "--json", "--wide", " completion",
+                                          " schema",  " man",   "|",      ">"};
+  return std::ranges::any_of(marks, [&](const auto& mark) { return line.find(mark) != std::string::npos; });
+}
+
 TEST_P(HelpExamples, AllRun) {
   // A trace of two tokens with two experts each, in a grid of 64 x 64.
   std::string header = "{'descr': '<i8', 'fortran_order': False, 'shape': (2, 2), }";
@@ -239,6 +248,10 @@ TEST_P(HelpExamples, AllRun) {
       expected.insert(static_cast<int>(ExitCode::kCheckFailed));  // two measurements differ, or not
     }
     EXPECT_TRUE(expected.contains(code)) << line << "\nexit code " << code << '\n' << error();
+    if (!is_for_programs(line)) {
+      test::expect_fits(output(), 80, line);
+      test::expect_fits(error(), 80, line);
+    }
   }
 }
 

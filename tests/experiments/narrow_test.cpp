@@ -11,7 +11,6 @@
 #include <string>
 #include <vector>
 
-#include "core/base/line_text.hpp"
 #include "tests/support/help_text.hpp"
 #include "tests/support/paths.hpp"
 #include "tests/support/run_moescope.hpp"
@@ -21,6 +20,7 @@ namespace moescope {
 namespace {
 
 using test::commands;
+using test::expect_fits;
 using test::lines_of;
 using test::Outcome;
 using test::run_moescope;
@@ -55,16 +55,8 @@ std::string words_of(const std::string& text) {
   return words;
 }
 
-/// A command to copy is broken where a shell lets it be; one word may be longer than any line.
-void expect_fits(const std::string& text, std::size_t width, const std::string& what) {
-  for (const std::string& line : lines_of(text)) {
-    const std::size_t begin = std::min(line.find_first_not_of(' '), line.size());
-    const bool one_word = line.find(' ', begin) == std::string::npos;
-    EXPECT_TRUE(text_width(line) <= width || one_word) << what << ": " << text_width(line) << ": " << line;
-  }
-}
-
-/// Calls that print every kind of text a command has.
+/// Calls that print every kind of text a command has. `paper` takes seconds at any size: it is among the
+/// examples of help_test.cpp, which fit too.
 std::multimap<std::string, Arguments> calls(const TemporaryDirectory& directory) {
   const std::string recorded = test::source_path("results/h100/compare-64-512.jsonl.gz");
   const std::string ceilings = test::source_path("results/h100/ceilings.jsonl");
@@ -104,7 +96,7 @@ std::multimap<std::string, Arguments> calls(const TemporaryDirectory& directory)
       {"diff", {"diff", "compare.jsonl.gz", "layers.jsonl.gz", "--all"}},
       {"diff", {"diff", "compare.jsonl.gz", "profile.jsonl", "--any-device"}},
       {"check", {"check", "-L", "32", "-d", "16", "--grid", "8x6", "-K", "4", "--verbose"}},
-      {"check", {"check", "--system", "peer"}},
+      {"check", {"check", "--system", "peer", "-L", "32"}},
       {"inspect", {"inspect", "--preset", "tiny", "-L", "32", "--direction", "backward"}},
       {"inspect", {"inspect", "trace.npz"}},
       {"place", {"place", "--preset", "tiny", "-L", "64", "--ranks", "4", "--output", "place"}},
@@ -126,7 +118,6 @@ std::multimap<std::string, Arguments> calls(const TemporaryDirectory& directory)
        {"simulate", "--preset", "tiny", "--max-accesses", "2000", "--vary", "num_tokens=16,32", "--device",
         "h200-sxm,b200"}},
       {"validate", {"validate", "compare.jsonl.gz", "--max-accesses", "2000"}},
-      {"paper", {"paper", "--max-accesses", "2000"}},
       {"import", {"import", "trace.npz", "--output", "layers.npz"}},
       {"import", {"import", "mixtral", "--layer", "1", "--output", "layer.safetensors"}},
       {"import", {"import", "trace.npz", "--against", "trace.npz"}},
@@ -140,6 +131,7 @@ TEST(Narrow, EveryCommandFitsEightyColumns) {
   const auto all = calls(directory);
   for (const std::string& name : commands()) {
     const bool for_programs = name == "schema" || name == "completion" || name == "man";
+    if (name == "paper") continue;
     EXPECT_EQ(all.contains(name), !for_programs) << name;
   }
   for (const auto& [name, arguments] : all) {

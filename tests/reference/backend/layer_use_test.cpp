@@ -7,6 +7,7 @@
 
 #include <fstream>
 #include <memory>
+#include <ostream>
 #include <string>
 #include <vector>
 
@@ -82,6 +83,12 @@ struct Use {
   std::vector<const char*> schedules;
 };
 
+std::ostream& operator<<(std::ostream& out, const Use& use) {
+  out << use.workload << ' ' << use.shape.label();
+  for (const char* schedule : use.schedules) out << ' ' << schedule;
+  return out;
+}
+
 LayerShape shape_of(std::int64_t L, std::int64_t d, std::int64_t rows, std::int64_t cols, std::int64_t K,
                     std::int64_t shared, Dtype dtype) {
   LayerShape shape = test::make_shape(L, d, rows, cols, K, shared);
@@ -89,40 +96,41 @@ LayerShape shape_of(std::int64_t L, std::int64_t d, std::int64_t rows, std::int6
   return shape;
 }
 
-TEST(LayerUse, StatesWhatALayerTakes) {
+const std::vector<Use> kUses = {
+    {"gaussian:1", shape_of(8, 1, 3000, 3000, 2, 0, Dtype::kBF16), {"token_centric"}},  // loads per expert
+    {"gaussian:1", shape_of(8, 1, 3000, 3000, 2, 0, Dtype::kBF16), {"expert_centric"}},
+    {"gaussian:1", shape_of(4, 2, 1, 4000000, 5, 0, Dtype::kF32), {"staircase"}},     // a flat router
+    {"gaussian:1", shape_of(16384, 8, 64, 64, 256, 0, Dtype::kBF16), {"staircase"}},  // lists per pair
+    {"gaussian:1", shape_of(16384, 8, 64, 64, 256, 0, Dtype::kBF16), {"expert_centric"}},
+    {"gaussian:1",
+     shape_of(8192, 8, 64, 64, 256, 0, Dtype::kBF16),
+     {"token_centric", "expert_centric", "staircase", "dense_masked"}},
+    {"zipf:1", shape_of(16384, 8, 64, 64, 256, 0, Dtype::kF32), {"staircase:rows"}},
+    {"uniform", shape_of(16384, 8, 128, 128, 256, 0, Dtype::kBF16), {"staircase"}},  // groups
+    {"uniform", shape_of(16384, 8, 128, 128, 128, 0, Dtype::kBF16), {"token_centric", "expert_centric"}},
+    {"gaussian:1", shape_of(16384, 512, 32, 32, 8, 0, Dtype::kBF16), {"token_centric"}},   // tokens
+    {"gaussian:1", shape_of(8192, 256, 32, 32, 8, 2048, Dtype::kBF16), {"dense_masked"}},  // shared MLP
+    {"gaussian:1", shape_of(64, 512, 320, 320, 16, 0, Dtype::kBF16), {"staircase"}},       // weights
+    {"gaussian:1", shape_of(8192, 8, 64, 64, 256, 0, Dtype::kBF16), {"auto"}},
+};
+
+/// Each in a process of its own, side by side.
+class LayerUseOf : public testing::TestWithParam<Use> {};
+
+TEST_P(LayerUseOf, IsWhatIsStated) {
   if (kSanitized) GTEST_SKIP() << "a sanitizer's own memory is no layer's";
   if (resident_bytes("VmHWM:") < 0) GTEST_SKIP() << "no /proc/self/status";
-  const std::vector<Use> uses = {
-      {"gaussian:1", shape_of(8, 1, 3000, 3000, 2, 0, Dtype::kBF16), {"token_centric"}},  // loads per expert
-      {"gaussian:1", shape_of(8, 1, 3000, 3000, 2, 0, Dtype::kBF16), {"expert_centric"}},
-      {"gaussian:1", shape_of(4, 2, 1, 4000000, 5, 0, Dtype::kF32), {"staircase"}},     // a flat router
-      {"gaussian:1", shape_of(16384, 8, 64, 64, 256, 0, Dtype::kBF16), {"staircase"}},  // lists per pair
-      {"gaussian:1", shape_of(16384, 8, 64, 64, 256, 0, Dtype::kBF16), {"expert_centric"}},
-      {"gaussian:1",
-       shape_of(8192, 8, 64, 64, 256, 0, Dtype::kBF16),
-       {"token_centric", "expert_centric", "staircase", "dense_masked"}},
-      {"zipf:1", shape_of(16384, 8, 64, 64, 256, 0, Dtype::kF32), {"staircase:rows"}},
-      {"uniform", shape_of(16384, 8, 128, 128, 256, 0, Dtype::kBF16), {"staircase"}},  // groups
-      {"uniform", shape_of(16384, 8, 128, 128, 128, 0, Dtype::kBF16), {"token_centric", "expert_centric"}},
-      {"gaussian:1", shape_of(16384, 512, 32, 32, 8, 0, Dtype::kBF16), {"token_centric"}},   // tokens
-      {"gaussian:1", shape_of(8192, 256, 32, 32, 8, 2048, Dtype::kBF16), {"dense_masked"}},  // shared MLP
-      {"gaussian:1", shape_of(64, 512, 320, 320, 16, 0, Dtype::kBF16), {"staircase"}},       // weights
-      {"gaussian:1", shape_of(8192, 8, 64, 64, 256, 0, Dtype::kBF16), {"auto"}},
-  };
-  for (const Use& use : uses) {
-    std::vector<ScheduleOptions> schedules;
-    std::string what = std::string(use.workload) + ' ' + use.shape.label();
-    for (const char* name : use.schedules) {
-      schedules.push_back(parse_schedule(name));
-      what += std::string(" ") + name;
-    }
-    const WorkloadSpec spec = WorkloadSpec::parse(use.workload);
-    const double peak = peak_of([&] { study(spec, use.shape, schedules); });
-    expect_stated(
-        peak, layer_host_bytes(use.shape, spec, false, {.schedules = schedules, .judged_tokens = kJudged}),
-        what);
-  }
+  const Use& use = GetParam();
+  std::vector<ScheduleOptions> schedules;
+  for (const char* name : use.schedules) schedules.push_back(parse_schedule(name));
+  const WorkloadSpec spec = WorkloadSpec::parse(use.workload);
+  const double peak = peak_of([&] { study(spec, use.shape, schedules); });
+  expect_stated(peak,
+                layer_host_bytes(use.shape, spec, false, {.schedules = schedules, .judged_tokens = kJudged}),
+                testing::PrintToString(use));
 }
+
+INSTANTIATE_TEST_SUITE_P(Layers, LayerUseOf, testing::ValuesIn(kUses));
 
 TEST(LayerUse, StatesWhatABaselineTakes) {
   if (kSanitized) GTEST_SKIP() << "a sanitizer's own memory is no layer's";
