@@ -21,14 +21,16 @@ bool GraphedExecution<Execution>::has(Stage stage) const {
 
 template <class Execution>
 void GraphedExecution<Execution>::capture() {
+  enqueue_start();
   for (const Stage stage : stages_) {
     enqueue(stage);
   }
-  stream_.synchronize();
+  wait_for_stream();
   const auto record = [&](const Event& event) {
     MOESCOPE_CUDA_CHECK(cudaEventRecordWithFlags(event.get(), stream_.get(), cudaEventRecordExternal));
   };
   stage_graph_ = capture_graph(stream_.get(), [&] {
+    enqueue_start();
     record(stage_events_[0]);
     for (std::size_t i = 0; i < stages_.size(); ++i) {
       enqueue(stages_[i]);
@@ -36,6 +38,7 @@ void GraphedExecution<Execution>::capture() {
     }
   });
   layer_graph_ = capture_graph(stream_.get(), [&] {
+    enqueue_start();
     record(layer_events_[0]);
     enqueue_overlapped();
     record(layer_events_[1]);
@@ -69,7 +72,7 @@ std::vector<StageTime> GraphedExecution<Execution>::run(L2State l2) {
   MOESCOPE_CUDA_CHECK(cudaGraphLaunch(stage_graph_.get(), stream_.get()));
   flush_if(l2);
   MOESCOPE_CUDA_CHECK(cudaGraphLaunch(layer_graph_.get(), stream_.get()));
-  stream_.synchronize();
+  wait_for_stream();
   check_logits();
   std::vector<StageTime> times;
   for (std::size_t i = 0; i < stages_.size(); ++i) {

@@ -42,7 +42,7 @@ class GraphedExecution : public Execution {
   std::span<const Stage> stages() const final { return stages_; }
   /// Plain launches on stream(), in an NVTX range with the stage's name.
   void enqueue(Stage stage) override = 0;
-  void synchronize() final { stream_.synchronize(); }
+  void synchronize() final { wait_for_stream(); }
   void empty_cache() final;
   cudaStream_t stream() const { return stream_.get(); }
 
@@ -52,6 +52,10 @@ class GraphedExecution : public Execution {
   /// Runs every stage once as plain launches (library warm-up), then captures both graphs. The last thing a
   /// derived class's constructor does.
   void capture();
+  /// Before a graph's first event: what is not to be timed. Part of the graph.
+  virtual void enqueue_start() {}
+  /// Blocks until stream() is done.
+  virtual void wait_for_stream() { stream_.synchronize(); }
   /// The whole layer on stream(), as a user would run it.
   virtual void enqueue_overlapped() = 0;
   /// After a run has ended: throws InvalidArgument when the router saw a logit that is not finite.
@@ -63,6 +67,8 @@ class GraphedExecution : public Execution {
   void join();
   cudaStream_t side_stream() const { return side_stream_.get(); }
   bool has(Stage stage) const;
+  /// Blocks until stream() is done, whatever wait_for_stream() does.
+  void stream_synchronize() const { stream_.synchronize(); }
 
   std::shared_ptr<DeviceContext> context_;
   std::vector<Stage> stages_;
