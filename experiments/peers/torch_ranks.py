@@ -217,9 +217,9 @@ def collectives(torch, dist, layer):
     everybody = x.new_empty(ranks * x.shape[0], x.shape[1])
     back = torch.empty_like(everybody)
     single = torch.empty_like(x)
-    return {"all_gather": lambda: dist.all_gather_into_tensor(everybody, x),
-            "reduce_scatter": lambda: dist.reduce_scatter_tensor(single, everybody),
-            "all_to_all": lambda: dist.all_to_all_single(back, everybody)}
+    return {"nccl_all_gather": lambda: dist.all_gather_into_tensor(everybody, x),
+            "nccl_reduce_scatter": lambda: dist.reduce_scatter_tensor(single, everybody),
+            "nccl_all_to_all": lambda: dist.all_to_all_single(back, everybody)}
 
 
 def measure(torch, dist, arguments, rows):

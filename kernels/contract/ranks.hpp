@@ -90,10 +90,11 @@ void launch_rank_push(const RankLinks& links, const std::array<RankSegment, kMos
 void launch_push_log_probs(const RankLinks& links, const LayerShape& shape, const RankArena& arena,
                            HomeTokens home, const float* logits, cudaStream_t stream);
 
-/// From what all homes have said: the strips that this rank computes, for all L tokens. `owner` [Nr+Nc] (device): the
+/// Waits for what all homes have said, and takes of it the strips that this rank computes, for all L tokens. `owner` [Nr+Nc] (device): the
 /// rank that computes a strip, kEveryRank: every token's home. Fills cover, cover_sizes, uncovered_rows and the counts
 /// that launch_schedule_strips() goes on from; `strips` reads the rest from the arena. Clears what the home's selection
 /// has counted in `home_scratch` (DeviceStrips::scratch), which no schedule goes on from.
+/// Behind all that this rank pushes.
 void launch_take_strips(const RankLinks& links, const LayerShape& shape, const RankArena& arena,
                         std::int64_t max_cover, const std::int32_t* owner, DeviceStrips strips,
                         std::byte* home_scratch, cudaStream_t stream);
@@ -101,7 +102,7 @@ void launch_take_strips(const RankLinks& links, const LayerShape& shape, const R
 /// Sums of other homes' tokens [L, d], rounded to bf16, to their arenas; says kSums.
 void launch_push_sums(const RankLinks& links, const LayerShape& shape, const RankArena& arena,
                       const StaircaseOutput& sums, cudaStream_t stream);
-/// output [count, d] bf16 = the ranks' sums in order of the ranks, this one's unrounded, and `addend` [count, d]
+/// Waits for all ranks' sums. output [count, d] bf16 = the ranks' sums in order of the ranks, this one's unrounded, and `addend` [count, d]
 /// (null: nothing), in fp32, rounded once.
 void launch_add_sums(const RankLinks& links, const LayerShape& shape, const RankArena& arena, HomeTokens home,
                      const StaircaseOutput& sums, const float* addend, void* output, cudaStream_t stream);

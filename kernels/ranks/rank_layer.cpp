@@ -262,7 +262,7 @@ void RankLayer::enqueue(Stage stage, cudaStream_t stream) {
       push_rows(stream);
       push_log_probs(stream);
       push_selection(stream);
-      launch_rank_wait(links(), RankPhase::kRows, RankPhase::kSelection, stream);
+      launch_rank_wait(links(), RankPhase::kRows, RankPhase::kRows, stream);
       return take_strips(stream);
     case Stage::kSchedule:
       return launch_schedule_strips(task_.shape, task_.options.strip_rule, task_.options.tile_tokens, strips(),
@@ -272,27 +272,24 @@ void RankLayer::enqueue(Stage stage, cudaStream_t stream) {
       return launch_experts_staircase(task_.shape, place(arena_.hidden_states), weights_->weights(), strips(), sums(),
                                       stream);
     case Stage::kSharedMlp:
-      if (home_.count > 0) {
-        launch_shared_mlp(shared_blas_, home_shape_, own_rows(), weights_->weights(), shared_scratch_.get(),
-                          shared_result_.get(), stream);
-      }
-      return;
+      return share(0, home_.count, stream);
     case Stage::kTokenCombine:
       launch_push_sums(links(), task_.shape, arena_, sums(), stream);
-      launch_rank_wait(links(), RankPhase::kSums, RankPhase::kSums, stream);
       return launch_add_sums(links(), task_.shape, arena_, home_, sums(), shared_result_.get(), output_.get(), stream);
     default:
       throw InternalError(fmt::format("no stage {} on several GPUs", to_string(stage)));
   }
 }
 
-/// The pushing stream: X at once, log-probabilities behind the projection, then what X is needed for. Waits come
-/// behind this rank's own pushes on both streams: ranks that wait for each other have all said what they have.
+/// The pushing stream: X at once, log-probabilities behind the projection, then what X is needed for. Whoever waits
+/// comes behind this rank's own pushes: ranks that wait for each other have all said what they have.
 void RankLayer::enqueue_overlapped() {
   const auto follow = [](cudaStream_t waits, const Event& event, cudaStream_t behind) {
     event.record(behind);
     MOESCOPE_CUDA_CHECK(cudaStreamWaitEvent(waits, event.get(), 0));
   };
+  // Of the shared MLP five eighths run beside the selection, the rest while sums are on their way.
+  const std::int64_t early = std::min(home_.count, round_up(home_.count * 5 / 8, kStripTileTokens));
   cudaStream_t const main = stream();
   cudaStream_t const side = push_stream_.get();
   follow(side, ready_, main);
@@ -300,23 +297,32 @@ void RankLayer::enqueue_overlapped() {
   project(main);
   follow(side, pushed_, main);
   push_log_probs(side);
+  fork();
+  share(0, early, side_stream());
   select(main);
   push_selection(main);
+  follow(main, told_, side);
   launch_rank_wait(links(), RankPhase::kRows, RankPhase::kRows, side);
   prepare_sums(side);
-  launch_rank_wait(links(), RankPhase::kLogProbs, RankPhase::kSelection, main);
   take_strips(main);
   enqueue(Stage::kSchedule, main);
   follow(main, prepared_, side);
   launch_experts_staircase(task_.shape, place(arena_.hidden_states), weights_->weights(), strips(), sums(), main);
   fork();
   launch_push_sums(links(), task_.shape, arena_, sums(), main);
-  if (has(Stage::kSharedMlp)) {
-    enqueue(Stage::kSharedMlp, side_stream());
-  }
-  launch_rank_wait(links(), RankPhase::kSums, RankPhase::kSums, main);
+  share(early, home_.count - early, side_stream());
   join();
   launch_add_sums(links(), task_.shape, arena_, home_, sums(), shared_result_.get(), output_.get(), main);
+}
+
+void RankLayer::share(std::int64_t first, std::int64_t count, cudaStream_t stream) {
+  if (!has(Stage::kSharedMlp) || count <= 0) {
+    return;
+  }
+  LayerShape part = home_shape_;
+  part.num_tokens = count;
+  launch_shared_mlp(shared_blas_, part, own_rows() + first * part.hidden_size * 2, weights_->weights(),
+                    shared_scratch_.get(), shared_result_.get() + first * part.hidden_size, stream);
 }
 
 std::int64_t RankLayer::missing_rank() {

@@ -81,6 +81,8 @@ class RankLayer final : public GraphedLayer {
   void push_selection(cudaStream_t stream);
   void take_strips(cudaStream_t stream);
   void prepare_sums(cudaStream_t stream);
+  /// The shared MLP of `count` home tokens.
+  void share(std::int64_t first, std::int64_t count, cudaStream_t stream);
   StaircaseOutput sums() const;
   RankLinks links() const;
   DeviceStrips strips() const;
@@ -113,6 +115,7 @@ class RankLayer final : public GraphedLayer {
   Bytes shared_scratch_;
   Stream push_stream_;  ///< of higher priority: what others wait for goes first
   Event pushed_;
+  Event told_;
   Event prepared_;
   Event ready_;
 };

@@ -22,6 +22,33 @@ __device__ __forceinline__ std::uint32_t* flag_of(const RankLinks& links, std::b
   return reinterpret_cast<std::uint32_t*>(arena) + phase * links.group.ranks + from;
 }
 
+/// By all threads of a block: until all ranks have come to `first`, and on to `last`, or the host says stop. A kernel
+/// of many blocks may do this only when this rank's own pushes are over: its blocks leave them no room.
+__device__ __forceinline__ void wait_for_ranks(const RankLinks& links, int first, int last) {
+  const int ranks = static_cast<int>(links.group.ranks);
+  volatile RankWatch* const watch = links.watch;
+  const bool speaks = blockIdx.x == 0 && threadIdx.x == 0;
+  if (speaks) {
+    watch->waiting = 1 + first;
+  }
+  for (int i = static_cast<int>(threadIdx.x); i < (last - first + 1) * ranks; i += static_cast<int>(blockDim.x)) {
+    const std::uint32_t* const flag = flag_of(links, links.own, first + i / ranks, i % ranks);
+    const std::uint32_t epoch = *links.epoch;
+    constexpr int kLooks = 256;  // between looks at the host's word, which is far away
+    bool waits = true;
+    while (waits) {
+      for (int look = 0; look < kLooks && waits; ++look) {
+        waits = static_cast<std::int32_t>(load_acquire(flag) - epoch) < 0;
+      }
+      waits = waits && watch->stop == 0;
+    }
+  }
+  __syncthreads();
+  if (speaks) {
+    watch->waiting = 0;
+  }
+}
+
 /// RankGroup's arithmetic, for the device.
 __device__ __forceinline__ std::int64_t home_of(const RankGroup& group, std::int64_t token, std::int64_t tokens) {
   return token * group.ranks / tokens;

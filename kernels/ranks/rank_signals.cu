@@ -16,31 +16,7 @@ __global__ void rank_signal(const RankLinks links, int phase) {
   }
 }
 
-/// A thread for each phase and rank.
-__global__ void rank_wait(const RankLinks links, int first, int last) {
-  const int ranks = static_cast<int>(links.group.ranks);
-  const int phase = first + static_cast<int>(threadIdx.x) / ranks;
-  volatile RankWatch* const watch = links.watch;
-  if (threadIdx.x == 0) {
-    watch->waiting = 1 + first;
-  }
-  if (phase <= last) {
-    const std::uint32_t* const flag = flag_of(links, links.own, phase, static_cast<int>(threadIdx.x) % ranks);
-    const std::uint32_t epoch = *links.epoch;
-    constexpr int kLooks = 256;  // between looks at the host's word, which is far away
-    bool waits = true;
-    while (waits) {
-      for (int look = 0; look < kLooks && waits; ++look) {
-        waits = static_cast<std::int32_t>(load_acquire(flag) - epoch) < 0;
-      }
-      waits = waits && watch->stop == 0;
-    }
-  }
-  __syncthreads();
-  if (threadIdx.x == 0) {
-    watch->waiting = 0;
-  }
-}
+__global__ void rank_wait(const RankLinks links, int first, int last) { wait_for_ranks(links, first, last); }
 
 }  // namespace
 
@@ -50,9 +26,7 @@ void launch_rank_signal(const RankLinks& links, RankPhase phase, cudaStream_t st
 }
 
 void launch_rank_wait(const RankLinks& links, RankPhase first, RankPhase last, cudaStream_t stream) {
-  const int phases = static_cast<int>(last) - static_cast<int>(first) + 1;
-  rank_wait<<<1, static_cast<unsigned>(phases * links.group.ranks), 0, stream>>>(
-      links, static_cast<int>(first), static_cast<int>(last));
+  rank_wait<<<1, 64, 0, stream>>>(links, static_cast<int>(first), static_cast<int>(last));
   MOESCOPE_CUDA_CHECK(cudaGetLastError());
 }
 

@@ -109,7 +109,8 @@ struct TakeArguments {
   int num_strips;
 };
 
-__global__ void __launch_bounds__(kThreads) take_strips(const TakeArguments args) {
+__global__ void __launch_bounds__(kThreads) take_strips(const RankLinks links, const TakeArguments args) {
+  wait_for_ranks(links, static_cast<int>(RankPhase::kLogProbs), static_cast<int>(RankPhase::kSelection));
   if (blockIdx.x == 0) {
     for (int i = static_cast<int>(threadIdx.x); i < args.num_strips; i += kThreads) {
       args.home_counts[i] = 0;
@@ -224,7 +225,7 @@ void launch_take_strips(const RankLinks& links, const LayerShape& shape, const R
       .num_strips = static_cast<int>(shape.grid_rows + shape.grid_cols)};
   constexpr std::int64_t kWarps = kThreads / kWarp;
   const std::int64_t blocks = std::min((shape.num_tokens + kWarps - 1) / kWarps, 2 * current_gpu().num_sms);
-  take_strips<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(args);
+  take_strips<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(links, args);
   MOESCOPE_CUDA_CHECK(cudaGetLastError());
 }
 
