@@ -2,7 +2,6 @@
 
 #include <cuda_runtime_api.h>
 
-#include <array>
 #include <cstddef>
 #include <cstdint>
 
@@ -17,11 +16,10 @@ namespace moescope::cuda {
 enum class RankPhase : std::uint8_t {
   kStart,      ///< all have begun: times are counted from here
   kRows,       ///< X is there
-  kLogProbs,   ///< the router's log-probabilities are there
-  kSelection,  ///< thresholds and covers are there
+  kSelection,  ///< log-probabilities, thresholds and covers are there
   kSums,       ///< partial sums are there
 };
-inline constexpr int kRankPhases = 5;
+inline constexpr int kRankPhases = 4;
 
 /// Tokens of a rank: `first` and on, of all L.
 struct HomeTokens {
@@ -75,25 +73,16 @@ void launch_rank_start(const RankLinks& links, cudaStream_t stream);
 /// Waits until all ranks have come to `first`, and on to `last`.
 void launch_rank_wait(const RankLinks& links, RankPhase first, RankPhase last, cudaStream_t stream);
 
-/// A run of bytes, a multiple of 4, from this device to the same place of arenas.
-struct RankSegment {
-  const void* from = nullptr;
-  std::int64_t to = 0;  ///< offset in the arena
-  std::int64_t bytes = 0;
-};
-inline constexpr int kMostSegments = 5;
-/// Copies to all other ranks (`also_own`: and to this one), and says `phase`.
-void launch_rank_push(const RankLinks& links, const std::array<RankSegment, kMostSegments>& segments,
-                      bool also_own, RankPhase phase, cudaStream_t stream);
-/// Log-softmax of the home's logits [count, Nr+Nc] to every rank's arena, this one's too; says kLogProbs. Bit for bit
-/// what launch_router_select_strips() makes of them.
-void launch_push_log_probs(const RankLinks& links, const LayerShape& shape, const RankArena& arena,
-                           HomeTokens home, const float* logits, cudaStream_t stream);
+/// The home's rows of X [count, d], which lie in this rank's arena, to all other ranks; says kRows.
+void launch_push_rows(const RankLinks& links, const LayerShape& shape, const RankArena& arena, HomeTokens home,
+                      cudaStream_t stream);
 
-/// Waits for what all homes have said, and takes of it the strips that this rank computes, for all L tokens. `owner` [Nr+Nc] (device): the
-/// rank that computes a strip, kEveryRank: every token's home. Fills cover, cover_sizes, uncovered_rows and the counts
-/// that launch_schedule_strips() goes on from; `strips` reads the rest from the arena. Clears what the home's selection
-/// has counted in `home_scratch` (DeviceStrips::scratch), which no schedule goes on from.
+/// launch_router_select_strips() of the home's tokens, from logits [count, Nr+Nc], to the arenas of all ranks; says
+/// kSelection. Of `strips` uncovered_rows and scratch are used, of the home's tokens.
+void launch_router_select_ranks(const RankLinks& links, const LayerShape& shape, const RankArena& arena,
+                                HomeTokens home, StripRule rule, const float* logits, DeviceStrips strips,
+                                std::int64_t* bad_logit, cudaStream_t stream);
+
 /// Behind all that this rank pushes.
 void launch_take_strips(const RankLinks& links, const LayerShape& shape, const RankArena& arena,
                         std::int64_t max_cover, const std::int32_t* owner, DeviceStrips strips,

@@ -83,7 +83,6 @@ void HostWatch::stop() { host_->stop = 1; }
 Stage HostWatch::waiting() const {
   switch (host_->waiting) {
     case 1 + static_cast<int>(RankPhase::kRows):
-    case 1 + static_cast<int>(RankPhase::kLogProbs):
     case 1 + static_cast<int>(RankPhase::kSelection):
       return Stage::kTokenDispatch;
     case 1 + static_cast<int>(RankPhase::kSums):

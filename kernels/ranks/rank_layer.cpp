@@ -212,34 +212,14 @@ void RankLayer::project(cudaStream_t stream) {
 
 void RankLayer::select(cudaStream_t stream) {
   if (home_.count > 0) {
-    launch_router_select_strips(home_shape_, task_.options.strip_rule, logits_.get(), home_strips_.view(),
-                                bad_logit_.get(), stream);
+    launch_router_select_ranks(links(), task_.shape, arena_, home_, task_.options.strip_rule, logits_.get(),
+                               home_strips_.view(), bad_logit_.get(), stream);
+  } else {
+    launch_rank_signal(links(), RankPhase::kSelection, stream);
   }
 }
 
-void RankLayer::push_rows(cudaStream_t stream) {
-  const std::int64_t row = task_.shape.hidden_size * 2;
-  launch_rank_push(links(), {RankSegment{own_rows(), arena_.hidden_states + home_.first * row, home_.count * row}},
-                   false, RankPhase::kRows, stream);
-}
-
-void RankLayer::push_log_probs(cudaStream_t stream) {
-  launch_push_log_probs(links(), task_.shape, arena_, home_, logits_.get(), stream);
-}
-
-void RankLayer::push_selection(cudaStream_t stream) {
-  const DeviceStrips own = home_strips_.view();
-  const std::int64_t words = home_.count * 4;
-  const std::int64_t first = home_.first * 4;
-  const std::int64_t max_cover = home_strips_.capacity().max_cover;
-  launch_rank_push(links(),
-                   {RankSegment{own.threshold, arena_.threshold + first, words},
-                    RankSegment{own.tie_limit, arena_.tie_limit + first, words},
-                    RankSegment{own.gate_shift, arena_.gate_shift + first, words},
-                    RankSegment{own.cover_sizes, arena_.cover_sizes + first, words},
-                    RankSegment{own.cover, arena_.cover + first * max_cover, words * max_cover}},
-                   true, RankPhase::kSelection, stream);
-}
+void RankLayer::push_rows(cudaStream_t stream) { launch_push_rows(links(), task_.shape, arena_, home_, stream); }
 
 void RankLayer::take_strips(cudaStream_t stream) {
   launch_take_strips(links(), task_.shape, arena_, strips_.capacity().max_cover, owner_.get(), strips(),
@@ -260,8 +240,6 @@ void RankLayer::enqueue(Stage stage, cudaStream_t stream) {
       return select(stream);
     case Stage::kTokenDispatch:
       push_rows(stream);
-      push_log_probs(stream);
-      push_selection(stream);
       launch_rank_wait(links(), RankPhase::kRows, RankPhase::kRows, stream);
       return take_strips(stream);
     case Stage::kSchedule:
@@ -281,8 +259,8 @@ void RankLayer::enqueue(Stage stage, cudaStream_t stream) {
   }
 }
 
-/// The pushing stream: X at once, log-probabilities behind the projection, then what X is needed for. Whoever waits
-/// comes behind this rank's own pushes: ranks that wait for each other have all said what they have.
+/// The pushing stream: X at once, then what the others' X is needed for. Whoever waits comes behind this rank's own
+/// pushes: ranks that wait for each other have all said what they have.
 void RankLayer::enqueue_overlapped() {
   const auto follow = [](cudaStream_t waits, const Event& event, cudaStream_t behind) {
     event.record(behind);
@@ -295,12 +273,9 @@ void RankLayer::enqueue_overlapped() {
   follow(side, ready_, main);
   push_rows(side);
   project(main);
-  follow(side, pushed_, main);
-  push_log_probs(side);
   fork();
   share(0, early, side_stream());
   select(main);
-  push_selection(main);
   follow(main, told_, side);
   launch_rank_wait(links(), RankPhase::kRows, RankPhase::kRows, side);
   prepare_sums(side);
@@ -395,7 +370,8 @@ Routing RankLayer::routing() {
     none.token_offsets = {0};
     return none;
   }
-  select(stream());
+  launch_router_select_strips(home_shape_, task_.options.strip_rule, logits_.get(), home_strips_.view(),
+                              bad_logit_.get(), stream());
   launch_schedule_strips(home_shape_, task_.options.strip_rule, task_.options.tile_tokens, home_strips_.view(),
                          stream());
   return routing_of(home_shape_, home_strips_.download(stream()));
@@ -429,16 +405,16 @@ std::vector<StageMemory> RankLayer::memory() const {
 std::string RankLayer::kernels(Stage stage) const {
   switch (stage) {
     case Stage::kRouterSelect:
-      return "router_select_strips";
+      return "router_select_ranks";
     case Stage::kTokenDispatch:
-      return "rank_push + push_log_probs + rank_wait + take_strips";
+      return "push_rows + rank_wait + take_strips";
     case Stage::kSchedule:
       return "schedule_strips";
     case Stage::kExperts:
       return std::string("staircase_prepare + experts_staircase<") +
              (sums_kind(task_) == StaircaseSums::kFp16 ? "fp16" : "fixed-point") + " sums>";
     case Stage::kTokenCombine:
-      return "push_sums + rank_wait + add_sums";
+      return "push_sums + add_sums";
     case Stage::kLayer: {
       std::string all;
       for (const Stage own : stages_) {

@@ -42,8 +42,8 @@ class RankWeightBuffers {
 /// One rank's part of a layer on several GPUs, each with a process of its own: the staircase schedule over the strips
 /// that the rank owns, for the tokens of all ranks. All ranks make, connect and run it together.
 ///
-/// The home of a token projects and selects for it. Its X goes to all ranks while it does, then log-probabilities,
-/// thresholds and covers; every rank computes the token's strips that it owns; bf16 sums come back and are added in
+/// The home of a token projects and selects for it. Its X goes to all ranks while it does, and log-probabilities,
+/// thresholds and covers as they come; every rank computes the token's strips that it owns; bf16 sums come back and are added in
 /// order of the ranks, in fp32, rounded once: bit-identical from run to run where the schedule is. In the overlapped
 /// graph what is exchanged is behind the router on one end, and the shared MLP behind the sums on the other.
 class RankLayer final : public GraphedLayer {
@@ -77,8 +77,6 @@ class RankLayer final : public GraphedLayer {
   void project(cudaStream_t stream);
   void select(cudaStream_t stream);
   void push_rows(cudaStream_t stream);
-  void push_log_probs(cudaStream_t stream);
-  void push_selection(cudaStream_t stream);
   void take_strips(cudaStream_t stream);
   void prepare_sums(cudaStream_t stream);
   /// The shared MLP of `count` home tokens.
@@ -114,7 +112,6 @@ class RankLayer final : public GraphedLayer {
   DeviceBuffer<float> shared_result_;
   Bytes shared_scratch_;
   Stream push_stream_;  ///< of higher priority: what others wait for goes first
-  Event pushed_;
   Event told_;
   Event prepared_;
   Event ready_;

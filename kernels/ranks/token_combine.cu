@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "core/tiling/tile_config.hpp"
 #include "kernels/device/scaled_sums.cuh"
 #include "kernels/ranks/rank_links.cuh"
 #include "kernels/runtime/cuda_raii.hpp"
@@ -15,8 +16,9 @@ namespace moescope::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-/// Of rows on their way: some two to a multiprocessor are beyond the links' rate.
-constexpr std::int64_t kPushBlocksPerSm = 2;
+/// Of sums on their way: enough for the links' rate; the shared MLP has the other multiprocessors.
+constexpr int kPushThreads = 1024;
+constexpr std::int64_t kPushBlocks = 32;
 
 struct SumArguments {
   const std::int32_t* exponents;
@@ -43,21 +45,30 @@ __device__ __forceinline__ float4 from_bf16(uint2 value) {
                      __uint_as_float(value.y << 16U), __uint_as_float(value.y & 0xffff0000U));
 }
 
-/// A block per token of another home and stride.
+/// A thread per 8 values of a token of another home, and stride.
 template <class Sum>
-__global__ void __launch_bounds__(kThreads) push_sums(const RankLinks links, const SumArguments args, const Sum* sums) {
-  for (std::int64_t token = blockIdx.x; token < args.num_tokens; token += gridDim.x) {
+__global__ void __launch_bounds__(kPushThreads)
+    push_sums(const RankLinks links, const SumArguments args, const Sum* sums) {
+  const std::int32_t row8 = args.row4 / 2;
+  const std::int64_t own_first = first_of(links.group, links.rank, args.num_tokens);
+  const std::int64_t own = first_of(links.group, links.rank + 1, args.num_tokens) - own_first;
+  const std::int64_t count = (args.num_tokens - own) * row8;
+  const std::int64_t stride = std::int64_t{gridDim.x} * kPushThreads;
+#pragma unroll 2
+  for (std::int64_t i = std::int64_t{blockIdx.x} * kPushThreads + threadIdx.x; i < count; i += stride) {
+    const std::int64_t other = i / row8;
+    const std::int64_t token = other < own_first ? other : other + own;
+    const auto piece = static_cast<std::int32_t>(i - other * row8);
     const std::int64_t home = home_of(links.group, token, args.num_tokens);
-    if (home == links.rank) {
-      continue;
-    }
     const std::int64_t row = links.rank * args.most_home + token - first_of(links.group, home, args.num_tokens);
-    auto* const to = reinterpret_cast<uint2*>(links.arenas[home] + args.to) + row * args.row4;
     const float scale = scale_of_token(args, token);
-    for (std::int32_t i = static_cast<std::int32_t>(threadIdx.x); i < args.row4; i += kThreads) {
-      const float4 sum = to_floats(sums + (token * args.row4 + i) * 4);
-      to[i] = to_bf16(make_float4(sum.x * scale, sum.y * scale, sum.z * scale, sum.w * scale));
-    }
+    const Sum* const from = sums + (token * row8 + piece) * 8;
+    const float4 low = to_floats(from);
+    const float4 high = to_floats(from + 4);
+    const uint2 first = to_bf16(make_float4(low.x * scale, low.y * scale, low.z * scale, low.w * scale));
+    const uint2 second = to_bf16(make_float4(high.x * scale, high.y * scale, high.z * scale, high.w * scale));
+    reinterpret_cast<uint4*>(links.arenas[home] + args.to)[row * row8 + piece] =
+        make_uint4(first.x, first.y, second.x, second.y);
   }
   signal_behind_grid(links, static_cast<int>(RankPhase::kSums));
 }
@@ -119,10 +130,11 @@ void launch_push_sums(const RankLinks& links, const LayerShape& shape, const Ran
                       const StaircaseOutput& sums, cudaStream_t stream) {
   const StageRange range(Stage::kTokenCombine);
   const SumArguments args = sum_arguments(links, shape, arena, sums);
+  const std::int64_t pieces = shape.num_tokens * shape.hidden_size / 8;
   const auto blocks =
-      static_cast<unsigned>(std::min(shape.num_tokens, kPushBlocksPerSm * current_gpu().num_sms));
+      static_cast<unsigned>(std::clamp<std::int64_t>(ceil_div(pieces, kPushThreads), 1, kPushBlocks));
   with_typed_sums(sums, [&](const auto* typed) {
-    push_sums<<<blocks, kThreads, 0, stream>>>(links, args, typed);
+    push_sums<<<blocks, kPushThreads, 0, stream>>>(links, args, typed);
   });
 }
 

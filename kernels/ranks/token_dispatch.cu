@@ -1,14 +1,13 @@
 // Stage token_dispatch: a home's tokens to all ranks, and on each what is its own of all tokens.
 //
-// X goes as it lies, in 16-byte pieces, while the router works; so do the log-probabilities, made from the logits a
-// second time, because the selection that makes them too ends much later. Thresholds and covers follow it. No pair is
-// listed: with S_r + S_c > threshold every rank tells for itself which experts of its strips a token has.
+// X goes as it lies, in 16-byte pieces, while the router works; log-probabilities, thresholds and covers as the
+// selection makes them (router_select_ranks.cu). No pair is listed: with S_r + S_c > threshold every rank tells for
+// itself which experts of its strips a token has.
 #include <algorithm>
 
 #include "core/base/error.hpp"
 #include "kernels/device/block_ops.cuh"
 #include "kernels/ranks/rank_links.cuh"
-#include "kernels/router/router_select_marginals.cuh"
 #include "kernels/router/strip_plan.hpp"
 #include "kernels/runtime/cuda_raii.hpp"
 #include "kernels/runtime/device_info.hpp"
@@ -21,75 +20,18 @@ constexpr int kThreads = 1024;
 /// Enough for the links' rate, few enough to leave the router its multiprocessors (docs/performance/ranks.md).
 constexpr unsigned kPushBlocks = 16;
 
-struct Segments {
-  RankSegment each[kMostSegments];
-};
-
-/// blockIdx.y: the rank; blocks of one share each segment.
-__global__ void __launch_bounds__(kThreads) rank_push(const RankLinks links, const Segments segments, bool also_own,
-                                                      int phase) {
-  std::byte* const arena = links.arenas[blockIdx.y];
-  if (also_own || blockIdx.y != links.rank) {
+/// blockIdx.y: the rank. bytes: a multiple of 16.
+__global__ void __launch_bounds__(kThreads) push_rows(const RankLinks links, std::int64_t rows, std::int64_t bytes) {
+  if (blockIdx.y != links.rank) {
+    const auto* const from = reinterpret_cast<const uint4*>(links.own + rows);
+    auto* const to = reinterpret_cast<uint4*>(links.arenas[blockIdx.y] + rows);
     const std::int64_t stride = std::int64_t{gridDim.x} * kThreads;
-    const std::int64_t first = std::int64_t{blockIdx.x} * kThreads + threadIdx.x;
-    for (const RankSegment& segment : segments.each) {
-      const auto* const from = static_cast<const std::byte*>(segment.from);
-      std::byte* const to = arena + segment.to;
-      const auto places = reinterpret_cast<std::uintptr_t>(from) | reinterpret_cast<std::uintptr_t>(to) |
-                          static_cast<std::uintptr_t>(segment.bytes);
-      if (places % sizeof(uint4) == 0) {
-        const auto* const wide = reinterpret_cast<const uint4*>(from);
 #pragma unroll 4
-        for (std::int64_t i = first; i < segment.bytes / 16; i += stride) {
-          reinterpret_cast<uint4*>(to)[i] = wide[i];
-        }
-      } else {
-        for (std::int64_t i = first; i < segment.bytes / 4; i += stride) {
-          reinterpret_cast<unsigned*>(to)[i] = reinterpret_cast<const unsigned*>(from)[i];
-        }
-      }
+    for (std::int64_t i = std::int64_t{blockIdx.x} * kThreads + threadIdx.x; i < bytes / 16; i += stride) {
+      to[i] = from[i];
     }
   }
-  signal_behind_grid(links, phase);
-}
-
-/// `count` floats of shared memory to a row of all ranks' arenas, by one warp.
-__device__ void push_row(const RankLinks& links, const float* row, int count, std::int64_t to) {
-  const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  for (std::int64_t rank = 0; rank < links.group.ranks; ++rank) {
-    auto* const target = reinterpret_cast<float*>(links.arenas[rank] + to);
-    if (count % 4 == 0) {
-      for (int i = lane; i < count / 4; i += kWarp) {
-        reinterpret_cast<float4*>(target)[i] = reinterpret_cast<const float4*>(row)[i];
-      }
-    } else {
-      for (int i = lane; i < count; i += kWarp) {
-        target[i] = row[i];
-      }
-    }
-  }
-}
-
-/// A warp per token and stride. Shared memory: the warps' rows and columns, `row_stride` and `stride` - `row_stride`
-/// floats.
-__global__ void push_log_probs(const RankLinks links, const float* logits, std::int64_t num_tokens, int rows, int cols,
-                               int row_stride, int stride, std::int64_t to_rows, std::int64_t to_cols) {
-  extern __shared__ __align__(16) float log_probs[];
-  const int warps = static_cast<int>(blockDim.x) / kWarp;
-  float* const row = log_probs + static_cast<int>(threadIdx.x) / kWarp * stride;
-  float* const col = row + row_stride;
-  for (std::int64_t token = std::int64_t{blockIdx.x} * warps + threadIdx.x / kWarp; token < num_tokens;
-       token += std::int64_t{gridDim.x} * warps) {
-    bool finite = true;  // of a token that is not, no strip is taken
-    const float* const from = logits + token * (std::int64_t{rows} + cols);
-    (void)log_softmax(from, rows, row, finite);
-    (void)log_softmax(from + rows, cols, col, finite);
-    __syncwarp();
-    push_row(links, row, rows, to_rows + token * rows * 4);
-    push_row(links, col, cols, to_cols + token * cols * 4);
-    __syncwarp();
-  }
-  signal_behind_grid(links, static_cast<int>(RankPhase::kLogProbs));
+  signal_behind_grid(links, static_cast<int>(RankPhase::kRows));
 }
 
 struct TakeArguments {
@@ -109,8 +51,34 @@ struct TakeArguments {
   int num_strips;
 };
 
+/// By one warp, with several loads in flight.
+__device__ __forceinline__ void copy_row(const float* __restrict__ from, float* __restrict__ to, int count, int lane) {
+  if (count % 4 != 0) {
+    for (int i = lane; i < count; i += kWarp) {
+      to[i] = from[i];
+    }
+    return;
+  }
+  constexpr int kInFlight = 3;  // 320 rows: 80 pieces of 16 bytes
+  for (int first = lane; first < count / 4; first += kInFlight * kWarp) {
+    float4 piece[kInFlight];
+#pragma unroll
+    for (int u = 0; u < kInFlight; ++u) {
+      if (first + u * kWarp < count / 4) {
+        piece[u] = reinterpret_cast<const float4*>(from)[first + u * kWarp];
+      }
+    }
+#pragma unroll
+    for (int u = 0; u < kInFlight; ++u) {
+      if (first + u * kWarp < count / 4) {
+        reinterpret_cast<float4*>(to)[first + u * kWarp] = piece[u];
+      }
+    }
+  }
+}
+
 __global__ void __launch_bounds__(kThreads) take_strips(const RankLinks links, const TakeArguments args) {
-  wait_for_ranks(links, static_cast<int>(RankPhase::kLogProbs), static_cast<int>(RankPhase::kSelection));
+  wait_for_ranks(links, static_cast<int>(RankPhase::kSelection), static_cast<int>(RankPhase::kSelection));
   if (blockIdx.x == 0) {
     for (int i = static_cast<int>(threadIdx.x); i < args.num_strips; i += kThreads) {
       args.home_counts[i] = 0;
@@ -146,11 +114,8 @@ __global__ void __launch_bounds__(kThreads) take_strips(const RankLinks links, c
     if (!has_column) {
       continue;  // nobody reads which rows are left
     }
-    const float* const from = args.strips.row_log_probs + token * args.rows;
     float* const left = args.strips.uncovered_rows + token * args.rows;
-    for (int i = lane; i < args.rows; i += kWarp) {
-      left[i] = from[i];
-    }
+    copy_row(args.strips.row_log_probs + token * args.rows, left, args.rows, lane);
     __syncwarp();
     for (int e = lane; e < size; e += kWarp) {
       if (cover[e] < args.rows) {
@@ -162,43 +127,15 @@ __global__ void __launch_bounds__(kThreads) take_strips(const RankLinks links, c
 
 }  // namespace
 
-void launch_rank_push(const RankLinks& links, const std::array<RankSegment, kMostSegments>& segments, bool also_own,
-                      RankPhase phase, cudaStream_t stream) {
+void launch_push_rows(const RankLinks& links, const LayerShape& shape, const RankArena& arena, HomeTokens home,
+                      cudaStream_t stream) {
   const StageRange range(Stage::kTokenDispatch);
-  Segments all{};
-  std::int64_t largest = 0;
-  for (std::size_t i = 0; i < segments.size(); ++i) {
-    all.each[i] = segments[i];
-    largest = std::max(largest, segments[i].bytes);
-  }
-  constexpr std::int64_t kBlockBytes = std::int64_t{16} * kThreads;
+  const std::int64_t row = shape.hidden_size * 2;
+  const std::int64_t bytes = home.count * row;
   const auto blocks =
-      static_cast<unsigned>(std::clamp<std::int64_t>((largest + kBlockBytes - 1) / kBlockBytes, 1, kPushBlocks));
-  rank_push<<<dim3(blocks, static_cast<unsigned>(links.group.ranks)), kThreads, 0, stream>>>(
-      links, all, also_own, static_cast<int>(phase));
-  MOESCOPE_CUDA_CHECK(cudaGetLastError());
-}
-
-void launch_push_log_probs(const RankLinks& links, const LayerShape& shape, const RankArena& arena, HomeTokens home,
-                           const float* logits, cudaStream_t stream) {
-  const StageRange range(Stage::kTokenDispatch);
-  const int rows = static_cast<int>(shape.grid_rows);
-  const int cols = static_cast<int>(shape.grid_cols);
-  const int row_stride = static_cast<int>(round_up(rows, 4));
-  const int stride = row_stride + static_cast<int>(round_up(cols, 4));
-  constexpr std::int64_t kMostShared = std::int64_t{96} << 10;
-  const std::int64_t warps = std::clamp<std::int64_t>(kMostShared / (stride * std::int64_t{4}), 1, kThreads / kWarp);
-  const std::int64_t shared_bytes = warps * stride * 4;
-  if (shared_bytes > std::int64_t{227} << 10) {
-    throw InvalidArgument("grid", shape.label(), "rows and columns of a grid on several GPUs are at most 58,000 in all");
-  }
-  MOESCOPE_CUDA_CHECK(cudaFuncSetAttribute(push_log_probs, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                           static_cast<int>(shared_bytes)));
-  const std::int64_t blocks = std::clamp<std::int64_t>((home.count + warps - 1) / warps, 1, 2 * kPushBlocks);
-  push_log_probs<<<static_cast<unsigned>(blocks), static_cast<unsigned>(warps * kWarp),
-                   static_cast<std::size_t>(shared_bytes), stream>>>(
-      links, logits, home.count, rows, cols, row_stride, stride, arena.row_log_probs + home.first * rows * 4,
-      arena.col_log_probs + home.first * cols * 4);
+      static_cast<unsigned>(std::clamp<std::int64_t>(ceil_div(bytes, std::int64_t{16} * kThreads), 1, kPushBlocks));
+  push_rows<<<dim3(blocks, static_cast<unsigned>(links.group.ranks)), kThreads, 0, stream>>>(
+      links, arena.hidden_states + home.first * row, bytes);
   MOESCOPE_CUDA_CHECK(cudaGetLastError());
 }
 
