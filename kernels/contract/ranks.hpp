@@ -64,6 +64,8 @@ struct RankLinks {
   std::uint32_t* epoch = nullptr;      ///< [1]: number of this run
   std::uint32_t* tickets = nullptr;    ///< [kRankPhases]: blocks of a push that are done; 0 between kernels
   RankWatch* watch = nullptr;          ///< as the device sees it
+  /// A bit for each RankPhase in which nothing travels and nobody waits: the same work on what is there already.
+  std::uint32_t silent = 0;
 };
 
 /// Says to all that this rank has come to `phase`: behind everything that was put on `stream` before.

@@ -52,6 +52,9 @@ class GraphedExecution : public Execution {
   /// Runs every stage once as plain launches (library warm-up), then captures both graphs. The last thing a
   /// derived class's constructor does.
   void capture();
+  /// enqueue_overlapped() between the layer's two events, captured; and seconds of one run of such a graph.
+  CudaGraphExec capture_layer();
+  double run_layer(const CudaGraphExec& graph, L2State l2);
   /// Before a graph's first event: what is not to be timed. Part of the graph.
   virtual void enqueue_start() {}
   /// Blocks until stream() is done.
@@ -75,6 +78,7 @@ class GraphedExecution : public Execution {
 
  private:
   void flush_if(L2State l2);
+  void record_in_graph(const Event& event);
 
   Stream stream_;
   Stream side_stream_;

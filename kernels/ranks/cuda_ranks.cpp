@@ -34,30 +34,11 @@ class CudaRanksExecution final : public LayerExecution {
   }
 
   std::vector<StageTime> run(L2State l2) override {
-    return cluster_->guarded([&] {
-      RankNetwork& network = cluster_->network();
-      network.set_stage(Stage::kLayer);
-      const RunOrder order{.id = id_, .l2 = l2};
-      network.send_all(RankWord::kRun, std::as_bytes(std::span(&order, 1)));
-      std::vector<StageTime> slowest = own_->run(l2);
-      report_.times.clear();
-      for (const StageTime& time : slowest) {
-        report_.times.push_back({0, time.stage, time.time_s});
-      }
-      for (std::int64_t rank = 1; rank < network.ranks(); ++rank) {
-        const Message answer = network.expect(rank, RankWord::kAnswer);
-        std::vector<StageTime> times(slowest.size());
-        if (answer.size() != times.size() * sizeof(StageTime)) {
-          throw InternalError(fmt::format("rank {} answers with times of other stages", rank));
-        }
-        std::memcpy(times.data(), answer.data(), answer.size());
-        for (std::size_t i = 0; i < times.size(); ++i) {
-          slowest[i].time_s = std::max(slowest[i].time_s, times[i].time_s);
-          report_.times.push_back({rank, times[i].stage, times[i].time_s});
-        }
-      }
-      return slowest;
-    });
+    l2_ = l2;
+    std::vector<RankTime> times;
+    std::vector<StageTime> slowest = run_all({.id = id_, .l2 = l2}, times);
+    report_.times = std::move(times);
+    return slowest;
   }
 
   HostTensor output() override {
@@ -107,10 +88,65 @@ class CudaRanksExecution final : public LayerExecution {
     if (report_.tokens.empty()) {
       count();
     }
+    if (!report_.times.empty() && !report_.exposed_s) {
+      auto* const self = const_cast<CudaRanksExecution*>(this);  // measured once, when somebody asks
+      constexpr auto bit = [](RankPhase phase) { return 1U << static_cast<unsigned>(phase); };
+      report_.exposed_rows_s = self->exposed(bit(RankPhase::kRows));
+      report_.exposed_s = self->exposed(bit(RankPhase::kRows) | bit(RankPhase::kSelection) | bit(RankPhase::kSums));
+    }
     return &report_;
   }
 
  private:
+  /// One order to all ranks; the slowest rank's times.
+  std::vector<StageTime> run_all(const RunOrder& order, std::vector<RankTime>& all) {
+    return cluster_->guarded([&] {
+      RankNetwork& network = cluster_->network();
+      network.set_stage(Stage::kLayer);
+      network.send_all(RankWord::kRun, std::as_bytes(std::span(&order, 1)));
+      std::vector<StageTime> slowest =
+          order.all_stages ? own_->run(order.l2)
+                           : std::vector<StageTime>{{Stage::kLayer, own_->run_silent(order.silent, order.l2)}};
+      for (const StageTime& time : slowest) {
+        all.push_back({0, time.stage, time.time_s});
+      }
+      for (std::int64_t rank = 1; rank < network.ranks(); ++rank) {
+        const Message answer = network.expect(rank, RankWord::kAnswer);
+        std::vector<StageTime> times(slowest.size());
+        if (answer.size() != times.size() * sizeof(StageTime)) {
+          throw InternalError(fmt::format("rank {} answers with times of other stages", rank));
+        }
+        std::memcpy(times.data(), answer.data(), answer.size());
+        for (std::size_t i = 0; i < times.size(); ++i) {
+          slowest[i].time_s = std::max(slowest[i].time_s, times[i].time_s);
+          all.push_back({rank, times[i].stage, times[i].time_s});
+        }
+      }
+      return slowest;
+    });
+  }
+
+  /// The layer's time beyond that of the same layer with silent phases: medians of samples in turn.
+  double exposed(std::uint32_t silent) {
+    constexpr int kSamples = 15;
+    std::vector<double> with;
+    std::vector<double> without;
+    std::vector<RankTime> unused;
+    for (int i = 0; i <= kSamples; ++i) {
+      const double usual = run_all({.id = id_, .l2 = l2_, .all_stages = false}, unused).front().time_s;
+      const double quiet = run_all({.id = id_, .l2 = l2_, .all_stages = false, .silent = silent}, unused).front().time_s;
+      if (i > 0) {  // the first captures
+        with.push_back(usual);
+        without.push_back(quiet);
+      }
+    }
+    const auto median = [](std::vector<double>& values) {
+      std::ranges::nth_element(values, values.begin() + std::ssize(values) / 2);
+      return values[values.size() / 2];
+    };
+    return median(with) - median(without);
+  }
+
   template <class Own, class Unpack, class Take>
   void each_part(RankWord word, const Own& own, const Unpack& unpack, const Take& take) {
     RankNetwork& network = cluster_->network();
@@ -159,6 +195,7 @@ class CudaRanksExecution final : public LayerExecution {
   LayerShape shape_;
   ScheduleOptions options_;
   ExpertPlacement placement_;
+  L2State l2_ = L2State::kCold;  ///< of the last run
   mutable RankReport report_;
 };
 

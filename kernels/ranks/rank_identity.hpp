@@ -20,6 +20,8 @@ std::string missing_memory(const RankTask& task, std::int64_t rank, bool has_wei
 struct RunOrder {
   std::int64_t id = 0;
   L2State l2 = L2State::kCold;
+  bool all_stages = true;    ///< a run(); else the layer alone, with
+  std::uint32_t silent = 0;  ///< these phases silent
 };
 
 inline Message body_of(std::int64_t number) {

@@ -172,6 +172,16 @@ void RankLayer::connect() {
   capture();
 }
 
+double RankLayer::run_silent(std::uint32_t silent, L2State l2) {
+  CudaGraphExec& graph = silent_layers_[silent];
+  if (graph.get() == nullptr) {
+    silent_ = silent;
+    graph = capture_layer();
+    silent_ = 0;
+  }
+  return run_layer(graph, l2);
+}
+
 std::byte* RankLayer::own_rows() const {
   return place(arena_.hidden_states + home_.first * task_.shape.hidden_size * 2);
 }
@@ -183,7 +193,8 @@ RankLinks RankLayer::links() const {
           .own = arena_memory_.own(),
           .epoch = counters_.get(),
           .tickets = counters_.get() + 1,
-          .watch = watch_.device()};
+          .watch = watch_.device(),
+          .silent = silent_};
 }
 
 DeviceStrips RankLayer::strips() const {
@@ -276,7 +287,6 @@ void RankLayer::enqueue_overlapped() {
   fork();
   share(0, early, side_stream());
   select(main);
-  follow(main, told_, side);
   launch_rank_wait(links(), RankPhase::kRows, RankPhase::kRows, side);
   prepare_sums(side);
   take_strips(main);

@@ -3,6 +3,7 @@
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -57,6 +58,10 @@ class RankLayer final : public GraphedLayer {
   /// All ranks together: reaches the others' memory, and captures the graphs.
   void connect();
 
+  /// Seconds of the layer; `silent` phases (RankLinks): as if nothing travelled in them. All ranks together, behind a
+  /// run() on the same inputs.
+  double run_silent(std::uint32_t silent, L2State l2);
+
   HostTensor output() override;    ///< of the home's tokens [count, d]
   Routing routing() override;      ///< likewise
   std::vector<StageMemory> memory() const override;
@@ -97,6 +102,8 @@ class RankLayer final : public GraphedLayer {
   RankArena arena_;
   PeerMemory arena_memory_;
   HostWatch watch_;
+  std::uint32_t silent_ = 0;                          ///< of what is being captured
+  std::map<std::uint32_t, CudaGraphExec> silent_layers_;
   DeviceBuffer<std::uint32_t> counters_;  ///< epoch, then tickets
   CublasLt blas_;
   CublasLt shared_blas_;
@@ -112,7 +119,6 @@ class RankLayer final : public GraphedLayer {
   DeviceBuffer<float> shared_result_;
   Bytes shared_scratch_;
   Stream push_stream_;  ///< of higher priority: what others wait for goes first
-  Event told_;
   Event prepared_;
   Event ready_;
 };

@@ -32,6 +32,9 @@ __device__ __forceinline__ void wait_for_ranks(const RankLinks& links, int first
     watch->waiting = 1 + first;
   }
   for (int i = static_cast<int>(threadIdx.x); i < (last - first + 1) * ranks; i += static_cast<int>(blockDim.x)) {
+    if ((links.silent >> (first + i / ranks) & 1U) != 0) {
+      continue;
+    }
     const std::uint32_t* const flag = flag_of(links, links.own, first + i / ranks, i % ranks);
     const std::uint32_t epoch = *links.epoch;
     constexpr int kLooks = 256;  // between looks at the host's word, which is far away
@@ -47,6 +50,10 @@ __device__ __forceinline__ void wait_for_ranks(const RankLinks& links, int first
   if (speaks) {
     watch->waiting = 0;
   }
+}
+
+__device__ __forceinline__ bool is_silent(const RankLinks& links, RankPhase phase) {
+  return (links.silent >> static_cast<int>(phase) & 1U) != 0;
 }
 
 /// RankGroup's arithmetic, for the device.

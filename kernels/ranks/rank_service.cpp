@@ -76,7 +76,10 @@ class RankService {
       throw InternalError("an order to run is cut short");
     }
     std::memcpy(&order, body.data(), sizeof order);
-    const std::vector<StageTime> times = layers_.at(order.id)->run(order.l2);
+    RankLayer& layer = *layers_.at(order.id);
+    const std::vector<StageTime> times =
+        order.all_stages ? layer.run(order.l2)
+                         : std::vector<StageTime>{{Stage::kLayer, layer.run_silent(order.silent, order.l2)}};
     network_.send(0, RankWord::kAnswer, std::as_bytes(std::span(times)));
   }
 

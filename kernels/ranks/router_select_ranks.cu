@@ -31,6 +31,9 @@ struct RanksMirror {
   __device__ __forceinline__ void token(const DeviceStrips& out, std::int64_t token, int rows, int cols, int max_cover,
                                         int threads) const {
     const std::int64_t at = first + token;
+    if (is_silent(links, RankPhase::kSelection)) {
+      return;
+    }
     const int size = out.cover_sizes[token];
 #pragma unroll 1
     for (std::int64_t rank = 0; rank < links.group.ranks; ++rank) {

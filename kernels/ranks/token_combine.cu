@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "core/tiling/tile_config.hpp"
+#include "kernels/device/dependent_launch.cuh"
 #include "kernels/device/scaled_sums.cuh"
 #include "kernels/ranks/rank_links.cuh"
 #include "kernels/runtime/cuda_raii.hpp"
@@ -49,10 +50,11 @@ __device__ __forceinline__ float4 from_bf16(uint2 value) {
 template <class Sum>
 __global__ void __launch_bounds__(kPushThreads)
     push_sums(const RankLinks links, const SumArguments args, const Sum* sums) {
+  wait_for_predecessor();
   const std::int32_t row8 = args.row4 / 2;
   const std::int64_t own_first = first_of(links.group, links.rank, args.num_tokens);
   const std::int64_t own = first_of(links.group, links.rank + 1, args.num_tokens) - own_first;
-  const std::int64_t count = (args.num_tokens - own) * row8;
+  const std::int64_t count = is_silent(links, RankPhase::kSums) ? 0 : (args.num_tokens - own) * row8;
   const std::int64_t stride = std::int64_t{gridDim.x} * kPushThreads;
 #pragma unroll 2
   for (std::int64_t i = std::int64_t{blockIdx.x} * kPushThreads + threadIdx.x; i < count; i += stride) {
@@ -77,6 +79,7 @@ template <class Sum>
 __global__ void __launch_bounds__(kThreads)
     add_sums(const RankLinks links, const SumArguments args, const Sum* sums, HomeTokens home, const float4* addend,
              uint2* output) {
+  wait_for_predecessor();
   wait_for_ranks(links, static_cast<int>(RankPhase::kSums), static_cast<int>(RankPhase::kSums));
   const auto* const partial = reinterpret_cast<const uint2*>(links.own + args.to);
   for (std::int64_t token = blockIdx.x; token < home.count; token += gridDim.x) {
@@ -121,7 +124,6 @@ void with_typed_sums(const StaircaseOutput& sums, const Launch& launch) {
   } else {
     launch(static_cast<const std::int32_t*>(sums.sums));
   }
-  MOESCOPE_CUDA_CHECK(cudaGetLastError());
 }
 
 }  // namespace
@@ -134,7 +136,8 @@ void launch_push_sums(const RankLinks& links, const LayerShape& shape, const Ran
   const auto blocks =
       static_cast<unsigned>(std::clamp<std::int64_t>(ceil_div(pieces, kPushThreads), 1, kPushBlocks));
   with_typed_sums(sums, [&](const auto* typed) {
-    push_sums<<<blocks, kPushThreads, 0, stream>>>(links, args, typed);
+    launch_dependent(push_sums<std::remove_cvref_t<decltype(*typed)>>,
+                     {.grid = dim3(blocks), .block = dim3(kPushThreads)}, stream, links, args, typed);
   });
 }
 
@@ -147,9 +150,9 @@ void launch_add_sums(const RankLinks& links, const LayerShape& shape, const Rank
   const SumArguments args = sum_arguments(links, shape, arena, sums);
   const auto blocks = static_cast<unsigned>(std::min(home.count, 8 * current_gpu().num_sms));
   with_typed_sums(sums, [&](const auto* typed) {
-    add_sums<<<blocks, kThreads, 0, stream>>>(links, args, typed, home,
-                                              static_cast<const float4*>(static_cast<const void*>(addend)),
-                                              static_cast<uint2*>(output));
+    launch_dependent(add_sums<std::remove_cvref_t<decltype(*typed)>>,
+                     {.grid = dim3(blocks), .block = dim3(kThreads)}, stream, links, args, typed, home,
+                     static_cast<const float4*>(static_cast<const void*>(addend)), static_cast<uint2*>(output));
   });
 }
 

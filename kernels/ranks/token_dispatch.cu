@@ -7,6 +7,7 @@
 
 #include "core/base/error.hpp"
 #include "kernels/device/block_ops.cuh"
+#include "kernels/device/dependent_launch.cuh"
 #include "kernels/ranks/rank_links.cuh"
 #include "kernels/router/strip_plan.hpp"
 #include "kernels/runtime/cuda_raii.hpp"
@@ -22,7 +23,7 @@ constexpr unsigned kPushBlocks = 16;
 
 /// blockIdx.y: the rank. bytes: a multiple of 16.
 __global__ void __launch_bounds__(kThreads) push_rows(const RankLinks links, std::int64_t rows, std::int64_t bytes) {
-  if (blockIdx.y != links.rank) {
+  if (blockIdx.y != links.rank && !is_silent(links, RankPhase::kRows)) {
     const auto* const from = reinterpret_cast<const uint4*>(links.own + rows);
     auto* const to = reinterpret_cast<uint4*>(links.arenas[blockIdx.y] + rows);
     const std::int64_t stride = std::int64_t{gridDim.x} * kThreads;
@@ -51,6 +52,8 @@ struct TakeArguments {
   int num_strips;
 };
 
+constexpr int kTakeThreads = 256;
+
 /// By one warp, with several loads in flight.
 __device__ __forceinline__ void copy_row(const float* __restrict__ from, float* __restrict__ to, int count, int lane) {
   if (count % 4 != 0) {
@@ -77,15 +80,16 @@ __device__ __forceinline__ void copy_row(const float* __restrict__ from, float* 
   }
 }
 
-__global__ void __launch_bounds__(kThreads) take_strips(const RankLinks links, const TakeArguments args) {
+__global__ void __launch_bounds__(kTakeThreads, 8) take_strips(const RankLinks links, const TakeArguments args) {
+  wait_for_predecessor();
   wait_for_ranks(links, static_cast<int>(RankPhase::kSelection), static_cast<int>(RankPhase::kSelection));
   if (blockIdx.x == 0) {
-    for (int i = static_cast<int>(threadIdx.x); i < args.num_strips; i += kThreads) {
+    for (int i = static_cast<int>(threadIdx.x); i < args.num_strips; i += kTakeThreads) {
       args.home_counts[i] = 0;
     }
   }
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  constexpr int kWarps = kThreads / kWarp;
+  constexpr int kWarps = kTakeThreads / kWarp;
   for (std::int64_t token = std::int64_t{blockIdx.x} * kWarps + threadIdx.x / kWarp; token < args.num_tokens;
        token += std::int64_t{gridDim.x} * kWarps) {
     const bool at_home = token >= args.own_first && token < args.own_end;
@@ -160,10 +164,9 @@ void launch_take_strips(const RankLinks& links, const LayerShape& shape, const R
       .cover_ranks = reinterpret_cast<std::int32_t*>(strips.scratch + scratch.cover_ranks),
       .home_counts = reinterpret_cast<std::int32_t*>(home_scratch + scratch.strip_counts),  // the same for any L
       .num_strips = static_cast<int>(shape.grid_rows + shape.grid_cols)};
-  constexpr std::int64_t kWarps = kThreads / kWarp;
-  const std::int64_t blocks = std::min((shape.num_tokens + kWarps - 1) / kWarps, 2 * current_gpu().num_sms);
-  take_strips<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(links, args);
-  MOESCOPE_CUDA_CHECK(cudaGetLastError());
+  const std::int64_t blocks = std::min(ceil_div(shape.num_tokens, kTakeThreads / kWarp), 8 * current_gpu().num_sms);
+  launch_dependent(take_strips,
+                   {.grid = dim3(static_cast<unsigned>(blocks)), .block = dim3(kTakeThreads)}, stream, links, args);
 }
 
 }  // namespace moescope::cuda

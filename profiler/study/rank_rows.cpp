@@ -21,6 +21,10 @@ double max_over_mean(const std::vector<T>& values) {
 /// Time of all stages of each rank.
 std::vector<double> rank_times(const RankReport& report) {
   std::vector<double> times(report.pairs.size());
+  if (report.exposed_s) {
+    rows.add(Stage::kLayer, Source::kMeasured, "exposed_s", *report.exposed_s, "s");
+    rows.add(Stage::kTokenDispatch, Source::kMeasured, "exposed_s", *report.exposed_rows_s, "s");
+  }
   for (const RankTime& each : report.times) {
     times[static_cast<std::size_t>(each.rank)] += each.time_s;
   }
@@ -121,13 +125,15 @@ Table rank_table(const RankReport& report) {
 }
 
 std::string rank_text(const RankReport& report) {
+  const std::string exposed =
+      report.exposed_s ? fmt::format(", {} of the time exposed", format_seconds(std::max(0.0, *report.exposed_s))) : "";
   return fmt::format(
       "{} ranks, placement {}, exchange {}: busiest over mean {:.3f} by pairs, {:.2f} by time; {:.2f} ranks "
       "a "
-      "token; {} exchanged",
+      "token; {} exchanged{}",
       report.options.group.ranks, report.options.placement.text(), to_string(report.options.exchange),
       max_over_mean(report.pairs), max_over_mean(rank_times(report)), report.ranks_per_token,
-      format_bytes(static_cast<double>(report.moved.total())));
+      format_bytes(static_cast<double>(report.moved.total())), exposed);
 }
 
 }  // namespace moescope
