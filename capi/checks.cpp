@@ -91,7 +91,6 @@ constexpr std::array<std::string_view, 8> kOperations = {
     "select_forward", "select_backward", "experts_forward", "experts_backward",
     "mlp_forward",    "mlp_backward",    "layer_forward",   "layer_backward"};
 
-/// The backward has no kernel on CUDA yet; python/moescope/torch/ has it in PyTorch's operators.
 void require_device(moescope_operation operation, const moescope_execution& execution) {
   require_range("device", execution.device, MOESCOPE_CPU, MOESCOPE_CUDA);
   if (execution.device == MOESCOPE_CPU) {
@@ -101,10 +100,6 @@ void require_device(moescope_operation operation, const moescope_execution& exec
   if (!gpu::built()) {
     throw Failure(MOESCOPE_ERROR_NOT_BUILT,
                   "device: this libmoescope was not built with CUDA, which " + name + " was asked for");
-  }
-  if (!one_of(operation, {MOESCOPE_SELECT_FORWARD, MOESCOPE_EXPERTS_FORWARD, MOESCOPE_MLP_FORWARD,
-                          MOESCOPE_LAYER_FORWARD})) {
-    throw Failure(MOESCOPE_ERROR_UNSUPPORTED, "device: CUDA has no kernel behind " + name + " yet");
   }
 }
 

@@ -54,5 +54,8 @@ moescope_status moescope_experts_backward(const moescope_shape* shape, const moe
         experts_weights<S, T>(problem, scratch.sorted, view, in<S>(x), in<S>(y_gradient), scratch.p,
                               scratch.q, out<S>(w_in_gradient), out<S>(w_out_gradient));
       },
-      kNotOnCuda);
+      [&](const gpu::Call& call) {
+        gpu::experts_backward(call, x, w_in, w_out, ids, gates, y_gradient,
+                              {x_gradient, w_in_gradient, w_out_gradient, gates_gradient});
+      });
 }

@@ -94,8 +94,10 @@ moescope_status moescope_layer_backward(const moescope_shape* shape, const moesc
       MOESCOPE_LAYER_BACKWARD, shape, execution,
       [&](const Problem& problem) {
         require_inputs(problem, inputs);
-        require_array("ids", ids, problem.pairs());
-        require_array("gates", gates, problem.pairs());
+        // On CUDA a layer can do without a list of pairs; both are then left out.
+        const bool listed = execution->device == MOESCOPE_CPU || ids != nullptr || gates != nullptr;
+        require_array("ids", ids, listed ? problem.pairs() : 0);
+        require_array("gates", gates, listed ? problem.pairs() : 0);
         require_array("y_gradient", y_gradient, problem.tokens * problem.hidden);
         require_struct("gradients", gradients, kTensorsBytes);
       },
@@ -103,5 +105,5 @@ moescope_status moescope_layer_backward(const moescope_shape* shape, const moesc
         require_ids(problem, {ids, problem.wide_ids});
         layer_backward<S>(problem, scratch, *inputs, ids, gates, y_gradient, *gradients);
       },
-      kNotOnCuda);
+      [&](const gpu::Call& call) { gpu::layer_backward(call, *inputs, ids, gates, y_gradient, *gradients); });
 }

@@ -61,5 +61,8 @@ moescope_status moescope_mlp_backward(const moescope_shape* shape, const moescop
                            out<S>(down_gradient));
         round_rows<S, T>(problem, held, x_gradient);
       },
-      kNotOnCuda);
+      [&](const gpu::Call& call) {
+        gpu::mlp_backward(call, x, gate, up, down, y_gradient,
+                          {x_gradient, gate_gradient, up_gradient, down_gradient});
+      });
 }

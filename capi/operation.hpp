@@ -22,9 +22,6 @@ void by_dtype(std::int32_t dtype, const Body& body) {
   }
 }
 
-/// Of an operation that CUDA has no kernel for: checked_problem() has refused it.
-inline constexpr auto kNotOnCuda = [](const gpu::Call& /*call*/) {};
-
 /// The frame of every operation: checks, then arrays(problem), which throws for null ones, then the
 /// workspace, then body.template operator()<S>(problem, scratch); on CUDA on_cuda(call), which sees to its
 /// workspace.

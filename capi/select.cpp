@@ -39,5 +39,7 @@ moescope_status moescope_select_backward(const moescope_shape* shape, const moes
                         {ids, problem.wide_ids}, in<T>(gates_gradient), out<T>(row_gradient),
                         out<T>(col_gradient));
       },
-      kNotOnCuda);
+      [&](const gpu::Call& call) {
+        gpu::select_backward(call, row_logits, col_logits, ids, gates_gradient, row_gradient, col_gradient);
+      });
 }

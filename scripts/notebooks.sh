@@ -15,5 +15,6 @@ venv=build/notebooks-venv
 setup_venv "$venv" notebooks/requirements.txt
 "$venv/bin/python" -m unittest discover -s notebooks -p 'test_*.py' -q
 PYTHONPATH=python "$venv/bin/python" -m unittest discover -s python/tests -p 'test_rows.py' -q
+PYTHONPATH=python "$venv/bin/python" -m unittest discover -s python/tests -p 'test_figures.py' -q
 mkdir -p build/notebooks
 exec "$venv/bin/python" notebooks/run_notebooks.py "$@" build/notebooks

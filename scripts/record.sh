@@ -15,20 +15,22 @@
 #   peers     the PyTorch peers on the same shapes                                                    about 1 minute
 #   backward  check --direction backward, and the backward of every schedule at the points of docs/training          about 2 minutes
 #   systems   the baselines: check --system, the dense MLP, the PyTorch peers of all                  about 1 minute
+#   operators the PyTorch operators: their tests, call overhead, steps and memory; the published tests where PUBLISHED (environment)
+#             is a checkout of them; the example's loss curves where TEXT is a file. BUNDLE then has libmoescope.so about 4 minutes
 #   sonic     SonicMoE's kernels on the shapes of gshard and deepseekmoe, where its packages are (sonic_systems.py) about 1 minute
 #   sweeps    every experiment file in experiments/configs that is for a GPU; SWEEPS (environment) names some of them. The
 #             same command goes on after an interruption                                minutes: sweep FILE --dry-run
 # shellcheck disable=SC2317 # parts are called by their names
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
-usage() { sed -n '2,22s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,24s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [ $# -ge 3 ] || usage
 [[ $2 =~ ^[a-z0-9][a-z0-9_-]*$ ]] || { echo "record.sh: '$2' is no name of a device's folder (small letters, digits, - and _)" >&2; exit 2; }
 bundle=$(realpath "$1") out=${OUT:-$here/results/$2}
 shift 2
 for part in "$@"; do # before anything runs
   case $part in
-    evidence | verify | sanitize | profile | points | peers | backward | systems | sonic | sweeps) ;;
+    evidence | verify | sanitize | profile | points | peers | backward | systems | operators | sonic | sweeps) ;;
     *) echo "record.sh: no part '$part'" >&2; exit 2 ;;
   esac
 done
@@ -182,6 +184,32 @@ systems() {
   step "PyTorch peers of the baselines"
   python3 "$here/experiments/peers/torch_systems.py" --out "$scratch/torch_systems" --samples 11
   keep torch_systems "$scratch/torch_systems"
+  return "$failed"
+}
+
+operators() {
+  local failed=0 peers=$here/experiments/peers
+  export PYTHONPATH=$here/python MOESCOPE_LIBRARY=$bundle/libmoescope.so OMP_WAIT_POLICY=passive
+  step "operators' tests"
+  python3 "$peers/op_tests.py" --out "$scratch/op_tests" test_cuda test_torch test_record test_examples >"$scratch/op_tests.txt" 2>&1 || failed=1
+  grep -E "^(ERROR|FAIL):|^Ran|^OK|^FAILED" "$scratch/op_tests.txt"
+  keep op_tests "$scratch/op_tests"
+  step "what a call costs, forward and step"
+  python3 "$peers/op_overhead.py" --out "$scratch/op_overhead" --steps --program "$bundle/moescope" ${PUBLISHED:+--published "$PUBLISHED"} || failed=1
+  keep op_overhead "$scratch/op_overhead"
+  if [ -n "${PUBLISHED:-}" ]; then
+    step "the published tests, on our operators and on its own"
+    python3 "$peers/published_tests.py" --published "$PUBLISHED" --out "$scratch/published" || failed=1
+    timeout 300 python3 "$peers/published_tests.py" --published "$PUBLISHED" --own --out "$scratch/published-own" || true # its backward fails
+    keep published_tests "$scratch/published" "$scratch/published-own"
+  fi
+  if [ -n "${TEXT:-}" ]; then
+    step "the example's loss curves"
+    rm -rf "$out/bytes_lm"
+    python3 "$peers/op_training.py" "$TEXT" --out "$scratch/op_training" --record "$out/bytes_lm" || failed=1
+    rm -f "$out/bytes_lm/layer.safetensors" # the weights; what was routed is in the traces
+    keep op_training "$scratch/op_training"
+  fi
   return "$failed"
 }
 

@@ -43,7 +43,7 @@ install -m 755 -s "$library_build/capi/libmoescope.so" "$package/lib/libmoescope
 install -m 755 -s "$build/experiments/moescope" "$package/bin/moescope"
 printf '%s\n' "$arch" >"$package/lib/arch.txt"
 [ "$arch" = x86-64-v3 ] || printf '+%s\n' "${arch//-/.}" >"$stage/version_suffix.txt"
-cp core/results/result.schema.json "$package/"
+cp core/results/result.schema.json core/schedule/schedules.json "$package/"
 cp LICENSE "$stage/"
 mkdir "$stage/licenses"
 for library in libbz2-1.0 libfmt9 libgomp1 libssl3 libzip4; do # what auditwheel takes along

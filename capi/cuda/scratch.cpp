@@ -1,9 +1,12 @@
 #include "capi/cuda/scratch.hpp"
 
+#include <algorithm>
+#include <initializer_list>
 #include <string>
 
 #include "capi/base/failure.hpp"
 #include "capi/cuda/pairs.hpp"
+#include "capi/cuda/select_backward.hpp"
 #include "core/cost/shape_schedule.hpp"
 #include "core/tiling/strip_tiles.hpp"
 #include "core/tiling/token_split.hpp"
@@ -17,11 +20,24 @@ namespace {
   throw Failure(MOESCOPE_ERROR_UNSUPPORTED, name + ": " + value + " " + why + " on CUDA");
 }
 
+bool one_of(moescope_operation operation, std::initializer_list<moescope_operation> these) {
+  return std::ranges::find(these, operation) != these.end();
+}
 bool selects(moescope_operation operation) {
-  return operation == MOESCOPE_SELECT_FORWARD || operation == MOESCOPE_LAYER_FORWARD;
+  return one_of(operation, {MOESCOPE_SELECT_FORWARD, MOESCOPE_LAYER_FORWARD, MOESCOPE_LAYER_BACKWARD});
 }
 bool has_experts(moescope_operation operation) {
-  return operation == MOESCOPE_EXPERTS_FORWARD || operation == MOESCOPE_LAYER_FORWARD;
+  return one_of(operation, {MOESCOPE_EXPERTS_FORWARD, MOESCOPE_LAYER_FORWARD, MOESCOPE_EXPERTS_BACKWARD,
+                            MOESCOPE_LAYER_BACKWARD});
+}
+bool of_selection_alone(moescope_operation operation) {
+  return one_of(operation, {MOESCOPE_SELECT_FORWARD, MOESCOPE_SELECT_BACKWARD});
+}
+bool of_mlp_alone(moescope_operation operation) {
+  return one_of(operation, {MOESCOPE_MLP_FORWARD, MOESCOPE_MLP_BACKWARD});
+}
+bool is_layer(moescope_operation operation) {
+  return one_of(operation, {MOESCOPE_LAYER_FORWARD, MOESCOPE_LAYER_BACKWARD});
 }
 
 void take_selection(Arena& arena, const LayerShape& shape, const GpuTraits& gpu, SelectionScratch& scratch) {
@@ -80,10 +96,8 @@ void take_strips(Arena& arena, const LayerShape& shape, const ScheduleOptions& o
       .log_scales = shape.gate_mode == GateMode::kProbability ? scratch.strips.gate_shift : nullptr};
 }
 
-void take_mlp(Arena& arena, const LayerShape& shape, bool alone, MlpScratch& scratch) {
-  const bool in_place = alone && shape.dtype == Dtype::kF32;
-  scratch.y = in_place ? nullptr : arena.take<float>(shape.num_tokens * shape.hidden_size);
-  scratch.units = arena.take<std::byte>(cuda::shared_mlp_workspace_bytes(shape));
+template <class Mlp>
+void take_blas(Arena& arena, const LayerShape& shape, Mlp& scratch) {
   scratch.blas_bytes = cuda::CublasLt::workspace_bytes(shape.num_tokens);
   if (scratch.blas_bytes > 0) {
     // cuBLASLt takes nothing else than what is aligned so.
@@ -91,6 +105,86 @@ void take_mlp(Arena& arena, const LayerShape& shape, bool alone, MlpScratch& scr
     auto* const begin = arena.take<std::byte>(scratch.blas_bytes + std::int64_t{kAlignment});
     const auto address = reinterpret_cast<std::uintptr_t>(begin);
     scratch.blas = begin == nullptr ? nullptr : begin + (kAlignment - address % kAlignment) % kAlignment;
+  }
+}
+
+void take_mlp(Arena& arena, const LayerShape& shape, bool alone, MlpScratch& scratch) {
+  const bool in_place = alone && shape.dtype == Dtype::kF32;
+  scratch.y = in_place ? nullptr : arena.take<float>(shape.num_tokens * shape.hidden_size);
+  scratch.units = arena.take<std::byte>(cuda::shared_mlp_workspace_bytes(shape));
+  take_blas(arena, shape, scratch);
+}
+
+void take_pairs_backward(Arena& arena, const LayerShape& shape, const GpuTraits& gpu,
+                         PairsBackwardScratch& scratch) {
+  const std::int64_t pairs = shape.num_pairs();
+  const std::int64_t experts = shape.num_experts();
+  scratch.ids = arena.take<std::int32_t>(pairs);
+  scratch.gates = arena.take<float>(pairs);
+  scratch.gradients = {
+      .gates = arena.take<float>(pairs), .p = arena.take<float>(pairs), .q = arena.take<float>(pairs)};
+  scratch.sorted = {.offsets = arena.take<std::int32_t>(experts + 1),
+                    .pairs = arena.take<std::int32_t>(pairs),
+                    .touched = arena.take<std::int32_t>(experts),
+                    .touched_count = arena.take<std::int32_t>(1)};
+  scratch.sort_space = arena.take<std::byte>(cuda::pairs_by_expert_workspace_bytes(shape));
+  const std::int64_t bytes = cuda::experts_dgrad_workspace_bytes(shape, gpu);
+  if (bytes > 0) {
+    scratch.workspace = arena.take<std::byte>(bytes);
+    scratch.arrivals = reinterpret_cast<unsigned*>(scratch.workspace);
+    scratch.arrivals_count = shape.num_tokens * TokenSplit::kMaxClusterBlocks;
+  }
+}
+
+void take_side_sums(Arena& arena, const LayerShape& shape, PairsBackwardScratch& scratch) {
+  const std::int64_t bytes = select_backward_bytes(shape.num_tokens, shape.grid_rows, shape.grid_cols);
+  scratch.side_sums =
+      bytes > 0 ? arena.take<float>(bytes / static_cast<std::int64_t>(sizeof(float))) : nullptr;
+}
+
+/// For all that a batch of this shape can select: what it did select is known on the device alone.
+void take_strips_backward(Arena& arena, const LayerShape& shape, const ScheduleOptions& options,
+                          const GpuTraits& gpu, StripsBackwardScratch& scratch) {
+  const cuda::StripCapacity capacity =
+      cuda::strip_capacity(shape, options.strip_rule, options.tile_tokens, gpu);
+  const cuda::StripsPairsLayout layout =
+      cuda::strips_pairs_layout(shape, capacity.max_entries, capacity.max_tiles);
+  scratch.order = {.strip_tokens = arena.take<std::int32_t>(capacity.max_entries),
+                   .entries = arena.take<std::int32_t>(capacity.max_entries)};
+  scratch.pairs = {.layout = layout,
+                   .z = arena.take<std::byte>(layout.z_bytes),
+                   .p = arena.take<std::byte>(layout.row_bytes),
+                   .q = arena.take<std::byte>(layout.row_bytes),
+                   .h = arena.take<std::byte>(layout.row_bytes),
+                   .h_sums = arena.take<float>(layout.sum_bytes / 4),
+                   .gate_sums = arena.take<float>(layout.sum_bytes / 4)};
+  scratch.logits_gradient = arena.take<float>(shape.num_tokens * (shape.grid_rows + shape.grid_cols));
+  scratch.workspace = arena.take<std::byte>(cuda::strips_router_select_backward_workspace_bytes(shape));
+}
+
+void take_mlp_backward(Arena& arena, const LayerShape& shape, MlpBackwardScratch& scratch) {
+  const std::int64_t matrix = shape.shared_size * shape.hidden_size * dtype_bytes(shape.dtype);
+  scratch.gate_up = arena.take<std::byte>(2 * matrix);
+  scratch.gate_up_gradient = arena.take<std::byte>(2 * matrix);
+  scratch.down_gradient = arena.take<std::byte>(matrix);
+  scratch.units = arena.take<std::byte>(cuda::shared_mlp_backward_workspace_bytes(shape));
+  take_blas(arena, shape, scratch);
+}
+
+/// A layer's backward over pairs, or on strips where the caller has listed none: which, shows when it runs,
+/// so that both lie in one place.
+void take_layer_backward(Arena& arena, const Call& call, const LayerShape& shape, const GpuTraits& gpu,
+                         Scratch& scratch) {
+  Arena strips = arena;
+  take_pairs_backward(arena, shape, gpu, scratch.pairs_backward);
+  take_side_sums(arena, shape, scratch.pairs_backward);
+  const ScheduleOptions options = layer_schedule(call, shape, gpu, false);
+  if (options.kind == ScheduleKind::kStaircase) {
+    take_strips(strips, shape, options, gpu, scratch.strips);
+    take_strips_backward(strips, shape, options, gpu, scratch.strips_backward);
+    if (strips.used() > arena.used()) {
+      arena = strips;
+    }
   }
 }
 
@@ -103,13 +197,12 @@ LayerShape device_shape(const Call& call) {
   }
   LayerShape shape;
   shape.num_tokens = problem.tokens;
-  shape.hidden_size = call.operation == MOESCOPE_SELECT_FORWARD ? 8 : problem.hidden;
-  const bool pairs = call.operation != MOESCOPE_MLP_FORWARD;
+  shape.hidden_size = of_selection_alone(call.operation) ? 8 : problem.hidden;
+  const bool pairs = !of_mlp_alone(call.operation);
   shape.grid_rows = pairs ? problem.grid_rows : 1;
   shape.grid_cols = pairs ? problem.grid_cols : 1;
   shape.top_k = pairs ? problem.top_k : 1;
-  shape.shared_size =
-      call.operation == MOESCOPE_MLP_FORWARD || call.operation == MOESCOPE_LAYER_FORWARD ? problem.shared : 0;
+  shape.shared_size = of_mlp_alone(call.operation) || is_layer(call.operation) ? problem.shared : 0;
   shape.dtype = call.dtype == MOESCOPE_BF16 ? Dtype::kBF16 : Dtype::kF32;
   shape.activation = problem.activation;
   shape.gate_mode =
@@ -151,18 +244,45 @@ void take_scratch(Arena& arena, const Call& call, const LayerShape& shape, const
   if (selects(call.operation)) {
     take_selection(arena, shape, gpu, scratch.selection);
   }
-  if (has_experts(call.operation)) {
-    take_pairs(arena, call, shape, gpu, scratch.pairs);
-  }
-  if (call.operation == MOESCOPE_LAYER_FORWARD) {
-    // Whether a caller wants the pairs shows when the layer runs; without them strips are taken sooner.
-    const ScheduleOptions options = layer_schedule(call, shape, gpu, false);
-    if (options.kind == ScheduleKind::kStaircase) {
-      take_strips(arena, shape, options, gpu, scratch.strips);
+  switch (call.operation) {
+    case MOESCOPE_EXPERTS_FORWARD:
+      take_pairs(arena, call, shape, gpu, scratch.pairs);
+      break;
+    case MOESCOPE_MLP_FORWARD:
+      take_mlp(arena, shape, true, scratch.mlp);
+      break;
+    case MOESCOPE_LAYER_FORWARD: {
+      take_pairs(arena, call, shape, gpu, scratch.pairs);
+      // Whether a caller wants the pairs shows when the layer runs; without them strips are taken sooner.
+      const ScheduleOptions options = layer_schedule(call, shape, gpu, false);
+      if (options.kind == ScheduleKind::kStaircase) {
+        take_strips(arena, shape, options, gpu, scratch.strips);
+      }
+      if (shape.shared_size > 0) {
+        take_mlp(arena, shape, false, scratch.mlp);
+      }
+      break;
     }
-  }
-  if (shape.shared_size > 0) {
-    take_mlp(arena, shape, call.operation == MOESCOPE_MLP_FORWARD, scratch.mlp);
+    case MOESCOPE_SELECT_BACKWARD:
+      take_side_sums(arena, shape, scratch.pairs_backward);
+      break;
+    case MOESCOPE_EXPERTS_BACKWARD:
+      scratch.dx = arena.take<float>(shape.num_tokens * shape.hidden_size);
+      take_pairs_backward(arena, shape, gpu, scratch.pairs_backward);
+      break;
+    case MOESCOPE_MLP_BACKWARD:
+      scratch.dx = arena.take<float>(shape.num_tokens * shape.hidden_size);
+      take_mlp_backward(arena, shape, scratch.mlp_backward);
+      break;
+    case MOESCOPE_LAYER_BACKWARD:
+      scratch.dx = arena.take<float>(shape.num_tokens * shape.hidden_size);
+      if (shape.shared_size > 0) {
+        take_mlp_backward(arena, shape, scratch.mlp_backward);
+      }
+      take_layer_backward(arena, call, shape, gpu, scratch);
+      break;
+    default:
+      break;
   }
 }
 

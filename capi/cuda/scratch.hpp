@@ -7,7 +7,9 @@
 #include "core/base/gpu_traits.hpp"
 #include "core/layer/layer_shape.hpp"
 #include "core/schedule/schedule.hpp"
+#include "kernels/contract/backward.hpp"
 #include "kernels/contract/launch.hpp"
+#include "kernels/contract/strips_backward.hpp"
 
 /// All that an operation takes of its workspace on the device: the one description of it.
 namespace moescope::capi::gpu {
@@ -44,11 +46,45 @@ struct MlpScratch {
   std::int64_t blas_bytes = 0;
 };
 
+/// Of the backward over a list of pairs.
+struct PairsBackwardScratch {
+  std::int32_t* ids = nullptr;          ///< [L,K]
+  float* gates = nullptr;               ///< [L,K]
+  cuda::DevicePairGradients gradients;  ///< gates: where the caller wants none
+  cuda::DevicePairsByExpert sorted;
+  std::byte* sort_space = nullptr;
+  std::byte* workspace = nullptr;
+  unsigned* arrivals = nullptr;  ///< the part of it that has to be zero
+  std::int64_t arrivals_count = 0;
+  float* side_sums = nullptr;  ///< of launch_select_backward()
+};
+
+/// Of the backward on strips, beside StripsScratch (whose sums are of dX there).
+struct StripsBackwardScratch {
+  cuda::StripsOrder order;
+  cuda::StripsPairs pairs;
+  float* logits_gradient = nullptr;  ///< [L, Nr+Nc]
+  std::byte* workspace = nullptr;
+};
+
+struct MlpBackwardScratch {
+  std::byte* gate_up = nullptr;           ///< [2h,d]: gate rows, then up rows
+  std::byte* gate_up_gradient = nullptr;  ///< [2h,d]
+  std::byte* down_gradient = nullptr;     ///< [d,h]
+  std::byte* units = nullptr;
+  std::byte* blas = nullptr;
+  std::int64_t blas_bytes = 0;
+};
+
 struct Scratch {
   SelectionScratch selection;
   PairsScratch pairs;
   StripsScratch strips;
   MlpScratch mlp;
+  float* dx = nullptr;  ///< [L,d] of a backward
+  PairsBackwardScratch pairs_backward;
+  StripsBackwardScratch strips_backward;
+  MlpBackwardScratch mlp_backward;
 };
 
 /// The shape as the kernels' launchers take it. Throws Failure (unsupported) for what no kernel takes.

@@ -29,5 +29,24 @@ void layer_forward(const Call& /*call*/, const moescope_layer_inputs& /*inputs*/
                    void* /*gates*/) {
   absent();
 }
+void select_backward(const Call& /*call*/, const void* /*row_logits*/, const void* /*col_logits*/,
+                     const void* /*ids*/, const void* /*gates_gradient*/, void* /*row_gradient*/,
+                     void* /*col_gradient*/) {
+  absent();
+}
+void experts_backward(const Call& /*call*/, const void* /*x*/, const void* /*w_in*/, const void* /*w_out*/,
+                      const void* /*ids*/, const void* /*gates*/, const void* /*y_gradient*/,
+                      const ExpertsGradients& /*gradients*/) {
+  absent();
+}
+void mlp_backward(const Call& /*call*/, const void* /*x*/, const void* /*gate*/, const void* /*up*/,
+                  const void* /*down*/, const void* /*y_gradient*/, const MlpGradients& /*gradients*/) {
+  absent();
+}
+void layer_backward(const Call& /*call*/, const moescope_layer_inputs& /*inputs*/, const void* /*ids*/,
+                    const void* /*gates*/, const void* /*y_gradient*/,
+                    const moescope_layer_gradients& /*gradients*/) {
+  absent();
+}
 
 }  // namespace moescope::capi::gpu

@@ -34,4 +34,30 @@ void mlp_forward(const Call& call, const void* x, const void* gate, const void* 
 /// `ids` and `gates` null: not wanted, both.
 void layer_forward(const Call& call, const moescope_layer_inputs& inputs, void* y, void* ids, void* gates);
 
+/// Gradients that are null are not wanted. Those of both tables of experts are made together: one alone is
+/// unsupported.
+void select_backward(const Call& call, const void* row_logits, const void* col_logits, const void* ids,
+                     const void* gates_gradient, void* row_gradient, void* col_gradient);
+
+struct ExpertsGradients {
+  void* x = nullptr;
+  void* w_in = nullptr;
+  void* w_out = nullptr;
+  void* gates = nullptr;
+};
+void experts_backward(const Call& call, const void* x, const void* w_in, const void* w_out, const void* ids,
+                      const void* gates, const void* y_gradient, const ExpertsGradients& gradients);
+
+struct MlpGradients {
+  void* x = nullptr;
+  void* gate = nullptr;
+  void* up = nullptr;
+  void* down = nullptr;
+};
+void mlp_backward(const Call& call, const void* x, const void* gate, const void* up, const void* down,
+                  const void* y_gradient, const MlpGradients& gradients);
+/// `ids` and `gates` null: not at hand, both; they are selected again, or strips are.
+void layer_backward(const Call& call, const moescope_layer_inputs& inputs, const void* ids, const void* gates,
+                    const void* y_gradient, const moescope_layer_gradients& gradients);
+
 }  // namespace moescope::capi::gpu

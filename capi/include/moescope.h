@@ -21,10 +21,10 @@
  *
  * CPU results are the same bits whatever the number of threads.
  *
- * On CUDA there are the forward operations, float and bfloat16, hidden_size a multiple of 8; x, w_in, w_out
- * and y aligned to 16 bytes. Anything else is MOESCOPE_ERROR_UNSUPPORTED. Products of the shared MLP are
- * cuBLASLt's, which is looked for by name (libcublasLt.so.13) when the first is asked for; one that the
- * process has loaded is taken.
+ * On CUDA storage is float or bfloat16 and hidden_size a multiple of 8; x, w_in, w_out, y and their gradients
+ * are aligned to 16 bytes. Anything else is MOESCOPE_ERROR_UNSUPPORTED or MOESCOPE_ERROR_VALUE. Products of
+ * the shared MLP are cuBLASLt's, which is looked for by name (libcublasLt.so.13) when the first is asked for;
+ * one that the process has loaded is taken.
  */
 #ifndef MOESCOPE_H
 #define MOESCOPE_H
@@ -157,7 +157,8 @@ MOESCOPE_API moescope_status moescope_experts_forward(const moescope_shape* shap
                                                       const void* w_in, const void* w_out, const void* ids,
                                                       const void* gates, void* y);
 /* From y_gradient [L,d] to the gradients of what the forward read; those that are null are not computed. Rows
- * of w_in_gradient and w_out_gradient of experts without a token become 0. */
+ * of w_in_gradient and w_out_gradient of experts without a token become 0. On CUDA both or neither of these
+ * two: one alone is unsupported. */
 MOESCOPE_API moescope_status moescope_experts_backward(const moescope_shape* shape,
                                                        const moescope_execution* execution, const void* x,
                                                        const void* w_in, const void* w_out, const void* ids,
@@ -207,8 +208,9 @@ typedef struct moescope_layer_gradients {
   void* shared_down; /* [d,f] */
 } moescope_layer_gradients;
 
-/* y [L,d]; ids and gates [L,K] as moescope_select_forward() writes them: the backward reads both. On CUDA
- * both may be null: with many tokens the layer is faster without a list of pairs. */
+/* y [L,d]; ids and gates [L,K] as moescope_select_forward() writes them, for the backward, which takes them
+ * as they are. On CUDA both may be null, here and in the backward: with many tokens the layer is faster
+ * without a list of pairs, and its backward selects once more. */
 MOESCOPE_API moescope_status moescope_layer_forward(const moescope_shape* shape,
                                                     const moescope_execution* execution,
                                                     const moescope_layer_inputs* inputs, void* y, void* ids,

@@ -14,9 +14,6 @@
 namespace moescope {
 namespace {
 
-constexpr Access kRead = Access::kRead;
-constexpr Access kWrite = Access::kWrite;
-
 class BackwardTerms {
  public:
   BackwardTerms(const LayerShape& shape, const Routing& routing, const Schedule& schedule, bool fixed_routing,

@@ -13,9 +13,6 @@ namespace moescope {
 
 namespace {
 
-constexpr Access kRead = Access::kRead;
-constexpr Access kWrite = Access::kWrite;
-
 bool counts(Stage asked, Stage stage) { return asked == stage || asked == Stage::kLayer; }
 
 }  // namespace

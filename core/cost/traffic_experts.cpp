@@ -92,9 +92,6 @@ class ExpertTerms {
   }
 
  private:
-  static constexpr Access kRead = Access::kRead;
-  static constexpr Access kWrite = Access::kWrite;
-
   /// Compulsory reads of one weight matrix: the active rows, then what the schedule loads beside them.
   void add_weight_hbm(Stage stage, std::string_view active, std::string_view inactive) {
     const std::int64_t needed = checked_product({sums_.active_experts, terms_.row_bytes});

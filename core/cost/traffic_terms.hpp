@@ -19,6 +19,9 @@
 
 namespace moescope {
 
+inline constexpr Access kRead = Access::kRead;
+inline constexpr Access kWrite = Access::kWrite;
+
 inline constexpr std::int64_t kFp32Bytes = 4;
 inline constexpr std::int64_t kIdBytes = 4;      ///< expert ids
 inline constexpr std::int64_t kOffsetBytes = 8;  ///< CSR offsets

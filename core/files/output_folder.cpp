@@ -19,7 +19,7 @@ namespace fs = std::filesystem;
 
 std::string text_of(int error) { return std::generic_category().message(error); }
 
-[[noreturn]] void fail(const fs::path& folder, int error) {
+[[noreturn]] void fail_folder(const fs::path& folder, int error) {
   throw FileError(folder.string(), "", fmt::format("cannot be created: {}", text_of(error)));
 }
 
@@ -45,7 +45,7 @@ OutputFolder::OutputFolder(const fs::path& path) : path_(path) {
   for (const fs::path& part : path) {
     folder /= part;
     if (!is_folder(folder) && !make(folder) && !is_folder(folder)) {
-      fail(path, ENOTDIR);
+      fail_folder(path, ENOTDIR);
     }
   }
   if (::access(path.c_str(), W_OK | X_OK) != 0) {
@@ -60,7 +60,7 @@ bool OutputFolder::make(const fs::path& path) {
     return true;
   }
   if (errno != EEXIST) {
-    fail(path_, errno);
+    fail_folder(path_, errno);
   }
   return false;
 }
@@ -106,7 +106,7 @@ ScratchFolder::ScratchFolder() {
 
 ScratchFolder::ScratchFolder(const fs::path& parent) {
   if (const int code = make_scratch(parent, path_); code != 0) {
-    fail(parent, code);
+    fail_folder(parent, code);
   }
 }
 

@@ -20,10 +20,9 @@ namespace {
 
 namespace fs = std::filesystem;
 using detail::ImportSource;
+using detail::kLimit;
 using detail::RawRouting;
 using detail::Reader;
-
-constexpr std::int64_t kLimit = std::int64_t{1} << 31;
 
 const std::vector<Reader>& readers() {
   static const std::vector<Reader> kReaders = {

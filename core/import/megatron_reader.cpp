@@ -16,14 +16,13 @@
 #include "core/files/json_text.hpp"
 #include "core/files/regular_file.hpp"
 #include "core/import/megatron.hpp"
+#include "core/import/reader.hpp"
 #include "core/layer/dtype.hpp"
 
 namespace moescope::detail {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr std::int64_t kLimit = std::int64_t{1} << 31;
 
 /// One record: a layer's tokens of one step on one rank.
 struct Record {

@@ -11,11 +11,12 @@
 #include "core/files/json_field.hpp"
 #include "core/files/json_text.hpp"
 #include "core/files/regular_file.hpp"
+#include "core/import/reader.hpp"
 
 namespace moescope {
 namespace {
 
-constexpr std::int64_t kLimit = std::int64_t{1} << 31;
+using detail::kLimit;
 
 /// How one architecture calls things; sources: the models' config.json and transformers' modelling files.
 struct Architecture {

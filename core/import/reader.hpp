@@ -14,6 +14,9 @@
 /// What the readers of single formats share; not for use outside core/import/.
 namespace moescope::detail {
 
+/// Ids, extents and counts of a file are below this.
+inline constexpr std::int64_t kLimit = std::int64_t{1} << 31;
+
 /// A file to import; arrays are read once, whoever asks.
 struct ImportSource {
   std::filesystem::path file;

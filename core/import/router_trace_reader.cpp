@@ -8,12 +8,6 @@
 #include "core/import/reader.hpp"
 
 namespace moescope::detail {
-namespace {
-
-constexpr std::int64_t kLimit = std::int64_t{1} << 31;
-
-}  // namespace
-
 bool is_router_trace(const ImportSource& source) {
   return source.head.find_first_not_of(" \t\r\n") != std::string::npos &&
          source.head[source.head.find_first_not_of(" \t\r\n")] == '{' &&

@@ -7,12 +7,11 @@
 #include <utility>
 
 #include "core/base/error.hpp"
+#include "core/base/index.hpp"
 #include "core/ranks/strip_pairs.hpp"
 
 namespace moescope {
 namespace {
-
-std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 /// Pairs by the strips that cover their tokens.
 void assign_strips(const ExpertPlacement& placement, const Routing& routing,

@@ -5,12 +5,11 @@
 #include <utility>
 
 #include "core/base/error.hpp"
+#include "core/base/index.hpp"
 #include "core/ranks/placement.hpp"
 
 namespace moescope {
 namespace {
-
-std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 /// P as rows x columns of rectangles: the pair whose rectangles have the least rows and columns of the grid
 /// together, for that is what a token's strips cross.

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "core/base/index.hpp"
 #include "core/ranks/exchange_plan.hpp"
 #include "core/ranks/placement.hpp"
 
@@ -13,8 +14,6 @@ namespace {
 constexpr int kMostTurns = 12;
 /// Pairs that a rank may have above the mean, as long as another has room.
 constexpr double kLoadSlack = 1.1;
-
-std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 /// Pairs by expert: the tokens of each.
 struct TokensOfExperts {

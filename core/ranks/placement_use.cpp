@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <numeric>
 
+#include "core/base/index.hpp"
+
 namespace moescope {
 namespace {
-
-std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 /// Whether all of the job's pairs are of experts that every rank has.
 bool of_everywhere(const ExchangePlan& plan, const ExpertPlacement& placement, const Routing& routing,

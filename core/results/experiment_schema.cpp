@@ -8,7 +8,7 @@
 namespace moescope {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 /// All but the axes: what no table has.
 constexpr const char* kFrame = R"json({
@@ -47,8 +47,8 @@ constexpr const char* kFrame = R"json({
 }  // namespace
 
 std::string experiment_schema_json() {
-  Json schema = Json::parse(kFrame);
-  Json axes;
+  OrderedJson schema = OrderedJson::parse(kFrame);
+  OrderedJson axes;
   const ExperimentPoint point;
   detail::for_each_axis(point, [&](const RequestField& field, const auto& value) {
     const bool is_text = std::is_same_v<std::remove_cvref_t<decltype(value)>, std::string>;

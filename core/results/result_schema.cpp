@@ -12,7 +12,7 @@
 namespace moescope {
 namespace {
 
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 /// What the type of a member does not say of a field of a row, a header or a point's end.
 struct Text {
@@ -62,49 +62,51 @@ const std::map<std::string_view, Text> kPointTexts = {
 };
 
 template <class Enum>
-Json names_of(std::initializer_list<Enum> values) {
-  Json names = Json::array();
+OrderedJson names_of(std::initializer_list<Enum> values) {
+  OrderedJson names = OrderedJson::array();
   for (const Enum value : values) {
     names.push_back(std::string(to_string(value)));
   }
   return names;
 }
 
-Json type_of(const std::string&) { return {{"type", "string"}}; }
-Json type_of(bool) { return {{"type", "boolean"}}; }
-Json type_of(std::int64_t) { return {{"type", "integer"}}; }
-Json type_of(std::uint64_t) { return {{"type", "integer"}}; }
-Json type_of(double) { return {{"type", "number"}}; }
-Json type_of(Source) {
+OrderedJson type_of(const std::string&) { return {{"type", "string"}}; }
+OrderedJson type_of(bool) { return {{"type", "boolean"}}; }
+OrderedJson type_of(std::int64_t) { return {{"type", "integer"}}; }
+OrderedJson type_of(std::uint64_t) { return {{"type", "integer"}}; }
+OrderedJson type_of(double) { return {{"type", "number"}}; }
+OrderedJson type_of(Source) {
   return {{"enum", names_of({Source::kAnalytic, Source::kModelled, Source::kMeasured})}};
 }
-Json type_of(Status) {
+OrderedJson type_of(Status) {
   return {{"enum", names_of({Status::kOk, Status::kSkipped, Status::kUnavailable, Status::kFailed})}};
 }
 template <class T>
-Json type_of(const std::optional<T>&) {
+OrderedJson type_of(const std::optional<T>&) {
   return {{"type", {type_of(T{})["type"], "null"}}};
 }
 template <class T>
-Json type_of(const std::map<std::string, T>&) {
+OrderedJson type_of(const std::map<std::string, T>&) {
   return {{"type", "object"}, {"additionalProperties", type_of(T{})}};
 }
 
 /// From `first` on, as the values of schema_version.
-Json versions(int first) {
-  Json all = Json::array();
+OrderedJson versions(int first) {
+  OrderedJson all = OrderedJson::array();
   for (int version = first; version <= kResultSchemaVersion; ++version) {
     all.push_back(version);
   }
   return all;
 }
 
-Json run_id() { return {{"type", "string"}, {"minLength", 1}}; }
+OrderedJson run_id() { return {{"type", "string"}, {"minLength", 1}}; }
 
-Json object() { return {{"type", "object"}, {"additionalProperties", false}, {"required", Json::array()}}; }
+OrderedJson object() {
+  return {{"type", "object"}, {"additionalProperties", false}, {"required", OrderedJson::array()}};
+}
 
-Json stages() {
-  Json names = Json::array();
+OrderedJson stages() {
+  OrderedJson names = OrderedJson::array();
   for (const Stage stage : kStages) {
     names.push_back(std::string(to_string(stage)));
   }
@@ -113,13 +115,13 @@ Json stages() {
 }
 
 /// Fields by the version that brought them; those of version 1 are required without condition.
-using Newer = std::map<int, Json>;
+using Newer = std::map<int, OrderedJson>;
 
-void require(Json& rule, Newer& newer, const char* key, int since) {
+void require(OrderedJson& rule, Newer& newer, const char* key, int since) {
   (since == 1 ? rule["required"] : newer[since]).push_back(key);
 }
 
-Json described(Json property, const Text& text) {
+OrderedJson described(OrderedJson property, const Text& text) {
   if (!text.may_be_empty) {
     property["minLength"] = 1;
   }
@@ -129,9 +131,9 @@ Json described(Json property, const Text& text) {
   return property;
 }
 
-Json point_property(const PointField& field, Json property) {
+OrderedJson point_property(const PointField& field, OrderedJson property) {
   if (field.values != nullptr) {
-    Json values = Json::array();
+    OrderedJson values = OrderedJson::array();
     std::string_view rest = field.values;
     for (std::size_t comma = 0; comma != std::string_view::npos; rest.remove_prefix(comma + 1)) {
       comma = rest.find(',');
@@ -151,10 +153,10 @@ Json point_property(const PointField& field, Json property) {
   return property;
 }
 
-Json row_rule() {
-  Json rule = object();
+OrderedJson row_rule() {
+  OrderedJson rule = object();
   rule["required"] = {"schema_version", "run_id"};
-  Json properties;
+  OrderedJson properties;
   properties["schema_version"] = {{"enum", versions(1)}};
   properties["run_id"] = run_id();
   properties["run_id"]["description"] = "UTC start time and a hash of the command line; names the header";
@@ -176,12 +178,12 @@ Json row_rule() {
   properties["samples"]["minimum"] = 0;
   properties["spread"]["minimum"] = 0;
   rule["properties"] = std::move(properties);
-  Json conditions = Json::array();
-  conditions.push_back(Json::parse(R"({"if": {"properties": {"status": {"const": "ok"}}},
+  OrderedJson conditions = OrderedJson::array();
+  conditions.push_back(OrderedJson::parse(R"({"if": {"properties": {"status": {"const": "ok"}}},
     "then": {"properties": {"value": {"type": "number"}, "samples": {"minimum": 1}}},
     "else": {"properties": {"value": {"type": "null"}, "reason": {"minLength": 1}}}})"));
   conditions.push_back(
-      Json::parse(R"({"if": {"properties": {"source": {"const": "measured"}, "unit": {"const": "s"}}},
+      OrderedJson::parse(R"({"if": {"properties": {"source": {"const": "measured"}, "unit": {"const": "s"}}},
     "then": {"properties": {"value": {"exclusiveMinimum": 0}}}})"));
   for (const auto& [since, keys] : newer) {
     conditions.push_back({{"if", {{"properties", {{"schema_version", {{"enum", versions(since)}}}}}}},
@@ -191,9 +193,9 @@ Json row_rule() {
   return rule;
 }
 
-Json point_line_rule() {
-  Json point = object();
-  Json properties;
+OrderedJson point_line_rule() {
+  OrderedJson point = object();
+  OrderedJson properties;
   Newer none;
   const RecordedPoint end;
   detail::for_each_point_field(end, [&](const char* key, const auto& value, int) {
@@ -203,7 +205,7 @@ Json point_line_rule() {
   properties["rows"]["minimum"] = 0;
   properties["elapsed_s"]["minimum"] = 0;
   point["properties"] = std::move(properties);
-  Json rule = object();
+  OrderedJson rule = object();
   rule["required"] = {"schema_version", "run_id", "point"};
   rule["properties"] = {
       {"schema_version", {{"enum", versions(2)}}}, {"run_id", run_id()}, {"point", std::move(point)}};
@@ -211,9 +213,9 @@ Json point_line_rule() {
 }
 
 /// Header and, beside it, what newer versions require of it.
-std::pair<Json, Newer> header_rule() {
-  Json rule = object();
-  Json properties;
+std::pair<OrderedJson, Newer> header_rule() {
+  OrderedJson rule = object();
+  OrderedJson properties;
   Newer newer;
   const RunHeader header;
   detail::for_each_header_field(header, [&](const char* key, const auto& value, int since) {
@@ -225,13 +227,13 @@ std::pair<Json, Newer> header_rule() {
   return {std::move(rule), std::move(newer)};
 }
 
-Json header_line_rule(const Newer& newer) {
-  Json rule = object();
+OrderedJson header_line_rule(const Newer& newer) {
+  OrderedJson rule = object();
   rule["required"] = {"schema_version", "run_id", "header"};
   rule["properties"] = {{"schema_version", {{"enum", versions(1)}}},
                         {"run_id", run_id()},
                         {"header", {{"$ref", "#/$defs/header"}}}};
-  Json conditions = Json::array();
+  OrderedJson conditions = OrderedJson::array();
   for (const auto& [since, keys] : newer) {
     conditions.push_back({{"if", {{"properties", {{"schema_version", {{"enum", versions(since)}}}}}}},
                           {"then", {{"properties", {{"header", {{"required", keys}}}}}}}});
@@ -244,7 +246,7 @@ Json header_line_rule(const Newer& newer) {
 
 std::string result_schema_json() {
   auto [header, newer] = header_rule();
-  Json schema;
+  OrderedJson schema;
   schema["$schema"] = "https://json-schema.org/draft/2020-12/schema";
   schema["title"] = "moescope results, version " + std::to_string(kResultSchemaVersion);
   schema["description"] =
@@ -255,8 +257,8 @@ std::string result_schema_json() {
       "not have it. run.json holds the header line alone; rows.csv holds the rows, with the properties of a "
       "row as "
       "columns in this order and empty cells for null. Written by `moescope schema result`.";
-  schema["oneOf"] = {Json{{"$ref", "#/$defs/row"}}, Json{{"$ref", "#/$defs/point_line"}},
-                     Json{{"$ref", "#/$defs/header_line"}}};
+  schema["oneOf"] = {OrderedJson{{"$ref", "#/$defs/row"}}, OrderedJson{{"$ref", "#/$defs/point_line"}},
+                     OrderedJson{{"$ref", "#/$defs/header_line"}}};
   schema["$defs"] = {{"row", row_rule()},
                      {"point_line", point_line_rule()},
                      {"header_line", header_line_rule(newer)},

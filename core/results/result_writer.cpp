@@ -20,7 +20,7 @@ namespace moescope {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 std::string csv_cell(std::string_view text) { return csv_text(text); }
 template <class T>
@@ -32,50 +32,50 @@ std::string csv_cell(const std::optional<T>& value) {
   return value ? fmt::format("{}", *value) : std::string();
 }
 
-Json json_value(double value) { return value; }
-Json json_value(std::int64_t value) { return value; }
-Json json_value(std::uint64_t value) { return value; }
-Json json_value(const std::string& value) { return value; }
+OrderedJson json_value(double value) { return value; }
+OrderedJson json_value(std::int64_t value) { return value; }
+OrderedJson json_value(std::uint64_t value) { return value; }
+OrderedJson json_value(const std::string& value) { return value; }
 template <class T>
-requires std::is_enum_v<T> Json json_value(T value) { return std::string(to_string(value)); }
+requires std::is_enum_v<T> OrderedJson json_value(T value) { return std::string(to_string(value)); }
 template <class T>
-Json json_value(const std::optional<T>& value) {
-  return value ? Json(*value) : Json(nullptr);
+OrderedJson json_value(const std::optional<T>& value) {
+  return value ? OrderedJson(*value) : OrderedJson(nullptr);
 }
 
 /// Text from outside (paths, reasons) may not be UTF-8; JSON must be.
-std::string dump(const Json& json, int indent = -1) {
-  return json.dump(indent, ' ', false, Json::error_handler_t::replace);
+std::string dump(const OrderedJson& json, int indent = -1) {
+  return json.dump(indent, ' ', false, OrderedJson::error_handler_t::replace);
 }
 
-Json line_of(const RunHeader& header) {
-  Json line;
+OrderedJson line_of(const RunHeader& header) {
+  OrderedJson line;
   line["schema_version"] = kResultSchemaVersion;
   line["run_id"] = header.run_id;
   return line;
 }
 
-Json header_line(const RunHeader& header) {
-  Json fields;
+OrderedJson header_line(const RunHeader& header) {
+  OrderedJson fields;
   detail::for_each_header_field(header,
                                 [&](const char* key, const auto& value, int) { fields[key] = value; });
-  Json line = line_of(header);
+  OrderedJson line = line_of(header);
   line["header"] = std::move(fields);
   return line;
 }
 
-Json row_line(const RunHeader& header, const ResultRow& row) {
-  Json line = line_of(header);
+OrderedJson row_line(const RunHeader& header, const ResultRow& row) {
+  OrderedJson line = line_of(header);
   detail::for_each_row_field(row,
                              [&](const char* key, const auto& value, int) { line[key] = json_value(value); });
   return line;
 }
 
-Json point_line(const RunHeader& header, const RecordedPoint& point) {
-  Json fields;
+OrderedJson point_line(const RunHeader& header, const RecordedPoint& point) {
+  OrderedJson fields;
   detail::for_each_point_field(
       point, [&](const char* key, const auto& value, int) { fields[key] = json_value(value); });
-  Json line = line_of(header);
+  OrderedJson line = line_of(header);
   line["point"] = std::move(fields);
   return line;
 }
@@ -262,7 +262,7 @@ void ResultWriter::write_header_once() {
   if (header_written_) {
     return;
   }
-  const Json line = header_line(header_);
+  const OrderedJson line = header_line(header_);
   files_->rows().append(dump(line));
   files_->write_run(dump(line, 2) + '\n');
   header_written_ = true;

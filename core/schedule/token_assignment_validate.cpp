@@ -12,7 +12,7 @@ namespace moescope {
 namespace {
 
 template <class... Args>
-[[noreturn]] void violation(fmt::format_string<Args...> format, Args&&... args) {
+[[noreturn]] void broken_rule(fmt::format_string<Args...> format, Args&&... args) {
   throw InternalError("token assignment: " + fmt::format(format, std::forward<Args>(args)...));
 }
 
@@ -46,17 +46,17 @@ class Checker {
   void check() {
     a_.routing.validate();
     if (a_.routing.num_tokens != chosen_.num_tokens || a_.routing.num_experts() != chosen_.num_experts()) {
-      violation("{} tokens, {} experts, the choice has {}, {}", a_.routing.num_tokens,
-                a_.routing.num_experts(), chosen_.num_tokens, chosen_.num_experts());
+      broken_rule("{} tokens, {} experts, the choice has {}, {}", a_.routing.num_tokens,
+                  a_.routing.num_experts(), chosen_.num_tokens, chosen_.num_experts());
     }
     for (std::int64_t token = 0; token < chosen_.num_tokens; ++token) {
       check_token(token);
     }
     if (dropped_ != a_.dropped_pairs || added_ != a_.added_pairs || without_ != a_.tokens_without ||
         a_.chosen_pairs != chosen_.num_pairs()) {
-      violation("counts {} chosen, {} dropped, {} added, {} tokens without; there are {}, {}, {}, {}",
-                a_.chosen_pairs, a_.dropped_pairs, a_.added_pairs, a_.tokens_without, chosen_.num_pairs(),
-                dropped_, added_, without_);
+      broken_rule("counts {} chosen, {} dropped, {} added, {} tokens without; there are {}, {}, {}, {}",
+                  a_.chosen_pairs, a_.dropped_pairs, a_.added_pairs, a_.tokens_without, chosen_.num_pairs(),
+                  dropped_, added_, without_);
     }
     for (std::size_t expert = 0; expert < lines_.size(); ++expert) {
       check_expert(static_cast<std::int64_t>(expert));
@@ -78,7 +78,8 @@ class Checker {
       line.keep(place(token, k));
       const float gate = a_.routing.gates_of(token)[static_cast<std::size_t>(found - ran.begin())];
       if (gate != chosen_.gates_of(token)[k]) {
-        violation("token {}, expert {}: gate {} was {}", token, chosen[k], gate, chosen_.gates_of(token)[k]);
+        broken_rule("token {}, expert {}: gate {} was {}", token, chosen[k], gate,
+                    chosen_.gates_of(token)[k]);
       }
     }
     for (std::size_t k = 0; k < ran.size(); ++k) {
@@ -90,7 +91,7 @@ class Checker {
       ++line.added;
       const float gate = a_.routing.gates_of(token)[k];
       if (probabilities_ != nullptr && gate != probabilities_->f32().row(token)[ran[k]]) {
-        violation("token {}, expert {} was added with gate {}", token, ran[k], gate);
+        broken_rule("token {}, expert {} was added with gate {}", token, ran[k], gate);
       }
       line.last_added = std::max(line.last_added, {-static_cast<double>(gate), token});
     }
@@ -113,8 +114,8 @@ class Checker {
   void check_expert(std::int64_t expert) const {
     const Line& line = lines_[expert];
     if (line.dropped > 0 && line.first_dropped < line.last_kept) {
-      violation("expert {} drops token {} and keeps token {}, which comes behind it", expert,
-                line.first_dropped.second, line.last_kept.second);
+      broken_rule("expert {} drops token {} and keeps token {}, which comes behind it", expert,
+                  line.first_dropped.second, line.last_kept.second);
     }
     const std::int64_t load = line.kept + line.dropped;
     const bool capacity = a_.rule.kind == TokenRuleKind::kCapacity;
@@ -123,8 +124,8 @@ class Checker {
                                                   chosen_.num_experts(), chosen_.num_tokens))
                  : rounded_tokens(a_.rule, load, chosen_.num_tokens);
     if (line.kept + line.added != want || (line.added > 0 && (capacity || line.dropped > 0))) {
-      violation("expert {} was chosen {} times, keeps {} and gains {}: must have {}", expert, load, line.kept,
-                line.added, want);
+      broken_rule("expert {} was chosen {} times, keeps {} and gains {}: must have {}", expert, load,
+                  line.kept, line.added, want);
     }
     const bool looks = probabilities_ != nullptr && line.added > 0;
     for (std::int64_t token = 0; looks && token < chosen_.num_tokens; ++token) {
@@ -133,8 +134,8 @@ class Checker {
       const std::pair<double, std::int64_t> place = {
           -static_cast<double>(probabilities_->f32().row(token)[expert]), token};
       if (!runs && place < line.last_added) {
-        violation("expert {} gains token {} and not token {}, which gives it more", expert,
-                  line.last_added.second, token);
+        broken_rule("expert {} gains token {} and not token {}, which gives it more", expert,
+                    line.last_added.second, token);
       }
     }
   }

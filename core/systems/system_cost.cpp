@@ -14,9 +14,6 @@
 namespace moescope {
 namespace {
 
-constexpr Access kRead = Access::kRead;
-constexpr Access kWrite = Access::kWrite;
-
 class SystemTerms {
  public:
   SystemTerms(const SystemShape& shape, const Routing& routing, const TokenAssignment* assignment = nullptr)

@@ -16,7 +16,7 @@ namespace moescope::detail {
 namespace {
 
 // Fewer random numbers than this (about 0.2 ms of work) are made by one thread.
-constexpr std::int64_t kParallelSize = 16384;
+constexpr std::int64_t kParallelDraws = 16384;
 
 // drift: the ring turns once in this many steps; half a turn makes the popular half the unpopular one.
 constexpr double kDriftPeriodSteps = 16;
@@ -143,7 +143,7 @@ HostTensor clustered_tokens(Dtype dtype, std::int64_t num_tokens, std::int64_t h
   const double centre_scale = std::sqrt(correlation);
   const double noise_scale = std::sqrt(1 - correlation);
   const Philox philox(seed, static_cast<std::uint32_t>(RandomStream::kClusterOfToken));
-#pragma omp parallel if (num_tokens * hidden_size >= kParallelSize)
+#pragma omp parallel if (num_tokens * hidden_size >= kParallelDraws)
   {
     std::vector<double> centre(static_cast<std::size_t>(hidden_size));
     std::vector<double> noise(static_cast<std::size_t>(hidden_size));
@@ -183,7 +183,7 @@ Routing uniform_routing(const LayerShape& shape, std::uint64_t seed) {
   }
   const Philox philox(seed, static_cast<std::uint32_t>(RandomStream::kUniformIds));
   const auto top_k = static_cast<std::size_t>(shape.top_k);
-#pragma omp parallel if (shape.num_pairs() >= kParallelSize)
+#pragma omp parallel if (shape.num_pairs() >= kParallelDraws)
   {
     DistinctDraw distinct(shape.num_experts(), shape.top_k);
     std::vector<double> scores(top_k);

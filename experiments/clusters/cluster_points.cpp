@@ -21,7 +21,7 @@
 namespace moescope {
 namespace {
 
-constexpr const char* kFigure = "scaling";
+constexpr const char* kScalingFigure = "scaling";
 
 /// One way to share a layer.
 struct Way {
@@ -279,7 +279,7 @@ ExitCode simulate_cluster(const CommonOptions& options, const SimulatorOptions& 
   if (!options.output.empty()) {
     RunHeader header = run_header(invocation, *make_backend("cpu"));
     header.device = fmt::format("modelled: {}", plan.cluster.name);
-    writer.emplace(open_results(options.output, std::move(header), figure_files(kFigure)));
+    writer.emplace(open_results(options.output, std::move(header), figure_files(kScalingFigure)));
   }
   Progress progress(std::cerr, progress_style(options),
                     static_cast<std::int64_t>(plan.workloads.size() * plan.groups.size() * plan.ways.size()));
@@ -312,7 +312,7 @@ ExitCode simulate_cluster(const CommonOptions& options, const SimulatorOptions& 
         writer->write(row);
       }
     }
-    const FigureResult figure = draw_figure(scaling_figure(studies), writer->directory(), kFigure);
+    const FigureResult figure = draw_figure(scaling_figure(studies), writer->directory(), kScalingFigure);
     out.text() << fmt::format("\nrows:   {}/rows.jsonl, rows.csv, run.json\n", writer->directory().string());
     out.text() << figure_line(figure);
   }

@@ -17,7 +17,7 @@
 namespace moescope {
 namespace {
 
-constexpr const char* kFigure = "volume";
+constexpr const char* kVolumeFigure = "volume";
 /// Of a size, by halves and doubles.
 constexpr int kHalvings = 2;
 /// Of a grid's sides: the paper's figure begins at 1K experts.
@@ -151,8 +151,8 @@ ExitCode place_volume(const CommonOptions& options, const VolumeOptions& volume,
   const Study study(options, volume, on, std::move(workload));
   std::optional<ResultWriter> writer;
   if (!options.output.empty()) {
-    writer.emplace(
-        open_results(options.output, run_header(invocation, *make_backend("cpu")), figure_files(kFigure)));
+    writer.emplace(open_results(options.output, run_header(invocation, *make_backend("cpu")),
+                                figure_files(kVolumeFigure)));
   }
   const std::vector<VolumeAxis> axes = study.axes();
   out.text() << fmt::format("{}  {}  {} on {} ranks{}\n\n", name, study.base().label(),
@@ -167,7 +167,7 @@ ExitCode place_volume(const CommonOptions& options, const VolumeOptions& volume,
     for (const ResultRow& row : volume_rows(axes)) {
       writer->write(row);
     }
-    const FigureResult figure = draw_figure(volume_figure(axes), writer->directory(), kFigure);
+    const FigureResult figure = draw_figure(volume_figure(axes), writer->directory(), kVolumeFigure);
     out.text() << fmt::format("\nrows:   {}/rows.jsonl, rows.csv, run.json\n", writer->directory().string());
     out.text() << figure_line(figure);
   }

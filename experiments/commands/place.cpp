@@ -18,7 +18,7 @@
 namespace moescope {
 namespace {
 
-constexpr const char* kFigure = "placement";
+constexpr const char* kPlacementFigure = "placement";
 
 struct PlaceOptions : CommonOptions {
   std::string file;
@@ -140,7 +140,8 @@ ExitCode place(const PlaceOptions& options, const Invocation& invocation) {
     for (const RoutedBatch& batch : batches) {
       require_widths(batch);
     }
-    writer.emplace(open_results(options.output, run_header(invocation, *backend), figure_files(kFigure)));
+    writer.emplace(
+        open_results(options.output, run_header(invocation, *backend), figure_files(kPlacementFigure)));
   }
   std::vector<PlacementStudy> studies;
   for (RoutedBatch& batch : batches) {
@@ -160,7 +161,7 @@ ExitCode place(const PlaceOptions& options, const Invocation& invocation) {
   for (const PlacementStudy& study : studies) {
     for_each_placement_row(study, options.links, [&](const ResultRow& row) { writer->write(row); });
   }
-  const FigureResult figure = draw_figure(placement_figure(studies), writer->directory(), kFigure);
+  const FigureResult figure = draw_figure(placement_figure(studies), writer->directory(), kPlacementFigure);
   out.text() << fmt::format("\nrows:   {}/rows.jsonl, rows.csv, run.json\n", writer->directory().string());
   out.text() << figure_line(figure);
   return ExitCode::kOk;

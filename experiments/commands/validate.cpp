@@ -77,7 +77,7 @@ void print_markdown(std::ostream& out, std::span<const Prediction> predictions,
 }
 
 constexpr const char* kPredictions = "predictions.csv";
-constexpr const char* kFigure = "validation";
+constexpr const char* kValidationFigure = "validation";
 
 std::string predictions_csv(std::span<const Prediction> predictions) {
   std::string text = "shape,workload,seed,schedule,stage,metric,predicted,measured,held_out\n";
@@ -111,7 +111,7 @@ Outputs claim_outputs(const ValidateOptions& options, const std::vector<Measured
   std::vector<fs::path> kept = files_read(options, points);
   if (!options.output.empty()) {
     outputs.folder.emplace(options.output);
-    std::vector<std::string> names = figure_files(kFigure);
+    std::vector<std::string> names = figure_files(kValidationFigure);
     names.emplace_back(kPredictions);
     claim_files(outputs.folder->path(), names, kept);
     for (const std::string& name : names) {
@@ -176,7 +176,7 @@ ExitCode validate_model(const ValidateOptions& options, const Invocation& /*invo
     const fs::path& folder = outputs.folder->path();
     OutputFile("output", folder / kPredictions).write(predictions_csv(predictions));
     const FigureResult figure = draw_figure(
-        validation_figure(predictions, device.name + ", modelled over measured"), folder, kFigure);
+        validation_figure(predictions, device.name + ", modelled over measured"), folder, kValidationFigure);
     out.text() << (figure.status == Status::kOk ? "figure: " + figure.image.string()
                                                 : "no figure: " + figure.reason)
                << '\n';

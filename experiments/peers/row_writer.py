@@ -11,6 +11,7 @@ that stands for "does not apply"; a field that has none must be given. Nothing b
 import hashlib
 import json
 import math
+import os
 import pathlib
 import shlex
 import subprocess
@@ -67,7 +68,9 @@ def complete(fields, run_id):
 
 
 class RowWriter:
-    """A header line, then one value per line, flushed as they come. `folder` is made; rows.jsonl in it must not exist."""
+    """A header line, then one value per line, flushed as they come. `folder` is made; rows.jsonl in it must not exist.
+
+    The revision is $MOESCOPE_REVISION where that is set: of what was built, where it runs without a checkout."""
 
     def __init__(self, folder, program, device, driver="unavailable: not asked for", libraries=None, machine=None,
                  revision=None):
@@ -75,6 +78,7 @@ class RowWriter:
         now = time.gmtime()
         digest = hashlib.sha256(self.command_line.encode()).hexdigest()[:8]
         self.run_id = time.strftime("%Y%m%dT%H%M%SZ", now) + "-" + digest
+        revision = revision or os.environ.get("MOESCOPE_REVISION")
         known = revision or git("rev-parse", "HEAD")
         dirty = not known or (revision is None and git("status", "--porcelain", "--untracked-files=no") != "")
         header = {

@@ -8,6 +8,7 @@
 
 #include "kernels/contract/backward.hpp"
 #include "kernels/device/block_ops.cuh"
+#include "kernels/device/ordered_sums.cuh"
 #include "kernels/runtime/cuda_raii.hpp"
 #include "kernels/runtime/device_info.hpp"
 #include "kernels/runtime/nvtx.hpp"
@@ -31,22 +32,6 @@ struct SelectArgs {
   bool softmax;
   bool in_shared;  ///< sums in shared memory; else at once where they go
 };
-
-/// sums[key] += value of every lane that has one; lanes of one key in order.
-__device__ __forceinline__ void add_in_order(float* sums, int key, float value, bool has) {
-  unsigned left = __ballot_sync(kAllLanes, has);
-  const unsigned peers = __match_any_sync(kAllLanes, has ? key : -1);
-  const auto lane = static_cast<int>(threadIdx.x) % kWarp;
-  while (left != 0) {
-    // Of every key the first lane that is left.
-    const bool turn = (left >> lane & 1U) != 0 && __ffs(static_cast<int>(peers & left)) - 1 == lane;
-    if (turn) {
-      sums[key] += value;
-    }
-    left &= ~__ballot_sync(kAllLanes, turn);
-    __syncwarp();
-  }
-}
 
 /// Adds up neighbouring lanes of one key, whose keys ascend; the last lane of each has the sum and is the one
 /// that stays.

@@ -8,6 +8,8 @@
 #include <nlohmann/json.hpp>
 #include <utility>
 
+#include "core/base/index.hpp"
+
 namespace moescope {
 namespace {
 
@@ -15,8 +17,6 @@ using Tasks = std::vector<std::int64_t>;
 
 /// NodeType of Chakra's et_def.proto.
 enum class ChakraNode : int { kCompute = 4, kSend = 5, kReceive = 6 };
-
-std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 Tasks joined(const Tasks& a, const Tasks& b) {
   Tasks all = a;
@@ -139,32 +139,31 @@ RankGraph rank_graph(const RanksModel& model) {
 
 std::string goal_text(const RankGraph& graph) {
   constexpr double kNano = 1e-9;
-  fmt::memory_buffer text;
-  const auto out = std::back_inserter(text);
-  fmt::format_to(out, "num_ranks {}\n", graph.ranks.size());
+  std::string text;  // fmt::format_to() would compile all of {fmt} once more
+  text += fmt::format("num_ranks {}\n", graph.ranks.size());
   for (std::size_t rank = 0; rank < graph.ranks.size(); ++rank) {
-    fmt::format_to(out, "\nrank {} {{\n", rank);
+    text += fmt::format("\nrank {} {{\n", rank);
     std::size_t label = 0;
     for (const RankTask& task : graph.ranks[rank]) {
       ++label;
       switch (task.work) {
         case RankWork::kCompute:
-          fmt::format_to(out, "l{}: calc {}\n", label, whole(task.time_s, kNano));
+          text += fmt::format("l{}: calc {}\n", label, whole(task.time_s, kNano));
           break;
         case RankWork::kSend:
-          fmt::format_to(out, "l{}: send {}b to {} tag {}\n", label, task.bytes, task.peer, task.tag);
+          text += fmt::format("l{}: send {}b to {} tag {}\n", label, task.bytes, task.peer, task.tag);
           break;
         case RankWork::kReceive:
-          fmt::format_to(out, "l{}: recv {}b from {} tag {}\n", label, task.bytes, task.peer, task.tag);
+          text += fmt::format("l{}: recv {}b from {} tag {}\n", label, task.bytes, task.peer, task.tag);
           break;
       }
       for (const std::int64_t before : task.after) {
-        fmt::format_to(out, "l{} requires l{}\n", label, before + 1);
+        text += fmt::format("l{} requires l{}\n", label, before + 1);
       }
     }
-    fmt::format_to(out, "}}\n");
+    text += "}\n";
   }
-  return fmt::to_string(text);
+  return text;
 }
 
 std::string chakra_json(const RankGraph& graph, std::int64_t rank) {

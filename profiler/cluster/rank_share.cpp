@@ -2,10 +2,10 @@
 
 #include <algorithm>
 
+#include "core/base/index.hpp"
+
 namespace moescope {
 namespace {
-
-std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 Routing empty_like(const Routing& routing) {
   Routing part;

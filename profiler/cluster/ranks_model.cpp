@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "core/base/error.hpp"
+#include "core/base/index.hpp"
 #include "profiler/cluster/rank_share.hpp"
 
 namespace moescope {
@@ -18,8 +19,6 @@ namespace {
 
 /// Fewest accesses that a rank's share is replayed with: sampling coarser than this says nothing.
 constexpr std::int64_t kFewestAccesses = 20'000;
-
-std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 bool of_home(Stage stage) {
   return stage == Stage::kRouterProject || stage == Stage::kRouterSelect || stage == Stage::kSharedMlp;

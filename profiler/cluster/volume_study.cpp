@@ -8,6 +8,7 @@
 #include <tuple>
 #include <utility>
 
+#include "core/base/index.hpp"
 #include "core/ranks/placement_use.hpp"
 #include "profiler/cluster/exchange_time.hpp"
 #include "profiler/study/layer_rows.hpp"
@@ -18,8 +19,6 @@ namespace {
 
 /// A power below which bytes are called constant.
 constexpr double kConstant = 0.1;
-
-std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 /// Experts that home tokens use and whose ranks are others, of all homes.
 std::int64_t fetched_experts(const ExchangePlan& plan, const Routing& routing) {

@@ -23,13 +23,13 @@ constexpr std::string_view kHowToGet =
 
 /// "3.9.1" of the banner that every file of Chart.js begins with; empty for anything else.
 std::string version_of(const std::string& script) {
-  constexpr std::string_view kBefore = "Chart.js v";
+  constexpr std::string_view kTitle = "Chart.js v";
   const std::string_view head = std::string_view(script).substr(0, 400);
-  const std::size_t found = head.find(kBefore);
+  const std::size_t found = head.find(kTitle);
   if (found == std::string_view::npos) {
     return {};
   }
-  const std::string_view rest = head.substr(found + kBefore.size());
+  const std::string_view rest = head.substr(found + kTitle.size());
   std::size_t at = 0;
   const auto digits = [&] {
     const std::size_t from = at;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/base/error.hpp"
+#include "core/base/index.hpp"
 
 namespace moescope {
 namespace {
@@ -15,8 +16,6 @@ namespace {
 constexpr std::int64_t kParts = 4;
 /// Less than this is no gain: the next batch moves it by as much.
 constexpr double kWorthwhile = 0.02;
-
-std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 PlacementUse use_on(const ExpertPlacement& placement, const Routing& routing) {
   const ExchangePlan plan =

@@ -28,10 +28,12 @@ std::optional<double> sum_over_expert_stages(const RecordedSchedule& schedule,
 
 constexpr std::string_view kNone = "none";
 
-std::string text_of(const std::string& value) { return value == kNone ? "" : value; }
-std::string text_of(const std::optional<std::int64_t>& value) { return value ? fmt::to_string(*value) : ""; }
+std::string field_text(const std::string& value) { return value == kNone ? "" : value; }
+std::string field_text(const std::optional<std::int64_t>& value) {
+  return value ? fmt::to_string(*value) : "";
+}
 template <class T>
-requires std::is_arithmetic_v<T> std::string text_of(T value) { return fmt::to_string(value); }
+requires std::is_arithmetic_v<T> std::string field_text(T value) { return fmt::to_string(value); }
 
 void reset(std::string& value) { value = kNone; }
 void reset(std::optional<std::int64_t>& value) { value.reset(); }
@@ -70,7 +72,7 @@ const std::vector<bool>& state_axes() {
 using OpenValues = std::vector<std::string>;
 OpenValues open_values(const Point& point) {
   OpenValues values;
-  for_each_open(point, [&](std::size_t, const auto& value) { values.push_back(text_of(value)); });
+  for_each_open(point, [&](std::size_t, const auto& value) { values.push_back(field_text(value)); });
   return values;
 }
 

@@ -2,7 +2,9 @@
 
     python bytes_lm.py TEXT --steps 200 --record my-run
     python bytes_lm.py TEXT --steps 200 --layer dense        # the same weights in plain PyTorch: every expert for every token
+    python bytes_lm.py TEXT --device cuda --width 256 --experts 65536 --top-k 64 --batch 16 --autocast
 
+Any file will do; Debian's libpython3.11-stdlib has /usr/lib/python3.11/pydoc_data/topics.py, 756 kB of English.
 It prints loss and tokens per second. my-run/ then has a trace of all layers at the start, in the middle and at the end
 (step0000.npz, ...) and a snapshot of the last layer (layer.safetensors):
 
@@ -12,8 +14,11 @@ It prints loss and tokens per second. my-run/ then has a trace of all layers at 
 from __future__ import annotations
 
 import argparse
+import math
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -35,8 +40,8 @@ class DenseOmniMoE(OmniMoE):
         chosen, ids = scores.topk(self.top_k, dim=-1)
         gates = chosen.softmax(-1) if self.gates == "softmax" else chosen.exp()
         self.tell_routing(x, ids, gates)
-        mask = torch.zeros_like(scores).scatter(1, ids, gates)
-        y = (mask * F.silu(x @ self.up_embed.weight.T)) @ self.down_embed.weight
+        hidden = F.silu(x @ self.up_embed.weight.T)
+        y = (torch.zeros_like(hidden).scatter(1, ids, gates.to(hidden.dtype)) * hidden) @ self.down_embed.weight
         y = y + self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
         return y.reshape(hidden_states.shape)
 
@@ -55,12 +60,20 @@ class Block(nn.Module):
         return x + self.moe(self.norm2(x))
 
 
+@dataclass
+class Size:
+    width: int = 128
+    blocks: int = 2
+    experts: int = 1024
+    top_k: int = 16
+
+
 class BytesModel(nn.Module):
-    def __init__(self, layer: type[OmniMoE], width: int = 128, blocks: int = 2, experts: int = 1024, top_k: int = 16):
+    def __init__(self, layer: type[OmniMoE], size: Size = Size()):
         super().__init__()
-        self.bytes, self.places = nn.Embedding(256, width), nn.Embedding(CONTEXT, width)
-        self.blocks = nn.ModuleList(Block(width, 4, layer, experts, top_k) for _ in range(blocks))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 256, bias=False)
+        self.bytes, self.places = nn.Embedding(256, size.width), nn.Embedding(CONTEXT, size.width)
+        self.blocks = nn.ModuleList(Block(size.width, 4, layer, size.experts, size.top_k) for _ in range(size.blocks))
+        self.norm, self.head = nn.LayerNorm(size.width), nn.Linear(size.width, 256, bias=False)
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = self.bytes(tokens) + self.places.weight[:tokens.shape[1]]
@@ -76,28 +89,56 @@ def batch_of(text: Tensor, size: int, generator: torch.Generator) -> tuple[Tenso
     return piece[:, :-1], piece[:, 1:]
 
 
-def train(text: Tensor, layer: type[OmniMoE], steps: int, batch: int, seed: int, device: str, folder: Path | None) -> list[float]:
-    """Losses in bits a byte, one a step."""
-    torch.manual_seed(seed)
-    model = BytesModel(layer).to(device)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-    generator = torch.Generator().manual_seed(seed)
-    held, _ = batch_of(text, batch, torch.Generator().manual_seed(1))
-    losses, began = [], time.perf_counter()
-    for step in range(steps + 1):
-        if folder is not None and step in (0, steps // 2, steps):
-            write_routing(model, held.to(device), folder, step, step == steps)
-        if step == steps:
+@dataclass
+class Run:
+    """How to train: what is the same for both layers."""
+
+    steps: int = 200
+    batch: int = 8
+    seed: int = 0
+    device: str = "cpu"
+    size: Size = field(default_factory=Size)
+    autocast: bool = False  #: to bfloat16
+
+
+@dataclass
+class History:
+    """Of each step: bits a byte, and seconds from its batch to its loss on the host."""
+
+    losses: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+
+    def tokens_per_s(self, tokens: int, warm_up: int = 10) -> float:
+        """Of the steps after the first ones, which load kernels."""
+        seconds = self.seconds[warm_up:] or self.seconds
+        return tokens * len(seconds) / sum(seconds)
+
+
+def train(text: Tensor, layer: type[OmniMoE], run: Run, folder: Optional[Path] = None) -> History:
+    torch.manual_seed(run.seed)
+    model = BytesModel(layer, run.size).to(run.device)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=run.device != "cpu")
+    generator = torch.Generator().manual_seed(run.seed)
+    held, _ = batch_of(text, run.batch, torch.Generator().manual_seed(1))
+    tokens = held.numel()
+    history = History()
+    for step in range(run.steps + 1):
+        if folder is not None and step in (0, run.steps // 2, run.steps):
+            write_routing(model, held.to(run.device), folder, step, step == run.steps)
+        if step == run.steps:
             break
-        inputs, targets = (one.to(device) for one in batch_of(text, batch, generator))
-        loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
+        began = time.perf_counter()
+        inputs, targets = (one.to(run.device) for one in batch_of(text, run.batch, generator))
+        with torch.autocast(torch.device(run.device).type, torch.bfloat16, enabled=run.autocast):
+            loss = F.cross_entropy(model(inputs).flatten(0, 1), targets.flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(loss.item() / 0.6931471805599453)
-        if step % 20 == 19 or step == steps - 1:
-            print(f"step {step + 1}: {losses[-1]:.3f} bits a byte, {(step + 1) * inputs.numel() / (time.perf_counter() - began):.0f} tokens/s")
-    return losses
+        history.losses.append(loss.item() / math.log(2))  # waits for the step
+        history.seconds.append(time.perf_counter() - began)
+        if step % 20 == 19 or step == run.steps - 1:
+            print(f"step {step + 1}: {history.losses[-1]:.3f} bits a byte, {history.tokens_per_s(tokens):.0f} tokens/s", flush=True)
+    return history
 
 
 def write_routing(model: BytesModel, held: Tensor, folder: Path, step: int, last: bool) -> None:
@@ -122,6 +163,11 @@ def main() -> None:
     parser.add_argument("--layer", choices=("ours", "dense"), default="ours")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--width", type=int, default=Size.width)
+    parser.add_argument("--blocks", type=int, default=Size.blocks)
+    parser.add_argument("--experts", type=int, default=Size.experts, help="a square")
+    parser.add_argument("--top-k", type=int, default=Size.top_k)
+    parser.add_argument("--autocast", action="store_true", help="products in bfloat16")
     parser.add_argument("--record", type=Path, metavar="DIR")
     given = parser.parse_args()
     text = torch.frombuffer(bytearray(given.text.read_bytes()), dtype=torch.uint8)
@@ -129,7 +175,8 @@ def main() -> None:
         parser.error(f"{given.text}: {len(text)} bytes are too few, at least {2 * CONTEXT} are needed")
     if given.steps < 1:
         parser.error(f"--steps {given.steps}: must be at least 1")
-    train(text, OmniMoE if given.layer == "ours" else DenseOmniMoE, given.steps, given.batch, given.seed, given.device, given.record)
+    run = Run(given.steps, given.batch, given.seed, given.device, Size(given.width, given.blocks, given.experts, given.top_k), given.autocast)
+    train(text, OmniMoE if given.layer == "ours" else DenseOmniMoE, run, given.record)
 
 
 if __name__ == "__main__":

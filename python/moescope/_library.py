@@ -200,12 +200,13 @@ def give_workspace(where: Execution, address: int, size: int) -> None:
 
 
 @lru_cache(maxsize=None)
-def _function(operation: str):
+def function(operation: str):
+    """The function behind an operation: it takes references to shape and execution, then what moescope.h says."""
     return getattr(library(), f"moescope_{operation}")
 
 
 def call(operation: str, of: Shape, where: Execution, *arguments) -> None:
     """One function of the interface; raises what it reports."""
-    status = _function(operation)(byref(of), byref(where), *arguments)
+    status = function(operation)(byref(of), byref(where), *arguments)
     if status:
         raise_for(status)

@@ -5,8 +5,9 @@
     moescope.simulate(preset="table-a-1024-512", device="h100-sxm")
     print(moescope.inspect("routing.npz"))                           # what the command prints
 
-An option is spelt as on the command line, with _ for -: min_samples=3 is --min-samples 3, K=8 is -K 8, an iterable is joined
-with commas, True is the option alone, None and False leave it out. `moescope.command("check", "--full")` runs anything.
+An option is spelt as on the command line, with _ for -: min_samples=3 is --min-samples 3, K=8 is -K 8. An iterable is joined with
+commas; of workload, schedule, system and others that the program takes several times it repeats the option. True is the option
+alone, None and False leave it out. `moescope.command("check", "--full")` runs anything.
 """
 from __future__ import annotations
 
@@ -65,15 +66,23 @@ def command(*words: Any, check: bool = True, cwd: Optional[PathLike] = None) -> 
     return done
 
 
+_REPEATED = {"exchange", "placement", "schedule", "system", "vary", "workload"}  # options that stand there once for each value
+
+
 def _options(options: dict[str, Any]) -> list[str]:
     words: list[str] = []
     for name, value in options.items():
         if value is None or value is False:
             continue
-        words.append(f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}")
-        if value is not True:
-            joined = not isinstance(value, (str, os.PathLike)) and isinstance(value, Iterable)
-            words.append(",".join(map(str, value)) if joined else str(value))
+        option = f"-{name}" if len(name) == 1 else f"--{name.replace('_', '-')}"
+        several = not isinstance(value, (str, os.PathLike)) and isinstance(value, Iterable)
+        if value is True:
+            words.append(option)
+        elif several and name in _REPEATED:
+            for one in value:
+                words += [option, str(one)]
+        else:
+            words += [option, ",".join(map(str, value)) if several else str(value)]
     return words
 
 

@@ -22,10 +22,10 @@ QUICK = {"min_samples": 3, "max_time": 0.02}
 
 class Options(unittest.TestCase):
     def test_words_of_the_command_line(self):
-        words = program._options({"K": 8, "min_samples": 3, "schedule": ["a", "b"], "full": True, "quiet": False, "seed": None,
+        words = program._options({"K": 8, "min_samples": 3, "schedule": ["a", "b"], "device": ["c", "d"], "full": True, "quiet": False, "seed": None,
                                   "workload": "zipf:1", "output": Path("x y")})
-        self.assertEqual(words, ["-K", "8", "--min-samples", "3", "--schedule", "a,b", "--full", "--workload", "zipf:1", "--output",
-                                 "x y"])
+        self.assertEqual(words, ["-K", "8", "--min-samples", "3", "--schedule", "a", "--schedule", "b", "--device", "c,d", "--full",
+                                 "--workload", "zipf:1", "--output", "x y"])
 
 
 class Commands(unittest.TestCase):

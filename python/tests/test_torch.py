@@ -22,7 +22,7 @@ OPCHECKS = ("test_schema", "test_autograd_registration", "test_faketensor", "tes
 
 def dense_experts(x, w_in, w_out, ids, gates, activation="silu"):
     """Every expert for every token behind a mask of gates."""
-    mask = torch.zeros(len(x), len(w_in), dtype=gates.dtype).scatter_add(1, ids.long(), gates)
+    mask = torch.zeros(len(x), len(w_in), dtype=gates.dtype, device=x.device).scatter_add(1, ids.long(), gates)
     return (mask.to(x.dtype) * ACTIVATIONS[activation](x @ w_in.T)) @ w_out
 
 
@@ -120,7 +120,7 @@ class Operators(unittest.TestCase):
                 torch.library.opcheck(ops.select.default, (t[1], t[2], K, "softmax", "log_softmax"), test_utils=OPCHECKS)
                 torch.library.opcheck(ops.mlp.default, (t[0], *t[5:], "gelu"), test_utils=OPCHECKS)
                 torch.library.opcheck(ops.layer.default, (*t, K, "probability", "silu"), test_utils=OPCHECKS)
-                torch.library.opcheck(ops.layer_output.default, (*[one.detach() for one in t], None, K, "softmax", "silu"), test_utils=OPCHECKS)
+                torch.library.opcheck(ops.layer_output.default, (*t, None, K, "softmax", "silu"), test_utils=OPCHECKS)
                 torch.library.opcheck(ops.layer.default, (*t[:5], None, None, None, K, "softmax", "silu"), test_utils=OPCHECKS)
 
     def test_double_backward_is_refused(self):
@@ -184,6 +184,46 @@ class Operators(unittest.TestCase):
 
 class Dispatch(unittest.TestCase):
     """Functions may leave the dispatcher out, and must not where someone listens there."""
+
+    def test_what_a_call_left_is_for_the_same_alone(self):
+        """Structs and sizes are kept from call to call: one that differs in anything is checked anew."""
+        inputs = tensors(requires_grad=False)
+        ids, gates = torch.randint(0, NR * NC, (7, 3)), torch.rand(7, 3, dtype=torch.float64)
+        call = lambda x=inputs[0], w=inputs[3], v=inputs[4], i=ids, g=gates, **more: mt.experts(x, w, v, i, g, **more)  # noqa: E731
+        for _ in range(2):
+            expected = call()
+            for kind, other in (("dtype", {"w": inputs[3].float()}), ("shape", {"v": inputs[4][:-1]}), ("dtype", {"x": inputs[0].float()}),
+                                ("shape", {"g": gates[:-1]}), ("dtype", {"i": ids.short()}), ("activation", {"activation": "tanh"}),
+                                ("ids", {"i": ids + NR * NC})):
+                with self.assertRaisesRegex(ValueError, kind):
+                    call(**other)
+            torch.testing.assert_close(call(i=ids.int()), expected)
+            torch.testing.assert_close(call(w=inputs[3].t().contiguous().t(), x=torch.stack([inputs[0]] * 2, -1)[..., 0]), expected)
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)
+            try:
+                self.assertTrue(torch.equal(call(), expected))
+            finally:
+                torch.set_num_threads(threads)
+
+    def test_functions_have_the_operators_gradients(self):
+        ops = torch.ops.moescope
+        inputs, ids, gates = tensors(), torch.randint(0, NR * NC, (7, 3)), torch.rand(7, 3, dtype=torch.float64, requires_grad=True)
+        x, rows, cols, w_in, w_out, *shared = inputs
+        pairs = ((mt.layer(*inputs[:5], K, shared=tuple(shared)).y, ops.layer(*inputs, K, "softmax", "silu")[0], inputs),
+                 (mt.layer(*inputs[:5], K).y, ops.layer(*inputs[:5], None, None, None, K, "softmax", "silu")[0], inputs[:5]),
+                 (mt.layer_output(*inputs[:5], K, shared=tuple(shared)), ops.layer_output(*inputs, None, K, "softmax", "silu"), inputs),
+                 (mt.experts(x, w_in, w_out, ids, gates), ops.experts(x, w_in, w_out, ids, gates, "silu"), [x, w_in, w_out, gates]),
+                 (mt.mlp(x, *shared), ops.mlp(x, *shared, "silu"), [x, *shared]),
+                 (mt.select(rows, cols, K).gates, ops.select(rows, cols, K, "softmax", "log_softmax")[0], [rows, cols]))
+        for direct, operator, learnt in pairs:
+            self.assertNotEqual(type(direct.grad_fn).__name__, type(operator.grad_fn).__name__)
+            direction = torch.randn_like(direct)
+            made = [torch.autograd.grad(one, learnt, direction, create_graph=True) for one in (direct, operator)]
+            torch.testing.assert_close(*made, rtol=0, atol=0)
+            for gradients in made:
+                with self.assertRaisesRegex(NotImplementedError, "no double backward"):
+                    gradients[0].sum().backward()
 
     def test_modes_and_other_tensors_see_the_operators(self):
         seen = []
@@ -284,8 +324,10 @@ class Modules(unittest.TestCase):
         inputs = tensors()
         made = mt.layer_output(*inputs[:5], K, shared=tuple(inputs[5:]))
         torch.testing.assert_close(made, ours(inputs).y)
-        with self.assertRaisesRegex(NotImplementedError, "layer_output: there is no backward"):
-            made.sum().backward()
+        direction = torch.randn_like(made)
+        for one, other in zip(torch.autograd.grad((made * direction).sum(), inputs),
+                              torch.autograd.grad((ours(inputs).y * direction).sum(), inputs)):
+            torch.testing.assert_close(one, other)
 
     def test_autocast(self):
         torch.manual_seed(5)

@@ -20,7 +20,7 @@ constexpr std::int64_t kMebi = std::int64_t{1} << 20;
 /// Far above the last-level cache of one process's share of today's CPUs.
 constexpr std::int64_t kBufferBytes = 512 * kMebi;
 /// Above the private caches, below the last-level cache (cpu_rates.cpp measured with as much).
-constexpr std::int64_t kCacheBytes = 6 * kMebi;
+constexpr std::int64_t kSummedBytes = 6 * kMebi;
 constexpr int kCacheRounds = 16;
 constexpr std::int64_t kMatrixExtent = 512;
 /// As wide as AVX; the compiler splits or joins them where registers are of another width.
@@ -94,7 +94,7 @@ void read_cache(Bench& bench) {
   std::uint64_t sum = 0;
 #pragma omp parallel reduction(+ : sum)
   for (int round = 0; round < kCacheRounds; ++round) {
-    sum += sum_of(bench.first.data(), bench.first.data() + kCacheBytes / sizeof(std::uint64_t));
+    sum += sum_of(bench.first.data(), bench.first.data() + kSummedBytes / sizeof(std::uint64_t));
   }
   bench.sink += sum;
 }
@@ -144,9 +144,9 @@ CeilingProbes make_cpu_ceiling_probes() {
   add(ceiling::kHbmWrite, fmt::format("memset of {} MiB by {} threads", mebibytes, threads), memory,
       write_memory);
   add(ceiling::kL2Read,
-      fmt::format("sum over the same {} MiB by each of {} threads, again and again", kCacheBytes / kMebi,
+      fmt::format("sum over the same {} MiB by each of {} threads, again and again", kSummedBytes / kMebi,
                   threads),
-      static_cast<double>(kCacheBytes) * kCacheRounds * threads, read_cache);
+      static_cast<double>(kSummedBytes) * kCacheRounds * threads, read_cache);
   add(ceiling::kBf16Matrix,
       fmt::format("the reference's product of two {0} x {0} bf16 matrices by {1} threads", kMatrixExtent,
                   threads),

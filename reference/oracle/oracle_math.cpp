@@ -26,6 +26,12 @@ double dot(const Vector& a, const Vector& b) {
   return std::inner_product(a.begin(), a.end(), b.begin(), 0.0);
 }
 
+void add_scaled(double scale, const Vector& v, double* sum) {
+  for (std::size_t k = 0; k < v.size(); ++k) {
+    sum[k] += scale * v[k];
+  }
+}
+
 Product product(const Vector& a, const Vector& b) {
   Product result;
   for (std::size_t i = 0; i < a.size(); ++i) {

@@ -16,6 +16,8 @@ using Vector = std::vector<double>;
 /// Row `row` of a tensor of either storage.
 Vector row_of(const HostTensor& tensor, std::int64_t row);
 double dot(const Vector& a, const Vector& b);
+/// sum[k] += scale * v[k], for every element of v.
+void add_scaled(double scale, const Vector& v, double* sum);
 /// The same with the products' sizes.
 struct Product {
   double value = 0;

@@ -3,16 +3,6 @@
 #include "reference/oracle/oracle_router_training.hpp"
 
 namespace moescope::oracle {
-namespace {
-
-void add_scaled(double scale, const Vector& v, double* sum) {
-  for (std::size_t k = 0; k < v.size(); ++k) {
-    sum[k] += scale * v[k];
-  }
-}
-
-}  // namespace
-
 void gated_mlp_backward(const Vector& x, const Vector& dy, const GatedMlp& mlp, Activation activation,
                         double scale, const TokenGradients& token, MlpGradients& gradients) {
   const auto units = static_cast<std::size_t>(mlp.size);

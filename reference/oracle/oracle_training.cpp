@@ -13,6 +13,7 @@
 namespace moescope {
 namespace {
 
+using oracle::add_scaled;
 using oracle::dot;
 using oracle::row_of;
 using oracle::sigma;
@@ -27,12 +28,6 @@ struct Pairs {
   Vector h;        ///< gate * d(gate): gradient of the score behind a probability gate
   Vector h_terms;  ///< sum of squares of the products that h is a sum of
 };
-
-void add_scaled(double scale, const Vector& v, double* sum) {
-  for (std::size_t k = 0; k < v.size(); ++k) {
-    sum[k] += scale * v[k];
-  }
-}
 
 /// Selection and fp64 gates of all tokens.
 Vector route(const LayerInputs& inputs, const Routing* selection, OracleTraining& result) {

@@ -4,12 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <utility>
 
 #include "core/base/error.hpp"
 #include "reference/oracle/oracle_math.hpp"
+#include "reference/oracle/stage_compare.hpp"
 
 namespace moescope {
 namespace {
@@ -19,16 +19,16 @@ using oracle::sigma;
 using oracle::Vector;
 
 /// A half query, and how far each of its elements may be off in the path under test.
-struct HalfQuery {
+struct BoundedQuery {
   Vector q;
   Vector error;
 };
 
 /// LayerNorm(x Wq^T) of one half of one head; without weights no norm.
-HalfQuery half_query(const SystemInputs& inputs, const Vector& x, std::int64_t first_row) {
+BoundedQuery bounded_query(const SystemInputs& inputs, const Vector& x, std::int64_t first_row) {
   const auto& shape = inputs.shape;
   const auto& keys = *inputs.weights->keys;
-  HalfQuery half;
+  BoundedQuery half;
   double partial = 0;  // largest partial sum of the projection
   for (std::int64_t i = 0; i < shape.key_size; ++i) {
     const Vector w = row_of(keys.queries, first_row + i);
@@ -61,7 +61,7 @@ struct HalfScores {
 
 HalfScores half_scores(const SystemInputs& inputs, const Vector& x, std::int64_t head, std::int64_t half) {
   const auto& shape = inputs.shape;
-  const auto query = half_query(inputs, x, (half * shape.heads + head) * shape.key_size);
+  const auto query = bounded_query(inputs, x, (half * shape.heads + head) * shape.key_size);
   HalfScores result;
   for (std::int64_t key = 0; key < shape.num_keys(); ++key) {
     const Vector k = row_of(inputs.weights->keys->keys, (head * shape.num_keys() + key) * 2 + half);
@@ -235,10 +235,6 @@ std::string fault_of(const TokenAssignment& assignment, const Routing& chosen, c
     }
   }
   return {};
-}
-
-bool same_bits(const HostTensor& a, const HostTensor& b) {
-  return a.bytes() == b.bytes() && std::memcmp(a.data(), b.data(), static_cast<std::size_t>(a.bytes())) == 0;
 }
 
 }  // namespace

@@ -13,15 +13,10 @@
 namespace moescope {
 namespace {
 
+using oracle::add_scaled;
 using oracle::dot;
 using oracle::row_of;
 using oracle::Vector;
-
-void add_scaled(double scale, const Vector& v, double* sum) {
-  for (std::size_t k = 0; k < v.size(); ++k) {
-    sum[k] += scale * v[k];
-  }
-}
 
 /// A half query through its layer norm, if there is one.
 struct HalfQuery {

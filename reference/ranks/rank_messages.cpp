@@ -5,12 +5,11 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/base/index.hpp"
 #include "reference/stages/rounding.hpp"
 
 namespace moescope::reference {
 namespace {
-
-std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 template <class T>
 void append(Message& message, const T& value) {

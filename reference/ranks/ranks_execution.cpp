@@ -11,6 +11,7 @@
 
 #include "core/base/error.hpp"
 #include "core/base/host_memory.hpp"
+#include "core/base/index.hpp"
 #include "core/ranks/placement_use.hpp"
 #include "reference/stages/matmul.hpp"
 #include "reference/stages/stages.hpp"
@@ -18,8 +19,6 @@
 
 namespace moescope::reference {
 namespace {
-
-std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 /// Rows of a tensor, copied.
 HostTensor take_rows(const HostTensor& tensor, std::span<const std::int32_t> rows) {

@@ -50,7 +50,7 @@ std::vector<Block> blocks_of(const Schedule& schedule, std::int64_t num_experts,
 }
 
 /// One thread's operands in fp32.
-struct Scratch {
+struct ExpertScratch {
   MatrixF32 x;        ///< [block, d]
   MatrixF32 gate_up;  ///< [2 f, d]
   MatrixF32 hidden;   ///< [block, 2 f]: gate and up; the first f columns become their product
@@ -60,7 +60,7 @@ struct Scratch {
 
 /// scratch.out = FFN of the expert for these tokens, and for zeros in the rows behind them.
 void run_block(const SystemInputs& inputs, std::int32_t expert, std::span<const std::int32_t> tokens,
-               std::int64_t rows, Scratch& scratch) {
+               std::int64_t rows, ExpertScratch& scratch) {
   const auto& shape = inputs.shape;
   const auto& experts = *inputs.weights->experts;
   const auto f = shape.expert_size;
@@ -97,7 +97,7 @@ HostTensor grouped_ffn(const SystemInputs& inputs, const Routing& routing, const
   const auto result = results.f32();
   const auto blocks = blocks_of(schedule, inputs.shape.num_experts, capacity);
   const int threads = omp_get_max_threads();
-  std::vector<Scratch> scratch(static_cast<std::size_t>(threads));
+  std::vector<ExpertScratch> scratch(static_cast<std::size_t>(threads));
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
   for (std::size_t b = 0; b < blocks.size(); ++b) {
     auto& mine = scratch[static_cast<std::size_t>(omp_get_thread_num())];
@@ -136,7 +136,7 @@ HostTensor ffn_of_tokens(const SystemInputs& inputs, const Routing& routing, con
   HostTensor out = HostTensor::zeros(Dtype::kF32, inputs.shape.num_tokens, inputs.shape.hidden_size);
   const auto y = out.f32();
   const int threads = omp_get_max_threads();
-  std::vector<Scratch> scratch(static_cast<std::size_t>(threads));
+  std::vector<ExpertScratch> scratch(static_cast<std::size_t>(threads));
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
   for (std::size_t t = 0; t < schedule.tokens.size(); ++t) {
     auto& mine = scratch[static_cast<std::size_t>(omp_get_thread_num())];
@@ -155,7 +155,7 @@ HostTensor ffn_of_all(const SystemInputs& inputs, const Routing& routing, const 
   HostTensor out = HostTensor::zeros(Dtype::kF32, inputs.shape.num_tokens, inputs.shape.hidden_size);
   const auto y = out.f32();
   const int threads = omp_get_max_threads();
-  std::vector<Scratch> scratch(static_cast<std::size_t>(threads));
+  std::vector<ExpertScratch> scratch(static_cast<std::size_t>(threads));
 #pragma omp parallel for schedule(dynamic) num_threads(threads)
   for (std::int64_t first = 0; first < inputs.shape.num_tokens; first += kFfnBlockTokens) {
     auto& mine = scratch[static_cast<std::size_t>(omp_get_thread_num())];

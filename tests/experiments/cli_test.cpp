@@ -25,8 +25,6 @@ using test::small;
 using test::TemporaryDirectory;
 using test::write_text;
 
-int code_of(ExitCode code) { return static_cast<int>(code); }
-
 TEST(Cli, HelpTeachesEverySubcommandAndTheExitCodes) {
   const TemporaryDirectory directory;
   const Outcome help = run_moescope({"--help"}, directory);
@@ -91,7 +89,7 @@ TEST(Cli, CalibrateMakesAFolderOfRecordedRowsThatTheSimulatorTakes) {
   by_name.insert(by_name.end(), {"--calibration", "none"});
   EXPECT_EQ(named.out.substr(0, named.out.find("calibration: ")), run_moescope(by_name, directory).out);
   const Outcome unknown = run_moescope({"simulate", "--preset", "tiny", "--device", "mode"}, directory);
-  EXPECT_EQ(unknown.code, code_of(ExitCode::kInvalidArgument));
+  EXPECT_EQ(unknown.code, test::code_of(ExitCode::kInvalidArgument));
   EXPECT_NE(unknown.err.find("device = mode: must be a device file, a folder with a device.json, or one of"),
             std::string::npos)
       << unknown.err;
@@ -110,19 +108,19 @@ TEST(Cli, CalibrateSaysWhatItCannotMake) {
   const Outcome none = run_moescope({"calibrate", "--recorded", "--rows", results + "ceilings.jsonl",
                                      "--part", "rates", "--output", "other"},
                                     directory);
-  EXPECT_EQ(none.code, code_of(ExitCode::kInvalidArgument)) << none.err;
+  EXPECT_EQ(none.code, test::code_of(ExitCode::kInvalidArgument)) << none.err;
   EXPECT_NE(none.err.find("part = rates: cannot be made"), std::string::npos) << none.err;
   EXPECT_FALSE(std::filesystem::exists(directory.path() / "other"));
   const Outcome two = run_moescope({"calibrate", "--recorded", "--rows", results + "ceilings.jsonl",
                                     test::source_path("results/h200/ceilings.jsonl"), "--output", "other"},
                                    directory);
-  EXPECT_EQ(two.code, code_of(ExitCode::kInvalidArgument)) << two.err;
+  EXPECT_EQ(two.code, test::code_of(ExitCode::kInvalidArgument)) << two.err;
   EXPECT_NE(two.err.find("must be of one device"), std::string::npos) << two.err;
   const Outcome cpu =
       run_moescope({"calibrate", "--recorded", "--rows",
                     test::source_path("results/cpu/compare-4096-512.jsonl"), "--output", "other"},
                    directory);
-  EXPECT_EQ(cpu.code, code_of(ExitCode::kInvalidArgument)) << cpu.err;
+  EXPECT_EQ(cpu.code, test::code_of(ExitCode::kInvalidArgument)) << cpu.err;
   EXPECT_NE(cpu.err.find("must hold runs on a GPU"), std::string::npos) << cpu.err;
 }
 
@@ -158,9 +156,9 @@ TEST(Cli, ProfileSaysWhatItCannotCountWithAndGoesOn) {
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_NE(outcome.out.find("no counters (none): none asked for"), std::string::npos) << outcome.out;
   EXPECT_EQ(run_moescope(small({"profile", "--source", "guess", "--output", "out2"}), directory).code,
-            code_of(ExitCode::kInvalidArgument));
+            test::code_of(ExitCode::kInvalidArgument));
   EXPECT_EQ(run_moescope(small({"profile", "--source", "cupti", "--output", "out3"}), directory).code,
-            code_of(ExitCode::kInvalidArgument))
+            test::code_of(ExitCode::kInvalidArgument))
       << "the CPU has no CUPTI";
   const Outcome once = run_moescope(small({"profile", "--profile", "--schedule", "staircase"}), directory);
   EXPECT_EQ(once.code, 0) << once.err;
@@ -318,7 +316,7 @@ TEST(Cli, AnswersEveryBadCallWithOneLineAndItsCode) {
   };
   for (const BadCall& call : calls) {
     const Outcome outcome = run_moescope(call.arguments, directory);
-    EXPECT_EQ(outcome.code, code_of(call.code)) << call.message << "\n" << outcome.err;
+    EXPECT_EQ(outcome.code, test::code_of(call.code)) << call.message << "\n" << outcome.err;
     EXPECT_TRUE(outcome.err.starts_with("moescope: ")) << outcome.err;
     EXPECT_NE(outcome.err.find(call.message), std::string::npos) << outcome.err;
     EXPECT_EQ(std::count(outcome.err.begin(), outcome.err.end(), '\n'), 1) << outcome.err;
@@ -352,7 +350,7 @@ TEST(Cli, DoctorJudgesTheMachineItIsOn) {
   EXPECT_EQ(findings[1].at("verdict"), "ok");
   const bool has_gpu = findings[2].at("verdict") == "ok";
   const Outcome cuda = run_moescope({"doctor", "--backend", "cuda"}, directory);
-  EXPECT_EQ(cuda.code, has_gpu ? 0 : code_of(ExitCode::kNoDevice)) << cuda.out;
+  EXPECT_EQ(cuda.code, has_gpu ? 0 : test::code_of(ExitCode::kNoDevice)) << cuda.out;
 }
 
 TEST(Cli, SaysInOneLineThatThereIsNoGpu) {
@@ -361,7 +359,7 @@ TEST(Cli, SaysInOneLineThatThereIsNoGpu) {
   if (outcome.code == 0) {
     GTEST_SKIP() << "there is a GPU here";
   }
-  EXPECT_EQ(outcome.code, code_of(ExitCode::kNoDevice)) << outcome.err;
+  EXPECT_EQ(outcome.code, test::code_of(ExitCode::kNoDevice)) << outcome.err;
   EXPECT_TRUE(outcome.err.starts_with("moescope: no usable GPU: ")) << outcome.err;
 }
 

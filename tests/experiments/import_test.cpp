@@ -23,8 +23,6 @@ using test::TemporaryDirectory;
 
 std::string data(const std::string& name) { return test::source_path("tests/data/import/" + name); }
 
-int code_of(ExitCode code) { return static_cast<int>(code); }
-
 TEST(ImportCommand, MakesATraceThatInspectShowsLayerByLayer) {
   const TemporaryDirectory directory;
   const Outcome imported = run_moescope(
@@ -86,7 +84,7 @@ TEST(ImportCommand, HoldsLogitsAgainstRecordedRouting) {
   const Outcome wrong = run_moescope({"import", data("logits.npz"), "--axes", "layers,tokens,experts", "-K",
                                       "2", "--against", data("routed_experts.npz")},
                                      directory);
-  EXPECT_EQ(wrong.code, code_of(ExitCode::kInvalidArgument)) << wrong.out;
+  EXPECT_EQ(wrong.code, test::code_of(ExitCode::kInvalidArgument)) << wrong.out;
 }
 
 TEST(ImportCommand, TakesWhatTheModelSays) {
@@ -102,7 +100,7 @@ TEST(ImportCommand, TakesWhatTheModelSays) {
   const Outcome clash = run_moescope({"import", data("routed_experts.npz"), "--model", data("mixtral"),
                                       "--num-experts", "9", "--output", "u.npz"},
                                      directory);
-  EXPECT_EQ(clash.code, code_of(ExitCode::kInvalidArgument));
+  EXPECT_EQ(clash.code, test::code_of(ExitCode::kInvalidArgument));
   EXPECT_TRUE(contains(clash.err, {"--num-experts = 9", "has 8"}));
 }
 
@@ -127,7 +125,7 @@ TEST(ImportCommand, RefusesOptionsOfTheOtherKindAndItsOwnInputs) {
   const TemporaryDirectory directory;
   const auto refused = [&](std::vector<std::string> arguments, const char* what) {
     const Outcome outcome = run_moescope(std::move(arguments), directory);
-    EXPECT_EQ(outcome.code, code_of(ExitCode::kInvalidArgument)) << outcome.out;
+    EXPECT_EQ(outcome.code, test::code_of(ExitCode::kInvalidArgument)) << outcome.out;
     EXPECT_TRUE(contains(outcome.err, {what}));
   };
   refused({"import", data("mixtral"), "--output", "s.safetensors"}, "layer = none: ");
@@ -157,16 +155,16 @@ TEST(ImportCommand, SaysWhatIsWantedWhereNothingOrAnotherThingIsGiven) {
   const TemporaryDirectory directory;
   std::filesystem::create_directory(directory.path() / "empty");
   const Outcome none = run_moescope({"import"}, directory);
-  EXPECT_EQ(none.code, code_of(ExitCode::kUsage));
+  EXPECT_EQ(none.code, test::code_of(ExitCode::kUsage));
   EXPECT_TRUE(contains(none.err, {"is required: ", "for example moescope import ",
                                   "(moescope import --help shows what is possible)"}));
   const Outcome elsewhere = run_moescope({"run", "--model", "mixtral"}, directory);
-  EXPECT_EQ(elsewhere.code, code_of(ExitCode::kUsage));
+  EXPECT_EQ(elsewhere.code, test::code_of(ExitCode::kUsage));
   EXPECT_TRUE(contains(elsewhere.err, {"--model is an option of import (moescope run --help shows"}));
   const auto refused = [&](const char* model, const char* what) {
     const Outcome outcome =
         run_moescope({"import", data("rows.csv"), "--model", model, "--output", "t.npz"}, directory);
-    EXPECT_EQ(outcome.code, code_of(ExitCode::kBadFile)) << outcome.out;
+    EXPECT_EQ(outcome.code, test::code_of(ExitCode::kBadFile)) << outcome.out;
     EXPECT_TRUE(contains(outcome.err, {what, "wanted is the config.json of a model"}));
   };
   refused("empty", "empty: this folder has no config.json");

@@ -25,8 +25,6 @@ using test::small;
 using test::TemporaryDirectory;
 using test::write_text;
 
-int code_of(ExitCode code) { return static_cast<int>(code); }
-
 /// Rows of a real run, checked against the published schema line by line.
 std::vector<ResultRow> valid_rows(const std::filesystem::path& results) {
   const test::JsonSchema schema(
@@ -173,7 +171,7 @@ TEST(Simulate, RefusesALayerThatTheDeviceCannotHoldAndGoesOnWithTheOthers) {
                                               "--vary",    "memory_bytes=1MiB,80GiB",
                                               "--output",  "out"};
   const Outcome outcome = run_moescope(arguments, directory);
-  EXPECT_EQ(outcome.code, code_of(ExitCode::kOutOfMemory));
+  EXPECT_EQ(outcome.code, test::code_of(ExitCode::kOutOfMemory));
   EXPECT_NE(outcome.err.find("1048576 bytes"), std::string::npos) << outcome.err;
   std::map<Status, int> layers;
   for (const ResultRow& row : valid_rows(directory.path() / "out")) {
@@ -279,14 +277,14 @@ TEST(Profile, GoesOnPastAPointThatFails) {
   }
   EXPECT_GT(measured, 0);
   EXPECT_TRUE(std::filesystem::exists(directory.path() / "out" / "trace.json"));
-  EXPECT_EQ(profile({"trace:bad.npy"}, "alone").code, code_of(ExitCode::kBadFile));
+  EXPECT_EQ(profile({"trace:bad.npy"}, "alone").code, test::code_of(ExitCode::kBadFile));
 }
 
 TEST(Compare, EndsWithTheCodeOfTheFailureWhenNothingCouldBeMeasured) {
   const TemporaryDirectory directory;
   const Outcome outcome = run_moescope(
       small({"compare", "--output", "out", "--workload", "hot:0.5,7", "--schedule", "staircase"}), directory);
-  EXPECT_EQ(outcome.code, code_of(ExitCode::kInvalidArgument)) << outcome.err;
+  EXPECT_EQ(outcome.code, test::code_of(ExitCode::kInvalidArgument)) << outcome.err;
 }
 
 TEST(Compare, GoesOnPastASystemThatDoesNotFit) {
@@ -296,7 +294,7 @@ TEST(Compare, GoesOnPastASystemThatDoesNotFit) {
       "compare",       "--output", "out",           "-L", "8",  "-d",         "1024", "--system", "gshard",
       "--expert-size", "30000000", "--min-samples", "2",  "-q", "--max-time", "0.001"};
   const Outcome alone = run_moescope(arguments, directory);
-  EXPECT_EQ(alone.code, code_of(ExitCode::kOutOfMemory)) << "nothing could be measured: " << alone.err;
+  EXPECT_EQ(alone.code, test::code_of(ExitCode::kOutOfMemory)) << "nothing could be measured: " << alone.err;
   arguments[2] = "both";
   arguments.insert(arguments.end(), {"--system", "dense_mlp"});
   const Outcome outcome = run_moescope(arguments, directory);
@@ -324,7 +322,7 @@ TEST(Compare, KeepsEarlierResults) {
   ASSERT_EQ(run_moescope(arguments, directory).code, 0);
   const std::string before = read_text(directory.path() / "out" / "rows.jsonl");
   const Outcome again = run_moescope(arguments, directory);
-  EXPECT_EQ(again.code, code_of(ExitCode::kBadFile));
+  EXPECT_EQ(again.code, test::code_of(ExitCode::kBadFile));
   EXPECT_NE(again.err.find("exists already"), std::string::npos) << again.err;
   EXPECT_EQ(read_text(directory.path() / "out" / "rows.jsonl"), before);
 }
@@ -382,12 +380,12 @@ TEST(Check, GoesOnPastAWorkloadThatCannotBeReadAndSaysSoAtTheEnd) {
     return run_moescope(arguments, directory);
   };
   const Outcome both = check({"trace:bad.npy", "zipf:1"});
-  EXPECT_EQ(both.code, code_of(ExitCode::kBadFile)) << both.out << both.err;
+  EXPECT_EQ(both.code, test::code_of(ExitCode::kBadFile)) << both.out << both.err;
   const auto tally = both.out.find("1 passed, 1 failed, 0 skipped");
   ASSERT_NE(tally, std::string::npos) << both.out;
   EXPECT_NE(both.out.find("bad.npy: expert_ids", tally), std::string::npos) << "again at the end\n"
                                                                             << both.out;
-  EXPECT_EQ(check({"trace:bad.npy"}).code, code_of(ExitCode::kBadFile));
+  EXPECT_EQ(check({"trace:bad.npy"}).code, test::code_of(ExitCode::kBadFile));
 }
 
 TEST(Check, PassesOnThePointAskedForAndWritesRows) {
@@ -432,7 +430,7 @@ TEST(Check, FailsWhenNothingCouldBeCompared) {
   const TemporaryDirectory directory;
   const Outcome outcome = run_moescope(
       {"check", "-L", "8", "-d", "8", "--grid", "4x4", "-K", "2", "--schedule", "sparse_library"}, directory);
-  EXPECT_EQ(outcome.code, code_of(ExitCode::kCheckFailed)) << outcome.out;
+  EXPECT_EQ(outcome.code, test::code_of(ExitCode::kCheckFailed)) << outcome.out;
   EXPECT_NE(outcome.out.find("0 passed, 0 failed, 1 skipped"), std::string::npos) << outcome.out;
 }
 
@@ -450,7 +448,7 @@ TEST(Check, ComparesBaselineSystemsWithTheOracle) {
   }
   EXPECT_EQ(systems, (std::set<std::string>{"gshard", "peer"}));
   const Outcome refused = run_moescope({"check", "--system", "omnimoe"}, directory);
-  EXPECT_EQ(refused.code, code_of(ExitCode::kInvalidArgument));
+  EXPECT_EQ(refused.code, test::code_of(ExitCode::kInvalidArgument));
   EXPECT_NE(refused.err.find("system = omnimoe"), std::string::npos) << refused.err;
 }
 

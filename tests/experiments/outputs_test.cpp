@@ -35,7 +35,7 @@ using Words = std::vector<std::string>;
 constexpr int kInvalid = static_cast<int>(ExitCode::kInvalidArgument);
 constexpr int kBadFile = static_cast<int>(ExitCode::kBadFile);
 
-constexpr const char* kExperiment =
+constexpr const char* kTwoPoints =
     R"({"name": "a", "axes": {"num_tokens": [8, 16], "hidden_size": 8, "grid": "4x4", "top_k": 2},
     "schedules": ["token_centric", "staircase"], "min_samples": 2, "max_time_s": 0.001})";
 
@@ -67,7 +67,7 @@ std::map<std::string, Words> folder_commands() {
 }
 
 /// Names and contents of everything below a folder.
-std::map<std::string, std::string> contents(const fs::path& folder) {
+std::map<std::string, std::string> every_file_of(const fs::path& folder) {
   std::map<std::string, std::string> files;
   for (const auto& entry : fs::recursive_directory_iterator(folder)) {
     files[entry.path().lexically_relative(folder)] =
@@ -78,7 +78,7 @@ std::map<std::string, std::string> contents(const fs::path& folder) {
 
 TEST(Outputs, OfEveryCommandArePutIntoAFolderThatIsMade) {
   const TemporaryDirectory directory;
-  write_text(directory.path() / "experiment.json", kExperiment);
+  write_text(directory.path() / "experiment.json", kTwoPoints);
   for (const auto& [name, words] : folder_commands()) {
     if (name == "paper") {
       continue;  // half a minute; the others show that these lines run
@@ -97,7 +97,7 @@ TEST(Outputs, OfEveryCommandArePutIntoAFolderThatIsMade) {
 
 TEST(Outputs, ThatCannotBeMadeAreRefusedBeforeAnyWork) {
   const TemporaryDirectory directory;
-  write_text(directory.path() / "experiment.json", kExperiment);
+  write_text(directory.path() / "experiment.json", kTwoPoints);
   write_text(directory.path() / "file", "mine");
   auto commands = folder_commands();
   commands["roofline"] = {"roofline", recorded("ceilings.jsonl")};
@@ -163,7 +163,7 @@ TEST(Outputs, LeaveNothingWhenALaterArgumentIsRefused) {
 
 TEST(Outputs, StayAwayFromSomebodysFolder) {
   const TemporaryDirectory directory;
-  write_text(directory.path() / "experiment.json", kExperiment);
+  write_text(directory.path() / "experiment.json", kTwoPoints);
   for (const auto& [name, words] : folder_commands()) {
     Words files = {"run.json", "rows.csv", "rows.jsonl"};
     if (name == "compare") {
@@ -179,7 +179,7 @@ TEST(Outputs, StayAwayFromSomebodysFolder) {
       const Outcome outcome = run_moescope(words + Words{"--output", "own"}, directory);
       EXPECT_EQ(outcome.code, kBadFile) << name << ": " << outcome.err;
       EXPECT_NE(outcome.err.find("own/" + file), std::string::npos) << outcome.err;
-      EXPECT_EQ(contents(own), (std::map<std::string, std::string>{{file, "mine\n"}})) << name;
+      EXPECT_EQ(every_file_of(own), (std::map<std::string, std::string>{{file, "mine\n"}})) << name;
     }
   }
 }
@@ -266,27 +266,27 @@ TEST(Outputs, InAFolderNeverReplaceAnInput) {
       {"roofline", place("roofline.svg", rows)},
       {"validate", place("predictions.csv", rows), recorded("compare-1-512.jsonl.gz"), "-q"},
       {"validate", recorded("compare-1-512.jsonl.gz"), "-q", "--fit", "out/validation.svg"},
-      {"sweep", place("phase-diagram.gp", kExperiment), "-q"},
-      {"sweep", place("rows.csv", kExperiment), "-q"}};
-  const auto before = contents(directory.path() / "out");
+      {"sweep", place("phase-diagram.gp", kTwoPoints), "-q"},
+      {"sweep", place("rows.csv", kTwoPoints), "-q"}};
+  const auto before = every_file_of(directory.path() / "out");
   for (const Words& words : commands) {
     const Outcome outcome = run_moescope(words + Words{"--output", "out"}, directory);
     EXPECT_EQ(outcome.code, kInvalid) << words[0] << ' ' << words[1] << ": " << outcome.err;
-    EXPECT_EQ(contents(directory.path() / "out"), before) << words[0] << ' ' << words[1];
+    EXPECT_EQ(every_file_of(directory.path() / "out"), before) << words[0] << ' ' << words[1];
   }
 }
 
 TEST(Outputs, OfASweepAreNotItsBaselineUnlessTheyOnlyGrow) {
   const TemporaryDirectory directory;
-  write_text(directory.path() / "experiment.json", kExperiment);
+  write_text(directory.path() / "experiment.json", kTwoPoints);
   const Words sweep = {"sweep", "experiment.json", "-q", "--output", "out"};
   ASSERT_EQ(run_moescope(sweep, directory).code, 0);
   write_text(directory.path() / "out" / "phase-diagram.gp",
              read_text(directory.path() / "out" / "rows.jsonl"));
-  const auto before = contents(directory.path() / "out");
+  const auto before = every_file_of(directory.path() / "out");
   const Words against = sweep + Words{"--phase-diagram", "--baseline"};
   EXPECT_EQ(run_moescope(against + Words{"out/phase-diagram.gp"}, directory).code, kInvalid);
-  EXPECT_EQ(contents(directory.path() / "out"), before);
+  EXPECT_EQ(every_file_of(directory.path() / "out"), before);
   EXPECT_EQ(run_moescope(sweep + Words{"--baseline", "out/rows.jsonl"}, directory).code, 0);
   EXPECT_EQ(read_text(directory.path() / "out" / "rows.jsonl"), before.at("rows.jsonl"));
 }

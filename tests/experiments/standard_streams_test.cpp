@@ -27,7 +27,7 @@ using test::small;
 using test::TemporaryDirectory;
 using test::write_text;
 
-constexpr const char* kExperiment = R"({"name": "streams", "schedules": ["staircase", "token_centric"],
+constexpr const char* kStreamed = R"({"name": "streams", "schedules": ["staircase", "token_centric"],
     "workloads": ["zipf:1", "gaussian:1"], "axes": {"num_tokens": [8, 16], "hidden_size": 16, "grid": "8x6",
     "top_k": 4}, "min_samples": 2, "max_time_s": 0.001})";
 
@@ -36,7 +36,7 @@ TEST(StandardStreams, SaysWhenOutputCannotBeWritten) {
     GTEST_SKIP() << "no /dev/full";
   }
   const TemporaryDirectory directory;
-  write_text(directory.path() / "experiment.json", kExperiment);
+  write_text(directory.path() / "experiment.json", kStreamed);
   const std::string rows = test::source_path("results/h100/ceilings.jsonl");
   const std::vector<std::vector<std::string>> calls = {
       {"--help"},
@@ -80,7 +80,7 @@ TEST(StandardStreams, NeverTakesAFileOfItsOwnForAClosedOne) {
   const std::vector<std::vector<int>> closed = {{2}, {1}, {0, 2}, {0, 1}, {0, 1, 2}};
   for (const auto& descriptors : closed) {
     const TemporaryDirectory directory;
-    write_text(directory.path() / "experiment.json", kExperiment);
+    write_text(directory.path() / "experiment.json", kStreamed);
     const std::vector<std::string> sweep = {"sweep", "experiment.json", "--output", "s"};
     for (const auto& call : {sweep,
                              std::vector<std::string>{"compare", "-L", "8", "-d", "16", "--grid", "4x4", "-K",
@@ -131,7 +131,7 @@ TEST(StandardStreams, ProgressFitsTheTerminal) {
   const int held = ::open(terminal.c_str(), O_RDWR | O_NOCTTY);  // keeps the size
   ASSERT_EQ(::ioctl(held, TIOCSWINSZ, &size), 0);
   const TemporaryDirectory directory;
-  write_text(directory.path() / "experiment.json", kExperiment);
+  write_text(directory.path() / "experiment.json", kStreamed);
   const RunningMoescope running({"sweep", "experiment.json", "--output", "out"}, directory,
                                 {.out = "", .err = terminal, .closed = {}});
   const std::string text = drain(control, running);

@@ -20,7 +20,7 @@ using test::TemporaryDirectory;
 using test::write_text;
 
 /// Points of a few milliseconds.
-constexpr const char* kExperiment = R"({
+constexpr const char* kPartlyPossible = R"({
   "name": "quick",
   "schedules": ["token_centric", "staircase"],
   "workloads": ["zipf:1"],
@@ -29,10 +29,6 @@ constexpr const char* kExperiment = R"({
   "max_time_s": 0.001
 })";
 
-std::vector<std::string> sweep_into(const std::string& output) {
-  return {"sweep", "experiment.json", "--quiet", "--threads", "1", "--output", output};
-}
-
 TEST(SweepOutcome, RecordsPointsThatFailAndGoesOn) {
   const TemporaryDirectory directory;
   write_text(directory.path() / "experiment.json", R"({
@@ -40,7 +36,7 @@ TEST(SweepOutcome, RecordsPointsThatFailAndGoesOn) {
     "workloads": ["hot:0.5,7", "snapshot:absent.safetensors", "zipf:1"],
     "axes": {"num_tokens": 8, "hidden_size": 16, "grid": "8x6", "top_k": [4, 49]},
     "metrics": ["relative_error"], "min_samples": 2, "max_time_s": 0.001})");
-  const Outcome outcome = run_moescope(sweep_into("out"), directory);
+  const Outcome outcome = run_moescope(test::sweep_into("out"), directory);
   EXPECT_EQ(outcome.code, 0) << outcome.err;
   EXPECT_NE(outcome.out.find("absent.safetensors"), std::string::npos) << outcome.out;
   const auto runs = read_rows(directory.path() / "out" / "rows.jsonl");
@@ -61,7 +57,7 @@ TEST(SweepOutcome, RecordsPointsThatFailAndGoesOn) {
           << row.reason;
     }
   }
-  const Outcome again = run_moescope(sweep_into("out"), directory);
+  const Outcome again = run_moescope(test::sweep_into("out"), directory);
   EXPECT_EQ(again.code, 0);
   EXPECT_EQ(read_rows(directory.path() / "out" / "rows.jsonl").size(), 1U) << "a failure is not tried again";
   for (const Outcome& each : {outcome, again}) {
@@ -85,9 +81,9 @@ TEST(SweepOutcome, EndsWithAFailureAsLongAsNoPointCameOff) {
                    tokens + R"(, "hidden_size": 16, "grid": "8x6", "top_k": [4, 3]}})");
   };
   experiment("8");
-  const Outcome outcome = run_moescope(sweep_into("out"), directory);
+  const Outcome outcome = run_moescope(test::sweep_into("out"), directory);
   EXPECT_EQ(outcome.code, static_cast<int>(ExitCode::kInvalidArgument)) << outcome.out;
-  const Outcome again = run_moescope(sweep_into("out"), directory);
+  const Outcome again = run_moescope(test::sweep_into("out"), directory);
   EXPECT_EQ(again.code, static_cast<int>(ExitCode::kCheckFailed)) << "nothing was tried, nothing is there";
   EXPECT_NE(again.out.find("2 of 2 points failed"), std::string::npos) << again.out;
 }
@@ -124,12 +120,12 @@ void write_scaled(const fs::path& from, const fs::path& to, double factor) {
 
 TEST(SweepOutcome, ExitsWithOneWhenItBecameSlowerThanItsBaseline) {
   const TemporaryDirectory directory;
-  write_text(directory.path() / "experiment.json", kExperiment);
-  ASSERT_EQ(run_moescope(sweep_into("out"), directory).code, 0);
+  write_text(directory.path() / "experiment.json", kPartlyPossible);
+  ASSERT_EQ(run_moescope(test::sweep_into("out"), directory).code, 0);
   write_scaled(directory.path() / "out", directory.path() / "fast", 1e-3);
   write_scaled(directory.path() / "out", directory.path() / "slow", 1e3);
   const auto against = [&](const std::string& baseline) {
-    auto arguments = sweep_into("out");
+    auto arguments = test::sweep_into("out");
     arguments.insert(arguments.end(), {"--baseline", baseline, "--threshold", "5%"});
     return run_moescope(arguments, directory);
   };

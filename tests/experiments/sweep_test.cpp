@@ -76,10 +76,6 @@ Contents contents(const fs::path& directory) {
   return all;
 }
 
-std::vector<std::string> sweep_into(const std::string& output) {
-  return {"sweep", "experiment.json", "--quiet", "--threads", "1", "--output", output};
-}
-
 TEST(Sweep, MeasuresEveryPointOnceAndSaysHowToDoItAgain) {
   const TemporaryDirectory directory;
   write_text(directory.path() / "experiment.json", kExperiment);
@@ -138,7 +134,7 @@ TEST(Sweep, EndsWithTheRowsOfAnUninterruptedOneHoweverOftenItIsKilled) {
   const TemporaryDirectory directory;
   write_text(directory.path() / "experiment.json", kExperiment);
   const auto start = std::chrono::steady_clock::now();
-  ASSERT_EQ(run_moescope(sweep_into("whole"), directory).code, 0);
+  ASSERT_EQ(run_moescope(test::sweep_into("whole"), directory).code, 0);
   const std::chrono::duration<double> whole_s = std::chrono::steady_clock::now() - start;
   const Contents expected = contents(directory.path() / "whole");
   const auto whole_bytes = size_or_none(directory.path() / "whole" / "rows.jsonl");
@@ -153,7 +149,7 @@ TEST(Sweep, EndsWithTheRowsOfAnUninterruptedOneHoweverOftenItIsKilled) {
     const std::string output = "killed" + std::to_string(sweeps);
     const fs::path rows = directory.path() / output / "rows.jsonl";
     for (bool done = false; !done;) {
-      const RunningMoescope process(sweep_into(output), directory);
+      const RunningMoescope process(test::sweep_into(output), directory);
       if (kills < 20) {
         if (kills % 2 == 0) {
           std::this_thread::sleep_for(std::chrono::duration<double>(delay_s(random)));
@@ -179,9 +175,9 @@ TEST(Sweep, EndsWithTheRowsOfAnUninterruptedOneHoweverOftenItIsKilled) {
 TEST(Sweep, DoesNothingWhenNothingIsLeft) {
   const TemporaryDirectory directory;
   write_text(directory.path() / "experiment.json", kExperiment);
-  ASSERT_EQ(run_moescope(sweep_into("out"), directory).code, 0);
+  ASSERT_EQ(run_moescope(test::sweep_into("out"), directory).code, 0);
   const std::string before = read_text(directory.path() / "out" / "rows.jsonl");
-  const Outcome again = run_moescope(sweep_into("out"), directory);
+  const Outcome again = run_moescope(test::sweep_into("out"), directory);
   EXPECT_EQ(again.code, 0) << again.err;
   EXPECT_EQ(read_text(directory.path() / "out" / "rows.jsonl"), before);
   for (const char* words :
@@ -189,7 +185,7 @@ TEST(Sweep, DoesNothingWhenNothingIsLeft) {
     EXPECT_NE(again.out.find(words), std::string::npos) << again.out;
   }
   fs::remove(directory.path() / "out" / "run.json");
-  const Outcome without_run = run_moescope(sweep_into("out"), directory);
+  const Outcome without_run = run_moescope(test::sweep_into("out"), directory);
   EXPECT_NE(without_run.out.find("out/run.json is missing: it is made again of rows.jsonl"),
             std::string::npos)
       << without_run.out;
@@ -201,9 +197,9 @@ TEST(Sweep, RefusesADirectoryOfAnotherExperiment) {
   write_text(directory.path() / "experiment.json",
              R"({"name": "a", "axes": {"num_tokens": 8, "hidden_size": 8,
     "grid": "4x4", "top_k": 2}, "schedules": ["staircase"], "min_samples": 2, "max_time_s": 0.001})");
-  ASSERT_EQ(run_moescope(sweep_into("out"), directory).code, 0);
+  ASSERT_EQ(run_moescope(test::sweep_into("out"), directory).code, 0);
   write_text(directory.path() / "experiment.json", kExperiment);
-  const Outcome other = run_moescope(sweep_into("out"), directory);
+  const Outcome other = run_moescope(test::sweep_into("out"), directory);
   EXPECT_EQ(other.code, static_cast<int>(ExitCode::kBadFile));
   EXPECT_NE(other.err.find("experiment: is another one"), std::string::npos) << other.err;
 }
@@ -270,7 +266,7 @@ TEST(Sweep, NamesFieldAndValueOfWhatCannotWorkAndWritesNothing) {
 TEST(Report, MakesOnePageOfASweep) {
   const TemporaryDirectory directory;
   write_text(directory.path() / "experiment.json", kExperiment);
-  ASSERT_EQ(run_moescope(sweep_into("out"), directory).code, 0);
+  ASSERT_EQ(run_moescope(test::sweep_into("out"), directory).code, 0);
   const Outcome outcome = run_moescope({"report", "out/rows.jsonl", "--output", "page.html"}, directory);
   ASSERT_EQ(outcome.code, 0) << outcome.err;
   const std::string page = read_text(directory.path() / "page.html");

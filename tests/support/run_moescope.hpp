@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "core/base/error.hpp"
 #include "tests/support/paths.hpp"
 #include "tests/support/temporary_directory.hpp"
 
@@ -92,6 +93,13 @@ class RunningMoescope {
 inline Outcome run_moescope(std::vector<std::string> arguments, const TemporaryDirectory& directory,
                             const Streams& streams = {}) {
   return RunningMoescope(std::move(arguments), directory, streams).wait();
+}
+
+inline int code_of(ExitCode code) { return static_cast<int>(code); }
+
+/// A sweep of experiment.json that says nothing and writes to `output`.
+inline std::vector<std::string> sweep_into(const std::string& output) {
+  return {"sweep", "experiment.json", "--quiet", "--threads", "1", "--output", output};
 }
 
 /// A shape that any command is done with at once.

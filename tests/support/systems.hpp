@@ -1,9 +1,14 @@
 #pragma once
 
+#include <array>
+
 #include "core/systems/system.hpp"
 
 /// Small baseline layers for tests.
 namespace moescope::test {
+
+inline constexpr std::array kBaselines = {System::kDenseMlp, System::kGShard, System::kDeepSeekMoe,
+                                          System::kPkm, System::kPeer};
 
 /// A shape of `system` in fp32 with narrow experts and keys, gates as the system publishes them. `heads` and
 /// `top_k` count for systems that have them.

@@ -22,7 +22,7 @@ constexpr double kFlopPerClock = 4096;
 constexpr double kGatedEnd = 2000;
 constexpr double kPlainEnd = 500;
 /// k goes by in slabs, so that A and the weights advance together.
-constexpr std::int64_t kSlab = 512;
+constexpr std::int64_t kGroupedSlab = 512;
 /// The kernels as compiled for sm_90a (estimates: a quarter of the staircase's, which holds more of them).
 constexpr std::int64_t kGroupedCodeBytes = 16'000;
 constexpr std::int64_t kFfnSelectCodeBytes = 6'000;
@@ -50,9 +50,9 @@ void fill_grouped(const GroupedProduct& p, std::int64_t blocks, std::int64_t ind
     unit.bursts.push_back(burst(p.row_ids_at + static_cast<std::uint64_t>(tile.first_row * 4), tile.count * 4,
                                 AccessKind::kReadCached));
   }
-  for (std::int64_t k = 0; k < p.k; k += kSlab) {
+  for (std::int64_t k = 0; k < p.k; k += kGroupedSlab) {
     const auto offset = static_cast<std::uint64_t>(k * p.element_bytes);
-    const std::int64_t bytes = std::min(kSlab, p.k - k) * p.element_bytes;
+    const std::int64_t bytes = std::min(kGroupedSlab, p.k - k) * p.element_bytes;
     unit.bursts.push_back(burst(weights(column) + offset, bytes, AccessKind::kRead, first_rows, pitch));
     if (second_rows > 0) {
       unit.bursts.push_back(burst(weights(second) + offset, bytes, AccessKind::kRead, second_rows, pitch));

@@ -8,7 +8,7 @@ namespace {
 
 /// token_pairs_kernel as compiled for sm_90a, bf16 rows in four chunks; others are up to 30 % smaller.
 constexpr std::int64_t kPairCodeBytes = 27'136;
-constexpr std::int64_t kScoreCodeBytes = 8'064;
+constexpr std::int64_t kPairScoreCodeBytes = 8'064;
 
 }  // namespace
 
@@ -95,7 +95,7 @@ void add_token_pairs(std::vector<KernelLaunch>& launches, Stage stage, bool scor
   const std::string name = score && sum ? kTokenPairs : score ? "scores by token" : "sums by token";
   // Launch bounds of the kernel: two blocks of eight warps.
   launches.push_back({stage, name, split.num_blocks, 2 * TokenSplit::kWarpsPerBlock / split.warps_per_block(),
-                      fill, score && !sum ? kScoreCodeBytes : kPairCodeBytes});
+                      fill, score && !sum ? kPairScoreCodeBytes : kPairCodeBytes});
   launches.back().overlap = finishes ? Overlap::kNone : Overlap::kSharedMlp;
   launches.back().dependent = true;
 }

@@ -1,46 +1,22 @@
 """torch.ops.moescope: the C library's functions as operators, by define and impl (custom_op costs twice as much a call).
 
 Every operator takes two-dimensional tensors and checks nothing that the library checks. Gradients that nobody needs come back
-as tensors without elements. The backward on CUDA is in PyTorch's own operators: _backward.py.
+as tensors without elements.
 """
 from __future__ import annotations
 
 import ctypes
-import threading
 from typing import Optional
 
 import torch
 from torch import Tensor
 
 from moescope import _library as lib
-from moescope.torch import _backward
+from moescope.torch._calls import compute_dtype, dense, plan_of, planned, require
 
 _LIBRARY = torch.library.Library("moescope", "DEF")
 _DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
 _IDS = {torch.int32: "int32", torch.int64: "int64"}
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Of logits, gates and scores that go with tensors of `dtype`."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
-def _require(name: str, tensor: Tensor, dtype: torch.dtype, shape: tuple, device: torch.device) -> Tensor:
-    """Contiguous, and just so; the error names what it is instead."""
-    if tensor.dtype != dtype:
-        raise lib.MoescopeValueError(f"{name}: dtype {tensor.dtype} must be {dtype}")
-    if tensor.shape != shape:
-        raise lib.MoescopeValueError(f"{name}: shape {list(tensor.shape)} must be {list(shape)}")
-    if tensor.device != device:
-        raise lib.MoescopeValueError(f"{name}: device {tensor.device} must be {device}")
-    return _dense(tensor)
-
-
-def _dense(tensor: Tensor) -> Tensor:
-    """Contiguous, and on CUDA aligned to what kernels load at once: a view may begin anywhere."""
-    if not tensor.is_contiguous():
-        tensor = tensor.contiguous()
-    return tensor.clone() if tensor.is_cuda and tensor.data_ptr() % 16 else tensor
 
 
 def _storage(name: str, tensor: Tensor) -> str:
@@ -56,62 +32,7 @@ def _ids(name: str, ids: Tensor, rows: int, device: torch.device) -> Tensor:
         raise lib.MoescopeValueError(f"{name}: dtype {ids.dtype} must be torch.int32 or torch.int64")
     if ids.dim() != 2 or ids.shape[0] != rows:
         raise lib.MoescopeValueError(f"{name}: shape {list(ids.shape)} must be [{rows}, K]")
-    return _require(name, ids, ids.dtype, ids.shape, device)
-
-
-_raw_stream = getattr(torch._C, "_cuda_getCurrentRawStream", lambda index: torch.cuda.current_stream(index).cuda_stream)
-
-
-_deterministic = getattr(torch._C, "_get_deterministic_algorithms", torch.are_deterministic_algorithms_enabled)
-
-
-def _place(device: torch.device) -> tuple[int, int, int, int]:
-    """Device, index, threads and whether results have to repeat, as the library takes them."""
-    if device.type == "cpu":
-        return lib.CPU, 0, torch.get_num_threads(), int(_deterministic())
-    index = device.index
-    return lib.CUDA, torch.cuda.current_device() if index is None else index, 0, int(_deterministic())
-
-
-def _workspace_bytes(operation: str, shape: lib.Shape, place: tuple[int, int, int, int]) -> int:
-    """Raises for a shape that cannot be. Remembered with the shape: this stands before every call."""
-    size = shape.sizes.get((operation, place))
-    if size is None:
-        kind, index, threads, deterministic = place
-        where = lib.execution(device=kind, device_index=index, num_threads=threads, deterministic=bool(deterministic))
-        size = shape.sizes[operation, place] = lib.workspace_bytes(operation, shape, where)
-    return size
-
-
-class _Executions(threading.local):
-    """One struct for each place and thread, made once: a call fills in its stream and workspace."""
-
-    def __init__(self):
-        self.of_place: dict[tuple[int, int, int, int], lib.Execution] = {}
-
-
-_executions = _Executions()
-
-
-def _call(operation: str, device: torch.device, shape: lib.Shape, *arguments) -> None:
-    """arguments: addresses and structs behind shape and execution."""
-    place = _place(device)
-    size = _workspace_bytes(operation, shape, place)
-    workspace = torch.empty(size + 63, dtype=torch.uint8, device=device)
-    where = _executions.of_place.get(place)
-    if where is None:
-        kind, index, threads, deterministic = place
-        where = _executions.of_place[place] = lib.execution(device=kind, device_index=index, num_threads=threads,
-                                                            deterministic=bool(deterministic))
-    if place[0] == lib.CUDA:
-        where.stream = _raw_stream(place[1])
-    where.workspace = (workspace.data_ptr() + 63) & -64
-    where.workspace_bytes = size
-    lib.call(operation, shape, where, *arguments)
-
-
-def _addresses(*tensors: Tensor) -> list[int]:
-    return [one.data_ptr() for one in tensors]
+    return require(name, ids, ids.dtype, ids.shape, device)
 
 
 def _wanted(like: Tensor, want: bool) -> Tensor:
@@ -119,37 +40,30 @@ def _wanted(like: Tensor, want: bool) -> Tensor:
     return torch.empty_like(like, memory_format=torch.contiguous_format) if want else like.new_empty(0)
 
 
-def _address(tensor: Tensor, want: bool) -> Optional[int]:
-    return tensor.data_ptr() if want else None
+def _made(tensors, want) -> tuple[list[Tensor], list[Optional[int]]]:
+    """Gradients of tensors, and their addresses: none of those that are not made."""
+    made = [_wanted(like, one) for like, one in zip(tensors, want)]
+    return made, [one.data_ptr() if need else None for one, need in zip(made, want)]
 
 
-def _define(schema: str, kernel, fake, cuda=None) -> None:
-    """`cuda`: what runs on CUDA tensors, where it is not `kernel` too."""
+def _tables_together(x: Tensor, want: list[bool], first: int) -> list[bool]:
+    """What is made where `want` is asked for: on CUDA the gradients of w_in (at `first`) and w_out both or neither."""
+    if not x.is_cuda or want[first] == want[first + 1]:
+        return want
+    return [*want[:first], True, True, *want[first + 2:]]
+
+
+def _only(made: list[Tensor], want: list[bool]) -> list[Tensor]:
+    """Tensors without elements for what was made but not wanted."""
+    return [one if need or one.numel() == 0 else one.new_empty(0) for one, need in zip(made, want)]
+
+
+def _define(schema: str, kernel, fake) -> None:
     name = schema.partition("(")[0]
     _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
     _LIBRARY.impl(name, kernel, "CPU")
-    _LIBRARY.impl(name, cuda or kernel, "CUDA")
+    _LIBRARY.impl(name, kernel, "CUDA")
     torch.library.register_fake(f"moescope::{name}", fake, lib=_LIBRARY)
-
-
-def _in_torch(function):
-    """A kernel written in PyTorch's operators: as they are, whatever autocast says and nothing recorded."""
-
-    def kernel(*arguments):
-        with torch.no_grad(), torch.autocast("cuda", enabled=False):
-            return function(*arguments)
-
-    return kernel
-
-
-def _rounded(made: Optional[Tensor], like: Tensor) -> Tensor:
-    """A gradient in its tensor's dtype; without elements where there is none."""
-    return like.new_empty(0) if made is None else made.to(like.dtype)
-
-
-def _require_cuda_dtype(dtype: torch.dtype) -> None:
-    if dtype not in _backward.MASKED_UP_TO:
-        raise lib.MoescopeUnsupported(f"dtype: {dtype} has no kernel on CUDA")
 
 
 def _autograd(name: str, setup_context, backward) -> None:
@@ -163,8 +77,6 @@ def _no_double_backward(name: str, why: str = "there is no double backward") -> 
     _autograd(name, lambda ctx, inputs, output: None, backward)
 
 
-
-
 # --- select -------------------------------------------------------------------------------------------------------------------
 
 
@@ -172,20 +84,24 @@ def _logits(row_logits: Tensor, col_logits: Tensor) -> tuple[Tensor, Tensor, str
     dtype = _storage("row_logits", row_logits)
     if dtype == "bfloat16":
         raise lib.MoescopeValueError("row_logits: dtype torch.bfloat16 must be torch.float32 or torch.float64")
-    rows = _dense(row_logits)
-    cols = _require("col_logits", col_logits, rows.dtype, (rows.shape[0], col_logits.shape[-1]), rows.device)
+    rows = dense(row_logits)
+    cols = require("col_logits", col_logits, rows.dtype, (rows.shape[0], col_logits.shape[-1]), rows.device)
     return rows, cols, dtype
 
 
 def _select(row_logits: Tensor, col_logits: Tensor, top_k: int, gate_mode: str, marginals: str) -> tuple[Tensor, Tensor, Tensor]:
-    rows, cols, dtype = _logits(row_logits, col_logits)
-    shape = lib.shape(num_tokens=rows.shape[0], dtype=dtype, grid_rows=rows.shape[1], grid_cols=cols.shape[1], top_k=top_k,
-                      gate_mode=gate_mode, marginals=marginals)
-    _workspace_bytes("select_forward", shape, _place(rows.device))  # refuses top_k before tensors are made
-    extents = (rows.shape[0], top_k)
-    ids = torch.empty(extents, dtype=torch.int32, device=rows.device)
-    gates, scores = (torch.empty(extents, dtype=rows.dtype, device=rows.device) for _ in range(2))
-    _call("select_forward", rows.device, shape, *_addresses(rows, cols, ids, gates, scores))
+    tensors, options = (row_logits, col_logits), (top_k, gate_mode, marginals)
+    plan, addresses = planned("select_forward", options, tensors)
+    if plan is None:
+        rows, cols, dtype = _logits(row_logits, col_logits)
+        tensors = rows, cols
+        shape = lib.shape(num_tokens=rows.shape[0], dtype=dtype, grid_rows=rows.shape[1], grid_cols=cols.shape[1], top_k=top_k,
+                          gate_mode=gate_mode, marginals=marginals)
+        plan, addresses = plan_of("select_forward", options, tensors, shape)  # refuses top_k before tensors are made
+    extents = (row_logits.shape[0], top_k)
+    ids = torch.empty(extents, dtype=torch.int32, device=plan.device)
+    gates, scores = row_logits.new_empty(extents), row_logits.new_empty(extents)
+    plan.call(*addresses, ids.data_ptr(), gates.data_ptr(), scores.data_ptr())
     return gates, ids, scores
 
 
@@ -196,23 +112,18 @@ def _select_fake(row_logits, col_logits, top_k, gate_mode, marginals):
 
 def _select_backward(row_logits: Tensor, col_logits: Tensor, ids: Tensor, gates_gradient: Tensor, gate_mode: str,
                      marginals: str) -> tuple[Tensor, Tensor]:
-    rows, cols, dtype = _logits(row_logits, col_logits)
-    ids = _ids("ids", ids, rows.shape[0], rows.device)
-    given = _require("gates_gradient", gates_gradient, rows.dtype, ids.shape, rows.device)
-    shape = lib.shape(num_tokens=rows.shape[0], dtype=dtype, grid_rows=rows.shape[1], grid_cols=cols.shape[1], top_k=ids.shape[1],
-                      id_dtype=_IDS[ids.dtype], gate_mode=gate_mode, marginals=marginals)
-    made = _wanted(rows, True), _wanted(cols, True)
-    _call("select_backward", rows.device, shape, *_addresses(rows, cols, ids, given, *made))
-    return made
-
-
-@_in_torch
-def _select_backward_cuda(row_logits, col_logits, ids, gates_gradient, gate_mode, marginals):
-    rows, cols, _ = _logits(row_logits, col_logits)
-    _require_cuda_dtype(rows.dtype)
-    ids = _ids("ids", ids, rows.shape[0], rows.device)
-    given = _require("gates_gradient", gates_gradient, rows.dtype, ids.shape, rows.device)
-    return _backward.select_backward(rows, cols, ids, given, gate_mode, marginals)
+    tensors, options = (row_logits, col_logits, ids, gates_gradient), (gate_mode, marginals)
+    plan, addresses = planned("select_backward", options, tensors)
+    if plan is None:
+        rows, cols, dtype = _logits(row_logits, col_logits)
+        ids = _ids("ids", ids, rows.shape[0], rows.device)
+        tensors = rows, cols, ids, require("gates_gradient", gates_gradient, rows.dtype, ids.shape, rows.device)
+        shape = lib.shape(num_tokens=rows.shape[0], dtype=dtype, grid_rows=rows.shape[1], grid_cols=cols.shape[1], top_k=ids.shape[1],
+                          id_dtype=_IDS[ids.dtype], gate_mode=gate_mode, marginals=marginals)
+        plan, addresses = plan_of("select_backward", options, tensors, shape)
+    made, places = _made(tensors[:2], (True, True))
+    plan.call(*addresses, *places)
+    return made[0], made[1]
 
 
 def _select_context(ctx, inputs, output):
@@ -233,7 +144,7 @@ _define("select(Tensor row_logits, Tensor col_logits, int top_k, str gate_mode, 
         _select, _select_fake)
 _define("select_backward(Tensor row_logits, Tensor col_logits, Tensor ids, Tensor gates_gradient, str gate_mode, str marginals)"
         " -> (Tensor, Tensor)", _select_backward,
-        lambda rows, cols, ids, given, gate_mode, marginals: (_wanted(rows, True), _wanted(cols, True)), _select_backward_cuda)
+        lambda rows, cols, ids, given, gate_mode, marginals: (_wanted(rows, True), _wanted(cols, True)))
 _autograd("select", _select_context, _select_gradients)
 _no_double_backward("select_backward")
 
@@ -243,40 +154,40 @@ _no_double_backward("select_backward")
 
 def _pairs(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates: Tensor, activation: str):
     dtype = _storage("x", x)
-    x = _dense(x)
-    w_in = _require("w_in", w_in, x.dtype, (w_in.shape[0], x.shape[1]), x.device)
-    w_out = _require("w_out", w_out, x.dtype, w_in.shape, x.device)
+    x = dense(x)
+    w_in = require("w_in", w_in, x.dtype, (w_in.shape[0], x.shape[1]), x.device)
+    w_out = require("w_out", w_out, x.dtype, w_in.shape, x.device)
     ids = _ids("ids", ids, x.shape[0], x.device)
-    gates = _require("gates", gates, compute_dtype(x.dtype), ids.shape, x.device)
+    gates = require("gates", gates, compute_dtype(x.dtype), ids.shape, x.device)
     shape = lib.shape(num_tokens=x.shape[0], dtype=dtype, hidden_size=x.shape[1], grid_cols=w_in.shape[0], top_k=ids.shape[1],
                       id_dtype=_IDS[ids.dtype], activation=activation)
     return shape, (x, w_in, w_out, ids, gates)
 
 
 def _experts(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates: Tensor, activation: str) -> Tensor:
-    shape, tensors = _pairs(x, w_in, w_out, ids, gates, activation)
+    tensors: tuple = (x, w_in, w_out, ids, gates)
+    plan, addresses = planned("experts_forward", activation, tensors)
+    if plan is None:
+        shape, tensors = _pairs(*tensors, activation)
+        plan, addresses = plan_of("experts_forward", activation, tensors, shape)
     y = torch.empty_like(tensors[0])
-    _call("experts_forward", x.device, shape, *_addresses(*tensors, y))
+    plan.call(*addresses, y.data_ptr())
     return y
 
 
 def _experts_backward(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates: Tensor, y_gradient: Tensor, activation: str,
                       want_x: bool, want_w_in: bool, want_w_out: bool, want_gates: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    shape, tensors = _pairs(x, w_in, w_out, ids, gates, activation)
-    given = _require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
-    want = (want_x, want_w_in, want_w_out, want_gates)
-    made = [_wanted(like, one) for like, one in zip((x, w_in, w_out, gates), want)]
-    _call("experts_backward", x.device, shape, *_addresses(*tensors, given), *map(_address, made, want))
-    return made[0], made[1], made[2], made[3]
-
-
-@_in_torch
-def _experts_backward_cuda(x, w_in, w_out, ids, gates, y_gradient, activation, want_x, want_w_in, want_w_out, want_gates):
-    _require_cuda_dtype(x.dtype)
-    _, tensors = _pairs(x, w_in, w_out, ids, gates, activation)
-    given = _require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
-    made = _backward.experts_backward(*tensors, given, activation, want_x, want_w_in, want_w_out, want_gates)
-    return tuple(map(_rounded, made, (x, w_in, w_out, gates)))
+    tensors: tuple = (x, w_in, w_out, ids, gates, y_gradient)
+    plan, addresses = planned("experts_backward", activation, tensors)
+    if plan is None:
+        shape, tensors = _pairs(*tensors[:5], activation)
+        tensors = *tensors, require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
+        plan, addresses = plan_of("experts_backward", activation, tensors, shape)
+    want = [want_x, want_w_in, want_w_out, want_gates]
+    made, places = _made((x, w_in, w_out, gates), _tables_together(x, want, 1))
+    plan.call(*addresses, *places)
+    kept = _only(made, want)
+    return kept[0], kept[1], kept[2], kept[3]
 
 
 def _experts_backward_fake(x, w_in, w_out, ids, gates, y_gradient, activation, want_x, want_w_in, want_w_out, want_gates):
@@ -304,7 +215,7 @@ _define("experts(Tensor x, Tensor w_in, Tensor w_out, Tensor ids, Tensor gates, 
         lambda x, w_in, w_out, ids, gates, activation: _wanted(x, True))
 _define("experts_backward(Tensor x, Tensor w_in, Tensor w_out, Tensor ids, Tensor gates, Tensor y_gradient, str activation, "
         "bool want_x, bool want_w_in, bool want_w_out, bool want_gates) -> (Tensor, Tensor, Tensor, Tensor)", _experts_backward,
-        _experts_backward_fake, _experts_backward_cuda)
+        _experts_backward_fake)
 _autograd("experts", _experts_context, _experts_gradients)
 _no_double_backward("experts_backward")
 
@@ -314,38 +225,36 @@ _no_double_backward("experts_backward")
 
 def _mlp_tensors(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, activation: str):
     dtype = _storage("x", x)
-    x = _dense(x)
-    gate = _require("gate", gate, x.dtype, (gate.shape[0], x.shape[1]), x.device)
-    up = _require("up", up, x.dtype, gate.shape, x.device)
-    down = _require("down", down, x.dtype, (x.shape[1], gate.shape[0]), x.device)
+    x = dense(x)
+    gate = require("gate", gate, x.dtype, (gate.shape[0], x.shape[1]), x.device)
+    up = require("up", up, x.dtype, gate.shape, x.device)
+    down = require("down", down, x.dtype, (x.shape[1], gate.shape[0]), x.device)
     shape = lib.shape(num_tokens=x.shape[0], dtype=dtype, hidden_size=x.shape[1], shared_size=gate.shape[0], activation=activation)
     return shape, (x, gate, up, down)
 
 
 def _mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, activation: str) -> Tensor:
-    shape, tensors = _mlp_tensors(x, gate, up, down, activation)
+    tensors: tuple = (x, gate, up, down)
+    plan, addresses = planned("mlp_forward", activation, tensors)
+    if plan is None:
+        shape, tensors = _mlp_tensors(*tensors, activation)
+        plan, addresses = plan_of("mlp_forward", activation, tensors, shape)
     y = torch.empty_like(tensors[0])
-    _call("mlp_forward", x.device, shape, *_addresses(*tensors, y))
+    plan.call(*addresses, y.data_ptr())
     return y
 
 
 def _mlp_backward(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, y_gradient: Tensor, activation: str, want_x: bool,
                   want_gate: bool, want_up: bool, want_down: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    shape, tensors = _mlp_tensors(x, gate, up, down, activation)
-    given = _require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
-    want = (want_x, want_gate, want_up, want_down)
-    made = [_wanted(like, one) for like, one in zip((x, gate, up, down), want)]
-    _call("mlp_backward", x.device, shape, *_addresses(*tensors, given), *map(_address, made, want))
+    tensors: tuple = (x, gate, up, down, y_gradient)
+    plan, addresses = planned("mlp_backward", activation, tensors)
+    if plan is None:
+        shape, tensors = _mlp_tensors(*tensors[:4], activation)
+        tensors = *tensors, require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
+        plan, addresses = plan_of("mlp_backward", activation, tensors, shape)
+    made, places = _made((x, gate, up, down), (want_x, want_gate, want_up, want_down))
+    plan.call(*addresses, *places)
     return made[0], made[1], made[2], made[3]
-
-
-@_in_torch
-def _mlp_backward_cuda(x, gate, up, down, y_gradient, activation, want_x, want_gate, want_up, want_down):
-    _require_cuda_dtype(x.dtype)
-    _, tensors = _mlp_tensors(x, gate, up, down, activation)
-    given = _require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
-    made = _backward.mlp_backward(*tensors, given, activation, want_x, want_gate, want_up, want_down)
-    return tuple(map(_rounded, made, (x, gate, up, down)))
 
 
 def _mlp_backward_fake(x, gate, up, down, y_gradient, activation, want_x, want_gate, want_up, want_down):
@@ -365,8 +274,7 @@ def _mlp_gradients(ctx, y_gradient):
 _define("mlp(Tensor x, Tensor gate, Tensor up, Tensor down, str activation) -> Tensor", _mlp,
         lambda x, gate, up, down, activation: _wanted(x, True))
 _define("mlp_backward(Tensor x, Tensor gate, Tensor up, Tensor down, Tensor y_gradient, str activation, bool want_x, "
-        "bool want_gate, bool want_up, bool want_down) -> (Tensor, Tensor, Tensor, Tensor)", _mlp_backward, _mlp_backward_fake,
-        _mlp_backward_cuda)
+        "bool want_gate, bool want_up, bool want_down) -> (Tensor, Tensor, Tensor, Tensor)", _mlp_backward, _mlp_backward_fake)
 _autograd("mlp", _mlp_context, _mlp_gradients)
 _no_double_backward("mlp_backward")
 
@@ -376,37 +284,45 @@ _no_double_backward("mlp_backward")
 
 def _layer_tensors(x, row_logits, col_logits, w_in, w_out, gate, up, down, top_k, gate_mode, activation):
     dtype = _storage("x", x)
-    x = _dense(x)
+    x = dense(x)
     logits = compute_dtype(x.dtype)
-    rows = _require("row_logits", row_logits, logits, (x.shape[0], row_logits.shape[-1]), x.device)
-    cols = _require("col_logits", col_logits, logits, (x.shape[0], col_logits.shape[-1]), x.device)
+    rows = require("row_logits", row_logits, logits, (x.shape[0], row_logits.shape[-1]), x.device)
+    cols = require("col_logits", col_logits, logits, (x.shape[0], col_logits.shape[-1]), x.device)
     weights = (rows.shape[1] * cols.shape[1], x.shape[1])
-    tensors = [x, rows, cols, _require("w_in", w_in, x.dtype, weights, x.device), _require("w_out", w_out, x.dtype, weights, x.device)]
+    tensors = [x, rows, cols, require("w_in", w_in, x.dtype, weights, x.device), require("w_out", w_out, x.dtype, weights, x.device)]
     width = 0
     if gate is not None:
         width = gate.shape[0]
-        tensors += [_require("gate", gate, x.dtype, (width, x.shape[1]), x.device),
-                    _require("up", up, x.dtype, (width, x.shape[1]), x.device),
-                    _require("down", down, x.dtype, (x.shape[1], width), x.device)]
+        tensors += [require("gate", gate, x.dtype, (width, x.shape[1]), x.device),
+                    require("up", up, x.dtype, (width, x.shape[1]), x.device),
+                    require("down", down, x.dtype, (x.shape[1], width), x.device)]
     shape = lib.shape(num_tokens=x.shape[0], dtype=dtype, hidden_size=x.shape[1], grid_rows=rows.shape[1], grid_cols=cols.shape[1],
                       top_k=top_k, shared_size=width, activation=activation, gate_mode=gate_mode)
-    return shape, tensors
+    return shape, tuple(tensors)
 
 
-def _struct(kind, addresses):
-    return ctypes.byref(kind(ctypes.sizeof(kind), *addresses))
+def _inputs_of(x, row_logits, col_logits, w_in, w_out, gate, up, down) -> tuple:
+    """Those that there are."""
+    return (x, row_logits, col_logits, w_in, w_out) if gate is None else (x, row_logits, col_logits, w_in, w_out, gate, up, down)
+
+
+_INPUTS_BYTES, _GRADIENTS_BYTES = ctypes.sizeof(lib.LayerInputs), ctypes.sizeof(lib.LayerGradients)
 
 
 def _layer(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out: Tensor, gate: Optional[Tensor],
            up: Optional[Tensor], down: Optional[Tensor], top_k: int, gate_mode: str,
            activation: str) -> tuple[Tensor, Tensor, Tensor]:
-    shape, tensors = _layer_tensors(x, row_logits, col_logits, w_in, w_out, gate, up, down, top_k, gate_mode, activation)
-    _workspace_bytes("layer_forward", shape, _place(x.device))
+    tensors, options = _inputs_of(x, row_logits, col_logits, w_in, w_out, gate, up, down), (top_k, gate_mode, activation)
+    plan, addresses = planned("layer_forward", options, tensors)
+    if plan is None:
+        shape, tensors = _layer_tensors(x, row_logits, col_logits, w_in, w_out, gate, up, down, *options)
+        plan, addresses = plan_of("layer_forward", options, tensors, shape)
     y = torch.empty_like(tensors[0])
     extents = (x.shape[0], top_k)
-    ids = torch.empty(extents, dtype=torch.int32, device=x.device)
-    gates = torch.empty(extents, dtype=tensors[1].dtype, device=x.device)
-    _call("layer_forward", x.device, shape, _struct(lib.LayerInputs, _addresses(*tensors)), *_addresses(y, ids, gates))
+    ids = torch.empty(extents, dtype=torch.int32, device=plan.device)
+    gates = row_logits.new_empty(extents)
+    given = lib.LayerInputs(_INPUTS_BYTES, *addresses)
+    plan.call(ctypes.byref(given), y.data_ptr(), ids.data_ptr(), gates.data_ptr())
     return y, ids, gates
 
 
@@ -420,49 +336,49 @@ def _layer_output(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tenso
                   activation: str) -> Tensor:
     if not x.is_cuda:
         return _layer(x, row_logits, col_logits, w_in, w_out, gate, up, down, top_k, gate_mode, activation)[0]
-    shape, tensors = _layer_tensors(x, row_logits, col_logits, w_in, w_out, gate, up, down, top_k, gate_mode, activation)
-    given = lib.LayerInputs(ctypes.sizeof(lib.LayerInputs), *_addresses(*tensors))
+    tensors, options = _inputs_of(x, row_logits, col_logits, w_in, w_out, gate, up, down), (top_k, gate_mode, activation)
+    plan, addresses = planned("layer_forward", options, tensors)
+    if plan is None:
+        shape, tensors = _layer_tensors(x, row_logits, col_logits, w_in, w_out, gate, up, down, *options)
+        plan, addresses = plan_of("layer_forward", options, tensors, shape)
+    given = lib.LayerInputs(_INPUTS_BYTES, *addresses)
     if expert_bound is not None:
-        given.expert_bound = _require("expert_bound", expert_bound, torch.float32, (1,), x.device).data_ptr()
+        bound = require("expert_bound", expert_bound, torch.float32, (1,), plan.device)  # kept until the call is made
+        given.expert_bound = bound.data_ptr()
     y = torch.empty_like(tensors[0])
-    _call("layer_forward", x.device, shape, ctypes.byref(given), y.data_ptr(), None, None)
+    plan.call(ctypes.byref(given), y.data_ptr(), None, None)
     return y
 
 
 def _layer_backward(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out: Tensor, gate: Optional[Tensor],
-                    up: Optional[Tensor], down: Optional[Tensor], ids: Tensor, gates: Tensor, y_gradient: Tensor, gate_mode: str,
-                    activation: str, want: list[bool]) -> list[Tensor]:
-    shape, tensors = _layer_tensors(x, row_logits, col_logits, w_in, w_out, gate, up, down, ids.shape[1], gate_mode, activation)
-    given = _require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
-    ids, gates = ids.contiguous(), gates.contiguous()
-    made = [_wanted(like, one) for like, one in zip(tensors, want)]
-    _call("layer_backward", x.device, shape, _struct(lib.LayerInputs, _addresses(*tensors)),
-          *_addresses(ids, gates, given), _struct(lib.LayerGradients, map(_address, made, want)))
-    return made
-
-
-@_in_torch
-def _layer_backward_cuda(x, row_logits, col_logits, w_in, w_out, gate, up, down, ids, gates, y_gradient, gate_mode, activation, want):
-    _require_cuda_dtype(x.dtype)
-    _, tensors = _layer_tensors(x, row_logits, col_logits, w_in, w_out, gate, up, down, ids.shape[1], gate_mode, activation)
-    given = _require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
-    x, rows, cols, w_in, w_out, *shared = tensors
-    logits = want[1] or want[2]
-    dx, dw_in, dw_out, dgates = _backward.experts_backward(x, w_in, w_out, ids, gates, given, activation, want[0], want[3], want[4],
-                                                           logits)
-    made = [dx, None, None, dw_in, dw_out, *(None for _ in shared)]
-    if logits:
-        made[1:3] = _backward.select_backward(rows, cols, ids, dgates, gate_mode, "log_softmax")
-    if shared and (want[0] or any(want[5:])):
-        more, *made[5:] = _backward.mlp_backward(x, *shared, given, activation, want[0], *want[5:])
-        made[0] = None if dx is None else dx + more  # rounded once
-    return [_rounded(one if wanted else None, like) for one, wanted, like in zip(made, want, tensors)]
+                    up: Optional[Tensor], down: Optional[Tensor], ids: Optional[Tensor], gates: Optional[Tensor], y_gradient: Tensor,
+                    gate_mode: str, activation: str, want: list[bool], top_k: int = 0) -> list[Tensor]:
+    """Without ids and gates, which a GPU can do without, it takes top_k."""
+    inputs = _inputs_of(x, row_logits, col_logits, w_in, w_out, gate, up, down)
+    listed = (ids, gates) if ids is not None else ()
+    tensors, options = (*inputs, y_gradient, *listed), (gate_mode, activation, top_k)
+    plan, addresses = planned("layer_backward", options, tensors)
+    if plan is None:
+        top = top_k if ids is None else ids.shape[-1]
+        shape, found = _layer_tensors(x, row_logits, col_logits, w_in, w_out, gate, up, down, top, gate_mode, activation)
+        found = *found, require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
+        if ids is not None and gates is not None:
+            pairs = (x.shape[0], top)
+            found = (*found, require("ids", ids, torch.int32, pairs, x.device),
+                     require("gates", gates, compute_dtype(x.dtype), pairs, x.device))
+        tensors = found
+        plan, addresses = plan_of("layer_backward", options, tensors, shape)
+    count = len(inputs)
+    made, places = _made(inputs, _tables_together(x, want, 3))
+    given, to = lib.LayerInputs(_INPUTS_BYTES, *addresses[:count]), lib.LayerGradients(_GRADIENTS_BYTES, *places)
+    pairs_at = addresses[count + 1:] or (None, None)
+    plan.call(ctypes.byref(given), *pairs_at, addresses[count], ctypes.byref(to))
+    return _only(made, want)
 
 
 def _layer_backward_fake(x, row_logits, col_logits, w_in, w_out, gate, up, down, ids, gates, y_gradient, gate_mode, activation,
                          want):
-    tensors = [one for one in (x, row_logits, col_logits, w_in, w_out, gate, up, down) if one is not None]
-    return [_wanted(like, one) for like, one in zip(tensors, want)]
+    return [_wanted(like, one) for like, one in zip(_inputs_of(x, row_logits, col_logits, w_in, w_out, gate, up, down), want)]
 
 
 def _layer_context(ctx, inputs, output):
@@ -485,13 +401,47 @@ _define("layer(Tensor x, Tensor row_logits, Tensor col_logits, Tensor w_in, Tens
         "int top_k, str gate_mode, str activation) -> (Tensor, Tensor, Tensor)", _layer, _layer_fake)
 _define("layer_backward(Tensor x, Tensor row_logits, Tensor col_logits, Tensor w_in, Tensor w_out, Tensor? gate, Tensor? up, "
         "Tensor? down, Tensor ids, Tensor gates, Tensor y_gradient, str gate_mode, str activation, bool[] want) -> Tensor[]",
-        _layer_backward, _layer_backward_fake, _layer_backward_cuda)
+        _layer_backward, _layer_backward_fake)
 _autograd("layer", _layer_context, _layer_gradients)
-# y alone, for inference: with many tokens on a GPU no pair is listed then.
+
+
+# y alone: with many tokens on a GPU no pair is listed then, neither here nor in the backward.
+
+
+def _layer_output_backward(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out: Tensor, gate: Optional[Tensor],
+                           up: Optional[Tensor], down: Optional[Tensor], y_gradient: Tensor, top_k: int, gate_mode: str,
+                           activation: str, want: list[bool]) -> list[Tensor]:
+    if not x.is_cuda:
+        _, ids, gates = _layer(x, row_logits, col_logits, w_in, w_out, gate, up, down, top_k, gate_mode, activation)
+        return _layer_backward(x, row_logits, col_logits, w_in, w_out, gate, up, down, ids, gates, y_gradient, gate_mode, activation,
+                               want)
+    return _layer_backward(x, row_logits, col_logits, w_in, w_out, gate, up, down, None, None, y_gradient, gate_mode, activation, want,
+                           top_k)
+
+
+def _layer_output_context(ctx, inputs, output):
+    *tensors, _, ctx.top_k, ctx.gate_mode, ctx.activation = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _layer_output_gradients(ctx, y_gradient):
+    tensors = ctx.saved_tensors
+    count = sum(one is not None for one in tensors)
+    want = [bool(one) for one in ctx.needs_input_grad[:count]]
+    made = torch.ops.moescope.layer_output_backward(*tensors, y_gradient, ctx.top_k, ctx.gate_mode, ctx.activation, want)
+    kept = [one if need else None for one, need in zip(made, want)]
+    return *kept, *[None] * (8 - count), None, None, None, None
+
+
 _define("layer_output(Tensor x, Tensor row_logits, Tensor col_logits, Tensor w_in, Tensor w_out, Tensor? gate, Tensor? up, Tensor? down, "
         "Tensor? expert_bound, int top_k, str gate_mode, str activation) -> Tensor", _layer_output,
         lambda x, *others: _wanted(x, True))
-_no_double_backward("layer_output", "there is no backward; moescope::layer has one")
+_define("layer_output_backward(Tensor x, Tensor row_logits, Tensor col_logits, Tensor w_in, Tensor w_out, Tensor? gate, Tensor? up, "
+        "Tensor? down, Tensor y_gradient, int top_k, str gate_mode, str activation, bool[] want) -> Tensor[]", _layer_output_backward,
+        lambda x, row_logits, col_logits, w_in, w_out, gate, up, down, y_gradient, top_k, gate_mode, activation, want:
+        _layer_backward_fake(x, row_logits, col_logits, w_in, w_out, gate, up, down, None, None, y_gradient, gate_mode, activation, want))
+_autograd("layer_output", _layer_output_context, _layer_output_gradients)
+_no_double_backward("layer_output_backward")
 _no_double_backward("layer_backward")
 
 # Forward kernels, for functional.py.

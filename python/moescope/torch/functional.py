@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 
 from moescope import _library as lib
-from moescope.torch import _ops
+from moescope.torch import _direct, _ops
+
+_SELECT, _EXPERTS, _MLP, _LAYER, _LAYER_OUTPUT = (getattr(torch.ops.moescope, name).default for name in (
+    "select", "experts", "mlp", "layer", "layer_output"))
 
 
 class Selection(NamedTuple):
@@ -29,6 +32,10 @@ class LayerOutput(NamedTuple):
     gates: Tensor  #: [..., K]; not differentiable
 
 
+_compiling = torch.compiler.is_compiling  # asked first: what is asked after it the compiler cannot trace
+_any_autocast = getattr(torch._C, "_is_any_autocast_enabled", lambda: True)
+
+
 def _under_autocast(x: Tensor) -> Optional[torch.dtype]:
     kind = x.device.type
     if kind == "meta" or not torch.is_autocast_enabled(kind) or x.dtype == torch.float64:
@@ -40,6 +47,7 @@ def _under_autocast(x: Tensor) -> Optional[torch.dtype]:
 
 
 def _cast(x: Tensor, *weights: Optional[Tensor]) -> list[Any]:
+    """x and weights as autocast wants them."""
     dtype = _under_autocast(x)
     return [x, *weights] if dtype is None else [one if one is None else one.to(dtype) for one in (x, *weights)]
 
@@ -52,30 +60,13 @@ def _of(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
-def _shaped(tensor: Tensor, *extents: int) -> Tensor:
-    return tensor if len(extents) == 2 else tensor.reshape(extents)
-
-
-# What says whether someone stands between a call and its kernel. Names of PyTorch's own use: where one is gone, every call goes
-# through the dispatcher.
-_asked = [getattr(torch._C, "_len_torch_dispatch_stack", None), getattr(torch._C, "_get_tracing_state", None),
-          getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)]
-_PLAIN = (Tensor, torch.nn.Parameter)
-
-
-def _alone(arguments: tuple) -> bool:
-    """Whether a kernel may be called as it is: plain tensors, nothing to record, no mode and no transformation."""
-    if torch.compiler.is_compiling() or None in _asked or any(one() for one in _asked):
-        return False
-    tensors = [one for one in arguments if isinstance(one, Tensor)]
-    if not (tensors[0].is_cuda or tensors[0].is_cpu) or not all(type(one) in _PLAIN for one in tensors):
-        return False
-    return not (torch.is_grad_enabled() and any(one.requires_grad for one in tensors))
-
-
-def _run(operator: Any, kernel: Any, *arguments: Any) -> Any:
-    """The operator, or its kernel where that makes no difference: the dispatcher takes half of a call to a kernel in Python."""
-    return kernel(*arguments) if _alone(arguments) else operator(*arguments)
+def _run(operator: Any, direct: Any, kernel: Any, arguments: tuple, *options: Any) -> Any:
+    """The operator; or, where that makes no difference, autograd's function around its kernel, or the kernel: the dispatcher takes most
+    of a call to a kernel in Python. Of arguments, tensors, some may be None."""
+    tensors = [one for one in arguments if one is not None]
+    if _compiling() or not _direct.plain(tensors):
+        return operator(*arguments, *options)
+    return direct(*arguments, *options) if _direct.learns(tensors) else kernel(*arguments, *options)
 
 
 def select(row_logits: Tensor, col_logits: Tensor, top_k: int, *, gates: str = "softmax", marginals: str = "log_softmax") -> Selection:
@@ -84,11 +75,13 @@ def select(row_logits: Tensor, col_logits: Tensor, top_k: int, *, gates: str = "
     gates: "softmax" over the selected, "probability" (exp of the score), "relu" or "score". marginals: "log_softmax" of the
     logits, or "as_given". Logits must be finite.
     """
+    if row_logits.dim() != 2:
+        found = select(_rows(row_logits), _rows(col_logits), top_k, gates=gates, marginals=marginals)
+        return Selection(*(one.reshape(*row_logits.shape[:-1], top_k) for one in found))
     dtype = _ops.compute_dtype(row_logits.dtype)
-    leading = row_logits.shape[:-1]
-    weights, ids, scores = _run(torch.ops.moescope.select.default, _ops.select_kernel, _of(_rows(row_logits), dtype),
-                                _of(_rows(col_logits), dtype), top_k, gates, marginals)
-    return Selection(*(_shaped(one, *leading, top_k) for one in (ids, weights, scores)))
+    weights, ids, scores = _run(_SELECT, _direct.select, _ops.select_kernel, (_of(row_logits, dtype), _of(col_logits, dtype)), top_k, gates,
+                                marginals)
+    return Selection(ids, weights, scores)
 
 
 def experts(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates: Tensor, *, activation: str = "silu") -> Tensor:
@@ -97,16 +90,20 @@ def experts(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates: Tensor, 
     x [..., d], w_in and w_out [N, d], ids (int32 or int64) and gates [..., K]. activation: "silu", "gelu" (erf) or "relu". An id
     that stands there twice counts twice.
     """
-    x, w_in, w_out = _cast(x, w_in, w_out)
-    y = _run(torch.ops.moescope.experts.default, _ops.experts_kernel, _rows(x), w_in, w_out, _rows(ids),
-             _of(_rows(gates), _ops.compute_dtype(x.dtype)), activation)
-    return _shaped(y, *x.shape)
+    if x.dim() != 2:
+        return experts(_rows(x), w_in, w_out, _rows(ids), _rows(gates), activation=activation).reshape(x.shape)
+    if _compiling() or _any_autocast():
+        x, w_in, w_out = _cast(x, w_in, w_out)
+    return _run(_EXPERTS, _direct.experts, _ops.experts_kernel, (x, w_in, w_out, ids, _of(gates, _ops.compute_dtype(x.dtype))), activation)
 
 
 def mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, *, activation: str = "silu") -> Tensor:
     """(act(x gate^T) * (x up^T)) down^T, [..., d]. gate and up [f, d], down [d, f]."""
-    x, gate, up, down = _cast(x, gate, up, down)
-    return _shaped(_run(torch.ops.moescope.mlp.default, _ops.mlp_kernel, _rows(x), gate, up, down, activation), *x.shape)
+    if x.dim() != 2:
+        return mlp(_rows(x), gate, up, down, activation=activation).reshape(x.shape)
+    if _compiling() or _any_autocast():
+        x, gate, up, down = _cast(x, gate, up, down)
+    return _run(_MLP, _direct.mlp, _ops.mlp_kernel, (x, gate, up, down), activation)
 
 
 def layer(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out: Tensor, top_k: int, *,
@@ -115,27 +112,37 @@ def layer(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out
 
     x [..., d], row_logits [..., Nr], col_logits [..., Nc], w_in and w_out [Nr Nc, d]. gates: "softmax" or "probability".
     """
-    x, w_in, w_out, gate, up, down = _cast(x, w_in, w_out, *(shared or (None, None, None)))
+    if x.dim() != 2:
+        made = layer(_rows(x), _rows(row_logits), _rows(col_logits), w_in, w_out, top_k, shared=shared, gates=gates, activation=activation)
+        leading = x.shape[:-1]
+        return LayerOutput(made.y.reshape(x.shape), made.ids.reshape(*leading, top_k), made.gates.reshape(*leading, top_k))
+    gate, up, down = shared or (None, None, None)
+    if _compiling() or _any_autocast():
+        x, w_in, w_out, gate, up, down = _cast(x, w_in, w_out, gate, up, down)
     dtype = _ops.compute_dtype(x.dtype)
-    y, ids, weights = _run(torch.ops.moescope.layer.default, _ops.layer_kernel, _rows(x), _of(_rows(row_logits), dtype),
-                           _of(_rows(col_logits), dtype), w_in, w_out, gate, up, down, top_k, gates, activation)
-    leading = x.shape[:-1]
-    return LayerOutput(_shaped(y, *x.shape), _shaped(ids, *leading, top_k), _shaped(weights, *leading, top_k))
+    tensors = (x, _of(row_logits, dtype), _of(col_logits, dtype), w_in, w_out, gate, up, down)
+    y, ids, weights = _run(_LAYER, _direct.layer, _ops.layer_kernel, tensors, top_k, gates, activation)
+    return LayerOutput(y, ids, weights)
 
 
 def layer_output(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out: Tensor, top_k: int, *,
                  shared: Optional[tuple[Tensor, Tensor, Tensor]] = None, gates: str = "softmax", activation: str = "silu",
                  expert_bound: Optional[Tensor] = None) -> Tensor:
-    """y [..., d] of layer() alone, for inference: with many tokens a GPU then lists no pairs. There is no backward.
+    """y [..., d] of layer() alone: with many tokens a GPU then lists no pairs, forward or backward. On a CPU its backward selects
+    once more, which layer() does not.
 
     expert_bound: that of expert_bound(w_in, w_out) where the weights do not change, which saves reading them once more. One that is
     too small makes wrong sums.
     """
-    x, w_in, w_out, gate, up, down = _cast(x, w_in, w_out, *(shared or (None, None, None)))
+    if x.dim() != 2:
+        return layer_output(_rows(x), _rows(row_logits), _rows(col_logits), w_in, w_out, top_k, shared=shared, gates=gates,
+                            activation=activation, expert_bound=expert_bound).reshape(x.shape)
+    gate, up, down = shared or (None, None, None)
+    if _compiling() or _any_autocast():
+        x, w_in, w_out, gate, up, down = _cast(x, w_in, w_out, gate, up, down)
     dtype = _ops.compute_dtype(x.dtype)
-    y = _run(torch.ops.moescope.layer_output.default, _ops.layer_output_kernel, _rows(x), _of(_rows(row_logits), dtype),
-             _of(_rows(col_logits), dtype), w_in, w_out, gate, up, down, expert_bound, top_k, gates, activation)
-    return _shaped(y, *x.shape)
+    tensors = (x, _of(row_logits, dtype), _of(col_logits, dtype), w_in, w_out, gate, up, down, expert_bound)
+    return _run(_LAYER_OUTPUT, _direct.layer_output, _ops.layer_output_kernel, tensors, top_k, gates, activation)
 
 
 @torch.no_grad()

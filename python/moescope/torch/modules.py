@@ -96,8 +96,9 @@ class OmniMoE(RoutingHooks, nn.Module):
         shared = None
         if self.intermediate_size > 0:
             shared = (self.gate_proj.weight, self.up_proj.weight, self.down_proj.weight)
-        if not return_routing and not self._routing_hooks and not torch.is_grad_enabled():
-            bound = self._expert_bound
+        trains = torch.is_grad_enabled()
+        if not return_routing and not self._routing_hooks and (tokens.is_cuda or not trains):
+            bound = None if trains else self._expert_bound  # weights that train do not keep theirs
             if bound is not None and bound.device != tokens.device:
                 bound = None  # the module has moved
             y = functional.layer_output(tokens, row_logits, col_logits, self.up_embed.weight, self.down_embed.weight, self.top_k,

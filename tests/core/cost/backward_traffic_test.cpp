@@ -31,7 +31,7 @@ class TinyBackward : public testing::Test {
   }
 };
 
-Lines terms(const AnalyticCost& cost, Stage stage, MemoryLevel level) {
+Lines backward_terms(const AnalyticCost& cost, Stage stage, MemoryLevel level) {
   Lines lines;
   for (const TrafficTerm& term : cost.traffic) {
     if (term.stage == stage && term.level == level && term.what != "schedule arrays") {
@@ -44,16 +44,16 @@ Lines terms(const AnalyticCost& cost, Stage stage, MemoryLevel level) {
 
 TEST_F(TinyBackward, TokenCentricGathersARowOfEitherMatrixForEveryPair) {
   const AnalyticCost c = cost(ScheduleKind::kTokenCentric);
-  EXPECT_EQ(terms(c, Stage::kExpertsDgrad, MemoryLevel::kL2),
+  EXPECT_EQ(backward_terms(c, Stage::kExpertsDgrad, MemoryLevel::kL2),
             (Lines{"read 20 expert_ids", "read 20 gates", "read 24 token_offsets", "read 32 X rows",
                    "read 32 dY rows", "read 64 sums of dX", "read 80 V rows", "read 80 W rows",
                    "write 20 gates' gradients", "write 20 p and q", "write 64 sums of dX"}));
   EXPECT_EQ(
-      terms(c, Stage::kExpertsDgrad, MemoryLevel::kHbm),
+      backward_terms(c, Stage::kExpertsDgrad, MemoryLevel::kHbm),
       (Lines{"read 20 expert_ids", "read 20 gates", "read 24 token_offsets", "read 32 X", "read 32 dY",
              "read 64 V rows of active experts", "read 64 W rows of active experts", "read 64 sums of dX",
              "write 20 gates' gradients", "write 20 p and q", "write 64 sums of dX"}));
-  EXPECT_EQ(terms(c, Stage::kExpertsWgrad, MemoryLevel::kL2),
+  EXPECT_EQ(backward_terms(c, Stage::kExpertsWgrad, MemoryLevel::kL2),
             (Lines{"read 160 X and dY rows", "read 20 expert_ids", "read 20 p and q", "read 24 token_offsets",
                    "write 128 dW and dV of active experts", "write 160 zeros of other experts"}));
   EXPECT_EQ(c.useful_flop(Stage::kExpertsDgrad), 4 * 8 * 5);
@@ -63,7 +63,7 @@ TEST_F(TinyBackward, TokenCentricGathersARowOfEitherMatrixForEveryPair) {
 
 TEST_F(TinyBackward, StaircaseStoresByRowsAndAddsByColumns) {
   const AnalyticCost c = cost(ScheduleKind::kStaircase);
-  EXPECT_EQ(terms(c, Stage::kExpertsWgrad, MemoryLevel::kL2),
+  EXPECT_EQ(backward_terms(c, Stage::kExpertsWgrad, MemoryLevel::kL2),
             (Lines{"read 20 expert_ids", "read 24 p and q", "read 64 X and dY rows",
                    "read 96 dW and dV that columns add to", "write 128 zeros of other experts",
                    "write 192 dW and dV of every item"}));
@@ -73,14 +73,14 @@ TEST_F(TinyBackward, StaircaseStoresByRowsAndAddsByColumns) {
 
 TEST_F(TinyBackward, RouterAndSharedMlpByHand) {
   const AnalyticCost c = cost(ScheduleKind::kTokenCentric);
-  EXPECT_EQ(terms(c, Stage::kRouterSelectBackward, MemoryLevel::kHbm),
+  EXPECT_EQ(backward_terms(c, Stage::kRouterSelectBackward, MemoryLevel::kHbm),
             (Lines{"read 20 expert_ids", "read 20 gates", "read 20 gates' gradients", "read 24 token_offsets",
                    "write 48 logits' gradients"}));
-  EXPECT_EQ(terms(c, Stage::kRouterProjectBackward, MemoryLevel::kHbm),
+  EXPECT_EQ(backward_terms(c, Stage::kRouterProjectBackward, MemoryLevel::kHbm),
             (Lines{"read 32 X", "read 48 logits' gradients", "read 64 sums of dX", "read 96 Wr and Wc",
                    "write 32 dX", "write 96 dWr and dWc"}));
   EXPECT_EQ(c.useful_flop(Stage::kRouterProjectBackward), 4 * 2 * 8 * 6);
-  EXPECT_EQ(terms(c, Stage::kSharedMlpBackward, MemoryLevel::kHbm),
+  EXPECT_EQ(backward_terms(c, Stage::kSharedMlpBackward, MemoryLevel::kHbm),
             (Lines{"read 192 gate, up and down weights", "read 32 X", "read 32 dY",
                    "write 192 gradients of gate, up and down", "write 64 sums of dX"}));
   EXPECT_EQ(c.useful_flop(Stage::kSharedMlpBackward), 12 * 2 * 8 * 4);
@@ -110,7 +110,7 @@ TEST_F(TinyBackward, AGivenRoutingEndsWithTheExperts) {
        {Stage::kRouterProject, Stage::kRouterSelectBackward, Stage::kRouterProjectBackward}) {
     EXPECT_EQ(c.bytes(stage, MemoryLevel::kL2), 0);
   }
-  const Lines lines = terms(c, Stage::kExpertsDgrad, MemoryLevel::kHbm);
+  const Lines lines = backward_terms(c, Stage::kExpertsDgrad, MemoryLevel::kHbm);
   EXPECT_NE(std::ranges::find(lines, "write 32 dX"), lines.end());
 }
 

@@ -18,16 +18,16 @@ using test::as_bytes;
 using test::bytes_of;
 using test::safetensors;
 
-ArrayFile parse(const std::string& file) { return parse_safetensors(as_bytes(file), "a.safetensors"); }
-ArrayFile parse(const std::string& header, const std::string& data) {
-  return parse(safetensors(header, data));
+ArrayFile parse_file(const std::string& file) { return parse_safetensors(as_bytes(file), "a.safetensors"); }
+ArrayFile parse_file(const std::string& header, const std::string& data) {
+  return parse_file(safetensors(header, data));
 }
 
-std::string error_of(const std::string& file) {
-  return test::message_of<FileError>([&] { parse(file); });
+std::string file_error_of(const std::string& file) {
+  return test::message_of<FileError>([&] { parse_file(file); });
 }
-std::string error_of(const std::string& header, const std::string& data) {
-  return error_of(safetensors(header, data));
+std::string file_error_of(const std::string& header, const std::string& data) {
+  return file_error_of(safetensors(header, data));
 }
 
 TEST(Safetensors, ReadsEveryDtypeOfTheFormat) {
@@ -49,7 +49,7 @@ TEST(Safetensors, ReadsEveryDtypeOfTheFormat) {
                                          {"BF16", "bf16", 2},
                                          {"F32", "f32", 4},
                                          {"F64", "f64", 8}}) {
-    const auto file = parse(
+    const auto file = parse_file(
         fmt::format(R"({{"t":{{"dtype":"{}","shape":[3],"data_offsets":[0,{}]}}}})", c.spelled, 3 * c.bytes),
         std::string(3 * c.bytes, '\x01'));
     EXPECT_EQ(file.get("a", "t").dtype, c.name);
@@ -59,7 +59,7 @@ TEST(Safetensors, ReadsEveryDtypeOfTheFormat) {
 }
 
 TEST(Safetensors, ReadsTensorsInAnyOrderWithMetadataAndPadding) {
-  const auto file = parse(
+  const auto file = parse_file(
       R"({"b":{"dtype":"I32","shape":[2],"data_offsets":[8,16]},"__metadata__":{"top_k":"4"},)"
       R"("e":{"dtype":"F32","shape":[0,5],"data_offsets":[8,8]},"a":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]}}   )",
       bytes_of<float>({1.5F, -2.0F}) + bytes_of<std::int32_t>({-7, 9}));
@@ -90,87 +90,91 @@ TEST(Safetensors, ReadsTheRecordedLayer) {
 }
 
 TEST(Safetensors, RefusesTruncatedFiles) {
-  EXPECT_EQ(error_of(""), "a.safetensors: header length: file has 0 bytes, needs at least 8");
-  EXPECT_EQ(error_of("1234567"), "a.safetensors: header length: file has 7 bytes, needs at least 8");
+  EXPECT_EQ(file_error_of(""), "a.safetensors: header length: file has 0 bytes, needs at least 8");
+  EXPECT_EQ(file_error_of("1234567"), "a.safetensors: header length: file has 7 bytes, needs at least 8");
   const std::string whole =
       safetensors(R"({"t":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}})", bytes_of<float>({1, 2}));
-  parse(whole);
+  parse_file(whole);
   for (std::size_t size = 0; size < whole.size(); ++size) {
-    EXPECT_TRUE(test::contains(error_of(whole.substr(0, size)), {"a.safetensors: "})) << size;
+    EXPECT_TRUE(test::contains(file_error_of(whole.substr(0, size)), {"a.safetensors: "})) << size;
   }
-  EXPECT_EQ(error_of(whole.substr(0, whole.size() - 1)),
+  EXPECT_EQ(file_error_of(whole.substr(0, whole.size() - 1)),
             "a.safetensors: t.data_offsets: [0, 8] runs past the 7 bytes of data");
 }
 
 TEST(Safetensors, RefusesALyingHeaderLength) {
-  EXPECT_EQ(error_of(test::little_endian<std::uint64_t>(100) + "{}"),
+  EXPECT_EQ(file_error_of(test::little_endian<std::uint64_t>(100) + "{}"),
             "a.safetensors: header length: 100: runs past the end of the file (10 bytes)");
-  EXPECT_EQ(error_of(test::little_endian<std::uint64_t>(~std::uint64_t{0}) + "{}"),
+  EXPECT_EQ(file_error_of(test::little_endian<std::uint64_t>(~std::uint64_t{0}) + "{}"),
             "a.safetensors: header length: 18446744073709551615: must be at most 100000000");
 }
 
 TEST(Safetensors, RefusesAHeaderThatIsNoObject) {
-  EXPECT_EQ(error_of("[1,2]", ""), "a.safetensors: header: '[1,2]': must be a JSON object");
-  EXPECT_EQ(error_of("", ""), "a.safetensors: header: '': must be a JSON object");
+  EXPECT_EQ(file_error_of("[1,2]", ""), "a.safetensors: header: '[1,2]': must be a JSON object");
+  EXPECT_EQ(file_error_of("", ""), "a.safetensors: header: '': must be a JSON object");
   EXPECT_TRUE(
-      test::contains(error_of("{\"t\":", ""), {"a.safetensors: header: column ", "not valid JSON: "}));
-  EXPECT_TRUE(test::contains(error_of("{} x", ""), {"a.safetensors: header: column ", "not valid JSON: "}));
-  EXPECT_TRUE(test::contains(error_of("{\"\xff\xfe\":{}}", ""),
+      test::contains(file_error_of("{\"t\":", ""), {"a.safetensors: header: column ", "not valid JSON: "}));
+  EXPECT_TRUE(
+      test::contains(file_error_of("{} x", ""), {"a.safetensors: header: column ", "not valid JSON: "}));
+  EXPECT_TRUE(test::contains(file_error_of("{\"\xff\xfe\":{}}", ""),
                              {"a.safetensors: header: column ", "not valid JSON: "}));
-  EXPECT_EQ(error_of(R"({"t":[]})", ""), "a.safetensors: t: []: must be an object");
+  EXPECT_EQ(file_error_of(R"({"t":[]})", ""), "a.safetensors: t: []: must be an object");
 }
 
 TEST(Safetensors, RefusesDeepNestingWithoutRecursingIntoIt) {
-  EXPECT_TRUE(test::contains(error_of("{\"t\":" + std::string(1'000'000, '['), ""),
+  EXPECT_TRUE(test::contains(file_error_of("{\"t\":" + std::string(1'000'000, '['), ""),
                              {"a.safetensors: header: t[0]", "nests deeper than"}));
   std::string objects;
   for (int i = 0; i < 100'000; ++i) {
     objects += "{\"t\":";
   }
-  EXPECT_TRUE(test::contains(error_of(objects, ""), {"a.safetensors: header: t.t", "nests deeper than"}));
+  EXPECT_TRUE(
+      test::contains(file_error_of(objects, ""), {"a.safetensors: header: t.t", "nests deeper than"}));
 }
 
 TEST(Safetensors, RefusesRepeatedNames) {
   const std::string entry = R"({"dtype":"U8","shape":[1],"data_offsets":[0,1]})";
-  EXPECT_EQ(error_of("{\"t\":" + entry + ",\"t\":" + entry + "}", "x"),
+  EXPECT_EQ(file_error_of("{\"t\":" + entry + ",\"t\":" + entry + "}", "x"),
             "a.safetensors: header: key 't' stands there twice");
-  EXPECT_EQ(error_of(R"({"t":{"dtype":"U8","shape":[1],"shape":[1],"data_offsets":[0,1]}})", "x"),
+  EXPECT_EQ(file_error_of(R"({"t":{"dtype":"U8","shape":[1],"shape":[1],"data_offsets":[0,1]}})", "x"),
             "a.safetensors: header: t: key 'shape' stands there twice");
   // The same key in two different objects is no repetition.
-  parse(
+  parse_file(
       R"({"t":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"u":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}})",
       "xy");
 }
 
 TEST(Safetensors, RefusesWrongEntries) {
-  EXPECT_TRUE(test::contains(error_of(R"({"t":{"dtype":7,"shape":[1],"data_offsets":[0,1]}})", "x"),
+  EXPECT_TRUE(test::contains(file_error_of(R"({"t":{"dtype":7,"shape":[1],"data_offsets":[0,1]}})", "x"),
                              {"t.dtype: 7: must"}));
-  EXPECT_EQ(error_of(R"({"t":{"shape":[1],"data_offsets":[0,1]}})", "x"),
+  EXPECT_EQ(file_error_of(R"({"t":{"shape":[1],"data_offsets":[0,1]}})", "x"),
             "a.safetensors: t: dtype is missing");
-  EXPECT_EQ(error_of(R"({"t":{"dtype":"U8","data_offsets":[0,1]}})", "x"),
+  EXPECT_EQ(file_error_of(R"({"t":{"dtype":"U8","data_offsets":[0,1]}})", "x"),
             "a.safetensors: t: shape is missing");
-  EXPECT_EQ(error_of(R"({"t":{"dtype":"U8","shape":[1]}})", "x"),
+  EXPECT_EQ(file_error_of(R"({"t":{"dtype":"U8","shape":[1]}})", "x"),
             "a.safetensors: t: data_offsets is missing");
-  EXPECT_EQ(error_of(R"({"t":{"dtype":"U8","shape":3,"data_offsets":[0,1]}})", "x"),
+  EXPECT_EQ(file_error_of(R"({"t":{"dtype":"U8","shape":3,"data_offsets":[0,1]}})", "x"),
             "a.safetensors: t.shape: 3: must be an array");
   for (const std::string extent :
        {"-1", "1.5", "\"1\"", "true", "1e3", "9223372036854775808", "99999999999999999999999"}) {
     EXPECT_TRUE(test::contains(
-        error_of(fmt::format(R"({{"t":{{"dtype":"U8","shape":[{}],"data_offsets":[0,1]}}}})", extent), "x"),
+        file_error_of(fmt::format(R"({{"t":{{"dtype":"U8","shape":[{}],"data_offsets":[0,1]}}}})", extent),
+                      "x"),
         {"a.safetensors: t.shape: ", ": must be an integer in [0, 2^63)"}))
         << extent;
   }
-  EXPECT_EQ(error_of(R"({"t":{"dtype":"U8","shape":[1],"data_offsets":[0]}})", "x"),
+  EXPECT_EQ(file_error_of(R"({"t":{"dtype":"U8","shape":[1],"data_offsets":[0]}})", "x"),
             "a.safetensors: t.data_offsets: [0]: must be [begin, end]");
-  EXPECT_EQ(error_of(R"({"t":{"dtype":"U8","shape":[1],"data_offsets":[-1,0]}})", "x"),
+  EXPECT_EQ(file_error_of(R"({"t":{"dtype":"U8","shape":[1],"data_offsets":[-1,0]}})", "x"),
             "a.safetensors: t.data_offsets: -1: must be an integer in [0, 2^63)");
-  EXPECT_EQ(error_of(R"({"__metadata__":{"top_k":4}})", ""),
+  EXPECT_EQ(file_error_of(R"({"__metadata__":{"top_k":4}})", ""),
             "a.safetensors: __metadata__.top_k: 4: must be a string");
-  EXPECT_EQ(error_of(R"({"__metadata__":[]})", ""), "a.safetensors: __metadata__: []: must be an object");
+  EXPECT_EQ(file_error_of(R"({"__metadata__":[]})", ""),
+            "a.safetensors: __metadata__: []: must be an object");
 }
 
 TEST(Safetensors, PassesOverTensorsOfOtherDtypesUnlessAskedFor) {
-  const ArrayFile file = parse(
+  const ArrayFile file = parse_file(
       R"({"t":{"dtype":"F8_E4M3","shape":[1],"data_offsets":[0,1]},"u":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}})",
       "x\x07");
   EXPECT_EQ(file.get("p", "u").to_integers("p", "u"), (std::vector<std::int64_t>{7}));
@@ -179,7 +183,7 @@ TEST(Safetensors, PassesOverTensorsOfOtherDtypesUnlessAskedFor) {
             "a.safetensors: t.dtype: \"F8_E4M3\": must be one of BOOL U8 I8 I16 U16 I32 U32 I64 U64 F16 BF16 "
             "F32 F64");
   // Where its bytes lie counts all the same.
-  EXPECT_TRUE(test::contains(error_of(R"({"t":{"dtype":"F4","shape":[1],"data_offsets":[0,3]}})", "xx"),
+  EXPECT_TRUE(test::contains(file_error_of(R"({"t":{"dtype":"F4","shape":[1],"data_offsets":[0,3]}})", "xx"),
                              {"t.data_offsets", "runs past"}));
 }
 
@@ -192,19 +196,21 @@ TEST(Safetensors, TakesTimeInProportionToItsTensors) {
   }
   const std::string file = safetensors(header + "}", std::string(kTensors, 'x'));
   const double start = test::cpu_seconds();
-  EXPECT_EQ(parse(file).arrays.size(), static_cast<std::size_t>(kTensors));
+  EXPECT_EQ(parse_file(file).arrays.size(), static_cast<std::size_t>(kTensors));
   // Quadratic it took more than 90 s; with sanitizers it takes a few.
   EXPECT_LT(test::cpu_seconds() - start, 20);
 }
 
 TEST(Safetensors, RefusesAShapeThatOverflows) {
-  EXPECT_EQ(error_of(R"({"t":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", ""),
-            "a.safetensors: t.shape: f32 [4294967296, 4294967296] overflows int64");
-  EXPECT_EQ(error_of(R"({"t":{"dtype":"U8","shape":[4294967296,4294967296,0],"data_offsets":[0,0]}})", ""),
-            "a.safetensors: t.shape: u8 [4294967296, 4294967296, 0] overflows int64");
   EXPECT_EQ(
-      error_of(R"({"t":{"dtype":"F64","shape":[9223372036854775807],"data_offsets":[0,8]}})", "12345678"),
-      "a.safetensors: t.shape: f64 [9223372036854775807] overflows int64");
+      file_error_of(R"({"t":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,0]}})", ""),
+      "a.safetensors: t.shape: f32 [4294967296, 4294967296] overflows int64");
+  EXPECT_EQ(
+      file_error_of(R"({"t":{"dtype":"U8","shape":[4294967296,4294967296,0],"data_offsets":[0,0]}})", ""),
+      "a.safetensors: t.shape: u8 [4294967296, 4294967296, 0] overflows int64");
+  EXPECT_EQ(file_error_of(R"({"t":{"dtype":"F64","shape":[9223372036854775807],"data_offsets":[0,8]}})",
+                          "12345678"),
+            "a.safetensors: t.shape: f64 [9223372036854775807] overflows int64");
 }
 
 TEST(Safetensors, RefusesOffsetsThatDoNotTileTheData) {
@@ -213,25 +219,25 @@ TEST(Safetensors, RefusesOffsetsThatDoNotTileTheData) {
         R"({{"a":{{"dtype":"U8","shape":[{}],"data_offsets":[{},{}]}},"b":{{"dtype":"U8","shape":[{}],"data_offsets":[{},{}]}}}})",
         a_end - a_begin, a_begin, a_end, b_end - b_begin, b_begin, b_end);
   };
-  parse(two(4, 8, 0, 4), std::string(8, 'x'));
-  EXPECT_EQ(error_of(two(0, 4, 2, 8), std::string(8, 'x')),
+  parse_file(two(4, 8, 0, 4), std::string(8, 'x'));
+  EXPECT_EQ(file_error_of(two(0, 4, 2, 8), std::string(8, 'x')),
             "a.safetensors: b.data_offsets: begins at 2 where 4 was expected: tensors overlap");
-  EXPECT_EQ(error_of(two(0, 4, 5, 8), std::string(8, 'x')),
+  EXPECT_EQ(file_error_of(two(0, 4, 5, 8), std::string(8, 'x')),
             "a.safetensors: b.data_offsets: begins at 5 where 4 was expected: tensors leave a hole");
-  EXPECT_EQ(error_of(two(1, 4, 4, 8), std::string(8, 'x')),
+  EXPECT_EQ(file_error_of(two(1, 4, 4, 8), std::string(8, 'x')),
             "a.safetensors: a.data_offsets: begins at 1 where 0 was expected: tensors leave a hole");
-  EXPECT_EQ(error_of(two(0, 4, 4, 8), std::string(9, 'x')),
+  EXPECT_EQ(file_error_of(two(0, 4, 4, 8), std::string(9, 'x')),
             "a.safetensors: data: 9 bytes, of which tensors cover 8");
-  EXPECT_EQ(error_of(two(0, 4, 4, 9), std::string(8, 'x')),
+  EXPECT_EQ(file_error_of(two(0, 4, 4, 9), std::string(8, 'x')),
             "a.safetensors: b.data_offsets: [4, 9] runs past the 8 bytes of data");
-  EXPECT_EQ(error_of(R"({"t":{"dtype":"U8","shape":[1],"data_offsets":[1,0]}})", "x"),
+  EXPECT_EQ(file_error_of(R"({"t":{"dtype":"U8","shape":[1],"data_offsets":[1,0]}})", "x"),
             "a.safetensors: t.data_offsets: [1, 0] runs past the 1 bytes of data");
-  EXPECT_EQ(error_of(R"({"t":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})", "1234"),
+  EXPECT_EQ(file_error_of(R"({"t":{"dtype":"F32","shape":[2],"data_offsets":[0,4]}})", "1234"),
             "a.safetensors: t.data_offsets: [0, 4] holds 4 bytes, f32 [2] needs 8");
 }
 
 TEST(Safetensors, PrintsHostileNamesAsOneShortAsciiLine) {
-  const std::string message = error_of("{\"a\\n\\u0007\xc3\xa9" + std::string(500, 'x') + "\":[]}", "");
+  const std::string message = file_error_of("{\"a\\n\\u0007\xc3\xa9" + std::string(500, 'x') + "\":[]}", "");
   EXPECT_LT(message.size(), 140U);
   for (const char c : message) {
     EXPECT_TRUE(c >= 0x20 && c < 0x7f);

@@ -16,7 +16,7 @@ namespace fs = std::filesystem;
 using test::contains;
 using test::message_of;
 
-fs::path data(const std::string& name) { return test::source_path("tests/data/import/" + name); }
+fs::path model_file(const std::string& name) { return test::source_path("tests/data/import/" + name); }
 
 /// A copy of a folder that a test may change.
 class CheckpointCopy : public testing::Test {
@@ -24,7 +24,7 @@ class CheckpointCopy : public testing::Test {
   fs::path copy(const std::string& name) {
     const fs::path to = folder_.path(name);
     fs::remove_all(to);
-    fs::copy(data(name), to);
+    fs::copy(model_file(name), to);
     return to;
   }
   void replace(const fs::path& file, const std::string& from, const std::string& to) {
@@ -45,7 +45,7 @@ class CheckpointCopy : public testing::Test {
 };
 
 TEST(Checkpoint, StacksTheExpertsOfALayerFromItsShards) {
-  const CheckpointLayer layer = read_checkpoint_layer(data("mixtral"), 1, {});
+  const CheckpointLayer layer = read_checkpoint_layer(model_file("mixtral"), 1, {});
   EXPECT_EQ(layer.config.layer.system, System::kGShard);
   EXPECT_EQ(layer.config.layer.gate_mode, GateMode::kSoftmax);
   EXPECT_EQ(layer.arrays.at("router.weight").shape, (std::vector<std::int64_t>{8, 12}));
@@ -58,9 +58,9 @@ TEST(Checkpoint, StacksTheExpertsOfALayerFromItsShards) {
     return read_safetensors(file,
                             [](std::string_view name) { return name.ends_with("experts.3.w3.weight"); });
   };
-  ArrayFile shard = where(data("mixtral") / "model-00001-of-00002.safetensors");
+  ArrayFile shard = where(model_file("mixtral") / "model-00001-of-00002.safetensors");
   if (shard.arrays.empty()) {
-    shard = where(data("mixtral") / "model-00002-of-00002.safetensors");
+    shard = where(model_file("mixtral") / "model-00002-of-00002.safetensors");
   }
   ASSERT_EQ(shard.arrays.size(), 1U);
   const std::vector<std::byte>& up = shard.arrays.begin()->second.bytes;
@@ -69,12 +69,12 @@ TEST(Checkpoint, StacksTheExpertsOfALayerFromItsShards) {
 }
 
 TEST(Checkpoint, KnowsTheFamiliesByTheirConfig) {
-  const ModelConfig deepseek = read_model_config(data("deepseek"));
+  const ModelConfig deepseek = read_model_config(model_file("deepseek"));
   EXPECT_EQ(deepseek.layer.system, System::kGShard);  // this one has no shared expert
   EXPECT_EQ(deepseek.layer.gate_mode, GateMode::kProbability);
   EXPECT_EQ(deepseek.routed_scale, 16);
   EXPECT_EQ(deepseek.dense_layers, (std::vector<std::int64_t>{0}));
-  const ModelConfig qwen = read_model_config(data("qwen"));
+  const ModelConfig qwen = read_model_config(model_file("qwen"));
   EXPECT_EQ(qwen.layer.system, System::kDeepSeekMoe);
   EXPECT_EQ(qwen.layer.shared_size, 7);
   const ModelConfig olmoe = parse_model_config(
@@ -116,12 +116,12 @@ TEST_F(CheckpointCopy, NamesFieldsTensorsAndLayersThatDoNotFit) {
   EXPECT_TRUE(contains(config_error("\"num_experts_per_tok\": 3", "\"num_experts_per_tok\": 9"),
                        {"num_experts_per_tok: 9: must not exceed 8"}));
   const auto layer_error = [&](std::int64_t layer, const char* name) {
-    return message_of<InvalidArgument>([&] { read_checkpoint_layer(data(name), layer, {}); });
+    return message_of<InvalidArgument>([&] { read_checkpoint_layer(model_file(name), layer, {}); });
   };
   EXPECT_TRUE(contains(layer_error(2, "mixtral"), {"layer = 2: ", "has layers 0 to 1"}));
   EXPECT_TRUE(contains(layer_error(-1, "mixtral"), {"layer = -1: "}));
   EXPECT_TRUE(contains(layer_error(0, "deepseek"), {"layer = 0: is without experts"}));
-  EXPECT_TRUE(contains(message_of<FileError>([&] { read_checkpoint_layer(data("mixtral"), 0, {}); }),
+  EXPECT_TRUE(contains(message_of<FileError>([&] { read_checkpoint_layer(model_file("mixtral"), 0, {}); }),
                        {"of layer 0 the folder has 0 tensors"}));
 }
 
@@ -150,7 +150,7 @@ TEST_F(CheckpointCopy, TensorsWithoutAUseAreNamedAndMayBeIgnored) {
 
 TEST(SnapshotWriter, RefusesWhatDoesNotFitAndWritesNothing) {
   const test::TempFolder folder;
-  CheckpointLayer layer = read_checkpoint_layer(data("mixtral"), 1, {});
+  CheckpointLayer layer = read_checkpoint_layer(model_file("mixtral"), 1, {});
   SystemShape shape = layer.config.layer;
   shape.num_tokens = 2;
   const auto error = [&] {

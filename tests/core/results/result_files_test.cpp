@@ -25,7 +25,7 @@ using test::read_text;
 using test::TemporaryDirectory;
 using test::write_text;
 
-RunHeader make_header() {
+RunHeader file_header() {
   RunHeader header;
   header.run_id = "run";
   header.command_line = "moescope run";
@@ -57,12 +57,12 @@ TEST(ResultFiles, AreGoneWithoutARow) {
   const fs::path out = directory.path() / "deep" / "out";
   for (const ExistingRun existing : {ExistingRun::kRefuse, ExistingRun::kContinue}) {
     {
-      const ResultWriter writer(out, make_header(), existing);
+      const ResultWriter writer(out, file_header(), existing);
       EXPECT_TRUE(fs::exists(out / "rows.jsonl"));
     }
     EXPECT_FALSE(fs::exists(directory.path() / "deep"));
   }
-  ResultWriter(out, make_header()).write(make_row());
+  ResultWriter(out, file_header()).write(make_row());
   EXPECT_EQ(read_rows(out / "rows.jsonl").at(0).rows.size(), 1U);
 }
 
@@ -73,7 +73,7 @@ TEST(ResultFiles, OfOthersStayAsTheyAre) {
       const TemporaryDirectory directory;
       write_text(directory.path() / name, "mine");
       EXPECT_EQ(error_text<FileError>([&] {
-                  ResultWriter(OutputFolder(directory.path()), make_header(), existing, {"figure.gp"});
+                  ResultWriter(OutputFolder(directory.path()), file_header(), existing, {"figure.gp"});
                 }),
                 continues && name != std::string("figure.gp")
                     ? (directory.path() / "rows.jsonl").string() + ": is missing beside " +
@@ -88,9 +88,9 @@ TEST(ResultFiles, OfOthersStayAsTheyAre) {
 
 TEST(ResultFiles, BelongToOneWriter) {
   const TemporaryDirectory directory;
-  ResultWriter first(directory.path(), make_header());
+  ResultWriter first(directory.path(), file_header());
   for (const ExistingRun existing : {ExistingRun::kRefuse, ExistingRun::kContinue}) {
-    EXPECT_THROW(ResultWriter(directory.path(), make_header(), existing), FileError);
+    EXPECT_THROW(ResultWriter(directory.path(), file_header(), existing), FileError);
   }
   first.write(make_row());
   EXPECT_EQ(read_rows(directory.path() / "rows.jsonl").at(0).rows.size(), 1U);
@@ -108,7 +108,7 @@ TEST(ResultFiles, HaveOneWinnerOfManyAtOnce) {
         while (ready < kWriters) {
         }
         const std::string why = error_text<FileError>([&] {
-          ResultWriter writer(directory.path() / "out", make_header());
+          ResultWriter writer(directory.path() / "out", file_header());
           writer.write(make_row());
         });
         return why == "(no error)";
@@ -126,7 +126,7 @@ TEST(ResultFiles, HaveOneWinnerOfManyAtOnce) {
 TEST(ResultFiles, HaveWholeRowsWhenTheDiskIsFull) {
   (void)std::signal(SIGXFSZ, SIG_IGN);
   const TemporaryDirectory directory;
-  ResultWriter writer(directory.path(), make_header());
+  ResultWriter writer(directory.path(), file_header());
   int rows = 0;
   {
     const test::FileSizeLimit full(5000);
@@ -141,7 +141,7 @@ TEST(ResultFiles, HaveWholeRowsWhenTheDiskIsFull) {
 
 TEST(ResultFiles, AreUtf8WhateverTheRowsSay) {
   const TemporaryDirectory directory;
-  ResultWriter(directory.path(), make_header()).write(make_row("trace:\xFF\xC3\xA4.npy"));
+  ResultWriter(directory.path(), file_header()).write(make_row("trace:\xFF\xC3\xA4.npy"));
   EXPECT_EQ(read_rows(directory.path() / "rows.jsonl").at(0).rows.at(0).workload,
             "trace:\xEF\xBF\xBD\xC3\xA4.npy");
   const std::string csv = read_text(directory.path() / "rows.csv");

@@ -36,7 +36,7 @@ ResultRow make_row(const std::string& workload, double value) {
   return row;
 }
 
-RunHeader make_header(const std::string& experiment = R"({"name":"test"})") {
+RunHeader log_header(const std::string& experiment = R"({"name":"test"})") {
   const char* argv[] = {"moescope", "sweep", "test.json"};
   RunHeader header = make_run_header(3, argv);
   header.run_id = "run";
@@ -55,7 +55,7 @@ RecordedPoint make_point(const std::string& id, Status status = Status::kOk) {
 
 /// Writes the points that are missing, as a sweep does.
 void finish(const fs::path& directory) {
-  ResultWriter writer(directory, make_header(), ExistingRun::kContinue);
+  ResultWriter writer(directory, log_header(), ExistingRun::kContinue);
   for (const char* id : {"p0", "p1", "p2"}) {
     if (!writer.points().contains(id)) {
       writer.write_point(make_point(id), {make_row(id, 1), make_row(id, 1.5)});
@@ -163,9 +163,9 @@ TEST(ResultLog, ChangesNothingWhenThereIsNothingLeftToDo) {
 
 TEST(ResultLog, NamesRunsOfOneSecondApart) {
   const TemporaryDirectory directory;
-  { ResultWriter(directory.path(), make_header(), ExistingRun::kContinue).write_point(make_point("p0"), {}); }
-  { ResultWriter(directory.path(), make_header(), ExistingRun::kContinue).write_point(make_point("p1"), {}); }
-  { ResultWriter(directory.path(), make_header(), ExistingRun::kContinue).write_point(make_point("p2"), {}); }
+  { ResultWriter(directory.path(), log_header(), ExistingRun::kContinue).write_point(make_point("p0"), {}); }
+  { ResultWriter(directory.path(), log_header(), ExistingRun::kContinue).write_point(make_point("p1"), {}); }
+  { ResultWriter(directory.path(), log_header(), ExistingRun::kContinue).write_point(make_point("p2"), {}); }
   const auto runs = read_rows(directory.path() / "rows.jsonl");
   ASSERT_EQ(runs.size(), 3U);
   EXPECT_EQ(runs[0].header.run_id, "run");
@@ -181,8 +181,8 @@ TEST(ResultLog, RefusesToGoOnWithSomethingElse) {
   const auto go_on = [&](const RunHeader& header) {
     return error_text<FileError>([&] { ResultWriter(directory.path(), header, ExistingRun::kContinue); });
   };
-  EXPECT_EQ(go_on(make_header("{}")), file + ": experiment: is another one; name another output directory");
-  RunHeader elsewhere = make_header();
+  EXPECT_EQ(go_on(log_header("{}")), file + ": experiment: is another one; name another output directory");
+  RunHeader elsewhere = log_header();
   elsewhere.device = "another machine";
   EXPECT_EQ(go_on(elsewhere),
             file + ": device: a machine recorded it, this is another machine; name another output directory");
@@ -191,15 +191,15 @@ TEST(ResultLog, RefusesToGoOnWithSomethingElse) {
 
 TEST(ResultLog, LetsOneProcessWrite) {
   const TemporaryDirectory directory;
-  const ResultWriter writer(directory.path(), make_header(), ExistingRun::kContinue);
+  const ResultWriter writer(directory.path(), log_header(), ExistingRun::kContinue);
   EXPECT_EQ(
-      error_text<FileError>([&] { ResultWriter(directory.path(), make_header(), ExistingRun::kContinue); }),
+      error_text<FileError>([&] { ResultWriter(directory.path(), log_header(), ExistingRun::kContinue); }),
       (directory.path() / "rows.jsonl").string() + ": another process is writing it");
 }
 
 TEST(ResultLog, RefusesABadPointBeforeWritingAnyOfIt) {
   const TemporaryDirectory directory;
-  ResultWriter writer(directory.path(), make_header(), ExistingRun::kContinue);
+  ResultWriter writer(directory.path(), log_header(), ExistingRun::kContinue);
   ResultRow bad = make_row("p0", 1);
   bad.unit.clear();
   EXPECT_THROW(writer.write_point(make_point("p0"), {make_row("p0", 1), bad}), InvalidArgument);

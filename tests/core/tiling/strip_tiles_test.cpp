@@ -8,7 +8,7 @@
 namespace moescope {
 namespace {
 
-LayerShape shape_of(std::int64_t num_tokens, std::int64_t top_k) {
+LayerShape choosing(std::int64_t num_tokens, std::int64_t top_k) {
   return {.num_tokens = num_tokens, .hidden_size = 1024, .grid_rows = 320, .grid_cols = 320, .top_k = top_k};
 }
 
@@ -43,7 +43,7 @@ TEST(StripTiles, SegmentsPadStripsLeast) {
 
 TEST(StripTiles, ATokenHasAtMostTwoSqrtKStripsOrKRows) {
   for (std::int64_t top_k = 1; top_k <= 4096; ++top_k) {
-    LayerShape shape = shape_of(1, top_k);
+    LayerShape shape = choosing(1, top_k);
     const std::int64_t strips = max_strips_of_token(shape, StripRule::kMinimalCover);
     ASSERT_LE(strips * strips, 4 * top_k);
     ASSERT_TRUE((strips + 1) * (strips + 1) > 4 * top_k || strips == 320);
@@ -55,7 +55,7 @@ TEST(StripTiles, ATokenHasAtMostTwoSqrtKStripsOrKRows) {
 
 TEST(StripTiles, SumsInFp16OnlyFewTermsThatNeedNotBeRepeatable) {
   const auto fp16 = [](std::int64_t side, std::int64_t top_k, StripRule rule, bool deterministic) {
-    LayerShape shape = shape_of(1, top_k);
+    LayerShape shape = choosing(1, top_k);
     shape.grid_rows = side;
     shape.grid_cols = side;
     return strips_sum_in_fp16(shape, {.deterministic = deterministic, .strip_rule = rule});

@@ -3,13 +3,14 @@
 #include <gtest/gtest.h>
 
 #include "core/base/error.hpp"
+#include "tests/support/devices.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
 
-DeviceSpec h100() { return read_device(test::source_path("data/devices/h100-sxm/device.json")); }
+using test::h100;
 
 TEST(MeasuredDevice, ReadsBackWhatAnH100Recorded) {
   const auto runs = read_rows(test::source_path("results/h100/ceilings.jsonl"));

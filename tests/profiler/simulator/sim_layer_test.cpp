@@ -7,13 +7,14 @@
 
 #include "core/base/error.hpp"
 #include "profiler/simulator/sim_validation.hpp"
+#include "tests/support/devices.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
 
-DeviceSpec h100() { return read_device(test::source_path("data/devices/h100-sxm/device.json")); }
+using test::h100;
 
 TEST(SimTime, IsALittleMoreThanTheLongestOfWhatGoesOnAtOnceAndSaysWhich) {
   const DeviceSpec device = h100();

@@ -10,15 +10,16 @@
 #include "core/base/error.hpp"
 #include "core/workload/philox.hpp"
 #include "profiler/simulator/sim_device.hpp"
+#include "tests/support/devices.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
 
-const std::string kDevices = test::source_path("data/devices/");
+using test::h100;
 
-DeviceSpec h100() { return read_device(kDevices + "h100-sxm/device.json"); }
+const std::string kDevices = test::source_path("data/devices/");
 
 TEST(SimDevice, EveryFileLoadsAndEveryValueHasASource) {
   int files = 0;

@@ -19,6 +19,7 @@
 #include "tests/support/error_text.hpp"
 #include "tests/support/file_builders.hpp"
 #include "tests/support/paths.hpp"
+#include "tests/support/system_routing.hpp"
 #include "tests/support/systems.hpp"
 #include "tests/support/temporary_directory.hpp"
 
@@ -34,13 +35,6 @@ SystemShape open_shape(System system) {
   return shape;
 }
 
-Routing routing_of(const SystemInputs& inputs) {
-  ReferenceBackend backend;
-  const auto execution = backend.prepare_system(inputs);
-  execution->run(L2State::kWarm);
-  return execution->routing();
-}
-
 void expect_correct(const SystemInputs& inputs) {
   ReferenceBackend backend;
   const SystemCheck check = check_system(backend, inputs, inputs.shape.num_tokens);
@@ -53,7 +47,7 @@ class SystemTraces : public testing::TestWithParam<System> {
   std::string record() {
     const SystemShape shape = test::small_system(GetParam(), Dtype::kF32);
     const SystemInputs inputs = make_workload(spec_of("zipf:1"), shape, 2);
-    recorded_ = routing_of(inputs);
+    recorded_ = test::routing_of(inputs);
     const auto file = directory_.path() / "trace.safetensors";
     write_trace(recorded_, file, to_string(shape.system), shape.heads);
     return "trace:" + file.string();
@@ -72,7 +66,7 @@ TEST_P(SystemTraces, ReplayWhatWasRecordedAndAgreeWithTheOracle) {
   ASSERT_TRUE(inputs.fixed_routing.has_value());
   EXPECT_EQ(inputs.fixed_routing->expert_ids, recorded_.expert_ids);
   EXPECT_EQ(inputs.fixed_routing->gates, recorded_.gates);
-  EXPECT_EQ(routing_of(inputs).expert_ids, recorded_.expert_ids);
+  EXPECT_EQ(test::routing_of(inputs).expert_ids, recorded_.expert_ids);
   expect_correct(inputs);
   // The first tokens alone.
   SystemShape fewer = open_shape(GetParam());

@@ -14,13 +14,12 @@
 #include "reference/oracle/system_oracle.hpp"
 #include "tests/support/content_hash.hpp"
 #include "tests/support/error_text.hpp"
+#include "tests/support/system_routing.hpp"
 #include "tests/support/systems.hpp"
 
 namespace moescope {
 namespace {
 
-constexpr std::array kBaselines = {System::kDenseMlp, System::kGShard, System::kDeepSeekMoe, System::kPkm,
-                                   System::kPeer};
 constexpr std::array kRouted = {System::kGShard, System::kDeepSeekMoe, System::kPkm, System::kPeer};
 constexpr std::array kSpecs = {"gaussian:1",      "gaussian:0", "zipf:1.2", "hot:0.5,2",
                                "clustered:4,0.9", "drift:1,3",  "uniform"};
@@ -47,15 +46,8 @@ std::uint64_t hash_of(const SystemInputs& inputs) {
   return hash.value();
 }
 
-Routing routing_of(const SystemInputs& inputs) {
-  ReferenceBackend backend;
-  const auto execution = backend.prepare_system(inputs);
-  execution->run(L2State::kWarm);
-  return execution->routing();
-}
-
 SkewMetrics skew_of(std::string_view text, const SystemShape& shape) {
-  return compute_skew(routing_of(make(text, shape)));
+  return compute_skew(test::routing_of(make(text, shape)));
 }
 
 /// Wide enough for statistics; bf16, whose bias is rounded the most.
@@ -98,7 +90,7 @@ TEST_P(SystemWorkloads, AreBitIdenticalForASeedAndDifferForAnother) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Systems, SystemWorkloads, testing::ValuesIn(kBaselines),
+INSTANTIATE_TEST_SUITE_P(Systems, SystemWorkloads, testing::ValuesIn(test::kBaselines),
                          [](const auto& test) { return std::string(to_string(test.param)); });
 
 class RoutedWorkloads : public testing::TestWithParam<System> {};
@@ -122,7 +114,7 @@ TEST_P(RoutedWorkloads, DriftStartsAsZipfAndMovesTheLoadToOtherExperts) {
   EXPECT_EQ(hash_of(make("zipf:1.5", shape)), hash_of(make("drift:1.5,0", shape)));
   EXPECT_EQ(hash_of(make("zipf:1.5", shape)), hash_of(make("drift:1.5,16", shape)));  // the period
   const auto top = [&](const char* text) {
-    const auto loads = expert_loads(routing_of(make(text, shape)));
+    const auto loads = expert_loads(test::routing_of(make(text, shape)));
     return std::max_element(loads.begin(), loads.end()) - loads.begin();
   };
   EXPECT_NE(top("drift:1.5,0"), top("drift:1.5,8"));
@@ -131,7 +123,7 @@ TEST_P(RoutedWorkloads, DriftStartsAsZipfAndMovesTheLoadToOtherExperts) {
 TEST_P(RoutedWorkloads, HotTokensShareTheHotExpertsAndOthersDoNot) {
   const SystemShape shape = wide(GetParam());
   const SystemInputs inputs = make("hot:0.25,1,40", shape);  // out of reach of the noise
-  const Routing routing = routing_of(inputs);
+  const Routing routing = test::routing_of(inputs);
   const auto loads = expert_loads(routing);
   const auto hot = static_cast<std::int32_t>(std::max_element(loads.begin(), loads.end()) - loads.begin());
   std::int64_t flagged = 0;
@@ -152,7 +144,7 @@ TEST_P(RoutedWorkloads, HotTokensShareTheHotExpertsAndOthersDoNot) {
 
 TEST_P(RoutedWorkloads, HotOneOneSendsEveryTokenToTheSameExpert) {
   const SystemShape shape = wide(GetParam());
-  const auto loads = expert_loads(routing_of(make("hot:1,1,40", shape)));
+  const auto loads = expert_loads(test::routing_of(make("hot:1,1,40", shape)));
   EXPECT_EQ(*std::max_element(loads.begin(), loads.end()), shape.num_queries());
 }
 

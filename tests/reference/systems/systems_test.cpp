@@ -17,9 +17,6 @@
 namespace moescope {
 namespace {
 
-constexpr std::array kBaselines = {System::kDenseMlp, System::kGShard, System::kDeepSeekMoe, System::kPkm,
-                                   System::kPeer};
-
 void expect_correct(const SystemShape& shape, std::uint64_t seed) {
   const SystemInputs inputs = make_system_inputs(shape, 1, seed);
   ReferenceBackend backend;
@@ -141,7 +138,7 @@ TEST(Ffn, EveryScheduleAgreesWithTheOracle) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Systems, EveryBaseline, testing::ValuesIn(kBaselines),
+INSTANTIATE_TEST_SUITE_P(Systems, EveryBaseline, testing::ValuesIn(test::kBaselines),
                          [](const auto& test) { return std::string(to_string(test.param)); });
 
 TEST(Peer, ReluGatesAgreeWithTheOracle) {

@@ -10,6 +10,7 @@
 #include "core/cost/traffic.hpp"
 #include "profiler/simulator/sim_calibration.hpp"
 #include "profiler/simulator/streams/access_builder.hpp"
+#include "tests/support/devices.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/gpus.hpp"
 #include "tests/support/paths.hpp"
@@ -50,13 +51,7 @@ Routing staircase_routing(const LayerShape& shape) {
   return routing;
 }
 
-StreamOptions on_large_gpu() {
-  StreamOptions options;
-  options.gpu = test::large_gpu();
-  options.constants =
-      read_calibration(test::source_path("data/devices/h100-sxm/calibration.json")).stream_constants();
-  return options;
-}
+using test::on_large_gpu;
 
 struct Streams {
   LayerShape shape;

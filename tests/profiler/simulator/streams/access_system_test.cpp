@@ -10,6 +10,7 @@
 #include "core/systems/system_cost.hpp"
 #include "profiler/simulator/sim_calibration.hpp"
 #include "profiler/simulator/streams/access_stream.hpp"
+#include "tests/support/devices.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/gpus.hpp"
 #include "tests/support/paths.hpp"
@@ -18,13 +19,7 @@
 namespace moescope {
 namespace {
 
-StreamOptions on_large_gpu() {
-  StreamOptions options;
-  options.gpu = test::large_gpu();
-  options.constants =
-      read_calibration(test::source_path("data/devices/h100-sxm/calibration.json")).stream_constants();
-  return options;
-}
+using test::on_large_gpu;
 
 SystemShape bf16_shape(System system, std::int64_t tokens, std::int64_t experts, std::int64_t top_k,
                        std::int64_t heads = 1) {

@@ -1,0 +1,129 @@
+"""Autograd around the kernels without the dispatcher, for functional.py where nobody stands between: plain tensors, no mode and no
+transformation. The dispatcher and register_autograd take several times as long as a call itself. What they do is the same: each
+function here has its operator's kernels, and under create_graph it calls the operator, whose own backward refuses."""
+from __future__ import annotations
+
+from collections.abc import Sequence
+from operator import attrgetter
+from typing import Any, Callable
+
+import torch
+from torch import Tensor
+
+from moescope.torch import _ops
+
+ops = torch.ops.moescope
+# Names of PyTorch's own use: where one is gone, every call goes through the dispatcher.
+_asked = [getattr(torch._C, "_len_torch_dispatch_stack", None), getattr(torch._C, "_is_tracing", None),
+          getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None)]
+_KNOWN = None not in _asked
+_modes, _tracing, _transformation = _asked if _KNOWN else [lambda: None] * 3
+_PLAIN = {Tensor, torch.nn.Parameter}
+_requires_grad = attrgetter("requires_grad")
+_records = torch.is_grad_enabled
+
+
+def plain(tensors: Sequence[Tensor]) -> bool:
+    """Whether a kernel may be called as it is on these, where nothing is being compiled: whether they are on one device it finds
+    out."""
+    first = tensors[0]
+    return (_KNOWN and {*map(type, tensors)} <= _PLAIN and (first.is_cuda or first.is_cpu)
+            and not (_modes() or _tracing() or _transformation()))
+
+
+def learns(tensors: Sequence[Tensor]) -> bool:
+    """Whether autograd has to know."""
+    return _records() and any(map(_requires_grad, tensors))
+
+
+def _either(operator: Any, kernel: Callable, gradient: Tensor, *arguments: Any) -> Any:
+    """In a backward: the kernel, or the operator where the gradient itself is to have one or somebody stands between."""
+    return operator(*arguments) if torch.is_grad_enabled() or not plain((gradient,)) else kernel(*arguments)
+
+
+class _Select(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, row_logits, col_logits, *options):
+        gates, ids, scores = _ops.select_kernel(row_logits, col_logits, *options)
+        ctx.save_for_backward(row_logits, col_logits, ids)
+        ctx.options = options[1:]
+        ctx.mark_non_differentiable(ids, scores)
+        return gates, ids, scores
+
+    @staticmethod
+    def backward(ctx, gates_gradient, *_others):
+        made = _either(ops.select_backward.default, _ops._select_backward, gates_gradient, *ctx.saved_tensors, gates_gradient, *ctx.options)
+        return *made, None, None, None
+
+
+class _Experts(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, w_in, w_out, ids, gates, activation):
+        ctx.save_for_backward(x, w_in, w_out, ids, gates)
+        ctx.activation = activation
+        return _ops.experts_kernel(x, w_in, w_out, ids, gates, activation)
+
+    @staticmethod
+    def backward(ctx, y_gradient):
+        need = ctx.needs_input_grad
+        made = _either(ops.experts_backward.default, _ops._experts_backward, y_gradient, *ctx.saved_tensors, y_gradient, ctx.activation,
+                       need[0], need[1], need[2], need[4])
+        x, w_in, w_out, gates = (one if need[at] else None for one, at in zip(made, (0, 1, 2, 4)))
+        return x, w_in, w_out, None, gates, None
+
+
+class _Mlp(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, gate, up, down, activation):
+        ctx.save_for_backward(x, gate, up, down)
+        ctx.activation = activation
+        return _ops.mlp_kernel(x, gate, up, down, activation)
+
+    @staticmethod
+    def backward(ctx, y_gradient):
+        need = ctx.needs_input_grad[:4]
+        made = _either(ops.mlp_backward.default, _ops._mlp_backward, y_gradient, *ctx.saved_tensors, y_gradient, ctx.activation, *need)
+        return *(one if wanted else None for one, wanted in zip(made, need)), None
+
+
+def _layer_gradients(ctx, made) -> tuple:
+    """Of x, logits, weights and the MLP's matrices, if there are those."""
+    kept = [one if wanted else None for one, wanted in zip(made, ctx.want)]
+    return (*kept, *[None] * (8 - len(kept)))
+
+
+class _Layer(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, row_logits, col_logits, w_in, w_out, gate, up, down, top_k, gate_mode, activation):
+        y, ids, gates = _ops.layer_kernel(x, row_logits, col_logits, w_in, w_out, gate, up, down, top_k, gate_mode, activation)
+        ctx.save_for_backward(x, row_logits, col_logits, w_in, w_out, gate, up, down, ids, gates)
+        ctx.options = gate_mode, activation
+        ctx.mark_non_differentiable(ids, gates)
+        return y, ids, gates
+
+    @staticmethod
+    def backward(ctx, y_gradient, *_others):
+        saved = ctx.saved_tensors
+        ctx.want = [*ctx.needs_input_grad[:5 if saved[5] is None else 8]]
+        made = _either(ops.layer_backward.default, _ops._layer_backward, y_gradient, *saved, y_gradient, *ctx.options, ctx.want)
+        return *_layer_gradients(ctx, made), None, None, None
+
+
+class _LayerOutput(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, row_logits, col_logits, w_in, w_out, gate, up, down, expert_bound, *options):
+        ctx.save_for_backward(x, row_logits, col_logits, w_in, w_out, gate, up, down)
+        ctx.options = options
+        return _ops.layer_output_kernel(x, row_logits, col_logits, w_in, w_out, gate, up, down, expert_bound, *options)
+
+    @staticmethod
+    def backward(ctx, y_gradient):
+        saved = ctx.saved_tensors
+        ctx.want = [*ctx.needs_input_grad[:5 if saved[5] is None else 8]]
+        made = _either(ops.layer_output_backward.default, _ops._layer_output_backward, y_gradient, *saved, y_gradient, *ctx.options, ctx.want)
+        return *_layer_gradients(ctx, made), None, None, None, None
+
+
+# Function.apply in Python sees to functorch, which plain() has ruled out.
+select, experts, mlp, layer, layer_output = (super(torch.autograd.Function, one).apply
+                                             for one in (_Select, _Experts, _Mlp, _Layer, _LayerOutput))
