@@ -108,7 +108,8 @@ bool CudaBackend::supports_layer(const LayerInputs& inputs, const ScheduleOption
 }
 
 std::unique_ptr<LayerExecution> CudaBackend::prepare_ranks(const LayerInputs& inputs,
-                                                           const ScheduleOptions& options, const Routing* known) {
+                                                           const ScheduleOptions& options,
+                                                           const Routing* known) {
   inputs.validate();
   if (std::string why; !supports_ranks(inputs, options, context_->info, why)) {
     throw InvalidArgument("ranks", fmt::to_string(options.ranks.group.ranks), why);
@@ -120,7 +121,10 @@ std::unique_ptr<LayerExecution> CudaBackend::prepare_ranks(const LayerInputs& in
   if (ranks_ == nullptr) {
     ranks_ = std::make_shared<RankCluster>(options.ranks.group.ranks);
   }
-  return prepare_on_ranks(ranks_, context_, inputs, options, known != nullptr ? known : routing ? &*routing : nullptr);
+  return prepare_on_ranks(ranks_, context_, inputs, options,
+                          known != nullptr ? known
+                          : routing        ? &*routing
+                                           : nullptr);
 }
 
 template <class Runs>

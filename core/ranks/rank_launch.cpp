@@ -59,8 +59,8 @@ std::optional<RankEnvironment> rank_environment() {
       continue;
     }
     if (*rank >= *ranks) {
-      throw Error(ExitCode::kUsage,
-                  fmt::format("{} = {}: must be below {} = {}", launcher.rank, *rank, launcher.ranks, *ranks));
+      throw Error(ExitCode::kUsage, fmt::format("{} = {}: must be below {} = {}", launcher.rank, *rank,
+                                                launcher.ranks, *ranks));
     }
     if (found && (found->rank != *rank || found->ranks != *ranks)) {
       throw Error(ExitCode::kUsage,
@@ -83,10 +83,12 @@ std::optional<RankEnvironment> rank_environment() {
   constexpr std::int64_t kMostPort = 65535;
   const std::int64_t port = own ? *own : master ? *master + 1 : 0;
   if (port < 1 || port > kMostPort) {
-    throw Error(ExitCode::kUsage,
-                fmt::format("{} says rank {} of {}: MASTER_PORT must say where rank 0 listens (that port + 1), from 1 "
-                            "to 65534",
-                            found->launcher, found->rank, found->ranks));
+    throw Error(
+        ExitCode::kUsage,
+        fmt::format(
+            "{} says rank {} of {}: MASTER_PORT must say where rank 0 listens (that port + 1), from 1 "
+            "to 65534",
+            found->launcher, found->rank, found->ranks));
   }
   found->port = static_cast<std::uint16_t>(port);
   return found;
@@ -113,9 +115,11 @@ RankProcesses::RankProcesses(std::int64_t ranks, const std::string& address, std
     std::string flag = "--ranks";
     std::array<char*, 3> arguments = {name.data(), flag.data(), nullptr};
     pid_t process = -1;
-    const int error = posix_spawn(&process, self.data(), nullptr, nullptr, arguments.data(), environment.data());
+    const int error =
+        posix_spawn(&process, self.data(), nullptr, nullptr, arguments.data(), environment.data());
     if (error != 0) {
-      throw Error(ExitCode::kDeviceError, fmt::format("ranks: rank {} does not start: {}", rank, std::strerror(error)));
+      throw Error(ExitCode::kDeviceError,
+                  fmt::format("ranks: rank {} does not start: {}", rank, std::strerror(error)));
     }
     children_.push_back({process, true, 0});
   }

@@ -10,7 +10,8 @@
 
 #include "core/ranks/rank_network.hpp"
 
-/// Who starts the processes of a layer on several ranks: a launcher (torchrun, mpirun, srun), or rank 0 itself.
+/// Who starts the processes of a layer on several ranks: a launcher (torchrun, mpirun, srun), or rank 0
+/// itself.
 namespace moescope {
 
 /// What a launcher, or rank 0, has told this process.
@@ -20,13 +21,13 @@ struct RankEnvironment {
   std::int64_t ranks = 1;
   std::int64_t local_rank = 0;
   std::string address = "127.0.0.1";  ///< MASTER_ADDR
-  std::uint16_t port = 0;             ///< that rank 0 listens at: MASTER_PORT + 1, for a launcher may hold that one
+  std::uint16_t port = 0;  ///< that rank 0 listens at: MASTER_PORT + 1, for a launcher may hold that one
 };
 
-/// From RANK, WORLD_SIZE, LOCAL_RANK (torchrun), OMPI_COMM_WORLD_RANK, _SIZE, _LOCAL_RANK, PMI_RANK, PMI_SIZE,
-/// SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID; address and port from MASTER_ADDR and MASTER_PORT. Nothing without a
-/// launcher, and where there is one process alone. Throws Error (kUsage) where two of them disagree, or a variable is
-/// no number or is missing.
+/// From RANK, WORLD_SIZE, LOCAL_RANK (torchrun), OMPI_COMM_WORLD_RANK, _SIZE, _LOCAL_RANK, PMI_RANK,
+/// PMI_SIZE, SLURM_PROCID, SLURM_NTASKS, SLURM_LOCALID; address and port from MASTER_ADDR and MASTER_PORT.
+/// Nothing without a launcher, and where there is one process alone. Throws Error (kUsage) where two of them
+/// disagree, or a variable is no number or is missing.
 std::optional<RankEnvironment> rank_environment();
 
 /// Processes of this program that rank 0 has started. Their end is waited for; those that stay are killed.

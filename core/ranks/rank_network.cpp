@@ -18,6 +18,8 @@
 #include <thread>
 #include <utility>
 
+#include "core/base/index.hpp"
+
 namespace moescope {
 namespace {
 
@@ -31,8 +33,6 @@ struct Header {
 /// More than a rank is ever sent: what lies about its length is no rank.
 constexpr std::uint64_t kMostBytes = std::uint64_t{1} << 40U;
 constexpr std::size_t kHelloBytes = 4096;
-
-std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 std::span<const std::byte> bytes_of(std::string_view text) { return std::as_bytes(std::span(text)); }
 
@@ -200,8 +200,9 @@ void RankNetwork::accept(std::string_view identity, const std::function<std::int
     }
     const std::string other = text_of(std::span(hello).subspan(sizeof rank));
     if (other != identity) {
-      throw InvalidArgument("ranks", fmt::to_string(ranks_),
-                            fmt::format("rank {} is another moescope: {} (rank 0: {})", rank, other, identity));
+      throw InvalidArgument(
+          "ranks", fmt::to_string(ranks_),
+          fmt::format("rank {} is another moescope: {} (rank 0: {})", rank, other, identity));
     }
     peers_[at(rank)] = std::move(guest);
     --missing;
@@ -233,7 +234,8 @@ bool RankNetwork::read_available(Peer& peer) {
       }
       wanted += header.bytes;
       if (peer.partial.size() == wanted) {
-        peer.ready.push_back({header.word, Message(peer.partial.begin() + sizeof(Header), peer.partial.end())});
+        peer.ready.push_back(
+            {header.word, Message(peer.partial.begin() + sizeof(Header), peer.partial.end())});
         peer.partial.clear();
         continue;
       }

@@ -89,8 +89,8 @@ void add_schedule_options(Cli app, CommonOptions& options) {
 }
 
 void add_rank_options(Cli app, CommonOptions& options) {
-  const Cli group =
-      app.add_option_group("Ranks", "GPUs that share the layer, a process for each; with --backend cpu ranks of one process");
+  const Cli group = app.add_option_group(
+      "Ranks", "GPUs that share the layer, a process for each; with --backend cpu ranks of one process");
   add_request_options(group, options, RequestGroup::kRanks);
 }
 

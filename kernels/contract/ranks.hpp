@@ -8,8 +8,9 @@
 #include "core/schedule/rank_group.hpp"
 #include "kernels/contract/launch.hpp"
 
-/// What ranks hand to each other on the device: kernels that write into other GPUs' memory and say when it is there.
-/// Every rank has an arena of the same layout that the others can write to. Conventions as in launch.hpp.
+/// What ranks hand to each other on the device: kernels that write into other GPUs' memory and say when it is
+/// there. Every rank has an arena of the same layout that the others can write to. Conventions as in
+/// launch.hpp.
 namespace moescope::cuda {
 
 /// What a rank waits for from all others, in the order of a run.
@@ -64,7 +65,8 @@ struct RankLinks {
   std::uint32_t* epoch = nullptr;      ///< [1]: number of this run
   std::uint32_t* tickets = nullptr;    ///< [kRankPhases]: blocks of a push that are done; 0 between kernels
   RankWatch* watch = nullptr;          ///< as the device sees it
-  /// A bit for each RankPhase in which nothing travels and nobody waits: the same work on what is there already.
+  /// A bit for each RankPhase in which nothing travels and nobody waits: the same work on what is there
+  /// already.
   std::uint32_t silent = 0;
 };
 
@@ -76,11 +78,11 @@ void launch_rank_start(const RankLinks& links, cudaStream_t stream);
 void launch_rank_wait(const RankLinks& links, RankPhase first, RankPhase last, cudaStream_t stream);
 
 /// The home's rows of X [count, d], which lie in this rank's arena, to all other ranks; says kRows.
-void launch_push_rows(const RankLinks& links, const LayerShape& shape, const RankArena& arena, HomeTokens home,
-                      cudaStream_t stream);
+void launch_push_rows(const RankLinks& links, const LayerShape& shape, const RankArena& arena,
+                      HomeTokens home, cudaStream_t stream);
 
-/// launch_router_select_strips() of the home's tokens, from logits [count, Nr+Nc], to the arenas of all ranks; says
-/// kSelection. Of `strips` uncovered_rows and scratch are used, of the home's tokens.
+/// launch_router_select_strips() of the home's tokens, from logits [count, Nr+Nc], to the arenas of all
+/// ranks; says kSelection. Of `strips` uncovered_rows and scratch are used, of the home's tokens.
 void launch_router_select_ranks(const RankLinks& links, const LayerShape& shape, const RankArena& arena,
                                 HomeTokens home, StripRule rule, const float* logits, DeviceStrips strips,
                                 std::int64_t* bad_logit, cudaStream_t stream);
@@ -93,8 +95,8 @@ void launch_take_strips(const RankLinks& links, const LayerShape& shape, const R
 /// Sums of other homes' tokens [L, d], rounded to bf16, to their arenas; says kSums.
 void launch_push_sums(const RankLinks& links, const LayerShape& shape, const RankArena& arena,
                       const StaircaseOutput& sums, cudaStream_t stream);
-/// Waits for all ranks' sums. output [count, d] bf16 = the ranks' sums in order of the ranks, this one's unrounded, and `addend` [count, d]
-/// (null: nothing), in fp32, rounded once.
+/// Waits for all ranks' sums. output [count, d] bf16 = the ranks' sums in order of the ranks, this one's
+/// unrounded, and `addend` [count, d] (null: nothing), in fp32, rounded once.
 void launch_add_sums(const RankLinks& links, const LayerShape& shape, const RankArena& arena, HomeTokens home,
                      const StaircaseOutput& sums, const float* addend, void* output, cudaStream_t stream);
 

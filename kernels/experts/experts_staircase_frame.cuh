@@ -66,18 +66,20 @@ StaircaseMaps staircase_maps(const LayerShape& shape, const DeviceWeights& weigh
   if (weights.w_in_cols == nullptr) {
     return staircase_maps<Tiles>(shape, weights.w_in, weights.w_out);
   }
-  // Boxes are asked for as (columns of the matrix, grid column, grid row). Of the columns stored apart, neighbours in
-  // a grid column lie next to each other.
+  // Boxes are asked for as (columns of the matrix, grid column, grid row). Of the columns stored apart,
+  // neighbours in a grid column lie next to each other.
   const std::int64_t row_bytes = shape.hidden_size * dtype_bytes(shape.dtype);
   const auto rows = [&](const void* matrix) {
-    return make_strip_map(matrix, std::max<std::int64_t>(weights.strip_rows, 1), shape.grid_cols, shape.hidden_size, StripKind::kRow, Tiles::kN);
+    return make_strip_map(matrix, std::max<std::int64_t>(weights.strip_rows, 1), shape.grid_cols,
+                          shape.hidden_size, StripKind::kRow, Tiles::kN);
   };
   const auto cols = [&](const void* matrix) {
-    return make_box_map({.memory = matrix,
-                         .dtype = shape.dtype,
-                         .extents = {shape.hidden_size, std::max<std::int64_t>(weights.strip_cols, 1), shape.grid_rows},
-                         .strides = {row_bytes * shape.grid_rows, row_bytes},
-                         .box = {128 / dtype_bytes(shape.dtype), 1, Tiles::kN}});
+    return make_box_map(
+        {.memory = matrix,
+         .dtype = shape.dtype,
+         .extents = {shape.hidden_size, std::max<std::int64_t>(weights.strip_cols, 1), shape.grid_rows},
+         .strides = {row_bytes * shape.grid_rows, row_bytes},
+         .box = {128 / dtype_bytes(shape.dtype), 1, Tiles::kN}});
   };
   return {.w_row = rows(weights.w_in),
           .w_col = cols(weights.w_in_cols),

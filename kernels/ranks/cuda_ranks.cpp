@@ -5,13 +5,12 @@
 #include <algorithm>
 
 #include "core/base/build_info.hpp"
+#include "core/base/index.hpp"
 #include "core/ranks/placement_use.hpp"
 #include "kernels/ranks/rank_identity.hpp"
 
 namespace moescope::cuda {
 namespace {
-
-std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 class CudaRanksExecution final : public LayerExecution {
  public:
@@ -45,10 +44,12 @@ class CudaRanksExecution final : public LayerExecution {
     return cluster_->guarded([&] {
       HostTensor all(shape_.dtype, shape_.num_tokens, shape_.hidden_size);
       std::byte* to = all.data();
-      each_part(RankWord::kOutput, [&] { return own_->output(); }, unpack_tensor, [&](const HostTensor& part) {
-        std::memcpy(to, part.data(), at(part.bytes()));
-        to += part.bytes();
-      });
+      each_part(
+          RankWord::kOutput, [&] { return own_->output(); }, unpack_tensor,
+          [&](const HostTensor& part) {
+            std::memcpy(to, part.data(), at(part.bytes()));
+            to += part.bytes();
+          });
       return all;
     });
   }
@@ -60,14 +61,16 @@ class CudaRanksExecution final : public LayerExecution {
       all.grid_rows = shape_.grid_rows;
       all.grid_cols = shape_.grid_cols;
       all.token_offsets.push_back(0);
-      each_part(RankWord::kRouting, [&] { return own_->routing(); }, unpack_routing, [&](const Routing& part) {
-        const std::int64_t before = all.num_pairs();
-        for (std::int64_t token = 0; token < part.num_tokens; ++token) {
-          all.token_offsets.push_back(before + part.token_offsets[at(token) + 1]);
-        }
-        all.expert_ids.insert(all.expert_ids.end(), part.expert_ids.begin(), part.expert_ids.end());
-        all.gates.insert(all.gates.end(), part.gates.begin(), part.gates.end());
-      });
+      each_part(
+          RankWord::kRouting, [&] { return own_->routing(); }, unpack_routing,
+          [&](const Routing& part) {
+            const std::int64_t before = all.num_pairs();
+            for (std::int64_t token = 0; token < part.num_tokens; ++token) {
+              all.token_offsets.push_back(before + part.token_offsets[at(token) + 1]);
+            }
+            all.expert_ids.insert(all.expert_ids.end(), part.expert_ids.begin(), part.expert_ids.end());
+            all.gates.insert(all.gates.end(), part.gates.begin(), part.gates.end());
+          });
       return all;
     });
   }
@@ -92,7 +95,8 @@ class CudaRanksExecution final : public LayerExecution {
       auto* const self = const_cast<CudaRanksExecution*>(this);  // measured once, when somebody asks
       constexpr auto bit = [](RankPhase phase) { return 1U << static_cast<unsigned>(phase); };
       report_.exposed_rows_s = self->exposed(bit(RankPhase::kRows));
-      report_.exposed_s = self->exposed(bit(RankPhase::kRows) | bit(RankPhase::kSelection) | bit(RankPhase::kSums));
+      report_.exposed_s =
+          self->exposed(bit(RankPhase::kRows) | bit(RankPhase::kSelection) | bit(RankPhase::kSums));
     }
     return &report_;
   }
@@ -105,8 +109,9 @@ class CudaRanksExecution final : public LayerExecution {
       network.set_stage(Stage::kLayer);
       network.send_all(RankWord::kRun, std::as_bytes(std::span(&order, 1)));
       std::vector<StageTime> slowest =
-          order.all_stages ? own_->run(order.l2)
-                           : std::vector<StageTime>{{Stage::kLayer, own_->run_silent(order.silent, order.l2)}};
+          order.all_stages
+              ? own_->run(order.l2)
+              : std::vector<StageTime>{{Stage::kLayer, own_->run_silent(order.silent, order.l2)}};
       for (const StageTime& time : slowest) {
         all.push_back({0, time.stage, time.time_s});
       }
@@ -134,7 +139,8 @@ class CudaRanksExecution final : public LayerExecution {
     std::vector<RankTime> unused;
     for (int i = 0; i <= kSamples; ++i) {
       const double usual = run_all({.id = id_, .l2 = l2_, .all_stages = false}, unused).front().time_s;
-      const double quiet = run_all({.id = id_, .l2 = l2_, .all_stages = false, .silent = silent}, unused).front().time_s;
+      const double quiet =
+          run_all({.id = id_, .l2 = l2_, .all_stages = false, .silent = silent}, unused).front().time_s;
       if (i > 0) {  // the first captures
         with.push_back(usual);
         without.push_back(quiet);
@@ -158,13 +164,13 @@ class CudaRanksExecution final : public LayerExecution {
     }
   }
 
-  /// Of the routing that ran. On a GPU all of a home's rows go to all ranks, with the scores that tell pairs, and
-  /// bf16 sums of all rows come back.
+  /// Of the routing that ran. On a GPU all of a home's rows go to all ranks, with the scores that tell pairs,
+  /// and bf16 sums of all rows come back.
   void count() const {
     const Routing routing = const_cast<CudaRanksExecution*>(this)->routing();
     const RankGroup& group = options_.ranks.group;
-    const ExchangePlan plan = plan_exchange(Exchange::kGather, placement_, routing,
-                                            consecutive_homes(shape_.num_tokens, group));
+    const ExchangePlan plan =
+        plan_exchange(Exchange::kGather, placement_, routing, consecutive_homes(shape_.num_tokens, group));
     validate(plan, placement_, routing);
     report_.tokens = plan.tokens_per_rank();
     report_.pairs = plan.pairs_per_rank();
@@ -218,8 +224,8 @@ std::string missing_memory(const RankTask& task, std::int64_t rank, bool has_wei
   }
   return need <= static_cast<std::int64_t>(free_bytes)
              ? std::string()
-             : fmt::format("rank {}: {} needs {} bytes of device memory, {} are free", rank, task.shape.label(),
-                           need, free_bytes);
+             : fmt::format("rank {}: {} needs {} bytes of device memory, {} are free", rank,
+                           task.shape.label(), need, free_bytes);
 }
 
 RankCluster::RankCluster(std::int64_t ranks) {
@@ -237,8 +243,8 @@ RankCluster::RankCluster(std::int64_t ranks) {
                                  devices == 1 ? "is" : "are", devices));
     }
   }
-  network_ = RankNetwork::listen(ranks, environment ? "0.0.0.0" : address, environment ? environment->port : 0,
-                                 rank_timeout());
+  network_ = RankNetwork::listen(ranks, environment ? "0.0.0.0" : address,
+                                 environment ? environment->port : 0, rank_timeout());
   if (!environment) {
     processes_ = RankProcesses(ranks, address, network_->port());
   }
@@ -284,13 +290,14 @@ bool supports_ranks(const LayerInputs& inputs, const ScheduleOptions& options, c
 }
 
 std::unique_ptr<LayerExecution> prepare_on_ranks(std::shared_ptr<RankCluster> cluster,
-                                                 std::shared_ptr<DeviceContext> context, const LayerInputs& inputs,
-                                                 const ScheduleOptions& asked, const Routing* routing) {
+                                                 std::shared_ptr<DeviceContext> context,
+                                                 const LayerInputs& inputs, const ScheduleOptions& asked,
+                                                 const Routing* routing) {
   ScheduleOptions options = asked;
   options.kind = ScheduleKind::kStaircase;
   const RankGroup& group = options.ranks.group;
-  ExpertPlacement placement = make_placement(options.ranks.placement, group, inputs.shape.grid_rows,
-                                             inputs.shape.grid_cols, routing);
+  ExpertPlacement placement =
+      make_placement(options.ranks.placement, group, inputs.shape.grid_rows, inputs.shape.grid_cols, routing);
   std::vector<std::int32_t> owner = placement.row_owner;
   owner.insert(owner.end(), placement.col_owner.begin(), placement.col_owner.end());
   RankNetwork& network = cluster->network();

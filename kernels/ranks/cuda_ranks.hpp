@@ -17,8 +17,8 @@ namespace moescope::cuda {
 /// The ranks of one program: made once, for the number of ranks that is asked for first.
 class RankCluster {
  public:
-  /// Starts the other ranks, or waits for those that a launcher has started. Throws Error (kUsage) where a launcher
-  /// started another number, RankFailure, NoDevice where there are fewer GPUs than ranks.
+  /// Starts the other ranks, or waits for those that a launcher has started. Throws Error (kUsage) where a
+  /// launcher started another number, RankFailure, NoDevice where there are fewer GPUs than ranks.
   explicit RankCluster(std::int64_t ranks);
 
   RankNetwork& network() { return *network_; }
@@ -60,10 +60,12 @@ class RankCluster {
 bool supports_ranks(const LayerInputs& inputs, const ScheduleOptions& options, const GpuTraits& gpu,
                     std::string& why);
 
-/// `routing`: of the inputs, for placements by counts. Throws what the above does, OutOfMemory, InvalidArgument.
+/// `routing`: of the inputs, for placements by counts. Throws what the above does, OutOfMemory,
+/// InvalidArgument.
 std::unique_ptr<LayerExecution> prepare_on_ranks(std::shared_ptr<RankCluster> cluster,
-                                                 std::shared_ptr<DeviceContext> context, const LayerInputs& inputs,
-                                                 const ScheduleOptions& options, const Routing* routing);
+                                                 std::shared_ptr<DeviceContext> context,
+                                                 const LayerInputs& inputs, const ScheduleOptions& options,
+                                                 const Routing* routing);
 
 /// What a process other than rank 0 does: what rank 0 says, until it ends. Returns the exit code.
 ExitCode serve_rank(const RankEnvironment& environment);

@@ -53,9 +53,10 @@ void PeerMemory::connect(RankNetwork& network) {
     if (cudaDeviceGetByPCIBusId(&other, share.pci_bus_id) != cudaSuccess ||
         cudaDeviceCanAccessPeer(&reaches, device, other) != cudaSuccess || reaches == 0) {
       (void)cudaGetLastError();
-      throw NoDevice(fmt::format("rank {} on {} cannot reach the memory of rank {} on {}: GPUs of several ranks "
-                                 "have to be of one host and linked",
-                                 network.rank(), mine.pci_bus_id, rank, share.pci_bus_id));
+      throw NoDevice(
+          fmt::format("rank {} on {} cannot reach the memory of rank {} on {}: GPUs of several ranks "
+                      "have to be of one host and linked",
+                      network.rank(), mine.pci_bus_id, rank, share.pci_bus_id));
     }
     void* memory = nullptr;
     MOESCOPE_CUDA_CHECK(cudaIpcOpenMemHandle(&memory, share.handle, cudaIpcMemLazyEnablePeerAccess));

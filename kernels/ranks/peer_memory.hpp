@@ -11,8 +11,8 @@
 
 namespace moescope::cuda {
 
-/// An allocation of this rank that the other processes write to, and theirs as this one sees them (CUDA IPC; GPUs of
-/// one host that reach each other's memory).
+/// An allocation of this rank that the other processes write to, and theirs as this one sees them (CUDA IPC;
+/// GPUs of one host that reach each other's memory).
 class PeerMemory {
  public:
   PeerMemory() = default;
@@ -22,8 +22,8 @@ class PeerMemory {
   PeerMemory& operator=(PeerMemory&&) = delete;
   ~PeerMemory();
 
-  /// All ranks together: opens the others' allocations. Throws NoDevice where a GPU cannot reach another's memory,
-  /// CudaError, RankFailure.
+  /// All ranks together: opens the others' allocations. Throws NoDevice where a GPU cannot reach another's
+  /// memory, CudaError, RankFailure.
   void connect(RankNetwork& network);
 
   std::byte* own() const { return own_.get(); }

@@ -52,7 +52,8 @@ std::vector<std::int32_t> places_of_strips(const RankTask& task) {
 template <class T>
 DeviceBuffer<T> upload_values(const std::vector<T>& values) {
   DeviceBuffer<T> buffer(std::ssize(values));
-  MOESCOPE_CUDA_CHECK(cudaMemcpy(buffer.get(), values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice));
+  MOESCOPE_CUDA_CHECK(
+      cudaMemcpy(buffer.get(), values.data(), values.size() * sizeof(T), cudaMemcpyHostToDevice));
   return buffer;
 }
 
@@ -100,7 +101,8 @@ RankWeightBuffers::RankWeightBuffers(const LayerShape& shape, const RankWeights&
   // The bound of rows and of columns; the larger holds for both.
   bound_ = DeviceBuffer<float>(2);
   std::vector<float> bounds(2, 0.0F);
-  const auto find = [&](std::int64_t strips, std::int64_t experts, const Bytes& in, const Bytes& out, int which) {
+  const auto find = [&](std::int64_t strips, std::int64_t experts, const Bytes& in, const Bytes& out,
+                        int which) {
     if (strips > 0) {
       LayerShape some = shape;
       some.grid_rows = strips;
@@ -112,13 +114,15 @@ RankWeightBuffers::RankWeightBuffers(const LayerShape& shape, const RankWeights&
   find(device_.strip_rows, shape.grid_cols, w_in_rows_, w_out_rows_, 0);
   find(device_.strip_cols, shape.grid_rows, w_in_cols_, w_out_cols_, 1);
   bounds[0] = std::max(bounds[0], bounds[1]);
-  MOESCOPE_CUDA_CHECK(cudaMemcpyAsync(bound_.get(), bounds.data(), sizeof(float), cudaMemcpyHostToDevice, stream));
+  MOESCOPE_CUDA_CHECK(
+      cudaMemcpyAsync(bound_.get(), bounds.data(), sizeof(float), cudaMemcpyHostToDevice, stream));
   MOESCOPE_CUDA_CHECK(cudaStreamSynchronize(stream));
 }
 
 std::int64_t RankLayer::required_bytes(const RankTask& task, std::int64_t rank, const GpuTraits& gpu) {
   const LayerShape& shape = task.shape;
-  const LayerShape home = shape_of_home(shape, HomeTokens::of(task.options.ranks.group, rank, shape.num_tokens));
+  const LayerShape home =
+      shape_of_home(shape, HomeTokens::of(task.options.ranks.group, rank, shape.num_tokens));
   const StripCapacity all = strip_capacity(shape, task.options.strip_rule, task.options.tile_tokens, gpu);
   const StripCapacity own = strip_capacity(home, task.options.strip_rule, task.options.tile_tokens, gpu);
   const std::int64_t outputs = home.num_tokens * shape.hidden_size;
@@ -143,7 +147,8 @@ RankLayer::RankLayer(std::shared_ptr<DeviceContext> context, RankTask task,
       counters_(1 + kRankPhases),
       blas_(CublasLt::workspace_bytes(home_shape_.num_tokens)),
       shared_blas_(CublasLt::workspace_bytes(home_shape_.num_tokens)),
-      logits_(make_filled<float>(home_shape_.num_tokens * (task_.shape.grid_rows + task_.shape.grid_cols), stream())),
+      logits_(make_filled<float>(home_shape_.num_tokens * (task_.shape.grid_rows + task_.shape.grid_cols),
+                                 stream())),
       bad_logit_(make_filled<std::int64_t>(1, stream())),
       home_strips_(home_shape_, task_.options.strip_rule, task_.options.tile_tokens),
       strips_(task_.shape, task_.options.strip_rule, task_.options.tile_tokens),
@@ -157,7 +162,8 @@ RankLayer::RankLayer(std::shared_ptr<DeviceContext> context, RankTask task,
     shared_result_ = make_filled<float>(home_shape_.num_tokens * task_.shape.hidden_size, stream());
     shared_scratch_ = make_filled<std::byte>(shared_mlp_workspace_bytes(home_shape_), stream());
   }
-  MOESCOPE_CUDA_CHECK(cudaMemsetAsync(counters_.get(), 0, static_cast<std::size_t>(counters_.bytes()), stream()));
+  MOESCOPE_CUDA_CHECK(
+      cudaMemsetAsync(counters_.get(), 0, static_cast<std::size_t>(counters_.bytes()), stream()));
   if (home_.count > 0) {
     MOESCOPE_CUDA_CHECK(cudaMemcpyAsync(own_rows(), task_.hidden_states.data(),
                                         static_cast<std::size_t>(task_.hidden_states.bytes()),
@@ -230,7 +236,9 @@ void RankLayer::select(cudaStream_t stream) {
   }
 }
 
-void RankLayer::push_rows(cudaStream_t stream) { launch_push_rows(links(), task_.shape, arena_, home_, stream); }
+void RankLayer::push_rows(cudaStream_t stream) {
+  launch_push_rows(links(), task_.shape, arena_, home_, stream);
+}
 
 void RankLayer::take_strips(cudaStream_t stream) {
   launch_take_strips(links(), task_.shape, arena_, strips_.capacity().max_cover, owner_.get(), strips(),
@@ -238,7 +246,8 @@ void RankLayer::take_strips(cudaStream_t stream) {
 }
 
 void RankLayer::prepare_sums(cudaStream_t stream) {
-  launch_staircase_prepare(task_.shape, place(arena_.hidden_states), weights_->bound(), strips(), sums(), stream);
+  launch_staircase_prepare(task_.shape, place(arena_.hidden_states), weights_->bound(), strips(), sums(),
+                           stream);
 }
 
 void RankLayer::enqueue_start() { launch_rank_start(links(), stream()); }
@@ -254,24 +263,25 @@ void RankLayer::enqueue(Stage stage, cudaStream_t stream) {
       launch_rank_wait(links(), RankPhase::kRows, RankPhase::kRows, stream);
       return take_strips(stream);
     case Stage::kSchedule:
-      return launch_schedule_strips(task_.shape, task_.options.strip_rule, task_.options.tile_tokens, strips(),
-                                    stream);
+      return launch_schedule_strips(task_.shape, task_.options.strip_rule, task_.options.tile_tokens,
+                                    strips(), stream);
     case Stage::kExperts:
       prepare_sums(stream);
-      return launch_experts_staircase(task_.shape, place(arena_.hidden_states), weights_->weights(), strips(), sums(),
-                                      stream);
+      return launch_experts_staircase(task_.shape, place(arena_.hidden_states), weights_->weights(), strips(),
+                                      sums(), stream);
     case Stage::kSharedMlp:
       return share(0, home_.count, stream);
     case Stage::kTokenCombine:
       launch_push_sums(links(), task_.shape, arena_, sums(), stream);
-      return launch_add_sums(links(), task_.shape, arena_, home_, sums(), shared_result_.get(), output_.get(), stream);
+      return launch_add_sums(links(), task_.shape, arena_, home_, sums(), shared_result_.get(), output_.get(),
+                             stream);
     default:
       throw InternalError(fmt::format("no stage {} on several GPUs", to_string(stage)));
   }
 }
 
-/// The pushing stream: X at once, then what the others' X is needed for. Whoever waits comes behind this rank's own
-/// pushes: ranks that wait for each other have all said what they have.
+/// The pushing stream: X at once, then what the others' X is needed for. Whoever waits comes behind this
+/// rank's own pushes: ranks that wait for each other have all said what they have.
 void RankLayer::enqueue_overlapped() {
   const auto follow = [](cudaStream_t waits, const Event& event, cudaStream_t behind) {
     event.record(behind);
@@ -292,7 +302,8 @@ void RankLayer::enqueue_overlapped() {
   take_strips(main);
   enqueue(Stage::kSchedule, main);
   follow(main, prepared_, side);
-  launch_experts_staircase(task_.shape, place(arena_.hidden_states), weights_->weights(), strips(), sums(), main);
+  launch_experts_staircase(task_.shape, place(arena_.hidden_states), weights_->weights(), strips(), sums(),
+                           main);
   fork();
   launch_push_sums(links(), task_.shape, arena_, sums(), main);
   share(early, home_.count - early, side_stream());
@@ -313,8 +324,8 @@ void RankLayer::share(std::int64_t first, std::int64_t count, cudaStream_t strea
 std::int64_t RankLayer::missing_rank() {
   const std::int64_t ranks = network_.ranks();
   // By copies on another stream: this one is what waits.
-  const auto flags = copy_to_host(reinterpret_cast<const std::uint32_t*>(place(arena_.flags)), kRankPhases * ranks,
-                                  push_stream_.get());
+  const auto flags = copy_to_host(reinterpret_cast<const std::uint32_t*>(place(arena_.flags)),
+                                  kRankPhases * ranks, push_stream_.get());
   const std::uint32_t epoch = copy_to_host(counters_.get(), 1, push_stream_.get()).front();
   for (std::int64_t rank = 0; rank < ranks; ++rank) {
     for (std::int64_t phase = 0; phase < kRankPhases; ++phase) {
@@ -382,8 +393,8 @@ Routing RankLayer::routing() {
   }
   launch_router_select_strips(home_shape_, task_.options.strip_rule, logits_.get(), home_strips_.view(),
                               bad_logit_.get(), stream());
-  launch_schedule_strips(home_shape_, task_.options.strip_rule, task_.options.tile_tokens, home_strips_.view(),
-                         stream());
+  launch_schedule_strips(home_shape_, task_.options.strip_rule, task_.options.tile_tokens,
+                         home_strips_.view(), stream());
   return routing_of(home_shape_, home_strips_.download(stream()));
 }
 

@@ -40,36 +40,38 @@ class RankWeightBuffers {
   DeviceWeights device_;
 };
 
-/// One rank's part of a layer on several GPUs, each with a process of its own: the staircase schedule over the strips
-/// that the rank owns, for the tokens of all ranks. All ranks make, connect and run it together.
+/// One rank's part of a layer on several GPUs, each with a process of its own: the staircase schedule over
+/// the strips that the rank owns, for the tokens of all ranks. All ranks make, connect and run it together.
 ///
-/// The home of a token projects and selects for it. Its X goes to all ranks while it does, and log-probabilities,
-/// thresholds and covers as they come; every rank computes the token's strips that it owns; bf16 sums come back and are added in
-/// order of the ranks, in fp32, rounded once: bit-identical from run to run where the schedule is. In the overlapped
-/// graph what is exchanged is behind the router on one end, and the shared MLP behind the sums on the other.
+/// The home of a token projects and selects for it. Its X goes to all ranks while it does, and
+/// log-probabilities, thresholds and covers as they come; every rank computes the token's strips that it
+/// owns; bf16 sums come back and are added in order of the ranks, in fp32, rounded once: bit-identical from
+/// run to run where the schedule is. In the overlapped graph what is exchanged is behind the router on one
+/// end, and the shared MLP behind the sums on the other.
 class RankLayer final : public GraphedLayer {
  public:
   /// Device memory that it takes, but for weights.
   static std::int64_t required_bytes(const RankTask& task, std::int64_t rank, const GpuTraits& gpu);
 
   /// Allocates; nothing runs yet. `network` has to stay. Throws CudaError.
-  RankLayer(std::shared_ptr<DeviceContext> context, RankTask task, std::shared_ptr<const RankWeightBuffers> weights,
-            RankNetwork& network);
+  RankLayer(std::shared_ptr<DeviceContext> context, RankTask task,
+            std::shared_ptr<const RankWeightBuffers> weights, RankNetwork& network);
   /// All ranks together: reaches the others' memory, and captures the graphs.
   void connect();
 
-  /// Seconds of the layer; `silent` phases (RankLinks): as if nothing travelled in them. All ranks together, behind a
-  /// run() on the same inputs.
+  /// Seconds of the layer; `silent` phases (RankLinks): as if nothing travelled in them. All ranks together,
+  /// behind a run() on the same inputs.
   double run_silent(std::uint32_t silent, L2State l2);
 
-  HostTensor output() override;    ///< of the home's tokens [count, d]
-  Routing routing() override;      ///< likewise
+  HostTensor output() override;  ///< of the home's tokens [count, d]
+  Routing routing() override;    ///< likewise
   std::vector<StageMemory> memory() const override;
   ScheduleOptions schedule_options() const override { return task_.options; }
   bool deterministic() const override { return task_.options.deterministic; }
   void enqueue(Stage stage) override { enqueue(stage, stream()); }
   std::string kernels(Stage stage) const override;
-  /// Bytes that this rank writes to each other rank: X with what is said of tokens, and sums, which differ by home.
+  /// Bytes that this rank writes to each other rank: X with what is said of tokens, and sums, which differ by
+  /// home.
   std::int64_t dispatch_bytes() const;
 
  private:
@@ -102,7 +104,7 @@ class RankLayer final : public GraphedLayer {
   RankArena arena_;
   PeerMemory arena_memory_;
   HostWatch watch_;
-  std::uint32_t silent_ = 0;                          ///< of what is being captured
+  std::uint32_t silent_ = 0;  ///< of what is being captured
   std::map<std::uint32_t, CudaGraphExec> silent_layers_;
   DeviceBuffer<std::uint32_t> counters_;  ///< epoch, then tickets
   CublasLt blas_;
@@ -110,7 +112,8 @@ class RankLayer final : public GraphedLayer {
   DeviceBuffer<float> logits_;  ///< [count, Nr+Nc]
   DeviceBuffer<std::int64_t> bad_logit_;
   StripBuffers home_strips_;  ///< the home's selection
-  StripBuffers strips_;       ///< this rank's strips, of all tokens; log-probabilities and thresholds are the arena's
+  StripBuffers
+      strips_;  ///< this rank's strips, of all tokens; log-probabilities and thresholds are the arena's
   DeviceBuffer<std::int32_t> owner_;
   DeviceBuffer<std::int32_t> places_;
   DeviceBuffer<std::int32_t> exponents_;

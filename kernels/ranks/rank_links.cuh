@@ -22,8 +22,9 @@ __device__ __forceinline__ std::uint32_t* flag_of(const RankLinks& links, std::b
   return reinterpret_cast<std::uint32_t*>(arena) + phase * links.group.ranks + from;
 }
 
-/// By all threads of a block: until all ranks have come to `first`, and on to `last`, or the host says stop. A kernel
-/// of many blocks may do this only when this rank's own pushes are over: its blocks leave them no room.
+/// By all threads of a block: until all ranks have come to `first`, and on to `last`, or the host says stop.
+/// A kernel of many blocks may do this only when this rank's own pushes are over: its blocks leave them no
+/// room.
 __device__ __forceinline__ void wait_for_ranks(const RankLinks& links, int first, int last) {
   const int ranks = static_cast<int>(links.group.ranks);
   volatile RankWatch* const watch = links.watch;
@@ -31,7 +32,8 @@ __device__ __forceinline__ void wait_for_ranks(const RankLinks& links, int first
   if (speaks) {
     watch->waiting = 1 + first;
   }
-  for (int i = static_cast<int>(threadIdx.x); i < (last - first + 1) * ranks; i += static_cast<int>(blockDim.x)) {
+  for (int i = static_cast<int>(threadIdx.x); i < (last - first + 1) * ranks;
+       i += static_cast<int>(blockDim.x)) {
     if ((links.silent >> (first + i / ranks) & 1U) != 0) {
       continue;
     }
@@ -54,14 +56,6 @@ __device__ __forceinline__ void wait_for_ranks(const RankLinks& links, int first
 
 __device__ __forceinline__ bool is_silent(const RankLinks& links, RankPhase phase) {
   return (links.silent >> static_cast<int>(phase) & 1U) != 0;
-}
-
-/// RankGroup's arithmetic, for the device.
-__device__ __forceinline__ std::int64_t home_of(const RankGroup& group, std::int64_t token, std::int64_t tokens) {
-  return token * group.ranks / tokens;
-}
-__device__ __forceinline__ std::int64_t first_of(const RankGroup& group, std::int64_t rank, std::int64_t tokens) {
-  return (rank * tokens + group.ranks - 1) / group.ranks;
 }
 
 /// By all threads of a block at its end: the grid's last block says `phase` to all ranks.

@@ -1,6 +1,6 @@
-// How ranks wait for each other on the device. A rank says that it has come so far by writing the number of the run
-// into a word of every other's arena, with release semantics behind its data; the other reads it with acquire. A wait
-// ends early when the host says so: a rank may be gone.
+// How ranks wait for each other on the device. A rank says that it has come so far by writing the number of
+// the run into a word of every other's arena, with release semantics behind its data; the other reads it with
+// acquire. A wait ends early when the host says so: a rank may be gone.
 #include "kernels/ranks/rank_links.cuh"
 #include "kernels/runtime/cuda_raii.hpp"
 

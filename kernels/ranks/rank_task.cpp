@@ -5,11 +5,10 @@
 #include <type_traits>
 
 #include "core/base/error.hpp"
+#include "core/base/index.hpp"
 
 namespace moescope::cuda {
 namespace {
-
-std::size_t at(std::int64_t index) { return static_cast<std::size_t>(index); }
 
 class Writer {
  public:
@@ -29,7 +28,9 @@ class Writer {
     value(tensor.cols());
     bytes({tensor.data(), at(tensor.bytes())});
   }
-  void bytes(std::span<const std::byte> bytes) { message_.insert(message_.end(), bytes.begin(), bytes.end()); }
+  void bytes(std::span<const std::byte> bytes) {
+    message_.insert(message_.end(), bytes.begin(), bytes.end());
+  }
   Message take() { return std::move(message_); }
 
  private:

@@ -13,8 +13,8 @@
 /// What rank 0 tells a rank of a layer: host data, no device needed.
 namespace moescope::cuda {
 
-/// The experts of the strips that a rank computes. Rows and columns of the grid are stored apart, each strip's
-/// experts together: an expert that lies in both is there twice, as the placement says.
+/// The experts of the strips that a rank computes. Rows and columns of the grid are stored apart, each
+/// strip's experts together: an expert that lies in both is there twice, as the placement says.
 struct RankWeights {
   std::vector<std::int32_t> rows;  ///< own rows of the grid, ascending
   std::vector<std::int32_t> cols;

@@ -1,7 +1,7 @@
-// Stage router_select on several GPUs: the selection of a home's tokens, which goes to every rank as it is made. The
-// log-probabilities are most of what travels between ranks; a kernel of their own would find no room beside this one,
-// whose blocks fill the GPU (docs/performance/ranks.md). Its stores, 2.8 KB a token and rank, are hidden behind its
-// arithmetic.
+// Stage router_select on several GPUs: the selection of a home's tokens, which goes to every rank as it is
+// made. The log-probabilities are most of what travels between ranks; a kernel of their own would find no
+// room beside this one, whose blocks fill the GPU (docs/performance/ranks.md). Its stores, 2.8 KB a token and
+// rank, are hidden behind its arithmetic.
 #include "kernels/ranks/rank_links.cuh"
 #include "kernels/router/router_select_strips.cuh"
 
@@ -17,7 +17,8 @@ struct RanksMirror {
   /// `count` words at `from` to the same place of another arena, by all of the block's threads.
   static __device__ __forceinline__ void copy(const void* from, std::byte* to, int count, int threads) {
     const auto* const words = static_cast<const unsigned*>(from);
-    if (count % 4 == 0 && (reinterpret_cast<std::uintptr_t>(from) | reinterpret_cast<std::uintptr_t>(to)) % 16 == 0) {
+    if (count % 4 == 0 &&
+        (reinterpret_cast<std::uintptr_t>(from) | reinterpret_cast<std::uintptr_t>(to)) % 16 == 0) {
       for (int i = static_cast<int>(threadIdx.x); i < count / 4; i += threads) {
         reinterpret_cast<uint4*>(to)[i] = static_cast<const uint4*>(from)[i];
       }
@@ -28,8 +29,8 @@ struct RanksMirror {
     }
   }
 
-  __device__ __forceinline__ void token(const DeviceStrips& out, std::int64_t token, int rows, int cols, int max_cover,
-                                        int threads) const {
+  __device__ __forceinline__ void token(const DeviceStrips& out, std::int64_t token, int rows, int cols,
+                                        int max_cover, int threads) const {
     const std::int64_t at = first + token;
     if (is_silent(links, RankPhase::kSelection)) {
       return;
@@ -52,7 +53,9 @@ struct RanksMirror {
       }
     }
   }
-  __device__ __forceinline__ void end() const { signal_behind_grid(links, static_cast<int>(RankPhase::kSelection)); }
+  __device__ __forceinline__ void end() const {
+    signal_behind_grid(links, static_cast<int>(RankPhase::kSelection));
+  }
 };
 
 }  // namespace

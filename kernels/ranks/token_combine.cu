@@ -52,8 +52,8 @@ __global__ void __launch_bounds__(kPushThreads)
     push_sums(const RankLinks links, const SumArguments args, const Sum* sums) {
   wait_for_predecessor();
   const std::int32_t row8 = args.row4 / 2;
-  const std::int64_t own_first = first_of(links.group, links.rank, args.num_tokens);
-  const std::int64_t own = first_of(links.group, links.rank + 1, args.num_tokens) - own_first;
+  const std::int64_t own_first = links.group.first_of(links.rank, args.num_tokens);
+  const std::int64_t own = links.group.first_of(links.rank + 1, args.num_tokens) - own_first;
   const std::int64_t count = is_silent(links, RankPhase::kSums) ? 0 : (args.num_tokens - own) * row8;
   const std::int64_t stride = std::int64_t{gridDim.x} * kPushThreads;
 #pragma unroll 2
@@ -61,8 +61,9 @@ __global__ void __launch_bounds__(kPushThreads)
     const std::int64_t other = i / row8;
     const std::int64_t token = other < own_first ? other : other + own;
     const auto piece = static_cast<std::int32_t>(i - other * row8);
-    const std::int64_t home = home_of(links.group, token, args.num_tokens);
-    const std::int64_t row = links.rank * args.most_home + token - first_of(links.group, home, args.num_tokens);
+    const std::int64_t home = links.group.owner_of(token, args.num_tokens);
+    const std::int64_t row =
+        links.rank * args.most_home + token - links.group.first_of(home, args.num_tokens);
     const float scale = scale_of_token(args, token);
     const Sum* const from = sums + (token * row8 + piece) * 8;
     const float4 low = to_floats(from);
@@ -77,8 +78,8 @@ __global__ void __launch_bounds__(kPushThreads)
 
 template <class Sum>
 __global__ void __launch_bounds__(kThreads)
-    add_sums(const RankLinks links, const SumArguments args, const Sum* sums, HomeTokens home, const float4* addend,
-             uint2* output) {
+    add_sums(const RankLinks links, const SumArguments args, const Sum* sums, HomeTokens home,
+             const float4* addend, uint2* output) {
   wait_for_predecessor();
   wait_for_ranks(links, static_cast<int>(RankPhase::kSums), static_cast<int>(RankPhase::kSums));
   const auto* const partial = reinterpret_cast<const uint2*>(links.own + args.to);
@@ -152,7 +153,8 @@ void launch_add_sums(const RankLinks& links, const LayerShape& shape, const Rank
   with_typed_sums(sums, [&](const auto* typed) {
     launch_dependent(add_sums<std::remove_cvref_t<decltype(*typed)>>,
                      {.grid = dim3(blocks), .block = dim3(kThreads)}, stream, links, args, typed, home,
-                     static_cast<const float4*>(static_cast<const void*>(addend)), static_cast<uint2*>(output));
+                     static_cast<const float4*>(static_cast<const void*>(addend)),
+                     static_cast<uint2*>(output));
   });
 }
 

@@ -1,8 +1,8 @@
 // Stage token_dispatch: a home's tokens to all ranks, and on each what is its own of all tokens.
 //
-// X goes as it lies, in 16-byte pieces, while the router works; log-probabilities, thresholds and covers as the
-// selection makes them (router_select_ranks.cu). No pair is listed: with S_r + S_c > threshold every rank tells for
-// itself which experts of its strips a token has.
+// X goes as it lies, in 16-byte pieces, while the router works; log-probabilities, thresholds and covers as
+// the selection makes them (router_select_ranks.cu). No pair is listed: with S_r + S_c > threshold every rank
+// tells for itself which experts of its strips a token has.
 #include <algorithm>
 
 #include "core/base/error.hpp"
@@ -18,11 +18,13 @@ namespace moescope::cuda {
 namespace {
 
 constexpr int kThreads = 1024;
-/// Enough for the links' rate, few enough to leave the router its multiprocessors (docs/performance/ranks.md).
+/// Enough for the links' rate, few enough to leave the router its multiprocessors
+/// (docs/performance/ranks.md).
 constexpr unsigned kPushBlocks = 16;
 
 /// blockIdx.y: the rank. bytes: a multiple of 16.
-__global__ void __launch_bounds__(kThreads) push_rows(const RankLinks links, std::int64_t rows, std::int64_t bytes) {
+__global__ void __launch_bounds__(kThreads)
+    push_rows(const RankLinks links, std::int64_t rows, std::int64_t bytes) {
   if (blockIdx.y != links.rank && !is_silent(links, RankPhase::kRows)) {
     const auto* const from = reinterpret_cast<const uint4*>(links.own + rows);
     auto* const to = reinterpret_cast<uint4*>(links.arenas[blockIdx.y] + rows);
@@ -55,7 +57,8 @@ struct TakeArguments {
 constexpr int kTakeThreads = 256;
 
 /// By one warp, with several loads in flight.
-__device__ __forceinline__ void copy_row(const float* __restrict__ from, float* __restrict__ to, int count, int lane) {
+__device__ __forceinline__ void copy_row(const float* __restrict__ from, float* __restrict__ to, int count,
+                                         int lane) {
   if (count % 4 != 0) {
     for (int i = lane; i < count; i += kWarp) {
       to[i] = from[i];
@@ -80,7 +83,8 @@ __device__ __forceinline__ void copy_row(const float* __restrict__ from, float* 
   }
 }
 
-__global__ void __launch_bounds__(kTakeThreads, 8) take_strips(const RankLinks links, const TakeArguments args) {
+__global__ void __launch_bounds__(kTakeThreads, 8)
+    take_strips(const RankLinks links, const TakeArguments args) {
   wait_for_predecessor();
   wait_for_ranks(links, static_cast<int>(RankPhase::kSelection), static_cast<int>(RankPhase::kSelection));
   if (blockIdx.x == 0) {
@@ -131,21 +135,21 @@ __global__ void __launch_bounds__(kTakeThreads, 8) take_strips(const RankLinks l
 
 }  // namespace
 
-void launch_push_rows(const RankLinks& links, const LayerShape& shape, const RankArena& arena, HomeTokens home,
-                      cudaStream_t stream) {
+void launch_push_rows(const RankLinks& links, const LayerShape& shape, const RankArena& arena,
+                      HomeTokens home, cudaStream_t stream) {
   const StageRange range(Stage::kTokenDispatch);
   const std::int64_t row = shape.hidden_size * 2;
   const std::int64_t bytes = home.count * row;
-  const auto blocks =
-      static_cast<unsigned>(std::clamp<std::int64_t>(ceil_div(bytes, std::int64_t{16} * kThreads), 1, kPushBlocks));
+  const auto blocks = static_cast<unsigned>(
+      std::clamp<std::int64_t>(ceil_div(bytes, std::int64_t{16} * kThreads), 1, kPushBlocks));
   push_rows<<<dim3(blocks, static_cast<unsigned>(links.group.ranks)), kThreads, 0, stream>>>(
       links, arena.hidden_states + home.first * row, bytes);
   MOESCOPE_CUDA_CHECK(cudaGetLastError());
 }
 
 void launch_take_strips(const RankLinks& links, const LayerShape& shape, const RankArena& arena,
-                        std::int64_t max_cover, const std::int32_t* owner, DeviceStrips strips, std::byte* home_scratch,
-                        cudaStream_t stream) {
+                        std::int64_t max_cover, const std::int32_t* owner, DeviceStrips strips,
+                        std::byte* home_scratch, cudaStream_t stream) {
   const StageRange range(Stage::kTokenDispatch);
   const HomeTokens own = HomeTokens::of(links.group, links.rank, shape.num_tokens);
   const StripScratch scratch = strip_scratch(shape, max_cover, current_gpu());
@@ -162,11 +166,13 @@ void launch_take_strips(const RankLinks& links, const LayerShape& shape, const R
       .strips = strips,
       .strip_counts = reinterpret_cast<std::int32_t*>(strips.scratch + scratch.strip_counts),
       .cover_ranks = reinterpret_cast<std::int32_t*>(strips.scratch + scratch.cover_ranks),
-      .home_counts = reinterpret_cast<std::int32_t*>(home_scratch + scratch.strip_counts),  // the same for any L
+      .home_counts =
+          reinterpret_cast<std::int32_t*>(home_scratch + scratch.strip_counts),  // the same for any L
       .num_strips = static_cast<int>(shape.grid_rows + shape.grid_cols)};
-  const std::int64_t blocks = std::min(ceil_div(shape.num_tokens, kTakeThreads / kWarp), 8 * current_gpu().num_sms);
-  launch_dependent(take_strips,
-                   {.grid = dim3(static_cast<unsigned>(blocks)), .block = dim3(kTakeThreads)}, stream, links, args);
+  const std::int64_t blocks =
+      std::min(ceil_div(shape.num_tokens, kTakeThreads / kWarp), 8 * current_gpu().num_sms);
+  launch_dependent(take_strips, {.grid = dim3(static_cast<unsigned>(blocks)), .block = dim3(kTakeThreads)},
+                   stream, links, args);
 }
 
 }  // namespace moescope::cuda

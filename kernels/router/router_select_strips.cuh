@@ -15,8 +15,8 @@ struct NoMirror {
   __device__ __forceinline__ void end() const {}
 };
 
-/// Mirror: token(strips, token, rows, cols, max_cover, threads) by all threads of the block behind every token, and end() at the
-/// end.
+/// Mirror: token(strips, token, rows, cols, max_cover, threads) by all threads of the block behind every
+/// token, and end() at the end.
 template <class Mirror>
 struct SelectStripsArguments {
   SelectArguments select;
@@ -196,7 +196,8 @@ void launch_select_strips(const LayerShape& shape, StripRule rule, const float* 
       args.select.layout.per_lane,
       [&](auto per_lane) {
         if (strips_by_eight_warps(shape, gpu)) {
-          launch_select<kFewTokensWarps>(router_select_strips<per_lane(), kFewTokensWarps, Mirror>, args, stream);
+          launch_select<kFewTokensWarps>(router_select_strips<per_lane(), kFewTokensWarps, Mirror>, args,
+                                         stream);
         } else {
           launch_select<1>(router_select_strips<per_lane(), 1, Mirror>, args, stream);
         }

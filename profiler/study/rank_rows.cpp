@@ -125,8 +125,9 @@ Table rank_table(const RankReport& report) {
 }
 
 std::string rank_text(const RankReport& report) {
-  const std::string exposed =
-      report.exposed_s ? fmt::format(", {} of the time exposed", format_seconds(std::max(0.0, *report.exposed_s))) : "";
+  const std::string exposed = report.exposed_s ? fmt::format(", {} of the time exposed",
+                                                             format_seconds(std::max(0.0, *report.exposed_s)))
+                                               : "";
   return fmt::format(
       "{} ranks, placement {}, exchange {}: busiest over mean {:.3f} by pairs, {:.2f} by time; {:.2f} ranks "
       "a "

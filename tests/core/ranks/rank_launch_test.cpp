@@ -18,8 +18,8 @@ class Variables {
   explicit Variables(const std::vector<std::pair<const char*, const char*>>& set) {
     for (const char* name :
          {"RANK", "WORLD_SIZE", "LOCAL_RANK", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE",
-          "OMPI_COMM_WORLD_LOCAL_RANK", "PMI_RANK", "PMI_SIZE", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID",
-          "MOESCOPE_RANK", "MOESCOPE_RANKS", "MOESCOPE_PORT", "MASTER_ADDR", "MASTER_PORT",
+          "OMPI_COMM_WORLD_LOCAL_RANK", "PMI_RANK", "PMI_SIZE", "SLURM_PROCID", "SLURM_NTASKS",
+          "SLURM_LOCALID", "MOESCOPE_RANK", "MOESCOPE_RANKS", "MOESCOPE_PORT", "MASTER_ADDR", "MASTER_PORT",
           "MOESCOPE_RANK_TIMEOUT"}) {
       (void)unsetenv(name);
     }
@@ -37,7 +37,10 @@ TEST(RankEnvironment, IsNothingWithoutALauncherOrWithOneProcess) {
 }
 
 TEST(RankEnvironment, ReadsEveryLauncher) {
-  Variables torchrun({{"RANK", "3"}, {"WORLD_SIZE", "4"}, {"LOCAL_RANK", "1"}, {"MASTER_ADDR", "node7"},
+  Variables torchrun({{"RANK", "3"},
+                      {"WORLD_SIZE", "4"},
+                      {"LOCAL_RANK", "1"},
+                      {"MASTER_ADDR", "node7"},
                       {"MASTER_PORT", "29500"}});
   const auto found = rank_environment();
   ASSERT_TRUE(found.has_value());
@@ -48,22 +51,31 @@ TEST(RankEnvironment, ReadsEveryLauncher) {
   EXPECT_EQ(found->address, "node7");
   EXPECT_EQ(found->port, 29501);
 
-  Variables mpirun({{"OMPI_COMM_WORLD_RANK", "1"}, {"OMPI_COMM_WORLD_SIZE", "2"},
-                    {"OMPI_COMM_WORLD_LOCAL_RANK", "0"}, {"MASTER_PORT", "4000"}});
+  Variables mpirun({{"OMPI_COMM_WORLD_RANK", "1"},
+                    {"OMPI_COMM_WORLD_SIZE", "2"},
+                    {"OMPI_COMM_WORLD_LOCAL_RANK", "0"},
+                    {"MASTER_PORT", "4000"}});
   EXPECT_EQ(rank_environment()->launcher, "mpirun");
   EXPECT_EQ(rank_environment()->local_rank, 0);
   EXPECT_EQ(rank_environment()->address, "127.0.0.1");
-  Variables srun({{"SLURM_PROCID", "5"}, {"SLURM_NTASKS", "8"}, {"SLURM_LOCALID", "2"}, {"MASTER_PORT", "4000"}});
+  Variables srun(
+      {{"SLURM_PROCID", "5"}, {"SLURM_NTASKS", "8"}, {"SLURM_LOCALID", "2"}, {"MASTER_PORT", "4000"}});
   EXPECT_EQ(rank_environment()->launcher, "srun");
   EXPECT_EQ(rank_environment()->local_rank, 2);
-  Variables both({{"SLURM_PROCID", "1"}, {"SLURM_NTASKS", "2"}, {"PMI_RANK", "1"}, {"PMI_SIZE", "2"},
+  Variables both({{"SLURM_PROCID", "1"},
+                  {"SLURM_NTASKS", "2"},
+                  {"PMI_RANK", "1"},
+                  {"PMI_SIZE", "2"},
                   {"MASTER_PORT", "4000"}});
   EXPECT_EQ(rank_environment()->rank, 1);  // two that agree
 }
 
 TEST(RankEnvironment, RefusesLaunchersThatContradictAndWhatIsNoNumber) {
   const auto refusal = [] { return test::error_text<Error>([] { (void)rank_environment(); }); };
-  Variables two({{"RANK", "0"}, {"WORLD_SIZE", "2"}, {"SLURM_PROCID", "1"}, {"SLURM_NTASKS", "2"},
+  Variables two({{"RANK", "0"},
+                 {"WORLD_SIZE", "2"},
+                 {"SLURM_PROCID", "1"},
+                 {"SLURM_NTASKS", "2"},
                  {"MASTER_PORT", "1"}});
   EXPECT_EQ(refusal(), "torchrun says rank 0 of 2, srun says rank 1 of 2: one of them has to go");
   Variables text({{"RANK", "first"}, {"WORLD_SIZE", "2"}});
@@ -72,7 +84,8 @@ TEST(RankEnvironment, RefusesLaunchersThatContradictAndWhatIsNoNumber) {
   EXPECT_EQ(refusal(), "RANK = 2: must be below WORLD_SIZE = 2");
   Variables homeless({{"RANK", "0"}, {"WORLD_SIZE", "2"}});
   EXPECT_EQ(refusal(),
-            "torchrun says rank 0 of 2: MASTER_PORT must say where rank 0 listens (that port + 1), from 1 to 65534");
+            "torchrun says rank 0 of 2: MASTER_PORT must say where rank 0 listens (that port + 1), from 1 to "
+            "65534");
   Variables fine({});
 }
 

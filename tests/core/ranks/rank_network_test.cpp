@@ -103,7 +103,8 @@ TEST(RankNetwork, CarriesMessagesOfAnySizeInOrder) {
   Star star(3, kPatience, serve);
   star.accept();
   std::mt19937 random(1);
-  for (const std::size_t size : {std::size_t{0}, std::size_t{1}, std::size_t{70'000}, std::size_t{9'000'001}}) {
+  for (const std::size_t size :
+       {std::size_t{0}, std::size_t{1}, std::size_t{70'000}, std::size_t{9'000'001}}) {
     Message sent(size);
     for (std::byte& byte : sent) {
       byte = static_cast<std::byte>(random());
@@ -227,8 +228,8 @@ TEST(RankNetwork, ARankStoppedAtAnyMomentIsNamedWhenTheTimeIsOver) {
     star.accept();
     const std::int64_t rank = 1 + round % 2;
     const pid_t process = star.process(rank);
-    const double seconds = seconds_to_failure(star, rank, "did not answer within 0.3 s",
-                                              [&] { (void)kill(process, SIGSTOP); });
+    const double seconds =
+        seconds_to_failure(star, rank, "did not answer within 0.3 s", [&] { (void)kill(process, SIGSTOP); });
     EXPECT_GT(seconds, 0.2);
     EXPECT_LT(seconds, 10.3);
   }
