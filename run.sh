@@ -19,8 +19,8 @@ program=build/$preset/experiments/moescope
 missing=$(cd "build/$preset" && { ninja -t inputs moescope 2>/dev/null || true; } | while read -r file; do
   case $file in *.o) [ -f "$file" ] || echo "$file" ;; esac
 done | wc -l)
-if [ "$missing" -gt 3 ]; then # 1.3 s of a core each
-  echo "moescope: compiling $missing files on $(nproc) cores, about $(((missing * 13 / 10 / $(nproc) + 59) / 60)) min" >&2
+if [ "$missing" -gt 3 ]; then # 3 s of a core each
+  echo "moescope: compiling $missing units on $(nproc) cores, about $(((missing * 3 / $(nproc) + 59) / 60)) min" >&2
 elif [ ! -x "$program" ] || [ -n "$(find core reference profiler experiments -name '*.?pp' -newer "$program" -print -quit)" ]; then
   echo "moescope: compiling what changed since the last build" >&2
 fi

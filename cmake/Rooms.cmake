@@ -1,7 +1,7 @@
 # The files of a room (a folder) are compiled together, a few units a room: what all of them include is read once, and what
 # all of them instantiate is made once. docs/developing.md says what that saves, and what it asks of names.
-# A unit holds as much source as compiles in a few seconds, so that an edit does not wait for a wing. A new file may move
-# its room's files to other units, and those of no other room.
+# A unit holds as much source as compiles in a few seconds, so that an edit does not wait for a wing; the sanitizers' tree, which
+# is seldom edited in, has larger ones. A new file may move its room's files to other units, and those of no other room.
 option(MOESCOPE_UNITY "Compile the files of a room together; OFF is a command for each file, as clang-tidy wants it" ON)
 set(MOESCOPE_UNIT_BYTES 40000 CACHE STRING "Bytes of source in a unit of a room, about")
 mark_as_advanced(MOESCOPE_UNIT_BYTES)
@@ -49,5 +49,5 @@ endfunction()
 
 # moescope_compile_lightly(TARGET): for drivers and texts, where nobody waits for what a better optimised loop would save.
 function(moescope_compile_lightly target)
-  target_compile_options(${target} PRIVATE $<$<AND:$<COMPILE_LANGUAGE:CXX>,$<CONFIG:Release,RelWithDebInfo>>:-O1>)
+  target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:$<$<CONFIG:Release,RelWithDebInfo>:-O1>$<$<CONFIG:Sanitize>:-O0>>)
 endfunction()

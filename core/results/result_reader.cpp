@@ -16,7 +16,7 @@
 namespace moescope {
 namespace {
 
-using Json = nlohmann::json;
+using PlainJson = nlohmann::json;
 
 /// Where a message points to: file, line and field.
 struct Place {
@@ -28,7 +28,7 @@ struct Place {
   }
 };
 
-const Json& field_of(const Json& object, const char* key, const Place& place) {
+const PlainJson& field_of(const PlainJson& object, const char* key, const Place& place) {
   const auto found = object.find(key);
   if (found == object.end()) {
     place.fail(key, "missing");
@@ -37,7 +37,7 @@ const Json& field_of(const Json& object, const char* key, const Place& place) {
 }
 
 template <class T>
-void read_number(const Json& json, const char* key, const Place& place, T& out) {
+void read_number(const PlainJson& json, const char* key, const Place& place, T& out) {
   const bool fits = std::is_floating_point_v<T> ? json.is_number()
                     : std::is_unsigned_v<T>     ? json.is_number_unsigned()
                                                 : json.is_number_integer() &&
@@ -50,7 +50,7 @@ void read_number(const Json& json, const char* key, const Place& place, T& out) 
 }
 
 template <class Enum>
-void read_enum(const Json& json, const char* key, const Place& place, std::initializer_list<Enum> values,
+void read_enum(const PlainJson& json, const char* key, const Place& place, std::initializer_list<Enum> values,
                Enum& out) {
   for (const Enum value : values) {
     if (json.is_string() && json.get_ref<const std::string&>() == to_string(value)) {
@@ -61,42 +61,42 @@ void read_enum(const Json& json, const char* key, const Place& place, std::initi
   place.fail(key, fmt::format("{} is not a known value", shown(json)));
 }
 
-void read_value(const Json& json, const char* key, const Place& place, std::string& out) {
+void read_value(const PlainJson& json, const char* key, const Place& place, std::string& out) {
   if (!json.is_string()) {
     place.fail(key, fmt::format("{} is not a string", shown(json)));
   }
   out = json.get<std::string>();
 }
-void read_value(const Json& json, const char* key, const Place& place, bool& out) {
+void read_value(const PlainJson& json, const char* key, const Place& place, bool& out) {
   if (!json.is_boolean()) {
     place.fail(key, fmt::format("{} is not true or false", shown(json)));
   }
   out = json.get<bool>();
 }
-void read_value(const Json& json, const char* key, const Place& place, std::int64_t& out) {
+void read_value(const PlainJson& json, const char* key, const Place& place, std::int64_t& out) {
   read_number(json, key, place, out);
 }
-void read_value(const Json& json, const char* key, const Place& place, std::uint64_t& out) {
+void read_value(const PlainJson& json, const char* key, const Place& place, std::uint64_t& out) {
   read_number(json, key, place, out);
 }
-void read_value(const Json& json, const char* key, const Place& place, double& out) {
+void read_value(const PlainJson& json, const char* key, const Place& place, double& out) {
   read_number(json, key, place, out);
 }
 template <class T>
-void read_value(const Json& json, const char* key, const Place& place, std::optional<T>& out) {
+void read_value(const PlainJson& json, const char* key, const Place& place, std::optional<T>& out) {
   out.reset();
   if (!json.is_null()) {
     read_number(json, key, place, out.emplace());
   }
 }
-void read_value(const Json& json, const char* key, const Place& place, Source& out) {
+void read_value(const PlainJson& json, const char* key, const Place& place, Source& out) {
   read_enum(json, key, place, {Source::kAnalytic, Source::kModelled, Source::kMeasured}, out);
 }
-void read_value(const Json& json, const char* key, const Place& place, Status& out) {
+void read_value(const PlainJson& json, const char* key, const Place& place, Status& out) {
   read_enum(json, key, place, {Status::kOk, Status::kSkipped, Status::kUnavailable, Status::kFailed}, out);
 }
 template <class T>
-void read_value(const Json& json, const char* key, const Place& place, std::map<std::string, T>& out) {
+void read_value(const PlainJson& json, const char* key, const Place& place, std::map<std::string, T>& out) {
   if (!json.is_object()) {
     place.fail(key, "is not an object");
   }
@@ -105,7 +105,7 @@ void read_value(const Json& json, const char* key, const Place& place, std::map<
   }
 }
 
-int version_of(const Json& json, const Place& place) {
+int version_of(const PlainJson& json, const Place& place) {
   std::int64_t version = 0;
   read_number(field_of(json, "schema_version", place), "schema_version", place, version);
   if (version < 1 || version > kResultSchemaVersion) {
@@ -116,7 +116,7 @@ int version_of(const Json& json, const Place& place) {
 }
 
 /// Reads the fields that `version` has; the others keep the value that stands for "not recorded".
-auto field_reader(const Json& fields, int version, const Place& place) {
+auto field_reader(const PlainJson& fields, int version, const Place& place) {
   return [&fields, version, &place](const char* key, auto& value, int since) {
     if (since <= version) {
       read_value(field_of(fields, key, place), key, place, value);
@@ -124,8 +124,8 @@ auto field_reader(const Json& fields, int version, const Place& place) {
   };
 }
 
-const Json& object_of(const Json& json, const char* key, const Place& place) {
-  const Json& fields = field_of(json, key, place);
+const PlainJson& object_of(const PlainJson& json, const char* key, const Place& place) {
+  const PlainJson& fields = field_of(json, key, place);
   if (!fields.is_object()) {
     place.fail(key, "is not an object");
   }
@@ -157,7 +157,7 @@ class LogParser {
     if (text.find_first_not_of(" \t\r") == std::string::npos) {
       return false;  // nothing to count, and nothing that could be wrong
     }
-    const auto json = parse_json<Json>(text, {place_.file, fmt::format("line {}", place_.line)});
+    const auto json = parse_json<PlainJson>(text, {place_.file, fmt::format("line {}", place_.line)});
     if (!json.is_object()) {
       place_.fail("", "is not a JSON object");
     }
@@ -184,7 +184,7 @@ class LogParser {
   std::vector<RecordedRun> take_runs() { return std::move(runs_); }
 
  private:
-  bool add_header(const Json& fields, int version, std::string run_id) {
+  bool add_header(const PlainJson& fields, int version, std::string run_id) {
     if (!waiting_.empty()) {
       place_.fail("header",
                   fmt::format("point {} before it has no end", detail::printable(waiting_.front().point)));
@@ -196,7 +196,7 @@ class LogParser {
     return true;
   }
 
-  bool add_row(const Json& json, int version) {
+  bool add_row(const PlainJson& json, int version) {
     ResultRow row;
     detail::for_each_row_field(row, field_reader(json, version, place_));
     validate(row, place_);
@@ -212,7 +212,7 @@ class LogParser {
     return counts;
   }
 
-  bool add_point(const Json& fields, int version) {
+  bool add_point(const PlainJson& fields, int version) {
     RecordedPoint point;
     detail::for_each_point_field(point, field_reader(fields, version, place_));
     validate(point, place_);
@@ -236,7 +236,7 @@ class LogParser {
 /// interruption left.
 std::string with_last_end(std::string text) {
   const std::size_t begin = text.rfind('\n') + 1;  // 0 in a text of one line
-  const bool whole = begin < text.size() && text[begin] == '{' && Json::accept(text.substr(begin));
+  const bool whole = begin < text.size() && text[begin] == '{' && PlainJson::accept(text.substr(begin));
   return whole ? std::move(text) + '\n' : std::move(text);
 }
 
