@@ -2,9 +2,9 @@
 """Kills or stops one process of a layer on several GPUs at a random moment, again and again, and holds what follows:
 everybody is out in time, the message names a rank and a stage, and rows of points that were done stay whole.
 
-  scripts/rank_failures.py MOESCOPE --out failures.jsonl [--rounds 20] [--timeout 3]
+  scripts/rank_failures.py MOESCOPE [--rounds 20] [--timeout 3]
 
-Prints a line for each round; exit code 1 if one of them did not hold. Needs two GPUs.
+Exit code 1 if one of them did not hold. Needs two GPUs. scripts/gpu_evidence.py records it as rows.
 """
 
 import argparse
@@ -89,25 +89,33 @@ def play(program, how, whom, timeout, seed):
     return result
 
 
+def all_rounds(program, rounds, timeout, at_once):
+    """What happened in every round, of all ways to fail."""
+    todo = [(how, whom, 100 * i + j) for j, (how, whom) in
+            enumerate([("killed", "rank 1"), ("stopped", "rank 1"), ("killed", "rank 0")]) for i in range(rounds)]
+    with concurrent.futures.ThreadPoolExecutor(at_once) as pool:
+        return list(pool.map(lambda each: play(program, each[0], each[1], timeout, each[2]), todo))
+
+
+def summaries(results):
+    """(what was done, rounds that held, rounds that did not) of every way to fail."""
+    for how, whom in dict.fromkeys((r["how"], r["whom"]) for r in results):
+        some = [r for r in results if (r["how"], r["whom"]) == (how, whom)]
+        held = sum(r["held"] for r in some)
+        yield (f"{whom} {how} at a random moment: all others out, the slowest after {max(r['seconds'] for r in some)} s; rows were "
+               f"there already in {sum(r['rows'] > 1 for r in some)} rounds, and whole", held, len(some) - held)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("program")
-    parser.add_argument("--out", type=pathlib.Path)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--timeout", type=float, default=3, help="seconds that ranks wait for each other")
     parser.add_argument("--at-once", type=int, default=4)
     arguments = parser.parse_args()
-    rounds = [(how, whom, 100 * i + j) for j, (how, whom) in
-              enumerate([("killed", "rank 1"), ("stopped", "rank 1"), ("killed", "rank 0")])
-              for i in range(arguments.rounds)]
-    with concurrent.futures.ThreadPoolExecutor(arguments.at_once) as pool:
-        results = list(pool.map(lambda each: play(arguments.program, each[0], each[1], arguments.timeout, each[2]), rounds))
-    if arguments.out:
-        arguments.out.write_text("".join(json.dumps(result) + "\n" for result in results))
-    for how, whom in dict.fromkeys((r["how"], r["whom"]) for r in results):
-        some = [r for r in results if (r["how"], r["whom"]) == (how, whom)]
-        print(f"{whom} {how}: {sum(r['held'] for r in some)} of {len(some)} held, slowest {max(r['seconds'] for r in some)} s, "
-              f"with rows already {sum(r['rows'] > 1 for r in some)}")
+    results = all_rounds(arguments.program, arguments.rounds, arguments.timeout, arguments.at_once)
+    for what, held, not_held in summaries(results):
+        print(f"{what}: {held} held, {not_held} did not")
     for result in results:
         if not result["held"]:
             print(json.dumps(result))
