@@ -191,8 +191,7 @@ class CudaRanksExecution final : public LayerExecution {
         }
       }
     }
-    report_.planned = bytes;
-    report_.moved = std::move(bytes);
+    report_.planned = std::move(bytes);
   }
 
   std::shared_ptr<RankCluster> cluster_;
