@@ -188,7 +188,7 @@ TEST(RanksOfALayer, AreComparedCheckedAndSwept) {
                     "--grid", "8x6", "-d", "16", "-K", "4", "-L", "21", "--workload", "zipf:1", "--verbose"},
                    directory);
   EXPECT_EQ(checked.code, 0) << checked.out << checked.err;
-  EXPECT_NE(checked.out.find("messages against the plan"), std::string::npos) << checked.out;
+  EXPECT_NE(checked.out.find("exchange against its plan"), std::string::npos) << checked.out;
   test::write_text(directory.path() / "ranks.json", R"({"name": "ranks", "schedules": ["staircase"],
       "workloads": ["zipf:1"], "axes": {"num_tokens": 16, "hidden_size": 16, "grid": "8x6", "top_k": 4,
       "ranks": 2, "placement": ["linear", "strips"], "exchange": ["gather", "dispatch"]},
