@@ -70,12 +70,13 @@ struct RankLinks {
   std::uint32_t silent = 0;
 };
 
-/// Says to all that this rank has come to `phase`: behind everything that was put on `stream` before.
-void launch_rank_signal(const RankLinks& links, RankPhase phase, cudaStream_t stream);
 /// A new run; and waits until all ranks have begun it.
 void launch_rank_start(const RankLinks& links, cudaStream_t stream);
-/// Waits until all ranks have come to `first`, and on to `last`.
-void launch_rank_wait(const RankLinks& links, RankPhase first, RankPhase last, cudaStream_t stream);
+/// Says to all that this rank has come to `phase`, behind everything that was put on `stream` before, and
+/// waits until all have.
+void launch_rank_meet(const RankLinks& links, RankPhase phase, cudaStream_t stream);
+/// Waits until all ranks have come to `phase`; this one has said so.
+void launch_rank_wait(const RankLinks& links, RankPhase phase, cudaStream_t stream);
 
 /// The home's rows of X [count, d], which lie in this rank's arena, to all other ranks; says kRows.
 void launch_push_rows(const RankLinks& links, const LayerShape& shape, const RankArena& arena,
@@ -87,7 +88,6 @@ void launch_router_select_ranks(const RankLinks& links, const LayerShape& shape,
                                 HomeTokens home, StripRule rule, const float* logits, DeviceStrips strips,
                                 std::int64_t* bad_logit, cudaStream_t stream);
 
-/// Behind all that this rank pushes.
 void launch_take_strips(const RankLinks& links, const LayerShape& shape, const RankArena& arena,
                         std::int64_t max_cover, const std::int32_t* owner, DeviceStrips strips,
                         std::byte* home_scratch, cudaStream_t stream);
@@ -95,7 +95,7 @@ void launch_take_strips(const RankLinks& links, const LayerShape& shape, const R
 /// Sums of other homes' tokens [L, d], rounded to bf16, to their arenas; says kSums.
 void launch_push_sums(const RankLinks& links, const LayerShape& shape, const RankArena& arena,
                       const StaircaseOutput& sums, cudaStream_t stream);
-/// Waits for all ranks' sums. output [count, d] bf16 = the ranks' sums in order of the ranks, this one's
+/// Behind kSums of all ranks. output [count, d] bf16 = the ranks' sums in order of the ranks, this one's
 /// unrounded, and `addend` [count, d] (null: nothing), in fp32, rounded once.
 void launch_add_sums(const RankLinks& links, const LayerShape& shape, const RankArena& arena, HomeTokens home,
                      const StaircaseOutput& sums, const float* addend, void* output, cudaStream_t stream);

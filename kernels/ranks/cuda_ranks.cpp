@@ -311,6 +311,8 @@ std::unique_ptr<LayerExecution> prepare_on_ranks(std::shared_ptr<RankCluster> cl
     task.options = options;
     task.strip_owner = owner;
     task.hidden_states = inputs.hidden_states.slice_rows(home.first, home.count);
+    task.router = {inputs.router.row.clone(), inputs.router.col.clone(), inputs.router.row_bias,
+                   inputs.router.col_bias};
     task.weights_id = same ? loaded.id : id;
     task.weights = std::make_shared<const RankWeights>(same ? rank_strips(placement, rank)
                                                             : rank_weights(inputs, placement, rank));

@@ -69,8 +69,7 @@ Stream high_priority_stream() {
 std::int64_t RankWeightBuffers::required_bytes(const LayerShape& shape, std::int64_t own_rows,
                                                std::int64_t own_cols) {
   return (2 * (own_rows * shape.grid_cols + own_cols * shape.grid_rows) + 3 * shape.shared_size) *
-             shape.hidden_size * dtype_bytes(shape.dtype) +
-         RouterBuffers::required_bytes(shape);
+         shape.hidden_size * dtype_bytes(shape.dtype);
 }
 
 RankWeightBuffers::RankWeightBuffers(const LayerShape& shape, const RankWeights& weights, cudaStream_t stream)
@@ -78,14 +77,13 @@ RankWeightBuffers::RankWeightBuffers(const LayerShape& shape, const RankWeights&
       w_out_rows_(upload(weights.w_out_rows, stream)),
       w_in_cols_(upload(weights.w_in_cols, stream)),
       w_out_cols_(upload(weights.w_out_cols, stream)),
-      router_(shape, weights.router, stream) {
+      bound_(2) {
   const std::int64_t one = shape.grid_rows * shape.grid_cols * shape.hidden_size * dtype_bytes(shape.dtype);
   for (Bytes* const matrix : {&w_in_rows_, &w_out_rows_, &w_in_cols_, &w_out_cols_}) {
     if (matrix->count() == 0) {  // no strip of this kind: a map needs memory all the same
       *matrix = Bytes(std::max(shape.grid_rows, shape.grid_cols) * one / (shape.grid_rows * shape.grid_cols));
     }
   }
-  router_.describe(device_);
   device_.w_in = w_in_rows_.get();
   device_.w_out = w_out_rows_.get();
   device_.w_in_cols = w_in_cols_.get();
@@ -99,7 +97,6 @@ RankWeightBuffers::RankWeightBuffers(const LayerShape& shape, const RankWeights&
     device_.shared_down = shared_down_.get();
   }
   // The bound of rows and of columns; the larger holds for both.
-  bound_ = DeviceBuffer<float>(2);
   std::vector<float> bounds(2, 0.0F);
   const auto find = [&](std::int64_t strips, std::int64_t experts, const Bytes& in, const Bytes& out,
                         int which) {
@@ -126,7 +123,8 @@ std::int64_t RankLayer::required_bytes(const RankTask& task, std::int64_t rank, 
   const StripCapacity all = strip_capacity(shape, task.options.strip_rule, task.options.tile_tokens, gpu);
   const StripCapacity own = strip_capacity(home, task.options.strip_rule, task.options.tile_tokens, gpu);
   const std::int64_t outputs = home.num_tokens * shape.hidden_size;
-  return RankArena::of(shape, task.options.ranks.group, all.max_cover).bytes + all.bytes + own.bytes +
+  return RouterBuffers::required_bytes(shape) +
+         RankArena::of(shape, task.options.ranks.group, all.max_cover).bytes + all.bytes + own.bytes +
          home.num_tokens * (shape.grid_rows + shape.grid_cols) * kFloatBytes +
          staircase_sums_bytes(shape, sums_kind(task)) + shape.num_tokens * 4 + 2 * outputs +
          2 * CublasLt::workspace_bytes(home.num_tokens) +
@@ -139,7 +137,9 @@ RankLayer::RankLayer(std::shared_ptr<DeviceContext> context, RankTask task,
       task_(std::move(task)),
       home_(HomeTokens::of(task_.options.ranks.group, network.rank(), task_.shape.num_tokens)),
       home_shape_(shape_of_home(task_.shape, home_)),
-      weights_(std::move(weights)),
+      experts_(std::move(weights)),
+      router_(task_.shape, task_.router, stream()),
+      weights_(experts_->weights()),
       network_(network),
       arena_(RankArena::of(task_.shape, task_.options.ranks.group,
                            max_strips_of_token(task_.shape, task_.options.strip_rule))),
@@ -158,6 +158,7 @@ RankLayer::RankLayer(std::shared_ptr<DeviceContext> context, RankTask task,
       sums_(make_filled<std::byte>(staircase_sums_bytes(task_.shape, sums_kind(task_)), stream())),
       output_(make_filled<std::byte>(home_shape_.num_tokens * task_.shape.hidden_size * 2, stream())),
       push_stream_(high_priority_stream()) {
+  router_.describe(weights_);
   if (task_.shape.shared_size > 0) {
     shared_result_ = make_filled<float>(home_shape_.num_tokens * task_.shape.hidden_size, stream());
     shared_scratch_ = make_filled<std::byte>(shared_mlp_workspace_bytes(home_shape_), stream());
@@ -223,7 +224,7 @@ StaircaseOutput RankLayer::sums() const {
 
 void RankLayer::project(cudaStream_t stream) {
   if (home_.count > 0) {
-    launch_router_project(blas_, home_shape_, own_rows(), weights_->weights(), logits_.get(), stream);
+    launch_router_project(blas_, home_shape_, own_rows(), weights_, logits_.get(), stream);
   }
 }
 
@@ -231,8 +232,6 @@ void RankLayer::select(cudaStream_t stream) {
   if (home_.count > 0) {
     launch_router_select_ranks(links(), task_.shape, arena_, home_, task_.options.strip_rule, logits_.get(),
                                home_strips_.view(), bad_logit_.get(), stream);
-  } else {
-    launch_rank_signal(links(), RankPhase::kSelection, stream);
   }
 }
 
@@ -246,7 +245,7 @@ void RankLayer::take_strips(cudaStream_t stream) {
 }
 
 void RankLayer::prepare_sums(cudaStream_t stream) {
-  launch_staircase_prepare(task_.shape, place(arena_.hidden_states), weights_->bound(), strips(), sums(),
+  launch_staircase_prepare(task_.shape, place(arena_.hidden_states), experts_->bound(), strips(), sums(),
                            stream);
 }
 
@@ -260,19 +259,21 @@ void RankLayer::enqueue(Stage stage, cudaStream_t stream) {
       return select(stream);
     case Stage::kTokenDispatch:
       push_rows(stream);
-      launch_rank_wait(links(), RankPhase::kRows, RankPhase::kRows, stream);
+      launch_rank_wait(links(), RankPhase::kRows, stream);
+      launch_rank_meet(links(), RankPhase::kSelection, stream);
       return take_strips(stream);
     case Stage::kSchedule:
       return launch_schedule_strips(task_.shape, task_.options.strip_rule, task_.options.tile_tokens,
                                     strips(), stream);
     case Stage::kExperts:
       prepare_sums(stream);
-      return launch_experts_staircase(task_.shape, place(arena_.hidden_states), weights_->weights(), strips(),
-                                      sums(), stream);
+      return launch_experts_staircase(task_.shape, place(arena_.hidden_states), weights_, strips(), sums(),
+                                      stream);
     case Stage::kSharedMlp:
       return share(0, home_.count, stream);
     case Stage::kTokenCombine:
       launch_push_sums(links(), task_.shape, arena_, sums(), stream);
+      launch_rank_wait(links(), RankPhase::kSums, stream);
       return launch_add_sums(links(), task_.shape, arena_, home_, sums(), shared_result_.get(), output_.get(),
                              stream);
     default:
@@ -297,15 +298,16 @@ void RankLayer::enqueue_overlapped() {
   fork();
   share(0, early, side_stream());
   select(main);
-  launch_rank_wait(links(), RankPhase::kRows, RankPhase::kRows, side);
+  launch_rank_wait(links(), RankPhase::kRows, side);
   prepare_sums(side);
+  launch_rank_meet(links(), RankPhase::kSelection, main);
   take_strips(main);
   enqueue(Stage::kSchedule, main);
   follow(main, prepared_, side);
-  launch_experts_staircase(task_.shape, place(arena_.hidden_states), weights_->weights(), strips(), sums(),
-                           main);
+  launch_experts_staircase(task_.shape, place(arena_.hidden_states), weights_, strips(), sums(), main);
   fork();
   launch_push_sums(links(), task_.shape, arena_, sums(), main);
+  launch_rank_wait(links(), RankPhase::kSums, main);
   share(early, home_.count - early, side_stream());
   join();
   launch_add_sums(links(), task_.shape, arena_, home_, sums(), shared_result_.get(), output_.get(), main);
@@ -317,7 +319,7 @@ void RankLayer::share(std::int64_t first, std::int64_t count, cudaStream_t strea
   }
   LayerShape part = home_shape_;
   part.num_tokens = count;
-  launch_shared_mlp(shared_blas_, part, own_rows() + first * part.hidden_size * 2, weights_->weights(),
+  launch_shared_mlp(shared_blas_, part, own_rows() + first * part.hidden_size * 2, weights_,
                     shared_scratch_.get(), shared_result_.get() + first * part.hidden_size, stream);
 }
 
@@ -428,14 +430,14 @@ std::string RankLayer::kernels(Stage stage) const {
     case Stage::kRouterSelect:
       return "router_select_ranks";
     case Stage::kTokenDispatch:
-      return "push_rows + rank_wait + take_strips";
+      return "push_rows + rank_meet + take_strips";
     case Stage::kSchedule:
       return "schedule_strips";
     case Stage::kExperts:
       return std::string("staircase_prepare + experts_staircase<") +
              (sums_kind(task_) == StaircaseSums::kFp16 ? "fp16" : "fixed-point") + " sums>";
     case Stage::kTokenCombine:
-      return "push_sums + add_sums";
+      return "push_sums + rank_meet + add_sums";
     case Stage::kLayer: {
       std::string all;
       for (const Stage own : stages_) {

@@ -33,7 +33,6 @@ class RankWeightBuffers {
   Bytes w_out_rows_;
   Bytes w_in_cols_;
   Bytes w_out_cols_;
-  RouterBuffers router_;
   Bytes shared_gate_up_;
   Bytes shared_down_;
   DeviceBuffer<float> bound_;
@@ -99,7 +98,9 @@ class RankLayer final : public GraphedLayer {
   RankTask task_;
   HomeTokens home_;
   LayerShape home_shape_;
-  std::shared_ptr<const RankWeightBuffers> weights_;
+  std::shared_ptr<const RankWeightBuffers> experts_;
+  RouterBuffers router_;
+  DeviceWeights weights_;  ///< of both
   RankNetwork& network_;
   RankArena arena_;
   PeerMemory arena_memory_;

@@ -28,7 +28,7 @@ __device__ __forceinline__ std::uint32_t* flag_of(const RankLinks& links, std::b
 __device__ __forceinline__ void wait_for_ranks(const RankLinks& links, int first, int last) {
   const int ranks = static_cast<int>(links.group.ranks);
   volatile RankWatch* const watch = links.watch;
-  const bool speaks = blockIdx.x == 0 && threadIdx.x == 0;
+  const bool speaks = threadIdx.x == 0;
   if (speaks) {
     watch->waiting = 1 + first;
   }

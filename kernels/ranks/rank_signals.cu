@@ -1,40 +1,52 @@
 // How ranks wait for each other on the device. A rank says that it has come so far by writing the number of
 // the run into a word of every other's arena, with release semantics behind its data; the other reads it with
 // acquire. A wait ends early when the host says so: a rank may be gone.
+#include "kernels/device/dependent_launch.cuh"
 #include "kernels/ranks/rank_links.cuh"
 #include "kernels/runtime/cuda_raii.hpp"
 
 namespace moescope::cuda {
 namespace {
 
-__global__ void rank_start(std::uint32_t* epoch) { *epoch += 1; }
+constexpr int kThreads = 64;
 
-__global__ void rank_signal(const RankLinks links, int phase) {
-  if (threadIdx.x < static_cast<unsigned>(links.group.ranks)) {
-    __threadfence_system();
-    store_release(flag_of(links, links.arenas[threadIdx.x], phase, links.rank), *links.epoch);
+/// One block: says `say` (behind all that came before on the stream), then waits for `first` to `last` of
+/// all.
+__global__ void __launch_bounds__(kThreads)
+    rank_meet(const RankLinks links, bool begins, int say, int first, int last) {
+  wait_for_predecessor();
+  if (begins && threadIdx.x == 0) {
+    *links.epoch += 1;
   }
+  __syncthreads();
+  if (say >= 0) {
+    for (int rank = static_cast<int>(threadIdx.x); rank < links.group.ranks; rank += kThreads) {
+      __threadfence_system();
+      store_release(flag_of(links, links.arenas[rank], say, links.rank), *links.epoch);
+    }
+  }
+  wait_for_ranks(links, first, last);
 }
 
-__global__ void rank_wait(const RankLinks links, int first, int last) { wait_for_ranks(links, first, last); }
+void launch_meet(const RankLinks& links, bool begins, int say, int first, int last, cudaStream_t stream) {
+  launch_dependent(rank_meet, {.grid = dim3(1), .block = dim3(kThreads)}, stream, links, begins, say, first,
+                   last);
+}
 
 }  // namespace
 
-void launch_rank_signal(const RankLinks& links, RankPhase phase, cudaStream_t stream) {
-  rank_signal<<<1, static_cast<unsigned>(links.group.ranks), 0, stream>>>(links, static_cast<int>(phase));
-  MOESCOPE_CUDA_CHECK(cudaGetLastError());
-}
-
-void launch_rank_wait(const RankLinks& links, RankPhase first, RankPhase last, cudaStream_t stream) {
-  rank_wait<<<1, 64, 0, stream>>>(links, static_cast<int>(first), static_cast<int>(last));
-  MOESCOPE_CUDA_CHECK(cudaGetLastError());
-}
-
 void launch_rank_start(const RankLinks& links, cudaStream_t stream) {
-  rank_start<<<1, 1, 0, stream>>>(links.epoch);
-  MOESCOPE_CUDA_CHECK(cudaGetLastError());
-  launch_rank_signal(links, RankPhase::kStart, stream);
-  launch_rank_wait(links, RankPhase::kStart, RankPhase::kStart, stream);
+  constexpr int kStart = static_cast<int>(RankPhase::kStart);
+  launch_meet(links, true, kStart, kStart, kStart, stream);
+}
+
+void launch_rank_meet(const RankLinks& links, RankPhase phase, cudaStream_t stream) {
+  launch_meet(links, false, static_cast<int>(phase), static_cast<int>(phase), static_cast<int>(phase),
+              stream);
+}
+
+void launch_rank_wait(const RankLinks& links, RankPhase phase, cudaStream_t stream) {
+  launch_meet(links, false, -1, static_cast<int>(phase), static_cast<int>(phase), stream);
 }
 
 }  // namespace moescope::cuda

@@ -87,12 +87,10 @@ class Reader {
 void put_weights(Writer& writer, const RankWeights& weights) {
   writer.values(weights.rows);
   writer.values(weights.cols);
-  for (const HostTensor* tensor : {&weights.w_in_rows, &weights.w_out_rows, &weights.w_in_cols,
-                                   &weights.w_out_cols, &weights.router.row, &weights.router.col}) {
+  for (const HostTensor* tensor :
+       {&weights.w_in_rows, &weights.w_out_rows, &weights.w_in_cols, &weights.w_out_cols}) {
     writer.tensor(*tensor);
   }
-  writer.values(weights.router.row_bias);
-  writer.values(weights.router.col_bias);
   writer.value(weights.shared.has_value());
   if (weights.shared) {
     writer.tensor(weights.shared->gate);
@@ -105,12 +103,10 @@ RankWeights take_weights(Reader& reader) {
   RankWeights weights;
   weights.rows = reader.values<std::int32_t>();
   weights.cols = reader.values<std::int32_t>();
-  for (HostTensor* tensor : {&weights.w_in_rows, &weights.w_out_rows, &weights.w_in_cols, &weights.w_out_cols,
-                             &weights.router.row, &weights.router.col}) {
+  for (HostTensor* tensor :
+       {&weights.w_in_rows, &weights.w_out_rows, &weights.w_in_cols, &weights.w_out_cols}) {
     *tensor = reader.tensor();
   }
-  weights.router.row_bias = reader.values<float>();
-  weights.router.col_bias = reader.values<float>();
   if (reader.value<bool>()) {
     weights.shared.emplace();
     weights.shared->gate = reader.tensor();
@@ -168,8 +164,6 @@ RankWeights rank_weights(const LayerInputs& inputs, const ExpertPlacement& place
   weights.w_out_rows = taken_rows(experts.w_out, weights.rows, shape.grid_cols, shape.grid_cols, 1);
   weights.w_in_cols = taken_rows(experts.w_in, weights.cols, shape.grid_rows, 1, shape.grid_cols);
   weights.w_out_cols = taken_rows(experts.w_out, weights.cols, shape.grid_rows, 1, shape.grid_cols);
-  weights.router = {inputs.router.row.clone(), inputs.router.col.clone(), inputs.router.row_bias,
-                    inputs.router.col_bias};
   if (experts.shared) {
     weights.shared.emplace(SharedMlpWeights{experts.shared->gate.clone(), experts.shared->up.clone(),
                                             experts.shared->down.clone()});
@@ -185,6 +179,10 @@ Message pack(const RankTask& task, bool with_weights) {
                             task.options.ranks.group});
   writer.values(task.strip_owner);
   writer.tensor(task.hidden_states);
+  writer.tensor(task.router.row);
+  writer.tensor(task.router.col);
+  writer.values(task.router.row_bias);
+  writer.values(task.router.col_bias);
   writer.value(task.weights_id);
   writer.value(with_weights);
   if (with_weights) {
@@ -207,6 +205,10 @@ RankTask unpack_task(const Message& message, const std::shared_ptr<const RankWei
   task.options.ranks.placement.kind = PlacementKind::kStrips;
   task.strip_owner = reader.values<std::int32_t>();
   task.hidden_states = reader.tensor();
+  task.router.row = reader.tensor();
+  task.router.col = reader.tensor();
+  task.router.row_bias = reader.values<float>();
+  task.router.col_bias = reader.values<float>();
   task.weights_id = reader.value<std::int64_t>();
   task.weights = reader.value<bool>() ? std::make_shared<const RankWeights>(take_weights(reader)) : last;
   if (task.weights == nullptr) {

@@ -22,7 +22,6 @@ struct RankWeights {
   HostTensor w_out_rows;
   HostTensor w_in_cols;  ///< [own columns * Nr, d]
   HostTensor w_out_cols;
-  RouterWeights router;
   std::optional<SharedMlpWeights> shared;
 };
 /// Of the rank, copied from the layer's. Placement: one with strips.
@@ -37,6 +36,7 @@ struct RankTask {
   ScheduleOptions options;
   std::vector<std::int32_t> strip_owner;  ///< [Nr+Nc]: rank, or kEveryRank
   HostTensor hidden_states;               ///< of the rank's home tokens
+  RouterWeights router;                   ///< of the workload: layers of one set of experts may differ in it
   std::int64_t weights_id = 0;            ///< the same: weights are those of the task before
   std::shared_ptr<const RankWeights> weights;
 };

@@ -53,9 +53,6 @@ struct RanksMirror {
       }
     }
   }
-  __device__ __forceinline__ void end() const {
-    signal_behind_grid(links, static_cast<int>(RankPhase::kSelection));
-  }
 };
 
 }  // namespace

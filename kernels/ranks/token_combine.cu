@@ -81,7 +81,6 @@ __global__ void __launch_bounds__(kThreads)
     add_sums(const RankLinks links, const SumArguments args, const Sum* sums, HomeTokens home,
              const float4* addend, uint2* output) {
   wait_for_predecessor();
-  wait_for_ranks(links, static_cast<int>(RankPhase::kSums), static_cast<int>(RankPhase::kSums));
   const auto* const partial = reinterpret_cast<const uint2*>(links.own + args.to);
   for (std::int64_t token = blockIdx.x; token < home.count; token += gridDim.x) {
     const float scale = scale_of_token(args, home.first + token);

@@ -20,7 +20,7 @@ namespace {
 constexpr int kThreads = 1024;
 /// Enough for the links' rate, few enough to leave the router its multiprocessors
 /// (docs/performance/ranks.md).
-constexpr unsigned kPushBlocks = 16;
+constexpr unsigned kPushBlocks = 8;
 
 /// blockIdx.y: the rank. bytes: a multiple of 16.
 __global__ void __launch_bounds__(kThreads)
@@ -83,10 +83,8 @@ __device__ __forceinline__ void copy_row(const float* __restrict__ from, float* 
   }
 }
 
-__global__ void __launch_bounds__(kTakeThreads, 8)
-    take_strips(const RankLinks links, const TakeArguments args) {
+__global__ void __launch_bounds__(kTakeThreads, 8) take_strips(const TakeArguments args) {
   wait_for_predecessor();
-  wait_for_ranks(links, static_cast<int>(RankPhase::kSelection), static_cast<int>(RankPhase::kSelection));
   if (blockIdx.x == 0) {
     for (int i = static_cast<int>(threadIdx.x); i < args.num_strips; i += kTakeThreads) {
       args.home_counts[i] = 0;
@@ -172,7 +170,7 @@ void launch_take_strips(const RankLinks& links, const LayerShape& shape, const R
   const std::int64_t blocks =
       std::min(ceil_div(shape.num_tokens, kTakeThreads / kWarp), 8 * current_gpu().num_sms);
   launch_dependent(take_strips, {.grid = dim3(static_cast<unsigned>(blocks)), .block = dim3(kTakeThreads)},
-                   stream, links, args);
+                   stream, args);
 }
 
 }  // namespace moescope::cuda

@@ -12,11 +12,10 @@ namespace moescope::cuda {
 /// What else becomes of a token's selection: nothing.
 struct NoMirror {
   __device__ __forceinline__ void token(const DeviceStrips&, std::int64_t, int, int, int, int) const {}
-  __device__ __forceinline__ void end() const {}
 };
 
 /// Mirror: token(strips, token, rows, cols, max_cover, threads) by all threads of the block behind every
-/// token, and end() at the end.
+/// token.
 template <class Mirror>
 struct SelectStripsArguments {
   SelectArguments select;
@@ -171,7 +170,6 @@ __global__ void __launch_bounds__(kWarps* kWarp, kWarps > 1      ? (kPerLane > 1
     B::sync();
     strips_args.mirror.token(out, token, args.rows, args.cols, strips_args.max_cover, kWarps * kWarp);
   }
-  strips_args.mirror.end();
 }
 
 /// Launches the selection with a mirror. Arguments as of launch_router_select_strips().
