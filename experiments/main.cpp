@@ -13,6 +13,7 @@
 #include "core/base/build_info.hpp"
 #include "core/base/caught_error.hpp"
 #include "experiments/manual/help.hpp"
+#include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
 #include "experiments/options/plain_output.hpp"
 #include "experiments/options/standard_streams.hpp"
@@ -169,7 +170,8 @@ int main(int argc, char** argv) {
   int code = 0;
   try {
     open_standard_streams();
-    code = run(argc, argv);
+    const std::optional<ExitCode> served = serve_as_rank(argc, argv);
+    code = served ? code_of(*served) : run(argc, argv);
     flush_standard_output();
   } catch (...) {
     const CaughtError error = caught_error();

@@ -3,6 +3,7 @@
 #include "core/devices/gpu_rates.hpp"
 #include "kernels/layer/cuda_layer.hpp"
 #include "kernels/layer/cuda_stages.hpp"
+#include "kernels/ranks/cuda_ranks.hpp"
 #include "kernels/systems/cuda_system_layer.hpp"
 #include "kernels/training/cuda_training.hpp"
 
@@ -53,6 +54,8 @@ class CudaBackend final : public MoeBackend {
   /// `known`: the inputs' routing, which auto needs, where it is known.
   std::unique_ptr<LayerExecution> prepare(const LayerInputs& inputs, const ScheduleOptions& asked,
                                           const Routing* known);
+  std::unique_ptr<LayerExecution> prepare_ranks(const LayerInputs& inputs, const ScheduleOptions& options,
+                                                const Routing* known);
   std::shared_ptr<const ExpertBuffers> expert_buffers(const LayerInputs& inputs);
   /// What auto takes among the schedules that `runs` says can run.
   template <class Runs>
@@ -86,6 +89,7 @@ class CudaBackend final : public MoeBackend {
   CublasLt blas_;
   std::weak_ptr<const ExpertWeights> cached_host_;
   std::shared_ptr<const ExpertBuffers> cached_device_;
+  std::shared_ptr<RankCluster> ranks_;  ///< started when the first layer on several ranks is prepared
 };
 
 std::shared_ptr<const ExpertBuffers> CudaBackend::expert_buffers(const LayerInputs& inputs) {
@@ -99,7 +103,28 @@ std::shared_ptr<const ExpertBuffers> CudaBackend::expert_buffers(const LayerInpu
 
 bool CudaBackend::supports_layer(const LayerInputs& inputs, const ScheduleOptions& options,
                                  std::string& why) const {
-  return has_expert_path(design_of(inputs, options), why);
+  return options.ranks.several() ? supports_ranks(inputs, options, context_->info, why)
+                                 : has_expert_path(design_of(inputs, options), why);
+}
+
+std::unique_ptr<LayerExecution> CudaBackend::prepare_ranks(const LayerInputs& inputs,
+                                                           const ScheduleOptions& options,
+                                                           const Routing* known) {
+  inputs.validate();
+  if (std::string why; !supports_ranks(inputs, options, context_->info, why)) {
+    throw InvalidArgument("ranks", fmt::to_string(options.ranks.group.ranks), why);
+  }
+  std::optional<Routing> routing;
+  if (known == nullptr && options.ranks.placement.by_counts()) {
+    routing = router_select(inputs.shape, router_project(inputs));
+  }
+  if (ranks_ == nullptr) {
+    ranks_ = std::make_shared<RankCluster>(options.ranks.group.ranks);
+  }
+  return prepare_on_ranks(ranks_, context_, inputs, options,
+                          known != nullptr ? known
+                          : routing        ? &*routing
+                                           : nullptr);
 }
 
 template <class Runs>
@@ -120,6 +145,9 @@ ScheduleChoice CudaBackend::choose(const LayerInputs& inputs, const ScheduleOpti
 
 std::unique_ptr<LayerExecution> CudaBackend::prepare(const LayerInputs& inputs, const ScheduleOptions& asked,
                                                      const Routing* known) {
+  if (asked.ranks.several()) {
+    return prepare_ranks(inputs, asked, known);
+  }
   ScheduleOptions options = asked;
   std::string explanation;
   if (asked.kind == ScheduleKind::kAuto) {
@@ -224,6 +252,8 @@ std::unique_ptr<LayerExecution> CudaBackend::prepare_system(const SystemInputs& 
 }
 
 }  // namespace
+
+ExitCode serve_cuda_rank(const RankEnvironment& environment) { return serve_rank(environment); }
 
 std::unique_ptr<MoeBackend> make_cuda_backend() { return std::make_unique<CudaBackend>(); }
 

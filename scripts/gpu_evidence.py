@@ -4,6 +4,7 @@
   gpu_evidence.py tests    BUNDLE OUT [COMMAND...]
                                         kernels_tests and cupti_tests; a skipped test counts as a failure. COMMAND runs beside
                                         those that may share the GPU
+  gpu_evidence.py ranks    BUNDLE OUT   processes of a layer on two GPUs, killed and stopped (scripts/rank_failures.py)
   gpu_evidence.py sanitize BUNDLE OUT [PATTERN]
                                         compute-sanitizer's four tools: on kernels_tests, reduced by a filter, and on whole layers
                                         on wide, thin and odd grids under every schedule, forward and backward. PATTERN: only the runs whose name, tool
@@ -25,6 +26,7 @@ import sys
 import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1] / "experiments" / "peers"))
+import rank_failures  # noqa: E402
 from row_writer import complete  # noqa: E402
 
 # Every kernel runs at least once in what this keeps; the sanitizers make programs 10 to 100 times slower.
@@ -126,6 +128,16 @@ def tests(bundle, scratch, head, beside):
     return rows, failed or sum(done.failed.values()) > 0
 
 
+def ranks(bundle, head):
+    """Rows of rounds that held and that did not, and whether one did not."""
+    played = rank_failures.all_rounds(bundle / "moescope", rounds=20, timeout=2, at_once=6)
+    rows = []
+    for what, held, not_held in rank_failures.summaries(played):
+        print(f"{what}: {held} held, {not_held} did not")
+        rows += [row(head, "tests_passed", held, "tests", "ok", what), row(head, "tests_failed", not_held, "tests", "ok", what)]
+    return rows, any(not result["held"] for result in played)
+
+
 def count_findings(text):
     """Findings in our kernels and in NVIDIA's libraries: a report is a block that names the kernel it is about, on a line
     "at KERNEL" or in the report itself; our program stands in the host's backtrace of both."""
@@ -191,10 +203,10 @@ def sanitizer_jobs(bundle, head):
 
 
 def main():
-    if len(sys.argv) < 4 or (sys.argv[1] == "sanitize" and len(sys.argv) > 5) or sys.argv[1] not in ("tests", "sanitize"):
+    if len(sys.argv) < 4 or (sys.argv[1] == "sanitize" and len(sys.argv) > 5) or sys.argv[1] not in ("tests", "ranks", "sanitize"):
         sys.exit(__doc__)
     mode, bundle, out = sys.argv[1], pathlib.Path(sys.argv[2]).resolve(), pathlib.Path(sys.argv[3])
-    for program in ("moescope", "kernels_tests") + (("cupti_tests",) if mode == "tests" else ()):
+    for program in ("moescope",) + {"tests": ("kernels_tests", "cupti_tests"), "sanitize": ("kernels_tests",), "ranks": ()}[mode]:
         if not (bundle / program).exists():
             sys.exit(f"{bundle}: has no {program}")
     out.mkdir(parents=True, exist_ok=True)
@@ -204,6 +216,8 @@ def main():
         file.write(json.dumps(head) + "\n")
         if mode == "tests":
             results = [tests(bundle, scratch, head, sys.argv[4:])]
+        elif mode == "ranks":
+            results = [ranks(bundle, head)]
         else:  # several at once: the tools keep a CPU core busy, not the GPU
             pattern = sys.argv[4] if len(sys.argv) > 4 else ""
             jobs = [job for job in sanitizer_jobs(bundle, head) if re.search(pattern, f"{job[0]} {job[1]}")]

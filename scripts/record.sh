@@ -18,19 +18,21 @@
 #   operators the PyTorch operators: their tests, call overhead, steps and memory; the published tests where PUBLISHED (environment)
 #             is a checkout of them; the example's loss curves where TEXT is a file. BUNDLE then has libmoescope.so about 4 minutes
 #   sonic     SonicMoE's kernels on the shapes of gshard and deepseekmoe, where its packages are (sonic_systems.py) about 1 minute
+#   ranks     two GPUs: check --ranks 2, the layer shared by both and replicated, torch.distributed's forms and NCCL's collectives,
+#             ranks that are killed or stopped                                                            about 4 minutes
 #   sweeps    every experiment file in experiments/configs that is for a GPU; SWEEPS (environment) names some of them. The
 #             same command goes on after an interruption                                minutes: sweep FILE --dry-run
 # shellcheck disable=SC2317 # parts are called by their names
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
-usage() { sed -n '2,24s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,26s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [ $# -ge 3 ] || usage
 [[ $2 =~ ^[a-z0-9][a-z0-9_-]*$ ]] || { echo "record.sh: '$2' is no name of a device's folder (small letters, digits, - and _)" >&2; exit 2; }
 bundle=$(realpath "$1") out=${OUT:-$here/results/$2}
 shift 2
 for part in "$@"; do # before anything runs
   case $part in
-    evidence | verify | sanitize | profile | points | peers | backward | systems | operators | sonic | sweeps) ;;
+    evidence | verify | sanitize | profile | points | peers | backward | systems | operators | sonic | ranks | sweeps) ;;
     *) echo "record.sh: no part '$part'" >&2; exit 2 ;;
   esac
 done
@@ -210,6 +212,34 @@ operators() {
     rm -f "$out/bytes_lm/layer.safetensors" # the weights; what was routed is in the traces
     keep op_training "$scratch/op_training"
   fi
+  return "$failed"
+}
+
+ranks() {
+  local failed=0 tokens two=() one=()
+  step "check --ranks 2"
+  moescope check --backend cuda --ranks 2 --quiet --schedule staircase --schedule staircase:atomics --schedule staircase:rows \
+    --output "$scratch/check-ranks" | tail -2 || failed=1
+  moescope check --backend cuda --ranks 2 --placement strips+hot:4 --quiet --schedule staircase --output "$scratch/check-hot" | tail -2 || failed=1
+  keep check-ranks "$scratch/check-ranks" "$scratch/check-hot"
+  for tokens in 4096 1024 64 16384; do # of each GPU: shared by two, and alone with all experts
+    step "$tokens tokens a GPU"
+    for ranks in 2 1; do
+      moescope compare --backend cuda --ranks "$ranks" --preset table-a-1024-512 -L "$((ranks * tokens))" --workload gaussian:1 \
+        --workload zipf:1 --workload hot:1,1 --schedule staircase --schedule staircase:atomics --seed 1 --quiet --min-samples 15 --max-time 0.4 \
+        --output "$scratch/ranks-$ranks-$tokens" | grep -E "staircase" || failed=1
+    done
+    two+=("$scratch/ranks-2-$tokens")
+    one+=("$scratch/ranks-1-$tokens")
+  done
+  keep ranks "${two[@]}"
+  keep ranks-alone "${one[@]}"
+  step "torch.distributed"
+  python3 "$here/experiments/peers/torch_ranks.py" --out "$scratch/torch_ranks" --samples 11 || failed=1
+  keep torch_ranks "$scratch/torch_ranks"
+  step "ranks that fail"
+  python3 "$here/scripts/gpu_evidence.py" ranks "$bundle" "$scratch/rank_failures" || failed=1
+  keep rank_failures "$scratch/rank_failures"
   return "$failed"
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "core/layer/stage.hpp"
@@ -24,6 +25,10 @@ struct RankReport {
   std::vector<std::int64_t> experts;  ///< [P] experts stored
   LinkBytes planned;                  ///< by the plan
   LinkBytes moved;                    ///< counted in the messages
+  /// Measured, where exchanges run beside other work: the layer's time beyond that of the same layer in which
+  /// nothing travels, and in which X does not.
+  std::optional<double> exposed_s;
+  std::optional<double> exposed_rows_s;
   double ranks_per_token = 0;
   double remote_ranks_per_token = 0;
 };

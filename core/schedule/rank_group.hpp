@@ -15,15 +15,17 @@ struct RankGroup {
   std::int64_t ranks = 1;  ///< [P]
   std::int64_t nodes = 1;  ///< divides `ranks`
 
-  std::int64_t ranks_per_node() const { return ranks / nodes; }
-  std::int64_t node_of(std::int64_t rank) const { return rank / ranks_per_node(); }
+  constexpr std::int64_t ranks_per_node() const { return ranks / nodes; }
+  constexpr std::int64_t node_of(std::int64_t rank) const { return rank / ranks_per_node(); }
   /// First of `count` things dealt out in order that belongs to `rank`; its last is before the next rank's.
   /// Shares differ by one at most, and are empty where there are fewer things than ranks.
-  std::int64_t first_of(std::int64_t rank, std::int64_t count) const {
+  constexpr std::int64_t first_of(std::int64_t rank, std::int64_t count) const {
     return (rank * count + ranks - 1) / ranks;
   }
   /// The rank that `index` of `count` things dealt out in order belongs to.
-  std::int64_t owner_of(std::int64_t index, std::int64_t count) const { return index * ranks / count; }
+  constexpr std::int64_t owner_of(std::int64_t index, std::int64_t count) const {
+    return index * ranks / count;
+  }
 
   /// Throws InvalidArgument("ranks" or "nodes", ...).
   void validate() const;

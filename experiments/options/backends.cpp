@@ -1,6 +1,10 @@
 #include "experiments/options/backends.hpp"
 
+#include <algorithm>
+#include <string_view>
+
 #include "core/base/error.hpp"
+#include "core/ranks/rank_launch.hpp"
 #include "reference/backend/cpu_ceilings.hpp"
 #include "reference/backend/reference_backend.hpp"
 
@@ -42,6 +46,24 @@ std::unique_ptr<MoeBackend> make_backend(const std::string& name) {
         throw_no_cuda();
 #endif
       });
+}
+
+std::optional<ExitCode> serve_as_rank(int argc, const char* const* argv) {
+  const auto names_ranks = [](std::string_view argument) {
+    return argument == "--ranks" || argument.starts_with("--ranks=");
+  };
+  if (std::none_of(argv + 1, argv + argc, names_ranks)) {
+    return std::nullopt;
+  }
+  const auto environment = rank_environment();
+  if (!environment || environment->rank == 0) {
+    return std::nullopt;
+  }
+#ifdef MOESCOPE_HAVE_CUDA
+  return serve_cuda_rank(*environment);
+#else
+  throw_no_cuda();
+#endif
 }
 
 CeilingProbes make_ceiling_probes(const std::string& backend) {

@@ -89,8 +89,8 @@ void add_schedule_options(Cli app, CommonOptions& options) {
 }
 
 void add_rank_options(Cli app, CommonOptions& options) {
-  const Cli group =
-      app.add_option_group("Ranks", "GPUs that share the layer; with --backend cpu ranks of one process");
+  const Cli group = app.add_option_group(
+      "Ranks", "GPUs that share the layer, a process for each; with --backend cpu ranks of one process");
   add_request_options(group, options, RequestGroup::kRanks);
 }
 
@@ -224,10 +224,8 @@ RankOptions rank_options(const CommonOptions& options) {
     throw InvalidArgument("ranks", fmt::to_string(ranks.group.ranks),
                           fmt::format("must be from 1 to {}", kMaxRunningRanks));
   }
-  if (ranks.several() && options.backend != "cpu") {
-    throw InvalidArgument(
-        "ranks", fmt::to_string(ranks.group.ranks),
-        fmt::format("the {} backend runs a layer on one device; --backend cpu has ranks", options.backend));
+  if (options.backend == "cuda") {
+    ranks.placement.kind = PlacementKind::kStrips;  // what GPUs share
   }
   if (!options.placement.empty()) {
     ranks.placement = PlacementSpec::parse(options.placement);

@@ -28,10 +28,17 @@ struct DeviceRouting {
 
 /// Weights as the kernels read them.
 struct DeviceWeights {
-  const void* router = nullptr;          ///< [Nr+Nc, d]: row weights, then column weights
-  const float* router_bias = nullptr;    ///< [Nr+Nc]; zeros when the router has no bias
-  const void* w_in = nullptr;            ///< [N, d]
-  const void* w_out = nullptr;           ///< [N, d]
+  const void* router = nullptr;        ///< [Nr+Nc, d]: row weights, then column weights
+  const float* router_bias = nullptr;  ///< [Nr+Nc]; zeros when the router has no bias
+  const void* w_in = nullptr;          ///< [N, d]
+  const void* w_out = nullptr;         ///< [N, d]
+  /// Where rows and columns of the grid are stored apart (several ranks): w_in and w_out hold `strip_rows`
+  /// rows of it [strip_rows, Nc, d], these `strip_cols` columns [strip_cols, Nr, d]. Null: there is one of
+  /// each expert.
+  const void* w_in_cols = nullptr;
+  const void* w_out_cols = nullptr;
+  std::int64_t strip_rows = 0;
+  std::int64_t strip_cols = 0;
   const void* shared_gate_up = nullptr;  ///< [2h, d]: gate rows, then up rows; null without shared MLP
   const void* shared_down = nullptr;     ///< [d, h]
 };

@@ -41,6 +41,8 @@ struct DeviceStrips {
   std::int32_t* strip_tokens = nullptr;   ///< [max_entries]
   StripTile* tiles = nullptr;             ///< [max_tiles], tiles of one strip adjacent
   std::int32_t* counts = nullptr;  ///< [4]: entries, tiles, next tile (the experts kernel's counter), spare
+  const std::int32_t* places = nullptr;  ///< [Nr+Nc] which of the rows or columns that are stored a strip is
+                                         ///< (several ranks); null: all are, in order
   std::byte* scratch = nullptr;  ///< of the two launchers that fill all this: zero before the first run, and
                                  ///< every run leaves the part zero that the next one relies on
 };

@@ -36,7 +36,7 @@ struct StaircaseArguments {
 template <class Tiles>
 struct StaircaseItem {
   std::int32_t count;  ///< tokens; 0 ends the work
-  std::int32_t strip;  ///< index of the grid row or column
+  std::int32_t strip;  ///< where the grid row's or column's experts lie
   std::int32_t is_col;
   std::int32_t first;  ///< the segment's first expert within the strip
   std::int32_t work;   ///< index of the work item

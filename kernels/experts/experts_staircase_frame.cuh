@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <type_traits>
 
 #include "core/base/error.hpp"
@@ -57,6 +58,33 @@ StaircaseMaps staircase_maps(const LayerShape& shape, const void* first, const v
           .w_col = map(first, StripKind::kCol),
           .v_row = map(second, StripKind::kRow),
           .v_col = map(second, StripKind::kCol)};
+}
+
+/// The same of W and V as a layer has them.
+template <class Tiles>
+StaircaseMaps staircase_maps(const LayerShape& shape, const DeviceWeights& weights) {
+  if (weights.w_in_cols == nullptr) {
+    return staircase_maps<Tiles>(shape, weights.w_in, weights.w_out);
+  }
+  // Boxes are asked for as (columns of the matrix, grid column, grid row). Of the columns stored apart,
+  // neighbours in a grid column lie next to each other.
+  const std::int64_t row_bytes = shape.hidden_size * dtype_bytes(shape.dtype);
+  const auto rows = [&](const void* matrix) {
+    return make_strip_map(matrix, std::max<std::int64_t>(weights.strip_rows, 1), shape.grid_cols,
+                          shape.hidden_size, StripKind::kRow, Tiles::kN);
+  };
+  const auto cols = [&](const void* matrix) {
+    return make_box_map(
+        {.memory = matrix,
+         .dtype = shape.dtype,
+         .extents = {shape.hidden_size, std::max<std::int64_t>(weights.strip_cols, 1), shape.grid_rows},
+         .strides = {row_bytes * shape.grid_rows, row_bytes},
+         .box = {128 / dtype_bytes(shape.dtype), 1, Tiles::kN}});
+  };
+  return {.w_row = rows(weights.w_in),
+          .w_col = cols(weights.w_in_cols),
+          .v_row = rows(weights.w_out),
+          .v_col = cols(weights.w_out_cols)};
 }
 
 /// launch(std::type_identity<Tiles>) with the tiles of the shape's grid.

@@ -18,7 +18,7 @@ template <class Tiles, Activation kActivation>
 void launch_staircase_kernel(const LayerShape& shape, const DeviceWeights& weights, StaircaseArguments args,
                              std::int64_t max_tiles, cudaStream_t stream) {
   const auto kernel = experts_staircase_kernel<Tiles, kActivation>;
-  const StaircaseMaps maps = staircase_maps<Tiles>(shape, weights.w_in, weights.w_out);
+  const StaircaseMaps maps = staircase_maps<Tiles>(shape, weights);
   MOESCOPE_CUDA_CHECK(
       cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Tiles::kSharedBytes));
   args.segments =

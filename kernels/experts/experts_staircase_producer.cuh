@@ -162,7 +162,7 @@ __device__ __forceinline__ int fetch_item(const StaircaseArguments& args, Stairc
   }
   if (lane == 0) {
     item.count = tile.count;
-    item.strip = strip;
+    item.strip = strips.places == nullptr ? strip : strips.places[tile.strip];
     item.is_col = is_col ? 1 : 0;
     item.first = first;
     item.work = work;

@@ -21,25 +21,43 @@ bool GraphedExecution<Execution>::has(Stage stage) const {
 
 template <class Execution>
 void GraphedExecution<Execution>::capture() {
+  enqueue_start();
   for (const Stage stage : stages_) {
     enqueue(stage);
   }
-  stream_.synchronize();
-  const auto record = [&](const Event& event) {
-    MOESCOPE_CUDA_CHECK(cudaEventRecordWithFlags(event.get(), stream_.get(), cudaEventRecordExternal));
-  };
+  wait_for_stream();
   stage_graph_ = capture_graph(stream_.get(), [&] {
-    record(stage_events_[0]);
+    enqueue_start();
+    record_in_graph(stage_events_[0]);
     for (std::size_t i = 0; i < stages_.size(); ++i) {
       enqueue(stages_[i]);
-      record(stage_events_[i + 1]);
+      record_in_graph(stage_events_[i + 1]);
     }
   });
-  layer_graph_ = capture_graph(stream_.get(), [&] {
-    record(layer_events_[0]);
+  layer_graph_ = capture_layer();
+}
+
+template <class Execution>
+void GraphedExecution<Execution>::record_in_graph(const Event& event) {
+  MOESCOPE_CUDA_CHECK(cudaEventRecordWithFlags(event.get(), stream_.get(), cudaEventRecordExternal));
+}
+
+template <class Execution>
+CudaGraphExec GraphedExecution<Execution>::capture_layer() {
+  return capture_graph(stream_.get(), [&] {
+    enqueue_start();
+    record_in_graph(layer_events_[0]);
     enqueue_overlapped();
-    record(layer_events_[1]);
+    record_in_graph(layer_events_[1]);
   });
+}
+
+template <class Execution>
+double GraphedExecution<Execution>::run_layer(const CudaGraphExec& graph, L2State l2) {
+  flush_if(l2);
+  MOESCOPE_CUDA_CHECK(cudaGraphLaunch(graph.get(), stream_.get()));
+  wait_for_stream();
+  return layer_events_[1].seconds_since(layer_events_[0]);
 }
 
 template <class Execution>
@@ -67,15 +85,13 @@ template <class Execution>
 std::vector<StageTime> GraphedExecution<Execution>::run(L2State l2) {
   flush_if(l2);
   MOESCOPE_CUDA_CHECK(cudaGraphLaunch(stage_graph_.get(), stream_.get()));
-  flush_if(l2);
-  MOESCOPE_CUDA_CHECK(cudaGraphLaunch(layer_graph_.get(), stream_.get()));
-  stream_.synchronize();
+  const double layer = run_layer(layer_graph_, l2);
   check_logits();
   std::vector<StageTime> times;
   for (std::size_t i = 0; i < stages_.size(); ++i) {
     times.push_back({stages_[i], stage_events_[i + 1].seconds_since(stage_events_[i])});
   }
-  times.push_back({Stage::kLayer, layer_events_[1].seconds_since(layer_events_[0])});
+  times.push_back({Stage::kLayer, layer});
   return times;
 }
 

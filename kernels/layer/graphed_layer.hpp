@@ -42,7 +42,7 @@ class GraphedExecution : public Execution {
   std::span<const Stage> stages() const final { return stages_; }
   /// Plain launches on stream(), in an NVTX range with the stage's name.
   void enqueue(Stage stage) override = 0;
-  void synchronize() final { stream_.synchronize(); }
+  void synchronize() final { wait_for_stream(); }
   void empty_cache() final;
   cudaStream_t stream() const { return stream_.get(); }
 
@@ -52,6 +52,13 @@ class GraphedExecution : public Execution {
   /// Runs every stage once as plain launches (library warm-up), then captures both graphs. The last thing a
   /// derived class's constructor does.
   void capture();
+  /// enqueue_overlapped() between the layer's two events, captured; and seconds of one run of such a graph.
+  CudaGraphExec capture_layer();
+  double run_layer(const CudaGraphExec& graph, L2State l2);
+  /// Before a graph's first event: what is not to be timed. Part of the graph.
+  virtual void enqueue_start() {}
+  /// Blocks until stream() is done.
+  virtual void wait_for_stream() { stream_.synchronize(); }
   /// The whole layer on stream(), as a user would run it.
   virtual void enqueue_overlapped() = 0;
   /// After a run has ended: throws InvalidArgument when the router saw a logit that is not finite.
@@ -63,12 +70,15 @@ class GraphedExecution : public Execution {
   void join();
   cudaStream_t side_stream() const { return side_stream_.get(); }
   bool has(Stage stage) const;
+  /// Blocks until stream() is done, whatever wait_for_stream() does.
+  void stream_synchronize() const { stream_.synchronize(); }
 
   std::shared_ptr<DeviceContext> context_;
   std::vector<Stage> stages_;
 
  private:
   void flush_if(L2State l2);
+  void record_in_graph(const Event& event);
 
   Stream stream_;
   Stream side_stream_;

@@ -88,6 +88,10 @@ class UniqueObject {
 class Stream {
  public:
   Stream() { MOESCOPE_CUDA_CHECK(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking)); }
+  /// `priority`: within cudaDeviceGetStreamPriorityRange().
+  explicit Stream(int priority) {
+    MOESCOPE_CUDA_CHECK(cudaStreamCreateWithPriority(&stream_, cudaStreamNonBlocking, priority));
+  }
   Stream(Stream&& other) noexcept : stream_(std::exchange(other.stream_, nullptr)) {}
   Stream& operator=(Stream&& other) noexcept {
     std::swap(stream_, other.stream_);

@@ -325,6 +325,7 @@ std::span<const std::string_view> study_metrics() {
                                                  "remote_ranks_per_token",
                                                  "exchange_bytes",
                                                  "moved_bytes",
+                                                 "exposed_s",
                                                  "busiest_rank_bytes",
                                                  "home_tokens",
                                                  "rank_pairs",

@@ -18,11 +18,19 @@ double max_over_mean(const std::vector<T>& values) {
                   : static_cast<double>(std::ranges::max(values)) * static_cast<double>(values.size()) / sum;
 }
 
-/// Time of all stages of each rank.
+/// Whether messages were counted; of GPUs there is the plan alone.
+bool counted(const RankReport& report) { return !report.moved.dispatch.empty(); }
+
+/// Time of each rank.
 std::vector<double> rank_times(const RankReport& report) {
   std::vector<double> times(report.pairs.size());
+  // Ranks that run at the same time have a time of the layer, in which stages overlap.
+  const bool has_layer =
+      std::ranges::find(report.times, Stage::kLayer, &RankTime::stage) != report.times.end();
   for (const RankTime& each : report.times) {
-    times[static_cast<std::size_t>(each.rank)] += each.time_s;
+    if (!has_layer || each.stage == Stage::kLayer) {
+      times[static_cast<std::size_t>(each.rank)] += each.time_s;
+    }
   }
   return times;
 }
@@ -79,8 +87,14 @@ std::vector<ResultRow> rank_rows(const Point& point, const RankReport& report) {
   rows.add(Stage::kTokenDispatch, Source::kAnalytic, "remote_ranks_per_token", report.remote_ranks_per_token,
            "ranks");
   rows.count(Stage::kLayer, Source::kAnalytic, "exchange_bytes", report.planned.total(), "bytes");
-  rows.count(Stage::kLayer, Source::kMeasured, "moved_bytes", report.moved.total(), "bytes");
+  if (counted(report)) {
+    rows.count(Stage::kLayer, Source::kMeasured, "moved_bytes", report.moved.total(), "bytes");
+  }
   rows.count(Stage::kLayer, Source::kAnalytic, "busiest_rank_bytes", report.planned.busiest_rank(), "bytes");
+  if (report.exposed_s) {
+    rows.add(Stage::kLayer, Source::kMeasured, "exposed_s", *report.exposed_s, "s");
+    rows.add(Stage::kTokenDispatch, Source::kMeasured, "exposed_s", *report.exposed_rows_s, "s");
+  }
   for (const RankTime& each : report.times) {
     if (each.time_s > 0) {
       rows.set_rank(each.rank);
@@ -110,24 +124,28 @@ Table rank_table(const RankReport& report) {
                {"sent"},
                {"received"}});
   const std::vector<double> times = rank_times(report);
+  const LinkBytes& travelled = counted(report) ? report.moved : report.planned;
   for (std::size_t rank = 0; rank < report.pairs.size(); ++rank) {
     const auto number = static_cast<std::int64_t>(rank);
     table.add_row({count_cell(number), count_cell(report.tokens[rank]), count_cell(report.pairs[rank]),
                    count_cell(report.experts[rank]), seconds_cell(times[rank]),
-                   bytes_cell(static_cast<double>(bytes_of(report.moved, number, true))),
-                   bytes_cell(static_cast<double>(bytes_of(report.moved, number, false)))});
+                   bytes_cell(static_cast<double>(bytes_of(travelled, number, true))),
+                   bytes_cell(static_cast<double>(bytes_of(travelled, number, false)))});
   }
   return table;
 }
 
 std::string rank_text(const RankReport& report) {
+  const std::string exposed = report.exposed_s ? fmt::format(", {} of the time exposed",
+                                                             format_seconds(std::max(0.0, *report.exposed_s)))
+                                               : "";
   return fmt::format(
       "{} ranks, placement {}, exchange {}: busiest over mean {:.3f} by pairs, {:.2f} by time; {:.2f} ranks "
       "a "
-      "token; {} exchanged",
+      "token; {} exchanged{}",
       report.options.group.ranks, report.options.placement.text(), to_string(report.options.exchange),
       max_over_mean(report.pairs), max_over_mean(rank_times(report)), report.ranks_per_token,
-      format_bytes(static_cast<double>(report.moved.total())));
+      format_bytes(static_cast<double>((counted(report) ? report.moved : report.planned).total())), exposed);
 }
 
 }  // namespace moescope

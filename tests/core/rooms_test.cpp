@@ -65,6 +65,7 @@ const std::vector<std::string> kRooms = {
     "kernels/backward",
     "kernels/layer",
     "kernels/training",
+    "kernels/ranks",
     "kernels/systems",
     "kernels",
     "profiler/text",
