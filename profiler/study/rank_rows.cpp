@@ -92,8 +92,9 @@ std::vector<ResultRow> rank_rows(const Point& point, const RankReport& report) {
   }
   rows.count(Stage::kLayer, Source::kAnalytic, "busiest_rank_bytes", report.planned.busiest_rank(), "bytes");
   if (report.exposed_s) {
-    rows.add(Stage::kLayer, Source::kMeasured, "exposed_s", *report.exposed_s, "s");
-    rows.add(Stage::kTokenDispatch, Source::kMeasured, "exposed_s", *report.exposed_rows_s, "s");
+    rows.add(Stage::kLayer, Source::kMeasured, "exposed_s", std::max(0.0, *report.exposed_s), "s");
+    rows.add(Stage::kTokenDispatch, Source::kMeasured, "exposed_s", std::max(0.0, *report.exposed_rows_s),
+             "s");
   }
   for (const RankTime& each : report.times) {
     if (each.time_s > 0) {
