@@ -34,7 +34,7 @@ struct ProfileOptions : CommonOptions {
   bool external = false;
 };
 
-struct Point {
+struct ProfiledPoint {
   NamedWorkload workload;
   LayerShape shape;
 };
@@ -55,8 +55,8 @@ std::deque<SystemLineup> plan_systems(const ProfileOptions& options) {
   return lineups;
 }
 
-std::vector<Point> plan(const ProfileOptions& options) {
-  std::vector<Point> points;
+std::vector<ProfiledPoint> plan(const ProfileOptions& options) {
+  std::vector<ProfiledPoint> points;
   for (NamedWorkload& workload : chosen_workloads(options)) {
     const LayerShape shape = resolve_shape(options, workload.spec);
     require_room(workload.spec, shape);
@@ -195,7 +195,7 @@ ExitCode profile(const ProfileOptions& options, const Invocation& invocation) {
   StandardTables out(options.tables);
   const auto schedules = omnimoe ? chosen_schedules(options) : baseline_schedules(options, system);
   const SamplingOptions sampling = sampling_options(options);
-  const auto points = omnimoe ? plan(options) : std::vector<Point>();
+  const auto points = omnimoe ? plan(options) : std::vector<ProfiledPoint>();
   std::deque<SystemLineup> lineups = omnimoe ? std::deque<SystemLineup>() : plan_systems(options);
   const auto backend = make_backend(options.backend);
   const std::size_t workloads = omnimoe ? points.size() : lineups.size();
@@ -230,7 +230,7 @@ ExitCode profile(const ProfileOptions& options, const Invocation& invocation) {
     record(profile_system(*backend, subjects, sampling, source.setup(), ceilings, source.tracer.get(),
                           [&](std::string_view what) { progress.detail(what); }));
   }
-  for (const Point& point : points) {
+  for (const ProfiledPoint& point : points) {
     const auto& workload = point.workload;  // no bindings: clang 14 captures none
     const auto& shape = point.shape;
     progress.begin(workload.name);

@@ -167,7 +167,7 @@ std::string goal_text(const RankGraph& graph) {
 }
 
 std::string chakra_json(const RankGraph& graph, std::int64_t rank) {
-  constexpr double kMicro = 1e-6;
+  constexpr double kMicrosecond = 1e-6;
   nlohmann::ordered_json nodes = nlohmann::ordered_json::array();
   for (const RankTask& task : graph.ranks[at(rank)]) {
     const bool computes = task.work == RankWork::kCompute;
@@ -179,7 +179,7 @@ std::string chakra_json(const RankGraph& graph, std::int64_t rank) {
                                    {"Name", task.name},
                                    {"NodeType", static_cast<int>(type)},
                                    {"is_cpu_op", false},
-                                   {"runtime", computes ? whole(task.time_s, kMicro) : 0},
+                                   {"runtime", computes ? whole(task.time_s, kMicrosecond) : 0},
                                    {"data_deps", task.after}};
     if (!computes) {
       node["tensor_size"] = task.bytes;

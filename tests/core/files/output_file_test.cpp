@@ -24,7 +24,6 @@ namespace {
 namespace fs = std::filesystem;
 using test::error_text;
 using test::FileSizeLimit;
-using test::read_text;
 using test::TemporaryDirectory;
 using test::write_text;
 
@@ -46,15 +45,15 @@ class OutputFileTest : public testing::Test {
 
 TEST_F(OutputFileTest, IsReplacedAsAWholeOrStays) {
   replace_file(path("a"), "first");
-  EXPECT_EQ(read_text(path("a")), "first");
+  EXPECT_EQ(test::read_text(path("a")), "first");
   replace_file(path("a"), "second");
-  EXPECT_EQ(read_text(path("a")), "second");
+  EXPECT_EQ(test::read_text(path("a")), "second");
   {
     const FileSizeLimit full(1000);
     const std::string why = error_text<FileError>([&] { replace_file(path("a"), std::string(2000, 'x')); });
     EXPECT_EQ(why, path("a").string() + ": cannot be written: File too large");
   }
-  EXPECT_EQ(read_text(path("a")), "second");
+  EXPECT_EQ(test::read_text(path("a")), "second");
   EXPECT_EQ(num_entries(directory_.path()), 1U) << "nothing half-written is left";
 }
 
@@ -87,7 +86,7 @@ TEST_F(OutputFileTest, IsCreatedByOneOfMany) {
       }
     }
     EXPECT_EQ(winners, 1);
-    EXPECT_EQ(read_text(file), winner);
+    EXPECT_EQ(test::read_text(file), winner);
   }
 }
 
@@ -107,7 +106,7 @@ TEST_F(OutputFileTest, RefusesWhatCannotBeWrittenAndChangesNothing) {
   EXPECT_EQ(why(path("new")), "(no error)");
   EXPECT_EQ(why(path(std::string(255, 'x'))), "(no error)") << "the longest name there is";
   EXPECT_EQ(num_entries(directory_.path()), 3U);
-  EXPECT_EQ(read_text(path("file")), "mine");
+  EXPECT_EQ(test::read_text(path("file")), "mine");
 }
 
 TEST_F(OutputFileTest, RefusesAFileOrFolderWithoutPermission) {
@@ -146,7 +145,7 @@ TEST_F(OutputFileTest, IsNoOtherFileOfTheCommandUnderAnyName) {
   EXPECT_NE(error_text<InvalidArgument>(
                 [&] { OutputFile("output", path("input"), std::vector<fs::path>{path("link of link")}); }),
             "(no error)");
-  EXPECT_EQ(read_text(path("input")), "mine");
+  EXPECT_EQ(test::read_text(path("input")), "mine");
 }
 
 TEST_F(OutputFileTest, FollowsLinksAndLeavesThem) {
@@ -156,9 +155,9 @@ TEST_F(OutputFileTest, FollowsLinksAndLeavesThem) {
   OutputFile("output", path("link")).write("new");
   OutputFile("output", path("dangling")).write("made");
   EXPECT_TRUE(fs::is_symlink(path("link")));
-  EXPECT_EQ(read_text(path("target")), "new");
+  EXPECT_EQ(test::read_text(path("target")), "new");
   EXPECT_TRUE(fs::is_symlink(path("dangling")));
-  EXPECT_EQ(read_text(path("later")), "made");
+  EXPECT_EQ(test::read_text(path("later")), "made");
 }
 
 TEST_F(OutputFileTest, WritesToDevicesAndPipesAsTheyAre) {
@@ -185,13 +184,13 @@ TEST_F(OutputFileTest, LinesAreWholeWhenTheDiskIsFull) {
     const FileSizeLimit full(10);
     EXPECT_EQ(error_text<FileError>([&] { file.append("two of many bytes"); }),
               path("rows").string() + ": cannot be written: File too large");
-    EXPECT_EQ(read_text(path("rows")), "one\n") << "what had fitted is taken back";
+    EXPECT_EQ(test::read_text(path("rows")), "one\n") << "what had fitted is taken back";
   }
   file.append("three");
-  EXPECT_EQ(read_text(path("rows")), "one\nthree\n");
+  EXPECT_EQ(test::read_text(path("rows")), "one\nthree\n");
   file.cut(4);
   file.append("four");
-  EXPECT_EQ(read_text(path("rows")), "one\nfour\n");
+  EXPECT_EQ(test::read_text(path("rows")), "one\nfour\n");
 }
 
 TEST_F(OutputFileTest, LinesAreWrittenByOneProcessAtATime) {

@@ -38,7 +38,7 @@ RunHeader file_header() {
   return header;
 }
 
-ResultRow make_row(const std::string& workload = "zipf:1") {
+ResultRow file_row(const std::string& workload = "zipf:1") {
   ResultRow row;
   row.schedule = "staircase";
   row.stage = "layer";
@@ -62,7 +62,7 @@ TEST(ResultFiles, AreGoneWithoutARow) {
     }
     EXPECT_FALSE(fs::exists(directory.path() / "deep"));
   }
-  ResultWriter(out, file_header()).write(make_row());
+  ResultWriter(out, file_header()).write(file_row());
   EXPECT_EQ(read_rows(out / "rows.jsonl").at(0).rows.size(), 1U);
 }
 
@@ -92,7 +92,7 @@ TEST(ResultFiles, BelongToOneWriter) {
   for (const ExistingRun existing : {ExistingRun::kRefuse, ExistingRun::kContinue}) {
     EXPECT_THROW(ResultWriter(directory.path(), file_header(), existing), FileError);
   }
-  first.write(make_row());
+  first.write(file_row());
   EXPECT_EQ(read_rows(directory.path() / "rows.jsonl").at(0).rows.size(), 1U);
 }
 
@@ -109,7 +109,7 @@ TEST(ResultFiles, HaveOneWinnerOfManyAtOnce) {
         }
         const std::string why = error_text<FileError>([&] {
           ResultWriter writer(directory.path() / "out", file_header());
-          writer.write(make_row());
+          writer.write(file_row());
         });
         return why == "(no error)";
       }));
@@ -131,17 +131,17 @@ TEST(ResultFiles, HaveWholeRowsWhenTheDiskIsFull) {
   {
     const test::FileSizeLimit full(5000);
     EXPECT_THROW(
-        for (;; ++rows) { writer.write(make_row()); }, FileError);
+        for (;; ++rows) { writer.write(file_row()); }, FileError);
   }
   EXPECT_GT(rows, 1);
   EXPECT_EQ(std::ssize(read_rows(directory.path() / "rows.jsonl").at(0).rows), rows);
-  writer.write(make_row());
+  writer.write(file_row());
   EXPECT_EQ(std::ssize(read_rows(directory.path() / "rows.jsonl").at(0).rows), rows + 1);
 }
 
 TEST(ResultFiles, AreUtf8WhateverTheRowsSay) {
   const TemporaryDirectory directory;
-  ResultWriter(directory.path(), file_header()).write(make_row("trace:\xFF\xC3\xA4.npy"));
+  ResultWriter(directory.path(), file_header()).write(file_row("trace:\xFF\xC3\xA4.npy"));
   EXPECT_EQ(read_rows(directory.path() / "rows.jsonl").at(0).rows.at(0).workload,
             "trace:\xEF\xBF\xBD\xC3\xA4.npy");
   const std::string csv = read_text(directory.path() / "rows.csv");

@@ -21,7 +21,7 @@ using test::read_text;
 using test::TemporaryDirectory;
 using test::write_text;
 
-ResultRow make_row(const std::string& workload, double value) {
+ResultRow log_row(const std::string& workload, double value) {
   ResultRow row;
   row.schedule = "staircase";
   row.stage = "layer";
@@ -58,7 +58,7 @@ void finish(const fs::path& directory) {
   ResultWriter writer(directory, log_header(), ExistingRun::kContinue);
   for (const char* id : {"p0", "p1", "p2"}) {
     if (!writer.points().contains(id)) {
-      writer.write_point(make_point(id), {make_row(id, 1), make_row(id, 1.5)});
+      writer.write_point(make_point(id), {log_row(id, 1), log_row(id, 1.5)});
     }
   }
 }
@@ -200,9 +200,9 @@ TEST(ResultLog, LetsOneProcessWrite) {
 TEST(ResultLog, RefusesABadPointBeforeWritingAnyOfIt) {
   const TemporaryDirectory directory;
   ResultWriter writer(directory.path(), log_header(), ExistingRun::kContinue);
-  ResultRow bad = make_row("p0", 1);
+  ResultRow bad = log_row("p0", 1);
   bad.unit.clear();
-  EXPECT_THROW(writer.write_point(make_point("p0"), {make_row("p0", 1), bad}), InvalidArgument);
+  EXPECT_THROW(writer.write_point(make_point("p0"), {log_row("p0", 1), bad}), InvalidArgument);
   EXPECT_THROW(writer.write_point(make_point(""), {}), InvalidArgument);
   EXPECT_THROW(writer.write_point(make_point("p0", Status::kFailed), {}), InvalidArgument);
   EXPECT_EQ(read_text(directory.path() / "rows.jsonl"), "");
