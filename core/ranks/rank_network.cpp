@@ -113,7 +113,7 @@ std::unique_ptr<RankNetwork> RankNetwork::listen(std::int64_t ranks, const std::
                                                  std::uint16_t port, std::chrono::milliseconds timeout) {
   std::unique_ptr<RankNetwork> network(new RankNetwork(0, ranks, timeout));
   sockaddr_in where = resolve(address, port);
-  network->listener_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  network->listener_ = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
   if (network->listener_ < 0) {
     throw system_error("no socket");
   }
