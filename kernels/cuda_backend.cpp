@@ -89,7 +89,7 @@ class CudaBackend final : public MoeBackend {
   CublasLt blas_;
   std::weak_ptr<const ExpertWeights> cached_host_;
   std::shared_ptr<const ExpertBuffers> cached_device_;
-  std::shared_ptr<RankCluster> ranks_;  ///< started when the first layer on several ranks is prepared
+  std::shared_ptr<RankCluster> ranks_;  ///< of the last layer on several ranks
 };
 
 std::shared_ptr<const ExpertBuffers> CudaBackend::expert_buffers(const LayerInputs& inputs) {
@@ -118,7 +118,7 @@ std::unique_ptr<LayerExecution> CudaBackend::prepare_ranks(const LayerInputs& in
   if (known == nullptr && options.ranks.placement.by_counts()) {
     routing = router_select(inputs.shape, router_project(inputs));
   }
-  if (ranks_ == nullptr) {
+  if (ranks_ == nullptr || ranks_->ranks() != options.ranks.group.ranks) {
     ranks_ = std::make_shared<RankCluster>(options.ranks.group.ranks);
   }
   return prepare_on_ranks(ranks_, context_, inputs, options,

@@ -193,7 +193,7 @@ operators() {
   local failed=0 peers=$here/experiments/peers
   export PYTHONPATH=$here/python MOESCOPE_LIBRARY=$bundle/libmoescope.so OMP_WAIT_POLICY=passive
   step "operators' tests"
-  python3 "$peers/op_tests.py" --out "$scratch/op_tests" test_cuda test_torch test_record test_examples >"$scratch/op_tests.txt" 2>&1 || failed=1
+  python3 "$peers/op_tests.py" --out "$scratch/op_tests" test_cuda test_cuda_framework test_torch test_record test_examples >"$scratch/op_tests.txt" 2>&1 || failed=1
   grep -E "^(ERROR|FAIL):|^Ran|^OK|^FAILED" "$scratch/op_tests.txt"
   keep op_tests "$scratch/op_tests"
   step "what a call costs, forward and step"

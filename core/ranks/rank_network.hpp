@@ -50,7 +50,7 @@ class RankNetwork {
   RankNetwork(const RankNetwork&) = delete;
   RankNetwork& operator=(const RankNetwork&) = delete;
 
-  /// Rank 0: listens on `address` (0: any free port) before ranks are started.
+  /// Rank 0: listens on `address` before ranks are started. `port` 0: any free one.
   static std::unique_ptr<RankNetwork> listen(std::int64_t ranks, const std::string& address,
                                              std::uint16_t port, std::chrono::milliseconds timeout);
   /// Another rank: connects, trying until the time is over, and says `identity`.
@@ -104,7 +104,7 @@ class RankNetwork {
   std::vector<std::unique_ptr<Peer>> peers_;  ///< rank 0: [P], itself null; others: rank 0 alone
 };
 
-/// Body of a kFailed message, and back to an error of the same exit code.
+/// Body of a kFailed message: receive() throws an Error of that exit code and text.
 Message failure_message(ExitCode code, std::string_view text);
 
 }  // namespace moescope

@@ -224,7 +224,7 @@ RankOptions rank_options(const CommonOptions& options) {
     throw InvalidArgument("ranks", fmt::to_string(ranks.group.ranks),
                           fmt::format("must be from 1 to {}", kMaxRunningRanks));
   }
-  if (options.backend == "cuda") {
+  if (ranks.several() && options.backend == "cuda") {
     ranks.placement.kind = PlacementKind::kStrips;  // what GPUs share
   }
   if (!options.placement.empty()) {

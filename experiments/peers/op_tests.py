@@ -74,7 +74,7 @@ class Recording(unittest.TextTestResult):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, type=pathlib.Path, help="folder for rows.jsonl")
-    parser.add_argument("tests", nargs="*", default=["test_cuda", "test_torch"], help="as unittest names them")
+    parser.add_argument("tests", nargs="*", default=["test_cuda", "test_cuda_framework", "test_torch"], help="as unittest names them")
     arguments = parser.parse_args()
     try:
         import torch

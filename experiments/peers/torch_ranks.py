@@ -28,6 +28,7 @@ import statistics
 import sys
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
+from torch_systems import as_graph  # noqa: E402
 
 FORMS = ("replicated", "gather", "gather_pruned", "all_to_all", "weights", "collectives")
 
@@ -193,24 +194,6 @@ class Timer:
             kept.append(slowest.item())
         return kept
 
-    def graphed(self, work):
-        """The same work in a CUDA graph, or None where it cannot be captured."""
-        torch = self.torch
-        try:
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(3):
-                    work()
-            torch.cuda.current_stream().wait_stream(stream)
-            torch.cuda.synchronize()
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                work()
-            return graph.replay
-        except RuntimeError:
-            return None
-
 
 def collectives(torch, dist, layer):
     ranks, x = layer.ranks, layer.x
@@ -237,12 +220,12 @@ def measure(torch, dist, arguments, rows):
                 error = ((y - reference).norm() / reference.norm()).item()
                 del y
             times, form = timer.times(work), "eager"
-            graph = timer.graphed(work)
-            if graph is not None:
-                again = timer.times(graph)
+            replay, how = as_graph(torch, work)
+            if replay is not work:
+                again = timer.times(replay)
                 if statistics.median(again) < statistics.median(times):
-                    times, form = again, "CUDA graph"
-            del graph
+                    times, form = again, how
+            del replay
             torch.cuda.empty_cache()
             if rows is not None:
                 report(rows, arguments, layer, name, times, form, error)

@@ -244,6 +244,7 @@ def as_graph(torch, work):
             for _ in range(3):
                 work()
         torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             work()

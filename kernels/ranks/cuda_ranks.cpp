@@ -7,7 +7,7 @@
 #include "core/base/build_info.hpp"
 #include "core/base/index.hpp"
 #include "core/ranks/placement_use.hpp"
-#include "kernels/ranks/rank_identity.hpp"
+#include "kernels/ranks/rank_protocol.hpp"
 
 namespace moescope::cuda {
 namespace {
@@ -108,10 +108,7 @@ class CudaRanksExecution final : public LayerExecution {
       RankNetwork& network = cluster_->network();
       network.set_stage(Stage::kLayer);
       network.send_all(RankWord::kRun, std::as_bytes(std::span(&order, 1)));
-      std::vector<StageTime> slowest =
-          order.all_stages
-              ? own_->run(order.l2)
-              : std::vector<StageTime>{{Stage::kLayer, own_->run_silent(order.silent, order.l2)}};
+      std::vector<StageTime> slowest = follow(*own_, order);
       for (const StageTime& time : slowest) {
         all.push_back({0, time.stage, time.time_s});
       }
@@ -181,11 +178,11 @@ class CudaRanksExecution final : public LayerExecution {
     bytes.group = group;
     bytes.dispatch.assign(at(group.ranks * group.ranks), 0);
     bytes.combine = bytes.dispatch;
-    const std::int64_t per_token = own_->dispatch_bytes() / std::max<std::int64_t>(report_.tokens[0], 1);
     for (std::int64_t from = 0; from < group.ranks; ++from) {
       for (std::int64_t to = 0; to < group.ranks; ++to) {
         if (from != to) {
-          bytes.dispatch[at(from * group.ranks + to)] = report_.tokens[at(from)] * per_token;
+          bytes.dispatch[at(from * group.ranks + to)] =
+              report_.tokens[at(from)] * own_->dispatch_bytes_per_token();
           bytes.combine[at(from * group.ranks + to)] =
               report_.tokens[at(to)] * shape_.hidden_size * dtype_bytes(shape_.dtype);
         }
@@ -227,7 +224,7 @@ std::string missing_memory(const RankTask& task, std::int64_t rank, bool has_wei
                            task.shape.label(), need, free_bytes);
 }
 
-RankCluster::RankCluster(std::int64_t ranks) {
+RankCluster::RankCluster(std::int64_t ranks) : ranks_(ranks) {
   const auto environment = rank_environment();
   if (environment && environment->ranks != ranks) {
     throw Error(ExitCode::kUsage, fmt::format("--ranks = {}: {} has started {} processes", ranks,
@@ -250,10 +247,20 @@ RankCluster::RankCluster(std::int64_t ranks) {
   network_->accept(rank_identity(), [&] { return processes_.ended(); });
 }
 
-void RankCluster::require_whole() const {
-  if (!failure_.empty()) {
+RankCluster::~RankCluster() {
+  if (network_ != nullptr) {
+    try {
+      network_->send_all(RankWord::kEnd);
+    } catch (const Error&) {  // they are gone
+    }
+  }
+}
+
+RankNetwork& RankCluster::network() {
+  if (network_ == nullptr) {
     throw Error(code_, failure_);
   }
+  return *network_;
 }
 
 void RankCluster::end(const Error& error) {

@@ -14,20 +14,24 @@
 /// A layer on several GPUs, seen from rank 0: the others are processes that do what it says.
 namespace moescope::cuda {
 
-/// The ranks of one program: made once, for the number of ranks that is asked for first.
+/// Rank 0 and the processes of the others.
 class RankCluster {
  public:
   /// Starts the other ranks, or waits for those that a launcher has started. Throws Error (kUsage) where a
   /// launcher started another number, RankFailure, NoDevice where there are fewer GPUs than ranks.
   explicit RankCluster(std::int64_t ranks);
+  RankCluster(const RankCluster&) = delete;
+  RankCluster& operator=(const RankCluster&) = delete;
+  /// Tells the others that there is no more work.
+  ~RankCluster();
 
-  RankNetwork& network() { return *network_; }
+  std::int64_t ranks() const { return ranks_; }
   /// Throws the failure that ended it; nothing can be run any more.
-  void require_whole() const;
+  RankNetwork& network();
   /// Runs `work`; what it throws ends the cluster.
   template <class Work>
   auto guarded(const Work& work) {
-    require_whole();
+    (void)network();  // whole
     try {
       return work();
     } catch (const Error& error) {
@@ -48,6 +52,7 @@ class RankCluster {
  private:
   [[noreturn]] void end(const Error& error);
 
+  std::int64_t ranks_;
   std::int64_t next_id_ = 1;
   RankProcesses processes_;  ///< ended after the network is
   std::unique_ptr<RankNetwork> network_;

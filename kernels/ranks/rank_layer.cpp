@@ -5,9 +5,7 @@
 
 #include "core/tiling/strip_tiles.hpp"
 #include "kernels/buffers/strip_lists.hpp"
-#include "kernels/layer/layer_plan.hpp"
 #include "kernels/runtime/host_copy.hpp"
-#include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
 namespace {
@@ -78,10 +76,11 @@ RankWeightBuffers::RankWeightBuffers(const LayerShape& shape, const RankWeights&
       w_in_cols_(upload(weights.w_in_cols, stream)),
       w_out_cols_(upload(weights.w_out_cols, stream)),
       bound_(2) {
-  const std::int64_t one = shape.grid_rows * shape.grid_cols * shape.hidden_size * dtype_bytes(shape.dtype);
+  const std::int64_t strip =
+      std::max(shape.grid_rows, shape.grid_cols) * shape.hidden_size * dtype_bytes(shape.dtype);
   for (Bytes* const matrix : {&w_in_rows_, &w_out_rows_, &w_in_cols_, &w_out_cols_}) {
     if (matrix->count() == 0) {  // no strip of this kind: a map needs memory all the same
-      *matrix = Bytes(std::max(shape.grid_rows, shape.grid_cols) * one / (shape.grid_rows * shape.grid_cols));
+      *matrix = Bytes(strip);
     }
   }
   device_.w_in = w_in_rows_.get();
@@ -400,10 +399,10 @@ Routing RankLayer::routing() {
   return routing_of(home_shape_, home_strips_.download(stream()));
 }
 
-std::int64_t RankLayer::dispatch_bytes() const {
+std::int64_t RankLayer::dispatch_bytes_per_token() const {
   const LayerShape& shape = task_.shape;
-  return home_.count * (shape.hidden_size * 2 + (shape.grid_rows + shape.grid_cols) * kFloatBytes + 4 * 4 +
-                        home_strips_.capacity().max_cover * 4);
+  return shape.hidden_size * 2 + (shape.grid_rows + shape.grid_cols) * kFloatBytes + 4 * 4 +
+         strips_.capacity().max_cover * 4;
 }
 
 std::vector<StageMemory> RankLayer::memory() const {

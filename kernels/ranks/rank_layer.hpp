@@ -69,9 +69,9 @@ class RankLayer final : public GraphedLayer {
   bool deterministic() const override { return task_.options.deterministic; }
   void enqueue(Stage stage) override { enqueue(stage, stream()); }
   std::string kernels(Stage stage) const override;
-  /// Bytes that this rank writes to each other rank: X with what is said of tokens, and sums, which differ by
-  /// home.
-  std::int64_t dispatch_bytes() const;
+  /// Bytes that a token's home writes to each other rank: X, and what is said of the token, its cover at the
+  /// longest.
+  std::int64_t dispatch_bytes_per_token() const;
 
  private:
   void enqueue(Stage stage, cudaStream_t stream);

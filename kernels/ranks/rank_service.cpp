@@ -6,7 +6,7 @@
 #include "core/base/build_info.hpp"
 #include "core/base/caught_error.hpp"
 #include "kernels/ranks/cuda_ranks.hpp"
-#include "kernels/ranks/rank_identity.hpp"
+#include "kernels/ranks/rank_protocol.hpp"
 
 namespace moescope::cuda {
 namespace {
@@ -76,10 +76,7 @@ class RankService {
       throw InternalError("an order to run is cut short");
     }
     std::memcpy(&order, body.data(), sizeof order);
-    RankLayer& layer = *layers_.at(order.id);
-    const std::vector<StageTime> times =
-        order.all_stages ? layer.run(order.l2)
-                         : std::vector<StageTime>{{Stage::kLayer, layer.run_silent(order.silent, order.l2)}};
+    const std::vector<StageTime> times = follow(*layers_.at(order.id), order);
     network_.send(0, RankWord::kAnswer, std::as_bytes(std::span(times)));
   }
 

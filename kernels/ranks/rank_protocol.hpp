@@ -3,12 +3,14 @@
 #include <cstdint>
 #include <cstring>
 #include <string>
+#include <vector>
 
 #include "core/backend/moe_backend.hpp"
+#include "core/base/error.hpp"
 #include "core/ranks/rank_transport.hpp"
-#include "kernels/ranks/rank_task.hpp"
+#include "kernels/ranks/rank_layer.hpp"
 
-/// What rank 0 and the others have to agree on.
+/// What rank 0 and the others say to each other, beside tasks (rank_task.hpp).
 namespace moescope::cuda {
 
 /// Revision and build: ranks of two programs would not understand each other, or not give the same bits.
@@ -24,6 +26,14 @@ struct RunOrder {
   std::uint32_t silent = 0;  ///< these phases silent
 };
 
+/// Does what the order says.
+inline std::vector<StageTime> follow(RankLayer& layer, const RunOrder& order) {
+  if (order.all_stages) {
+    return layer.run(order.l2);
+  }
+  return std::vector<StageTime>{{Stage::kLayer, layer.run_silent(order.silent, order.l2)}};
+}
+
 inline Message body_of(std::int64_t number) {
   Message body(sizeof number);
   std::memcpy(body.data(), &number, sizeof number);
@@ -31,7 +41,10 @@ inline Message body_of(std::int64_t number) {
 }
 inline std::int64_t number_in(const Message& body) {
   std::int64_t number = 0;
-  std::memcpy(&number, body.data(), std::min(sizeof number, body.size()));
+  if (body.size() != sizeof number) {
+    throw InternalError("a message between ranks is cut short");
+  }
+  std::memcpy(&number, body.data(), sizeof number);
   return number;
 }
 
