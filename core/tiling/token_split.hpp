@@ -9,10 +9,10 @@
 namespace moescope {
 
 /// How the token-by-token kernels (token_pairs.cuh) share work. A *worker* is `team` warps that together hold
-/// one row of W or V, each a slice of it; the pairs of a token are dealt to `splits()` workers in turn
-/// (worker s takes pairs s, s + splits, ...), which sit in one block, in the blocks of one cluster, or in
-/// several clusters. Depends on the shape and the device's multiprocessors alone, so the order of every sum
-/// does too.
+/// one row of W or V, each a slice of it, and a block has as many workers as its eight warps make. The pairs
+/// of a token are dealt to `splits()` workers in turn (worker s takes pairs s, s + splits, ...), which sit in
+/// one block, in the blocks of one cluster, or in several clusters. Depends on the shape and the device's
+/// multiprocessors alone, so the order of every sum does too.
 struct TokenSplit {
   static constexpr std::int64_t kWarpsPerBlock = 8;
   /// 16-byte loads per lane and row: 4 x 32 lanes x 16 B = 2 KiB, d = 1024 in bf16.
@@ -36,8 +36,7 @@ struct TokenSplit {
   std::int64_t clusters = 1;        ///< of one token; above 1 only when clusters are full
   std::int64_t num_blocks = 0;
 
-  constexpr std::int64_t warps_per_block() const { return team == 1 ? kWarpsPerBlock : team; }
-  constexpr std::int64_t workers_per_block() const { return warps_per_block() / team; }
+  constexpr std::int64_t workers_per_block() const { return kWarpsPerBlock / team; }
   constexpr std::int64_t tokens_per_block() const { return workers_per_block() / block_splits; }
   constexpr std::int64_t splits() const { return block_splits * cluster_blocks * clusters; }
   /// Every lane's every load lies within the row.

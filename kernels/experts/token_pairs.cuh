@@ -79,8 +79,8 @@ __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, 2)
   const int d = args.hidden_size;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int worker = args.team == 1 ? warp : 0;
-  const int member = args.team == 1 ? 0 : warp;
+  const int worker = warp >> args.team_log2;
+  const int member = warp & ((1 << args.team_log2) - 1);
   const std::int64_t token = args.first_token() + (worker >> args.block_splits_log2);
   const unsigned block_of_token = blockIdx.x & ((1U << (args.cluster_log2 + args.clusters_log2)) - 1);
   const unsigned worker_of_block = static_cast<unsigned>(worker) & ((1U << args.block_splits_log2) - 1);
@@ -148,7 +148,7 @@ __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, 2)
           }
         }
         ahead.load(row(w_in, next_id), col, valid);
-        p *= activate(args.activation, worker_sum(dot, slots, parity, args.team));
+        p *= activate(args.activation, worker_sum(dot, slots, parity, args.team_log2));
       } else {
         v = ahead;
         ahead.load(row(w_out, next_id), col, valid);
@@ -238,7 +238,7 @@ void launch_token_split(const LayerShape& shape, Args args, void* workspace,
   const auto log2 = [](std::int64_t power_of_two) {
     return std::countr_zero(static_cast<std::uint64_t>(power_of_two));
   };
-  args.team = static_cast<std::int32_t>(split.team);
+  args.team_log2 = log2(split.team);
   args.block_splits_log2 = log2(split.block_splits);
   args.cluster_log2 = log2(split.cluster_blocks);
   args.clusters_log2 = log2(split.clusters);
@@ -256,7 +256,7 @@ void launch_token_split(const LayerShape& shape, Args args, void* workspace,
   }
   launch_dependent(kernel,
                    {.grid = dim3(static_cast<unsigned>(split.num_blocks)),
-                    .block = dim3(static_cast<unsigned>(split.warps_per_block() * 32)),
+                    .block = dim3(static_cast<unsigned>(TokenSplit::kWarpsPerBlock * 32)),
                     .shared_bytes = static_cast<std::size_t>(shared_bytes),
                     .cluster_blocks = static_cast<unsigned>(split.cluster_blocks)},
                    stream, args);

@@ -53,8 +53,8 @@ struct TokenPairsArgs {
   std::int64_t num_tokens = 0;
   std::uint32_t top_k = 0;
   std::int32_t hidden_size = 0;
-  std::int32_t team = 1;
   // TokenSplit's powers of two as exponents.
+  std::int32_t team_log2 = 0;
   std::int32_t block_splits_log2 = 0;
   std::int32_t cluster_log2 = 0;
   std::int32_t clusters_log2 = 0;
@@ -62,7 +62,7 @@ struct TokenPairsArgs {
 
   __device__ unsigned splits() const { return 1U << (block_splits_log2 + cluster_log2 + clusters_log2); }
   __device__ int workers_per_block() const {
-    return team == 1 ? static_cast<int>(TokenSplit::kWarpsPerBlock) : 1;
+    return static_cast<int>(TokenSplit::kWarpsPerBlock) >> team_log2;
   }
   __device__ int tokens_per_block() const { return workers_per_block() >> block_splits_log2; }
   /// First token of this block.
@@ -71,27 +71,35 @@ struct TokenPairsArgs {
   }
 };
 
+/// Waits for the other warps of this warp's team, which take the same pairs; other teams of the block do not.
+__device__ __forceinline__ void sync_team(int team_log2) {
+  const int team = static_cast<int>(threadIdx.x) / 32 >> team_log2;
+  asm volatile("bar.sync %0, %1;" ::"r"(team + 1), "r"(32 << team_log2) : "memory");  // 0 is __syncthreads()
+}
+
 /// Sum over a worker's warps and lanes; every lane gets it. Teams exchange through `slots` [2][warps of the
 /// block]: two sets, so that one barrier per call is enough (a set is written again only after the next
 /// call's barrier).
-__device__ __forceinline__ float worker_sum(float value, float* slots, unsigned& parity, int team) {
+__device__ __forceinline__ float worker_sum(float value, float* slots, unsigned& parity, int team_log2) {
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) {
     value += __shfl_xor_sync(0xffffffffU, value, offset);
   }
-  if (team == 1) {
+  if (team_log2 == 0) {
     return value;
   }
-  float* set = slots + parity * TokenSplit::kWarpsPerBlock;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  float* const set = slots + parity * TokenSplit::kWarpsPerBlock;
   parity ^= 1U;
   if (threadIdx.x % 32 == 0) {
-    set[threadIdx.x / 32] = value;
+    set[warp] = value;
   }
-  __syncthreads();  // a team has the block to itself, and its warps the same pairs
+  sync_team(team_log2);
+  const float* const of_team = set + (warp >> team_log2 << team_log2);
   value = 0;
 #pragma unroll 1  // code size: a cold launch fetches its instructions from HBM
-  for (int member = 0; member < team; ++member) {
-    value += set[member];
+  for (int member = 0; member < 1 << team_log2; ++member) {
+    value += of_team[member];
   }
   return value;
 }
