@@ -256,7 +256,7 @@ void launch_token_split(const LayerShape& shape, Args args, void* workspace,
   }
   launch_dependent(kernel,
                    {.grid = dim3(static_cast<unsigned>(split.num_blocks)),
-                    .block = dim3(static_cast<unsigned>(TokenSplit::kWarpsPerBlock * 32)),
+                    .block = dim3(static_cast<unsigned>(split.warps * 32)),
                     .shared_bytes = static_cast<std::size_t>(shared_bytes),
                     .cluster_blocks = static_cast<unsigned>(split.cluster_blocks)},
                    stream, args);

@@ -61,9 +61,7 @@ struct TokenPairsArgs {
   Activation activation = Activation::kSilu;
 
   __device__ unsigned splits() const { return 1U << (block_splits_log2 + cluster_log2 + clusters_log2); }
-  __device__ int workers_per_block() const {
-    return static_cast<int>(TokenSplit::kWarpsPerBlock) >> team_log2;
-  }
+  __device__ int workers_per_block() const { return static_cast<int>(blockDim.x) / 32 >> team_log2; }
   __device__ int tokens_per_block() const { return workers_per_block() >> block_splits_log2; }
   /// First token of this block.
   __device__ std::int64_t first_token() const {
