@@ -41,6 +41,8 @@ struct FlopCount {
 struct AnalyticCost {
   std::vector<TrafficTerm> traffic;
   std::vector<FlopCount> flop;
+  /// Of staircase on strips: units of work, a tile of tokens against a segment of a strip each; else 0.
+  std::int64_t strip_units = 0;
 
   std::int64_t bytes(Stage stage, MemoryLevel level, Access access) const;
   std::int64_t bytes(Stage stage, MemoryLevel level) const;

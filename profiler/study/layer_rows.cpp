@@ -206,6 +206,9 @@ std::vector<ResultRow> cost_rows(const Point& context, const AnalyticCost& cost)
     }
     add("useful_flop", cost.useful_flop(stage), "flop");
     add("executed_flop", cost.executed_flop(stage), "flop");
+    if (stage == Stage::kExperts && cost.strip_units > 0) {
+      add("strip_units", cost.strip_units, "units");
+    }
   }
   return rows;
 }
