@@ -137,7 +137,7 @@ StaircaseKernels staircase_kernels(const MeasuredPoint& point) {
 /// The order of work as tables and draws name it: a backward's says what was saved.
 std::string schedule_name(const MeasuredPoint& point) {
   const std::string name = to_string(point.schedule);
-  return point.layer.save ? fmt::format("{} backward, {}", name, to_string(*point.layer.save)) : name;
+  return point.layer.save ? fmt::format("{} backward {}", name, to_string(*point.layer.save)) : name;
 }
 
 double modelled(const StageModel& stage, std::string_view metric) {

@@ -10,10 +10,10 @@ namespace detail {
 namespace {
 
 /// As compiled for sm_90a: gate_backward_kernel, round_operands_kernel, round_output, log_softmax_kernel.
-constexpr std::int64_t kGateCodeBytes = 6'144;
-constexpr std::int64_t kOperandsCodeBytes = 2'048;
+constexpr std::int64_t kGateCodeBytes = 4'224;
+constexpr std::int64_t kOperandsCodeBytes = 2'688;
 constexpr std::int64_t kRoundDxCodeBytes = 5'632;
-constexpr std::int64_t kLogSoftmaxCodeBytes = 6'144;
+constexpr std::int64_t kLogSoftmaxCodeBytes = 7'040;
 
 /// Rows of operands are padded to 16 bytes.
 constexpr std::int64_t kOperandMultiple = 8;

@@ -60,11 +60,13 @@ inline std::uint64_t offset_by(std::uint64_t base, std::int64_t bytes) {
   return base + static_cast<std::uint64_t>(bytes);
 }
 
-// access_backward_pairs.cpp: token_centric and expert_centric.
+// access_backward_pairs.cpp: token_centric and expert_centric, token by token.
 void add_pairs_dgrad(std::vector<KernelLaunch>& launches, const BackwardContext& context);
-void add_pairs_wgrad(std::vector<KernelLaunch>& launches, const BackwardContext& context);
 /// The logits' gradients from lists of pairs, dense_masked included.
 void add_lists_select_backward(std::vector<KernelLaunch>& launches, const BackwardContext& context);
+
+// access_backward_sorted.cpp: the pairs in the order of their experts, and the owners that go by it.
+void add_pairs_wgrad(std::vector<KernelLaunch>& launches, const BackwardContext& context);
 /// The list of experts that have pairs, from what says how many each has.
 void add_touched(std::vector<KernelLaunch>& launches, const BackwardContext& context, std::uint64_t counts);
 

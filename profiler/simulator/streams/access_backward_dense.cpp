@@ -7,8 +7,8 @@ namespace moescope::detail {
 namespace {
 
 /// As compiled for sm_90a: pair_gradients_kernel and scatter_kernel, count_kernel.
-constexpr std::int64_t kDensePairCodeBytes = 8'192;
-constexpr std::int64_t kCountCodeBytes = 2'048;
+constexpr std::int64_t kDensePairCodeBytes = 4'352;
+constexpr std::int64_t kCountCodeBytes = 640;
 /// 256 threads of a pair each, by a grid of up to 8192 blocks.
 constexpr std::int64_t kPairsOfUnit = 256;
 

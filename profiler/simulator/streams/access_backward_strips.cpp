@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <bit>
 #include <utility>
 
 #include "profiler/simulator/streams/access_backward.hpp"
@@ -7,14 +8,15 @@
 namespace moescope::detail {
 namespace {
 
-/// Kernels as compiled for sm_90a, for 320 experts: order_strips, strips_backward_prepare, the dgrad kernel,
-/// strips_wgrad, strips_finish, strips_router_select_backward.
-constexpr std::int64_t kOrderCodeBytes = 6'144;
-constexpr std::int64_t kBackwardPrepareCodeBytes = 8'192;
-constexpr std::int64_t kDgradStripCodeBytes = 100'000;
-constexpr std::int64_t kWgradStripCodeBytes = 24'576;
+/// Kernels as compiled for sm_90a, for 320 experts: order_strips, strips_backward_prepare, those in the
+/// forward's frame, strips_wgrad, strips_finish, strips_router_select_backward.
+constexpr std::int64_t kOrderCodeBytes = 8'064;
+constexpr std::int64_t kBackwardPrepareCodeBytes = 15'616;
+constexpr std::int64_t kScoresStripCodeBytes = 24'704;
+constexpr std::int64_t kDgradStripCodeBytes = 110'000;
+constexpr std::int64_t kWgradStripCodeBytes = 39'040;
 constexpr std::int64_t kFinishCodeBytes = 4'096;
-constexpr std::int64_t kSelectStripsCodeBytes = 12'288;
+constexpr std::int64_t kSelectStripsCodeBytes = 19'712;
 
 /// Of strips_backward_prepare.cu: rows of p and q that are cleared where column strips begin and behind the
 /// last entry.
@@ -212,8 +214,11 @@ void add_strips_order(std::vector<KernelLaunch>& launches, const BackwardContext
            add(offset_by(context.at.entries, token * most * 4), 4, AccessKind::kWrite);
          }
          add(offset_by(context.at.entry_tokens, begin * 4), (end - begin) * 4, AccessKind::kWrite);
-         // Tokens, then of each its cover's size and a search in the cover.
-         unit.dependent_steps = 8;
+         // Tokens, then 256 at a time once more, with a search in the cover of each.
+         constexpr std::int64_t kThreads = 256;
+         unit.dependent_steps =
+             3 + static_cast<double>(ceil_div(end - begin, kThreads) *
+                                     (2 + std::bit_width(static_cast<std::uint64_t>(most))));
          unit.chain_steps = 10;
        },
        kOrderCodeBytes});
@@ -228,7 +233,7 @@ void add_strips_dgrad(std::vector<KernelLaunch>& launches, const BackwardContext
     scores.between = [context](const StripUnit& strip, WorkUnit& unit) {
       unit.bursts.push_back(burst(z_of(context, strip), z_bytes(context, strip), AccessKind::kWrite));
     };
-    add_tiles(launches, context, "scores of strips", scores, kStripCodeBytes / 2);
+    add_tiles(launches, context, "scores of strips", scores, kScoresStripCodeBytes);
   }
   StripPass dgrad{.tokens = context.at.dy,
                   .first = context.map.w_out,
@@ -326,7 +331,7 @@ void add_strips_select_backward(std::vector<KernelLaunch>& launches, const Backw
              600 +
              28.0 * static_cast<double>(size * ceil_div(std::max(shape.grid_rows, shape.grid_cols) / 2, 32));
          unit.dependent_steps = 6 + static_cast<double>(ceil_div(size, 5));
-         unit.chain_steps = 4;
+         unit.chain_steps = 4 + static_cast<double>(ceil_div(size, 5));
        },
        kSelectStripsCodeBytes});
   launches.back().dependent = true;
