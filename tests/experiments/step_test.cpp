@@ -141,8 +141,9 @@ TEST(Step, ProfileHasTheStagesOfTheBackward) {
   EXPECT_NE(roofline.out.find("router_select_backward"), std::string::npos) << roofline.out;
 }
 
-const std::vector<std::string> kModelledLayer = {"-L", "64", "--grid", "24x20", "-d",         "128",
-                                                 "-K", "12", "--seed", "3",     "--workload", "zipf:1"};
+const std::vector<std::string> kModelledLayer = {"-L",     "64", "--grid",     "24x20",         "-d",
+                                                 "128",    "-K", "12",         "--shared-size", "32",
+                                                 "--seed", "3",  "--workload", "zipf:1"};
 
 TEST(Step, SimulateHasTheStagesOfTheBackward) {
   const TemporaryDirectory directory;
