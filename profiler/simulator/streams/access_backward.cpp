@@ -198,7 +198,8 @@ BackwardContext::BackwardContext(StreamContext forward, const TrainingOptions& s
     put(at.h_sums, 2 * entries * at.segments * 4);
     put(at.entry_tokens, entries * 4);
     put(at.entries, shape.num_tokens * max_strips_of_token(shape, schedule->options.strip_rule) * 4);
-    put(at.sums, outputs * strip_sum_bytes());
+    at.sum_bytes = strip_sum_bytes();
+    put(at.sums, outputs * at.sum_bytes);
     put(at.exponents, shape.num_tokens * 4);
   } else {
     put(at.gate_gradients, pairs * 4);

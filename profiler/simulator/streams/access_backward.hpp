@@ -35,6 +35,7 @@ struct BackwardMap {
   std::uint64_t router_gradient = 0;  ///< [Nr + Nc, d]
   std::uint64_t shared_gradient = 0;  ///< gate and up [2 h, d], down [d, h]
   std::uint64_t scratch = 0;          ///< stages take turns in it
+  std::int64_t sum_bytes = 4;         ///< of a value of `sums`
   std::int64_t pitch_bytes = 0;       ///< of a row of p, q and h of strips
   std::int64_t segments = 1;          ///< parts that the longer kind of strip is taken in
 };

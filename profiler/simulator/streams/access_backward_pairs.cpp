@@ -159,8 +159,8 @@ void add_lists_select_backward(std::vector<KernelLaunch>& launches, const Backwa
   const std::int64_t tokens = context.shape.num_tokens;
   const std::int64_t row = context.sides() * 4;
   const std::int64_t by_tokens = ceil_div(tokens, 2 * context.options.gpu.num_sms);
-  const std::int64_t warps = std::clamp<std::int64_t>(std::min(kSharedBytes / row, by_tokens), 1, kMaxWarps);
-  const std::int64_t blocks_per_sm = std::min<std::int64_t>(
+  const auto warps = std::clamp<std::int64_t>(std::min(kSharedBytes / row, by_tokens), 1, kMaxWarps);
+  const auto blocks_per_sm = std::min<std::int64_t>(
       {32, kThreadsPerSm / (32 * warps),
        std::max<std::int64_t>(context.options.gpu.shared_bytes_per_block / (warps * row), 1)});
   launches.push_back({Stage::kRouterSelectBackward, "logits by token", ceil_div(tokens, warps), blocks_per_sm,

@@ -103,7 +103,8 @@ void fill_wgrad(const BackwardContext& context, const PairsByExpert& sorted, std
   // Of a pair: 8 multiply-adds and as many shifts and masks, two exchanges, an address and a load; of an
   // expert: packing and storing (from the source).
   unit.instructions = 30 * pairs + 40 * static_cast<double>(experts);
-  unit.cuda_core_flop = 2 * pairs * static_cast<double>(piece / context.element_bytes);
+  const std::int64_t columns = piece / context.element_bytes;
+  unit.cuda_core_flop = 2 * pairs * static_cast<double>(columns);
 }
 
 /// pairs_by_expert.cu: a stable radix sort of (expert, pair) by CUB, offsets by binary search.

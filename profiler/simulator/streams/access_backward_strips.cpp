@@ -64,7 +64,7 @@ void add_prepare(std::vector<KernelLaunch>& launches, const BackwardContext& con
          unit.dependent_steps = 1;
          const std::int64_t first = index * kTokensPerBlock;
          const std::int64_t count = std::min(kTokensPerBlock, context.shape.num_tokens - first);
-         const std::int64_t row = context.shape.hidden_size * context.strip_sum_bytes();
+         const std::int64_t row = context.shape.hidden_size * context.at.sum_bytes;
          unit.bursts.push_back(
              burst(offset_by(context.at.sums, first * row), count * row, AccessKind::kWrite));
          unit.bursts.push_back(burst(offset_by(context.at.dy, first * context.row_bytes),
@@ -239,7 +239,7 @@ void add_strips_dgrad(std::vector<KernelLaunch>& launches, const BackwardContext
                   .first = context.map.w_out,
                   .second = context.map.w_in,
                   .sums = context.at.sums,
-                  .sum_bytes = context.strip_sum_bytes()};
+                  .sum_bytes = context.at.sum_bytes};
   dgrad.pace = kDgradPace;
   dgrad.between = [context](const StripUnit& strip, WorkUnit& unit) {
     const auto add = [&](std::uint64_t address, std::int64_t bytes, AccessKind kind) {
@@ -254,7 +254,7 @@ void add_strips_dgrad(std::vector<KernelLaunch>& launches, const BackwardContext
                 AccessKind::kWrite, rows, context.at.pitch_bytes));
     }
     const auto entries = static_cast<std::int64_t>(context.schedule->tokens.size());
-    const std::int64_t part = strip.first_expert / segment;
+    const std::int64_t part = strip.number % context.at.segments;
     for (const std::int64_t array : {std::int64_t{0}, entries}) {  // of h, of gates
       unit.bursts.push_back(
           burst(offset_by(context.at.h_sums, ((array + strip.begin) * context.at.segments + part) * 4), 4,
@@ -264,7 +264,7 @@ void add_strips_dgrad(std::vector<KernelLaunch>& launches, const BackwardContext
   add_tiles(launches, context, "dgrad of strips", dgrad, kDgradStripCodeBytes);
   // strips_finish: a block to a token.
   const std::int64_t values = context.shape.num_tokens * context.shape.hidden_size;
-  std::vector<PassPart> parts = {{context.at.sums, values * context.strip_sum_bytes(), AccessKind::kRead}};
+  std::vector<PassPart> parts = {{context.at.sums, values * context.at.sum_bytes, AccessKind::kRead}};
   if (context.dx_holds()) {
     parts.push_back({context.at.dx_sums, values * 4, AccessKind::kRead});
   }
