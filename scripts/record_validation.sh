@@ -2,12 +2,14 @@
 # Records what the simulator is validated against, on a machine with a GPU: `moescope profile`, so times and hardware counters of
 # every stage, for 4 schedules at 21 points of shape and skew, one of them a trained router, and for strips of rows alone at 8 of
 # them: 100 points, about two minutes. Then the same of the baselines: FFN experts, product keys in both forms, dense MLP; 47
-# points, about two minutes more.
-# Usage: scripts/record_validation.sh BUNDLE OUT [PART...]  record them: OUT/validation.jsonl, OUT/validation-systems.jsonl
+# points, about two minutes more. Then the backward of 4 schedules at 18 points of shape, skew and what is saved, about three minutes.
+# Usage: scripts/record_validation.sh BUNDLE OUT [PART...]  record them: OUT/validation.jsonl, OUT/validation-systems.jsonl,
+#                                                           OUT/validation-backward.jsonl
 #        scripts/record_validation.sh --list                print the command of every point, and run none
-# PART is omnimoe or systems (default: both). BUNDLE holds `moescope` (scripts/bundle.sh). Afterwards, anywhere:
+# PART is omnimoe, systems or backward (default: all). BUNDLE holds `moescope` (scripts/bundle.sh). Afterwards, anywhere:
 #   moescope validate OUT/validation.jsonl
 #   moescope validate OUT/validation-systems.jsonl
+#   moescope validate OUT/validation-backward.jsonl
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
 
@@ -82,17 +84,46 @@ system_commands() {
   done
 }
 
+# The same of the backward: what is saved, width of the shared MLP, num_tokens, top_k, workload. The long ones last.
+backward_points=("scores 0 64 512 gaussian:1" "scores 0 1024 512 gaussian:1" "minimal 1024 256 512 gaussian:1")
+for workload in gaussian:1 zipf:1; do
+  for tokens in 64 256 1024; do
+    backward_points+=("log_probs 1024 $tokens 512 $workload")
+  done
+  backward_points+=("log_probs 1024 1024 128 $workload")
+done
+backward_points+=("scores 0 1024 512 zipf:1" "minimal 0 1024 512 zipf:1" "scores 0 1024 4096 gaussian:1" "scores 0 4096 512 gaussian:1"
+  "log_probs 1024 4096 512 zipf:1" "minimal 0 4096 512 gaussian:1" "scores 0 16384 512 gaussian:1")
+backward_commands() {
+  local program=$1 out=$2 number=0 save shared tokens top_k workload
+  local list=(token_centric staircase staircase:atomics dense_masked)
+  for point in "${backward_points[@]}"; do
+    read -r save shared tokens top_k workload <<<"$point"
+    number=$((number + 1))
+    echo "$program" profile --backend cuda --direction backward --save "$save" --preset table-a-1024-512 --shared-size "$shared" \
+      -L "$tokens" -K "$top_k" --workload "$workload" "${list[@]/#/--schedule=}" --metrics traffic --seed 1 -q --min-samples 11 \
+      --max-time 0.3 --ceilings "$out/ceilings/rows.jsonl" --output "$out/backward-$number"
+  done
+}
+
 if [ "${1:-}" = --list ]; then
   echo moescope ceilings --backend cuda --output OUT/ceilings
   commands moescope OUT
   system_commands moescope OUT
+  backward_commands moescope OUT
   exit 0
 fi
-[ $# -ge 2 ] || { sed -n '2,11s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,14s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 parts=("${@:3}")
-[ ${#parts[@]} -gt 0 ] || parts=(omnimoe systems)
+[ ${#parts[@]} -gt 0 ] || parts=(omnimoe systems backward)
 for part in "${parts[@]}"; do
-  [ "$part" = omnimoe ] || [ "$part" = systems ] || { echo "no part $part: omnimoe or systems" >&2; exit 2; }
+  case $part in
+    omnimoe | systems | backward) ;;
+    *)
+      echo "no part $part: omnimoe, systems or backward" >&2
+      exit 2
+      ;;
+  esac
 done
 mkdir -p "$2"
 bundle=$(realpath "$1")
@@ -114,7 +145,9 @@ record() { # FILE, commands from standard input
 for part in "${parts[@]}"; do
   if [ "$part" = omnimoe ]; then
     commands "$bundle/moescope" "$scratch" | record "$out/validation.jsonl"
-  else
+  elif [ "$part" = systems ]; then
     system_commands "$bundle/moescope" "$scratch" | record "$out/validation-systems.jsonl"
+  else
+    backward_commands "$bundle/moescope" "$scratch" | record "$out/validation-backward.jsonl"
   fi
 done

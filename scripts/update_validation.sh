@@ -4,25 +4,26 @@
 # the device's folder before it for all but the first: once with points held out (that fit is the device's calibration.json), once
 # with whole shapes held out, judged with a fit of their own. Four minutes a device on one core, no GPU. Then the same of the baselines,
 # from results/NAME/validation-systems.jsonl* or, without it, from the stage times of table-a, dense-mlp and product-key-gather there:
-# marks "systems points" and "systems shapes". Their kernels' fits are added to the device's calibration.
-# Usage: scripts/update_validation.sh [--check] [--systems] [--device FOLDER] [MOESCOPE]
+# marks "systems points" and "systems shapes". Their kernels' fits are added to the device's calibration. Likewise the backward, from
+# results/NAME/validation-backward.jsonl*: marks "backward points" and "backward shapes".
+# Usage: scripts/update_validation.sh [--check] [--systems | --backward] [--device FOLDER] [MOESCOPE]
 # --check writes nothing and fails when a calibration or the document is not what the rows give. --systems does the baselines alone,
-# --device one device (its folder's name in data/devices): the others stay as they are.
+# --backward the backward alone, --device one device (its folder's name in data/devices): the others stay as they are.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 check=
-systems=
+only=
 device=
 while [[ "${1:-}" == --* ]]; do
   case $1 in
     --check) check=1 ;;
-    --systems) systems=1 ;;
+    --systems | --backward) only=${1#--} ;;
     --device) device=${2:?a folder of data/devices}; shift ;;
-    *) echo "no option $1: --check, --systems or --device" >&2; exit 2 ;;
+    *) echo "no option $1: --check, --systems, --backward or --device" >&2; exit 2 ;;
   esac
   shift
 done
-CHECK=$check SYSTEMS=$systems DEVICE=$device MOESCOPE=${1:-build/cpu/experiments/moescope} python3 - <<'EOF'
+CHECK=$check ONLY=$only DEVICE=$device MOESCOPE=${1:-build/cpu/experiments/moescope} python3 - <<'EOF'
 import gzip
 import json
 import os
@@ -72,15 +73,18 @@ def put(name, table):
     text = f"{head}{begin}{table}\n{end}{tail}"
 
 
-def with_systems(calibration, systems):
-    """Fits of kernels that OmniMoE's rows say nothing of are added; where both have some, OmniMoE's stay."""
-    whole, more = json.loads(calibration), json.loads(systems)
+def with_more(calibration, more, of, words):
+    """Fits of kernels that the rows before say nothing of are added; where both have some, theirs stay."""
+    whole, more = json.loads(calibration), json.loads(more)
     for fit in more["fits"]:
-        fit["of"] = "systems"
-    whole["fits"] = [fit for fit in whole["fits"] if fit.get("of") != "systems"]
+        fit["of"] = of
+    whole["fits"] = [fit for fit in whole["fits"] if fit.get("of") != of]
     known = {(fit["kernel"], fit["stage"]) for fit in whole["fits"]}
     whole["fits"] += [fit for fit in more["fits"] if (fit["kernel"], fit["stage"]) not in known]
-    whole["source"] = whole["source"].split("; of the baselines: ")[0] + "; of the baselines: " + more["source"]
+    whole["fits"].sort(key=lambda fit: [None, "systems", "backward"].index(fit.get("of")))
+    first, *others = whole["source"].split("; of the ")
+    others = [part for part in others if not part.startswith(words)] + [f"{words}: {more['source']}"]
+    whole["source"] = "; of the ".join([first, *sorted(others, key=lambda part: part.startswith("backward"))])
     return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
 
 
@@ -102,17 +106,21 @@ for rows in sorted(pathlib.Path("results").glob("*/validation.jsonl*")):
     fresh[calibration] = calibration.read_text(encoding="utf-8")
     for what in ("points", "shapes"):
         prefix = "" if devices == 1 else f"{folder.name} "
-        if not os.environ["SYSTEMS"]:
+        only = os.environ["ONLY"]
+        if not only:
             table, fit = validated([rows], what, ["omnimoe"])
             if what == "points":
                 fresh[calibration] = fit
             put(prefix + what, table)
-        others = systems_rows(rows.parent)
-        if others:
-            table, fit = validated(others, what, BASELINES)
+        parts = (("systems", "baselines", systems_rows(rows.parent), BASELINES),
+                 ("backward", "backward", sorted(rows.parent.glob("validation-backward.jsonl*")), ["omnimoe"]))
+        for name, words, files, systems in parts:
+            if not files or only not in ("", name):
+                continue
+            table, fit = validated(files, what, systems)
             if what == "points":
-                fresh[calibration] = with_systems(fresh[calibration], fit)
-            put(f"{prefix}systems {what}", table)
+                fresh[calibration] = with_more(fresh[calibration], fit, name, words)
+            put(f"{prefix}{name} {what}", table)
 fresh[document] = text
 stale = [path for path, now in fresh.items() if path.read_text(encoding="utf-8") != now]
 if os.environ["CHECK"] and stale:

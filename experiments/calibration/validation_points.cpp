@@ -111,8 +111,8 @@ LayerShape layer_of(const ResultRow& row, const ValidationOptions& options) {
 
 bool takes_part(const ResultRow& row, const ValidationOptions& options) {
   return row.source == Source::kMeasured && row.status == Status::kOk && row.backend == "cuda" &&
-         row.direction == "forward" && row.on_one_device() && is_system_asked_for(row.system, options) &&
-         row.l2_state == "cold" && row.value && is_asked_for(row.metric, options);
+         row.on_one_device() && is_system_asked_for(row.system, options) && row.l2_state == "cold" &&
+         row.value && is_asked_for(row.metric, options);
 }
 
 /// The sum of both parts, for every stage that has them.
@@ -132,6 +132,12 @@ StaircaseKernels staircase_kernels(const MeasuredPoint& point) {
   const bool lists = std::ranges::any_of(
       point.values, [](const auto& value) { return value.first.first == to_string(Stage::kExpertScores); });
   return lists ? StaircaseKernels::kLists : StaircaseKernels::kThresholds;
+}
+
+/// The order of work as tables and draws name it: a backward's says what was saved.
+std::string schedule_name(const MeasuredPoint& point) {
+  const std::string name = to_string(point.schedule);
+  return point.layer.save ? fmt::format("{} backward {}", name, to_string(*point.layer.save)) : name;
 }
 
 double modelled(const StageModel& stage, std::string_view metric) {
@@ -177,12 +183,15 @@ std::vector<MeasuredPoint> measured_points(const ValidationOptions& options) {
         shape = point.layer.baseline ? point.layer.baseline->row_shape() : layer_of(row, options);
         point.layer.workload = row.workload;
         point.layer.seed = row.seed;
+        if (parse_direction(row.direction) == Direction::kBackward) {
+          point.layer.save = parse_save_mode(row.save);
+        }
         point.schedule.group_size = row.group_size.value_or(point.schedule.group_size);
         point.schedule.tile_tokens = row.tile_tokens.value_or(point.schedule.tile_tokens);
         const std::string name =
-            fmt::format("{} {} {} {} {} {} {} {} {}", run.header.run_id, point.layer.label(), row.dtype,
+            fmt::format("{} {} {} {} {} {} {} {} {} {} {}", run.header.run_id, point.layer.label(), row.dtype,
                         shape.shared_size, row.workload, row.seed, row.schedule, point.schedule.group_size,
-                        point.schedule.tile_tokens);
+                        point.schedule.tile_tokens, row.direction, row.save);
         const auto [place, is_new] = places.emplace(name, points.size());
         if (is_new) {
           points.push_back(std::move(point));
@@ -226,7 +235,7 @@ std::vector<Prediction> predictions_of(std::span<const PointModel> models, const
                      .shape = point->layer.label(),
                      .workload = point->layer.workload,
                      .seed = point->layer.seed,
-                     .schedule = to_string(point->schedule),
+                     .schedule = schedule_name(*point),
                      .stage = stage_name,
                      .kernel = stage->kernel,
                      .metric = metric,
@@ -287,7 +296,10 @@ std::vector<PointModel> model_points(std::vector<MeasuredPoint>& points, const V
       stream.staircase = staircase_kernels(point);
       const Schedule schedule = build_schedule(layer->routing, point.schedule);
       const auto launches =
-          layer_stream(layer->shape, layer->routing, schedule, stream, layer->fixed_routing);
+          point.layer.save
+              ? training_stream(layer->shape, layer->routing, schedule, {.save = *point.layer.save}, stream,
+                                layer->fixed_routing)
+              : layer_stream(layer->shape, layer->routing, schedule, stream, layer->fixed_routing);
       models.push_back({&point, simulate_layer(launches, device, calibration, replay)});
     };
     or_failure(model, [&](ExitCode, const std::string& reason) {

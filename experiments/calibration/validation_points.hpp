@@ -30,6 +30,7 @@ struct MeasuredLayer {
   std::optional<SystemShape> baseline;  ///< null: OmniMoE's
   std::string workload;
   std::uint64_t seed = 0;
+  std::optional<SaveMode> save;  ///< of a backward; it shares its forward's routing
 
   std::string label() const { return baseline ? baseline->label() : shape.label(); }
   auto key() const {
@@ -50,7 +51,7 @@ struct PointModel {
   LayerModel model;
 };
 
-/// The measured stages of the rows: by the cuda backend, L2 cold, forward. Throws what reading rows throws.
+/// The measured stages of the rows: by the cuda backend, L2 cold. Throws what reading rows throws.
 std::vector<MeasuredPoint> measured_points(const ValidationOptions& options);
 /// The workload of a row, whose file may lie in the data folder here.
 NamedWorkload recorded_workload(const std::string& name, const std::string& data_folder);

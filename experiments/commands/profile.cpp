@@ -7,6 +7,7 @@
 #include <memory>
 #include <utility>
 
+#include "core/workload/output_gradient.hpp"
 #include "core/workload/trace_file.hpp"
 #include "experiments/options/backends.hpp"
 #include "experiments/options/command.hpp"
@@ -132,18 +133,25 @@ ExitCode run_systems_for_external_profiler(const ProfileOptions& options) {
 ExitCode run_for_external_profiler(const ProfileOptions& options) {
   const auto schedules = chosen_schedules(options);
   const L2State l2 = sampling_options(options).l2;
+  const auto training = asked_training(options);
   const auto points = plan(options);
   const auto backend = make_backend(options.backend);
   for (const auto& [workload, shape] : points) {
-    const LayerInputs inputs =
-        make_inputs(workload, shape, options.seed,
-                    {.backend = backend->name(), .schedules = schedules, .side_by_side = false});
+    const LayerInputs inputs = make_inputs(workload, shape, options.seed,
+                                           {.backend = backend->name(),
+                                            .schedules = schedules,
+                                            .side_by_side = false,
+                                            .trains = training.has_value()});
+    const HostTensor dy = training ? make_output_gradient(shape, options.seed) : HostTensor();
     for (const ScheduleOptions& schedule : schedules) {
-      if (std::string why; !backend->supports(schedule.kind, why)) {
+      if (std::string why; training ? !backend->supports_training(inputs, schedule, *training, why)
+                                    : !backend->supports(schedule.kind, why)) {
         std::cout << fmt::format("{}: {} skipped: {}\n", workload.name, to_string(schedule), why);
         continue;
       }
-      const auto execution = backend->prepare(inputs, schedule);
+      const std::unique_ptr<LayerExecution> execution =
+          training ? backend->prepare_training(inputs, dy, schedule, *training)
+                   : backend->prepare(inputs, schedule);
       run_once(*execution, l2, options.backend);
       std::cout << fmt::format("{}: {} ran once\n", workload.name, to_string(schedule));
     }
@@ -185,9 +193,12 @@ void record_counters(const LayerProfile& layer, std::size_t number, const std::s
 
 ExitCode profile(const ProfileOptions& options, const Invocation& invocation) {
   apply_threads(options);
-  require_forward(options, "is not profiled: counters are of the forward");
   const System system = chosen_system(options);
   const bool omnimoe = system == System::kOmniMoe;
+  if (!omnimoe) {
+    require_forward(options, "of the baselines is forward: their backward is an oracle alone");
+  }
+  const auto training = asked_training(options);
   require_meaningful(options);
   if (options.external) {
     return omnimoe ? run_for_external_profiler(options) : run_systems_for_external_profiler(options);
@@ -235,18 +246,26 @@ ExitCode profile(const ProfileOptions& options, const Invocation& invocation) {
     const auto& shape = point.shape;
     progress.begin(workload.name);
     const auto measure = [&] {
-      const LayerInputs inputs =
-          make_inputs(workload, shape, options.seed,
-                      {.backend = backend->name(), .schedules = schedules, .judged_tokens = kJudgedTokens});
+      const LayerInputs inputs = make_inputs(workload, shape, options.seed,
+                                             {.backend = backend->name(),
+                                              .schedules = schedules,
+                                              .judged_tokens = kJudgedTokens,
+                                              .trains = training.has_value()});
+      const auto say = [&](std::string_view what) { progress.detail(what); };
+      if (training) {
+        const HostTensor dy = make_output_gradient(inputs.shape, inputs.seed);
+        return profile_training(*backend, inputs, dy, schedules, sampling, *training,
+                                gradient_judge(inputs, dy, *training), source.setup(), ceilings,
+                                source.tracer.get(), say);
+      }
       return profile_layer(*backend, inputs, schedules, sampling, oracle_judge(inputs, kJudgedTokens),
-                           source.setup(), ceilings, source.tracer.get(),
-                           [&](std::string_view what) { progress.detail(what); });
+                           source.setup(), ceilings, source.tracer.get(), say);
     };
     record(or_failure(measure, [&](ExitCode code, const std::string& reason) {
-      return failed_profile(
-          failed_study({workload, shape, options.seed}, {.schedules = schedules, .sampling = sampling},
-                       backend->name(), code, reason),
-          ceilings);
+      return failed_profile(failed_study({workload, shape, options.seed},
+                                         {.schedules = schedules, .sampling = sampling, .training = training},
+                                         backend->name(), code, reason),
+                            ceilings);
     }));
   }
   progress.finish();
@@ -284,6 +303,7 @@ Command add_profile(Cli app, const Invocation& invocation) {
   sub.footer(examples(
       {"moescope profile", "moescope profile --backend cuda --preset table-a-4096-512 --workload gaussian:1",
        "moescope profile --backend cuda --metrics hbm_read_bytes,sm__warps_active.avg --schedule staircase",
+       "moescope profile --direction backward --save scores --backend cuda",
        "moescope profile --system gshard --preset small -L 64",
        "ncu --nvtx --nvtx-include \"router_select/\" moescope profile --backend cuda --profile"}));
   add_shape_options(sub, *options);

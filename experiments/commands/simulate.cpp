@@ -5,6 +5,7 @@
 #include <memory>
 #include <optional>
 #include <set>
+#include <type_traits>
 #include <utility>
 #include <variant>
 
@@ -211,7 +212,12 @@ ExitCode simulate(const SimulateOptions& options, const Invocation& invocation) 
   apply_threads(options);
   const System system = chosen_system(options);
   require_meaningful(options);
+  if (system != System::kOmniMoe) {
+    require_forward(options, "of the baselines is forward: their backward is an oracle alone");
+  }
+  const auto training = asked_training(options);
   if (!options.cluster.cluster.empty()) {
+    require_forward(options, "is of one GPU: a cluster's model has the forward alone");
     if (!options.varied.empty()) {
       throw InvalidArgument("vary", options.varied.front(), "is for one GPU: not with --cluster");
     }
@@ -245,7 +251,11 @@ ExitCode simulate(const SimulateOptions& options, const Invocation& invocation) 
   for (const auto& [workload, shape] : layers) {
     const std::string label = std::visit(
         [&, &workload = workload](const auto& of) {
-          study.route(workload, of, options.seed);
+          if constexpr (std::is_same_v<std::decay_t<decltype(of)>, LayerShape>) {
+            study.route(workload, of, options.seed, training);
+          } else {
+            study.route(workload, of, options.seed);
+          }
           return label_of(of);
         },
         shape);
@@ -277,9 +287,10 @@ ExitCode simulate(const SimulateOptions& options, const Invocation& invocation) 
     }
     if (options.varied.empty()) {
       progress.finish();
-      out.text() << fmt::format("{}  {}  {}  seed {}  L2 cold\n\n", workload.name, label,
-                                to_string(std::visit([](const auto& of) { return of.dtype; }, shape)),
-                                options.seed);
+      out.text() << fmt::format(
+          "{}  {}  {}  seed {}  L2 cold{}\n\n", workload.name, label,
+          to_string(std::visit([](const auto& of) { return of.dtype; }, shape)), options.seed,
+          training ? fmt::format("  backward, {} saved", to_string(training->save)) : "");
       out.show(fmt::format("stages {} {}", workload.name, label), stages);
       out.text() << '\n';
     }
@@ -314,6 +325,7 @@ Command add_simulate(Cli app, const Invocation& invocation) {
                 "moescope simulate --preset table-a-4096-512 --device a100-sxm-80gb,h200-sxm,b200",
                 "moescope simulate --preset table-a-4096-512 --vary l2_bytes=16MiB,50MiB,126MiB",
                 "moescope simulate --preset table-a --vary num_tokens=64,1024 --vary top_k=64,512",
+                "moescope simulate --preset table-a-4096-512 --direction backward --save scores",
                 "moescope simulate --system gshard --preset table-a --workload zipf:1",
                 "moescope simulate --cluster h200-node --preset table-a-4096-512 --workload zipf:1 "
                 "--placement strips --chunks 1,2,4",
@@ -322,6 +334,12 @@ Command add_simulate(Cli app, const Invocation& invocation) {
   add_system_options(sub, *options);
   add_workload_options(sub, *options);
   add_schedule_options(sub, *options);
+  sub.add_option("--direction", options->direction,
+                 "forward (default), or backward: its kernels, and those of the forward that run again")
+      .type_name("DIRECTION");
+  sub.add_option("--save", options->save,
+                 "what the forward keeps for the backward: minimal, log_probs (default) or scores")
+      .type_name("MODE");
   add_simulator_options(sub, *options);
   add_cluster_options(sub, options->cluster);
   sub.add_option("--vary", options->varied,

@@ -17,10 +17,13 @@
 namespace moescope {
 namespace {
 
-/// What a layer holds on any device at least: weights, batch, routing and the schedule's lists.
-void require_device_memory(const RoutedLayer& layer, const Schedule& schedule, const DeviceSpec& device) {
-  const std::int64_t need = layer_weight_bytes(layer.shape, layer.fixed_routing) +
-                            layer_batch_bytes(layer.shape, layer.routing) + schedule.bytes();
+/// What a layer holds on any device at least: weights, batch, routing and the schedule's lists; of a backward
+/// as many bytes of gradients of weights and batch.
+void require_device_memory(const RoutedLayer& layer, const Schedule& schedule, bool backward,
+                           const DeviceSpec& device) {
+  const std::int64_t held =
+      layer_weight_bytes(layer.shape, layer.fixed_routing) + layer_batch_bytes(layer.shape, layer.routing);
+  const std::int64_t need = (backward ? 2 : 1) * held + schedule.bytes();
   if (need > device.memory_bytes) {
     throw OutOfMemory(
         fmt::format("{} as {} on {}", layer.shape.label(), to_string(schedule.options), device.name),
@@ -41,7 +44,8 @@ const Calibration& ModelStudy::calibration(const DeviceSpec& device) {
 }
 
 const RoutedLayer& ModelStudy::route(const NamedWorkload& workload, const LayerShape& shape,
-                                     std::uint64_t seed) {
+                                     std::uint64_t seed, const std::optional<TrainingOptions>& training) {
+  training_ = training;
   const std::string wanted = layer_key(layer_point(shape, "", workload.name, seed), kResultSchemaVersion);
   if (!layer_ || routed_ != wanted) {
     layer_.reset();
@@ -75,7 +79,12 @@ Point ModelStudy::point(const DeviceSpec& device) const {
   if (system_) {
     return layer_point(system_->shape(), modelled_backend(device), workload_, seed_);
   }
-  return layer_point(layer_->shape, modelled_backend(device), workload_, seed_);
+  Point of_layer = layer_point(layer_->shape, modelled_backend(device), workload_, seed_);
+  if (training_) {
+    of_layer.direction = to_string(Direction::kBackward);
+    of_layer.save = to_string(training_->save);
+  }
+  return of_layer;
 }
 
 Point ModelStudy::point(const DeviceSpec& device, const ScheduleOptions& schedule) const {
@@ -118,10 +127,13 @@ ModelledSchedule ModelStudy::simulate(const ScheduleOptions& schedule, const Dev
     return simulate_baseline(schedule, device, replay);
   }
   const Schedule built = build_schedule(layer_->routing, schedule);
-  require_device_memory(*layer_, built, device);
+  require_device_memory(*layer_, built, training_.has_value(), device);
   const Calibration& fitted = calibration(device);
-  const auto launches = layer_stream(layer_->shape, layer_->routing, built,
-                                     device.stream_options(fitted.stream_constants()), layer_->fixed_routing);
+  const StreamOptions stream = device.stream_options(fitted.stream_constants());
+  const auto launches =
+      training_
+          ? training_stream(layer_->shape, layer_->routing, built, *training_, stream, layer_->fixed_routing)
+          : layer_stream(layer_->shape, layer_->routing, built, stream, layer_->fixed_routing);
   return {layer_->shape, point(device, schedule), simulate_layer(launches, device, fitted, replay), {}};
 }
 
@@ -143,6 +155,13 @@ std::vector<ScheduleOptions> modelled_schedules(const CommonOptions& options) {
   auto schedules = chosen_schedules(options);
   if (options.schedules.empty()) {
     std::erase_if(schedules, [](const ScheduleOptions& s) { return s.kind == ScheduleKind::kSparseLibrary; });
+    // A backward takes a staircase straight from the router's scores; recorded routing has none.
+    const bool recorded = std::ranges::any_of(options.workloads, [](const std::string& name) {
+      return WorkloadSpec::parse(name).family == WorkloadSpec::Family::kTrace;
+    });
+    if (recorded && asked_direction(options) == Direction::kBackward) {
+      std::erase_if(schedules, [](const ScheduleOptions& s) { return s.kind == ScheduleKind::kStaircase; });
+    }
   }
   return schedules;
 }

@@ -30,8 +30,10 @@ class ModelStudy {
   /// Throws what replay_options() does.
   explicit ModelStudy(SimulatorOptions options);
 
-  /// Throws what routing, building the schedule and simulating throw.
-  const RoutedLayer& route(const NamedWorkload& workload, const LayerShape& shape, std::uint64_t seed);
+  /// What is simulated of it: its backward, where `training` is given. Throws what routing, building the
+  /// schedule and simulating throw.
+  const RoutedLayer& route(const NamedWorkload& workload, const LayerShape& shape, std::uint64_t seed,
+                           const std::optional<TrainingOptions>& training = std::nullopt);
   /// Of the layer that was routed last. Throws OutOfMemory when the device cannot hold it.
   ModelledSchedule simulate(const ScheduleOptions& schedule, const DeviceSpec& device,
                             const std::function<void(double)>& progress = {});
@@ -60,9 +62,10 @@ class ModelStudy {
   std::string routed_;                    ///< which layer that is
   std::string workload_;
   std::uint64_t seed_ = 0;
+  std::optional<TrainingOptions> training_;  ///< of layer_
 };
 
-/// Of the schedules asked for, without any: all that the model has.
+/// Of the schedules asked for, without any: all that the model has in the direction asked for.
 std::vector<ScheduleOptions> modelled_schedules(const CommonOptions& options);
 /// Of a baseline: its own as the GPU backend runs it, product keys in both forms. Auto, which is chosen by a
 /// device's rates there, is those of product keys and an FFN's own.

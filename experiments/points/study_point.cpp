@@ -6,7 +6,6 @@
 
 #include "core/workload/output_gradient.hpp"
 #include "profiler/study/or_failure.hpp"
-#include "profiler/study/training_study.hpp"
 #include "reference/oracle/layer_check.hpp"
 #include "reference/oracle/training_check.hpp"
 
@@ -36,13 +35,16 @@ LayerStudy study_omnimoe_step(MoeBackend& backend, const LayerInputs& inputs,
                               std::span<const ScheduleOptions> schedules, const SamplingOptions& sampling,
                               const TrainingOptions& training, const StudyProgress& progress) {
   const HostTensor dy = make_output_gradient(inputs.shape, inputs.seed);
-  return study_training(
-      backend, inputs, dy, schedules, sampling, training,
-      [&](TrainingExecution& step) {
-        WorstGradient worst = worst_gradient(inputs, dy, training, step, kJudgedTokens);
-        return GradientError{worst.report, std::move(worst.of)};
-      },
-      progress);
+  return study_training(backend, inputs, dy, schedules, sampling, training,
+                        gradient_judge(inputs, dy, training), progress);
+}
+
+GradientJudge gradient_judge(const LayerInputs& inputs, const HostTensor& dy,
+                             const TrainingOptions& training) {
+  return [&inputs, &dy, training](TrainingExecution& step) {
+    WorstGradient worst = worst_gradient(inputs, dy, training, step, kJudgedTokens);
+    return GradientError{worst.report, std::move(worst.of)};
+  };
 }
 
 LayerInputs PointStudy::make_inputs(const StudyPoint& point, const LayerUse& use) {

@@ -8,6 +8,7 @@
 
 #include "experiments/options/options.hpp"
 #include "profiler/study/layer_study.hpp"
+#include "profiler/study/training_study.hpp"
 
 namespace moescope {
 
@@ -67,6 +68,11 @@ class PointStudy {
 LayerStudy study_omnimoe_step(MoeBackend& backend, const LayerInputs& inputs,
                               std::span<const ScheduleOptions> schedules, const SamplingOptions& sampling,
                               const TrainingOptions& training, const StudyProgress& progress = {});
+
+/// Holds a step's gradients against the oracle's, for as many tokens as `run` judges; `inputs` and `dy` must
+/// outlive it.
+GradientJudge gradient_judge(const LayerInputs& inputs, const HostTensor& dy,
+                             const TrainingOptions& training);
 
 /// The study of a point that failed as a whole.
 LayerStudy failed_study(const StudyPoint& point, const StudyPlan& plan, std::string_view backend,

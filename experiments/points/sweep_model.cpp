@@ -62,7 +62,9 @@ const std::string& PlannedModel::device_name(const PlannedPoint& planned) const 
 }
 
 void PlannedModel::plan(PlannedPoint& planned) {
-  require_forward(planned.options, "cannot be simulated: the model has the forward alone");
+  if (chosen_system(planned.options) != System::kOmniMoe) {
+    require_forward(planned.options, "of the baselines is forward: their backward is an oracle alone");
+  }
   SimulatorOptions simulator = options_;
   simulator.devices = {device_name(planned)};
   if (const RankOptions ranks = rank_options(planned.options); ranks.several()) {
@@ -86,6 +88,10 @@ PointResult PlannedModel::simulate(const PlannedPoint& planned, const StudyProgr
                             planned.options.seed);
   const System system = chosen_system(planned.options);
   point.system = to_string(system);
+  if (planned.plan.training) {
+    point.direction = to_string(Direction::kBackward);
+    point.save = to_string(planned.plan.training->save);
+  }
   const bool routed = attempt(result, point, planned.plan.schedules, [&] {
     if (system != System::kOmniMoe) {
       const SystemShape shape = resolve_system(planned.options, system, planned.workload.spec);
@@ -93,7 +99,7 @@ PointResult PlannedModel::simulate(const PlannedPoint& planned, const StudyProgr
       return;
     }
     const LayerShape shape = resolve_shape(planned.options, planned.workload.spec);
-    point.set_shape(study_.route(planned.workload, shape, planned.options.seed).shape);
+    point.set_shape(study_.route(planned.workload, shape, planned.options.seed, planned.plan.training).shape);
   });
   if (!routed) {
     return result;

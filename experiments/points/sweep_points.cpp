@@ -183,6 +183,8 @@ std::string repro_command(const CommonOptions& options) {
 std::string model_repro_command(const CommonOptions& options, const SimulatorOptions& simulator) {
   ReproCommand command("moescope simulate");
   command.add_layer(options);
+  command.add("--direction", options.direction);
+  command.add("--save", options.save);
   command.add("--device", fmt::format("{}", fmt::join(simulator.devices, ",")));
   command.add("--calibration", simulator.calibration);
   command.add_count("--max-accesses", simulator.max_accesses);

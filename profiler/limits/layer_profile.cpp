@@ -138,6 +138,20 @@ LayerProfile profile_layer(MoeBackend& backend, const LayerInputs& inputs,
   return profile;
 }
 
+LayerProfile profile_training(MoeBackend& backend, const LayerInputs& inputs, const HostTensor& dy,
+                              std::span<const ScheduleOptions> schedules, const SamplingOptions& sampling,
+                              const TrainingOptions& training, const GradientJudge& judge,
+                              const CounterSetup& counters, const DeviceCeilings& ceilings,
+                              KernelTracer* tracer, const StudyProgress& progress) {
+  LayerProfile profile;
+  profile.ceilings = ceilings;
+  profile.study = study_training(backend, inputs, dy, schedules, sampling, training, judge, progress);
+  count_schedules(profile, backend, sampling.l2, counters, tracer, progress, [&](std::size_t s) {
+    return backend.prepare_training(inputs, dy, profile.study.schedules[s].options, training);
+  });
+  return profile;
+}
+
 LayerProfile profile_system(MoeBackend& backend, std::span<const SystemSubject> subjects,
                             const SamplingOptions& sampling, const CounterSetup& counters,
                             const DeviceCeilings& ceilings, KernelTracer* tracer,

@@ -12,6 +12,7 @@
 #include "profiler/limits/limits.hpp"
 #include "profiler/study/layer_study.hpp"
 #include "profiler/study/system_study.hpp"
+#include "profiler/study/training_study.hpp"
 #include "profiler/text/table_output.hpp"
 
 namespace moescope {
@@ -48,6 +49,14 @@ LayerProfile profile_layer(MoeBackend& backend, const LayerInputs& inputs,
                            std::span<const ScheduleOptions> schedules, const SamplingOptions& sampling,
                            const Judge& judge, const CounterSetup& counters, const DeviceCeilings& ceilings,
                            KernelTracer* tracer, const StudyProgress& progress = {});
+
+/// The same of the backward under every schedule (study_training): its stages, with those of the forward that
+/// run again. Counters and kernels are of a step prepared anew.
+LayerProfile profile_training(MoeBackend& backend, const LayerInputs& inputs, const HostTensor& dy,
+                              std::span<const ScheduleOptions> schedules, const SamplingOptions& sampling,
+                              const TrainingOptions& training, const GradientJudge& judge,
+                              const CounterSetup& counters, const DeviceCeilings& ceilings,
+                              KernelTracer* tracer, const StudyProgress& progress = {});
 
 /// The same of a baseline, each subject under a schedule of its own (study_systems).
 LayerProfile profile_system(MoeBackend& backend, std::span<const SystemSubject> subjects,

@@ -122,6 +122,11 @@ void calibrate(LayerModel& model, const Calibration& calibration) {
       model.hidden_s += std::min(last.first_s, schedule->time_s);
     }
   }
+  const StageModel* const dgrad = model.find(Stage::kExpertsDgrad);
+  if (const StageModel* const wgrad = model.find(Stage::kExpertsWgrad);
+      wgrad != nullptr && dgrad != nullptr) {
+    model.hidden_s += std::min(wgrad->time_s * wgrad->beside_s / wgrad->bound_s, dgrad->time_s);
+  }
   layer.time_s -= model.hidden_s + model.joined_s;
 }
 
@@ -152,6 +157,7 @@ LayerModel simulate_layer(std::span<const KernelLaunch> launches, const DeviceSp
     StageModel& stage = model.stages.back();
     stage.bound_s += time.bound_s;
     stage.idle_s += time.bound_s - time.busy_s;
+    stage.beside_s += launch.overlap == Overlap::kDgrad ? time.bound_s - time.busy_s : 0;
     if (time.bound_s > longest_s) {
       longest_s = time.bound_s;
       stage.bound = time.bound();

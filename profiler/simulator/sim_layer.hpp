@@ -38,6 +38,7 @@ struct StageModel {
   bool calibrated = false;  ///< of the layer: every stage is
   double idle_s = 0;        ///< of bound_s, what leaves the device to others: launches and latency
   double first_s = 0;       ///< bound of its first kernel
+  double beside_s = 0;      ///< of idle_s, that of kernels that run beside the data gradients
   bool dependent = false;   ///< its first kernel starts while the stage before ends
   LaunchReplay sums;        ///< of its kernels
   Overlap overlap = Overlap::kSharedMlp;  ///< of its first kernel
@@ -56,9 +57,9 @@ struct LayerModel {
 
 /// Sets the times of all stages and the layer by `calibration`. In a layer the shared MLP runs beside the
 /// stages after router_project (up to the expert stage where that adds its result), and the staircase clears
-/// its sums beside the schedule; what overlaps is the time in which they leave the device idle. A stage whose
-/// kernel starts while the one before ends costs a layer less than by itself, between two events
-/// (StreamConstants::dependent_start_s).
+/// its sums beside the schedule; a backward sorts its pairs beside the data gradients. What overlaps is the
+/// time in which they leave the device idle. A stage whose kernel starts while the one before ends costs a
+/// layer less than by itself, between two events (StreamConstants::dependent_start_s).
 void calibrate(LayerModel& model, const Calibration& calibration);
 
 /// Replays `launches` on `device` from cold caches, of which the calibration's constants say what is dirty at

@@ -57,13 +57,14 @@ struct Operand {
   std::int64_t element_bytes = 2;
 };
 
-/// D [m, n] = A [m, k] B: conventions of kernels/runtime/cublas_lt.hpp.
+/// D [m, n] = A [m, k] B [k, n]: conventions of kernels/runtime/cublas_lt.hpp.
 struct Product {
   std::int64_t m = 0;
   std::int64_t n = 0;
   std::int64_t k = 0;
-  bool transpose_b = true;
-  bool add = false;  ///< D is added to
+  bool transpose_a = false;  ///< A lies as [k, m]
+  bool transpose_b = true;   ///< B lies as [n, k]
+  bool add = false;          ///< D is added to
   Operand a, b, d;
 };
 
@@ -140,6 +141,12 @@ void add_pass(std::vector<KernelLaunch>& launches, Stage stage, std::string name
 /// `finishes`: adds the shared MLP's result and rounds, as the fused kernel always does.
 void add_token_pairs(std::vector<KernelLaunch>& launches, Stage stage, bool score, bool sum,
                      const StreamContext& context, bool finishes);
+/// access_stream.cpp: the router's product and its selection, into lists of pairs or strips as the schedule
+/// takes them; and what brings the strips or lists of a schedule into order.
+void add_router(std::vector<KernelLaunch>& launches, const StreamContext& context);
+/// access_stream.cpp: the context of a layer on `options`, its kernels chosen. Throws as layer_stream().
+StreamContext make_context(const LayerShape& shape, const Routing& routing, const Schedule& schedule,
+                           const StreamOptions& options, bool fixed_routing);
 /// access_stream.cpp: router_select.cu, a block per row of logits.
 void add_select(std::vector<KernelLaunch>& launches, std::string name, const StreamContext& context);
 /// access_stream.cpp: instructions come from HBM once, with the first launch of a kernel.

@@ -131,8 +131,13 @@ void fill_product(const Product& p, const ProductPlan& plan, std::int64_t index,
   const SharedRows own_a(rows, place.col, tiles_of_row, plan.clusters);
   for (std::int64_t k = k_begin; k < k_end; k += kSlab) {
     const std::int64_t width = std::min(kSlab, k_end - k);
-    unit.bursts.push_back(burst(at(p.a, m + own_a.first, k), width * p.a.element_bytes, AccessKind::kRead,
-                                own_a.count, p.a.pitch_bytes));
+    if (p.transpose_a) {  // rows of k, of which the block's part is some columns
+      unit.bursts.push_back(burst(at(p.a, k, m + own_a.first), own_a.count * p.a.element_bytes,
+                                  AccessKind::kRead, width, p.a.pitch_bytes));
+    } else {
+      unit.bursts.push_back(burst(at(p.a, m + own_a.first, k), width * p.a.element_bytes, AccessKind::kRead,
+                                  own_a.count, p.a.pitch_bytes));
+    }
     // The block's part of B: some of its columns when they are rows in memory, else some of its rows.
     const std::int64_t b_rows = p.transpose_b ? cols : width;
     const SharedRows own_b(b_rows, place.row, rows_of_tiles, plan.clusters);

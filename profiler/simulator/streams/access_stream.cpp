@@ -15,22 +15,6 @@ namespace moescope {
 namespace detail {
 namespace {
 
-void add_router(std::vector<KernelLaunch>& launches, const StreamContext& context) {
-  const LayerShape& shape = context.shape;
-  const std::int64_t sides = shape.grid_rows + shape.grid_cols;
-  Product logits{.m = shape.num_tokens, .n = sides, .k = shape.hidden_size, .a = {}, .b = {}, .d = {}};
-  logits.a = {context.map.x, context.row_bytes, context.element_bytes};
-  logits.b = {context.map.router, context.row_bytes, context.element_bytes};
-  logits.d = {context.map.working, sides * 4, 4};
-  add_product(launches, Stage::kRouterProject, "logits", logits, context);
-
-  if (context.on_strips()) {
-    add_strip_select(launches, context);
-    return;
-  }
-  add_select(launches, "select", context);
-}
-
 /// Most pairs that CUB sorts with one block: 256 threads of 19.
 constexpr std::int64_t kSingleTilePairs = 4864;
 
@@ -175,6 +159,22 @@ void add_experts(std::vector<KernelLaunch>& launches, const StreamContext& conte
 
 }  // namespace
 
+void add_router(std::vector<KernelLaunch>& launches, const StreamContext& context) {
+  const LayerShape& shape = context.shape;
+  const std::int64_t sides = shape.grid_rows + shape.grid_cols;
+  Product logits{.m = shape.num_tokens, .n = sides, .k = shape.hidden_size, .a = {}, .b = {}, .d = {}};
+  logits.a = {context.map.x, context.row_bytes, context.element_bytes};
+  logits.b = {context.map.router, context.row_bytes, context.element_bytes};
+  logits.d = {context.map.working, sides * 4, 4};
+  add_product(launches, Stage::kRouterProject, "logits", logits, context);
+
+  if (context.on_strips()) {
+    add_strip_select(launches, context);
+    return;
+  }
+  add_select(launches, "select", context);
+}
+
 void add_select(std::vector<KernelLaunch>& launches, std::string name, const StreamContext& context) {
   const std::int64_t sides = context.shape.grid_rows + context.shape.grid_cols;
   // A block per token; so many fit a multiprocessor by their registers.
@@ -285,29 +285,40 @@ void WorkUnit::clear() {
   chain_steps = 0;
 }
 
-std::vector<KernelLaunch> layer_stream(const LayerShape& shape, const Routing& routing,
-                                       const Schedule& schedule, const StreamOptions& options,
-                                       bool fixed_routing) {
+namespace detail {
+
+StreamContext make_context(const LayerShape& shape, const Routing& routing, const Schedule& schedule,
+                           const StreamOptions& options, bool fixed_routing) {
   shape.validate();
   if (!options.constants.known()) {
     throw InvalidArgument("calibration", "none",
                           "has no constants of the kernels, and no device's folder has any");
   }
-  detail::require_row_width(shape.hidden_size, shape.dtype);
+  require_row_width(shape.hidden_size, shape.dtype);
   const std::int64_t row_bytes = shape.hidden_size * dtype_bytes(shape.dtype);
-  detail::StreamContext context{shape,
-                                &routing,
-                                &schedule,
-                                options,
-                                detail::TensorMap(shape, schedule.options.strip_rule),
-                                row_bytes,
-                                dtype_bytes(shape.dtype)};
+  StreamContext context{shape,
+                        &routing,
+                        &schedule,
+                        options,
+                        TensorMap(shape, schedule.options.strip_rule),
+                        row_bytes,
+                        dtype_bytes(shape.dtype)};
   const bool groups = std::ranges::any_of(
       schedule.items, [](const WorkItem& item) { return item.kind == WorkItemKind::kGroup; });
   // Thresholds come from the router and describe strips only: other routing takes the lists of pairs.
   if (groups || fixed_routing || shape.dtype != Dtype::kBF16) {
     context.options.staircase = StaircaseKernels::kLists;
   }
+  return context;
+}
+
+}  // namespace detail
+
+std::vector<KernelLaunch> layer_stream(const LayerShape& shape, const Routing& routing,
+                                       const Schedule& schedule, const StreamOptions& options,
+                                       bool fixed_routing) {
+  const detail::StreamContext context =
+      detail::make_context(shape, routing, schedule, options, fixed_routing);
   if (!context.on_strips() && schedule.options.strip_rule == StripRule::kRowsOnly) {
     throw InvalidArgument("schedule", to_string(schedule.options),
                           "rows alone need the router's scores, bf16 and kernels that take thresholds");

@@ -7,6 +7,7 @@
 
 #include "core/base/gpu_traits.hpp"
 #include "core/layer/stage.hpp"
+#include "core/layer/training.hpp"
 #include "core/schedule/schedule.hpp"
 #include "core/systems/system.hpp"
 #include "profiler/simulator/streams/stream_constants.hpp"
@@ -60,6 +61,7 @@ enum class Overlap : std::uint8_t {
   kSharedMlp,  ///< the shared MLP: its result is added behind the stage
   kNone,       ///< nothing: the stage itself adds the shared MLP's result
   kSchedule,   ///< the schedule, of which the kernel needs nothing; the stage adds the shared MLP's result
+  kDgrad,      ///< of a backward's weight gradients: the kernel itself runs beside the data gradients
 };
 
 struct KernelLaunch {
@@ -103,6 +105,14 @@ struct StreamOptions {
 std::vector<KernelLaunch> layer_stream(const LayerShape& shape, const Routing& routing,
                                        const Schedule& schedule, const StreamOptions& options,
                                        bool fixed_routing = false);
+
+/// The backward of the same layer: the stages of the GPU backend's TrainingExecution (kernels/training/),
+/// with those of the forward that run again under `training.save`. Throws as layer_stream(), and
+/// InvalidArgument for what has no stream: auxiliary losses, batch norm, a staircase without a router or in
+/// fp32.
+std::vector<KernelLaunch> training_stream(const LayerShape& shape, const Routing& routing,
+                                          const Schedule& schedule, const TrainingOptions& training,
+                                          const StreamOptions& options, bool fixed_routing = false);
 
 /// The same of a baseline, as the GPU backend runs it (kernels/systems/): FFN experts as expert_centric,
 /// product keys as token_centric or dense_masked, a dense MLP as all at once (dense_masked). `routing` has a

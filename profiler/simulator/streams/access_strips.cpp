@@ -3,7 +3,7 @@
 #include <utility>
 
 #include "core/tiling/selection_form.hpp"
-#include "profiler/simulator/streams/access_builder.hpp"
+#include "profiler/simulator/streams/access_strips.hpp"
 
 namespace moescope::detail {
 namespace {
@@ -17,50 +17,11 @@ constexpr std::int64_t kPrepareCodeBytes = 6'144;
 constexpr std::int64_t kListWarps = 32;
 /// Where list_strips spills registers: 24 bytes a thread (ptxas -v for sm_90a).
 constexpr std::int64_t kStackOfWarp = std::int64_t{24} * 32;
-constexpr std::int64_t kStripCodeBytes = 73'216;
 
 std::uint64_t at(std::uint64_t base, std::int64_t bytes) { return base + static_cast<std::uint64_t>(bytes); }
 
-/// A tile of a strip's tokens against one segment of its experts.
-struct StripUnit {
-  std::int64_t item;
-  std::int64_t begin;  ///< entries [begin, end) of Schedule::tokens
-  std::int64_t end;
-  std::int64_t first_expert;  ///< within the strip
-};
-
-/// The strips of each token: CSR over tokens.
-struct Covers {
-  std::vector<std::int64_t> offsets;
-  std::vector<std::int64_t> strips;   ///< row r, or Nr + column
-  std::vector<std::int64_t> entries;  ///< place in Schedule::tokens
-};
-
 std::int64_t strip_index(const StreamContext& context, const WorkItem& item) {
   return item.kind == WorkItemKind::kRowStrip ? item.strip : context.shape.grid_rows + item.strip;
-}
-
-std::shared_ptr<const Covers> covers_of(const StreamContext& context) {
-  const Schedule& schedule = *context.schedule;
-  auto covers = std::make_shared<Covers>();
-  covers->offsets.assign(static_cast<std::size_t>(context.shape.num_tokens) + 1, 0);
-  for (const std::int32_t token : schedule.tokens) {
-    ++covers->offsets[static_cast<std::size_t>(token) + 1];
-  }
-  for (std::size_t t = 1; t < covers->offsets.size(); ++t) {
-    covers->offsets[t] += covers->offsets[t - 1];
-  }
-  covers->strips.resize(schedule.tokens.size());
-  covers->entries.resize(schedule.tokens.size());
-  std::vector<std::int64_t> next(covers->offsets.begin(), covers->offsets.end() - 1);
-  for (const WorkItem& item : schedule.items) {
-    for (std::int64_t entry = item.token_begin; entry < item.token_end; ++entry) {
-      const auto place = static_cast<std::size_t>(next[static_cast<std::size_t>(schedule.tokens[entry])]++);
-      covers->strips[place] = strip_index(context, item);
-      covers->entries[place] = entry;
-    }
-  }
-  return covers;
 }
 
 void fill_select(const StreamContext& context, const StripArrays& arrays, const Covers& covers,
@@ -111,8 +72,33 @@ void fill_select(const StreamContext& context, const StripArrays& arrays, const 
   }
 }
 
-void fill_strip(const StreamContext& context, const StripArrays& arrays, const StripUnit& strip,
-                WorkUnit& unit) {
+}  // namespace
+
+std::shared_ptr<const Covers> covers_of(const StreamContext& context) {
+  const Schedule& schedule = *context.schedule;
+  auto covers = std::make_shared<Covers>();
+  covers->offsets.assign(static_cast<std::size_t>(context.shape.num_tokens) + 1, 0);
+  for (const std::int32_t token : schedule.tokens) {
+    ++covers->offsets[static_cast<std::size_t>(token) + 1];
+  }
+  for (std::size_t t = 1; t < covers->offsets.size(); ++t) {
+    covers->offsets[t] += covers->offsets[t - 1];
+  }
+  covers->strips.resize(schedule.tokens.size());
+  covers->entries.resize(schedule.tokens.size());
+  std::vector<std::int64_t> next(covers->offsets.begin(), covers->offsets.end() - 1);
+  for (const WorkItem& item : schedule.items) {
+    for (std::int64_t entry = item.token_begin; entry < item.token_end; ++entry) {
+      const auto place = static_cast<std::size_t>(next[static_cast<std::size_t>(schedule.tokens[entry])]++);
+      covers->strips[place] = strip_index(context, item);
+      covers->entries[place] = entry;
+    }
+  }
+  return covers;
+}
+
+void fill_strip(const StreamContext& context, const StripArrays& arrays, const StripPass& pass,
+                const StripUnit& strip, WorkUnit& unit) {
   unit.clear();
   const LayerShape& shape = context.shape;
   const WorkItem& item = context.schedule->items[strip.item];
@@ -149,34 +135,68 @@ void fill_strip(const StreamContext& context, const StripArrays& arrays, const S
     }
   };
   chunks([&](std::int64_t column, std::int64_t bytes) {
-    add(at(context.w_row(first), column), bytes, AccessKind::kRead, experts, pitch);
-    each_token([&](std::int64_t token) { add(at(context.x_row(token), column), bytes, AccessKind::kRead); });
-  });
-  // Log-probabilities of the other axis: of the columns for a row, of the uncovered rows for a column.
-  each_token([&](std::int64_t token) {
-    add(at(row ? arrays.col_log_probs : arrays.uncovered_rows, (token * length + strip.first_expert) * 4),
-        experts * 4, AccessKind::kRead);
-  });
-  chunks([&](std::int64_t column, std::int64_t bytes) {
-    add(at(context.v_row(first), column), bytes, AccessKind::kRead, experts, pitch);
-    const std::int64_t scale = context.strip_sum_bytes();
+    add(at(pass.first, first * context.row_bytes + column), bytes, AccessKind::kRead, experts, pitch);
     each_token([&](std::int64_t token) {
-      add(at(context.map.working, token * shape.hidden_size * scale + column / context.element_bytes * scale),
-          bytes / context.element_bytes * scale, AccessKind::kReduceKept);
+      add(at(pass.tokens, token * context.row_bytes + column), bytes, AccessKind::kRead);
     });
   });
+  if (pass.has_second) {
+    // Log-probabilities of the other axis: of the columns for a row, of the uncovered rows for a column.
+    each_token([&](std::int64_t token) {
+      add(at(row ? arrays.col_log_probs : arrays.uncovered_rows, (token * length + strip.first_expert) * 4),
+          experts * 4, AccessKind::kRead);
+    });
+  }
+  if (pass.between) {
+    pass.between(strip, unit);
+  }
+  if (pass.has_second) {
+    chunks([&](std::int64_t column, std::int64_t bytes) {
+      add(at(pass.second, first * context.row_bytes + column), bytes, AccessKind::kRead, experts, pitch);
+      const std::int64_t scale = pass.sum_bytes;
+      each_token([&](std::int64_t token) {
+        add(at(pass.sums, token * shape.hidden_size * scale + column / context.element_bytes * scale),
+            bytes / context.element_bytes * scale, AccessKind::kReduceKept);
+      });
+    });
+  }
   // Producers run ahead into the next tile: what is left is waiting for the item and for the ring to drain.
   unit.dependent_steps = 4;
   const StreamConstants& c = context.constants();
-  unit.clocks = (c.strip_tile_clocks + c.strip_tile_clocks_per_64_tokens *
+  unit.clocks = pass.pace *
+                (c.strip_tile_clocks + c.strip_tile_clocks_per_64_tokens *
                                            static_cast<double>(ceil_div(strip.end - strip.begin, 64))) *
                 static_cast<double>(shape.hidden_size * context.strip_segment()) / (1024.0 * 320.0);
   // Warpgroups of 64 tokens compute whole segments.
-  unit.tensor_flop = 4.0 * static_cast<double>(round_up(strip.end - strip.begin, 64) *
-                                               context.strip_segment() * shape.hidden_size);
+  unit.tensor_flop =
+      (pass.has_second ? 4.0 : 2.0) * static_cast<double>(round_up(strip.end - strip.begin, 64) *
+                                                          context.strip_segment() * shape.hidden_size);
 }
 
-}  // namespace
+std::vector<StripUnit> strip_units(const StreamContext& context) {
+  const Schedule& schedule = *context.schedule;
+  const std::int64_t most = schedule.options.tile_tokens;
+  const std::int64_t segment = context.strip_segment();
+  const std::int64_t segments = ceil_div(std::max(context.shape.grid_rows, context.shape.grid_cols), segment);
+  std::vector<StripUnit> units;
+  std::int64_t tiles = 0;
+  for (std::size_t i = 0; i < schedule.items.size(); ++i) {
+    const WorkItem& item = schedule.items[i];
+    const std::int64_t length =
+        item.kind == WorkItemKind::kRowStrip ? context.shape.grid_cols : context.shape.grid_rows;
+    const std::int64_t count = item.token_end - item.token_begin;
+    std::int64_t begin = item.token_begin;
+    for (std::int64_t tile = 0; tile < ceil_div(count, most); ++tile, ++tiles) {
+      const std::int64_t end = begin + strip_tile_tokens(count, most, tile);
+      for (std::int64_t first = 0; first < length; first += segment) {
+        units.push_back(
+            {static_cast<std::int64_t>(i), begin, end, first, tiles * segments + first / segment});
+      }
+      begin = end;
+    }
+  }
+  return units;
+}
 
 StripArrays::StripArrays(const LayerShape& shape, StripRule rule, std::uint64_t first) {
   const std::int64_t tokens_of_layer = shape.num_tokens;
@@ -288,30 +308,19 @@ void add_strips(std::vector<KernelLaunch>& launches, const StreamContext& contex
        kPrepareCodeBytes});
   launches.back().overlap = Overlap::kSchedule;
   launches.back().dependent = true;
-  const Schedule& schedule = *context.schedule;
-  const std::int64_t most = schedule.options.tile_tokens;
-  const std::int64_t segment = context.strip_segment();
-  std::vector<StripUnit> units;
-  for (std::size_t i = 0; i < schedule.items.size(); ++i) {
-    const WorkItem& item = schedule.items[i];
-    const std::int64_t length =
-        item.kind == WorkItemKind::kRowStrip ? context.shape.grid_cols : context.shape.grid_rows;
-    const std::int64_t count = item.token_end - item.token_begin;
-    std::int64_t begin = item.token_begin;
-    for (std::int64_t tile = 0; tile < ceil_div(count, most); ++tile) {
-      const std::int64_t end = begin + strip_tile_tokens(count, most, tile);
-      for (std::int64_t first = 0; first < length; first += segment) {
-        units.push_back({static_cast<std::int64_t>(i), begin, end, first});
-      }
-      begin = end;
-    }
-  }
+  const StripPass forward{.tokens = context.map.x,
+                          .first = context.map.w_in,
+                          .second = context.map.w_out,
+                          .sums = context.map.working,
+                          .sum_bytes = context.strip_sum_bytes()};
+  std::vector<StripUnit> units = strip_units(context);
   const auto count = static_cast<std::int64_t>(units.size());
-  launches.push_back({Stage::kExperts, "strips", count, 1,
-                      [context, arrays, units = std::move(units)](std::int64_t index, WorkUnit& unit) {
-                        fill_strip(context, arrays, units[static_cast<std::size_t>(index)], unit);
-                      },
-                      kStripCodeBytes});
+  launches.push_back(
+      {Stage::kExperts, "strips", count, 1,
+       [context, arrays, forward, units = std::move(units)](std::int64_t index, WorkUnit& unit) {
+         fill_strip(context, arrays, forward, units[static_cast<std::size_t>(index)], unit);
+       },
+       kStripCodeBytes});
 }
 
 }  // namespace moescope::detail

@@ -10,6 +10,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/error.hpp"
+#include "core/workload/output_gradient.hpp"
 #include "profiler/counters/recorded_counters.hpp"
 #include "profiler/report/chrome_trace.hpp"
 #include "reference/backend/reference_backend.hpp"
@@ -100,6 +101,46 @@ std::string profile_text(const LayerProfile& profile, const std::string& device)
   TableOutput out(text, text, {});
   print_profile(out, profile, device);
   return text.str();
+}
+
+/// A backward is counted by the same road, with stages of its own.
+TEST(LayerProfile, CountsEveryStageOfTheBackward) {
+  const auto inputs = make_inputs();
+  const HostTensor dy = make_output_gradient(inputs.shape, inputs.seed);
+  test::FakeCounters counters;
+  FakeTracer tracer;
+  SamplingOptions sampling;
+  sampling.min_samples = 2;
+  sampling.max_rounds = 2;
+  const std::vector<ScheduleOptions> schedules = {{.kind = ScheduleKind::kStaircase},
+                                                  {.kind = ScheduleKind::kSparseLibrary}};
+  omp_set_num_threads(1);
+  ReferenceBackend backend;
+  const LayerProfile profile = profile_training(
+      backend, inputs, dy, schedules, sampling, {.save = SaveMode::kScores},
+      [](TrainingExecution&) {
+        return GradientError{{}, "w_in"};
+      },
+      {.source = &counters, .selection = selection_of({"traffic"}), .reason = ""}, fake_ceilings(), &tracer);
+  ASSERT_EQ(profile.counted.size(), 2U);
+  std::vector<Stage> stages;
+  for (const StageMetrics& stage : profile.counted[0].stages) {
+    stages.push_back(stage.stage);
+    EXPECT_TRUE(stage.find("hbm_read_bytes").has_value());
+  }
+  EXPECT_EQ(stages,
+            (std::vector<Stage>{Stage::kSharedMlpBackward, Stage::kExpertsDgrad, Stage::kExpertsWgrad,
+                                Stage::kRouterSelectBackward, Stage::kRouterProjectBackward, Stage::kLayer}));
+  EXPECT_EQ(profile.kernels[0].size(), 5U);
+  const auto rows = profile_rows(profile);
+  const ResultRow* const bytes = find_row(rows, "staircase", Stage::kExpertsWgrad, "hbm_write_bytes");
+  ASSERT_NE(bytes, nullptr);
+  EXPECT_EQ(bytes->direction, "backward");
+  EXPECT_EQ(bytes->save, "scores");
+  EXPECT_NE(find_row(rows, "staircase", Stage::kExpertsWgrad, "hbm_write_bytes", Source::kAnalytic), nullptr)
+      << "the floor beside it";
+  EXPECT_NE(find_row(rows, "staircase", Stage::kExpertsDgrad, "nearest_limit_fraction"), nullptr);
+  EXPECT_FALSE(profile.counted[1].reason.empty()) << "sparse_library has no backward";
 }
 
 TEST(LayerProfile, CountsEveryStageAndTheLayerAsARangeOfItsOwn) {

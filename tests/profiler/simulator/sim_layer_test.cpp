@@ -107,6 +107,30 @@ TEST(SimTime, StagesAddUpToTheLayerAndRowsAreModelled) {
   }
 }
 
+/// A backward's sort runs beside the data gradients: what it leaves idle of the device costs the layer
+/// nothing, but no more than these take.
+TEST(SimTime, SortsHideBesideTheDataGradientsAsFarAsTheyLeaveTheDeviceIdle) {
+  const auto waits = [](double steps) {
+    return [steps](std::int64_t, WorkUnit& unit) {
+      unit.clear();
+      unit.dependent_steps = steps;
+    };
+  };
+  const auto hidden_s = [&](double dgrad_steps, Overlap overlap) {
+    const std::vector<KernelLaunch> launches = {{Stage::kExpertsDgrad, "dgrad", 1, 1, waits(dgrad_steps)},
+                                                {Stage::kExpertsWgrad, "sort", 1, 1, waits(50), 0, overlap},
+                                                {Stage::kExpertsWgrad, "wgrad", 1, 1, waits(50)}};
+    const LayerModel model = simulate_layer(launches, h100(), {}, {});
+    EXPECT_NEAR(model.stages[0].time_s + model.stages[1].time_s - model.hidden_s, model.stages[2].time_s,
+                1e-12);
+    return model.hidden_s;
+  };
+  const double sort_s = h100().launch_s + 50 * h100().l2_latency_s;
+  EXPECT_NEAR(hidden_s(1000, Overlap::kDgrad), sort_s, 1e-12) << "it waits all the time";
+  EXPECT_NEAR(hidden_s(5, Overlap::kDgrad), h100().launch_s + 5 * h100().l2_latency_s, 1e-12);
+  EXPECT_EQ(hidden_s(1000, Overlap::kSharedMlp), 0);
+}
+
 /// A layer whose shared MLP is all launches hides it behind what runs ahead of the experts; one that keeps
 /// the device busy hides nothing.
 TEST(SimTime, SharedMlpHidesAsFarAsItLeavesTheDeviceIdle) {
