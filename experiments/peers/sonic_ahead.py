@@ -4,10 +4,11 @@
 SonicMoE's own kernels are Triton's (permutation, sums of a token's results). Its two grouped products are QuACK's, in CuTe DSL, whose compiler is
 a library of 144 MB. This script compiles them once, for compute capability 9.0, in every form that QuACK's own tuning tries:
 
-  pip install nvidia-cutlass-dsl==4.4.2 quack-kernels==0.3.11 numpy       (Python 3.10 or later, gcc; PyTorch and a GPU are not needed)
+  pip install nvidia-cutlass-dsl==4.4.2 quack-kernels==0.3.11 numpy    (Python 3.10 or later, gcc, the CUDA toolkit; neither PyTorch nor a GPU)
   python3 experiments/peers/sonic_ahead.py KERNELS [NAME...]
 
-KERNELS then holds a shared library for each form (20 KB to 60 KB) and needs apache-tvm-ffi where it is used, no CuTe DSL:
+KERNELS then holds a shared library for each form (50 to 80 KB) and the few calls of CUDA's runtime that they make (sonic_runtime.c). It needs
+apache-tvm-ffi where it is used, no CuTe DSL:
 
   pip install --no-deps sonic-moe==0.1.2.post1 apache-tvm-ffi
   python3 experiments/peers/sonic_systems.py --kernels KERNELS --out results/sonic_systems
@@ -18,6 +19,7 @@ does, every form is timed once for each shape, and the fastest is kept.
 
 import importlib.abc
 import importlib.machinery
+import os
 import pathlib
 import subprocess
 import sys
@@ -25,6 +27,8 @@ import time
 import types
 
 GATED, PLAIN = "gated", "plain"
+RUNTIME = "libsonic_runtime.so"
+CUDA = pathlib.Path(os.environ.get("CUDA_HOME", "/usr/local/cuda"))
 
 
 def name_of(kind, config):
@@ -95,8 +99,6 @@ def absent_torch():
 
 def compile_forms(folder, names):
     """Writes KERNELS/*.so."""
-    import os
-
     os.environ.update(QUACK_ARCH="sm_90", CUTE_DSL_ARCH="sm_90a", QUACK_CACHE_ENABLED="0")
     try:
         import torch  # noqa: F401
@@ -131,6 +133,8 @@ def compile_forms(folder, names):
     forms = [(GATED, gated, c) for c in of_hopper if c.cluster_n == 1 and c.tile_n != 208]  # rows are gathered
     forms += [(PLAIN, plain, c) for c in get_all_configs() if c.device_capacity == 9 and not c.swap_ab]
     folder.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-s", f"-I{CUDA}/include", "-o", folder / RUNTIME, pathlib.Path(__file__).with_name("sonic_runtime.c"),
+                    f"-L{CUDA}/lib64", "-lcudart"], check=True)
     for kind, make, config in forms:
         name = name_of(kind, config)
         if (folder / f"{name}.so").exists() or (names and name not in names):
@@ -140,9 +144,9 @@ def compile_forms(folder, names):
         try:
             make(config).export_to_c(object_file_path=str(made), function_name="func")
         except Exception as failure:  # QuACK's tuning leaves out what does not compile, too
-            print(f"{name}: does not compile: {type(failure).__name__}: {str(failure)}", flush=True)
+            print(f"{name}: does not compile: {type(failure).__name__}: {str(failure).splitlines()[:1]}", flush=True)
             continue
-        subprocess.run(["gcc", "-shared", "-s", "-o", folder / f"{name}.so", made], check=True)
+        subprocess.run(["gcc", "-shared", "-s", "-Wl,-z,notext,--no-warnings", "-o", folder / f"{name}.so", made], check=True)
         made.unlink()
         print(f"{name}: {time.time() - began:.1f} s, {(folder / f'{name}.so').stat().st_size} bytes", flush=True)
 
@@ -191,8 +195,12 @@ class Forms:
 
 def use(torch, folder):
     """Lets `import sonicmoe` work with the forms in `folder` in place of CuTe DSL and QuACK. Returns the two products' Forms."""
+    import ctypes
+
     import tvm_ffi
 
+    for library in (folder / RUNTIME, pathlib.Path(tvm_ffi.__file__).parent / "lib" / "libtvm_ffi.so"):
+        ctypes.CDLL(str(library), mode=ctypes.RTLD_GLOBAL)  # which the forms look their calls up in
     for package in ("cutlass", "quack"):
         if package in sys.modules:
             raise RuntimeError(f"{package} is imported already")
