@@ -45,6 +45,7 @@ class CudaBackend final : public MoeBackend {
                                                       const ScheduleOptions& options,
                                                       const TrainingOptions& training) override;
   bool supports_system(System system, std::string& why) const override;
+  bool supports_token_rules(std::string& /*why*/) const override { return true; }
   std::unique_ptr<LayerExecution> prepare_system(const SystemInputs& inputs) override;
 
  private:
