@@ -3,6 +3,7 @@
 
 #include "capi/cuda/run.hpp"
 #include "kernels/contract/gated_mlp.hpp"
+#include "kernels/contract/given_pairs.hpp"
 #include "kernels/contract/launch.hpp"
 #include "kernels/runtime/cuda_raii.hpp"
 
@@ -20,13 +21,16 @@ class ForwardRun : public Run {
     cuda::DeviceWeights weights;
     weights.w_in = w_in;
     weights.w_out = w_out;
-    const bool bf16 = shape_.dtype == Dtype::kBF16;
     // The launcher writes neither ids nor gates.
     const cuda::DeviceRouting routing{const_cast<std::int32_t*>(ids), const_cast<float*>(gates)};
-    cuda::launch_experts_token_centric(
-        shape_, x, weights, routing, scratch_.pairs.workspace,
-        {.y = bf16 ? nullptr : static_cast<float*>(y), .addend = addend, .rounded = bf16 ? y : nullptr},
-        stream());
+    cuda::launch_experts_token_centric(shape_, x, weights, routing, scratch_.pairs.workspace,
+                                       output(addend, y), stream());
+  }
+
+  /// To the caller's y, in its type.
+  cuda::ExpertOutput output(const float* addend, void* y) const {
+    const bool bf16 = shape_.dtype == Dtype::kBF16;
+    return {.y = bf16 ? nullptr : static_cast<float*>(y), .addend = addend, .rounded = bf16 ? y : nullptr};
   }
 
   void mlp(const void* x, const void* gate, const void* up, const void* down, float* y,
@@ -138,18 +142,15 @@ void experts_forward(const Call& call, const void* x, const void* w_in, const vo
     if (run.empty()) {
       return;
     }
-    const PairsScratch& pairs = run.scratch().pairs;
-    launch_take_pairs({.pairs = run.shape().num_pairs(),
-                       .experts = run.shape().num_experts(),
-                       .wide_ids = call.problem.wide_ids,
-                       .ids = ids,
-                       .gates = static_cast<const float*>(gates),
-                       .narrow_ids = pairs.ids,
-                       .checked_gates = pairs.gates,
-                       .cleared = pairs.arrivals,
-                       .cleared_count = pairs.arrivals_count},
-                      run.stream());
-    run.experts(x, w_in, w_out, pairs.ids, pairs.gates, nullptr, y);
+    const bool wide = call.problem.wide_ids;
+    cuda::DeviceWeights weights;
+    weights.w_in = w_in;
+    weights.w_out = w_out;
+    cuda::launch_experts_given_pairs(run.shape(), x, weights,
+                                     {.ids = wide ? nullptr : static_cast<const std::int32_t*>(ids),
+                                      .wide_ids = wide ? static_cast<const std::int64_t*>(ids) : nullptr,
+                                      .gates = static_cast<const float*>(gates)},
+                                     run.scratch().pairs.workspace, run.output(nullptr, y), run.stream());
   });
 }
 

@@ -52,12 +52,9 @@ void take_selection(Arena& arena, const LayerShape& shape, const GpuTraits& gpu,
 
 void take_pairs(Arena& arena, const Call& call, const LayerShape& shape, const GpuTraits& gpu,
                 PairsScratch& scratch) {
-  const bool pair_form = call.operation == MOESCOPE_EXPERTS_FORWARD;
-  scratch.ids = pair_form || call.problem.wide_ids ? arena.take<std::int32_t>(shape.num_pairs()) : nullptr;
-  // The layer's own where the caller wants none.
-  scratch.gates = arena.take<float>(shape.num_pairs());
-  if (!pair_form && scratch.ids == nullptr) {
+  if (call.operation != MOESCOPE_EXPERTS_FORWARD) {  // the layer's own, where the caller wants none
     scratch.ids = arena.take<std::int32_t>(shape.num_pairs());
+    scratch.gates = arena.take<float>(shape.num_pairs());
   }
   const std::int64_t bytes = cuda::token_centric_workspace_bytes(shape, gpu);
   if (bytes > 0) {

@@ -221,6 +221,11 @@ MOESCOPE_API moescope_status moescope_layer_backward(const moescope_shape* shape
                                                      const void* gates, const void* y_gradient,
                                                      const moescope_layer_gradients* gradients);
 
+/* For the Python package, which has it by ctypes.PyDLL: a new reference to a tuple of functions that call the
+ * above without ctypes; null where the process runs no CPython. What they are is the package's and this
+ * version's own affair. */
+MOESCOPE_API void* moescope_python_calls(void);
+
 #ifdef __cplusplus
 }
 #endif

@@ -199,6 +199,17 @@ def give_workspace(where: Execution, address: int, size: int) -> None:
     where.workspace_bytes = size
 
 
+@lru_cache(maxsize=1)
+def python_calls() -> tuple:
+    """The library's functions for Python, () where it or the interpreter has none."""
+    try:
+        found = ctypes.PyDLL(None, handle=library()._handle).moescope_python_calls
+        found.restype = ctypes.py_object
+        return found()
+    except (AttributeError, ValueError):  # an older library; no CPython
+        return ()
+
+
 @lru_cache(maxsize=None)
 def function(operation: str):
     """The function behind an operation: it takes references to shape and execution, then what moescope.h says."""

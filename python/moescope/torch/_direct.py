@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from moescope.torch import _ops
+from moescope.torch._calls import FORMS, quick
 
 ops = torch.ops.moescope
 # Names of PyTorch's own use: where one is gone, every call goes through the dispatcher.
@@ -125,3 +126,5 @@ class _LayerOutput(torch.autograd.Function):
 # Function.apply in Python sees to functorch, which plain() has ruled out.
 select, experts, mlp, layer, layer_output = (super(torch.autograd.Function, one).apply  # type: ignore[misc]
                                              for one in (_Select, _Experts, _Mlp, _Layer, _LayerOutput))
+for _name, _function in (("select", select), ("experts", experts), ("mlp", mlp), ("layer", layer), ("layer_output", layer_output)):
+    quick.direct[FORMS.index(_name)] = _function

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from moescope import _library as lib
 from moescope.torch import _direct, _ops
+from moescope.torch._calls import quick
 
 _operators = torch.ops.moescope
 _SELECT = _operators.select.default, _direct.select, _ops.select_kernel
@@ -77,6 +78,10 @@ def select(row_logits: Tensor, col_logits: Tensor, top_k: int, *, gates: str = "
     gates: "softmax" over the selected, "probability" (exp of the score), "relu" or "score". marginals: "log_softmax" of the
     logits, or "as_given". Logits must be finite.
     """
+    if not _compiling():
+        made = quick.select_road(row_logits, col_logits, top_k, gates, marginals)
+        if made is not None:
+            return Selection(made[1], made[0], made[2])
     if row_logits.dim() != 2:
         found = select(_rows(row_logits), _rows(col_logits), top_k, gates=gates, marginals=marginals)
         return Selection(*(one.reshape(*row_logits.shape[:-1], top_k) for one in found))
@@ -92,6 +97,10 @@ def experts(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates: Tensor, 
     x [..., d], w_in and w_out [N, d], ids (int32 or int64) and gates [..., K]. activation: "silu", "gelu" (erf) or "relu". An id
     that stands there twice counts twice.
     """
+    if not _compiling():
+        made = quick.experts_road(x, w_in, w_out, ids, gates, activation)
+        if made is not None:
+            return made
     if x.dim() != 2:
         return experts(_rows(x), w_in, w_out, _rows(ids), _rows(gates), activation=activation).reshape(x.shape)
     if _compiling() or _any_autocast():
@@ -102,6 +111,10 @@ def experts(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates: Tensor, 
 
 def mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, *, activation: str = "silu") -> Tensor:
     """(act(x gate^T) * (x up^T)) down^T, [..., d]. gate and up [f, d], down [d, f]."""
+    if not _compiling():
+        made = quick.mlp_road(x, gate, up, down, activation)
+        if made is not None:
+            return made
     if x.dim() != 2:
         return mlp(_rows(x), gate, up, down, activation=activation).reshape(x.shape)
     if _compiling() or _any_autocast():
@@ -115,11 +128,15 @@ def layer(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out
 
     x [..., d], row_logits [..., Nr], col_logits [..., Nc], w_in and w_out [Nr Nc, d]. gates: "softmax" or "probability".
     """
+    gate, up, down = shared or (None, None, None)
+    if not _compiling():
+        found = quick.layer_road(x, row_logits, col_logits, w_in, w_out, gate, up, down, top_k, gates, activation)
+        if found is not None:
+            return LayerOutput(*found)
     if x.dim() != 2:
         made = layer(_rows(x), _rows(row_logits), _rows(col_logits), w_in, w_out, top_k, shared=shared, gates=gates, activation=activation)
         leading = x.shape[:-1]
         return LayerOutput(made.y.reshape(x.shape), made.ids.reshape(*leading, top_k), made.gates.reshape(*leading, top_k))
-    gate, up, down = shared or (None, None, None)
     if _compiling() or _any_autocast():
         x, w_in, w_out, gate, up, down = _cast(x, w_in, w_out, gate, up, down)
     dtype = _ops.compute_dtype(x.dtype)
@@ -137,10 +154,14 @@ def layer_output(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor
     expert_bound: that of expert_bound(w_in, w_out) where the weights do not change, which saves reading them once more. One that is
     too small makes wrong sums.
     """
+    gate, up, down = shared or (None, None, None)
+    if not _compiling():
+        made = quick.layer_output_road(x, row_logits, col_logits, w_in, w_out, gate, up, down, expert_bound, top_k, gates, activation)
+        if made is not None:
+            return made
     if x.dim() != 2:
         return layer_output(_rows(x), _rows(row_logits), _rows(col_logits), w_in, w_out, top_k, shared=shared, gates=gates,
                             activation=activation, expert_bound=expert_bound).reshape(x.shape)
-    gate, up, down = shared or (None, None, None)
     if _compiling() or _any_autocast():
         x, w_in, w_out, gate, up, down = _cast(x, w_in, w_out, gate, up, down)
     dtype = _ops.compute_dtype(x.dtype)
