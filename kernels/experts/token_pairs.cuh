@@ -5,10 +5,8 @@
 
 #include <bit>
 #include <cstdint>
-#include <map>
 #include <string>
 #include <type_traits>
-#include <utility>
 
 #include "core/base/error.hpp"
 #include "core/tiling/token_split.hpp"
@@ -17,6 +15,7 @@
 #include "kernels/device/dependent_launch.cuh"
 #include "kernels/experts/token_sums.cuh"
 #include "kernels/runtime/device_info.hpp"
+#include "kernels/runtime/kernel_attributes.hpp"
 
 /// The expert stage token by token, shared by experts_token_centric.cu (scores and sums fused)
 /// and expert_combine.cu (sums alone). Every pair costs one row of W and one of V, read once with 16-byte
@@ -196,21 +195,6 @@ auto token_pairs_kernel_for(std::int64_t chunks) {
                        : token_pairs_kernel<T, 4, kFull, kScore, kPastL1, Args>;
 }
 
-/// What the runtime says of a kernel, asked for once in a thread: asking takes as long as a tenth of a launch.
-inline const cudaFuncAttributes& attributes_of(const void* kernel) {
-  int device = 0;
-  MOESCOPE_CUDA_CHECK(cudaGetDevice(&device));
-  thread_local std::map<std::pair<int, const void*>, cudaFuncAttributes> known;
-  const auto [found, is_new] = known.try_emplace({device, kernel});
-  if (is_new) {
-    if (const cudaError_t result = cudaFuncGetAttributes(&found->second, kernel); result != cudaSuccess) {
-      known.erase(found);
-      MOESCOPE_CUDA_CHECK(result);
-    }
-  }
-  return found->second;
-}
-
 /// A launch that begins when all before it on the stream is done.
 template <class Args>
 void launch_ordinary(void (*kernel)(Args), const LaunchShape& shape, cudaStream_t stream, const Args& args) {
@@ -256,7 +240,7 @@ void launch_token_split(const LayerShape& shape, Args args, void* workspace,
   const TokenSplit rows = choose(false);
   const bool full = rows.is_full(row_bytes);
   auto kernel = choose_kernel(rows, full);
-  const cudaFuncAttributes attributes = attributes_of(reinterpret_cast<const void*>(kernel));
+  const cudaFuncAttributes attributes = kernel_attributes(reinterpret_cast<const void*>(kernel));
   // What the code was compiled for decides, not the device: PTX for sm_80 has no cluster reduction in it.
   const TokenSplit split = choose(attributes.ptxVersion >= 90);
   if constexpr (std::is_invocable_v<ChooseKernel, const TokenSplit&, bool, decltype(kernel)>) {
