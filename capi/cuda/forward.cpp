@@ -66,11 +66,22 @@ class ForwardRun : public Run {
       cuda::launch_expert_bound(shape_, weights, own.bound, beside.stream());
     }
     cuda::launch_schedule_strips(shape_, options.strip_rule, options.tile_tokens, own.strips, stream());
+    if (std::int32_t* const counts = counts_of(inputs); counts != nullptr) {
+      MOESCOPE_CUDA_CHECK(
+          cudaMemcpyAsync(counts, own.strips.counts, kCounts, cudaMemcpyDeviceToDevice, stream()));
+    }
     shared_mlp(inputs, beside.stream());
     beside.join(stream());
     cuda::launch_staircase_prepare(shape_, inputs.x, bound, own.strips, own.sums, stream());
     cuda::launch_experts_staircase(shape_, inputs.x, weights, own.strips, own.sums, stream());
     cuda::launch_round_output(shape_, own.sums, scratch_.mlp.y, y, stream());
+  }
+
+  /// Of a layer that has no strips.
+  void clear_counts(const moescope_layer_inputs& inputs) const {
+    if (std::int32_t* const counts = counts_of(inputs); counts != nullptr) {
+      MOESCOPE_CUDA_CHECK(cudaMemsetAsync(counts, 0, kCounts, stream()));
+    }
   }
 
   /// Packed logits to y token by token, the pairs to `ids` and `gates`. Where those are null nobody sees
@@ -100,6 +111,13 @@ class ForwardRun : public Run {
       side.join(stream());
     }
     experts(inputs.x, inputs.w_in, inputs.w_out, taken_ids, taken_gates, scratch_.mlp.y, y);
+  }
+
+ private:
+  static constexpr std::size_t kCounts = 2 * sizeof(std::int32_t);
+
+  static std::int32_t* counts_of(const moescope_layer_inputs& inputs) {
+    return inputs.struct_bytes >= kCountsBytes ? inputs.strip_counts : nullptr;
   }
 };
 
@@ -185,6 +203,7 @@ void layer_forward(const Call& call, const moescope_layer_inputs& inputs, void* 
     const ScheduleOptions options = layer_schedule(call, run.shape(), run.gpu(), lists_pairs);
     run.pack(inputs.row_logits, inputs.col_logits, run.scratch().pairs);
     if (options.kind != ScheduleKind::kStaircase) {
+      run.clear_counts(inputs);
       run.token_centric(inputs, ids, gates, y);
       return;
     }

@@ -120,7 +120,8 @@ moescope_layer_inputs inputs_of(void* const* address, const void* bound) {
           .shared_gate = address[5],
           .shared_up = address[6],
           .shared_down = address[7],
-          .expert_bound = static_cast<const float*>(bound)};
+          .expert_bound = static_cast<const float*>(bound),
+          .strip_counts = nullptr};
 }
 
 moescope_layer_gradients gradients_of(void* const* out) {

@@ -33,11 +33,12 @@ class Plan:
 
     __slots__ = ("device", "function", "index", "shape", "shape_reference", "size", "where", "where_reference")
 
-    def __init__(self, operation: str, shape: lib.Shape, device: torch.device):
+    def __init__(self, operation: str, shape: lib.Shape, device: torch.device, strip_counts: tuple[int, int]):
         self.device, self.shape = device, shape
         self.index = -1 if device.type == "cpu" else torch.cuda.current_device() if device.index is None else device.index
         self.where = lib.execution(device=lib.CPU if self.index < 0 else lib.CUDA, device_index=max(self.index, 0),
-                                   num_threads=torch.get_num_threads() if self.index < 0 else 0, deterministic=bool(_deterministic()))
+                                   num_threads=torch.get_num_threads() if self.index < 0 else 0, deterministic=bool(_deterministic()),
+                                   strip_counts=strip_counts)
         self.size = lib.workspace_bytes(operation, shape, self.where)  # raises for a shape that cannot be
         self.function = lib.function(operation)
         self.shape_reference, self.where_reference = ctypes.byref(shape), ctypes.byref(self.where)
@@ -81,9 +82,10 @@ def planned(operation: str, options: Any, tensors: tuple) -> tuple[Optional[Plan
     return (None, []) if plan.index >= 0 and reduce(or_, addresses) & 15 else (plan, addresses)
 
 
-def plan_of(operation: str, options: Any, tensors: tuple, shape: lib.Shape) -> tuple[Plan, list[int]]:
-    """A plan, to be found from now on, for tensors that were checked; and their addresses."""
-    plan = Plan(operation, shape, tensors[0].device)
+def plan_of(operation: str, options: Any, tensors: tuple, shape: lib.Shape,
+            strip_counts: tuple[int, int] = (0, 0)) -> tuple[Plan, list[int]]:
+    """A plan, to be found from now on, for tensors that were checked; and their addresses. strip_counts: of what the options say."""
+    plan = Plan(operation, shape, tensors[0].device, strip_counts)
     if len(_plans.of) >= _MOST_PLANS:
         _plans.of.clear()
     _plans.of[_key(operation, options, tensors)] = plan

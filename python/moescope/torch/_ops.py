@@ -376,11 +376,12 @@ def _layer_fake(x, row_logits, col_logits, w_in, w_out, gate, up, down, top_k, g
 
 def _layer_output(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out: Tensor, gate: Optional[Tensor],
                   up: Optional[Tensor], down: Optional[Tensor], expert_bound: Optional[Tensor], top_k: int, gate_mode: str,
-                  activation: str) -> Tensor:
+                  activation: str, strip_counts: Optional[Tensor] = None) -> Tensor:
+    """strip_counts: int32 [2] on the GPU, to be written."""
     if not x.is_cuda:
         return _layer(x, row_logits, col_logits, w_in, w_out, gate, up, down, top_k, gate_mode, activation)[0]
     all_inputs = x, row_logits, col_logits, w_in, w_out, gate, up, down
-    made = quick.layer_output(*all_inputs, expert_bound, top_k, gate_mode, activation)
+    made = None if strip_counts is not None else quick.layer_output(*all_inputs, expert_bound, top_k, gate_mode, activation)
     if made is not None:
         return made
     tensors, options = _inputs_of(*all_inputs), (top_k, gate_mode, activation)
@@ -394,6 +395,8 @@ def _layer_output(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tenso
     if expert_bound is not None:
         bound = (require("expert_bound", expert_bound, torch.float32, (1,), plan.device),)  # kept until the call is made
         given.expert_bound = bound[0].data_ptr()
+    if strip_counts is not None:
+        given.strip_counts = strip_counts.data_ptr()
     y = torch.empty_like(tensors[0])
     plan.call(ctypes.byref(given), y.data_ptr(), None, None)
     if is_new:
@@ -403,12 +406,13 @@ def _layer_output(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tenso
 
 def _layer_backward(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out: Tensor, gate: Optional[Tensor],
                     up: Optional[Tensor], down: Optional[Tensor], ids: Optional[Tensor], gates: Optional[Tensor], y_gradient: Tensor,
-                    gate_mode: str, activation: str, want: list[bool], top_k: int = 0) -> list[Tensor]:
-    """Without ids and gates, which a GPU can do without, it takes top_k."""
+                    gate_mode: str, activation: str, want: list[bool], top_k: int = 0,
+                    strip_counts: tuple[int, int] = (0, 0)) -> list[Tensor]:
+    """Without ids and gates, which a GPU can do without, it takes top_k. strip_counts: what the forward had written, if that is known."""
     all_inputs = x, row_logits, col_logits, w_in, w_out, gate, up, down
     if ids is None:
         quick_form, given_all, own_options = "layer_output_backward", (*all_inputs, y_gradient), (top_k, gate_mode, activation, want)
-        found = quick.layer_output_backward(*given_all, *own_options)
+        found = quick.layer_output_backward(*given_all, *own_options) if strip_counts == (0, 0) else None
     else:
         quick_form, given_all = "layer_backward", (*all_inputs, ids, gates, y_gradient)
         own_options = (gate_mode, activation, want, top_k)  # type: ignore[assignment]
@@ -417,7 +421,7 @@ def _layer_backward(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Ten
         return list(found)
     inputs = _inputs_of(*all_inputs)
     listed = (ids, gates) if ids is not None else ()
-    tensors, options = (*inputs, y_gradient, *listed), (gate_mode, activation, top_k)
+    tensors, options = (*inputs, y_gradient, *listed), (gate_mode, activation, top_k, strip_counts)
     plan, addresses = planned("layer_backward", options, tensors)
     if is_new := plan is None:
         top = top_k if ids is None else ids.shape[-1]
@@ -428,7 +432,7 @@ def _layer_backward(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Ten
             found = (*found, require("ids", ids, torch.int32, pairs, x.device),
                      require("gates", gates, compute_dtype(x.dtype), pairs, x.device))
         tensors = found
-        plan, addresses = plan_of("layer_backward", options, tensors, shape)
+        plan, addresses = plan_of("layer_backward", options, tensors, shape, strip_counts)
     count = len(inputs)
     together = _tables_together(x, want, 3)
     made, places = _made(inputs, together)
@@ -436,7 +440,7 @@ def _layer_backward(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Ten
     pairs_at = addresses[count + 1:] or (None, None)
     plan.call(ctypes.byref(given), *pairs_at, addresses[count], ctypes.byref(to))
     kept = _only(made, want)
-    if is_new and together == want:
+    if is_new and together == want and strip_counts == (0, 0):
         # The inputs, then pairs where there are some, then y's gradient: the order of given_all.
         quick.learn(quick_form, given_all, (*tensors[:count], *tensors[count + 1:], tensors[count]), own_options, plan, tuple(kept))
     return kept

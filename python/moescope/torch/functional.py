@@ -22,6 +22,7 @@ _EXPERTS = _operators.experts.default, _direct.experts, _ops.experts_kernel
 _MLP = _operators.mlp.default, _direct.mlp, _ops.mlp_kernel
 _LAYER = _operators.layer.default, _direct.layer, _ops.layer_kernel
 _LAYER_OUTPUT = _operators.layer_output.default, _direct.layer_output, _ops.layer_output_kernel
+_LAYER_OUTPUT_EXACT = _operators.layer_output.default, _direct.layer_output_exact, _ops.layer_output_kernel
 
 
 class Selection(NamedTuple):
@@ -147,26 +148,31 @@ def layer(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out
 
 def layer_output(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out: Tensor, top_k: int, *,
                  shared: Optional[tuple[Tensor, Tensor, Tensor]] = None, gates: str = "softmax", activation: str = "silu",
-                 expert_bound: Optional[Tensor] = None) -> Tensor:
+                 expert_bound: Optional[Tensor] = None, exact_memory: bool = False) -> Tensor:
     """y [..., d] of layer() alone: with many tokens a GPU then lists no pairs, forward or backward. On a CPU its backward selects
     once more, which layer() does not.
 
     expert_bound: that of expert_bound(w_in, w_out) where the weights do not change, which saves reading them once more. One that is
     too small makes wrong sums.
+
+    exact_memory: on a GPU the backward takes memory for what the forward selected, about half of all that such a batch can select. For
+    that it waits until the forward has run, where it has not yet. It makes no difference in a graph and in torch.compile.
     """
     gate, up, down = shared or (None, None, None)
     if not _compiling():
-        made = quick.layer_output_road(x, row_logits, col_logits, w_in, w_out, gate, up, down, expert_bound, top_k, gates, activation)
+        made = None if exact_memory else quick.layer_output_road(x, row_logits, col_logits, w_in, w_out, gate, up, down, expert_bound, top_k,
+                                                                 gates, activation)
         if made is not None:
             return made
     if x.dim() != 2:
         return layer_output(_rows(x), _rows(row_logits), _rows(col_logits), w_in, w_out, top_k, shared=shared, gates=gates,
-                            activation=activation, expert_bound=expert_bound).reshape(x.shape)
+                            activation=activation, expert_bound=expert_bound, exact_memory=exact_memory).reshape(x.shape)
     if _compiling() or _any_autocast():
         x, w_in, w_out, gate, up, down = _cast(x, w_in, w_out, gate, up, down)
     dtype = _ops.compute_dtype(x.dtype)
     given = x, _of(row_logits, dtype), _of(col_logits, dtype), w_in, w_out, gate, up, down
-    return _run(_LAYER_OUTPUT, given if gate is not None else given[:5], *given, expert_bound, top_k, gates, activation)
+    roads = _LAYER_OUTPUT_EXACT if exact_memory else _LAYER_OUTPUT
+    return _run(roads, given if gate is not None else given[:5], *given, expert_bound, top_k, gates, activation)
 
 
 @torch.no_grad()
