@@ -145,8 +145,8 @@ void take_side_sums(Arena& arena, const LayerShape& shape, PairsBackwardScratch&
       bytes > 0 ? arena.take<float>(bytes / static_cast<std::int64_t>(sizeof(float))) : nullptr;
 }
 
-/// For all that a batch of this shape can select, unless the caller knows what it did select: the device alone
-/// does otherwise.
+/// For all that a batch of this shape can select, unless the caller knows what it did select: the device
+/// alone does otherwise.
 void take_strips_backward(Arena& arena, const Call& call, const LayerShape& shape,
                           const ScheduleOptions& options, const GpuTraits& gpu,
                           StripsBackwardScratch& scratch) {

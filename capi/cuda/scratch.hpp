@@ -65,7 +65,8 @@ struct StripsBackwardScratch {
   cuda::StripsPairs pairs;
   float* logits_gradient = nullptr;  ///< [L, Nr+Nc]
   std::byte* workspace = nullptr;
-  std::int32_t* exceeded = nullptr;  ///< of a batch with more than the caller said; null: there is room for all
+  std::int32_t* exceeded =
+      nullptr;  ///< of a batch with more than the caller said; null: there is room for all
 };
 
 struct MlpBackwardScratch {

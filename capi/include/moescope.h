@@ -115,8 +115,9 @@ typedef struct moescope_execution {
   int32_t schedule;       /* 0: chosen from the shape; no other value yet */
   int32_t reserved;       /* 0 */
   /* CUDA, of a layer's backward without ids: what moescope_layer_inputs.strip_counts had after the forward of
-   * the same logits, or more. Its workspace is then for so much, and not for all that such a batch can select,
-   * which is about twice of it. Too little makes NaN of the gradients of x and logits. 0: not known. */
+   * the same logits, or more. Its workspace is then for so much, and not for all that such a batch can
+   * select, which is about twice of it. Too little makes NaN of the gradients of x and logits. 0: not known.
+   */
   int64_t strip_entries;
   int64_t strip_tiles;
 } moescope_execution;
@@ -133,8 +134,8 @@ MOESCOPE_API const char* moescope_status_name(moescope_status status);
  * Valid until the thread's next call that fails. */
 MOESCOPE_API const char* moescope_last_error(void);
 
-/* Bytes of workspace that `operation` needs at this shape. Of `execution` device, device_index, deterministic,
- * num_threads, strip_entries and strip_tiles are read. */
+/* Bytes of workspace that `operation` needs at this shape. Of `execution` device, device_index,
+ * deterministic, num_threads, strip_entries and strip_tiles are read. */
 MOESCOPE_API moescope_status moescope_workspace_bytes(moescope_operation operation,
                                                       const moescope_shape* shape,
                                                       const moescope_execution* execution, size_t* bytes);

@@ -8,7 +8,7 @@
 namespace moescope::capi::python {
 namespace {
 
-constexpr std::uintptr_t kCudaAlignment = 16;      // kernels load so much at a time
+constexpr std::uintptr_t kCudaAlignment = 16;       // kernels load so much at a time
 constexpr std::uintptr_t kWorkspaceAlignment = 64;  // of the interface
 constexpr int kMostRank = 2;
 

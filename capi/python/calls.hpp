@@ -5,8 +5,9 @@
 #include "capi/python/plans.hpp"
 
 /// The package's way to an operation without ctypes and without Python between: some microseconds of a call
-/// of a small layer. What a call has to be is checked in Python, for the first of its kind; `learn` then keeps
-/// a plan, and calls of the same kind find it. Every other call is answered with None, and Python sees to it.
+/// of a small layer. What a call has to be is checked in Python, for the first of its kind; `learn` then
+/// keeps a plan, and calls of the same kind find it. Every other call is answered with None, and Python sees
+/// to it.
 namespace moescope::capi::python {
 
 /// What the package has said of PyTorch. Of the process, never given back.
@@ -37,7 +38,8 @@ bool read_arguments(const Framework& framework, FormIndex form, Object* const* g
 
 /// What an operation made: a tensor or a tuple. None: no plan, or it failed, and Python will say why. Null: a
 /// Python error is set.
-Object* run_plan(const Framework& framework, FormIndex form, Object* const* given, const Arguments& arguments);
+Object* run_plan(const Framework& framework, FormIndex form, Object* const* given,
+                 const Arguments& arguments);
 
 /// A plan from what Python made of its first call. given: those of the call; outputs: a tuple of what to make
 /// others like; kept: a tuple of tensors of one element, to be kept for those that are like no argument.

@@ -11,14 +11,14 @@ namespace {
 Framework framework;
 bool enabled = false;
 
-/// attach(capsule, Tensor, Parameter, empty_like, deterministic, threads, grad_enabled, stands_between, direct):
-/// what Framework is made of. True where PyTorch's table is one that this knows.
+/// attach(capsule, Tensor, Parameter, empty_like, deterministic, threads, grad_enabled, stands_between,
+/// direct): what Framework is made of. True where PyTorch's table is one that this knows.
 Object* attach(Object* /*self*/, Object* const* given, std::ptrdiff_t count) {
   const Interpreter& python = *Interpreter::running();
   constexpr std::ptrdiff_t kGiven = 9;
-  const auto* const exchange = count == kGiven ? static_cast<const DlExchange*>(
-                                                     python.capsule(given[0], DlExchange::kCapsule))
-                                               : nullptr;
+  const auto* const exchange =
+      count == kGiven ? static_cast<const DlExchange*>(python.capsule(given[0], DlExchange::kCapsule))
+                      : nullptr;
   if (exchange == nullptr || exchange->major != DlExchange::kMajor || exchange->view == nullptr ||
       exchange->stream == nullptr) {
     python.clear_error();

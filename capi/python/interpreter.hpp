@@ -3,8 +3,8 @@
 #include <cstddef>
 #include <utility>
 
-/// CPython's stable ABI, as much of it as calls from Python take, found by name in a process that runs it: the
-/// library links no Python, so that one file serves every version of it, and programs without one.
+/// CPython's stable ABI, as much of it as calls from Python take, found by name in a process that runs it:
+/// the library links no Python, so that one file serves every version of it, and programs without one.
 namespace moescope::capi::python {
 
 struct Object;  ///< PyObject; counts of references are its functions' business alone

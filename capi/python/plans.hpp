@@ -10,8 +10,8 @@
 #include "capi/python/interpreter.hpp"
 #include "moescope.h"
 
-/// What an operation of the Python package needs beside addresses, remembered for arguments of the same types,
-/// extents and options.
+/// What an operation of the Python package needs beside addresses, remembered for arguments of the same
+/// types, extents and options.
 namespace moescope::capi::python {
 
 /// An operation as the package calls it: so many tensors (or None), then so many options.

@@ -11,8 +11,8 @@ void launch_experts_given_pairs(const LayerShape& shape, const void* hidden_stat
                                 ExpertOutput output, cudaStream_t stream) {
   const StageRange range(Stage::kExperts);
   if (workspace != nullptr) {  // the counters of clusters that have arrived
-    MOESCOPE_CUDA_CHECK(cudaMemsetAsync(workspace, 0,
-                                        static_cast<std::size_t>(arrivals_bytes(shape.num_tokens)), stream));
+    MOESCOPE_CUDA_CHECK(
+        cudaMemsetAsync(workspace, 0, static_cast<std::size_t>(arrivals_bytes(shape.num_tokens)), stream));
   }
   GivenPairsArgs args;
   args.x = hidden_states;

@@ -88,8 +88,9 @@ struct GivenPairsArgs : TokenPairsArgs {
 
   /// -1 for one outside.
   __device__ std::int32_t id(std::int64_t pair) const {
-    const std::int64_t given = wide_ids != nullptr ? __ldg(reinterpret_cast<const long long*>(wide_ids) + pair)
-                                                   : __ldg(expert_ids + pair);
+    const std::int64_t given = wide_ids != nullptr
+                                   ? __ldg(reinterpret_cast<const long long*>(wide_ids) + pair)
+                                   : __ldg(expert_ids + pair);
     return given >= 0 && given < num_experts ? static_cast<std::int32_t>(given) : -1;
   }
   static __device__ float checked(std::int32_t id, float gate) {
