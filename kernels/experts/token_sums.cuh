@@ -60,6 +60,13 @@ struct TokenPairsArgs {
   std::int32_t clusters_log2 = 0;
   Activation activation = Activation::kSilu;
 
+  /// Launched as a dependent of the kernel before it: x, w_in and w_out are read before it has finished.
+  static constexpr bool kDependent = true;
+
+  __device__ std::int32_t id(std::int64_t pair) const { return __ldg(expert_ids + pair); }
+  /// The gate of a pair with this id.
+  static __device__ float checked(std::int32_t, float gate) { return gate; }
+
   __device__ unsigned splits() const { return 1U << (block_splits_log2 + cluster_log2 + clusters_log2); }
   __device__ int workers_per_block() const { return static_cast<int>(blockDim.x) / 32 >> team_log2; }
   __device__ int tokens_per_block() const { return workers_per_block() >> block_splits_log2; }
@@ -74,6 +81,26 @@ __device__ __forceinline__ void sync_team(int team_log2) {
   const int team = static_cast<int>(threadIdx.x) / 32 >> team_log2;
   asm volatile("bar.sync %0, %1;" ::"r"(team + 1), "r"(32 << team_log2) : "memory");  // 0 is __syncthreads()
 }
+
+/// Pairs as a caller gives them: ids of either type, any of them outside [0, N). Such a pair has row 0, and a
+/// gate that is NaN. An ordinary launch, because nothing stands between it and who wrote the arrays.
+struct GivenPairsArgs : TokenPairsArgs {
+  const std::int64_t* wide_ids = nullptr;  ///< [L*K]; null: expert_ids
+  std::int64_t num_experts = 0;
+
+  static constexpr bool kDependent = false;
+
+  /// -1 for one outside.
+  __device__ std::int32_t id(std::int64_t pair) const {
+    const std::int64_t given = wide_ids != nullptr
+                                   ? __ldg(reinterpret_cast<const long long*>(wide_ids) + pair)
+                                   : __ldg(expert_ids + pair);
+    return given >= 0 && given < num_experts ? static_cast<std::int32_t>(given) : -1;
+  }
+  static __device__ float checked(std::int32_t id, float gate) {
+    return id < 0 ? __int_as_float(0x7fffffff) : gate;
+  }
+};
 
 /// Sum over a worker's warps and lanes; every lane gets it. Teams exchange through `slots` [2][warps of the
 /// block]: two sets, so that one barrier per call is enough (a set is written again only after the next

@@ -50,6 +50,7 @@ const std::vector<std::string> kRooms = {
     "reference/golden",
     "capi/base",
     "capi/cpu",
+    "capi/python",
     "capi/gpu",
     "capi",
     "capi/cuda",
