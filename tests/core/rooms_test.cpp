@@ -63,6 +63,7 @@ const std::vector<std::string> kRooms = {
     "kernels/router",
     "kernels/schedule",
     "kernels/backward",
+    "kernels/optimizer",
     "kernels/layer",
     "kernels/training",
     "kernels/ranks",
