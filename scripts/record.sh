@@ -159,6 +159,25 @@ backward() {
     # shellcheck disable=SC2086
     one $point
   done
+  # Rows of touched experts alone, and the optimizer's step on them and on all. NAME TOKENS OPTION...
+  part_of() {
+    local name="backward-$2-512-$1" tokens=$2
+    shift 2
+    step "$name"
+    moescope compare --backend cuda --direction backward --save scores --preset table-a-1024-512 --shared-size 0 -L "$tokens" -K 512 \
+      --workload gaussian:1 --seed 1 --quiet --min-samples 11 --max-time 0.4 "$@" --output "$scratch/$name" |
+      grep -E "token_centric|staircase|dense_masked" || failed=1
+    keep "$name" "$scratch/$name"
+  }
+  for point in 64 4096; do
+    part_of touched "$point" --gradients touched --schedule token_centric
+    part_of added "$point" --gradients added --schedule token_centric --schedule staircase
+    part_of step-touched "$point" --gradients touched --optimizer touched --schedule token_centric --schedule staircase
+    part_of step-dense "$point" --optimizer dense --schedule token_centric --schedule staircase
+  done
+  step "PyTorch's AdamW"
+  python3 "$here/experiments/peers/torch_optimizer.py" --out "$scratch/torch_optimizer" || failed=1
+  keep torch_optimizer "$scratch/torch_optimizer"
   return "$failed"
 }
 

@@ -250,6 +250,8 @@ Point study_point(const LayerStudy& study) {
   if (study.save) {
     point.direction = to_string(Direction::kBackward);
     point.save = to_string(*study.save);
+    point.gradients = study.gradients == GradientForm::kStored ? "none" : to_string(study.gradients);
+    point.optimizer = to_string(study.optimizer);
   }
   return point;
 }

@@ -64,6 +64,7 @@ const std::vector<std::string> kRooms = {
     "kernels/router",
     "kernels/schedule",
     "kernels/backward",
+    "kernels/optimizer",
     "kernels/layer",
     "kernels/training",
     "kernels/ranks",
