@@ -16,8 +16,9 @@ triton for the published operator (--published: a checkout of HKUSTDial/omni-moe
                   gates), replayed as a CUDA graph (`graph`; `frozen` with the experts' bound known), dense_masked
                   (torch_peers.py; the experts alone). The program's: its layer less its router_project.
                   `compiled` is dense_masked by torch.compile, `published` the published operator on the same pairs
-  time_s of `... step`  (`exact step`: with exact_memory; `... step graph` as a CUDA graph) forward and backward by autograd (direction backward), where the dense one's score matrix fits --max-bytes; ours
-                  begin at the logits, the others at the pairs and their gates
+  time_s of `... step`  (`exact step`: with exact_memory; `... step graph` as a CUDA graph) forward and backward by autograd (direction
+                  backward), where the dense one's score matrix fits --max-bytes; ours begin at the logits, the others at the pairs and
+                  their gates
   step_bytes      of the same: most memory at once beyond inputs and gradients
 """
 import argparse

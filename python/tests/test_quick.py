@@ -79,7 +79,8 @@ class Quick(unittest.TestCase):
         found = lambda *given: quick.experts(*given) is not None  # noqa: E731
         self.assertTrue(found(x, w_in, w_out, ids, gates, "silu"))
         self.assertTrue(found(x.clone(), w_in, w_out, ids.flip(0).contiguous(), gates, "silu"))
-        for other in ((x, w_in, w_out, ids, gates, "gelu"), (x, w_in, w_out, ids.int(), gates, "silu"), (x[:-1], w_in, w_out, ids, gates, "silu"),
+        for other in ((x, w_in, w_out, ids, gates, "gelu"), (x, w_in, w_out, ids.int(), gates, "silu"),
+                      (x[:-1], w_in, w_out, ids, gates, "silu"),
                       (x, w_in, w_out.t().contiguous().t(), ids, gates, "silu"), (x.double(), w_in, w_out, ids, gates, "silu"),
                       (x, w_in, w_out, ids, gates, "a name that is longer than any"), (x, w_in, w_out, ids, gates, 1),
                       (x, w_in, w_out, ids, gates), (x, w_in, w_out, ids, None, "silu"), (x, w_in, w_out, ids, "gates", "silu"),
@@ -95,6 +96,32 @@ class Quick(unittest.TestCase):
             self.assertFalse(found(x, w_in, w_out, ids, gates, "silu"))
         finally:
             torch.set_num_threads(threads)
+
+    @needs_quick
+    def test_one_plan_of_several_kinds_of_call(self):
+        """In whatever order they come: with pairs and without, with a bound, for other gradients, after calls through Python."""
+        for device in DEVICES:
+            inputs = inputs_on(device, True, tokens=13)
+            x, rows, cols, w_in, w_out, *_, ids, gates = inputs
+            bound = mt.expert_bound(w_in, w_out)
+            fused, options = (x, rows, cols, w_in, w_out, None, None, None), (K, "softmax", "silu")
+            quick.enable(False)
+            mt.layer(*fused[:5], K)
+            quick.enable(True)
+            mt.layer(*fused[:5], K)
+            for made in (None, bound, None):
+                mt.layer_output(*fused[:5], K, expert_bound=made)
+            self.assertIsNotNone(quick.layer(*fused, *options))
+            if device == "cuda":  # on the CPU it is layer()'s
+                self.assertIsNotNone(quick.layer_output(*fused, None, *options))
+                self.assertIsNotNone(quick.layer_output(*fused, bound, *options))
+            for want in ([x, w_in, w_out, gates], [x], [w_in, w_out]):
+                for _ in range(2):
+                    torch.autograd.grad(mt.experts(x, w_in, w_out, ids, gates), want, torch.ones_like(x))
+            given = x, w_in, w_out, ids, gates, torch.ones_like(x), "silu"
+            for want in ((True, True, True, True), (True, False, False, False), (False, True, True, False)):
+                found = quick.experts_backward(*given, *want)
+                self.assertEqual([one.numel() > 0 for one in found or ()], list(want), device)
 
     @needs_quick
     def test_roads_are_not_taken_where_somebody_stands_between(self):

@@ -31,10 +31,10 @@ _empty, _bytes, _threads = torch.empty, torch.uint8, torch.get_num_threads
 class Plan:
     """An operation at one shape in one place: what a call of it needs beside addresses."""
 
-    __slots__ = ("device", "function", "index", "shape", "shape_reference", "size", "where", "where_reference")
+    __slots__ = ("device", "function", "index", "learnt", "shape", "shape_reference", "size", "where", "where_reference")
 
     def __init__(self, operation: str, shape: lib.Shape, device: torch.device, strip_counts: tuple[int, int]):
-        self.device, self.shape = device, shape
+        self.device, self.shape, self.learnt = device, shape, set()
         self.index = -1 if device.type == "cpu" else torch.cuda.current_device() if device.index is None else device.index
         self.where = lib.execution(device=lib.CPU if self.index < 0 else lib.CUDA, device_index=max(self.index, 0),
                                    num_threads=torch.get_num_threads() if self.index < 0 else 0, deterministic=bool(_deterministic()),
@@ -104,7 +104,7 @@ class Quick:
     """The library's functions: of every form `kernel`, and `road` where nobody stands between. All answer None until there are."""
 
     def __init__(self) -> None:
-        self._asked, self._learn, self._enable, self.direct = False, None, None, [None] * len(FORMS)
+        self._asked, self._learn, self._enable, self._on, self.direct = False, None, None, True, [None] * len(FORMS)
         self._put([_nothing] * len(FORMS), [_nothing] * len(FORMS))
 
     def _put(self, kernels: Sequence[Callable], roads: Sequence[Callable]) -> None:
@@ -130,19 +130,24 @@ class Quick:
 
     def enable(self, on: bool) -> None:
         """For tests: without it every call goes through Python."""
+        self._on = on
         if self._enable is not None:
             self._enable(on)
 
     def learn(self, form: str, given: tuple, taken: tuple, options: tuple, plan: Plan, made: tuple) -> None:
-        """What the first call of its kind has made. given: its tensors, or None; taken: those that went to the library, the same
-        ones where nothing had to be copied."""
+        """What a call has made that went through Python. given: its tensors, or None; taken: those that went to the library, the same
+        ones where nothing had to be copied. One plan may serve several kinds of call."""
         if not self._asked:
             self._attach()
+        if self._learn is None or not self._on:
+            return
         there = [one for one in given if one is not None]
-        if self._learn is None or len(there) != len(taken) or any(map(is_not, there, taken)):
+        kind = form, len(there), str(options)
+        if kind in plan.learnt or len(there) != len(taken) or any(map(is_not, there, taken)):
             return
         if plan.index >= 0 and torch.cuda.is_current_stream_capturing():
             return  # what is kept would lie in the graph's memory
+        plan.learnt.add(kind)
         kept = tuple(one.new_empty(1).expand(one.shape) if one.numel() > 0 else one for one in made)
         workspace = None
         if plan.size:

@@ -95,7 +95,7 @@ def _select(row_logits: Tensor, col_logits: Tensor, top_k: int, gate_mode: str, 
         return made
     tensors, options = (row_logits, col_logits), (top_k, gate_mode, marginals)
     plan, addresses = planned("select_forward", options, tensors)
-    if is_new := plan is None:
+    if plan is None:
         rows, cols, dtype = _logits(row_logits, col_logits)
         tensors = rows, cols
         shape = lib.shape(num_tokens=rows.shape[0], dtype=dtype, grid_rows=rows.shape[1], grid_cols=cols.shape[1], top_k=top_k,
@@ -105,8 +105,7 @@ def _select(row_logits: Tensor, col_logits: Tensor, top_k: int, gate_mode: str, 
     ids = torch.empty(extents, dtype=torch.int32, device=plan.device)
     gates, scores = row_logits.new_empty(extents), row_logits.new_empty(extents)
     plan.call(*addresses, ids.data_ptr(), gates.data_ptr(), scores.data_ptr())
-    if is_new:
-        quick.learn("select", (row_logits, col_logits), tensors, options, plan, (gates, ids, scores))
+    quick.learn("select", (row_logits, col_logits), tensors, options, plan, (gates, ids, scores))
     return gates, ids, scores
 
 
@@ -123,7 +122,7 @@ def _select_backward(row_logits: Tensor, col_logits: Tensor, ids: Tensor, gates_
     given, options = (row_logits, col_logits, ids, gates_gradient), (gate_mode, marginals)
     tensors = given
     plan, addresses = planned("select_backward", options, tensors)
-    if is_new := plan is None:
+    if plan is None:
         rows, cols, dtype = _logits(row_logits, col_logits)
         ids = _ids("ids", ids, rows.shape[0], rows.device)
         tensors = rows, cols, ids, require("gates_gradient", gates_gradient, rows.dtype, ids.shape, rows.device)
@@ -132,8 +131,7 @@ def _select_backward(row_logits: Tensor, col_logits: Tensor, ids: Tensor, gates_
         plan, addresses = plan_of("select_backward", options, tensors, shape)
     made, places = _made(tensors[:2], (True, True))
     plan.call(*addresses, *places)
-    if is_new:
-        quick.learn("select_backward", given, tensors, options, plan, tuple(made))
+    quick.learn("select_backward", given, tensors, options, plan, tuple(made))
     return made[0], made[1]
 
 
@@ -182,13 +180,12 @@ def _experts(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates: Tensor,
     given: tuple = (x, w_in, w_out, ids, gates)
     tensors = given
     plan, addresses = planned("experts_forward", activation, tensors)
-    if is_new := plan is None:
+    if plan is None:
         shape, tensors = _pairs(x, w_in, w_out, ids, gates, activation)
         plan, addresses = plan_of("experts_forward", activation, tensors, shape)
     y = torch.empty_like(tensors[0])
     plan.call(*addresses, y.data_ptr())
-    if is_new:
-        quick.learn("experts", given, tensors, (activation,), plan, (y,))
+    quick.learn("experts", given, tensors, (activation,), plan, (y,))
     return y
 
 
@@ -200,7 +197,7 @@ def _experts_backward(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates
     given: tuple = (x, w_in, w_out, ids, gates, y_gradient)
     tensors = given
     plan, addresses = planned("experts_backward", activation, tensors)
-    if is_new := plan is None:
+    if plan is None:
         shape, tensors = _pairs(x, w_in, w_out, ids, gates, activation)
         tensors = *tensors, require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
         plan, addresses = plan_of("experts_backward", activation, tensors, shape)
@@ -209,7 +206,7 @@ def _experts_backward(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates
     made, places = _made((x, w_in, w_out, gates), together)
     plan.call(*addresses, *places)
     kept = _only(made, want)
-    if is_new and together == want:
+    if together == want:
         quick.learn("experts_backward", given, tensors, (activation, *want), plan, tuple(kept))
     return kept[0], kept[1], kept[2], kept[3]
 
@@ -264,13 +261,12 @@ def _mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, activation: str) -> 
     given: tuple = (x, gate, up, down)
     tensors = given
     plan, addresses = planned("mlp_forward", activation, tensors)
-    if is_new := plan is None:
+    if plan is None:
         shape, tensors = _mlp_tensors(x, gate, up, down, activation)
         plan, addresses = plan_of("mlp_forward", activation, tensors, shape)
     y = torch.empty_like(tensors[0])
     plan.call(*addresses, y.data_ptr())
-    if is_new:
-        quick.learn("mlp", given, tensors, (activation,), plan, (y,))
+    quick.learn("mlp", given, tensors, (activation,), plan, (y,))
     return y
 
 
@@ -283,14 +279,13 @@ def _mlp_backward(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, y_gradient:
     given: tuple = (x, gate, up, down, y_gradient)
     tensors = given
     plan, addresses = planned("mlp_backward", activation, tensors)
-    if is_new := plan is None:
+    if plan is None:
         shape, tensors = _mlp_tensors(x, gate, up, down, activation)
         tensors = *tensors, require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
         plan, addresses = plan_of("mlp_backward", activation, tensors, shape)
     made, places = _made((x, gate, up, down), want)
     plan.call(*addresses, *places)
-    if is_new:
-        quick.learn("mlp_backward", given, tensors, (activation, *want), plan, tuple(made))
+    quick.learn("mlp_backward", given, tensors, (activation, *want), plan, tuple(made))
     return made[0], made[1], made[2], made[3]
 
 
@@ -355,7 +350,7 @@ def _layer(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_ou
         return made
     tensors, options = _inputs_of(*all_inputs), (top_k, gate_mode, activation)
     plan, addresses = planned("layer_forward", options, tensors)
-    if is_new := plan is None:
+    if plan is None:
         shape, tensors = _layer_tensors(*all_inputs, *options)
         plan, addresses = plan_of("layer_forward", options, tensors, shape)
     y = torch.empty_like(tensors[0])
@@ -364,8 +359,7 @@ def _layer(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_ou
     gates = row_logits.new_empty(extents)
     given = lib.LayerInputs(_INPUTS_BYTES, *addresses)
     plan.call(ctypes.byref(given), y.data_ptr(), ids.data_ptr(), gates.data_ptr())
-    if is_new:
-        quick.learn("layer", all_inputs, tensors, options, plan, (y, ids, gates))
+    quick.learn("layer", all_inputs, tensors, options, plan, (y, ids, gates))
     return y, ids, gates
 
 
@@ -387,8 +381,7 @@ def _layer_output(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tenso
     tensors, options = _inputs_of(*all_inputs), (top_k, gate_mode, activation)
     bound: tuple = ()
     plan, addresses = planned("layer_forward", options, tensors)
-    # With a bound once more: what `quick` has learnt without one is another kind of call.
-    if is_new := plan is None or expert_bound is not None:
+    if plan is None:
         shape, tensors = _layer_tensors(*all_inputs, *options)
         plan, addresses = plan_of("layer_forward", options, tensors, shape)
     given = lib.LayerInputs(_INPUTS_BYTES, *addresses)
@@ -399,8 +392,7 @@ def _layer_output(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tenso
         given.strip_counts = strip_counts.data_ptr()
     y = torch.empty_like(tensors[0])
     plan.call(ctypes.byref(given), y.data_ptr(), None, None)
-    if is_new:
-        quick.learn("layer_output", (*all_inputs, expert_bound), (*tensors, *bound), options, plan, (y,))
+    quick.learn("layer_output", (*all_inputs, expert_bound), (*tensors, *bound), options, plan, (y,))
     return y
 
 
@@ -423,7 +415,7 @@ def _layer_backward(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Ten
     listed = (ids, gates) if ids is not None else ()
     tensors, options = (*inputs, y_gradient, *listed), (gate_mode, activation, top_k, strip_counts)
     plan, addresses = planned("layer_backward", options, tensors)
-    if is_new := plan is None:
+    if plan is None:
         top = top_k if ids is None else ids.shape[-1]
         shape, found = _layer_tensors(x, row_logits, col_logits, w_in, w_out, gate, up, down, top, gate_mode, activation)
         found = *found, require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
@@ -440,7 +432,7 @@ def _layer_backward(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Ten
     pairs_at = addresses[count + 1:] or (None, None)
     plan.call(ctypes.byref(given), *pairs_at, addresses[count], ctypes.byref(to))
     kept = _only(made, want)
-    if is_new and together == want and strip_counts == (0, 0):
+    if together == want and strip_counts == (0, 0):
         # The inputs, then pairs where there are some, then y's gradient: the order of given_all.
         quick.learn(quick_form, given_all, (*tensors[:count], *tensors[count + 1:], tensors[count]), own_options, plan, tuple(kept))
     return kept

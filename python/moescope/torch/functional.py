@@ -155,8 +155,8 @@ def layer_output(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor
     expert_bound: that of expert_bound(w_in, w_out) where the weights do not change, which saves reading them once more. One that is
     too small makes wrong sums.
 
-    exact_memory: on a GPU the backward takes memory for what the forward selected, about half of all that such a batch can select. For
-    that it waits until the forward has run, where it has not yet. It makes no difference in a graph and in torch.compile.
+    exact_memory: on a GPU the backward takes memory for what the forward selected, about half of all that such a batch can select.
+    For that it waits until the forward has run, where it has not yet. It makes no difference in a graph and in torch.compile.
     """
     gate, up, down = shared or (None, None, None)
     if not _compiling():
