@@ -79,8 +79,8 @@ class CudaBackend final : public MoeBackend {
             .save = training.save,
             .gradients = training.gradient_dtype(inputs.shape.dtype),
             .form = training.form,
-            .lists_touched = training.form != GradientForm::kStored ||
-                             training.optimizer == OptimizerForm::kTouched,
+            .lists_touched =
+                training.form != GradientForm::kStored || training.optimizer == OptimizerForm::kTouched,
             .needs_lse = training.losses.z > 0 || training.batch_norm.has_value(),
             .gpu = context_->info};
   }

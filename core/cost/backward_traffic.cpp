@@ -193,8 +193,8 @@ class BackwardTerms {
       terms_.hbm(stage, kRead, active, "dW and dV that are added to");  // 2 E d
       if (dense()) terms_.hbm(stage, kRead, others, "dW and dV of other experts");
     }
-    terms_.hbm(stage, kWrite, active, "dW and dV of active experts");             // 2 E d
-    if (zeros) terms_.hbm(stage, kWrite, others, "zeros of other experts");       // 2 (N - E) d
+    terms_.hbm(stage, kWrite, active, "dW and dV of active experts");        // 2 E d
+    if (zeros) terms_.hbm(stage, kWrite, others, "zeros of other experts");  // 2 (N - E) d
     if (strips()) {
       // Row strips store, or read and add; column strips read what is there and store the sum.
       terms_.l2(stage, kWrite, checked_product({2, sums_.expert_rows, gradient_row_}),

@@ -61,8 +61,8 @@ AnalyticCost analytic_cost(const LayerShape& shape, const Routing& routing, cons
 AnalyticCost backward_cost(const LayerShape& shape, const Routing& routing, const Schedule& schedule,
                            bool fixed_routing, const TrainingOptions& training);
 
-/// AdamW on `rows` rows of W and V (stage experts_optimizer; optimizer_traffic.cpp): all N of them is the dense
-/// step.
+/// AdamW on `rows` rows of W and V (stage experts_optimizer; optimizer_traffic.cpp): all N of them is the
+/// dense step.
 AnalyticCost optimizer_cost(const LayerShape& shape, std::int64_t rows, const TrainingOptions& training);
 
 /// Floor of the experts' backward in bytes: the active rows of W and V, X and dY read once; dX, and every row

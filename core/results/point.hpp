@@ -102,15 +102,18 @@ void for_each_field(P&& point, Visit&& visit) {
   visit(PointField{"save", 5, kSchedule, "what the forward keeps for the backward; none of a forward",
                    "minimal,log_probs,scores,none", std::nullopt, 1},
         point.save);
-  visit(PointField{"gradients", 6, kSchedule,
-                   "what a backward makes of dW and dV where it is not to store all of their rows: touched, those "
-                   "of experts with tokens alone; added, sums with what was there; none otherwise",
-                   "touched,added,none", std::nullopt, 1},
-        point.gradients);
-  visit(PointField{"optimizer", 6, kSchedule,
-                   "the step on W and V that ends a backward: on experts with tokens, or on all; none without",
-                   "touched,dense,none", std::nullopt, 1},
-        point.optimizer);
+  visit(
+      PointField{
+          "gradients", 6, kSchedule,
+          "what a backward makes of dW and dV where it is not to store all of their rows: touched, those "
+          "of experts with tokens alone; added, sums with what was there; none otherwise",
+          "touched,added,none", std::nullopt, 1},
+      point.gradients);
+  visit(
+      PointField{"optimizer", 6, kSchedule,
+                 "the step on W and V that ends a backward: on experts with tokens, or on all; none without",
+                 "touched,dense,none", std::nullopt, 1},
+      point.optimizer);
   visit(PointField{"schedule", 1, kSchedule,
                    "order of work of the expert stage; none for a value that does not depend on it"},
         point.schedule);
@@ -299,11 +302,12 @@ void for_each_request_field(R& request, Visit&& visit) {
                      "with tokens alone) or added (to what is there)",
                      kRun, 0, 0, detail::check_gradients},
         request.gradients);
-  visit(RequestField{"optimizer", "--optimizer", "ROWS",
-                     "end the backward with AdamW on W and V: none (default), touched (experts with tokens) or "
-                     "dense (all)",
-                     kRun, 0, 0, detail::check_optimizer},
-        request.optimizer);
+  visit(
+      RequestField{"optimizer", "--optimizer", "ROWS",
+                   "end the backward with AdamW on W and V: none (default), touched (experts with tokens) or "
+                   "dense (all)",
+                   kRun, 0, 0, detail::check_optimizer},
+      request.optimizer);
   visit(RequestField{"ranks", "--ranks", "P",
                      "ranks that share the layer (default 1); on the CPU in one process", kRanks, 1,
                      kMaxRunningRanks},

@@ -94,10 +94,9 @@ Figure skew_figure(const std::vector<LayerStudy>& studies, const std::string& de
   if (!studies.empty()) {
     const LayerStudy& first = studies.front();
     figure.title = fmt::format("{}{}, {}, gates {}, L2 {}, seed {}, {}, {}",
-                               first.save ? backward_words(first) + ", " : "",
-                               to_string(first.shape.dtype), to_string(first.shape.activation),
-                               to_string(first.shape.gate_mode), to_string(first.sampling.l2), first.seed,
-                               first.backend, device);
+                               first.save ? backward_words(first) + ", " : "", to_string(first.shape.dtype),
+                               to_string(first.shape.activation), to_string(first.shape.gate_mode),
+                               to_string(first.sampling.l2), first.seed, first.backend, device);
   }
   for (const Studies group : groups) {
     const LayerShape& shape = group.front().shape;

@@ -22,7 +22,7 @@ namespace {
 constexpr int kWarps = 8;
 constexpr int kBlocksPerSm = 4;
 constexpr int kPiecesAhead = 4;
-constexpr int kMostExperts = 16;   ///< of a unit; with the end of the last one in a warp's lanes
+constexpr int kMostExperts = 16;  ///< of a unit; with the end of the last one in a warp's lanes
 constexpr int kUnitsOfAWarp = 2;  ///< at least, where experts suffice: their loads differ
 
 struct TouchedArgs {

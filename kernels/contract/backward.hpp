@@ -59,9 +59,9 @@ struct DevicePairsByExpert {
 std::int64_t pairs_by_expert_workspace_bytes(const LayerShape& shape);
 void launch_pairs_by_expert(const LayerShape& shape, DeviceRouting routing, DevicePairsByExpert sorted,
                             void* workspace, cudaStream_t stream);
-/// The same lists for few tokens (schedule/few_pairs_by_expert.cu), without a sort: a bit a token for each expert has their order. Tokens have
-/// distinct experts. pairs_are_few() says whether there are few; not for callers whose tokens list an expert
-/// twice.
+/// The same lists for few tokens (schedule/few_pairs_by_expert.cu), without a sort: a bit a token for each
+/// expert has their order. Tokens have distinct experts. pairs_are_few() says whether there are few; not for
+/// callers whose tokens list an expert twice.
 bool pairs_are_few(const LayerShape& shape);
 std::int64_t few_pairs_by_expert_workspace_bytes(const LayerShape& shape);
 void launch_few_pairs_by_expert(const LayerShape& shape, DeviceRouting routing, DevicePairsByExpert sorted,

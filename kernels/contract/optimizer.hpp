@@ -34,7 +34,7 @@ struct AdamWTable {
 };
 
 struct AdamWTables {
-  AdamWTable tables[2];  ///< W and V
+  AdamWTable tables[2];               ///< W and V
   std::int32_t* last_step = nullptr;  ///< [N] step in which a row was last written; 0 before the first
   std::int64_t num_experts = 0;
   std::int64_t hidden_size = 0;  ///< a multiple of 4
@@ -44,12 +44,12 @@ struct AdamWTables {
 
 /// The state before the first step: `weights` as they are, in fp32; everything else zero.
 void launch_adamw_start(const AdamWTables& tables, AdamWClock clock, cudaStream_t stream);
-/// One step more: the rows that are listed make up for the steps they missed, then take part in this one. Rows
-/// that are not listed are not touched. Bit-repeatable. Throws InvalidArgument for options or extents.
+/// One step more: the rows that are listed make up for the steps they missed, then take part in this one.
+/// Rows that are not listed are not touched. Bit-repeatable. Throws InvalidArgument for options or extents.
 void launch_adamw_step(const AdamWTables& tables, const AdamWOptions& options, OptimizerRows rows,
                        AdamWClock clock, cudaStream_t stream);
-/// The rows make up for the steps that they missed, up to the last one: before a forward that is to read what a
-/// dense optimizer would have (rows of its selection), or before a checkpoint (all).
+/// The rows make up for the steps that they missed, up to the last one: before a forward that is to read what
+/// a dense optimizer would have (rows of its selection), or before a checkpoint (all).
 void launch_adamw_catch_up(const AdamWTables& tables, const AdamWOptions& options, OptimizerRows rows,
                            AdamWClock clock, cudaStream_t stream);
 

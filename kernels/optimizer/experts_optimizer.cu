@@ -3,16 +3,15 @@
 // A warp takes 128 columns of one row of W or of V, whose weights, moments and gradient come in four loads of
 // 16 bytes a lane (8 of a bf16 gradient) and go back in four stores: 28 bytes a parameter in all, no shared
 // memory. What is limited is HBM. A row that missed steps makes up for them first: lanes work out 32 steps'
-// factors at a time, in fp64 as the reference does. Rows' last steps are written by a kernel of its own behind,
-// since several warps read each.
-#include <cuda_bf16.h>
-
+// factors at a time, in fp64 as the reference does. Rows' last steps are written by a kernel of its own
+// behind, since several warps read each.
 #include <algorithm>
 #include <limits>
 
 #include "core/base/error.hpp"
 #include "kernels/contract/optimizer.hpp"
 #include "kernels/device/block_ops.cuh"
+#include "kernels/device/four_values.cuh"
 #include "kernels/runtime/cuda_raii.hpp"
 #include "kernels/runtime/device_info.hpp"
 #include "kernels/runtime/nvtx.hpp"
@@ -69,30 +68,6 @@ struct Quad {
     }
   }
 };
-
-__device__ __forceinline__ void load_four(const float* from, float (&to)[4]) {
-  const float4 four = __ldcs(reinterpret_cast<const float4*>(from));
-  to[0] = four.x;
-  to[1] = four.y;
-  to[2] = four.z;
-  to[3] = four.w;
-}
-__device__ __forceinline__ void load_four(const __nv_bfloat16* from, float (&to)[4]) {
-  const uint2 two = __ldcs(reinterpret_cast<const uint2*>(from));
-  to[0] = __uint_as_float(two.x << 16);
-  to[1] = __uint_as_float(two.x & 0xffff0000U);
-  to[2] = __uint_as_float(two.y << 16);
-  to[3] = __uint_as_float(two.y & 0xffff0000U);
-}
-__device__ __forceinline__ void store_four(float* to, const float (&from)[4]) {
-  __stcs(reinterpret_cast<float4*>(to), make_float4(from[0], from[1], from[2], from[3]));
-}
-__device__ __forceinline__ void store_four(__nv_bfloat16* to, const float (&from)[4]) {
-  const __nv_bfloat162 low = __floats2bfloat162_rn(from[0], from[1]);
-  const __nv_bfloat162 high = __floats2bfloat162_rn(from[2], from[3]);
-  __stcs(reinterpret_cast<uint2*>(to), make_uint2(*reinterpret_cast<const unsigned*>(&low),
-                                                  *reinterpret_cast<const unsigned*>(&high)));
-}
 
 /// Steps after `last` up to `until`, in which the row had no gradient. All lanes of a warp have one row.
 __device__ __noinline__ void make_up(const AdamWArgs& args, std::int32_t last, std::int32_t until,
@@ -227,7 +202,7 @@ __global__ void __launch_bounds__(kAdamWWarps* kWarp)
 }
 
 AdamWArgs adamw_args(const AdamWTables& tables, const AdamWOptions& options, OptimizerRows rows,
-                  AdamWClock clock) {
+                     AdamWClock clock) {
   options.validate();
   if (tables.hidden_size < 4 || tables.hidden_size % 4 != 0) {
     throw InvalidArgument("hidden_size", fmt::to_string(tables.hidden_size),
@@ -257,8 +232,8 @@ AdamWArgs adamw_args(const AdamWTables& tables, const AdamWOptions& options, Opt
 template <bool kStep>
 void run(const AdamWTables& tables, const AdamWArgs& args, cudaStream_t stream) {
   const std::int64_t units = tables.num_experts * 2 * args.chunks;
-  const auto blocks = static_cast<unsigned>(std::min<std::int64_t>(
-      current_gpu().num_sms * kAdamWBlocksPerSm, (units + kAdamWWarps - 1) / kAdamWWarps));
+  const auto blocks = static_cast<unsigned>(std::min<std::int64_t>(current_gpu().num_sms * kAdamWBlocksPerSm,
+                                                                   (units + kAdamWWarps - 1) / kAdamWWarps));
   const auto launch = [&]<class Gradient, class Storage>(Gradient, Storage) {
     adamw_kernel<Gradient, Storage, kStep><<<blocks, kAdamWWarps * kWarp, 0, stream>>>(args);
   };
@@ -268,8 +243,8 @@ void run(const AdamWTables& tables, const AdamWArgs& args, cudaStream_t stream) 
   tables.gradients == Dtype::kBF16 ? with_storage(__nv_bfloat16{}) : with_storage(float{});
   MOESCOPE_CUDA_CHECK(cudaGetLastError());
   constexpr std::int64_t kThreads = std::int64_t{kAdamWWarps} * kWarp;
-  const auto marks = static_cast<unsigned>(std::min<std::int64_t>((tables.num_experts + kThreads - 1) / kThreads,
-                                                                  current_gpu().num_sms * 8));
+  const auto marks = static_cast<unsigned>(
+      std::min<std::int64_t>((tables.num_experts + kThreads - 1) / kThreads, current_gpu().num_sms * 8));
   adamw_last_step_kernel<<<marks, kThreads, 0, stream>>>(args);
   MOESCOPE_CUDA_CHECK(cudaGetLastError());
 }

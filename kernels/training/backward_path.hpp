@@ -26,8 +26,8 @@ struct BackwardDesign {
   SaveMode save = SaveMode::kLogProbs;
   Dtype gradients = Dtype::kBF16;  ///< storage of dW and dV
   GradientForm form = GradientForm::kStored;
-  bool lists_touched = false;      ///< the list of touched experts is read on the device
-  bool needs_lse = false;          ///< log-sum-exps of the logits are read (z-loss, batch norm)
+  bool lists_touched = false;  ///< the list of touched experts is read on the device
+  bool needs_lse = false;      ///< log-sum-exps of the logits are read (z-loss, batch norm)
   GpuTraits gpu;
 
   /// The selection is made again in the backward.

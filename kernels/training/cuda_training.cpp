@@ -57,8 +57,7 @@ CudaTraining::CudaTraining(std::shared_ptr<DeviceContext> context,
       loads_(make_filled<std::int32_t>(sizes_.loads, stream())),
       losses_(make_filled<double>(sizes_.losses, stream())),
       scratch_(make_filled<std::byte>(sizes_.scratch_bytes, stream())),
-      last_of_dx_(stages_.back() != Stage::kExpertsOptimizer ? stages_.back()
-                                                             : stages_[stages_.size() - 2]) {
+      last_of_dx_(stages_.back() != Stage::kExpertsOptimizer ? stages_.back() : stages_[stages_.size() - 2]) {
   if (has_router()) {
     router_ = RouterBuffers(shape(), inputs.router, stream());
     bad_logit_ = make_filled<std::int64_t>(1, stream());  // -1: none
@@ -103,8 +102,8 @@ void CudaTraining::clear_gradients() {
           cudaMemsetAsync(buffer.get(), 0, static_cast<std::size_t>(buffer.bytes()), stream()));
     }
   };
-  for (const Bytes* bytes : {&w_in_gradient_, &w_out_gradient_, &router_gradient_,
-                             &shared_gate_up_gradient_, &shared_down_gradient_}) {
+  for (const Bytes* bytes : {&w_in_gradient_, &w_out_gradient_, &router_gradient_, &shared_gate_up_gradient_,
+                             &shared_down_gradient_}) {
     clear(*bytes);
   }
   clear(bias_gradient_);
@@ -199,8 +198,8 @@ void CudaTraining::round_dx(cudaStream_t stream) const {
 
 void CudaTraining::step_experts(cudaStream_t stream) const {
   const bool touched = training_.optimizer == OptimizerForm::kTouched;
-  optimizer_.enqueue(
-      touched ? OptimizerRows{path_->touched(), path_->touched_count()} : OptimizerRows{}, stream);
+  optimizer_.enqueue(touched ? OptimizerRows{path_->touched(), path_->touched_count()} : OptimizerRows{},
+                     stream);
 }
 
 void CudaTraining::backward_of_selection(cudaStream_t stream) {
@@ -226,11 +225,10 @@ void CudaTraining::backward_of_projection(cudaStream_t stream) {
                                 scratch_.get(), stream);
     gradient = before_norm_.get();
   }
-  launch_router_project_backward(blas_, shape(), hidden_states_.get(), weights_, gradient,
-                                 {.dtype = path_->design().gradients,
-                                  .matrix = router_gradient_.get(),
-                                  .adds = adds()},
-                                 dx_sums_.get(), scratch_.get(), stream);
+  launch_router_project_backward(
+      blas_, shape(), hidden_states_.get(), weights_, gradient,
+      {.dtype = path_->design().gradients, .matrix = router_gradient_.get(), .adds = adds()}, dx_sums_.get(),
+      scratch_.get(), stream);
 }
 
 /// The sort of the pairs, which the weights' gradients need, runs beside the data gradients. Where these
@@ -305,8 +303,7 @@ std::int64_t CudaTraining::allocated_bytes() const {
          w_out_gradient_.bytes() + logits_gradient_.bytes() + before_norm_.bytes() +
          router_gradient_.bytes() + bias_gradient_.bytes() + shared_gate_up_gradient_.bytes() +
          shared_down_gradient_.bytes() + loads_.bytes() + losses_.bytes() + scratch_.bytes() +
-         optimizer_.allocated_bytes() +
-         path_->allocated_bytes() + CublasLt::kWorkspaceBytes;
+         optimizer_.allocated_bytes() + path_->allocated_bytes() + CublasLt::kWorkspaceBytes;
 }
 
 std::int64_t CudaTraining::take_bad_logit() {

@@ -63,7 +63,8 @@ void CudaTraining::set_gradients(const LayerGradients& start) {
   const auto put = [&](const char* name, const HostTensor& from, std::int64_t rows, std::int64_t cols,
                        void* to) {
     if (from.rows() != rows || from.cols() != cols || from.dtype() != dtype) {
-      throw InvalidArgument(name, fmt::format("[{}, {}] {}", from.rows(), from.cols(), to_string(from.dtype())),
+      throw InvalidArgument(name,
+                            fmt::format("[{}, {}] {}", from.rows(), from.cols(), to_string(from.dtype())),
                             fmt::format("must be [{}, {}] {}", rows, cols, to_string(dtype)));
     }
     MOESCOPE_CUDA_CHECK(cudaMemcpyAsync(to, from.data(), static_cast<std::size_t>(from.bytes()),
@@ -87,8 +88,7 @@ void CudaTraining::set_gradients(const LayerGradients& start) {
     put("router_row", start.router_row, s.grid_rows, s.hidden_size, router_gradient_.get());
     put("router_col", start.router_col, s.grid_cols, s.hidden_size,
         router_gradient_.get() + s.grid_rows * row_bytes);
-    put_bias("row_bias", start.row_bias, !inputs_.router.row_bias.empty(), s.grid_rows,
-             bias_gradient_.get());
+    put_bias("row_bias", start.row_bias, !inputs_.router.row_bias.empty(), s.grid_rows, bias_gradient_.get());
     put_bias("col_bias", start.col_bias, !inputs_.router.col_bias.empty(), s.grid_cols,
              bias_gradient_.get() + s.grid_rows);
   }

@@ -52,8 +52,7 @@ class PairsBackward final : public ListsBackward {
             .pairs = sorted_.get(),
             .touched = touched_list(),
             .touched_count = touched_size(),
-            .touched_offsets =
-                list_offsets() == 2 ? offsets_.get() + shape().num_experts() + 1 : nullptr};
+            .touched_offsets = list_offsets() == 2 ? offsets_.get() + shape().num_experts() + 1 : nullptr};
   }
   /// Where experts' pairs begin; then, unless all rows are stored, where those of touched ones do.
   std::int64_t list_offsets() const { return design_.form == GradientForm::kStored ? 1 : 2; }

@@ -132,13 +132,12 @@ class StripsBackward final : public BackwardPath {
         launch_strips_finish(shape(), dx_sums(), data_.dx_holds, data_.dx, stream);
         break;
       case Stage::kExpertsWgrad:
-        launch_strips_wgrad(
-            shape(), rule, data_.hidden_states, data_.dy, strips(), pairs(),
-            {.dtype = design_.gradients,
-             .w_in = data_.w_in_gradient,
-             .w_out = data_.w_out_gradient,
-             .adds = design_.form == GradientForm::kAdded},
-            stream);
+        launch_strips_wgrad(shape(), rule, data_.hidden_states, data_.dy, strips(), pairs(),
+                            {.dtype = design_.gradients,
+                             .w_in = data_.w_in_gradient,
+                             .w_out = data_.w_out_gradient,
+                             .adds = design_.form == GradientForm::kAdded},
+                            stream);
         list_touched(stream);
         break;
       case Stage::kRouterSelectBackward:

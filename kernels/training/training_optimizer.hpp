@@ -11,15 +11,16 @@
 
 namespace moescope::cuda {
 
-/// The optimizer of a step: its state on both tables, and copies of W and V that it steps. The backward goes on
-/// reading the ones it was given.
+/// The optimizer of a step: its state on both tables, and copies of W and V that it steps. The backward goes
+/// on reading the ones it was given.
 class TrainingOptimizer {
  public:
   static std::int64_t state_bytes(const LayerShape& shape);
   static std::int64_t weight_bytes(const LayerShape& shape);  ///< of both copies
 
   TrainingOptimizer() = default;  ///< none: holds nothing
-  /// `given`: W and V, which are copied; `gradients`: dW and dV, read by every step. Both stay where they are.
+  /// `given`: W and V, which are copied; `gradients`: dW and dV, read by every step. Both stay where they
+  /// are.
   TrainingOptimizer(const LayerShape& shape, const AdamWOptions& options, const DeviceWeights& given,
                     Dtype gradient_dtype, const void* w_in_gradient, const void* w_out_gradient,
                     cudaStream_t stream);

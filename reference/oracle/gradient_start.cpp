@@ -51,7 +51,8 @@ LayerGradients made_start(const LayerGradients& like) {
   start.row_bias = fill_bias(like.row_bias);
   start.col_bias = fill_bias(like.col_bias);
   if (like.shared) {
-    start.shared = SharedMlpWeights{filled(like.shared->gate), filled(like.shared->up), filled(like.shared->down)};
+    start.shared =
+        SharedMlpWeights{filled(like.shared->gate), filled(like.shared->up), filled(like.shared->down)};
   }
   return start;
 }

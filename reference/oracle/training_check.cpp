@@ -28,7 +28,8 @@ constexpr std::int64_t kSampledRows = 64;
 HostTensor as_row(const std::vector<float>& values) { return as_tensor(values); }
 
 /// First expert without tokens whose row of a gradient is not what it was before the run: zero, or of `start`
-/// where there is one. Under kTouched their rows mean nothing. Empty when there is none, and the list is right.
+/// where there is one. Under kTouched their rows mean nothing. Empty when there is none, and the list is
+/// right.
 std::string wrong_rows(const LayerGradients& ours, const Routing& routing, GradientForm form,
                        const LayerGradients* start) {
   const auto expected = touched_experts(routing);
@@ -148,10 +149,9 @@ class TrainingChecks {
     for (const GradientPair& pair : gradient_pairs(ours, truth, !inputs_.fixed_routing)) {
       add(pair);
     }
-    checks_.add_equality(Stage::kExpertsWgrad, name("rows of experts without tokens"),
-                         [&](StageCheck&) {
-                           return wrong_rows(ours, routing, training_.form, start_ ? &*start_ : nullptr);
-                         });
+    checks_.add_equality(Stage::kExpertsWgrad, name("rows of experts without tokens"), [&](StageCheck&) {
+      return wrong_rows(ours, routing, training_.form, start_ ? &*start_ : nullptr);
+    });
     if (!inputs_.fixed_routing) {
       loss("balance loss", ours.balance_loss, truth.balance_loss);
       loss("z-loss", ours.z_loss, truth.z_loss);

@@ -40,7 +40,8 @@ struct WorstGradient {
   std::string of;      ///< "dW"
 };
 /// Of a step that ran, against the oracle on its own selection, for `sampled_tokens` spread over the batch
-/// (training_sample()). Where gradients are added it runs once more, from zeros. Throws InvalidArgument where that gradient is zero in the oracle.
+/// (training_sample()). Where gradients are added it runs once more, from zeros. Throws InvalidArgument where
+/// that gradient is zero in the oracle.
 WorstGradient worst_gradient(const LayerInputs& inputs, const HostTensor& dy, const TrainingOptions& training,
                              TrainingExecution& step, std::int64_t sampled_tokens);
 
@@ -48,8 +49,8 @@ WorstGradient worst_gradient(const LayerInputs& inputs, const HostTensor& dy, co
 /// selection, the auxiliary losses, rows of experts without tokens (zero) and the list of touched ones; the
 /// selection itself where no batch norm stands before it; and that a second run gives the same bits, where
 /// the execution says that it is deterministic. Where gradients are added, it is to what set_gradients() put
-/// there, which rows of experts without tokens keep to the bit. What a step throws is its failure. `what` begins every
-/// comparison's name. Throws only std::bad_alloc and OutOfMemory.
+/// there, which rows of experts without tokens keep to the bit. What a step throws is its failure. `what`
+/// begins every comparison's name. Throws only std::bad_alloc and OutOfMemory.
 LayerCheck check_training(MoeBackend& backend, const LayerInputs& inputs, const HostTensor& dy,
                           const ScheduleOptions& options, const TrainingOptions& training,
                           std::int64_t sampled_tokens, std::string_view what);

@@ -77,9 +77,10 @@ TEST_F(TinyBackward, StaircaseStoresByRowsAndAddsByColumns) {
 TEST_F(TinyBackward, TouchedRowsAloneTakeTheZerosAwayWhereRowsAreGathered) {
   TrainingOptions training;
   training.form = GradientForm::kTouched;
-  EXPECT_EQ(backward_terms(cost(ScheduleKind::kTokenCentric, training), Stage::kExpertsWgrad, MemoryLevel::kHbm),
-            (Lines{"read 20 expert_ids", "read 20 p and q", "read 24 token_offsets", "read 64 X and dY",
-                   "write 128 dW and dV of active experts"}));
+  EXPECT_EQ(
+      backward_terms(cost(ScheduleKind::kTokenCentric, training), Stage::kExpertsWgrad, MemoryLevel::kHbm),
+      (Lines{"read 20 expert_ids", "read 20 p and q", "read 24 token_offsets", "read 64 X and dY",
+             "write 128 dW and dV of active experts"}));
   // Strips and products write whole tiles as ever.
   for (const ScheduleKind kind : {ScheduleKind::kStaircase, ScheduleKind::kDenseMasked}) {
     EXPECT_EQ(cost(kind, training).bytes(Stage::kLayer, MemoryLevel::kHbm),
@@ -92,9 +93,10 @@ TEST_F(TinyBackward, TouchedRowsAloneTakeTheZerosAwayWhereRowsAreGathered) {
 TEST_F(TinyBackward, AddedGradientsAreReadAndLeaveOtherRowsAlone) {
   TrainingOptions training;
   training.form = GradientForm::kAdded;
-  EXPECT_EQ(backward_terms(cost(ScheduleKind::kTokenCentric, training), Stage::kExpertsWgrad, MemoryLevel::kL2),
-            (Lines{"read 128 dW and dV that are added to", "read 160 X and dY rows", "read 20 expert_ids",
-                   "read 20 p and q", "read 24 token_offsets", "write 128 dW and dV of active experts"}));
+  EXPECT_EQ(
+      backward_terms(cost(ScheduleKind::kTokenCentric, training), Stage::kExpertsWgrad, MemoryLevel::kL2),
+      (Lines{"read 128 dW and dV that are added to", "read 160 X and dY rows", "read 20 expert_ids",
+             "read 20 p and q", "read 24 token_offsets", "write 128 dW and dV of active experts"}));
   EXPECT_EQ(backward_terms(cost(ScheduleKind::kStaircase, training), Stage::kExpertsWgrad, MemoryLevel::kL2),
             (Lines{"read 192 dW and dV of every item", "read 20 expert_ids", "read 24 p and q",
                    "read 64 X and dY rows", "write 192 dW and dV of every item"}));
@@ -108,7 +110,8 @@ TEST_F(TinyBackward, TheOptimizersStepIsOfTouchedRowsOrOfAll) {
        {std::pair(OptimizerForm::kTouched, 4), std::pair(OptimizerForm::kDense, 9)}) {
     training.optimizer = form;
     const AnalyticCost c = cost(ScheduleKind::kTokenCentric, training);
-    const auto step = optimizer_cost(shape_, rows, training).bytes(Stage::kExpertsOptimizer, MemoryLevel::kHbm);
+    const auto step =
+        optimizer_cost(shape_, rows, training).bytes(Stage::kExpertsOptimizer, MemoryLevel::kHbm);
     EXPECT_EQ(c.bytes(Stage::kExpertsOptimizer, MemoryLevel::kHbm), step);
     EXPECT_EQ(c.bytes(Stage::kLayer, MemoryLevel::kHbm),
               cost(ScheduleKind::kTokenCentric).bytes(Stage::kLayer, MemoryLevel::kHbm) + step);

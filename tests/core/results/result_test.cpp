@@ -198,10 +198,10 @@ TEST(ResultWriter, WritesCsvWithTheSchemasColumns) {
   const std::string csv = read_text(directory.path() / "rows.csv");
   EXPECT_EQ(csv.substr(0, csv.find('\n')), columns);
   EXPECT_NE(
-      csv.find(
-          "6,run,omnimoe,forward,none,none,none,staircase,cpu,7,96,48,16,5,0,,,,64,96,bf16,silu,softmax,\"trace:a,b "
-          "\"\"c\"\".npy\",18446744073709551615,cold,1,,,none,none,experts,measured,time_s,0.1,s,11,"
-          "0.3333333333333333,ok,,,moescope run --workload 'trace:my file.npy'\n"),
+      csv.find("6,run,omnimoe,forward,none,none,none,staircase,cpu,7,96,48,16,5,0,,,,64,96,bf16,silu,softmax,"
+               "\"trace:a,b "
+               "\"\"c\"\".npy\",18446744073709551615,cold,1,,,none,none,experts,measured,time_s,0.1,s,11,"
+               "0.3333333333333333,ok,,,moescope run --workload 'trace:my file.npy'\n"),
       std::string::npos)
       << csv;
   EXPECT_NE(csv.find("measured,time_s,,s,0,,skipped,\"no \"\"such\"\" schedule,\nhere\",,moescope run"),

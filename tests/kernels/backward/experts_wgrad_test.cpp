@@ -81,8 +81,7 @@ class Wgrad {
     }
     const cuda::DevicePairGradients values{
         .gates = nullptr, .p = reinterpret_cast<float*>(p_.get()), .q = reinterpret_cast<float*>(q_.get())};
-    const cuda::WgradOutput output{
-        .dtype = gradients_, .w_in = dw_.get(), .w_out = dv_.get(), .form = form_};
+    const cuda::WgradOutput output{.dtype = gradients_, .w_in = dw_.get(), .w_out = dv_.get(), .form = form_};
     std::int32_t* const count = touched_.get() + shape_.num_experts();
     if (dense_) {
       if (!blas_) {

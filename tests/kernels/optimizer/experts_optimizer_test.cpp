@@ -1,4 +1,5 @@
-// AdamW on the GPU against the mirror's, step by step: rows that are listed, rows that missed steps, all rows.
+// AdamW on the GPU against the mirror's, step by step: rows that are listed, rows that missed steps, all
+// rows.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -136,7 +137,8 @@ class ExpertsOptimizerGpu : public testing::TestWithParam<Case> {
  protected:
   void SetUp() override { MOESCOPE_NEEDS_GPU(); }
   HostTensor random(Dtype dtype, std::uint64_t seed) const {
-    return test::random_tensor(Dtype::kF32, GetParam().rows, GetParam().cols, 1, seed, RandomStream::kExpertIn)
+    return test::random_tensor(Dtype::kF32, GetParam().rows, GetParam().cols, 1, seed,
+                               RandomStream::kExpertIn)
         .to(Dtype::kBF16)
         .to(dtype);
   }

@@ -117,7 +117,8 @@ TEST(TrainingForms, RefusesAnOptimizerWithoutItsRows) {
     return test::error_text<InvalidArgument>(
         [&] { ReferenceTraining(problem.inputs, problem.dy, {}, problem.options); });
   };
-  EXPECT_NE(refusal(GradientForm::kAdded, OptimizerForm::kTouched).find("gradients added"), std::string::npos);
+  EXPECT_NE(refusal(GradientForm::kAdded, OptimizerForm::kTouched).find("gradients added"),
+            std::string::npos);
   EXPECT_NE(refusal(GradientForm::kTouched, OptimizerForm::kDense).find("must be stored"), std::string::npos);
   problem.options.adamw.beta1 = 1;
   EXPECT_NE(refusal(GradientForm::kStored, OptimizerForm::kDense).find("beta1"), std::string::npos);
