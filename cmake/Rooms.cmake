@@ -3,7 +3,7 @@
 # A unit holds as much source as compiles in a few seconds, so that an edit does not wait for a wing; the sanitizers' tree, which
 # is seldom edited in, has larger ones. A new file may move its room's files to other units, and those of no other room.
 option(MOESCOPE_UNITY "Compile the files of a room together; OFF is a command for each file, as clang-tidy wants it" ON)
-set(MOESCOPE_UNIT_BYTES 40000 CACHE STRING "Bytes of source in a unit of a room, about")
+set(MOESCOPE_UNIT_BYTES 60000 CACHE STRING "Bytes of source in a unit of a room, about")
 mark_as_advanced(MOESCOPE_UNIT_BYTES)
 
 # moescope_compile_by_rooms(TARGET [ALONE FILE...]): call it when TARGET has its sources. A file with options of its own is

@@ -13,7 +13,7 @@ double ScheduleWork::predicted_s(const ScheduleRates& rates) const {
   const std::array times{memory_bytes / rates.memory_bytes_per_s, requested_bytes / rates.cache_bytes_per_s,
                          flop / rates.flop_per_s, pairs * rates.pair_s, steps * rates.step_s + chain_bytes_s};
   const double longest = std::ranges::max(times);
-  if (std::isinf(rates.sharpness) || longest <= 0) {
+  if (std::isinf(rates.sharpness) || longest <= 0 || std::isinf(longest)) {
     return rates.fixed_s + longest;
   }
   double sum = 0;

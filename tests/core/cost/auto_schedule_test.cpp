@@ -80,7 +80,7 @@ TEST(ChooseSchedule, PredictsTheLargestOfTheThreeTimesAndWhatIsFixed) {
       0.5 + 1 + 2 + 0.5);
   rates.candidates[0].sharpness = 4;  // 1 + 16 + 1/16 to the power of 1/4
   EXPECT_NEAR(choose_schedule(test::make_shape(2, 8, 3, 3, 3), routing, {}, rates).candidates[0].predicted_s,
-              0.5 + 2.03243, 1e-5);
+              0.5 + 2.032407, 1e-6);
   EXPECT_EQ(choice.explanation(), choice.reason + "\n  " + choice.candidates[0].reason);
 }
 

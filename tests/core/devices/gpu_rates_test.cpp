@@ -88,7 +88,7 @@ TEST(GpuRatesFile, IsReadInTheOrderOfCandidatesAndWrittenBack) {
   EXPECT_EQ(gpu_rates_json(parse_gpu_rates(again, "again.json")), again);
   more.replace(more.find(list), list.size(), "[1, 2]");
   EXPECT_EQ(test::error_text<FileError>([&] { parse_gpu_rates(more, "r.json"); }),
-            "r.json: selection.pairs_of_few: must have 7 numbers");
+            "r.json: selection.pairs_of_few: [1,2]: must have 7 numbers");
 }
 
 TEST(GpuRatesFile, ErrorsNameFileMemberAndValue) {
