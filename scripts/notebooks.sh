@@ -11,6 +11,7 @@ setup_packages "notebooks" python3-venv
 setup_packages "figures" gnuplot-nox
 [ -n "${MOESCOPE:-}" ] || ./run.sh --version >/dev/null
 
+export MOESCOPE_GPU=${MOESCOPE_GPU:-h100} # whose rows and findings are committed, however many files another device has
 venv=build/notebooks-venv
 setup_venv "$venv" notebooks/requirements.txt
 "$venv/bin/python" -m unittest discover -s notebooks -p 'test_*.py' -q

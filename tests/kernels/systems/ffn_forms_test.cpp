@@ -203,7 +203,8 @@ TEST_F(FfnFormsGpu, AgreeWithTheOracleUnderEveryRule) {
   for (const System system : {System::kGShard, System::kDeepSeekMoe}) {
     for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
       for (const char* rule : kRules) {
-        expect_correct(inputs_of(ffn_shape(system, 150, 10, 3, dtype), "zipf:1", rule));
+        // So many tokens that rounding down to whole tiles leaves some: an output of zeros is no test.
+        expect_correct(inputs_of(ffn_shape(system, 400, 10, 3, dtype), "zipf:1", rule));
       }
       expect_correct(inputs_of(ffn_shape(system, 700, 40, 5, dtype), "hot:0.5,2", "padded:1.25"));
       expect_correct(inputs_of(ffn_shape(system, 700, 40, 5, dtype), "gaussian:1", "token_rounding"));
