@@ -85,6 +85,10 @@ void require_options(const moescope_shape& shape, const moescope_execution& exec
   require_range("deterministic", execution.deterministic, 0, 1);
   require_range("schedule", execution.schedule, 0, 0);
   require_range("execution.reserved", execution.reserved, 0, 0);
+  if (execution.struct_bytes >= kStripsBytes) {
+    require_range("strip_entries", execution.strip_entries, 0, kMostExtent);
+    require_range("strip_tiles", execution.strip_tiles, 0, kMostExtent);
+  }
 }
 
 constexpr std::array<std::string_view, 8> kOperations = {

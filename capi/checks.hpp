@@ -17,8 +17,10 @@ inline constexpr std::size_t kShapeBytes = 80;
 inline constexpr std::size_t kExecutionBytes = 64;
 inline constexpr std::size_t kTensorsBytes = 72;  ///< of the layer's inputs, and of its gradients
 inline constexpr std::size_t kBoundBytes = 80;    ///< of inputs that have expert_bound
-static_assert(sizeof(moescope_shape) == kShapeBytes && sizeof(moescope_execution) == kExecutionBytes &&
-              sizeof(moescope_layer_inputs) == kBoundBytes &&
+inline constexpr std::size_t kCountsBytes = 88;   ///< of inputs that have strip_counts
+inline constexpr std::size_t kStripsBytes = 80;   ///< of an execution that has strip_entries and strip_tiles
+static_assert(sizeof(moescope_shape) == kShapeBytes && sizeof(moescope_execution) == kStripsBytes &&
+              sizeof(moescope_layer_inputs) == kCountsBytes &&
               sizeof(moescope_layer_gradients) == kTensorsBytes);
 
 /// Throws Failure: null or too small structs, extents and options that cannot be, a device without code.

@@ -45,6 +45,7 @@ class CudaBackend final : public MoeBackend {
                                                       const ScheduleOptions& options,
                                                       const TrainingOptions& training) override;
   bool supports_system(System system, std::string& why) const override;
+  bool supports_token_rules(std::string& /*why*/) const override { return true; }
   std::unique_ptr<LayerExecution> prepare_system(const SystemInputs& inputs) override;
 
  private:
@@ -77,6 +78,9 @@ class CudaBackend final : public MoeBackend {
             .fixed_routing = inputs.fixed_routing.has_value(),
             .save = training.save,
             .gradients = training.gradient_dtype(inputs.shape.dtype),
+            .form = training.form,
+            .lists_touched = training.form != GradientForm::kStored ||
+                             training.optimizer == OptimizerForm::kTouched,
             .needs_lse = training.losses.z > 0 || training.batch_norm.has_value(),
             .gpu = context_->info};
   }

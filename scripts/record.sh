@@ -18,6 +18,9 @@
 #   operators the PyTorch operators: their tests, call overhead, steps and memory; the published tests where PUBLISHED (environment)
 #             is a checkout of them; the example's loss curves where TEXT is a file. BUNDLE then has libmoescope.so about 4 minutes
 #   sonic     SonicMoE's kernels on the shapes of gshard and deepseekmoe, where its packages are (sonic_systems.py) about 1 minute
+#   coarse    FFN experts: check of every order of work and rule for tokens, Table A, few tokens, recorded routing where ROUTINGS
+#             (environment) holds mixtral_like_routing.npz, mixtral_unbalanced_routing.npz and deepseek_like_routing.npz, and the
+#             study of fine and coarse experts under skew                                              about 4 minutes
 #   ranks     two GPUs: check --ranks 2, the layer shared by both and replicated, torch.distributed's forms and NCCL's collectives,
 #             ranks that are killed or stopped                                                            about 4 minutes
 #   sweeps    every experiment file in experiments/configs that is for a GPU; SWEEPS (environment) names some of them. The
@@ -25,14 +28,14 @@
 # shellcheck disable=SC2317 # parts are called by their names
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
-usage() { sed -n '2,26s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+usage() { sed -n '2,29s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 [ $# -ge 3 ] || usage
 [[ $2 =~ ^[a-z0-9][a-z0-9_-]*$ ]] || { echo "record.sh: '$2' is no name of a device's folder (small letters, digits, - and _)" >&2; exit 2; }
 bundle=$(realpath "$1") out=${OUT:-$here/results/$2}
 shift 2
 for part in "$@"; do # before anything runs
   case $part in
-    evidence | verify | sanitize | profile | points | peers | backward | systems | operators | sonic | ranks | sweeps) ;;
+    evidence | verify | sanitize | profile | points | peers | backward | systems | operators | sonic | coarse | ranks | sweeps) ;;
     *) echo "record.sh: no part '$part'" >&2; exit 2 ;;
   esac
 done
@@ -156,6 +159,25 @@ backward() {
     # shellcheck disable=SC2086
     one $point
   done
+  # Rows of touched experts alone, and the optimizer's step on them and on all. NAME TOKENS OPTION...
+  part_of() {
+    local name="backward-$2-512-$1" tokens=$2
+    shift 2
+    step "$name"
+    moescope compare --backend cuda --direction backward --save scores --preset table-a-1024-512 --shared-size 0 -L "$tokens" -K 512 \
+      --workload gaussian:1 --seed 1 --quiet --min-samples 11 --max-time 0.4 "$@" --output "$scratch/$name" |
+      grep -E "token_centric|staircase|dense_masked" || failed=1
+    keep "$name" "$scratch/$name"
+  }
+  for point in 64 4096; do
+    part_of touched "$point" --gradients touched --schedule token_centric
+    part_of added "$point" --gradients added --schedule token_centric --schedule staircase
+    part_of step-touched "$point" --gradients touched --optimizer touched --schedule token_centric --schedule staircase
+    part_of step-dense "$point" --optimizer dense --schedule token_centric --schedule staircase
+  done
+  step "PyTorch's AdamW"
+  python3 "$here/experiments/peers/torch_optimizer.py" --out "$scratch/torch_optimizer" || failed=1
+  keep torch_optimizer "$scratch/torch_optimizer"
   return "$failed"
 }
 
@@ -245,8 +267,46 @@ ranks() {
 
 sonic() {
   step "SonicMoE"
-  python3 "$here/experiments/peers/sonic_systems.py" --out "$scratch/sonic_systems" --samples 11 --rounding nearest up down
+  local traces=()
+  [ -z "${ROUTINGS:-}" ] || traces=(--traces "$ROUTINGS/mixtral_like_routing.npz#layer=0" "$ROUTINGS/mixtral_unbalanced_routing.npz#layer=0"
+    "$ROUTINGS/mixtral_unbalanced_routing.npz#layer=3")
+  python3 "$here/experiments/peers/sonic_systems.py" --out "$scratch/sonic_systems" --samples 11 --rounding nearest \
+    ${SONIC_KERNELS:+--kernels "$SONIC_KERNELS"} "${traces[@]}"
   keep sonic_systems "$scratch/sonic_systems"
+}
+
+coarse() {
+  local failed=0 name
+  step "check: orders of work, rules for tokens"
+  moescope check --backend cuda --system gshard --system deepseekmoe --quiet --output "$scratch/check-ffn" --schedule padded:1.25 --schedule padded:0.5 \
+    --schedule token_rounding --schedule token_rounding:up:16 --schedule token_rounding:down --schedule token_centric --schedule dense_masked |
+    tail -4 || failed=1
+  keep check-ffn "$scratch/check-ffn"
+  cd "$here" # files name data/ of the repository
+  for name in table-a-ffn ffn-forms coarse-fine; do
+    step "sweep $name"
+    moescope sweep "experiments/configs/$name.json" --backend cuda --quiet --output "$scratch/$name" | tail -3 || failed=1
+    keep "$name" "$scratch/$name"
+  done
+  if [ -n "${ROUTINGS:-}" ]; then
+    cd "$ROUTINGS" # rows name files as the command line does
+    local runs=() traces=() file layer
+    for file in mixtral_like mixtral_unbalanced deepseek_like; do
+      traces=()
+      for layer in 0 1 2 3; do traces+=("--workload=trace:${file}_routing.npz#layer=$layer"); done
+      step "recorded routing: $file"
+      for width in "256 128" "1024 512" "2048 1408"; do
+        read -r hidden size <<<"$width"
+        moescope compare --backend cuda --system gshard -d "$hidden" --expert-size "$size" "${traces[@]}" --schedule expert_centric \
+          --schedule padded:1.25 --schedule token_rounding:down --seed 1 --quiet --min-samples 11 --max-time 0.2 \
+          --output "$scratch/$file-$hidden" | grep -E "expert_centric|padded|rounding" || failed=1
+        runs+=("$scratch/$file-$hidden")
+      done
+    done
+    cd "$here"
+    keep coarse-fine-recorded "${runs[@]}"
+  fi
+  return "$failed"
 }
 
 sweeps() {

@@ -5,6 +5,7 @@
 
 #include "capi/cuda/run.hpp"
 #include "capi/cuda/select_backward.hpp"
+#include "capi/cuda/strip_limit.hpp"
 #include "kernels/contract/backward.hpp"
 #include "kernels/contract/strips_backward.hpp"
 #include "kernels/runtime/cuda_raii.hpp"
@@ -193,12 +194,17 @@ class BackwardRun : public Run {
     cuda::launch_expert_bound(shape_, exchanged, held.bound, beside.stream());
     cuda::launch_schedule_strips(shape_, rule, options.tile_tokens, held.strips, stream());
     cuda::launch_strips_order(shape_, rule, held.strips, own.order, stream());
+    if (own.exceeded != nullptr) {
+      launch_limit_strips(shape_, held.strips, own.pairs.layout.entries, own.pairs.layout.tiles, own.exceeded,
+                          stream());
+    }
     beside.join(stream());
     const cuda::DeviceStrips ordered = own.order.apply(held.strips);
     cuda::launch_strips_backward_prepare(shape_, dy, held.bound, ordered, own.pairs, sums, stream());
     cuda::launch_strips_scores(shape_, inputs.x, weights, ordered, own.pairs, stream());
     cuda::launch_strips_dgrad(shape_, dy, weights, ordered, own.pairs, sums, stream());
     cuda::launch_strips_finish(shape_, sums, adds, dx(), stream());
+    poison(dx(), shape_.num_tokens * shape_.hidden_size);
     if (to.w_in != nullptr) {
       cuda::launch_strips_wgrad(shape_, rule, inputs.x, dy, ordered, own.pairs,
                                 {.dtype = shape_.dtype, .w_in = to.w_in, .w_out = to.w_out}, stream());
@@ -206,6 +212,7 @@ class BackwardRun : public Run {
     if (to.row_logits != nullptr || to.col_logits != nullptr) {
       cuda::launch_strips_router_select_backward(shape_, rule, ordered, own.order, own.pairs,
                                                  own.logits_gradient, own.workspace, stream());
+      poison(own.logits_gradient, shape_.num_tokens * (shape_.grid_rows + shape_.grid_cols));
       unpack(to.row_logits, shape_.grid_rows, 0);
       unpack(to.col_logits, shape_.grid_cols, shape_.grid_rows);
     }
@@ -219,6 +226,12 @@ class BackwardRun : public Run {
   }
 
  private:
+  void poison(float* values, std::int64_t count) const {
+    if (const std::int32_t* const exceeded = scratch_.strips_backward.exceeded; exceeded != nullptr) {
+      launch_poison(exceeded, values, count, stream());
+    }
+  }
+
   /// One side of the logits' gradients [L, Nr+Nc].
   void unpack(void* side, std::int64_t width, std::int64_t from) const {
     if (side == nullptr) {

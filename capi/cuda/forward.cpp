@@ -3,6 +3,7 @@
 
 #include "capi/cuda/run.hpp"
 #include "kernels/contract/gated_mlp.hpp"
+#include "kernels/contract/given_pairs.hpp"
 #include "kernels/contract/launch.hpp"
 #include "kernels/runtime/cuda_raii.hpp"
 
@@ -20,13 +21,16 @@ class ForwardRun : public Run {
     cuda::DeviceWeights weights;
     weights.w_in = w_in;
     weights.w_out = w_out;
-    const bool bf16 = shape_.dtype == Dtype::kBF16;
     // The launcher writes neither ids nor gates.
     const cuda::DeviceRouting routing{const_cast<std::int32_t*>(ids), const_cast<float*>(gates)};
-    cuda::launch_experts_token_centric(
-        shape_, x, weights, routing, scratch_.pairs.workspace,
-        {.y = bf16 ? nullptr : static_cast<float*>(y), .addend = addend, .rounded = bf16 ? y : nullptr},
-        stream());
+    cuda::launch_experts_token_centric(shape_, x, weights, routing, scratch_.pairs.workspace,
+                                       output(addend, y), stream());
+  }
+
+  /// To the caller's y, in its type.
+  cuda::ExpertOutput output(const float* addend, void* y) const {
+    const bool bf16 = shape_.dtype == Dtype::kBF16;
+    return {.y = bf16 ? nullptr : static_cast<float*>(y), .addend = addend, .rounded = bf16 ? y : nullptr};
   }
 
   void mlp(const void* x, const void* gate, const void* up, const void* down, float* y,
@@ -62,11 +66,22 @@ class ForwardRun : public Run {
       cuda::launch_expert_bound(shape_, weights, own.bound, beside.stream());
     }
     cuda::launch_schedule_strips(shape_, options.strip_rule, options.tile_tokens, own.strips, stream());
+    if (std::int32_t* const counts = counts_of(inputs); counts != nullptr) {
+      MOESCOPE_CUDA_CHECK(
+          cudaMemcpyAsync(counts, own.strips.counts, kCounts, cudaMemcpyDeviceToDevice, stream()));
+    }
     shared_mlp(inputs, beside.stream());
     beside.join(stream());
     cuda::launch_staircase_prepare(shape_, inputs.x, bound, own.strips, own.sums, stream());
     cuda::launch_experts_staircase(shape_, inputs.x, weights, own.strips, own.sums, stream());
     cuda::launch_round_output(shape_, own.sums, scratch_.mlp.y, y, stream());
+  }
+
+  /// Of a layer that has no strips.
+  void clear_counts(const moescope_layer_inputs& inputs) const {
+    if (std::int32_t* const counts = counts_of(inputs); counts != nullptr) {
+      MOESCOPE_CUDA_CHECK(cudaMemsetAsync(counts, 0, kCounts, stream()));
+    }
   }
 
   /// Packed logits to y token by token, the pairs to `ids` and `gates`. Where those are null nobody sees
@@ -96,6 +111,13 @@ class ForwardRun : public Run {
       side.join(stream());
     }
     experts(inputs.x, inputs.w_in, inputs.w_out, taken_ids, taken_gates, scratch_.mlp.y, y);
+  }
+
+ private:
+  static constexpr std::size_t kCounts = 2 * sizeof(std::int32_t);
+
+  static std::int32_t* counts_of(const moescope_layer_inputs& inputs) {
+    return inputs.struct_bytes >= kCountsBytes ? inputs.strip_counts : nullptr;
   }
 };
 
@@ -138,18 +160,15 @@ void experts_forward(const Call& call, const void* x, const void* w_in, const vo
     if (run.empty()) {
       return;
     }
-    const PairsScratch& pairs = run.scratch().pairs;
-    launch_take_pairs({.pairs = run.shape().num_pairs(),
-                       .experts = run.shape().num_experts(),
-                       .wide_ids = call.problem.wide_ids,
-                       .ids = ids,
-                       .gates = static_cast<const float*>(gates),
-                       .narrow_ids = pairs.ids,
-                       .checked_gates = pairs.gates,
-                       .cleared = pairs.arrivals,
-                       .cleared_count = pairs.arrivals_count},
-                      run.stream());
-    run.experts(x, w_in, w_out, pairs.ids, pairs.gates, nullptr, y);
+    const bool wide = call.problem.wide_ids;
+    cuda::DeviceWeights weights;
+    weights.w_in = w_in;
+    weights.w_out = w_out;
+    cuda::launch_experts_given_pairs(run.shape(), x, weights,
+                                     {.ids = wide ? nullptr : static_cast<const std::int32_t*>(ids),
+                                      .wide_ids = wide ? static_cast<const std::int64_t*>(ids) : nullptr,
+                                      .gates = static_cast<const float*>(gates)},
+                                     run.scratch().pairs.workspace, run.output(nullptr, y), run.stream());
   });
 }
 
@@ -184,6 +203,7 @@ void layer_forward(const Call& call, const moescope_layer_inputs& inputs, void* 
     const ScheduleOptions options = layer_schedule(call, run.shape(), run.gpu(), lists_pairs);
     run.pack(inputs.row_logits, inputs.col_logits, run.scratch().pairs);
     if (options.kind != ScheduleKind::kStaircase) {
+      run.clear_counts(inputs);
       run.token_centric(inputs, ids, gates, y);
       return;
     }

@@ -5,6 +5,7 @@
 #include <string>
 
 #include "capi/base/failure.hpp"
+#include "capi/checks.hpp"
 #include "capi/cuda/pairs.hpp"
 #include "capi/cuda/select_backward.hpp"
 #include "core/cost/shape_schedule.hpp"
@@ -40,9 +41,14 @@ bool is_layer(moescope_operation operation) {
   return one_of(operation, {MOESCOPE_LAYER_FORWARD, MOESCOPE_LAYER_BACKWARD});
 }
 
-void take_selection(Arena& arena, const LayerShape& shape, const GpuTraits& gpu, SelectionScratch& scratch) {
+/// `pairs`: it lists them.
+void take_selection(Arena& arena, const LayerShape& shape, const GpuTraits& gpu, bool pairs,
+                    SelectionScratch& scratch) {
   scratch.logits = arena.take<float>(shape.num_tokens * (shape.grid_rows + shape.grid_cols));
   scratch.bad_logit = arena.take<std::int64_t>(1);
+  if (!pairs) {
+    return;
+  }
   scratch.selected = arena.take<std::int32_t>(shape.num_pairs());
   scratch.selected_gates = arena.take<float>(shape.num_pairs());
   scratch.workspace = arena.take<std::byte>(cuda::router_select_workspace_bytes(shape, gpu));
@@ -52,12 +58,9 @@ void take_selection(Arena& arena, const LayerShape& shape, const GpuTraits& gpu,
 
 void take_pairs(Arena& arena, const Call& call, const LayerShape& shape, const GpuTraits& gpu,
                 PairsScratch& scratch) {
-  const bool pair_form = call.operation == MOESCOPE_EXPERTS_FORWARD;
-  scratch.ids = pair_form || call.problem.wide_ids ? arena.take<std::int32_t>(shape.num_pairs()) : nullptr;
-  // The layer's own where the caller wants none.
-  scratch.gates = arena.take<float>(shape.num_pairs());
-  if (!pair_form && scratch.ids == nullptr) {
+  if (call.operation != MOESCOPE_EXPERTS_FORWARD) {  // the layer's own, where the caller wants none
     scratch.ids = arena.take<std::int32_t>(shape.num_pairs());
+    scratch.gates = arena.take<float>(shape.num_pairs());
   }
   const std::int64_t bytes = cuda::token_centric_workspace_bytes(shape, gpu);
   if (bytes > 0) {
@@ -142,13 +145,22 @@ void take_side_sums(Arena& arena, const LayerShape& shape, PairsBackwardScratch&
       bytes > 0 ? arena.take<float>(bytes / static_cast<std::int64_t>(sizeof(float))) : nullptr;
 }
 
-/// For all that a batch of this shape can select: what it did select is known on the device alone.
-void take_strips_backward(Arena& arena, const LayerShape& shape, const ScheduleOptions& options,
-                          const GpuTraits& gpu, StripsBackwardScratch& scratch) {
+/// For all that a batch of this shape can select, unless the caller knows what it did select: the device
+/// alone does otherwise.
+void take_strips_backward(Arena& arena, const Call& call, const LayerShape& shape,
+                          const ScheduleOptions& options, const GpuTraits& gpu,
+                          StripsBackwardScratch& scratch) {
   const cuda::StripCapacity capacity =
       cuda::strip_capacity(shape, options.strip_rule, options.tile_tokens, gpu);
-  const cuda::StripsPairsLayout layout =
-      cuda::strips_pairs_layout(shape, capacity.max_entries, capacity.max_tiles);
+  std::int64_t entries = capacity.max_entries;
+  std::int64_t tiles = capacity.max_tiles;
+  const moescope_execution& execution = call.execution;
+  if (execution.struct_bytes >= kStripsBytes && execution.strip_entries > 0 && execution.strip_tiles > 0) {
+    entries = std::min(entries, execution.strip_entries);
+    tiles = std::min(tiles, execution.strip_tiles);
+    scratch.exceeded = arena.take<std::int32_t>(1);
+  }
+  const cuda::StripsPairsLayout layout = cuda::strips_pairs_layout(shape, entries, tiles);
   scratch.order = {.strip_tokens = arena.take<std::int32_t>(capacity.max_entries),
                    .entries = arena.take<std::int32_t>(capacity.max_entries)};
   scratch.pairs = {.layout = layout,
@@ -171,20 +183,16 @@ void take_mlp_backward(Arena& arena, const LayerShape& shape, MlpBackwardScratch
   take_blas(arena, shape, scratch);
 }
 
-/// A layer's backward over pairs, or on strips where the caller has listed none: which, shows when it runs,
-/// so that both lie in one place.
+/// A layer's backward over pairs or on strips.
 void take_layer_backward(Arena& arena, const Call& call, const LayerShape& shape, const GpuTraits& gpu,
                          Scratch& scratch) {
-  Arena strips = arena;
-  take_pairs_backward(arena, shape, gpu, scratch.pairs_backward);
-  take_side_sums(arena, shape, scratch.pairs_backward);
   const ScheduleOptions options = layer_schedule(call, shape, gpu, false);
   if (options.kind == ScheduleKind::kStaircase) {
-    take_strips(strips, shape, options, gpu, scratch.strips);
-    take_strips_backward(strips, shape, options, gpu, scratch.strips_backward);
-    if (strips.used() > arena.used()) {
-      arena = strips;
-    }
+    take_strips(arena, shape, options, gpu, scratch.strips);
+    take_strips_backward(arena, call, shape, options, gpu, scratch.strips_backward);
+  } else {
+    take_pairs_backward(arena, shape, gpu, scratch.pairs_backward);
+    take_side_sums(arena, shape, scratch.pairs_backward);
   }
 }
 
@@ -242,7 +250,9 @@ void take_scratch(Arena& arena, const Call& call, const LayerShape& shape, const
     return;
   }
   if (selects(call.operation)) {
-    take_selection(arena, shape, gpu, scratch.selection);
+    const bool on_strips = call.operation == MOESCOPE_LAYER_BACKWARD &&
+                           layer_schedule(call, shape, gpu, false).kind == ScheduleKind::kStaircase;
+    take_selection(arena, shape, gpu, !on_strips, scratch.selection);
   }
   switch (call.operation) {
     case MOESCOPE_EXPERTS_FORWARD:

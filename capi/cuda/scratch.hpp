@@ -25,8 +25,8 @@ struct SelectionScratch {
 
 /// Of experts token by token.
 struct PairsScratch {
-  std::int32_t* ids = nullptr;  ///< [L,K]; null where the caller's own will do
-  float* gates = nullptr;       ///< [L,K] of the pair form
+  std::int32_t* ids = nullptr;  ///< [L,K] of a layer whose caller has no room for them
+  float* gates = nullptr;       ///< [L,K]
   std::byte* workspace = nullptr;
   unsigned* arrivals = nullptr;  ///< the part of it that has to be zero
   std::int64_t arrivals_count = 0;
@@ -65,6 +65,8 @@ struct StripsBackwardScratch {
   cuda::StripsPairs pairs;
   float* logits_gradient = nullptr;  ///< [L, Nr+Nc]
   std::byte* workspace = nullptr;
+  std::int32_t* exceeded =
+      nullptr;  ///< of a batch with more than the caller said; null: there is room for all
 };
 
 struct MlpBackwardScratch {

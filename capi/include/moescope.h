@@ -114,6 +114,12 @@ typedef struct moescope_execution {
   int32_t deterministic;  /* 1: the same bits in every run; the CPU always gives them */
   int32_t schedule;       /* 0: chosen from the shape; no other value yet */
   int32_t reserved;       /* 0 */
+  /* CUDA, of a layer's backward without ids: what moescope_layer_inputs.strip_counts had after the forward of
+   * the same logits, or more. Its workspace is then for so much, and not for all that such a batch can
+   * select, which is about twice of it. Too little makes NaN of the gradients of x and logits. 0: not known.
+   */
+  int64_t strip_entries;
+  int64_t strip_tiles;
 } moescope_execution;
 
 /* "0.1.0", and MOESCOPE_ABI_VERSION as the library was built with. Static storage. */
@@ -128,8 +134,8 @@ MOESCOPE_API const char* moescope_status_name(moescope_status status);
  * Valid until the thread's next call that fails. */
 MOESCOPE_API const char* moescope_last_error(void);
 
-/* Bytes of workspace that `operation` needs at this shape. Of `execution` device, device_index, deterministic
- * and num_threads are read. */
+/* Bytes of workspace that `operation` needs at this shape. Of `execution` device, device_index,
+ * deterministic, num_threads, strip_entries and strip_tiles are read. */
 MOESCOPE_API moescope_status moescope_workspace_bytes(moescope_operation operation,
                                                       const moescope_shape* shape,
                                                       const moescope_execution* execution, size_t* bytes);
@@ -193,6 +199,9 @@ typedef struct moescope_layer_inputs {
   /* CUDA, one float on the device: at least max over experts of |w_in|_2 |w_out|_inf, by which sums of many
    * tokens are scaled. Null: found anew in each call, which reads all weights once more. */
   const float* expert_bound;
+  /* CUDA, two numbers on the device that a forward without ids writes, or null: entries and tiles of its
+   * strips, or zeros where it has none. A backward does not read it. */
+  int32_t* strip_counts;
 } moescope_layer_inputs;
 
 /* Of each input its gradient, or null for one that is not wanted. */
@@ -220,6 +229,11 @@ MOESCOPE_API moescope_status moescope_layer_backward(const moescope_shape* shape
                                                      const moescope_layer_inputs* inputs, const void* ids,
                                                      const void* gates, const void* y_gradient,
                                                      const moescope_layer_gradients* gradients);
+
+/* For the Python package, which has it by ctypes.PyDLL: a new reference to a tuple of functions that call the
+ * above without ctypes; null where the process runs no CPython. What they are is the package's and this
+ * version's own affair. */
+MOESCOPE_API void* moescope_python_calls(void);
 
 #ifdef __cplusplus
 }

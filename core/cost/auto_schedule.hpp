@@ -1,7 +1,9 @@
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,23 +22,51 @@ struct ScheduleRates {
   double memory_bytes_per_s = 0;  ///< main memory or HBM
   double cache_bytes_per_s = 0;   ///< last-level cache
   double flop_per_s = 0;
+  double pair_s = 0;             ///< seconds a selected pair, whatever its bytes; 0: nothing
+  double step_s = 0;             ///< seconds a step of the longest chain (ScheduleWork); 0: nothing
+  double chain_bytes_per_s = 0;  ///< of what one multiprocessor reads in that chain; 0: nothing
   /// Groups, strips and dense_masked as matrix products: every token x expert of an item is computed. False:
   /// the selected pairs alone.
   bool executes_masked = false;
   /// What is read again is read soon again (the tiles of a strip), so it is still in the cache. False: rows
   /// come back at any time, and stay only as far as the cache holds them.
   bool reuse_is_near = true;
-  bool overlaps = true;  ///< the three times hide behind the longest; false: they add up
+  /// How the times combine, as the p of a norm: 1 adds them up, infinity takes the longest.
+  double sharpness = std::numeric_limits<double>::infinity();
   /// Widest grid that the rates hold for; on a wider one the schedule is no candidate.
   std::int64_t max_grid_cols = std::numeric_limits<std::int64_t>::max();
 
   bool hold_for(const LayerShape& shape) const { return shape.grid_cols <= max_grid_cols; }
 };
 
+/// What the router's selection takes, which hands a schedule pairs or strips: seconds are the sum of these
+/// numbers times select_terms(). Few tokens and many are selected for in different ways
+/// (core/tiling/selection_form.hpp).
+struct SelectionRates {
+  static constexpr std::size_t kTerms = 7;
+  using Terms = std::array<double, kTerms>;
+  Terms pairs_of_few{};
+  Terms pairs_of_many{};
+  Terms strips_of_few{};
+  Terms strips_of_many{};
+
+  const Terms& of(const LayerShape& shape, bool strips, std::int64_t num_sms) const;
+  double predicted_s(const LayerShape& shape, bool strips, std::int64_t num_sms) const;
+};
+/// 1; the longer side; K; K times the side; L; L K; L (Nr + Nc).
+SelectionRates::Terms select_terms(const LayerShape& shape);
+
+/// What of a machine work is cut for.
+struct MachineSize {
+  double cache_bytes = 0;    ///< capacity of the last-level cache
+  std::int64_t num_sms = 0;  ///< multiprocessors of a GPU; 0: none, and no chains are counted
+};
+
 struct MachineRates {
-  std::string source;                     ///< where the numbers come from; printed with the reasons
-  double cache_bytes = 0;                 ///< capacity of the last-level cache
-  std::vector<ScheduleRates> candidates;  ///< what the backend runs; ties go to the earlier one
+  std::string source;  ///< where the numbers come from; printed with the reasons
+  MachineSize size;
+  std::vector<ScheduleRates> candidates;    ///< what the backend runs; ties go to the earlier one
+  std::optional<SelectionRates> selection;  ///< where it takes as long for all: none
 
   /// Throws InvalidArgument naming the first number that is not positive and finite (fixed_s: not negative),
   /// or the candidates when there is none or `auto` is among them.
@@ -48,8 +78,13 @@ struct ScheduleWork {
   double memory_bytes = 0;     ///< compulsory, and what the cache does not keep
   double requested_bytes = 0;  ///< from the cache
   double flop = 0;
+  double pairs = 0;  ///< of schedules that go pair by pair
+  /// The longest chain of what follows one on the other: of pair after pair the pairs of one worker, of
+  /// strips the units of one multiprocessor.
+  double steps = 0;
+  double chain_bytes = 0;  ///< of strips: W and V that one multiprocessor reads
 
-  /// The model: a fixed part, and the longest of three times, or their sum.
+  /// The model: a fixed part, and the norm of the times.
   double predicted_s(const ScheduleRates& rates) const;
 };
 
@@ -57,16 +92,19 @@ struct ScheduleWork {
 /// of the rows it cannot hold: 1 - cache_bytes / (2 * effective_experts * row_bytes), effective_experts being
 /// the size of the equally used set in which two pairs meet as often as in this one.
 ScheduleWork schedule_work(const LayerShape& shape, const SkewMetrics& skew, const AnalyticCost& cost,
-                           const ScheduleRates& rates, double cache_bytes);
+                           const ScheduleRates& rates, const MachineSize& machine);
 
-/// Predicted time of the stages that a schedule decides: `schedule` and the expert stages.
+/// Predicted time of the stages that a schedule decides: `schedule` and the expert stages, and where the
+/// machine has rates for it the router's selection in the form that this schedule takes.
 struct ScheduleCandidate {
   ScheduleOptions schedule;
   double fixed_s = 0;
   double memory_s = 0;     ///< bytes from memory: compulsory, and what the cache does not keep
   double cache_s = 0;      ///< requested bytes from the cache
   double flop_s = 0;       ///< FLOP
-  double predicted_s = 0;  ///< fixed_s and the largest of the three, or their sum
+  double chain_s = 0;      ///< pairs, steps and what is read in a chain: the longest of them
+  double select_s = 0;     ///< the router's selection
+  double predicted_s = 0;  ///< fixed_s, the norm of the times, and select_s
   std::string reason;      ///< one line: the times, bytes and FLOP, which one binds
 };
 
@@ -84,7 +122,8 @@ ScheduleOptions candidate_options(const ScheduleOptions& asked, const ScheduleRa
 
 /// Time of a schedule that costs `cost` on a routing of this skew.
 ScheduleCandidate predict_schedule(const LayerShape& shape, const SkewMetrics& skew, const AnalyticCost& cost,
-                                   const ScheduleRates& rates, double cache_bytes);
+                                   const ScheduleRates& rates, const MachineSize& machine,
+                                   const SelectionRates* selection = nullptr);
 
 /// Picks the schedule of the expert stage with the smallest predicted time for this routing, among the
 /// candidates whose rates hold for the shape, from the analytic bytes and FLOP of traffic.hpp. Builds every

@@ -2,8 +2,8 @@
 // as in DESIGN section 1; E = E_active; per schedule T = token entries, R = experts summed over the items and
 // P = tokens x experts summed over the items. dX is summed in fp32 from stage to stage; what is an operand of
 // a product (p, q, the logits' gradients) passes in storage dtype.
-#include <fmt/format.h>
-
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "core/base/error.hpp"
@@ -43,6 +43,12 @@ class BackwardTerms {
     if (!fixed_) {
       select();
       project();
+    }
+    if (training_.optimizer != OptimizerForm::kNone) {
+      const std::int64_t rows =
+          training_.optimizer == OptimizerForm::kDense ? shape_.num_experts() : sums_.active_experts;
+      AnalyticCost step = optimizer_cost(shape_, rows, training_);
+      std::ranges::move(step.traffic, std::back_inserter(terms_.cost.traffic));
     }
     return std::move(terms_.cost);
   }
@@ -172,22 +178,42 @@ class BackwardTerms {
     terms_.hbm(stage, kRead, 2 * terms_.x_bytes, "X and dY");  // 2 L d
     terms_.l2(stage, kRead, 2 * rows, "X and dY rows");        // 2 M d, or 2 T d
     lists(stage);
-    terms_.hbm(stage, kWrite, active, "dW and dV of active experts");  // 2 E d
-    terms_.hbm(stage, kWrite, others, "zeros of other experts");       // 2 (N - E) d
-    if (strips()) {
-      // Row strips store; column strips read what is there and store the sum.
-      terms_.l2(stage, kWrite, checked_product({2, sums_.expert_rows, gradient_row_}),
-                "dW and dV of every item");  // 2 R d
-      terms_.l2(stage, kRead, checked_product({2, sums_.col_expert_rows, gradient_row_}),
-                "dW and dV that columns add to");  // 2 R of columns, d
-      const auto left = shape_.num_experts() - sums_.loaded_experts;
-      terms_.l2(stage, kWrite, checked_product({2, left, gradient_row_}), "zeros of other experts");
-    } else {
-      terms_.l2(stage, kWrite, active, "dW and dV of active experts");  // 2 E d
-      terms_.l2(stage, kWrite, others, "zeros of other experts");       // 2 (N - E) d
-    }
+    gradient_rows(stage, active, others);
     // dW and dV: 2 d each per pair.
     terms_.flop(stage, checked_product({4, d, pairs_}), checked_product({4, d, sums_.products}));
+  }
+
+  /// Rows of dW and dV, by GradientForm. Strips and products write whole tiles: of what is touched alone they
+  /// leave nothing out.
+  void gradient_rows(Stage stage, std::int64_t active, std::int64_t others) {
+    const bool adds = training_.form == GradientForm::kAdded;
+    const bool whole = dense() || (strips() && !adds);
+    const bool zeros = training_.form == GradientForm::kStored || whole;
+    if (adds) {
+      terms_.hbm(stage, kRead, active, "dW and dV that are added to");  // 2 E d
+      if (dense()) terms_.hbm(stage, kRead, others, "dW and dV of other experts");
+    }
+    terms_.hbm(stage, kWrite, active, "dW and dV of active experts");             // 2 E d
+    if (zeros) terms_.hbm(stage, kWrite, others, "zeros of other experts");       // 2 (N - E) d
+    if (strips()) {
+      // Row strips store, or read and add; column strips read what is there and store the sum.
+      terms_.l2(stage, kWrite, checked_product({2, sums_.expert_rows, gradient_row_}),
+                "dW and dV of every item");  // 2 R d
+      terms_.l2(stage, kRead,
+                checked_product({2, adds ? sums_.expert_rows : sums_.col_expert_rows, gradient_row_}),
+                adds ? "dW and dV of every item" : "dW and dV that columns add to");  // 2 R of columns, d
+      const auto left = shape_.num_experts() - sums_.loaded_experts;
+      if (zeros) {
+        terms_.l2(stage, kWrite, checked_product({2, left, gradient_row_}), "zeros of other experts");
+      }
+      return;
+    }
+    if (adds) {
+      terms_.l2(stage, kRead, active, "dW and dV that are added to");  // 2 E d
+      if (dense()) terms_.l2(stage, kRead, others, "dW and dV of other experts");
+    }
+    terms_.l2(stage, kWrite, active, "dW and dV of active experts");        // 2 E d
+    if (zeros) terms_.l2(stage, kWrite, others, "zeros of other experts");  // 2 (N - E) d
   }
 
   void select() {
@@ -259,41 +285,6 @@ AnalyticCost backward_cost(const LayerShape& shape, const Routing& routing, cons
     throw InternalError("backward_cost was given a schedule of kind 'auto'");
   }
   return BackwardTerms(shape, routing, schedule, fixed_routing, training).make();
-}
-
-AnalyticCost optimizer_cost(const LayerShape& shape, std::int64_t rows, const TrainingOptions& training) {
-  shape.validate();
-  if (rows < 0 || rows > shape.num_experts()) {
-    throw InvalidArgument("rows", fmt::to_string(rows),
-                          fmt::format("must be in [0, {}]", shape.num_experts()));
-  }
-  const Stage stage = Stage::kExpertsOptimizer;
-  const auto elements = checked_product({2, rows, shape.hidden_size});
-  const auto state = checked_product({3, elements, kFp32Bytes});
-  const auto steps = checked_product({2, rows, kIdBytes});
-  const auto gradients = checked_product({elements, dtype_bytes(training.gradient_dtype(shape.dtype))});
-  AnalyticCost cost;
-  const auto both = [&](Access access, std::int64_t bytes, std::string_view what) {
-    for (const MemoryLevel level : {MemoryLevel::kHbm, MemoryLevel::kL2}) {
-      cost.traffic.push_back({stage, level, access, bytes, what});
-    }
-  };
-  both(kRead, gradients, "dW and dV");                                             // 2 R d
-  both(kRead, state, "weights and moments");                                       // 6 R d fp32
-  both(kWrite, state, "weights and moments");                                      // 6 R d fp32
-  both(kRead, steps, "last step of a row");                                        // 2 R
-  both(kWrite, steps, "last step of a row");                                       // 2 R
-  both(kWrite, checked_product({elements, dtype_bytes(shape.dtype)}), "W and V");  // 2 R d
-  return cost;
-}
-
-std::int64_t backward_floor_bytes(const LayerShape& shape, const Routing& routing,
-                                  const TrainingOptions& training) {
-  require_fit(shape, routing);
-  const auto d = shape.hidden_size;
-  const std::int64_t rows = 2 * count_active_experts(routing) + 3 * routing.num_tokens;  // W, V; X, dY, dX
-  return checked_product({rows, d, dtype_bytes(shape.dtype)}) +
-         checked_product({2, shape.num_experts(), d, dtype_bytes(training.gradient_dtype(shape.dtype))});
 }
 
 }  // namespace moescope

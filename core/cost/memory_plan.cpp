@@ -32,7 +32,7 @@ class Planner {
       const auto tokens = item.token_end - item.token_begin;
       tile_elements_ += checked_product({tokens, experts_of(item)});
     }
-    plan_.stages = backward_stages(shape, fixed_routing, training.save);
+    plan_.stages = backward_stages(shape, fixed_routing, training.save, training.optimizer);
   }
 
   MemoryPlan make() {
@@ -90,6 +90,9 @@ class Planner {
     if (shape_.shared_size > 0) {
       add(part, "shared MLP", {3, shape_.shared_size, shape_.hidden_size, element_});  // 3 h d
     }
+    if (training_.optimizer != OptimizerForm::kNone) {
+      add(part, "optimizer's state", {optimizer_state_bytes(shape_)});  // 6 N d fp32, 2 N
+    }
   }
 
   void add_saved() {
@@ -145,6 +148,9 @@ class Planner {
     }
     if (shape_.shared_size > 0) {
       add(part, "shared MLP's gradients", {3, shape_.shared_size, d, gradient_});  // 3 h d
+    }
+    if (training_.optimizer != OptimizerForm::kNone) {
+      add(part, "W and V after the step", {2, shape_.num_experts(), d, element_});  // 2 N d
     }
   }
 
@@ -262,7 +268,13 @@ std::int64_t MemoryPlan::peak_bytes() const {
   return bytes(MemoryPart::kSaved) + most;
 }
 
-std::vector<Stage> backward_stages(const LayerShape& shape, bool fixed_routing, SaveMode save) {
+std::int64_t optimizer_state_bytes(const LayerShape& shape) {
+  const std::int64_t elements = checked_product({3, shape.num_experts(), shape.hidden_size, kFp32Bytes});
+  return checked_product({2, elements}) + checked_product({2, shape.num_experts(), kIdBytes});
+}
+
+std::vector<Stage> backward_stages(const LayerShape& shape, bool fixed_routing, SaveMode save,
+                                   OptimizerForm optimizer) {
   std::vector<Stage> stages;
   const auto add = [&](bool runs, std::initializer_list<Stage> some) {
     for (const Stage stage : some) {
@@ -276,6 +288,7 @@ std::vector<Stage> backward_stages(const LayerShape& shape, bool fixed_routing, 
       {Stage::kRouterProject, Stage::kRouterSelect, Stage::kSchedule});
   add(true, {Stage::kExpertsDgrad, Stage::kExpertsWgrad});
   add(!fixed_routing, {Stage::kRouterSelectBackward, Stage::kRouterProjectBackward});
+  add(optimizer != OptimizerForm::kNone, {Stage::kExpertsOptimizer});
   return stages;
 }
 

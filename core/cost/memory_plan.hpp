@@ -49,8 +49,12 @@ struct MemoryPlan {
   std::int64_t peak_bytes() const;
 };
 
-/// Stages of the backward in order, with those of the forward that SaveMode has computed again.
-std::vector<Stage> backward_stages(const LayerShape& shape, bool fixed_routing, SaveMode save);
+/// Stages of the backward in order, with those of the forward that SaveMode has computed again, and the
+/// optimizer's step last where there is one.
+std::vector<Stage> backward_stages(const LayerShape& shape, bool fixed_routing, SaveMode save,
+                                   OptimizerForm optimizer = OptimizerForm::kNone);
+/// Bytes of an AdamW's state on both tables: weights and moments in fp32, the last step of every row.
+std::int64_t optimizer_state_bytes(const LayerShape& shape);
 
 /// Exact for the routing and the schedule that will run: every size follows from the shape, the mode, and,
 /// with strips, from how many tokens each strip has. `has_bias`: the router has biases (of a given

@@ -134,6 +134,7 @@ AnalyticCost analytic_cost(const LayerShape& shape, const Routing& routing, cons
   add_schedule_terms(terms, schedule);
   add_expert_terms(terms, shape, routing, schedule);
   if (shape.shared_size > 0) add_shared_mlp(terms, shape, true);
+  terms.cost.strip_units = strip_units(schedule, routing.grid_rows, routing.grid_cols);
   return std::move(terms.cost);
 }
 

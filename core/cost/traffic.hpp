@@ -41,6 +41,8 @@ struct FlopCount {
 struct AnalyticCost {
   std::vector<TrafficTerm> traffic;
   std::vector<FlopCount> flop;
+  /// Of staircase on strips: units of work, a tile of tokens against a segment of a strip each; else 0.
+  std::int64_t strip_units = 0;
 
   std::int64_t bytes(Stage stage, MemoryLevel level, Access access) const;
   std::int64_t bytes(Stage stage, MemoryLevel level) const;
@@ -54,16 +56,18 @@ struct AnalyticCost {
 AnalyticCost analytic_cost(const LayerShape& shape, const Routing& routing, const Schedule& schedule,
                            bool fixed_routing);
 
-/// The backward of the same layer, what it computes again included (backward_traffic.cpp). Stage::kLayer sums
-/// it.
+/// The backward of the same layer (backward_traffic.cpp), what it computes again and the optimizer's step
+/// included. Stage::kLayer sums it.
 AnalyticCost backward_cost(const LayerShape& shape, const Routing& routing, const Schedule& schedule,
                            bool fixed_routing, const TrainingOptions& training);
 
-/// AdamW on `rows` rows of W and V (stage experts_optimizer): all N of them is the dense step.
+/// AdamW on `rows` rows of W and V (stage experts_optimizer; optimizer_traffic.cpp): all N of them is the dense
+/// step.
 AnalyticCost optimizer_cost(const LayerShape& shape, std::int64_t rows, const TrainingOptions& training);
 
 /// Floor of the experts' backward in bytes: the active rows of W and V, X and dY read once; dX, and every row
-/// of dW and dV (those without tokens are zero) written once.
+/// of dW and dV (those without tokens are zero) written once, or by GradientForm the active ones, or these
+/// read as well.
 std::int64_t backward_floor_bytes(const LayerShape& shape, const Routing& routing,
                                   const TrainingOptions& training);
 

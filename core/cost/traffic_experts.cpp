@@ -4,6 +4,7 @@
 #include "core/base/error.hpp"
 #include "core/cost/traffic_terms.hpp"
 #include "core/tiling/chunks.hpp"
+#include "core/tiling/strip_tiles.hpp"
 
 namespace moescope {
 
@@ -53,6 +54,19 @@ ItemSums sum_items(const Routing& routing, const Schedule& schedule) {
                         : schedule.kind == ScheduleKind::kStaircase ? in_strips + grouped
                                                                     : sums.active_experts;
   return sums;
+}
+
+std::int64_t strip_units(const Schedule& schedule, std::int64_t grid_rows, std::int64_t grid_cols) {
+  const std::int64_t segment = strip_segment_experts(grid_rows, grid_cols);
+  const std::int64_t tile = schedule.options.tile_tokens;
+  std::int64_t units = 0;
+  for (const WorkItem& item : schedule.items) {
+    if (item.kind == WorkItemKind::kRowStrip || item.kind == WorkItemKind::kColStrip) {
+      const std::int64_t experts = item.kind == WorkItemKind::kRowStrip ? grid_cols : grid_rows;
+      units += ceil_div(item.token_end - item.token_begin, tile) * ceil_div(experts, segment);
+    }
+  }
+  return units;
 }
 
 namespace {

@@ -47,6 +47,9 @@ struct ItemSums {
 
 ItemSums sum_items(const Routing& routing, const Schedule& schedule);
 
+/// Units of work of a schedule's strips as the kernels on strips cut them (core/tiling/strip_tiles.hpp).
+std::int64_t strip_units(const Schedule& schedule, std::int64_t grid_rows, std::int64_t grid_cols);
+
 /// Collects the terms of one layer and knows the sizes they are made of.
 class TermWriter {
  public:

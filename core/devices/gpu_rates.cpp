@@ -23,6 +23,20 @@ void for_each_rate(Rates& rates, Visit&& visit) requires(requires { rates.cache_
   visit("cache_bytes_per_s", rates.cache_bytes_per_s);
   visit("flop_per_s", rates.flop_per_s);
 }
+/// Those that a file may leave out: then they are 0, and count for nothing.
+template <class Visit>
+void for_each_chain_rate(auto& rates, Visit&& visit) {
+  visit("pair_s", rates.pair_s);
+  visit("step_s", rates.step_s);
+  visit("chain_bytes_per_s", rates.chain_bytes_per_s);
+}
+template <class Visit>
+void for_each_selection(auto& rates, Visit&& visit) {
+  visit("pairs_of_few", rates.pairs_of_few);
+  visit("pairs_of_many", rates.pairs_of_many);
+  visit("strips_of_few", rates.strips_of_few);
+  visit("strips_of_many", rates.strips_of_many);
+}
 template <class Rates, class Visit>
 void for_each_rate(Rates& rates, Visit&& visit) requires(requires { rates.gather_bytes_per_s; }) {
   visit("gather_bytes_per_s", rates.gather_bytes_per_s);
@@ -42,6 +56,36 @@ void read_rates(const JsonField& field, Rates& rates) {
       value.fail("must be positive");
     }
   });
+}
+
+void read_chain_rates(const JsonField& field, ScheduleRates& rates) {
+  for_each_chain_rate(rates, [&](const char* key, double& rate) {
+    if (field.has(key)) {
+      const JsonField value = field.member(key);
+      rate = value.number();
+      if (!(rate >= 0) || !std::isfinite(rate)) {
+        value.fail("must not be negative");
+      }
+    }
+  });
+}
+
+SelectionRates read_selection(const JsonField& field) {
+  SelectionRates rates;
+  for_each_selection(rates, [&](const char* key, SelectionRates::Terms& terms) {
+    const JsonField list = field.member(key);
+    const auto values = list.elements();
+    if (values.size() != terms.size()) {
+      list.fail(fmt::format("must have {} numbers", terms.size()));
+    }
+    for (std::size_t i = 0; i < terms.size(); ++i) {
+      terms[i] = values[i].number();
+      if (!(terms[i] >= 0) || !std::isfinite(terms[i])) {
+        values[i].fail("must not be negative");
+      }
+    }
+  });
+  return rates;
 }
 
 template <class Rates>
@@ -122,12 +166,17 @@ std::vector<ScheduleRates> schedules_of_gpu() {
   // A grid row of more than 320 experts is cut into segments, for each of which rows alone gather X and add
   // to Y again; the analytic bytes count them once.
   constexpr std::int64_t kOneSegment = 320;
+  // Stages hide most of one time behind another, and not all of it.
+  constexpr double kSharpness = 4;
   std::vector<ScheduleRates> schedules(4);
   schedules[0] = {.schedule = parse_schedule("token_centric"), .reuse_is_near = false};
   schedules[1] = {.schedule = parse_schedule("staircase"), .executes_masked = true};
   schedules[2] = {
       .schedule = parse_schedule("staircase:rows"), .executes_masked = true, .max_grid_cols = kOneSegment};
   schedules[3] = {.schedule = parse_schedule("dense_masked"), .executes_masked = true};
+  for (ScheduleRates& each : schedules) {
+    each.sharpness = kSharpness;
+  }
   return schedules;
 }
 
@@ -154,11 +203,15 @@ GpuRates parse_gpu_rates(std::string_view json, std::string_view path) {
     }
     seen[index] = true;
     read_rates(one, *place);
+    read_chain_rates(one, *place);
   }
   for (std::size_t i = 0; i < seen.size(); ++i) {
     if (!seen[i]) {
       file.member("schedules").fail(fmt::format("must have {}", to_string(rates.schedules[i].schedule)));
     }
+  }
+  if (file.has("selection")) {
+    rates.selection = read_selection(file.member("selection"));
   }
   if (file.has("product_keys")) {
     const JsonField field = file.member("product_keys");
@@ -185,7 +238,17 @@ std::string gpu_rates_json(const GpuRates& rates) {
     nlohmann::ordered_json one;
     one["schedule"] = to_string(each.schedule);
     write_rates(one, each);
+    for_each_chain_rate(each, [&](const char* key, double rate) {
+      if (rate > 0) {
+        one[key] = rate;
+      }
+    });
     document["schedules"].push_back(std::move(one));
+  }
+  if (rates.selection) {
+    nlohmann::ordered_json& one = document["selection"];
+    for_each_selection(*rates.selection,
+                       [&](const char* key, const SelectionRates::Terms& terms) { one[key] = terms; });
   }
   if (rates.product_keys) {
     nlohmann::ordered_json& one = document["product_keys"];
@@ -197,14 +260,25 @@ std::string gpu_rates_json(const GpuRates& rates) {
 
 MachineRates schedule_rates(const std::vector<DeviceFolder>& folders, const GpuFound& device) {
   const Found found = find_rates(folders, device, [](const GpuRates&) { return true; });
-  MachineRates rates{.source = found.note + found.rates.source,
-                     .cache_bytes = static_cast<double>(device.gpu.l2_bytes),
-                     .candidates = found.rates.schedules};
+  MachineRates rates{
+      .source = found.note + found.rates.source,
+      .size = {.cache_bytes = static_cast<double>(device.gpu.l2_bytes), .num_sms = device.gpu.num_sms},
+      .candidates = found.rates.schedules,
+      .selection = found.rates.selection};
   for (ScheduleRates& each : rates.candidates) {
     each.memory_bytes_per_s *= found.scale.memory;
     each.cache_bytes_per_s *= found.scale.cache;
     // Pairs one by one are multiplied outside the tensor cores.
     each.flop_per_s *= each.executes_masked ? found.scale.matrix : found.scale.fp32;
+    // What one multiprocessor does goes by its clock, as its FLOP do.
+    each.pair_s /= found.scale.fp32;
+  }
+  if (rates.selection) {
+    for_each_selection(*rates.selection, [&](const char*, SelectionRates::Terms& terms) {
+      for (double& term : terms) {
+        term /= found.scale.fp32;
+      }
+    });
   }
   return rates;
 }

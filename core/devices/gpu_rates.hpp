@@ -29,6 +29,7 @@ struct GpuRates {
   std::string source;                    ///< in a few words: it stands in every reason of auto
   std::string rows;                      ///< files and revisions; empty: not said
   std::vector<ScheduleRates> schedules;  ///< as schedules_of_gpu() has them, with rates
+  std::optional<SelectionRates> selection;
   std::optional<ProductKeyRates> product_keys;
 };
 
@@ -36,9 +37,11 @@ struct GpuRates {
 std::vector<ScheduleRates> schedules_of_gpu();
 
 /// {"device", "source", "rows", "schedules": [{"schedule", "fixed_s", "memory_bytes_per_s",
-/// "cache_bytes_per_s", "flop_per_s"}], "product_keys": {...}}, of which "rows" and "product_keys" may be
-/// missing. Throws FileError naming `path`, the member and what is wrong: a schedule that is none of
-/// schedules_of_gpu(), one twice or missing, a rate that is not positive.
+/// "cache_bytes_per_s", "flop_per_s", "pair_s", "step_s", "chain_bytes_per_s"}], "selection":
+/// {"pairs_of_few", "pairs_of_many", "strips_of_few", "strips_of_many"}, "product_keys": {...}}, of which
+/// "rows", the three last of a schedule, "selection" and "product_keys" may be missing. Throws FileError
+/// naming `path`, the member and what is wrong: a schedule that is none of schedules_of_gpu(), one twice or
+/// missing, a rate that is not positive.
 GpuRates parse_gpu_rates(std::string_view json, std::string_view path);
 GpuRates read_gpu_rates(const std::filesystem::path& file);
 std::string gpu_rates_json(const GpuRates& rates);

@@ -18,6 +18,27 @@ void require(bool holds, std::string_view field, double value, std::string_view 
 
 }  // namespace
 
+std::string_view to_string(OptimizerForm form) {
+  switch (form) {
+    case OptimizerForm::kNone:
+      return "none";
+    case OptimizerForm::kTouched:
+      return "touched";
+    case OptimizerForm::kDense:
+      return "dense";
+  }
+  return "?";
+}
+
+OptimizerForm parse_optimizer_form(std::string_view text) {
+  for (const auto form : {OptimizerForm::kNone, OptimizerForm::kTouched, OptimizerForm::kDense}) {
+    if (text == to_string(form)) {
+      return form;
+    }
+  }
+  throw InvalidArgument("optimizer", text, "must be none, touched or dense");
+}
+
 void AdamWOptions::validate() const {
   require(std::isfinite(learning_rate) && learning_rate >= 0, "learning_rate", learning_rate,
           "must be finite and not negative");

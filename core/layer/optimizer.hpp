@@ -1,8 +1,19 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 
 namespace moescope {
+
+/// Whether a backward ends with a step of the optimizer on W and V, and on which of their rows.
+enum class OptimizerForm : std::uint8_t {
+  kNone,
+  kTouched,  ///< experts that had tokens; what the others miss is made up for when they have some again
+  kDense,    ///< all experts
+};
+std::string_view to_string(OptimizerForm form);
+/// Inverse; throws InvalidArgument("optimizer", ...).
+OptimizerForm parse_optimizer_form(std::string_view text);
 
 /// AdamW (Loshchilov and Hutter 2019) as torch.optim.AdamW computes it, with decoupled weight decay:
 ///   w *= 1 - learning_rate weight_decay;  m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2;

@@ -47,6 +47,42 @@ SaveMode parse_save_mode(std::string_view text) {
   throw InvalidArgument("save", text, "must be minimal, log_probs or scores");
 }
 
+std::string_view to_string(GradientForm form) {
+  switch (form) {
+    case GradientForm::kStored:
+      return "stored";
+    case GradientForm::kTouched:
+      return "touched";
+    case GradientForm::kAdded:
+      return "added";
+  }
+  return "?";
+}
+
+GradientForm parse_gradient_form(std::string_view text) {
+  for (const auto form : {GradientForm::kStored, GradientForm::kTouched, GradientForm::kAdded}) {
+    if (text == to_string(form)) {
+      return form;
+    }
+  }
+  throw InvalidArgument("gradients", text, "must be stored, touched or added");
+}
+
+void validate_optimizer(const TrainingOptions& options) {
+  if (options.optimizer == OptimizerForm::kNone) {
+    return;
+  }
+  options.adamw.validate();
+  if (options.form == GradientForm::kAdded) {
+    throw InvalidArgument("optimizer", to_string(options.optimizer),
+                          "takes the gradients of one backward, not sums over several (gradients added)");
+  }
+  if (options.optimizer == OptimizerForm::kDense && options.form == GradientForm::kTouched) {
+    throw InvalidArgument("optimizer", to_string(options.optimizer),
+                          "reads every row of dW and dV: gradients must be stored");
+  }
+}
+
 void validate_training(const LayerInputs& inputs, const HostTensor& dy, const TrainingOptions& options) {
   const auto& shape = inputs.shape;
   if (dy.rows() != shape.num_tokens || dy.cols() != shape.hidden_size || dy.dtype() != shape.dtype) {
@@ -60,6 +96,7 @@ void validate_training(const LayerInputs& inputs, const HostTensor& dy, const Tr
     throw InvalidArgument("losses", fmt::format("{}, {}", options.losses.balance, options.losses.z),
                           "must be 0 where the routing is given: there is no router to train");
   }
+  validate_optimizer(options);
   if (!options.batch_norm) {
     return;
   }

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/layer/layer_inputs.hpp"
+#include "core/layer/optimizer.hpp"
 #include "core/layer/routing.hpp"
 #include "core/layer/stage.hpp"
 #include "core/layer/tensor.hpp"
@@ -27,6 +28,16 @@ enum class SaveMode : std::uint8_t {
 std::string_view to_string(SaveMode mode);
 /// Inverse; throws InvalidArgument("save", ...).
 SaveMode parse_save_mode(std::string_view text);
+
+/// What becomes of the memory that parameters' gradients are to be in.
+enum class GradientForm : std::uint8_t {
+  kStored,   ///< written whole; dW and dV are zero where no token went
+  kTouched,  ///< the same, but of dW and dV only the touched experts' rows mean anything
+  kAdded,    ///< added to what is there; rows of experts without tokens stay as they are
+};
+std::string_view to_string(GradientForm form);
+/// Inverse; throws InvalidArgument("gradients", ...).
+GradientForm parse_gradient_form(std::string_view text);
 
 /// Losses on the router's factors, to be added to the one that dy comes from; 0 leaves one out. With
 /// r_t = softmax of token t's row logits, c_t of its column logits, and f_ij the fraction of the batch's
@@ -57,20 +68,30 @@ struct TrainingOptions {
   /// The router's biases must be empty: a batch norm takes them out.
   std::optional<BatchNorm> batch_norm = std::nullopt;
   std::optional<Dtype> gradients = std::nullopt;  ///< dtype of parameters' gradients; the layer's by default
+  GradientForm form = GradientForm::kStored;
+  /// A step on W and V from dW and dV, the backward's last stage. The backward itself goes on reading the W
+  /// and V that it was given, so that it can be run again: the step's result is a copy.
+  OptimizerForm optimizer = OptimizerForm::kNone;
+  AdamWOptions adamw = {};
 
   Dtype gradient_dtype(Dtype storage) const { return gradients.value_or(storage); }
 };
 
+/// Throws InvalidArgument for options of AdamW, for an optimizer that is to read rows of gradients that the
+/// backward does not make, or sums over several backwards.
+void validate_optimizer(const TrainingOptions& options);
+
 /// Throws InvalidArgument: losses that are negative or not finite, auxiliary losses or batch norm without a
-/// router, a batch norm of one token or behind biases, a dy that is not [L,d] in the layer's dtype.
+/// router, a batch norm of one token or behind biases, a dy that is not [L,d] in the layer's dtype, what
+/// validate_optimizer() refuses.
 void validate_training(const LayerInputs& inputs, const HostTensor& dy, const TrainingOptions& options);
 
 /// Gradients of a layer; what it does not have is empty. Those of parameters in the dtype asked for.
 struct LayerGradients {
   HostTensor hidden_states;                   ///< dX [L,d] in storage dtype
-  HostTensor w_in;                            ///< dW [N,d]; zero where no token went
+  HostTensor w_in;                            ///< dW [N,d], as GradientForm says
   HostTensor w_out;                           ///< dV [N,d]
-  std::vector<std::int32_t> touched_experts;  ///< ascending: the rows of dW and dV that are not all zero
+  std::vector<std::int32_t> touched_experts;  ///< ascending: the rows of dW and dV that tokens went to
   std::vector<float> gates;                   ///< [M] of the routing's pairs, CSR order
   RouterLogits logits;          ///< [L,Nr], [L,Nc] fp32: of what the softmax reads, auxiliary losses included
   HostTensor router_row;        ///< [Nr,d]

@@ -127,6 +127,8 @@ void check_gates(std::string_view text) { parse_gate_mode(text); }
 void check_l2(std::string_view text) { parse_l2_state(text); }
 void check_direction(std::string_view text) { parse_direction(text); }
 void check_save(std::string_view text) { parse_save_mode(text); }
+void check_gradients(std::string_view text) { parse_gradient_form(text); }
+void check_optimizer(std::string_view text) { parse_optimizer_form(text); }
 
 void check_placement(std::string_view text) { PlacementSpec::parse(text); }
 void check_exchange(std::string_view text) { parse_exchange(text); }

@@ -17,7 +17,7 @@
 namespace moescope {
 
 /// Of rows. A new column raises it, and has it as PointField::since.
-inline constexpr int kResultSchemaVersion = 5;
+inline constexpr int kResultSchemaVersion = 6;
 
 /// What a field of a point tells apart.
 enum class PointPart : std::uint8_t {
@@ -45,6 +45,8 @@ struct Point {
   std::string system = "omnimoe";
   std::string direction = "forward";
   std::string save = "none";
+  std::string gradients = "none";
+  std::string optimizer = "none";
   std::string schedule = "none";
   std::string backend;
   std::int64_t num_tokens = 0;
@@ -100,6 +102,15 @@ void for_each_field(P&& point, Visit&& visit) {
   visit(PointField{"save", 5, kSchedule, "what the forward keeps for the backward; none of a forward",
                    "minimal,log_probs,scores,none", std::nullopt, 1},
         point.save);
+  visit(PointField{"gradients", 6, kSchedule,
+                   "what a backward makes of dW and dV where it is not to store all of their rows: touched, those "
+                   "of experts with tokens alone; added, sums with what was there; none otherwise",
+                   "touched,added,none", std::nullopt, 1},
+        point.gradients);
+  visit(PointField{"optimizer", 6, kSchedule,
+                   "the step on W and V that ends a backward: on experts with tokens, or on all; none without",
+                   "touched,dense,none", std::nullopt, 1},
+        point.optimizer);
   visit(PointField{"schedule", 1, kSchedule,
                    "order of work of the expert stage; none for a value that does not depend on it"},
         point.schedule);
@@ -194,6 +205,8 @@ struct PointRequest {
   std::string l2;
   std::string direction;
   std::string save;
+  std::string gradients;
+  std::string optimizer;
 };
 
 /// Where an option stands in --help.
@@ -225,6 +238,8 @@ void check_gates(std::string_view text);
 void check_l2(std::string_view text);
 void check_direction(std::string_view text);
 void check_save(std::string_view text);
+void check_gradients(std::string_view text);
+void check_optimizer(std::string_view text);
 void check_placement(std::string_view text);
 void check_exchange(std::string_view text);
 }  // namespace detail
@@ -279,6 +294,16 @@ void for_each_request_field(R& request, Visit&& visit) {
                      "what the forward keeps for the backward: minimal, log_probs (default) or scores", kRun,
                      0, 0, detail::check_save},
         request.save);
+  visit(RequestField{"gradients", "--gradients", "FORM",
+                     "rows of dW and dV that the backward leaves: stored (all, default), touched (of experts "
+                     "with tokens alone) or added (to what is there)",
+                     kRun, 0, 0, detail::check_gradients},
+        request.gradients);
+  visit(RequestField{"optimizer", "--optimizer", "ROWS",
+                     "end the backward with AdamW on W and V: none (default), touched (experts with tokens) or "
+                     "dense (all)",
+                     kRun, 0, 0, detail::check_optimizer},
+        request.optimizer);
   visit(RequestField{"ranks", "--ranks", "P",
                      "ranks that share the layer (default 1); on the CPU in one process", kRanks, 1,
                      kMaxRunningRanks},

@@ -74,10 +74,16 @@ struct DenseSplits {
     const std::int64_t most = std::max(std::min(experts / kLeastExperts, kMost), std::int64_t{1});
     return std::clamp(tiles_to_fill(gpu) / tiles, std::int64_t{1}, most);
   }
+  /// Experts of which a matrix product's k is a multiple where it can be: 16 bytes of bf16. With k = 23,100
+  /// cuBLASLt takes kernels that are several times slower.
+  static constexpr std::int64_t kAligned = 8;
   /// Experts of each of `parts` parts of a chunk of `width` experts; the rest, fewer than
-  /// parts * kGranularity, is a product of its own.
+  /// parts * kGranularity, or than kAligned of one part, is a product of its own.
   static constexpr std::int64_t part(std::int64_t width, std::int64_t parts) {
-    return parts == 1 ? width : width / parts / kGranularity * kGranularity;
+    if (parts == 1) {
+      return width < kAligned ? width : width / kAligned * kAligned;
+    }
+    return width / parts / kGranularity * kGranularity;
   }
 };
 

@@ -24,16 +24,23 @@ constexpr Int strip_tile_tokens(Int count, Int most, Int tile) {
   return left < most ? left : most;
 }
 
-/// Experts of a strip that one work unit takes: the segment that pads the grid's strips least, the larger one
-/// among equals.
+/// Experts of a strip that one work unit takes: the segment with which a row strip and a column strip take
+/// least time, the larger one among equals. A unit gathers its tokens and adds their sums whatever its
+/// experts, so a unit of 64 costs much more than a fifth of one of 320. Measured on an H200 over eight grids,
+/// relative to a unit of 160 (docs/performance/staircase.md).
 constexpr std::int64_t strip_segment_experts(std::int64_t grid_rows, std::int64_t grid_cols) {
+  struct Unit {
+    std::int64_t experts;
+    std::int64_t cost;  ///< percent
+  };
   std::int64_t best = 0;
-  std::int64_t best_padded = 0;
-  for (const std::int64_t experts : {320, 256, 160, 64}) {
-    const std::int64_t padded = round_up(grid_rows, experts) + round_up(grid_cols, experts);
-    if (best == 0 || padded < best_padded) {
-      best = experts;
-      best_padded = padded;
+  std::int64_t best_cost = 0;
+  for (const Unit unit : {Unit{320, 195}, Unit{256, 155}, Unit{160, 100}, Unit{64, 60}}) {
+    const std::int64_t cost =
+        (ceil_div(grid_rows, unit.experts) + ceil_div(grid_cols, unit.experts)) * unit.cost;
+    if (best == 0 || cost < best_cost) {
+      best = unit.experts;
+      best_cost = cost;
     }
   }
   return best;

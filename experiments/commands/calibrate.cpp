@@ -256,17 +256,18 @@ Part make_rates(const CalibrateOptions& options, const Subject& subject, ResultW
   } catch (const InvalidArgument& error) {  // too few points
     return {.why_not = error.what()};
   }
-  std::string about = fit_text(fit) + loss_text("fitted", choice_loss(points, fit.schedules));
+  std::string about = fit_text(fit) + loss_text("fitted", choice_loss(points, fit.schedules, fit.selection));
   if (!options.held_out.empty()) {
     const std::vector<fs::path> files(options.held_out.begin(), options.held_out.end());
     RatePoints others = read_rate_points(files);
     std::erase_if(others.points, [&](const auto& point) { return points.points.contains(point.first); });
-    about += loss_text("held out", choice_loss(others, fit.schedules));
+    about += loss_text("held out", choice_loss(others, fit.schedules, fit.selection));
   }
   GpuRates rates{.device = subject.name,
                  .source = fmt::format("fitted to {} points recorded on {}", fit.points, subject.name),
                  .rows = rows_text(options, subject),
                  .schedules = fit.schedules,
+                 .selection = fit.selection,
                  .product_keys = std::nullopt};
   if (const fs::path before = subject.folder / kRatesFile; file_exists(before)) {
     rates.product_keys = read_gpu_rates(before).product_keys;  // measured by other means

@@ -105,7 +105,7 @@ void print(TableOutput& out, const LayerStudy& study, const ScheduleStudy& point
   out.text() << fmt::format("{}  {}  {}  seed {}  L2 {}\n", study.workload, study_label(study),
                             to_string(study.shape.dtype), study.seed, to_string(study.sampling.l2));
   out.text() << fmt::format("{}{}on {} ({})\n\n",
-                            study.save ? fmt::format("backward, {} saved, ", to_string(*study.save)) : "",
+                            study.save ? backward_words(study) + ", " : "",
                             scheduled ? fmt::format("{} ", to_string(point.ran)) : "", study.backend, device);
   out.show("stages", stage_table(point));
   out.text() << '\n' << conclusion(point);

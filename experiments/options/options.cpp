@@ -285,6 +285,20 @@ SamplingOptions sampling_options(const CommonOptions& options) {
   return sampling;
 }
 
+namespace {
+
+/// Of a forward: nothing that a backward alone has.
+void require_no_step(const PointRequest& request) {
+  if (!request.gradients.empty()) {
+    throw InvalidArgument("gradients", request.gradients, "are what a backward makes: --direction backward");
+  }
+  if (!request.optimizer.empty()) {
+    throw InvalidArgument("optimizer", request.optimizer, "ends a backward: --direction backward");
+  }
+}
+
+}  // namespace
+
 Direction asked_direction(const PointRequest& request) {
   return request.direction.empty() ? Direction::kForward : parse_direction(request.direction);
 }
@@ -302,6 +316,7 @@ std::optional<SaveMode> asked_save(const PointRequest& request) {
 std::optional<TrainingOptions> asked_training(const PointRequest& request) {
   const auto save = asked_save(request);
   if (asked_direction(request) == Direction::kForward) {
+    require_no_step(request);
     return std::nullopt;
   }
   if (request.ranks.value_or(1) > 1) {
@@ -310,11 +325,21 @@ std::optional<TrainingOptions> asked_training(const PointRequest& request) {
   }
   TrainingOptions training;
   training.save = save.value_or(training.save);
+  if (!request.gradients.empty()) {
+    training.form = parse_gradient_form(request.gradients);
+  }
+  if (!request.optimizer.empty()) {
+    training.optimizer = parse_optimizer_form(request.optimizer);
+  }
+  validate_optimizer(training);
   return training;
 }
 
 void require_forward(const PointRequest& request, std::string_view why) {
   (void)asked_save(request);
+  if (asked_direction(request) == Direction::kForward) {
+    require_no_step(request);
+  }
   if (asked_direction(request) != Direction::kForward) {
     throw InvalidArgument("direction", request.direction, why);
   }

@@ -11,12 +11,12 @@ triton for the published operator (--published: a checkout of HKUSTDial/omni-moe
   host_time_s     of one call on the CPU, on a layer so small that the GPU keeps up; schedule says of what: select, experts, layer;
                   layer_output. Behind it: `c`, the library's function with all that it needs at hand, what every caller pays; `operator`,
                   torch.ops.moescope's; `function`, moescope.torch's under no_grad; `training`, the function with autograd recorded;
-                  `step`, its backward too
+                  `step`, its backward too; `python`, the function where PyTorch gives C no tensors (before 2.10), and `python training`
   time_s          of the layer's forward without the router's product, by CUDA events: called (schedule `call`; `output` without ids and
                   gates), replayed as a CUDA graph (`graph`; `frozen` with the experts' bound known), dense_masked
                   (torch_peers.py; the experts alone). The program's: its layer less its router_project.
                   `compiled` is dense_masked by torch.compile, `published` the published operator on the same pairs
-  time_s of `... step`  (`... step graph` as a CUDA graph) forward and backward by autograd (direction backward), where the dense one's score matrix fits --max-bytes; ours
+  time_s of `... step`  (`exact step`: with exact_memory; `... step graph` as a CUDA graph) forward and backward by autograd (direction backward), where the dense one's score matrix fits --max-bytes; ours
                   begin at the logits, the others at the pairs and their gates
   step_bytes      of the same: most memory at once beyond inputs and gradients
 """
@@ -99,6 +99,8 @@ def at_hand(torch, operation, options, tensors, call, outputs):
 
 
 def overheads(torch, mt, rows, samples):
+    from moescope.torch._calls import quick
+
     point = Small()
     made = torch.Generator(device="cuda").manual_seed(1)
     normal = lambda *shape, dtype=torch.bfloat16: torch.randn(*shape, generator=made, device="cuda").to(dtype)  # noqa: E731
@@ -132,12 +134,19 @@ def overheads(torch, mt, rows, samples):
         "layer_output function": lambda: mt.layer_output(x, a, b, w_in, w_out, 4),
         "layer_output training": lambda: mt.layer_output(*learnt, 4),
         "layer_output step": lambda: grad(mt.layer_output(*learnt, 4), learnt, ones),
+        "experts python": lambda: mt.experts(x, w_in, w_out, ids, gates),
+        "experts python training": lambda: mt.experts(*learnt_pairs),
+        "layer_output python": lambda: mt.layer_output(x, a, b, w_in, w_out, 4),
+        "layer_output python training": lambda: mt.layer_output(*learnt, 4),
         "torch.add training": lambda: torch.add(learnt[0], x),
         "torch.add step": lambda: grad(torch.add(learnt[0], x), learnt[:1], ones),
     }
     for name, call in calls.items():
+        call()  # what is learnt of a call is learnt now
+        quick.enable("python" not in name)
         with torch.set_grad_enabled("training" in name or "step" in name):
             times = host_time(torch, call, samples)
+        quick.enable(True)
         median = statistics.median(times)
         stage = {"experts": "experts", "select": "router_select"}.get(name.split()[0], "layer")
         rows.row(point, name, stage, "host_time_s", "s", median, len(times), (max(times) - min(times)) / median)
@@ -244,6 +253,8 @@ def steps(torch, mt, rows, timer, point, arguments, fits):
     grad = torch.autograd.grad
     rows.backend = "moescope.torch"
     step_rows(torch, rows, timer, point, "output step", "layer", lambda: grad(mt.layer_output(*learnt, point.top_k), learnt, direction))
+    step_rows(torch, rows, timer, point, "exact step", "layer",
+              lambda: grad(mt.layer_output(*learnt, point.top_k, exact_memory=True), learnt, direction))
     graph = graph_of(torch, lambda: grad(mt.layer_output(*learnt, point.top_k), learnt, direction))
     timed(rows, timer, point, "output step graph", "layer", graph.replay, "backward")
     del graph

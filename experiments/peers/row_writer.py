@@ -22,7 +22,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((ROOT / "core" / "results" / "result.schema.json").read_text(encoding="utf-8"))["$defs"]["row"]
 SCHEMA_VERSION = SCHEMA["properties"]["schema_version"]["enum"][-1]
 # What stands in a field that does not apply, where null is not allowed.
-DEFAULTS = {"direction": "forward", "save": "none", "ranks": 1, "placement": "none", "exchange": "none", "schedule": "none", "activation": "none", "gates": "none",
+DEFAULTS = {"direction": "forward", "save": "none", "gradients": "none", "optimizer": "none", "ranks": 1, "placement": "none",
+            "exchange": "none", "schedule": "none", "activation": "none", "gates": "none",
             "seed": 0, "source": "measured", "samples": 1, "reason": "", "point": "", "system": "omnimoe"}
 
 

@@ -4,9 +4,14 @@
 FFN experts alone, forward: gshard and deepseekmoe at paper Table A, or any points. Protocol and row schema are those of torch_peers.py;
 rows have `backend` "sonicmoe". Inputs are torch_systems.Layer's, so that both programs time the same layer. Nothing of moescope needs it:
 
-  pip install sonic-moe==0.1.2.post1 nvidia-cutlass-dsl==4.4.2 quack-kernels     (Python 3.12, PyTorch 2.7 or later, a Hopper GPU)
+  pip install sonic-moe==0.1.2.post1 nvidia-cutlass-dsl==4.4.2 quack-kernels==0.3.11   (Python 3.12, PyTorch 2.7 or later, a Hopper GPU)
   python3 experiments/peers/sonic_systems.py --out results/sonic_systems
   python3 experiments/peers/sonic_systems.py --out results/sonic_systems --systems gshard --points 4096,2 --rounding nearest up
+
+  python3 experiments/peers/sonic_systems.py --out results/sonic_systems --points --traces routing.npz#layer=0 --expert-size 512
+
+--kernels FOLDER takes its matrix products from there, compiled ahead by sonic_ahead.py, where CuTe DSL is not installed. --traces are recorded
+routings of FFN experts: .npz with expert_ids [layers, L, K] and gates likewise, as `moescope run --system gshard --workload trace:FILE#layer=0`.
 
 Column `schedule`: expert_centric (every pair), token_rounding[:up|down] (their rule, tiles of 128 rows: pairs are chosen here as their
 benchmarks/moe-token-rounding.py chooses them). Stage `layer` has the router, its softmax over the top K and, of deepseekmoe, the shared
@@ -31,7 +36,10 @@ def parse_arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, type=pathlib.Path, help="folder for rows.jsonl")
     parser.add_argument("--systems", nargs="+", default=SYSTEMS, choices=SYSTEMS)
-    parser.add_argument("--points", nargs="+", metavar="L[,K]", help="default: paper Table A, both sweeps")
+    parser.add_argument("--points", nargs="*", metavar="L[,K]", help="default: paper Table A, both sweeps; none: no points")
+    parser.add_argument("--traces", nargs="+", default=[], metavar="FILE#layer=N", help="recorded routings of gshard's kind of experts")
+    parser.add_argument("--expert-size", type=int, default=512, help="width of an expert under --traces (default 512)")
+    parser.add_argument("--kernels", type=pathlib.Path, help="folder of sonic_ahead.py's products")
     parser.add_argument("--rounding", nargs="*", default=["nearest"], choices=["nearest", "up", "down"],
                         help="token rounding beside every pair (default nearest; none: no names)")
     parser.add_argument("--hidden-size", type=int, default=1024)
@@ -49,6 +57,28 @@ class Rows(torch_peers.Rows):
     """The same rows under this backend's name."""
 
     backend = "sonicmoe"
+
+
+class RecordedLayer(torch_systems.Layer):
+    """gshard's experts with random weights under recorded routing. Stage `layer` is permutation and experts: no router runs."""
+
+    def __init__(self, torch, arguments, trace, gated):
+        import numpy
+
+        file, _, place = trace.partition("#layer=")
+        with numpy.load(file) as arrays:
+            ids, gates = (arrays[name][int(place or 0)] for name in ("expert_ids", "gates"))
+            experts = int(arrays["num_experts"]) if "num_experts" in arrays else int(arrays["expert_ids"].max()) + 1
+        width = torch_systems.EXTENTS["gshard"]
+        torch_systems.EXTENTS["recorded"] = {**width, "experts": experts, "width": arguments.expert_size}
+        super().__init__(torch, arguments, "recorded", len(ids), ids.shape[1], gated)
+        self.system, self.workload = "gshard", f"trace:{pathlib.Path(file).name}#layer={place or 0}"
+        order = numpy.argsort(ids, axis=1, kind="stable")
+        self.ids = torch.from_numpy(numpy.take_along_axis(ids, order, 1).astype("int64")).cuda()
+        self.gates = torch.from_numpy(numpy.take_along_axis(gates, order, 1).astype("float32")).cuda()
+
+    def select(self):
+        return self.ids, self.gates
 
 
 class Pairs:
@@ -123,12 +153,12 @@ class Sonic:
         return ((y[tokens].double() - reference).norm() / norm).item() if norm > 0 else 0.0
 
 
-def measure_point(torch, rows, timer, arguments, system, num_tokens, top_k, gated):
-    layer = torch_systems.Layer(torch, arguments, system, num_tokens, top_k, gated)
+def measure_layer(torch, rows, timer, layer, roundings, products):
+    num_tokens = layer.num_tokens
     sonic = Sonic(torch, layer)
     ids, gates = layer.select()
     logits = layer.x @ layer.router.T
-    for how in [None, *arguments.rounding]:
+    for how in [None, *roundings]:
         schedule = "expert_centric" if how is None else "token_rounding" + ("" if how == "nearest" else f":{how}")
         pairs = every_pair(torch, ids, gates) if how is None else rounded_pairs(torch, logits, ids, gates, how)
         if how is not None:
@@ -140,10 +170,11 @@ def measure_point(torch, rows, timer, arguments, system, num_tokens, top_k, gate
             rows.row(layer, schedule, "experts", "time_s", "s", None, samples=0, reason="no expert has half a tile of tokens")
             continue
         error = sonic.relative_error(sonic.experts(pairs), pairs)
-        work, how_run = torch_systems.as_graph(torch, functools.partial(sonic.experts, pairs))
-        torch_systems.measure(torch, rows, timer, layer, schedule, "experts", work, how_run, error)
-        work, how_run = torch_systems.as_graph(torch, functools.partial(sonic.layer_of, how))
-        torch_systems.measure(torch, rows, timer, layer, schedule, "layer", work, how_run)
+        for stage, call, known in (("experts", functools.partial(sonic.experts, pairs), error), ("layer", functools.partial(sonic.layer_of, how), None)):
+            work, how_run = torch_systems.as_graph(torch, call)
+            if products:
+                how_run += "; " + ", ".join(form.last for form in products)
+            torch_systems.measure(torch, rows, timer, layer, schedule, stage, work, how_run, known)
         del work
         torch.cuda.empty_cache()
 
@@ -154,7 +185,12 @@ def main():
         import torch
     except ImportError:
         sys.exit(f"sonic_systems: PyTorch is not installed; this peer needs it, and pip install {PACKAGES}")
+    products = ()
     try:
+        if arguments.kernels:
+            import sonic_ahead
+
+            products = sonic_ahead.use(torch, arguments.kernels)
         import sonicmoe
     except ImportError as missing:
         sys.exit(f"sonic_systems: SonicMoE cannot be imported ({missing}); pip install {PACKAGES} (Python 3.12 or later)")
@@ -168,14 +204,18 @@ def main():
     torch._dynamo.config.suppress_errors = True
     rows = Rows(arguments.out, torch, {"sonicmoe": sonicmoe.__version__})
     timer = torch_peers.Timer(torch, arguments.samples, arguments.l2)
+    gated = torch.compile(gated, dynamic=True)
+    recorded = [roundings for roundings in arguments.rounding if roundings == "down"]  # the others ask for a router
+    subjects = [(f"{system} L={point[0]} K={point[1]}", arguments.rounding, functools.partial(torch_systems.Layer, torch, arguments, system, *point, gated))
+                for system in arguments.systems for point in ([] if arguments.points == [] else torch_systems.points_of(arguments, system))]
+    subjects += [(trace, recorded, functools.partial(RecordedLayer, torch, arguments, trace, gated)) for trace in arguments.traces]
     with torch.inference_mode():
-        for system in arguments.systems:
-            for num_tokens, top_k in torch_systems.points_of(arguments, system):
-                try:
-                    measure_point(torch, rows, timer, arguments, system, num_tokens, top_k, torch.compile(gated, dynamic=True))
-                except (RuntimeError, AssertionError, torch.cuda.OutOfMemoryError) as failure:
-                    print(f"{system} L={num_tokens} K={top_k}: failed: {str(failure).splitlines()[:1]}", flush=True)
-                torch.cuda.empty_cache()
+        for name, roundings, make in subjects:
+            try:
+                measure_layer(torch, rows, timer, make(), roundings, products)
+            except (RuntimeError, AssertionError, torch.cuda.OutOfMemoryError) as failure:
+                print(f"{name}: failed: {str(failure).splitlines()[:1]}", flush=True)
+            torch.cuda.empty_cache()
     if timer.discarded:
         print(f"{timer.discarded} samples dropped for low SM clocks", flush=True)
 

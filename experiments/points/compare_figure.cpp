@@ -94,7 +94,7 @@ Figure skew_figure(const std::vector<LayerStudy>& studies, const std::string& de
   if (!studies.empty()) {
     const LayerStudy& first = studies.front();
     figure.title = fmt::format("{}{}, {}, gates {}, L2 {}, seed {}, {}, {}",
-                               first.save ? fmt::format("backward, {} saved, ", to_string(*first.save)) : "",
+                               first.save ? backward_words(first) + ", " : "",
                                to_string(first.shape.dtype), to_string(first.shape.activation),
                                to_string(first.shape.gate_mode), to_string(first.sampling.l2), first.seed,
                                first.backend, device);

@@ -163,7 +163,7 @@ void print_comparison(TableOutput& out, const std::vector<LayerStudy>& studies, 
     const LayerStudy& first = group.front();
     out.text() << fmt::format("{}, {}{}, {} on {}, L2 {}, seed {}\n\n", first.shape.label(),
                               to_string(first.shape.dtype),
-                              first.save ? fmt::format(", backward, {} saved", to_string(*first.save)) : "",
+                              first.save ? ", " + backward_words(first) : "",
                               first.backend, device, to_string(first.sampling.l2), first.seed);
     out.show(fmt::format("workloads {}", first.shape.label()), workload_table(group));
     out.text() << '\n';

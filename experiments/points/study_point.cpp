@@ -118,6 +118,8 @@ LayerStudy failed_study(const StudyPoint& point, const StudyPlan& plan, std::str
   study.sampling = plan.sampling;
   if (plan.training) {
     study.save = plan.training->save;
+  study.gradients = plan.training->form;
+  study.optimizer = plan.training->optimizer;
   }
   for (const ScheduleOptions& schedule : plan.schedules) {
     ScheduleStudy& failed = study.schedules.emplace_back();

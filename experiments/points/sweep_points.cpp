@@ -104,6 +104,12 @@ CommonOptions options_of(const LayerStudy& study) {
   if (study.save) {
     options.direction = to_string(Direction::kBackward);
     options.save = to_string(*study.save);
+    if (study.gradients != GradientForm::kStored) {
+      options.gradients = to_string(study.gradients);
+    }
+    if (study.optimizer != OptimizerForm::kNone) {
+      options.optimizer = to_string(study.optimizer);
+    }
   }
   if (study.workload.starts_with("snapshot:")) {
     return options;

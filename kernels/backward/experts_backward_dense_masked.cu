@@ -204,6 +204,7 @@ void launch_experts_wgrad_dense_masked(CublasLt& blas, const LayerShape& shape, 
   gradient.in = shape.dtype;
   gradient.out = output.dtype;
   gradient.lda = lead;
+  gradient.beta = output.form == GradientForm::kAdded ? 1.0F : 0.0F;
   const std::int64_t row_bytes = shape.hidden_size * dtype_bytes(output.dtype);
   for (std::int64_t first = 0; first < shape.num_experts(); first += lead) {
     args.first_expert = first;

@@ -47,7 +47,7 @@ __device__ __forceinline__ float dot_parts(const LoadChunk& load_chunk, const Pa
 /// Sums of two values over a worker's warps and lanes; every lane gets both. The halves of a warp take one
 /// each: 7 exchanges instead of 10.
 __device__ __forceinline__ float2 worker_sums(float first, float second, float* slots, unsigned& parity,
-                                              int team) {
+                                              int team_log2) {
   constexpr unsigned kAll = 0xffffffffU;
   const bool upper = threadIdx.x % 32 >= 16;
   float mine = upper ? second : first;
@@ -56,20 +56,22 @@ __device__ __forceinline__ float2 worker_sums(float first, float second, float* 
   for (int offset = 8; offset > 0; offset /= 2) {
     mine += __shfl_xor_sync(kAll, mine, offset);
   }
-  if (team == 1) {
+  if (team_log2 == 0) {
     return {__shfl_sync(kAll, mine, 0), __shfl_sync(kAll, mine, 16)};
   }
+  const int warp = static_cast<int>(threadIdx.x) / 32;
   float* const set = slots + parity * 2 * TokenSplit::kWarpsPerBlock;
   parity ^= 1U;
   if (threadIdx.x % 16 == 0) {
-    set[2 * (threadIdx.x / 32) + (upper ? 1 : 0)] = mine;
+    set[2 * warp + (upper ? 1 : 0)] = mine;
   }
-  __syncthreads();  // a team has the block to itself, and its warps the same pairs
+  sync_team(team_log2);
+  const float* const of_team = set + 2 * (warp >> team_log2 << team_log2);
   float2 sum = {0, 0};
 #pragma unroll 1
-  for (int member = 0; member < team; ++member) {
-    sum.x += set[2 * member];
-    sum.y += set[2 * member + 1];
+  for (int member = 0; member < 1 << team_log2; ++member) {
+    sum.x += of_team[2 * member];
+    sum.y += of_team[2 * member + 1];
   }
   return sum;
 }
@@ -102,8 +104,8 @@ __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, kAhead ? 1 : 
   const int d = args.hidden_size;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int worker = args.team == 1 ? warp : 0;
-  const int member = args.team == 1 ? 0 : warp;
+  const int worker = warp >> args.team_log2;
+  const int member = warp & ((1 << args.team_log2) - 1);
   const std::int64_t token = args.first_token() + (worker >> args.block_splits_log2);
   const unsigned block_of_token = blockIdx.x & ((1U << (args.cluster_log2 + args.clusters_log2)) - 1);
   const unsigned worker_of_block = static_cast<unsigned>(worker) & ((1U << args.block_splits_log2) - 1);
@@ -163,7 +165,7 @@ __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, kAhead ? 1 : 
       const float z_part = args.saved != nullptr
                                ? 0.0F
                                : dot_parts<Part, kChunks>([&](int c) { return kept[warp][0][c][lane]; }, w);
-      const float2 both = worker_sums(z_part, u_part, slots, parity, args.team);
+      const float2 both = worker_sums(z_part, u_part, slots, parity, args.team_log2);
       const float z = args.saved != nullptr ? saved : both.x;
       const float u = both.y;
       const ActivationValue a = activate_with_slope(args.activation, z);

@@ -5,17 +5,16 @@
 // X and dY stay in L2: each pair asks 2 d of it, and dW and dV are written once. Warps of a block take
 // neighbouring experts of one slice of columns: these share a grid row, hence tokens, and find each other's
 // pieces of X in L1. Blocks go over the slices of the same experts first, so that rows are stored whole.
-#include <cuda_bf16.h>
-
 #include "core/base/error.hpp"
 #include "kernels/contract/backward.hpp"
+#include "kernels/device/block_ops.cuh"
+#include "kernels/device/row_pieces.cuh"
 #include "kernels/runtime/cuda_raii.hpp"
 #include "kernels/runtime/nvtx.hpp"
 
 namespace moescope::cuda {
 namespace {
 
-constexpr unsigned kAllLanes = 0xffffffffU;
 constexpr int kWarps = 8;
 constexpr int kBlocksPerSm = 4;  // 64 registers a thread
 constexpr int kPiecesAhead = 4;  // of rows, under way at once: more warps do better than more pieces
@@ -25,8 +24,7 @@ struct WgradArgs {
   const void* dy;
   const float* p;
   const float* q;
-  const std::int32_t* offsets;
-  const std::int32_t* pairs;
+  DevicePairsByExpert sorted;
   void* w_in;
   void* w_out;
   std::int64_t num_experts;
@@ -34,47 +32,6 @@ struct WgradArgs {
   std::int32_t top_k;
   std::int32_t slices;  ///< of a row
 };
-
-template <class T>
-struct Piece {
-  static constexpr int kElements = 16 / static_cast<int>(sizeof(T));
-
-  static __device__ __forceinline__ void add(const uint4& raw, float scale, float (&sum)[kElements]) {
-    const unsigned words[4] = {raw.x, raw.y, raw.z, raw.w};
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      if constexpr (sizeof(T) == 2) {
-        sum[2 * i] = fmaf(scale, __uint_as_float(words[i] << 16), sum[2 * i]);
-        sum[2 * i + 1] = fmaf(scale, __uint_as_float(words[i] & 0xffff0000U), sum[2 * i + 1]);
-      } else {
-        sum[i] = fmaf(scale, __uint_as_float(words[i]), sum[i]);
-      }
-    }
-  }
-};
-
-/// Stores kCount values at `to`, 16 bytes at a time (8 of four values in bf16), past L1 and L2's favour.
-template <class Out, int kCount>
-__device__ __forceinline__ void store_row(Out* to, const float (&sum)[kCount]) {
-  if constexpr (sizeof(Out) == 4) {
-#pragma unroll
-    for (int i = 0; i < kCount; i += 4) {
-      __stcs(reinterpret_cast<float4*>(to + i), make_float4(sum[i], sum[i + 1], sum[i + 2], sum[i + 3]));
-    }
-  } else {
-    unsigned words[kCount / 2];
-#pragma unroll
-    for (int i = 0; i < kCount / 2; ++i) {
-      const __nv_bfloat162 pair = __floats2bfloat162_rn(sum[2 * i], sum[2 * i + 1]);
-      words[i] = *reinterpret_cast<const unsigned*>(&pair);
-    }
-    if constexpr (kCount == 8) {
-      __stcs(reinterpret_cast<uint4*>(to), make_uint4(words[0], words[1], words[2], words[3]));
-    } else {
-      __stcs(reinterpret_cast<uint2*>(to), make_uint2(words[0], words[1]));
-    }
-  }
-}
 
 /// kExperts: of one warp, one after the other.
 template <class T, class Out, int kExperts>
@@ -96,7 +53,7 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocksPerSm) wgrad_kernel(const 
   const float* const scales = is_w_in ? args.q : args.p;
   Out* const target = static_cast<Out*>(is_w_in ? args.w_in : args.w_out) + col;
   const auto experts = static_cast<int>(min(std::int64_t{kExperts}, args.num_experts - first));
-  const std::int32_t bound = args.offsets[first + min(lane, experts)];
+  const std::int32_t bound = args.sorted.offsets[first + min(lane, experts)];
 
   for (int e = 0; e < experts; ++e) {
     const std::int32_t begin = __shfl_sync(kAllLanes, bound, e);
@@ -108,7 +65,7 @@ __global__ void __launch_bounds__(kWarps * 32, kBlocksPerSm) wgrad_kernel(const 
       std::int32_t token = 0;
       float scale = 0;
       if (lane < count) {
-        const std::int32_t pair = args.pairs[batch + lane];
+        const std::int32_t pair = args.sorted.pairs[batch + lane];
         token = pair / args.top_k;
         scale = scales[pair];
       }
@@ -152,6 +109,10 @@ void launch(const LayerShape& shape, WgradArgs args, cudaStream_t stream) {
 void launch_experts_wgrad(const LayerShape& shape, const void* hidden_states, const void* dy,
                           DevicePairGradients pairs, DevicePairsByExpert sorted, WgradOutput output,
                           cudaStream_t stream) {
+  if (output.form != GradientForm::kStored) {
+    launch_touched_experts_wgrad(shape, hidden_states, dy, pairs, sorted, output, stream);
+    return;
+  }
   const StageRange range(Stage::kExpertsWgrad);
   if (shape.hidden_size % 8 != 0) {
     throw InvalidArgument("hidden_size", fmt::to_string(shape.hidden_size),
@@ -161,8 +122,7 @@ void launch_experts_wgrad(const LayerShape& shape, const void* hidden_states, co
                        .dy = dy,
                        .p = pairs.p,
                        .q = pairs.q,
-                       .offsets = sorted.offsets,
-                       .pairs = sorted.pairs,
+                       .sorted = sorted,
                        .w_in = output.w_in,
                        .w_out = output.w_out,
                        .num_experts = shape.num_experts(),

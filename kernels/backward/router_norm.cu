@@ -81,11 +81,11 @@ __global__ void __launch_bounds__(kColumnThreads)
   partial[blockIdx.y * columns + column] = sum;
 }
 
-/// totals[column] = scale * sum over parts.
+/// totals[column] = scale * sum over parts; added to what is there where `adds`.
 template <class Out>
 __global__ void __launch_bounds__(kColumnThreads)
     total_sums_kernel(std::int64_t parts, std::int64_t columns, const double* partial, double scale,
-                      Out* totals) {
+                      Out* totals, bool adds) {
   const std::int64_t column = std::int64_t{blockIdx.x} * kColumnThreads + threadIdx.x;
   if (column >= columns) {
     return;
@@ -94,20 +94,21 @@ __global__ void __launch_bounds__(kColumnThreads)
   for (std::int64_t part = 0; part < parts; ++part) {
     sum += partial[part * columns + column];
   }
-  totals[column] = static_cast<Out>(scale * sum);
+  totals[column] = static_cast<Out>(scale * sum + (adds ? static_cast<double>(totals[column]) : 0.0));
 }
 
 /// totals [Nr+Nc] = scale * sums over the batch of f(token, column).
 template <class F, class Out>
 void sum_columns(const LayerShape& shape, const F& f, double scale, double* partial, Out* totals,
-                 cudaStream_t stream) {
+                 cudaStream_t stream, bool adds = false) {
   const std::int64_t columns = shape.grid_rows + shape.grid_cols;
   const Parts parts = parts_of(shape.num_tokens);
   const auto blocks = static_cast<unsigned>((columns + kColumnThreads - 1) / kColumnThreads);
   partial_sums_kernel<<<dim3(blocks, static_cast<unsigned>(parts.count)), kColumnThreads, 0, stream>>>(
       shape.num_tokens, parts.tokens, columns, f, partial);
   MOESCOPE_CUDA_CHECK(cudaGetLastError());
-  total_sums_kernel<<<blocks, kColumnThreads, 0, stream>>>(parts.count, columns, partial, scale, totals);
+  total_sums_kernel<<<blocks, kColumnThreads, 0, stream>>>(parts.count, columns, partial, scale, totals,
+                                                           adds);
   MOESCOPE_CUDA_CHECK(cudaGetLastError());
 }
 
@@ -191,9 +192,9 @@ std::int64_t column_sums_workspace_bytes(const LayerShape& shape) {
 }
 
 void launch_column_sums(const LayerShape& shape, const float* values, float* sums, void* workspace,
-                        cudaStream_t stream) {
+                        cudaStream_t stream, bool adds) {
   sum_columns(shape, ValueOf{values, shape.grid_rows + shape.grid_cols}, 1.0, static_cast<double*>(workspace),
-              sums, stream);
+              sums, stream, adds);
 }
 
 void launch_router_norm(const LayerShape& shape, float* logits, DeviceNorm norm, void* workspace,

@@ -62,6 +62,7 @@ void launch_router_project_backward(CublasLt& blas, const LayerShape& shape, con
   matrix.lda = lead;
   matrix.b = hidden_states;
   matrix.d = output.matrix;
+  matrix.beta = output.adds ? 1.0F : 0.0F;
   blas.run(matrix, stream);
 
   Gemm input;

@@ -2,8 +2,9 @@
 // sum of gates there, and D_t the sum of all h, da_t[r] = A_t[r] - D_t B_t[r] for gates that are a softmax
 // over the selected scores, and A_t[r] - D_t softmax(a_t)[r] for gates exp(score). Columns likewise.
 //
-// A warp has a token. Its pairs come 32 at a time, in order; lanes that meet in one row or column add one
-// after the other, so that every sum has the order of the pairs: no atomics, the same bits in every run.
+// A warp has a token, or where there are few of them a part of one's pairs. They come 32 at a time, in order;
+// lanes that meet in one row or column add one after the other, and the parts' sums are added in order: no
+// atomics, the same bits in every run.
 #include <algorithm>
 
 #include "kernels/contract/backward.hpp"
@@ -29,6 +30,8 @@ struct SelectArgs {
   std::int64_t top_k;
   std::int32_t rows;
   std::int32_t cols;
+  std::int32_t parts;       ///< warps of a token; more than one: sums are in shared memory
+  std::int32_t part_pairs;  ///< a multiple of 32
   bool softmax;
   bool in_shared;  ///< sums in shared memory; else at once where they go
 };
@@ -55,9 +58,10 @@ struct Pair {
   float gradient = 0;
 };
 
-__device__ __forceinline__ Pair load_pair(const SelectArgs& args, std::int64_t base, std::int64_t k) {
+__device__ __forceinline__ Pair load_pair(const SelectArgs& args, std::int64_t base, std::int64_t k,
+                                          std::int64_t end) {
   Pair pair;
-  if (k < args.top_k) {
+  if (k < end) {
     pair.id = args.expert_ids[base + k];
     pair.gate = args.gates[base + k];
     pair.gradient = args.gate_gradients[base + k];
@@ -67,9 +71,14 @@ __device__ __forceinline__ Pair load_pair(const SelectArgs& args, std::int64_t b
 
 __global__ void __launch_bounds__(kMaxThreads) select_backward_kernel(const SelectArgs args) {
   extern __shared__ float shared_sums[];
+  __shared__ float shared_totals[kMaxWarps];
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
-  const std::int64_t token = std::int64_t{blockIdx.x} * (blockDim.x / kWarp) + warp;
+  const int parts = args.parts;
+  const int part = warp % parts;
+  const std::int64_t token =
+      std::int64_t{blockIdx.x} * (static_cast<int>(blockDim.x) / kWarp / parts) + warp / parts;
+  // A block whose tokens have one warp each has no barriers; else it has one token.
   if (token >= args.num_tokens) {
     return;
   }
@@ -77,28 +86,40 @@ __global__ void __launch_bounds__(kMaxThreads) select_backward_kernel(const Sele
   float* const out = args.logits_gradient + token * sides;
   float* const sums = args.in_shared ? shared_sums + static_cast<std::ptrdiff_t>(warp) * sides : out;
   const std::int64_t base = token * args.top_k;
+  const std::int64_t begin = std::int64_t{part} * args.part_pairs;
+  const std::int64_t end = min(begin + args.part_pairs, args.top_k);
 
   float total = 0;
 #pragma unroll 4
-  for (std::int64_t k = lane; k < args.top_k; k += kWarp) {
+  for (std::int64_t k = begin + lane; k < end; k += kWarp) {
     total = fmaf(args.gates[base + k], args.gate_gradients[base + k], total);
   }
 #pragma unroll
   for (int offset = kWarp / 2; offset > 0; offset /= 2) {
     total += __shfl_xor_sync(kAllLanes, total, offset);
   }
+  if (parts > 1) {
+    if (lane == 0) {
+      shared_totals[warp] = total;
+    }
+    __syncthreads();
+    total = 0;
+    for (int i = 0; i < parts; ++i) {
+      total += shared_totals[i];
+    }
+  }
   for (int i = lane; i < sides; i += kWarp) {
-    sums[i] = args.softmax ? 0.0F
+    sums[i] = args.softmax || part > 0 ? 0.0F
               : i < args.rows
                   ? -total * expf(args.log_probs.row[token * args.log_probs.row_lead + i])
                   : -total * expf(args.log_probs.col[token * args.log_probs.col_lead + i - args.rows]);
   }
   __syncwarp();
   // The next pairs are asked for before those at hand are added.
-  Pair next = load_pair(args, base, lane);
-  for (std::int64_t first = 0; first < args.top_k; first += kWarp) {
+  Pair next = load_pair(args, base, begin + lane, end);
+  for (std::int64_t first = begin; first < end; first += kWarp) {
     const Pair pair = next;
-    next = load_pair(args, base, first + kWarp + lane);
+    next = load_pair(args, base, first + kWarp + lane, end);
     bool has = pair.id >= 0;
     float h = has ? pair.gate * (pair.gradient - (args.softmax ? total : 0.0F)) : 0.0F;
     const int row = has ? pair.id / args.cols : -1;
@@ -106,11 +127,32 @@ __global__ void __launch_bounds__(kMaxThreads) select_backward_kernel(const Sele
     sum_runs(row, h, has);
     add_in_order(sums, has ? row : 0, h, has);
   }
-  if (args.in_shared) {
+  if (parts > 1) {
+    __syncthreads();
+    for (int i = static_cast<int>(threadIdx.x); i < sides; i += parts * kWarp) {
+      float sum = 0;
+      for (int other = 0; other < parts; ++other) {
+        sum += shared_sums[static_cast<std::ptrdiff_t>(other) * sides + i];
+      }
+      out[i] = sum;
+    }
+  } else if (args.in_shared) {
     for (int i = lane; i < sides; i += kWarp) {
       out[i] = sums[i];
     }
   }
+}
+
+/// Warps for a token: while they fit on the device at once, with two rounds of pairs each at least.
+std::int64_t parts_of_token(const LayerShape& shape, std::int64_t most) {
+  constexpr std::int64_t kWarpsOfSm = 64;
+  const std::int64_t rounds = (shape.top_k + kWarp - 1) / kWarp;
+  std::int64_t parts = 1;
+  while (2 * parts <= most && shape.num_tokens * 2 * parts <= kWarpsOfSm * current_gpu().num_sms &&
+         rounds >= 4 * parts) {
+    parts *= 2;
+  }
+  return parts;
 }
 
 }  // namespace
@@ -125,9 +167,13 @@ void launch_router_select_backward(const LayerShape& shape, DeviceRouting routin
   // Few tokens go one to a block, so that they spread over the device.
   const std::int64_t by_tokens =
       (shape.num_tokens + 2 * current_gpu().num_sms - 1) / (2 * current_gpu().num_sms);
-  const std::int64_t warps =
-      std::clamp<std::int64_t>(std::min(kSharedBytes / token_bytes, by_tokens), 1, kMaxWarps);
+  const std::int64_t parts =
+      parts_of_token(shape, std::min<std::int64_t>(kSharedBytes / token_bytes, kMaxWarps));
+  const std::int64_t tokens =
+      parts > 1 ? 1 : std::clamp<std::int64_t>(std::min(kSharedBytes / token_bytes, by_tokens), 1, kMaxWarps);
+  const std::int64_t warps = tokens * parts;
   const bool in_shared = warps * token_bytes <= kSharedBytes;
+  const std::int64_t rounds = (shape.top_k + kWarp - 1) / kWarp;
   const SelectArgs args{.expert_ids = routing.expert_ids,
                         .gates = routing.gates,
                         .gate_gradients = gate_gradients,
@@ -137,9 +183,11 @@ void launch_router_select_backward(const LayerShape& shape, DeviceRouting routin
                         .top_k = shape.top_k,
                         .rows = static_cast<std::int32_t>(shape.grid_rows),
                         .cols = static_cast<std::int32_t>(shape.grid_cols),
+                        .parts = static_cast<std::int32_t>(parts),
+                        .part_pairs = static_cast<std::int32_t>((rounds + parts - 1) / parts * kWarp),
                         .softmax = shape.gate_mode == GateMode::kSoftmax,
                         .in_shared = in_shared};
-  const auto blocks = static_cast<unsigned>((shape.num_tokens + warps - 1) / warps);
+  const auto blocks = static_cast<unsigned>((shape.num_tokens + tokens - 1) / tokens);
   select_backward_kernel<<<blocks, static_cast<unsigned>(warps * kWarp),
                            static_cast<std::size_t>(in_shared ? warps * token_bytes : 0), stream>>>(args);
   MOESCOPE_CUDA_CHECK(cudaGetLastError());

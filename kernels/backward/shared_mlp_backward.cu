@@ -138,6 +138,7 @@ void launch_shared_mlp_backward(CublasLt& blas, const LayerShape& shape, const v
   matrices.lda = layout.both_lead;
   matrices.b = hidden_states;
   matrices.d = output.gate_up;
+  matrices.beta = output.adds ? 1.0F : 0.0F;
   blas.run(matrices, stream);
 
   Gemm down;
@@ -152,6 +153,7 @@ void launch_shared_mlp_backward(CublasLt& blas, const LayerShape& shape, const v
   down.b = base + layout.hidden;
   down.ldb = layout.hidden_lead;
   down.d = output.down;
+  down.beta = output.adds ? 1.0F : 0.0F;
   blas.run(down, stream);
 }
 

@@ -49,13 +49,23 @@ struct DevicePairsByExpert {
   std::int32_t* pairs = nullptr;          ///< [M]
   std::int32_t* touched = nullptr;        ///< [N] experts with pairs, ascending
   std::int32_t* touched_count = nullptr;  ///< [1]
+  /// [N+1] where the pairs of touched[j] begin in `pairs`, behind the last one M. Null: not wanted, and no
+  /// GradientForm but kStored works.
+  std::int32_t* touched_offsets = nullptr;
 };
 
-// pairs_by_expert.cu: a stable sort of the pairs by expert, and the list of touched experts. Throws
+// schedule/pairs_by_expert.cu: a stable sort of the pairs by expert, and the list of touched experts. Throws
 // InvalidArgument when L*K or N is 2^31 or more.
 std::int64_t pairs_by_expert_workspace_bytes(const LayerShape& shape);
 void launch_pairs_by_expert(const LayerShape& shape, DeviceRouting routing, DevicePairsByExpert sorted,
                             void* workspace, cudaStream_t stream);
+/// The same lists for few tokens (schedule/few_pairs_by_expert.cu), without a sort: a bit a token for each expert has their order. Tokens have
+/// distinct experts. pairs_are_few() says whether there are few; not for callers whose tokens list an expert
+/// twice.
+bool pairs_are_few(const LayerShape& shape);
+std::int64_t few_pairs_by_expert_workspace_bytes(const LayerShape& shape);
+void launch_few_pairs_by_expert(const LayerShape& shape, DeviceRouting routing, DevicePairsByExpert sorted,
+                                void* workspace, cudaStream_t stream);
 /// Experts with a load, ascending, and how many; the workspace is what listing alone takes.
 std::int64_t touched_experts_workspace_bytes(const LayerShape& shape);
 void launch_touched_experts(const LayerShape& shape, const std::int32_t* loads, std::int32_t* touched,
@@ -64,16 +74,22 @@ void launch_touched_experts(const LayerShape& shape, const std::int32_t* loads, 
 void launch_expert_loads(const LayerShape& shape, DeviceRouting routing, std::int32_t* loads,
                          cudaStream_t stream);
 
-/// Where the experts' weight gradients go: [N,d] in `dtype`, written whole; zero where no token went.
+/// Where the experts' weight gradients go: [N,d] in `dtype`. A kernel may write zeros to rows that `form`
+/// leaves out under kTouched.
 struct WgradOutput {
   Dtype dtype = Dtype::kBF16;
   void* w_in = nullptr;
   void* w_out = nullptr;
+  GradientForm form = GradientForm::kStored;
 };
 // experts_wgrad.cu: one owner for an expert's columns, who adds its pairs in order.
 void launch_experts_wgrad(const LayerShape& shape, const void* hidden_states, const void* dy,
                           DevicePairGradients pairs, DevicePairsByExpert sorted, WgradOutput output,
                           cudaStream_t stream);
+// experts_wgrad_touched.cu: what it does of forms other than kStored; of kStored touched rows alone as well.
+void launch_touched_experts_wgrad(const LayerShape& shape, const void* hidden_states, const void* dy,
+                                  DevicePairGradients pairs, DevicePairsByExpert sorted, WgradOutput output,
+                                  cudaStream_t stream);
 
 // experts_backward_dense_masked.cu: products with all experts, chunk by chunk. As above; `pairs.p` and
 // `pairs.q` are rounded to storage as operands.
@@ -104,9 +120,9 @@ void launch_router_norm(const LayerShape& shape, float* logits, DeviceNorm norm,
 void launch_router_norm_backward(const LayerShape& shape, DeviceLogProbs log_probs, const float* lse,
                                  DeviceNorm norm, const float* gradient, float* before, void* workspace,
                                  cudaStream_t stream);
-/// sums [Nr+Nc] fp32 of the columns of values [L, Nr+Nc].
+/// sums [Nr+Nc] fp32 of the columns of values [L, Nr+Nc]; added to what is there where `adds`.
 void launch_column_sums(const LayerShape& shape, const float* values, float* sums, void* workspace,
-                        cudaStream_t stream);
+                        cudaStream_t stream, bool adds = false);
 std::int64_t column_sums_workspace_bytes(const LayerShape& shape);
 
 // router_select_backward.cu: logits' gradients [L, Nr+Nc] fp32 from those of the gates.
@@ -125,6 +141,7 @@ void launch_router_losses(CublasLt& blas, const LayerShape& shape, const Auxilia
 struct RouterGradients {
   Dtype dtype = Dtype::kBF16;
   void* matrix = nullptr;  ///< [Nr+Nc, d]: rows, then columns
+  bool adds = false;       ///< to what is there
 };
 // router_project_backward.cu: operands = logits_gradient rounded to storage; matrix = operands^T X;
 // dx += operands router.
@@ -138,6 +155,7 @@ struct SharedGradients {
   Dtype dtype = Dtype::kBF16;
   void* gate_up = nullptr;  ///< [2h, d]: gate rows, then up rows
   void* down = nullptr;     ///< [d, h]
+  bool adds = false;        ///< to what is there
 };
 // shared_mlp_backward.cu: gate and up again, then the gradients; dx [L,d] fp32 is written.
 std::int64_t shared_mlp_backward_workspace_bytes(const LayerShape& shape);

@@ -15,6 +15,7 @@
 #include "kernels/device/dependent_launch.cuh"
 #include "kernels/experts/token_sums.cuh"
 #include "kernels/runtime/device_info.hpp"
+#include "kernels/runtime/kernel_attributes.hpp"
 
 /// The expert stage token by token, shared by experts_token_centric.cu (scores and sums fused)
 /// and expert_combine.cu (sums alone). Every pair costs one row of W and one of V, read once with 16-byte
@@ -66,9 +67,9 @@ struct RowPart {
   }
 };
 
-template <class T, int kChunks, bool kFull, bool kScore, bool kPastL1>
-__global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, 2)
-    token_pairs_kernel(const TokenPairsArgs args) {
+/// Args: TokenPairsArgs or GivenPairsArgs.
+template <class T, int kChunks, bool kFull, bool kScore, bool kPastL1, class Args>
+__global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, 2) token_pairs_kernel(const Args args) {
   using Part = RowPart<T, kChunks, kFull, kPastL1>;
   constexpr int kElements = Part::kElements;
   extern __shared__ float4 sums[];
@@ -79,8 +80,8 @@ __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, 2)
   const int d = args.hidden_size;
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int warp = static_cast<int>(threadIdx.x) / 32;
-  const int worker = args.team == 1 ? warp : 0;
-  const int member = args.team == 1 ? 0 : warp;
+  const int worker = warp >> args.team_log2;
+  const int member = warp & ((1 << args.team_log2) - 1);
   const std::int64_t token = args.first_token() + (worker >> args.block_splits_log2);
   const unsigned block_of_token = blockIdx.x & ((1U << (args.cluster_log2 + args.clusters_log2)) - 1);
   const unsigned worker_of_block = static_cast<unsigned>(worker) & ((1U << args.block_splits_log2) - 1);
@@ -109,7 +110,6 @@ __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, 2)
     const T* w_in = static_cast<const T*>(args.w_in);
     const T* w_out = static_cast<const T*>(args.w_out);
     const std::int64_t base = token * args.top_k;
-    const std::int32_t* ids = args.expert_ids + base;
     const float* factors = (kScore ? args.gates : args.scores_in) + base;
 
     // `ahead` holds the row the next step starts with (W when scoring, else V), so that the memory system
@@ -118,10 +118,10 @@ __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, 2)
     const T* first_matrix = kScore ? w_in : w_out;
     const unsigned last = split + ((args.top_k - 1 - split) & ~(splits - 1));
     const auto row = [&](const T* matrix, std::int32_t id) {
-      return matrix + static_cast<std::int64_t>(id) * d;
+      return matrix + static_cast<std::int64_t>(Args::kDependent ? id : max(id, 0)) * d;
     };
-    std::int32_t id = __ldg(ids + split);
-    std::int32_t next_id = __ldg(ids + min(split + splits, last));
+    std::int32_t id = args.id(base + split);
+    std::int32_t next_id = args.id(base + min(split + splits, last));
     Part ahead;
     ahead.load(row(first_matrix, id), col, valid);
     unsigned parity = 0;
@@ -131,8 +131,8 @@ __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, 2)
       if constexpr (kScore) {
         v.load(row(w_out, id), col, valid);
       }
-      const std::int32_t id_after = __ldg(ids + min(k + 2 * splits, last));
-      float p = __ldg(factors + k);
+      const std::int32_t id_after = args.id(base + min(k + 2 * splits, last));
+      float p = Args::checked(id, __ldg(factors + k));
       if constexpr (kScore) {
         float dot = 0;
 #pragma unroll
@@ -148,7 +148,7 @@ __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, 2)
           }
         }
         ahead.load(row(w_in, next_id), col, valid);
-        p *= activate(args.activation, worker_sum(dot, slots, parity, args.team));
+        p *= activate(args.activation, worker_sum(dot, slots, parity, args.team_log2));
       } else {
         v = ahead;
         ahead.load(row(w_out, next_id), col, valid);
@@ -187,12 +187,28 @@ __global__ void __launch_bounds__(TokenSplit::kWarpsPerBlock * 32, 2)
   }
 }
 
-template <class T, bool kFull, bool kScore, bool kPastL1 = false>
+template <class T, bool kFull, bool kScore, class Args, bool kPastL1 = false>
 auto token_pairs_kernel_for(std::int64_t chunks) {
-  return chunks == 1   ? token_pairs_kernel<T, 1, kFull, kScore, kPastL1>
-         : chunks == 2 ? token_pairs_kernel<T, 2, kFull, kScore, kPastL1>
-         : chunks == 3 ? token_pairs_kernel<T, 3, kFull, kScore, kPastL1>
-                       : token_pairs_kernel<T, 4, kFull, kScore, kPastL1>;
+  return chunks == 1   ? token_pairs_kernel<T, 1, kFull, kScore, kPastL1, Args>
+         : chunks == 2 ? token_pairs_kernel<T, 2, kFull, kScore, kPastL1, Args>
+         : chunks == 3 ? token_pairs_kernel<T, 3, kFull, kScore, kPastL1, Args>
+                       : token_pairs_kernel<T, 4, kFull, kScore, kPastL1, Args>;
+}
+
+/// A launch that begins when all before it on the stream is done.
+template <class Args>
+void launch_ordinary(void (*kernel)(Args), const LaunchShape& shape, cudaStream_t stream, const Args& args) {
+  cudaLaunchAttribute cluster{};
+  cluster.id = cudaLaunchAttributeClusterDimension;
+  cluster.val.clusterDim = {shape.cluster_blocks, 1, 1};
+  cudaLaunchConfig_t config{};
+  config.gridDim = shape.grid;
+  config.blockDim = shape.block;
+  config.dynamicSmemBytes = shape.shared_bytes;
+  config.stream = stream;
+  config.attrs = &cluster;
+  config.numAttrs = shape.cluster_blocks > 1 ? 1 : 0;
+  MOESCOPE_CUDA_CHECK(cudaLaunchKernelEx(&config, kernel, args));
 }
 
 /// Of the sums of clusters behind the counters of arrivals.
@@ -224,8 +240,7 @@ void launch_token_split(const LayerShape& shape, Args args, void* workspace,
   const TokenSplit rows = choose(false);
   const bool full = rows.is_full(row_bytes);
   auto kernel = choose_kernel(rows, full);
-  cudaFuncAttributes attributes{};
-  MOESCOPE_CUDA_CHECK(cudaFuncGetAttributes(&attributes, kernel));
+  const cudaFuncAttributes attributes = kernel_attributes(reinterpret_cast<const void*>(kernel));
   // What the code was compiled for decides, not the device: PTX for sm_80 has no cluster reduction in it.
   const TokenSplit split = choose(attributes.ptxVersion >= 90);
   if constexpr (std::is_invocable_v<ChooseKernel, const TokenSplit&, bool, decltype(kernel)>) {
@@ -238,7 +253,7 @@ void launch_token_split(const LayerShape& shape, Args args, void* workspace,
   const auto log2 = [](std::int64_t power_of_two) {
     return std::countr_zero(static_cast<std::uint64_t>(power_of_two));
   };
-  args.team = static_cast<std::int32_t>(split.team);
+  args.team_log2 = log2(split.team);
   args.block_splits_log2 = log2(split.block_splits);
   args.cluster_log2 = log2(split.cluster_blocks);
   args.clusters_log2 = log2(split.clusters);
@@ -254,24 +269,27 @@ void launch_token_split(const LayerShape& shape, Args args, void* workspace,
     MOESCOPE_CUDA_CHECK(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                              static_cast<int>(shared_bytes)));
   }
-  launch_dependent(kernel,
-                   {.grid = dim3(static_cast<unsigned>(split.num_blocks)),
-                    .block = dim3(static_cast<unsigned>(split.warps_per_block() * 32)),
-                    .shared_bytes = static_cast<std::size_t>(shared_bytes),
-                    .cluster_blocks = static_cast<unsigned>(split.cluster_blocks)},
-                   stream, args);
+  const LaunchShape launch{.grid = dim3(static_cast<unsigned>(split.num_blocks)),
+                           .block = dim3(static_cast<unsigned>(split.warps * 32)),
+                           .shared_bytes = static_cast<std::size_t>(shared_bytes),
+                           .cluster_blocks = static_cast<unsigned>(split.cluster_blocks)};
+  if constexpr (Args::kDependent) {
+    launch_dependent(kernel, launch, stream, args);
+  } else {
+    launch_ordinary(kernel, launch, stream, args);
+  }
 }
 
 /// The kernel above for a shape: sums alone, or with scores.
-template <bool kScore>
+template <bool kScore, class Args>
 struct ChooseTokenPairs {
   bool bf16;
 
   auto operator()(const TokenSplit& rows, bool full) const {
-    return full ? (bf16 ? token_pairs_kernel_for<__nv_bfloat16, true, kScore>(rows.chunks)
-                        : token_pairs_kernel_for<float, true, kScore>(rows.chunks))
-                : (bf16 ? token_pairs_kernel_for<__nv_bfloat16, false, kScore>(rows.chunks)
-                        : token_pairs_kernel_for<float, false, kScore>(rows.chunks));
+    return full ? (bf16 ? token_pairs_kernel_for<__nv_bfloat16, true, kScore, Args>(rows.chunks)
+                        : token_pairs_kernel_for<float, true, kScore, Args>(rows.chunks))
+                : (bf16 ? token_pairs_kernel_for<__nv_bfloat16, false, kScore, Args>(rows.chunks)
+                        : token_pairs_kernel_for<float, false, kScore, Args>(rows.chunks));
   }
   /// A token that has a cluster's blocks to itself shares their L1 with no other: rows that pass it by took
   /// 16.1 instead of 17.9 us at L = 8, K = 512 (measured). Where tokens share a multiprocessor they took a
@@ -280,18 +298,18 @@ struct ChooseTokenPairs {
   auto operator()(const TokenSplit& split, bool full, Kernel kernel) const {
     if constexpr (kScore) {
       if (full && split.cluster_blocks > 1) {
-        return bf16 ? token_pairs_kernel_for<__nv_bfloat16, true, kScore, true>(split.chunks)
-                    : token_pairs_kernel_for<float, true, kScore, true>(split.chunks);
+        return bf16 ? token_pairs_kernel_for<__nv_bfloat16, true, kScore, Args, true>(split.chunks)
+                    : token_pairs_kernel_for<float, true, kScore, Args, true>(split.chunks);
       }
     }
     return kernel;
   }
 };
 
-template <bool kScore>
-void launch_token_pairs(const LayerShape& shape, const TokenPairsArgs& args, void* workspace,
-                        cudaStream_t stream) {
-  launch_token_split(shape, args, workspace, ChooseTokenPairs<kScore>{shape.dtype == Dtype::kBF16}, stream);
+template <bool kScore, class Args>
+void launch_token_pairs(const LayerShape& shape, const Args& args, void* workspace, cudaStream_t stream) {
+  launch_token_split(shape, args, workspace, ChooseTokenPairs<kScore, Args>{shape.dtype == Dtype::kBF16},
+                     stream);
 }
 
 }  // namespace moescope::cuda

@@ -53,17 +53,22 @@ struct TokenPairsArgs {
   std::int64_t num_tokens = 0;
   std::uint32_t top_k = 0;
   std::int32_t hidden_size = 0;
-  std::int32_t team = 1;
   // TokenSplit's powers of two as exponents.
+  std::int32_t team_log2 = 0;
   std::int32_t block_splits_log2 = 0;
   std::int32_t cluster_log2 = 0;
   std::int32_t clusters_log2 = 0;
   Activation activation = Activation::kSilu;
 
+  /// Launched as a dependent of the kernel before it: x, w_in and w_out are read before it has finished.
+  static constexpr bool kDependent = true;
+
+  __device__ std::int32_t id(std::int64_t pair) const { return __ldg(expert_ids + pair); }
+  /// The gate of a pair with this id.
+  static __device__ float checked(std::int32_t, float gate) { return gate; }
+
   __device__ unsigned splits() const { return 1U << (block_splits_log2 + cluster_log2 + clusters_log2); }
-  __device__ int workers_per_block() const {
-    return team == 1 ? static_cast<int>(TokenSplit::kWarpsPerBlock) : 1;
-  }
+  __device__ int workers_per_block() const { return static_cast<int>(blockDim.x) / 32 >> team_log2; }
   __device__ int tokens_per_block() const { return workers_per_block() >> block_splits_log2; }
   /// First token of this block.
   __device__ std::int64_t first_token() const {
@@ -71,27 +76,55 @@ struct TokenPairsArgs {
   }
 };
 
+/// Waits for the other warps of this warp's team, which take the same pairs; other teams of the block do not.
+__device__ __forceinline__ void sync_team(int team_log2) {
+  const int team = static_cast<int>(threadIdx.x) / 32 >> team_log2;
+  asm volatile("bar.sync %0, %1;" ::"r"(team + 1), "r"(32 << team_log2) : "memory");  // 0 is __syncthreads()
+}
+
+/// Pairs as a caller gives them: ids of either type, any of them outside [0, N). Such a pair has row 0, and a
+/// gate that is NaN. An ordinary launch, because nothing stands between it and who wrote the arrays.
+struct GivenPairsArgs : TokenPairsArgs {
+  const std::int64_t* wide_ids = nullptr;  ///< [L*K]; null: expert_ids
+  std::int64_t num_experts = 0;
+
+  static constexpr bool kDependent = false;
+
+  /// -1 for one outside.
+  __device__ std::int32_t id(std::int64_t pair) const {
+    const std::int64_t given = wide_ids != nullptr
+                                   ? __ldg(reinterpret_cast<const long long*>(wide_ids) + pair)
+                                   : __ldg(expert_ids + pair);
+    return given >= 0 && given < num_experts ? static_cast<std::int32_t>(given) : -1;
+  }
+  static __device__ float checked(std::int32_t id, float gate) {
+    return id < 0 ? __int_as_float(0x7fffffff) : gate;
+  }
+};
+
 /// Sum over a worker's warps and lanes; every lane gets it. Teams exchange through `slots` [2][warps of the
 /// block]: two sets, so that one barrier per call is enough (a set is written again only after the next
 /// call's barrier).
-__device__ __forceinline__ float worker_sum(float value, float* slots, unsigned& parity, int team) {
+__device__ __forceinline__ float worker_sum(float value, float* slots, unsigned& parity, int team_log2) {
 #pragma unroll
   for (int offset = 16; offset > 0; offset /= 2) {
     value += __shfl_xor_sync(0xffffffffU, value, offset);
   }
-  if (team == 1) {
+  if (team_log2 == 0) {
     return value;
   }
-  float* set = slots + parity * TokenSplit::kWarpsPerBlock;
+  const int warp = static_cast<int>(threadIdx.x) / 32;
+  float* const set = slots + parity * TokenSplit::kWarpsPerBlock;
   parity ^= 1U;
   if (threadIdx.x % 32 == 0) {
-    set[threadIdx.x / 32] = value;
+    set[warp] = value;
   }
-  __syncthreads();  // a team has the block to itself, and its warps the same pairs
+  sync_team(team_log2);
+  const float* const of_team = set + (warp >> team_log2 << team_log2);
   value = 0;
 #pragma unroll 1  // code size: a cold launch fetches its instructions from HBM
-  for (int member = 0; member < team; ++member) {
-    value += set[member];
+  for (int member = 0; member < 1 << team_log2; ++member) {
+    value += of_team[member];
   }
   return value;
 }

@@ -18,40 +18,58 @@
 namespace moescope::cuda {
 namespace {
 
-/// For every row length that occurs, a list of its columns in id order. histogram[length] becomes the list's
-/// place in the table. A lane makes one list at a time.
+/// The row lengths that occur, ascending, to `lengths`; returns how many: at most sqrt(2 K).
 template <class Count>
-__device__ void list_columns(const EmitMemory<Count>& emit, int num_candidates, const float* sorted,
-                             int* histogram, int longest) {
+__device__ int list_lengths(const int* histogram, int longest, Count* lengths) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  int used = 0;
+  int count = 0;
 #pragma unroll 1
   for (int first = 1; first <= longest; first += kWarp) {
     const int length = first + lane;
     const bool occurs = length <= longest && histogram[length] > 0;
-    int total;
-    int at = used + Block<kWarp>::inclusive_scan(occurs ? length : 0, total) - (occurs ? length : 0);
-    if (total > 0) {
-      if (occurs) {
-        histogram[length] = at;
-      }
-      const float last = occurs ? sorted[length - 1] : INFINITY;
-      const int end = at + (occurs ? length : 0);  // of a row where ties run out, `last` may admit too many
-      constexpr int kAtOnce = 8;                   // loads in flight
+    const unsigned mask = __ballot_sync(kAllLanes, occurs);
+    if (occurs) {
+      lengths[count + __popc(mask & ((1U << lane) - 1))] = static_cast<Count>(length);
+    }
+    count += __popc(mask);
+  }
+  __syncwarp();
+  return count;
+}
+
+/// For every row length that occurs, a list of its columns in id order. histogram[length] becomes the list's
+/// place in the table. A lane makes one list at a time. The lengths stand in emit.starts meanwhile.
+template <class Count>
+__device__ void list_columns(const EmitMemory<Count>& emit, int num_candidates, const float* sorted,
+                             int* histogram, int longest) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  auto* const lengths = reinterpret_cast<Count*>(emit.starts);
+  const int num_lengths = list_lengths(histogram, longest, lengths);
+  int used = 0;
 #pragma unroll 1
-      for (int begin = 0; begin < num_candidates; begin += kAtOnce) {
-        Count col[kAtOnce];
-        float p[kAtOnce];
+  for (int first = 0; first < num_lengths; first += kWarp) {
+    const int length = first + lane < num_lengths ? static_cast<int>(lengths[first + lane]) : 0;
+    int total;
+    int at = used + Block<kWarp>::inclusive_scan(length, total) - length;
+    if (length > 0) {
+      histogram[length] = at;
+    }
+    const float last = length > 0 ? sorted[length - 1] : INFINITY;
+    const int end = at + length;  // of a row where ties run out, `last` may admit too many
+    constexpr int kAtOnce = 8;    // loads in flight
+#pragma unroll 1
+    for (int begin = 0; begin < num_candidates; begin += kAtOnce) {
+      Count col[kAtOnce];
+      float p[kAtOnce];
 #pragma unroll
-        for (int u = 0; u < kAtOnce; ++u) {
-          col[u] = emit.candidates[min(begin + u, num_candidates - 1)];
-          p[u] = emit.col_log_probs[col[u]];
-        }
+      for (int u = 0; u < kAtOnce; ++u) {
+        col[u] = emit.candidates[min(begin + u, num_candidates - 1)];
+        p[u] = emit.col_log_probs[col[u]];
+      }
 #pragma unroll
-        for (int u = 0; u < kAtOnce; ++u) {
-          if (p[u] >= last && begin + u < num_candidates && at < end) {
-            emit.table[at++] = col[u];
-          }
+      for (int u = 0; u < kAtOnce; ++u) {
+        if (p[u] >= last && begin + u < num_candidates && at < end) {
+          emit.table[at++] = col[u];
         }
       }
     }
@@ -150,7 +168,10 @@ __global__ void __launch_bounds__(kWarp, kPerLane > 10 ? 8 : 20)
     const Marginals& marginals = selection.marginals;
     const LimitRow& limit = selection.limit;
     const float threshold = selection.threshold.score;
-    const int num_candidates = list_candidates(emit, args.cols, marginals.best_row, threshold);
+    // Columns that the best row takes: no row takes others.
+    const int num_candidates =
+        list_columns_that(emit.col_log_probs, args.cols, emit.candidates,
+                          [&](float p) { return marginals.best_row + p >= threshold; });
     list_columns(emit, num_candidates, memory.sorted, memory.lengths, selection.lengths.longest);
     const float shift = args.gate_mode == GateMode::kSoftmax
                             ? log_sum_exp(memory.search, memory.sorted, marginals, selection.threshold,

@@ -38,18 +38,18 @@ struct EmitMemory {
         scores(reinterpret_cast<float*>(begin + at.scores)) {}
 };
 
-/// Columns that the best row takes, by id: no row takes others.
-template <class Count>
-__device__ int list_candidates(const EmitMemory<Count>& emit, int cols, float best_row, float threshold) {
+/// Columns whose log-probability `takes` holds for, by id, to `list`; returns their number. By one warp.
+template <class Count, class Takes>
+__device__ int list_columns_that(const float* col_log_probs, int cols, Count* list, Takes takes) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   int count = 0;
 #pragma unroll 1
   for (int first = 0; first < cols; first += kWarp) {
     const int j = first + lane;
-    const bool takes = j < cols && best_row + emit.col_log_probs[j] >= threshold;
-    const unsigned mask = __ballot_sync(kAllLanes, takes);
-    if (takes) {
-      emit.candidates[count + __popc(mask & ((1U << lane) - 1))] = static_cast<Count>(j);
+    const bool listed = j < cols && takes(col_log_probs[j]);
+    const unsigned mask = __ballot_sync(kAllLanes, listed);
+    if (listed) {
+      list[count + __popc(mask & ((1U << lane) - 1))] = static_cast<Count>(j);
     }
     count += __popc(mask);
   }

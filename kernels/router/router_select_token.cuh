@@ -135,14 +135,83 @@ __device__ __forceinline__ float gate_of(const SelectArguments& args, float scor
   return args.gate_mode == GateMode::kRelu ? fmaxf(score, 0.0F) : expf(score - shift);
 }
 
+/// Values per lane up to which columns in memory are sorted in registers after all.
+inline constexpr int kSortedInRegisters = 8;
+
+/// Columns in memory that a token can select.
+struct ColumnsKept {
+  int count;
+  int padded;   ///< what is to be sorted: a power of two, -infinity from `count` on
+  float bound;  ///< at least K scores are no lower; -infinity: not known, and all columns are kept
+};
+
+/// Before anything is sorted, the best of every lane's rows and the best of every lane's columns have a
+/// corner that bounds the K-th score from below, as corner_bound() has it of sorted columns. Most columns of
+/// a long row cannot reach that even with the best row. The others go to `to`, in no particular order; where
+/// there is room, -infinity stands behind them. By one warp.
+__device__ inline ColumnsKept keep_columns(float lane_best_row, float lane_best_col, const float* cols,
+                                           int count, int top_k, int most, float* to) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  float best[1] = {lane_best_col};
+  sort_warp(best);
+  to[lane] = best[0];
+  __syncwarp();
+  const float bound = corner_bound(lane_best_row, to, kWarp, top_k);
+  const float best_row = warp_max(lane_best_row);
+  __syncwarp();
+  int kept = 0;
+#pragma unroll 4
+  for (int first = 0; first < count; first += kWarp) {
+    const int j = first + lane;
+    const float p = j < count ? cols[j] : -INFINITY;
+    const bool keeps = (j < count) & (best_row + p >= bound);
+    const unsigned mask = __ballot_sync(kAllLanes, keeps);
+    if (keeps) {
+      to[kept + __popc(mask & ((1U << lane) - 1))] = p;
+    }
+    kept += __popc(mask);
+  }
+  int padded = kWarp;
+  while (padded <= kept && padded < most) {
+    padded *= 2;
+  }
+  for (int j = kept + lane; j < padded; j += kWarp) {
+    to[j] = -INFINITY;
+  }
+  return {kept, padded, bound};
+}
+
+/// Sorts at most kSortedInRegisters values a lane, descending, by one warp; from `count` on stands -infinity
+/// afterwards, as far as `data` was that long.
+__device__ inline void sort_by_warp(float* data, int count) {
+  const int lane = static_cast<int>(threadIdx.x) % kWarp;
+  float x[kSortedInRegisters];
+  __syncwarp();
+#pragma unroll
+  for (int m = 0; m < kSortedInRegisters; ++m) {
+    x[m] = m * kWarp + lane < count ? data[m * kWarp + lane] : -INFINITY;
+  }
+  sort_warp(x);
+  __syncwarp();
+#pragma unroll
+  for (int m = 0; m < kSortedInRegisters; ++m) {
+    if (const int j = lane * kSortedInRegisters + m; j < count) {
+      data[j] = x[m];
+    }
+  }
+  __syncwarp();
+}
+
 /// Marginals of both sides (log-softmax, or the logits themselves) to row_out and col_out, columns sorted to
-/// `sorted`, and the rows in play to memory.rows with memory.above cleared. False when a logit is NaN or
-/// infinite.
+/// `sorted` (in memory those alone that can be selected), and the rows in play to memory.rows with
+/// memory.above cleared. False when a logit is NaN or infinite.
 template <int kPerLane, int kWarps, class Count>
 __device__ bool prepare(const SelectArguments& args, const float* logits, float* row_out, float* col_out,
                         float* sorted, const SearchMemory<Count>& memory, Marginals& result) {
   using B = Block<kWarps * kWarp>;
   __shared__ Marginals shared;
+  [[maybe_unused]] __shared__ ColumnsKept shared_kept;
+  ColumnsKept columns{.count = args.cols, .padded = 0, .bound = -INFINITY};
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int warp = static_cast<int>(threadIdx.x) / kWarp;
   const bool has_cols = warp == 0;
@@ -182,11 +251,11 @@ __device__ bool prepare(const SelectArguments& args, const float* logits, float*
       }
     }
   } else {
-    const int sort_length = static_cast<int>(args.layout.sort_length);
+    float lane_best_col = -INFINITY;
     if (has_cols) {
       shared.best_col = to_marginal(logits + args.rows, args.cols, args.marginals, col_out, finite);
-      for (int j = lane; j < sort_length; j += kWarp) {
-        sorted[j] = j < args.cols ? col_out[j] : -INFINITY;
+      for (int j = lane; j < args.cols; j += kWarp) {
+        lane_best_col = fmaxf(lane_best_col, col_out[j]);
       }
     }
     if (has_rows) {
@@ -195,16 +264,31 @@ __device__ bool prepare(const SelectArguments& args, const float* logits, float*
         lane_best = fmaxf(lane_best, row_out[i]);
         lane_least = fminf(lane_least, row_out[i]);
       }
+      memory.gathered[lane] = lane_best;
     }
     B::sync();
-    sort_descending<kWarps * kWarp>(sorted, sort_length);
+    if (has_cols) {
+      const ColumnsKept kept = keep_columns(memory.gathered[lane], lane_best_col, col_out, args.cols,
+                                            args.top_k, static_cast<int>(args.layout.sort_length), sorted);
+      if (lane == 0) {
+        shared_kept = kept;
+      }
+    }
+    B::sync();
+    columns = shared_kept;
+    if (columns.padded > kSortedInRegisters * kWarp) {
+      sort_descending<kWarps * kWarp>(sorted, columns.padded);
+    } else if (has_cols) {
+      sort_by_warp(sorted, columns.padded);
+    }
+    B::sync();
   }
   if (B::any(!finite)) {
     return false;
   }
 
   if (has_rows) {
-    float low_bound = corner_bound(lane_best, sorted, args.cols, args.top_k);
+    float low_bound = fmaxf(corner_bound(lane_best, sorted, columns.count, args.top_k), columns.bound);
     if (low_bound == -INFINITY) {
       low_bound = -warp_max(-lane_least) + sorted[args.cols - 1];  // the least score of all
     }
@@ -235,7 +319,7 @@ __device__ bool prepare(const SelectArguments& args, const float* logits, float*
       }
     }
     const int cols_in_play =
-        count_prefix(args.cols, [&](int j) { return best_row + sorted[j] >= low_bound; });
+        count_prefix(columns.count, [&](int j) { return best_row + sorted[j] >= low_bound; });
     shared.low_bound = low_bound;
     shared.in_play = {kept, cols_in_play};
   }

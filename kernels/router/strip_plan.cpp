@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <limits>
 
 #include "core/base/error.hpp"
@@ -82,7 +83,10 @@ CsrMemory csr_memory(const LayerShape& shape, int per_lane, const GpuTraits& gpu
   } else {
     memory.table = rest;
     memory.starts = memory.table + round_up(shape.top_k * id_bytes, kAlignment);
-    memory.bytes = memory.starts + round_up(ceil_div(shape.top_k, 32) * 4, kAlignment);
+    // Before that, the lengths that occur: n different ones add up to n (n + 1) / 2 pairs at least.
+    const auto num_lengths = static_cast<std::int64_t>(std::sqrt(2 * static_cast<double>(shape.top_k))) + 1;
+    memory.bytes =
+        memory.starts + round_up(std::max(ceil_div(shape.top_k, 32) * 4, num_lengths * id_bytes), kAlignment);
   }
   return memory;
 }

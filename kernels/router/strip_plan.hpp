@@ -38,7 +38,7 @@ struct CsrMemory {
   std::int64_t row_log_probs = 0;  ///< float [Nr]
   std::int64_t candidates = 0;     ///< columns that some row selects; 16 or 32 bits each
   std::int64_t table = 0;          ///< by lists: [K] of the same
-  std::int64_t starts = 0;         ///< by lists: a bit per pair
+  std::int64_t starts = 0;         ///< by lists: a bit per pair; before that, the lengths of rows
   std::int64_t ids = 0;            ///< by rows: int32 [K]
   std::int64_t scores = 0;         ///< by rows: float [K]
   std::int64_t bytes = 0;

@@ -10,7 +10,8 @@ namespace moescope::cuda {
 
 CudaSystemLayer::CudaSystemLayer(std::shared_ptr<DeviceContext> context, const SystemInputs& inputs,
                                  const SystemDesign& design)
-    : GraphedLayer(std::move(context), system_layer_stages(design.shape.system, design.fixed_routing)),
+    : GraphedLayer(std::move(context),
+                   system_layer_stages(design.shape.system, design.fixed_routing, design.ffn_kind)),
       design_(design),
       plan_(plan_system_memory(design)),
       blas_(plan_.library),
@@ -19,9 +20,6 @@ CudaSystemLayer::CudaSystemLayer(std::shared_ptr<DeviceContext> context, const S
       weights_(design.shape, *inputs.weights, stream()),
       output_(make_filled<std::byte>(plan_.output, stream())),
       working_(make_filled<std::byte>(plan_.working, stream())),
-      row_tokens_(plan_.row_tokens / static_cast<std::int64_t>(sizeof(std::int32_t))),
-      pair_rows_(plan_.pair_rows / static_cast<std::int64_t>(sizeof(std::int32_t))),
-      schedule_scratch_(plan_.schedule_scratch),
       mlp_scratch_(make_filled<std::byte>(plan_.mlp_scratch, stream())),
       mlp_result_(make_filled<float>(plan_.mlp_result / static_cast<std::int64_t>(sizeof(float)), stream())),
       token_workspace_(plan_.token_workspace) {
@@ -34,9 +32,7 @@ CudaSystemLayer::CudaSystemLayer(std::shared_ptr<DeviceContext> context, const S
     }
   }
   if (shape().has_ffn_experts()) {
-    tiles_ =
-        DeviceBuffer<GroupedTile>(max_grouped_tiles(shape().num_tokens * shape().top_k, shape().num_experts));
-    num_tiles_ = DeviceBuffer<std::int32_t>(1);
+    ffn_.emplace(design_.ffn(), stream());
   }
   if (design_.fused_mlp) {
     mlp_tiles_ = DenseTiles(shape().num_tokens, stream());
@@ -46,6 +42,25 @@ CudaSystemLayer::CudaSystemLayer(std::shared_ptr<DeviceContext> context, const S
                                         static_cast<std::size_t>(token_workspace_.bytes()), stream()));
   }
   capture();
+}
+
+ScheduleOptions CudaSystemLayer::schedule_options() const {
+  ScheduleOptions options = system_schedule(shape().system);
+  if (shape().has_ffn_experts()) {
+    options.kind = design_.ffn_kind;
+    options.tokens = design_.tokens;
+  } else if (design_.masked) {
+    options.kind = ScheduleKind::kDenseMasked;
+  }
+  return options;
+}
+
+const TokenAssignment* CudaSystemLayer::assignment() const {
+  if (!ffn_ || !design_.ffn().ruled()) {
+    return nullptr;
+  }
+  assignment_ = ffn_->assignment(routing_->download(shape().row_shape(), stream()), stream());
+  return &*assignment_;
 }
 
 ExpertOutput CudaSystemLayer::expert_output() const {
@@ -81,11 +96,12 @@ void CudaSystemLayer::enqueue(Stage stage, cudaStream_t stream) {
       select(stream);
       break;
     case Stage::kSchedule:
-      launch_ffn_schedule(shape(), routing_->view(), permutation(), schedule_scratch_.get(), stream);
+      ffn_->enqueue_schedule(routing_->view(), logits(), stream);
       break;
     case Stage::kExperts:
       if (shape().has_ffn_experts()) {
-        run_ffn_experts(stream);
+        ffn_->enqueue_experts(hidden_states_.get(), {weights_.gate_up(), weights_.down()}, routing_->view(),
+                              working_.get(), expert_output(), stream);
       } else if (design_.masked) {
         run_masked_experts(stream);
       } else {
@@ -136,39 +152,6 @@ void CudaSystemLayer::select(cudaStream_t stream) {
   } else {
     launch_ffn_select(shape(), logits(), routing_->view(), bad_logit_.get(), stream);
   }
-}
-
-/// Two grouped products over the permuted batch, then every token adds the results of its pairs in the order
-/// of expert ids.
-void CudaSystemLayer::run_ffn_experts(cudaStream_t stream) {
-  const StageRange range(Stage::kExperts);
-  const FfnPermutation rows = permutation();
-  std::byte* const results = working_.get() + plan_.results_offset;
-  GroupedGemm up;
-  up.dtype = shape().dtype;
-  up.num_experts = shape().num_experts;
-  up.rows = shape().num_tokens * shape().top_k;
-  up.n = shape().expert_size;
-  up.k = shape().hidden_size;
-  up.a = hidden_states_.get();
-  up.row_ids = rows.row_tokens;
-  up.weights = weights_.gate_up();
-  up.out = working_.get();
-  up.tiles = rows.tiles;
-  up.num_tiles = rows.num_tiles;
-  launch_grouped_gated(up, shape().activation, stream);
-
-  GroupedGemm down = up;
-  down.n = shape().hidden_size;
-  down.k = shape().expert_size;
-  down.a = working_.get();
-  down.row_ids = nullptr;
-  down.weights = weights_.down();
-  down.out = results;
-  launch_grouped_product(down, stream);
-
-  launch_row_sums(shape().row_shape(), results, rows.pair_rows, routing_->view().gates, expert_output(),
-                  stream);
 }
 
 void CudaSystemLayer::run_masked_experts(cudaStream_t stream) {

@@ -12,6 +12,7 @@
 #include "kernels/buffers/system_buffers.hpp"
 #include "kernels/layer/graphed_layer.hpp"
 #include "kernels/runtime/cublas_lt.hpp"
+#include "kernels/systems/ffn_experts.hpp"
 #include "kernels/systems/system_plan.hpp"
 
 namespace moescope::cuda {
@@ -27,11 +28,8 @@ class CudaSystemLayer final : public GraphedLayer {
   HostTensor output() override;
   Routing routing() override;
   std::vector<StageMemory> memory() const override { return plan_.stages; }
-  ScheduleOptions schedule_options() const override {
-    ScheduleOptions options = system_schedule(shape().system);
-    options.kind = design_.masked ? ScheduleKind::kDenseMasked : options.kind;
-    return options;
-  }
+  ScheduleOptions schedule_options() const override;
+  const TokenAssignment* assignment() const override;
   std::string explanation() const override { return design_.explanation; }
   bool deterministic() const override { return true; }
   void enqueue(Stage stage) override { enqueue(stage, stream()); }
@@ -40,7 +38,6 @@ class CudaSystemLayer final : public GraphedLayer {
   void enqueue(Stage stage, cudaStream_t stream);
   void project(cudaStream_t stream);
   void select(cudaStream_t stream);
-  void run_ffn_experts(cudaStream_t stream);
   void run_masked_experts(cudaStream_t stream);
   void run_mlp(cudaStream_t stream);
   void enqueue_overlapped() override;
@@ -50,9 +47,6 @@ class CudaSystemLayer final : public GraphedLayer {
   /// The row and column logits, or scores, of the last projection.
   RouterLogits download_scores();
   float* logits() const { return reinterpret_cast<float*>(working_.get() + plan_.logits_offset); }
-  FfnPermutation permutation() const {
-    return {row_tokens_.get(), pair_rows_.get(), tiles_.get(), num_tiles_.get()};
-  }
   /// Where a kernel that sums and rounds leaves the layer's output.
   ExpertOutput expert_output() const;
 
@@ -66,11 +60,8 @@ class CudaSystemLayer final : public GraphedLayer {
   DeviceBuffer<std::int64_t> bad_logit_;
   Bytes output_;
   Bytes working_;
-  DeviceBuffer<std::int32_t> row_tokens_;
-  DeviceBuffer<std::int32_t> pair_rows_;
-  DeviceBuffer<GroupedTile> tiles_;
-  DeviceBuffer<std::int32_t> num_tiles_;
-  Bytes schedule_scratch_;
+  std::optional<FfnExperts> ffn_;
+  mutable std::optional<TokenAssignment> assignment_;  ///< of the last run, once it was asked for
   DenseTiles mlp_tiles_;
   Bytes mlp_scratch_;
   DeviceBuffer<float> mlp_result_;

@@ -28,7 +28,7 @@ void require(bool holds, std::string_view field, std::int64_t value, const std::
   }
 }
 
-void require_gpu_system(const SystemShape& shape, const GpuTraits& gpu) {
+void require_gpu_system(const SystemShape& shape, const FfnForm& ffn, const GpuTraits& gpu) {
   constexpr std::int64_t kMultiple = 8;  // 16-byte loads
   require(shape.hidden_size % kMultiple == 0, "hidden_size", shape.hidden_size,
           "must be a multiple of 8 on the GPU");
@@ -46,7 +46,11 @@ void require_gpu_system(const SystemShape& shape, const GpuTraits& gpu) {
           fmt::format("at most {} on the GPU", kMaxFfnExperts));
   require(shape.num_tokens * shape.top_k <= std::numeric_limits<std::int32_t>::max(), "num_tokens * top_k",
           shape.num_tokens * shape.top_k, "must be below 2^31 on the GPU");
-  if (!grouped_gemm_supported(shape.dtype, gpu)) {
+  if (ffn.rows() > std::numeric_limits<std::int32_t>::max()) {
+    throw InvalidArgument("schedule", to_string(ScheduleOptions{.kind = ffn.kind, .tokens = ffn.tokens}),
+                          fmt::format("makes {} rows, must be below 2^31 on the GPU", ffn.rows()));
+  }
+  if (ffn.grouped() && !grouped_gemm_supported(shape.dtype, gpu)) {
     throw InvalidArgument("dtype", to_string(shape.dtype),
                           fmt::format("{} in bf16 needs a GPU of compute capability 9.0 and a build for it",
                                       to_string(shape.system)));
@@ -74,11 +78,12 @@ SystemDesign design_system(const SystemInputs& inputs, const GpuTraits& gpu,
                            const std::optional<ProductKeyRates>& rates) {
   const SystemShape& shape = inputs.shape;
   inputs.validate();
-  require_gpu_system(shape, gpu);
   const ScheduleKind asked = inputs.schedule;
-  if (shape.has_ffn_experts() && asked != ScheduleKind::kAuto && asked != ScheduleKind::kExpertCentric) {
-    throw InvalidArgument("schedule", to_string(asked),
-                          "the cuda backend runs FFN experts as expert_centric");
+  const ScheduleKind ffn_kind =
+      shape.has_ffn_experts() ? inputs.schedule_options().kind : ScheduleKind::kExpertCentric;
+  require_gpu_system(shape, {.shape = shape, .kind = ffn_kind, .tokens = inputs.tokens}, gpu);
+  if (inputs.fixed_routing && needs_probabilities(inputs.tokens)) {
+    (void)assign_tokens(*inputs.fixed_routing, inputs.tokens, nullptr);  // says what is missing
   }
   std::optional<ProductKeyForms> form;
   if (shape.has_product_keys() && asked == ScheduleKind::kAuto) {
@@ -92,13 +97,18 @@ SystemDesign design_system(const SystemInputs& inputs, const GpuTraits& gpu,
           .fused_mlp = shape.shared_size > 0 && shape.shared_size % 8 == 0 && shape.dtype == Dtype::kBF16 &&
                        grouped_gemm_supported(shape.dtype, gpu),
           .masked = form ? form->masked() : asked == ScheduleKind::kDenseMasked && shape.has_product_keys(),
+          .ffn_kind = ffn_kind,
+          .tokens = inputs.tokens,
           .fixed_routing = inputs.fixed_routing.has_value(),
           .explanation = form ? form->explanation : std::string(),
           .gpu = gpu};
 }
 
-std::vector<Stage> system_layer_stages(System system, bool fixed_routing) {
+std::vector<Stage> system_layer_stages(System system, bool fixed_routing, ScheduleKind ffn_kind) {
   std::vector<Stage> stages = system_stages(system, fixed_routing);
+  if (ffn_kind != ScheduleKind::kExpertCentric) {
+    std::erase(stages, Stage::kSchedule);
+  }
   const auto mlp = std::ranges::find(stages, Stage::kSharedMlp);
   const auto experts = std::ranges::find(stages, Stage::kExperts);
   if (mlp != stages.end() && experts != stages.end()) {
@@ -139,15 +149,11 @@ SystemMemoryPlan plan_system_memory(const SystemDesign& design) {
   }
   if (shape.has_ffn_experts()) {
     project = select = shape.num_tokens * shape.num_experts * kFloatBytes;
-    plan.results_offset = align_up(pairs * shape.expert_size * element);
-    experts = plan.results_offset + pairs * shape.hidden_size * element;
+    const FfnForm ffn = design.ffn();
+    experts = ffn.working_bytes();
     plan.working = std::max(project, experts);
-    plan.row_tokens = pairs * kIdBytes;
-    plan.pair_rows = pairs * kIdBytes;
-    plan.tiles =
-        max_grouped_tiles(pairs, shape.num_experts) * static_cast<std::int64_t>(sizeof(GroupedTile)) +
-        kIdBytes;
-    plan.schedule_scratch = ffn_schedule_workspace_bytes(pairs, shape.num_experts);
+    plan.permutation = ffn.permutation_bytes();
+    plan.schedule_scratch = ffn.scratch_bytes();
   }
   if (shape.shared_size > 0) {
     const MlpBuffers mlp = mlp_buffers(design);
@@ -162,8 +168,8 @@ SystemMemoryPlan plan_system_memory(const SystemDesign& design) {
   // Always: the router of FFN experts has few columns, so that its product is best split over k.
   plan.library = shape.has_routing() ? CublasLt::kWorkspaceBytes : 0;
 
-  const std::int64_t permutation = plan.row_tokens + plan.pair_rows + plan.tiles;
-  for (const Stage stage : system_layer_stages(shape.system, design.fixed_routing)) {
+  const std::int64_t permutation = plan.permutation;
+  for (const Stage stage : system_layer_stages(shape.system, design.fixed_routing, design.ffn_kind)) {
     std::int64_t bytes = 0;
     switch (stage) {
       case Stage::kRouterProject:

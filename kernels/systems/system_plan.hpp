@@ -10,6 +10,7 @@
 #include "core/devices/gpu_rates.hpp"
 #include "core/layer/stage.hpp"
 #include "core/systems/system.hpp"
+#include "kernels/systems/ffn_experts.hpp"
 
 /// What a baseline layer on the GPU runs and holds, from its shape and the device: arithmetic, no device
 /// needed.
@@ -25,23 +26,31 @@ struct SystemDesign {
   /// pkm, peer: products with all experts and the gates in a matrix [L, N] (dense_masked); else a gather of
   /// the selected rows (token_centric).
   bool masked = false;
+  /// FFN experts: the order of work, and which pairs they are given.
+  ScheduleKind ffn_kind = ScheduleKind::kExpertCentric;
+  TokenRule tokens = {};
   bool fixed_routing = false;  ///< recorded, or drawn without a router: no router stages
   /// Why `masked` is as it is; empty where it was asked for, or nothing is to choose.
   std::string explanation = {};
   GpuTraits gpu = {};
+
+  FfnForm ffn() const { return {.shape = shape, .kind = ffn_kind, .tokens = tokens}; }
 };
 
 /// Throws InvalidArgument for what the kernels cannot do: hidden_size (and expert_size) no multiple of 8,
-/// more than kMaxFfnExperts FFN experts, L*K of FFN experts not below 2^31, rows longer than the gathers
-/// take, FFN experts in bf16 on another device than compute capability 9.0, a schedule that the system does
-/// not have. Of product keys choose_product_key_form() takes the form where inputs.schedule leaves it open,
-/// by `rates`, which must be there then.
+/// more than kMaxFfnExperts FFN experts, L*K of FFN experts or rows of their products not below 2^31, rows
+/// longer than the gathers take, grouped products in bf16 on another device than compute capability 9.0, a
+/// schedule that the system does not have, a rule for tokens that needs a router where there is none. Of
+/// product keys choose_product_key_form() takes the form where inputs.schedule leaves it open, by `rates`,
+/// which must be there then.
 SystemDesign design_system(const SystemInputs& inputs, const GpuTraits& gpu,
                            const std::optional<ProductKeyRates>& rates = {});
 
 /// The stages in the order they depend on each other: core's system_stages(), but a shared expert comes
 /// before the routed ones, whose last kernel adds it.
-std::vector<Stage> system_layer_stages(System system, bool fixed_routing = false);
+/// FFN experts have a schedule where their order of work follows from the routing.
+std::vector<Stage> system_layer_stages(System system, bool fixed_routing = false,
+                                       ScheduleKind ffn_kind = ScheduleKind::kExpertCentric);
 
 /// Device memory of one layer in bytes, before anything is allocated.
 struct SystemMemoryPlan {
@@ -54,10 +63,7 @@ struct SystemMemoryPlan {
   std::int64_t working = 0;
   std::int64_t logits_offset = 0;
   std::int64_t select_offset = 0;
-  std::int64_t results_offset = 0;
-  std::int64_t row_tokens = 0;  ///< of the permutation, as is pair_rows
-  std::int64_t pair_rows = 0;
-  std::int64_t tiles = 0;  ///< and their number
+  std::int64_t permutation = 0;  ///< of FFN experts
   std::int64_t schedule_scratch = 0;
   std::int64_t mlp_tiles = 0;    ///< of the fused dense branch
   std::int64_t mlp_scratch = 0;  ///< of the dense branch: its hidden activations

@@ -25,6 +25,8 @@ struct BackwardDesign {
   bool fixed_routing = false;  ///< recorded routing: no router stages
   SaveMode save = SaveMode::kLogProbs;
   Dtype gradients = Dtype::kBF16;  ///< storage of dW and dV
+  GradientForm form = GradientForm::kStored;
+  bool lists_touched = false;      ///< the list of touched experts is read on the device
   bool needs_lse = false;          ///< log-sum-exps of the logits are read (z-loss, batch norm)
   GpuTraits gpu;
 
@@ -45,7 +47,7 @@ struct BackwardData {
   /// [L,d] fp32. kExpertsDgrad adds to them where `dx_holds` (the shared MLP's part), else it writes them.
   float* dx = nullptr;
   bool dx_holds = false;
-  void* w_in_gradient = nullptr;     ///< dW [N,d] in BackwardDesign::gradients, written whole
+  void* w_in_gradient = nullptr;     ///< dW [N,d] in BackwardDesign::gradients, as BackwardDesign::form says
   void* w_out_gradient = nullptr;    ///< dV [N,d]
   float* logits_gradient = nullptr;  ///< [L, Nr+Nc] fp32: kRouterSelectBackward writes it; without losses
   std::byte* scratch = nullptr;      ///< scratch_bytes() of any stage
@@ -89,6 +91,12 @@ class BackwardPath {
   virtual bool prepares_wgrad() const { return false; }
   virtual void prepare_wgrad(cudaStream_t /*stream*/) {}
   virtual void enqueue_prepared_wgrad(cudaStream_t stream) { enqueue(Stage::kExpertsWgrad, stream); }
+  /// enqueue_prepared_wgrad() uses neither scratch nor cuBLASLt, and may run beside the router's backward.
+  virtual bool wgrad_stays_apart() const { return false; }
+
+  /// Ascending, of the last kExpertsWgrad, on the device: where BackwardDesign::lists_touched.
+  virtual const std::int32_t* touched() const = 0;
+  virtual const std::int32_t* touched_count() const = 0;
 
   /// Of the last selection, for losses and batch norm.
   virtual DeviceLogProbs log_probs() const = 0;

@@ -31,7 +31,7 @@ CudaTraining::CudaTraining(std::shared_ptr<DeviceContext> context,
                            const HostTensor& dy, const TrainingOptions& training,
                            std::unique_ptr<BackwardPath> path, const ForwardOutput& forward,
                            std::string explanation)
-    : GraphedExecution(std::move(context), training_stages(*path)),
+    : GraphedExecution(std::move(context), training_stages(*path, training)),
       experts_(std::move(experts)),
       inputs_(inputs),
       training_(training),
@@ -56,7 +56,9 @@ CudaTraining::CudaTraining(std::shared_ptr<DeviceContext> context,
       shared_down_gradient_(make_filled<std::byte>(sizes_.shared_down_bytes, stream())),
       loads_(make_filled<std::int32_t>(sizes_.loads, stream())),
       losses_(make_filled<double>(sizes_.losses, stream())),
-      scratch_(make_filled<std::byte>(sizes_.scratch_bytes, stream())) {
+      scratch_(make_filled<std::byte>(sizes_.scratch_bytes, stream())),
+      last_of_dx_(stages_.back() != Stage::kExpertsOptimizer ? stages_.back()
+                                                             : stages_[stages_.size() - 2]) {
   if (has_router()) {
     router_ = RouterBuffers(shape(), inputs.router, stream());
     bad_logit_ = make_filled<std::int64_t>(1, stream());  // -1: none
@@ -77,9 +79,35 @@ CudaTraining::CudaTraining(std::shared_ptr<DeviceContext> context,
                   .scratch = scratch_.get(),
                   .blas = &blas_},
                  stream());
+  if (training_.optimizer != OptimizerForm::kNone) {
+    optimizer_ = TrainingOptimizer(shape(), training_.adamw, weights_, path_->design().gradients,
+                                   w_in_gradient_.get(), w_out_gradient_.get(), stream());
+  }
   run_router();
   output_ = forward(path_->routing(stream()));
+  clear_gradients();
   capture();
+  // It has run every stage once.
+  clear_gradients();
+  optimizer_.restart(stream());
+}
+
+/// What every run adds to.
+void CudaTraining::clear_gradients() {
+  if (!adds()) {
+    return;
+  }
+  const auto clear = [&](const auto& buffer) {
+    if (buffer.count() > 0) {
+      MOESCOPE_CUDA_CHECK(
+          cudaMemsetAsync(buffer.get(), 0, static_cast<std::size_t>(buffer.bytes()), stream()));
+    }
+  };
+  for (const Bytes* bytes : {&w_in_gradient_, &w_out_gradient_, &router_gradient_,
+                             &shared_gate_up_gradient_, &shared_down_gradient_}) {
+    clear(*bytes);
+  }
+  clear(bias_gradient_);
 }
 
 /// The forward up to the selection, and what it saves.
@@ -139,7 +167,8 @@ void CudaTraining::enqueue(Stage stage, cudaStream_t stream) {
       launch_shared_mlp_backward(blas_, shape(), hidden_states_.get(), dy_.get(), weights_,
                                  {.dtype = path_->design().gradients,
                                   .gate_up = shared_gate_up_gradient_.get(),
-                                  .down = shared_down_gradient_.get()},
+                                  .down = shared_down_gradient_.get(),
+                                  .adds = adds()},
                                  dx_sums_.get(), scratch_.get(), stream);
       break;
     case Stage::kRouterProject:
@@ -151,12 +180,27 @@ void CudaTraining::enqueue(Stage stage, cudaStream_t stream) {
     case Stage::kRouterProjectBackward:
       backward_of_projection(stream);
       break;
+    case Stage::kExpertsOptimizer:
+      step_experts(stream);
+      break;
     default:
       path_->enqueue(stage, stream);
   }
-  if (stage == stages_.back() && shape().dtype == Dtype::kBF16) {
+  if (stage == last_of_dx_) {
+    round_dx(stream);
+  }
+}
+
+void CudaTraining::round_dx(cudaStream_t stream) const {
+  if (shape().dtype == Dtype::kBF16) {
     launch_round_output(shape(), dx_sums_.get(), nullptr, dx_.get(), stream);
   }
+}
+
+void CudaTraining::step_experts(cudaStream_t stream) const {
+  const bool touched = training_.optimizer == OptimizerForm::kTouched;
+  optimizer_.enqueue(
+      touched ? OptimizerRows{path_->touched(), path_->touched_count()} : OptimizerRows{}, stream);
 }
 
 void CudaTraining::backward_of_selection(cudaStream_t stream) {
@@ -175,7 +219,7 @@ void CudaTraining::backward_of_selection(cudaStream_t stream) {
 void CudaTraining::backward_of_projection(cudaStream_t stream) {
   const float* gradient = logits_gradient_.get();
   if (bias_gradient_.count() > 0) {
-    launch_column_sums(shape(), gradient, bias_gradient_.get(), scratch_.get(), stream);
+    launch_column_sums(shape(), gradient, bias_gradient_.get(), scratch_.get(), stream, adds());
   }
   if (training_.batch_norm) {
     launch_router_norm_backward(shape(), path_->log_probs(), lse_.get(), norm(), gradient, before_norm_.get(),
@@ -183,13 +227,17 @@ void CudaTraining::backward_of_projection(cudaStream_t stream) {
     gradient = before_norm_.get();
   }
   launch_router_project_backward(blas_, shape(), hidden_states_.get(), weights_, gradient,
-                                 {.dtype = path_->design().gradients, .matrix = router_gradient_.get()},
+                                 {.dtype = path_->design().gradients,
+                                  .matrix = router_gradient_.get(),
+                                  .adds = adds()},
                                  dx_sums_.get(), scratch_.get(), stream);
 }
 
-/// The sort of the pairs, which the weights' gradients need, runs beside the data gradients.
+/// The sort of the pairs, which the weights' gradients need, runs beside the data gradients. Where these
+/// leave the scratch alone, they and the optimizer's step run beside the router's backward.
 void CudaTraining::enqueue_overlapped() {
   const bool beside = path_->prepares_wgrad();
+  const bool apart = beside && path_->wgrad_stays_apart();
   for (const Stage stage : stages_) {
     if (beside && stage == Stage::kExpertsDgrad) {
       fork();
@@ -197,19 +245,25 @@ void CudaTraining::enqueue_overlapped() {
     }
     if (beside && stage == Stage::kExpertsWgrad) {
       join();
-      path_->enqueue_prepared_wgrad(stream());
-      if (stage == stages_.back() && shape().dtype == Dtype::kBF16) {
-        launch_round_output(shape(), dx_sums_.get(), nullptr, dx_.get(), stream());
+      if (apart) {
+        fork();
+      }
+      stale_ = true;
+      path_->enqueue_prepared_wgrad(apart ? side_stream() : stream());
+      if (stage == last_of_dx_) {
+        round_dx(stream());
       }
     } else {
-      enqueue(stage, stream());
+      enqueue(stage, apart && stage == Stage::kExpertsOptimizer ? side_stream() : stream());
     }
+  }
+  if (apart) {
+    join();
   }
 }
 
 std::string CudaTraining::kernels(Stage stage) const {
-  const std::string rounds =
-      stage == stages_.back() && shape().dtype == Dtype::kBF16 ? " + round_output" : "";
+  const std::string rounds = stage == last_of_dx_ && shape().dtype == Dtype::kBF16 ? " + round_output" : "";
   switch (stage) {
     case Stage::kLayer: {
       std::string all;
@@ -227,6 +281,9 @@ std::string CudaTraining::kernels(Stage stage) const {
     case Stage::kRouterProjectBackward:
       return (training_.batch_norm ? "router_norm_backward + " : "") +
              std::string("router_project_backward") + rounds;
+    case Stage::kExpertsOptimizer:
+      return training_.optimizer == OptimizerForm::kTouched ? "experts_optimizer<touched>"
+                                                            : "experts_optimizer<dense>";
     default:
       return path_->kernels(stage) + rounds;
   }
@@ -248,6 +305,7 @@ std::int64_t CudaTraining::allocated_bytes() const {
          w_out_gradient_.bytes() + logits_gradient_.bytes() + before_norm_.bytes() +
          router_gradient_.bytes() + bias_gradient_.bytes() + shared_gate_up_gradient_.bytes() +
          shared_down_gradient_.bytes() + loads_.bytes() + losses_.bytes() + scratch_.bytes() +
+         optimizer_.allocated_bytes() +
          path_->allocated_bytes() + CublasLt::kWorkspaceBytes;
 }
 
@@ -266,53 +324,6 @@ void CudaTraining::check_logits() {
     project(stream());  // log-probabilities have taken the place of the logits
     throw_bad_logit(download_logits(shape(), logits_.get(), stream()));
   }
-}
-
-const LayerGradients& CudaTraining::gradients() const {
-  if (!stale_) {
-    return gradients_;
-  }
-  const LayerShape& s = inputs_.shape;
-  const Dtype dtype = path_->design().gradients;
-  const cudaStream_t on = stream();
-  const auto matrix = [&](std::int64_t rows, std::int64_t cols, const std::byte* from) {
-    return download(dtype, rows, cols, from, on);
-  };
-  gradients_ = {};
-  const void* const dx = s.dtype == Dtype::kF32 ? static_cast<const void*>(dx_sums_.get()) : dx_.get();
-  gradients_.hidden_states = download(s.dtype, s.num_tokens, s.hidden_size, dx, on);
-  gradients_.w_in = matrix(s.num_experts(), s.hidden_size, w_in_gradient_.get());
-  gradients_.w_out = matrix(s.num_experts(), s.hidden_size, w_out_gradient_.get());
-  gradients_.touched_experts = path_->touched_experts(on);
-  gradients_.gates = path_->gate_gradients(on);
-  if (has_router()) {
-    const std::int64_t row_bytes = s.hidden_size * dtype_bytes(dtype);
-    gradients_.logits = download_logits(s, logits_gradient_.get(), on);
-    gradients_.router_row = matrix(s.grid_rows, s.hidden_size, router_gradient_.get());
-    gradients_.router_col =
-        matrix(s.grid_cols, s.hidden_size, router_gradient_.get() + s.grid_rows * row_bytes);
-    const auto biases = copy_to_host(bias_gradient_.get(), bias_gradient_.count(), on);
-    if (!inputs_.router.row_bias.empty()) {
-      gradients_.row_bias.assign(biases.begin(), biases.begin() + s.grid_rows);
-    }
-    if (!inputs_.router.col_bias.empty()) {
-      gradients_.col_bias.assign(biases.begin() + s.grid_rows, biases.end());
-    }
-  }
-  if (s.shared_size > 0) {
-    const std::int64_t gate_bytes = s.shared_size * s.hidden_size * dtype_bytes(dtype);
-    gradients_.shared =
-        SharedMlpWeights{matrix(s.shared_size, s.hidden_size, shared_gate_up_gradient_.get()),
-                         matrix(s.shared_size, s.hidden_size, shared_gate_up_gradient_.get() + gate_bytes),
-                         matrix(s.hidden_size, s.shared_size, shared_down_gradient_.get())};
-  }
-  if (losses_.count() > 0) {
-    const auto losses = copy_to_host(losses_.get(), 2, on);
-    gradients_.balance_loss = losses[0];
-    gradients_.z_loss = losses[1];
-  }
-  stale_ = false;
-  return gradients_;
 }
 
 }  // namespace moescope::cuda

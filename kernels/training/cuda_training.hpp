@@ -14,6 +14,7 @@
 #include "kernels/runtime/cublas_lt.hpp"
 #include "kernels/runtime/cuda_raii.hpp"
 #include "kernels/training/backward_path.hpp"
+#include "kernels/training/training_optimizer.hpp"
 #include "kernels/training/training_plan.hpp"
 
 namespace moescope::cuda {
@@ -43,6 +44,8 @@ class CudaTraining final : public GraphedExecution<TrainingExecution> {
 
   /// Copied from the device when asked for.
   const LayerGradients& gradients() const override;
+  void set_gradients(const LayerGradients& start) override;
+  ExpertStep expert_step() const override { return optimizer_.download(stream()); }
   RunningNorm row_norm() const override { return row_norm_; }
   RunningNorm col_norm() const override { return col_norm_; }
   std::int64_t saved_bytes() const override { return plan_.bytes(MemoryPart::kSaved); }
@@ -58,6 +61,10 @@ class CudaTraining final : public GraphedExecution<TrainingExecution> {
   void project(cudaStream_t stream);
   void backward_of_selection(cudaStream_t stream);
   void backward_of_projection(cudaStream_t stream);
+  void step_experts(cudaStream_t stream) const;
+  void round_dx(cudaStream_t stream) const;
+  void clear_gradients();
+  bool adds() const { return training_.form == GradientForm::kAdded; }
   void update_norms();
   std::int64_t take_bad_logit();
   bool has_router() const { return !inputs_.fixed_routing.has_value(); }
@@ -93,6 +100,8 @@ class CudaTraining final : public GraphedExecution<TrainingExecution> {
   DeviceBuffer<std::int32_t> loads_;
   DeviceBuffer<double> losses_;
   Bytes scratch_;
+  TrainingOptimizer optimizer_;
+  Stage last_of_dx_;  ///< behind it dX is rounded
   HostTensor output_;
   RunningNorm row_norm_;
   RunningNorm col_norm_;

@@ -38,7 +38,7 @@ class DenseMaskedBackward final : public ListsBackward {
     auto* const loads = static_cast<std::int32_t*>(static_cast<void*>(data_.scratch));
     MOESCOPE_CUDA_CHECK(cudaMemsetAsync(loads, 0, static_cast<std::size_t>(loads_bytes()), stream));
     enqueue_loads(loads, stream);
-    launch_touched_experts(shape(), loads, touched(), touched_count(), data_.scratch + loads_bytes(), stream);
+    launch_touched_experts(shape(), loads, touched_list(), touched_size(), data_.scratch + loads_bytes(), stream);
   }
 };
 

@@ -66,7 +66,10 @@ DevicePairGradients ListsBackward::pair_gradients() const {
 }
 
 WgradOutput ListsBackward::wgrad_output() const {
-  return {.dtype = design_.gradients, .w_in = data_.w_in_gradient, .w_out = data_.w_out_gradient};
+  return {.dtype = design_.gradients,
+          .w_in = data_.w_in_gradient,
+          .w_out = data_.w_out_gradient,
+          .form = design_.form};
 }
 
 DgradInputs ListsBackward::dgrad_inputs() const {

@@ -22,6 +22,8 @@ class ListsBackward : public BackwardPath {
   std::int64_t allocated_bytes() const override;
   void enqueue(Stage stage, cudaStream_t stream) override;
   void save_scores(cudaStream_t stream) override;
+  const std::int32_t* touched() const override { return touched_list(); }
+  const std::int32_t* touched_count() const override { return touched_size(); }
   DeviceLogProbs log_probs() const override;
   void enqueue_loads(std::int32_t* loads, cudaStream_t stream) override;
 
@@ -40,8 +42,8 @@ class ListsBackward : public BackwardPath {
   DeviceRouting pairs() const { return routing_->view(); }
   DevicePairGradients pair_gradients() const;
   WgradOutput wgrad_output() const;
-  std::int32_t* touched() const { return touched_.get(); }
-  std::int32_t* touched_count() const { return touched_.get() + shape().num_experts(); }
+  std::int32_t* touched_list() const { return touched_.get(); }
+  std::int32_t* touched_size() const { return touched_.get() + shape().num_experts(); }
   /// kWorking from the first stage to the last: nothing is freed in between.
   static MemoryTerm working(std::string_view what, std::int64_t bytes) {
     return {MemoryPart::kWorking, what, bytes};

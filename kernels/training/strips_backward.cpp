@@ -5,6 +5,7 @@
 
 #include "core/base/error.hpp"
 #include "core/tiling/strip_tiles.hpp"
+#include "kernels/buffers/layer_buffers.hpp"
 #include "kernels/buffers/strip_buffers.hpp"
 #include "kernels/buffers/strip_lists.hpp"
 #include "kernels/contract/strips_backward.hpp"
@@ -34,7 +35,7 @@ class StripsBackward final : public BackwardPath {
     const auto working = [](std::string_view what, std::int64_t bytes) {
       return MemoryTerm{MemoryPart::kWorking, what, bytes};
     };
-    return {
+    std::vector<MemoryTerm> terms = {
         {kept, "strips", capacity_.bytes},
         {kept, "strips' tokens in order", 2 * capacity_.max_entries * kWordBytes},
         {design_.save == SaveMode::kScores ? MemoryPart::kSaved : MemoryPart::kWorking, "z", layout_.z_bytes},
@@ -42,11 +43,18 @@ class StripsBackward final : public BackwardPath {
         working("gates' gradients", layout_.row_bytes + 2 * layout_.sum_bytes),
         working("scaled sums of dX", staircase_sums_bytes(shape(), sums()) + shape().num_tokens * kWordBytes),
         working("bound of the weights", kWordBytes)};
+    if (lists()) {
+      const std::int64_t experts = shape().num_experts();
+      terms.push_back({MemoryPart::kGradient, "touched experts", (experts + 1) * kWordBytes});
+      terms.push_back(working("pairs of every expert, for the list", experts * kWordBytes));
+      terms.push_back(working("listing touched experts", touched_experts_workspace_bytes(shape())));
+    }
+    return terms;
   }
   std::int64_t allocated_bytes() const override {
     return strips_.bytes() + tokens_.bytes() + entries_.bytes() + z_.bytes() + p_.bytes() + q_.bytes() +
            h_.bytes() + h_sums_.bytes() + gate_sums_.bytes() + sums_.bytes() + exponents_.bytes() +
-           bound_.bytes();
+           bound_.bytes() + touched_.bytes() + loads_.bytes() + listing_.bytes();
   }
   std::int64_t scratch_bytes(Stage stage) const override {
     return stage == Stage::kRouterSelectBackward ? strips_router_select_backward_workspace_bytes(shape()) : 0;
@@ -63,7 +71,7 @@ class StripsBackward final : public BackwardPath {
                (design_.save == SaveMode::kScores ? "" : "strips_scores + ") + "strips_dgrad<" +
                (sums() == StaircaseSums::kFp16 ? "fp16" : "fixed-point") + " sums> + strips_finish";
       case Stage::kExpertsWgrad:
-        return "strips_wgrad";
+        return lists() ? "strips_wgrad + strips_loads + touched_experts" : "strips_wgrad";
       default:
         return "strips_router_select_backward";
     }
@@ -80,6 +88,11 @@ class StripsBackward final : public BackwardPath {
     sums_ = DeviceBuffer<std::byte>(staircase_sums_bytes(shape(), sums()));
     exponents_ = DeviceBuffer<std::int32_t>(shape().num_tokens);
     bound_ = DeviceBuffer<float>(1);
+    if (lists()) {
+      touched_ = make_filled<std::int32_t>(shape().num_experts() + 1, stream);
+      loads_ = make_filled<std::int32_t>(shape().num_experts(), stream);
+      listing_ = DeviceBuffer<std::byte>(touched_experts_workspace_bytes(shape()));
+    }
     DeviceWeights exchanged = *data.weights;
     std::swap(exchanged.w_in, exchanged.w_out);
     launch_expert_bound(shape(), exchanged, bound_.get(), stream);
@@ -121,7 +134,12 @@ class StripsBackward final : public BackwardPath {
       case Stage::kExpertsWgrad:
         launch_strips_wgrad(
             shape(), rule, data_.hidden_states, data_.dy, strips(), pairs(),
-            {.dtype = design_.gradients, .w_in = data_.w_in_gradient, .w_out = data_.w_out_gradient}, stream);
+            {.dtype = design_.gradients,
+             .w_in = data_.w_in_gradient,
+             .w_out = data_.w_out_gradient,
+             .adds = design_.form == GradientForm::kAdded},
+            stream);
+        list_touched(stream);
         break;
       case Stage::kRouterSelectBackward:
         launch_strips_router_select_backward(shape(), rule, strips(), order(), pairs(), data_.logits_gradient,
@@ -137,6 +155,8 @@ class StripsBackward final : public BackwardPath {
     scores(stream);
   }
 
+  const std::int32_t* touched() const override { return touched_.get(); }
+  const std::int32_t* touched_count() const override { return touched_.get() + shape().num_experts(); }
   DeviceLogProbs log_probs() const override {
     return {.row = strips_.view().row_log_probs,
             .col = strips_.view().col_log_probs,
@@ -177,10 +197,23 @@ class StripsBackward final : public BackwardPath {
     return gradients;
   }
   std::vector<std::int32_t> touched_experts(cudaStream_t stream) const override {
-    return moescope::touched_experts(routing(stream));
+    if (!lists()) {
+      return moescope::touched_experts(routing(stream));
+    }
+    return copy_to_host(touched(), copy_to_host(touched_count(), 1, stream).front(), stream);
   }
 
  private:
+  /// Strips write whole tiles, so the list is made for who reads it alone.
+  bool lists() const { return design_.lists_touched; }
+  void list_touched(cudaStream_t stream) {
+    if (lists()) {
+      MOESCOPE_CUDA_CHECK(cudaMemsetAsync(loads_.get(), 0, static_cast<std::size_t>(loads_.bytes()), stream));
+      enqueue_loads(loads_.get(), stream);
+      launch_touched_experts(shape(), loads_.get(), touched_.get(), touched_.get() + shape().num_experts(),
+                             listing_.get(), stream);
+    }
+  }
   StaircaseSums sums() const {
     return strips_sum_in_fp16(shape(), options()) ? StaircaseSums::kFp16 : StaircaseSums::kFixedPoint;
   }
@@ -216,6 +249,9 @@ class StripsBackward final : public BackwardPath {
   DeviceBuffer<std::byte> sums_;
   DeviceBuffer<std::int32_t> exponents_;
   DeviceBuffer<float> bound_;
+  DeviceBuffer<std::int32_t> touched_;  ///< [N + 1]: the list, and how many
+  DeviceBuffer<std::int32_t> loads_;    ///< [N] pairs of every expert
+  DeviceBuffer<std::byte> listing_;
 };
 
 }  // namespace

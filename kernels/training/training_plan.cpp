@@ -4,6 +4,7 @@
 
 #include "kernels/buffers/layer_buffers.hpp"
 #include "kernels/runtime/cublas_lt.hpp"
+#include "kernels/training/training_optimizer.hpp"
 
 namespace moescope::cuda {
 namespace {
@@ -31,9 +32,10 @@ std::int64_t common_scratch(const LayerShape& shape, const TrainingOptions& trai
 
 }  // namespace
 
-std::vector<Stage> training_stages(const BackwardPath& path) {
+std::vector<Stage> training_stages(const BackwardPath& path, const TrainingOptions& training) {
   const BackwardDesign& design = path.design();
-  std::vector<Stage> stages = backward_stages(design.shape, design.fixed_routing, design.save);
+  std::vector<Stage> stages =
+      backward_stages(design.shape, design.fixed_routing, design.save, training.optimizer);
   if (!path.schedules()) {
     std::erase(stages, Stage::kSchedule);
   }
@@ -62,7 +64,7 @@ TrainingSizes training_sizes(const BackwardPath& path, const TrainingOptions& tr
   sizes.shared_down_bytes = shape.shared_size * shape.hidden_size * gradient;
   sizes.loads = training.losses.balance > 0 ? shape.num_experts() : 0;
   sizes.losses = training.losses.any() ? 2 : 0;
-  std::vector<Stage> all = training_stages(path);
+  std::vector<Stage> all = training_stages(path, training);
   if (router) {  // of the forward, once
     all.insert(all.end(), {Stage::kRouterProject, Stage::kRouterSelect});
   }
@@ -81,7 +83,7 @@ MemoryPlan plan_training_memory(const BackwardPath& path, const TrainingOptions&
   const MemoryPart kept = design.selects_again() ? MemoryPart::kWorking : MemoryPart::kSaved;
   const bool fp32 = shape.dtype == Dtype::kF32;
   MemoryPlan plan;
-  plan.stages = training_stages(path);
+  plan.stages = training_stages(path, training);
   const auto add = [&](MemoryPart part, std::string_view what, std::int64_t bytes) {
     if (bytes > 0) {
       plan.terms.push_back({part, what, bytes});
@@ -108,6 +110,10 @@ MemoryPlan plan_training_memory(const BackwardPath& path, const TrainingOptions&
   add(MemoryPart::kWorking, "pairs of every expert",
       sizes.loads * static_cast<std::int64_t>(sizeof(std::int32_t)));
   add(MemoryPart::kWorking, "losses", sizes.losses * kDoubleBytes);
+  if (training.optimizer != OptimizerForm::kNone) {
+    add(MemoryPart::kInput, "optimizer's state", TrainingOptimizer::state_bytes(shape));
+    add(MemoryPart::kGradient, "W and V after the step", TrainingOptimizer::weight_bytes(shape));
+  }
   for (const MemoryTerm& term : path.memory()) {
     add(term.part, term.what, term.bytes);
   }

@@ -29,8 +29,8 @@ struct TrainingSizes {
   std::int64_t scratch_bytes = 0;
 };
 
-/// Stages of the backward in order, those of the forward that run again among them.
-std::vector<Stage> training_stages(const BackwardPath& path);
+/// Stages of the backward in order, those of the forward that run again among them, the optimizer's last.
+std::vector<Stage> training_stages(const BackwardPath& path, const TrainingOptions& training);
 TrainingSizes training_sizes(const BackwardPath& path, const TrainingOptions& training, bool has_bias);
 /// Exact: what the step allocates is the sum of the terms. kWorking is held from the first stage to the last.
 MemoryPlan plan_training_memory(const BackwardPath& path, const TrainingOptions& training, bool has_bias);

@@ -3,9 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <limits>
+#include <map>
 #include <string_view>
 
 #include "core/base/error.hpp"
@@ -28,17 +28,31 @@ struct FittedRate {
 
 /// Upper bounds are what is built in, over what kernels reach of it as moescope ceilings measures: peaks of
 /// memory and tensor cores, and for L2, whose peak nobody publishes, as much as leaves it unbound
-/// (docs/performance/).
-std::array<FittedRate, 4> fitted_rates(const DeviceCeilingRates& ceilings) {
+/// (docs/performance/). Of chains those that some sample has.
+std::vector<FittedRate> fitted_rates(const DeviceCeilingRates& ceilings, const std::vector<Sample>& samples) {
   constexpr double kMemoryPeak = 1.0586;
   constexpr double kMatrixPeak = 1.2493;
   constexpr double kCachePeak = 2.5415;
   constexpr double kLeastBytesPerS = 5e11;
   constexpr double kLeastFlopPerS = 1e12;
-  return {{{&ScheduleRates::fixed_s, 1e-6, 1e-3},
-           {&ScheduleRates::memory_bytes_per_s, kLeastBytesPerS, kMemoryPeak * ceilings.memory_bytes_per_s},
-           {&ScheduleRates::cache_bytes_per_s, kLeastBytesPerS, kCachePeak * ceilings.cache_bytes_per_s},
-           {&ScheduleRates::flop_per_s, kLeastFlopPerS, kMatrixPeak * ceilings.matrix_flop_per_s}}};
+  std::vector<FittedRate> rates = {
+      {&ScheduleRates::fixed_s, 1e-6, 1e-3},
+      {&ScheduleRates::memory_bytes_per_s, kLeastBytesPerS, kMemoryPeak * ceilings.memory_bytes_per_s},
+      {&ScheduleRates::cache_bytes_per_s, kLeastBytesPerS, kCachePeak * ceilings.cache_bytes_per_s},
+      {&ScheduleRates::flop_per_s, kLeastFlopPerS, kMatrixPeak * ceilings.matrix_flop_per_s}};
+  const auto any = [&](double ScheduleWork::*member) {
+    return std::ranges::any_of(samples, [&](const Sample& sample) { return sample.work.*member > 0; });
+  };
+  if (any(&ScheduleWork::pairs)) {
+    rates.push_back({&ScheduleRates::pair_s, 1e-14, 1e-9});
+  }
+  if (any(&ScheduleWork::steps)) {
+    rates.push_back({&ScheduleRates::step_s, 1e-9, 1e-4});
+  }
+  if (any(&ScheduleWork::chain_bytes)) {
+    rates.push_back({&ScheduleRates::chain_bytes_per_s, 5e9, 1e13});
+  }
+  return rates;
 }
 
 std::vector<Sample> samples_of(const RatePoints& points, const ScheduleRates& schedule) {
@@ -47,9 +61,8 @@ std::vector<Sample> samples_of(const RatePoints& points, const ScheduleRates& sc
   for (const auto& [label, point] : points.points) {
     const auto found = point.schedules.find(name);
     if (found != point.schedules.end() && found->second.time_s > 0 && schedule.hold_for(point.shape)) {
-      samples.push_back(
-          {schedule_work(point.shape, point.skew, found->second.cost, schedule, points.cache_bytes),
-           found->second.time_s});
+      samples.push_back({schedule_work(point.shape, point.skew, found->second.cost, schedule, points.size),
+                         found->second.time_s});
     }
   }
   return samples;
@@ -66,7 +79,7 @@ double loss_of(const ScheduleRates& rates, const std::vector<Sample>& samples) {
 
 /// Coordinate descent in factors: each number in turn up or down, by smaller steps once none helps.
 ScheduleRates descend(ScheduleRates rates, const std::vector<Sample>& samples,
-                      const std::array<FittedRate, 4>& fitted) {
+                      const std::vector<FittedRate>& fitted) {
   constexpr double kFirstStep = 2;
   constexpr double kLastStep = 1.0005;
   constexpr double kLeastGain = 1e-12;
@@ -92,28 +105,69 @@ ScheduleRates descend(ScheduleRates rates, const std::vector<Sample>& samples,
   return rates;
 }
 
-/// From everything at its bound down, and from a slower cache in steps: which of memory and cache binds where
-/// is a choice that single steps do not undo. Another start has to be better by more than noise.
+/// From everything at its bound down, and from a slower cache in steps, with chains that bind nothing and
+/// with chains that bind: which of them binds where is a choice that single steps do not undo. Another start
+/// has to be better by more than noise.
 ScheduleRates fit(ScheduleRates rates, const std::vector<Sample>& samples,
-                  const std::array<FittedRate, 4>& fitted) {
+                  const std::vector<FittedRate>& fitted) {
   constexpr double kFixedShare = 0.8;
   constexpr double kClearGain = 0.99;
   for (const FittedRate& rate : fitted) {
     rates.*rate.member = rate.high;
   }
   rates.fixed_s = kFixedShare * std::ranges::min(samples, {}, &Sample::time_s).time_s;
-  ScheduleRates best = descend(rates, samples, fitted);
-  double least = loss_of(best, samples);
-  for (const double share : {0.5, 0.25, 0.125}) {
-    ScheduleRates start = rates;
-    start.cache_bytes_per_s *= share;
-    const ScheduleRates other = descend(start, samples, fitted);
-    if (const double loss = loss_of(other, samples); loss < kClearGain * least) {
-      best = other;
-      least = loss;
+  const auto set = [&](ScheduleRates& start, double ScheduleRates::*member, double value) {
+    if (std::ranges::find(fitted, member, &FittedRate::member) != fitted.end()) {
+      start.*member = value;
+    }
+  };
+  ScheduleRates best;
+  double least = std::numeric_limits<double>::infinity();
+  for (const double pair_s : {1e-14, 1e-12}) {
+    for (const double step_s : {1e-9, 3e-7, 1e-5}) {
+      for (const double share : {1.0, 0.5, 0.25, 0.125}) {
+        ScheduleRates start = rates;
+        start.cache_bytes_per_s *= share;
+        set(start, &ScheduleRates::pair_s, pair_s);
+        set(start, &ScheduleRates::step_s, step_s);
+        const ScheduleRates other = descend(start, samples, fitted);
+        const double loss = loss_of(other, samples);
+        if (std::isinf(least) || loss < kClearGain * least) {
+          best = other;
+          least = loss;
+        }
+      }
     }
   }
   return best;
+}
+
+struct SelectSample {
+  SelectionRates::Terms terms;  ///< over the time
+};
+
+/// Numbers that are not negative and minimise the sum of squared relative errors: one after the other to its
+/// best, again and again.
+SelectionRates::Terms fit_terms(const std::vector<SelectSample>& samples) {
+  constexpr int kRounds = 20000;
+  SelectionRates::Terms rates{};
+  std::vector<double> left(samples.size(), 1.0);  // 1 - predicted over measured
+  for (int round = 0; round < kRounds; ++round) {
+    for (std::size_t i = 0; i < rates.size(); ++i) {
+      double slope = 0;
+      double curvature = 0;
+      for (std::size_t n = 0; n < samples.size(); ++n) {
+        slope += left[n] * samples[n].terms[i];
+        curvature += samples[n].terms[i] * samples[n].terms[i];
+      }
+      const double next = std::max(0.0, rates[i] + slope / curvature);
+      for (std::size_t n = 0; n < samples.size(); ++n) {
+        left[n] -= (next - rates[i]) * samples[n].terms[i];
+      }
+      rates[i] = next;
+    }
+  }
+  return rates;
 }
 
 /// As they are written: more digits than the fit is good for would only be noise in a file.
@@ -123,14 +177,50 @@ double rounded(double number) {
   return std::stod(fmt::format("{:.3g}", std::round(number / unit) * unit));
 }
 
+/// Nothing where a form has fewer samples than numbers.
+std::optional<SelectionRates> fit_selection(const RatePoints& points) {
+  SelectionRates rates;
+  std::map<const SelectionRates::Terms*, std::vector<SelectSample>> samples;
+  for (SelectionRates::Terms* terms :
+       {&rates.pairs_of_few, &rates.pairs_of_many, &rates.strips_of_few, &rates.strips_of_many}) {
+    samples[terms];
+  }
+  for (const auto& [label, point] : points.points) {
+    for (const ScheduleRates& schedule : schedules_of_gpu()) {
+      const auto found = point.schedules.find(to_string(schedule.schedule));
+      if (found == point.schedules.end() || found->second.select_s <= 0) {
+        continue;
+      }
+      const bool strips = schedule.schedule.kind == ScheduleKind::kStaircase;
+      SelectSample sample{select_terms(point.shape)};
+      for (double& term : sample.terms) {
+        term /= found->second.select_s;
+      }
+      samples[&rates.of(point.shape, strips, points.size.num_sms)].push_back(sample);
+    }
+  }
+  for (SelectionRates::Terms* terms :
+       {&rates.pairs_of_few, &rates.pairs_of_many, &rates.strips_of_few, &rates.strips_of_many}) {
+    if (samples[terms].size() < terms->size()) {
+      return std::nullopt;
+    }
+    *terms = fit_terms(samples[terms]);
+    for (double& term : *terms) {
+      term = term > 0 ? rounded(term) : 0;
+    }
+  }
+  return rates;
+}
+
 }  // namespace
 
 RateFit fit_rates(const RatePoints& points, const DeviceCeilingRates& ceilings) {
   RateFit result;
   result.points = static_cast<std::int64_t>(points.points.size());
-  const auto fitted = fitted_rates(ceilings);
+  result.selection = fit_selection(points);
   for (const ScheduleRates& schedule : schedules_of_gpu()) {
     const std::vector<Sample> samples = samples_of(points, schedule);
+    const auto fitted = fitted_rates(ceilings, samples);
     if (samples.size() < fitted.size()) {
       throw InvalidArgument(
           "rows", fmt::format("{} points", samples.size()),
@@ -155,7 +245,8 @@ RateFit fit_rates(const RatePoints& points, const DeviceCeilingRates& ceilings) 
   return result;
 }
 
-ChoiceLoss choice_loss(const RatePoints& points, const std::vector<ScheduleRates>& schedules) {
+ChoiceLoss choice_loss(const RatePoints& points, const std::vector<ScheduleRates>& schedules,
+                       const std::optional<SelectionRates>& selection) {
   ChoiceLoss loss;
   for (const auto& [label, point] : points.points) {
     const TimedSchedule* chosen = nullptr;
@@ -168,10 +259,11 @@ ChoiceLoss choice_loss(const RatePoints& points, const std::vector<ScheduleRates
         continue;
       }
       const TimedSchedule& recorded = found->second;
-      fastest_s = std::min(fastest_s, recorded.time_s);
+      fastest_s = std::min(fastest_s, recorded.time_s + recorded.select_s);
       fastest_layer_s = std::min(fastest_layer_s, recorded.layer_s);
-      const double predicted_s =
-          schedule_work(point.shape, point.skew, recorded.cost, rates, points.cache_bytes).predicted_s(rates);
+      const double predicted_s = predict_schedule(point.shape, point.skew, recorded.cost, rates, points.size,
+                                                  selection ? &*selection : nullptr)
+                                     .predicted_s;
       if (rates.hold_for(point.shape) && predicted_s < least_predicted_s) {
         least_predicted_s = predicted_s;
         chosen = &recorded;
@@ -180,7 +272,7 @@ ChoiceLoss choice_loss(const RatePoints& points, const std::vector<ScheduleRates
     if (chosen == nullptr) {
       continue;
     }
-    const double lost = chosen->time_s / fastest_s;
+    const double lost = (chosen->time_s + chosen->select_s) / fastest_s;
     const double layer_lost = fastest_layer_s > 0 ? chosen->layer_s / fastest_layer_s : 1;
     ++loss.points;
     loss.mean += lost;
@@ -206,6 +298,11 @@ std::string fit_text(const RateFit& fit) {
         "{:.2f} to {:.2f} at {} points\n",
         quality.schedule, rates.fixed_s, rates.memory_bytes_per_s, rates.cache_bytes_per_s, rates.flop_per_s,
         quality.least, quality.most, quality.points);
+    if (rates.pair_s > 0 || rates.step_s > 0) {
+      text +=
+          fmt::format("  chains: {:.3g} s a pair, {:.3g} s a step, {:.3g} bytes/s of one multiprocessor\n",
+                      rates.pair_s, rates.step_s, rates.chain_bytes_per_s);
+    }
   }
   return text;
 }

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,7 +21,7 @@ struct ScheduleFit {
 };
 
 /// What choosing by the rates costs over some points: time of what is chosen over that of the fastest
-/// candidate recorded there, in the stages that a schedule decides and as a layer.
+/// candidate recorded there, in the stages that a schedule decides (the selection among them) and as a layer.
 struct ChoiceLoss {
   std::int64_t points = 0;
   double mean = 0;
@@ -31,6 +32,8 @@ struct ChoiceLoss {
 
 struct RateFit {
   std::vector<ScheduleRates> schedules;
+  std::optional<SelectionRates>
+      selection;  ///< where the rows have enough of both forms, of few tokens and of many
   std::vector<ScheduleFit> fits;
   std::int64_t points = 0;
 };
@@ -40,7 +43,8 @@ struct RateFit {
 /// points than numbers to fit.
 RateFit fit_rates(const RatePoints& points, const DeviceCeilingRates& ceilings);
 /// Points that hold no candidate do not count.
-ChoiceLoss choice_loss(const RatePoints& points, const std::vector<ScheduleRates>& schedules);
+ChoiceLoss choice_loss(const RatePoints& points, const std::vector<ScheduleRates>& schedules,
+                       const std::optional<SelectionRates>& selection = {});
 /// The fit and its losses in words, a line each.
 std::string fit_text(const RateFit& fit);
 std::string loss_text(std::string_view what, const ChoiceLoss& loss);

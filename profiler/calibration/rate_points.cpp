@@ -41,6 +41,8 @@ void add_cost(AnalyticCost& cost, Stage stage, const ResultRow& row) {
     cost.flop.push_back({stage, count, 0});
   } else if (row.metric == "executed_flop") {
     cost.flop.push_back({stage, 0, count});
+  } else if (row.metric == "strip_units") {
+    cost.strip_units = count;
   }
 }
 
@@ -57,6 +59,8 @@ void add_row(RatePoint& point, const ResultRow& row) {
   const bool decided = of_experts || *stage == Stage::kSchedule;
   if (row.metric == "time_s" && decided) {
     point.schedules[row.schedule].time_s += *row.value;
+  } else if (row.metric == "time_s" && *stage == Stage::kRouterSelect) {
+    point.schedules[row.schedule].select_s = *row.value;
   } else if (row.metric == "time_s" && *stage == Stage::kLayer) {
     point.schedules[row.schedule].layer_s = *row.value;
   } else if (row.source == Source::kAnalytic && of_experts) {
@@ -74,7 +78,10 @@ void add_device(RatePoints& points, const RunHeader& header) {
                           "must be of one device");
   }
   points.device = header.device;
-  points.cache_bytes = l2->second;
+  points.size.cache_bytes = l2->second;
+  if (const auto sms = header.machine.find("num_sms"); sms != header.machine.end()) {
+    points.size.num_sms = static_cast<std::int64_t>(sms->second);
+  }
 }
 
 }  // namespace
@@ -89,8 +96,12 @@ RatePoints rate_points(std::span<const std::vector<RecordedRun>> files) {
         if (!takes_part(row)) {
           continue;
         }
-        RatePoint& point = of_file[fmt::format("L{}_d{}_N{}x{}_K{}_{}", row.num_tokens, row.hidden_size,
-                                               row.grid_rows, row.grid_cols, row.top_k, row.workload)];
+        std::string label = fmt::format("L{}_d{}_N{}x{}_K{}_{}", row.num_tokens, row.hidden_size,
+                                        row.grid_rows, row.grid_cols, row.top_k, row.workload);
+        if (row.gates != to_string(GateMode::kSoftmax)) {
+          label += fmt::format("_{}", row.gates);
+        }
+        RatePoint& point = of_file[label];
         point.shape.num_tokens = row.num_tokens;
         point.shape.hidden_size = row.hidden_size;
         point.shape.grid_rows = row.grid_rows;
@@ -105,7 +116,7 @@ RatePoints rate_points(std::span<const std::vector<RecordedRun>> files) {
       points.points[label] = std::move(point);
     }
   }
-  if (points.cache_bytes <= 0) {
+  if (points.size.cache_bytes <= 0) {
     throw InvalidArgument("rows", points.device, "must be of a GPU, and say how large its L2 is");
   }
   return points;

@@ -14,8 +14,9 @@
 namespace moescope {
 
 struct TimedSchedule {
-  double time_s = 0;   ///< of the stages schedule, experts, expert_scores and expert_combine; 0: no row
-  double layer_s = 0;  ///< of the layer; 0: no row
+  double time_s = 0;    ///< of the stages schedule, experts, expert_scores and expert_combine; 0: no row
+  double select_s = 0;  ///< of router_select; 0: no row
+  double layer_s = 0;   ///< of the layer; 0: no row
   AnalyticCost cost;
 };
 
@@ -28,7 +29,7 @@ struct RatePoint {
 /// Points of one device, by their labels.
 struct RatePoints {
   std::string device;
-  double cache_bytes = 0;
+  MachineSize size;
   std::map<std::string, RatePoint> points;
 };
 

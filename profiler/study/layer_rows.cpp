@@ -206,6 +206,9 @@ std::vector<ResultRow> cost_rows(const Point& context, const AnalyticCost& cost)
     }
     add("useful_flop", cost.useful_flop(stage), "flop");
     add("executed_flop", cost.executed_flop(stage), "flop");
+    if (stage == Stage::kExperts && cost.strip_units > 0) {
+      add("strip_units", cost.strip_units, "units");
+    }
   }
   return rows;
 }
@@ -247,6 +250,8 @@ Point study_point(const LayerStudy& study) {
   if (study.save) {
     point.direction = to_string(Direction::kBackward);
     point.save = to_string(*study.save);
+    point.gradients = study.gradients == GradientForm::kStored ? "none" : to_string(study.gradients);
+    point.optimizer = to_string(study.optimizer);
   }
   return point;
 }

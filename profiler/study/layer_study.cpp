@@ -8,6 +8,20 @@
 #include "profiler/study/study_rounds.hpp"
 
 namespace moescope {
+std::string backward_words(const LayerStudy& study) {
+  if (!study.save) {
+    return {};
+  }
+  std::string words = fmt::format("backward, {} saved", to_string(*study.save));
+  if (study.gradients != GradientForm::kStored) {
+    words += fmt::format(", gradients {}", to_string(study.gradients));
+  }
+  if (study.optimizer != OptimizerForm::kNone) {
+    words += fmt::format(", optimizer {}", to_string(study.optimizer));
+  }
+  return words;
+}
+
 const ScheduleStudy* LayerStudy::find(ScheduleKind kind) const {
   const auto found =
       std::ranges::find(schedules, kind, [](const ScheduleStudy& study) { return study.options.kind; });

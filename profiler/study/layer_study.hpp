@@ -78,6 +78,8 @@ struct LayerStudy {
   std::string backend;
   SamplingOptions sampling;
   std::optional<SaveMode> save;  ///< set: it is of the backward, for which the forward kept that
+  GradientForm gradients = GradientForm::kStored;  ///< of a backward
+  OptimizerForm optimizer = OptimizerForm::kNone;  ///< of a backward
   SkewMetrics skew;
   std::int64_t floor_bytes = 0;  ///< expert_floor_bytes; 0 of the backward
   std::vector<ScheduleStudy> schedules;
@@ -85,6 +87,9 @@ struct LayerStudy {
   /// Null when `kind` was not asked for.
   const ScheduleStudy* find(ScheduleKind kind) const;
 };
+
+/// "backward, scores saved, gradients touched, optimizer touched"; empty of a forward.
+std::string backward_words(const LayerStudy& study);
 
 /// Time of the layer under `point` over that of the fastest schedule of the study that was asked for by name,
 /// round by round: what a choice lost. Null when there is no such schedule, or no common round.

@@ -26,6 +26,8 @@ LayerStudy study_training(MoeBackend& backend, const LayerInputs& inputs, const 
   const Routing routing = route(backend, inputs);
   LayerStudy study = detail::begin_study(backend, inputs, routing, schedules, sampling);
   study.save = training.save;
+  study.gradients = training.form;
+  study.optimizer = training.optimizer;
   const bool fixed = inputs.fixed_routing.has_value();
   detail::StudyRounds rounds(sampling);
   for (std::size_t s = 0; s < schedules.size(); ++s) {

@@ -53,16 +53,17 @@ class Shape(ctypes.Structure):
 class Execution(ctypes.Structure):
     _fields_ = [("struct_bytes", c_size_t), ("device", c_int32), ("device_index", c_int32), ("stream", c_void_p),
                 ("blas", c_void_p), ("workspace", c_void_p), ("workspace_bytes", c_size_t), ("num_threads", c_int32),
-                ("deterministic", c_int32), ("schedule", c_int32), ("reserved", c_int32)]
+                ("deterministic", c_int32), ("schedule", c_int32), ("reserved", c_int32), ("strip_entries", c_int64),
+                ("strip_tiles", c_int64)]
 
 
 class LayerInputs(ctypes.Structure):
     _fields_ = [("struct_bytes", c_size_t)] + [(name, c_void_p) for name in (
-        "x", "row_logits", "col_logits", "w_in", "w_out", "shared_gate", "shared_up", "shared_down", "expert_bound")]
+        "x", "row_logits", "col_logits", "w_in", "w_out", "shared_gate", "shared_up", "shared_down", "expert_bound", "strip_counts")]
 
 
 class LayerGradients(ctypes.Structure):
-    _fields_ = LayerInputs._fields_[:-1]
+    _fields_ = LayerInputs._fields_[:-2]
 
 
 # Of every operation how many arrays follow shape and execution; the layer's are structs and arrays.
@@ -173,16 +174,16 @@ def shape(*, num_tokens: int, dtype: str, hidden_size: int = 1, grid_rows: int =
 
 
 def execution(*, device: int = CPU, device_index: int = 0, stream: int = 0, num_threads: int = 0,
-              deterministic: bool = False) -> Execution:
-    """Where and how, without a workspace yet."""
+              deterministic: bool = False, strip_counts: tuple[int, int] = (0, 0)) -> Execution:
+    """Where and how, without a workspace yet. strip_counts: entries and tiles, where they are known."""
     return Execution(ctypes.sizeof(Execution), device, device_index, stream or None, None, None, 0, num_threads,
-                     int(deterministic), 0, 0)
+                     int(deterministic), 0, 0, *strip_counts)
 
 
 def workspace_bytes(operation: str, of: Shape, where: Execution) -> int:
     """Bytes that an operation needs; raises for a shape that cannot be. The shape remembers what the library said, but for OpenMP's
     own number of threads, which may change."""
-    key = (operation, where.device, where.device_index, where.num_threads, where.deterministic)
+    key = (operation, where.device, where.device_index, where.num_threads, where.deterministic, where.strip_entries, where.strip_tiles)
     known = of.sizes.get(key)
     if known is None:
         size = c_size_t()
@@ -197,6 +198,17 @@ def give_workspace(where: Execution, address: int, size: int) -> None:
     """Sets the workspace to the 64-byte aligned part of an array of `size` + 63 bytes at `address`."""
     where.workspace = (address + 63) // 64 * 64
     where.workspace_bytes = size
+
+
+@lru_cache(maxsize=1)
+def python_calls() -> tuple:
+    """The library's functions for Python, () where it or the interpreter has none."""
+    try:
+        found = ctypes.PyDLL(None, handle=library()._handle).moescope_python_calls
+        found.restype = ctypes.py_object
+        return found()
+    except (AttributeError, ValueError):  # an older library; no CPython
+        return ()
 
 
 @lru_cache(maxsize=None)

@@ -48,7 +48,7 @@ HEADER_FIELDS = ("device", "git_revision", "git_dirty", "started_utc", "command_
 _POINT = tuple(_FIELDS)[2:list(_FIELDS).index("stage")]  # behind schema_version and run_id
 IDENTITY = (*_POINT, "stage", "source", "metric", "device")
 # What rows were before there was a field that says it.
-IMPLIED = {"direction": "forward", "save": "none", "ranks": 1, "placement": "none", "exchange": "none"}
+IMPLIED = {"direction": "forward", "save": "none", "gradients": "none", "optimizer": "none", "ranks": 1, "placement": "none", "exchange": "none"}
 EXPERT_STAGES = ("expert_scores", "expert_combine")  # a fused kernel reports one stage, `experts`
 
 

@@ -272,6 +272,38 @@ class Backward(Near):
             self.assertIn("strips_dgrad", kernels_of(lambda: output(inputs, MANY[3], mode).sum().backward()))
             self.compare(lambda *t: output(t, MANY[3], mode), inputs, torch.bfloat16, ("strips", shared, mode))
 
+    def test_memory_of_what_was_selected(self):
+        """The same bits from a workspace of half the size; what was said to be too little shows, and writes nowhere else."""
+        inputs = case(MANY[0], MANY[1], MANY[2], MANY[2], 0, torch.bfloat16, True)
+        direction = torch.ones_like(inputs[0])
+        made, most = [], []
+        torch.use_deterministic_algorithms(True)
+        try:
+            for exact_memory in (False, True, True):
+                y = mt.layer_output(*inputs, MANY[3], exact_memory=exact_memory)
+                torch.cuda.reset_peak_memory_stats()
+                before = torch.cuda.memory_allocated()
+                made.append(torch.autograd.grad(y, inputs, direction))
+                most.append(torch.cuda.max_memory_allocated() - before - sum(one.numel() * one.element_size() for one in made[-1]))
+        finally:
+            torch.use_deterministic_algorithms(False)
+        for others in made[1:]:
+            for one, other in zip(made[0], others):
+                self.assertTrue(torch.equal(one, other))
+        self.assertLess(most[2], 0.7 * most[0])
+        want, options = [True] * 5, ("softmax", "silu")
+        kernel = lambda counts: mt._ops._layer_backward(*inputs, None, None, None, None, None, direction, *options, want, MANY[3], counts)  # noqa: E731
+        with torch.no_grad():
+            few = kernel((64, 64))
+            self.assertTrue(few[0].isnan().all() and few[1].isnan().all() and few[2].isnan().all())
+            enough = kernel((1 << 30, 1 << 30))
+        for one, other in zip(enough, made[0]):
+            self.near(one, other, BACKWARD[torch.bfloat16])
+        small = case(9, 64, 6, 8, requires_grad=True)  # token by token: there are no strips
+        for one, other in zip(torch.autograd.grad(mt.layer_output(*small, 5, exact_memory=True).sum(), small),
+                              torch.autograd.grad(mt.layer_output(*small, 5).sum(), small)):
+            self.near(one, other, 1e-6)
+
     def test_again_with_the_same_shapes(self):
         """Nothing of a call is left for the next, and a gradient that is one number for all elements has no layout of its own."""
         for seed in range(3):

@@ -249,20 +249,23 @@ class Errors(unittest.TestCase):
         self.assertGreater(lib.workspace_bytes("layer_backward", shape, where), 0)
         with self.assertRaisesRegex(ValueError, r"device_index: 99 must be in \[0, "):
             lib.workspace_bytes("layer_forward", shape, lib.execution(device=lib.CUDA, device_index=99))
-        size = lib.workspace_bytes("experts_forward", shape, where)
+        self.assertEqual(lib.workspace_bytes("experts_forward", shape, where), 0)  # one launch that needs nothing
         x, w, y = draw(4, 64), draw(16, 64), torch.empty(4, 64, device="cuda")
         ids, gates = torch.zeros(4, 3, dtype=torch.int32, device="cuda"), torch.rand(4, 3, device="cuda")
-        workspace = torch.empty(size + 63, dtype=torch.uint8, device="cuda")
         tensors = [one.data_ptr() for one in (x, w, w, ids, gates, y)]
-        lib.give_workspace(where, workspace.data_ptr(), size)
         lib.call("experts_forward", shape, where, *tensors)
         with self.assertRaisesRegex(ValueError, "x: .* must be aligned to 16 bytes on CUDA"):
             lib.call("experts_forward", shape, where, tensors[0] + 4, *tensors[1:])
         with self.assertRaisesRegex(ValueError, "w_in: null"):
             lib.call("experts_forward", shape, where, tensors[0], None, *tensors[2:])
+        size = lib.workspace_bytes("select_forward", shape, where)
+        workspace, sides = torch.empty(size + 63, dtype=torch.uint8, device="cuda"), draw(4, 4)
+        tensors = [one.data_ptr() for one in (sides, sides, ids, gates, gates)]
+        lib.give_workspace(where, workspace.data_ptr(), size)
+        lib.call("select_forward", shape, where, *tensors)
         lib.give_workspace(where, workspace.data_ptr(), size - 1)
         with self.assertRaisesRegex(ValueError, f"workspace_bytes: {size - 1} must be at least {size}"):
-            lib.call("experts_forward", shape, where, *tensors)
+            lib.call("select_forward", shape, where, *tensors)
 
 
 if __name__ == "__main__":

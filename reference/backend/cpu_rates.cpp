@@ -17,7 +17,7 @@ constexpr double kMatrixFlopPerS = 44e9;  // dense_masked: 429 GFLOP in 9.8 s
 MachineRates cpu_rates(int threads) {
   MachineRates rates;
   rates.source = "one thread of an AMD EPYC (Zen 4, 2.6 GHz), measured, times the number of threads";
-  rates.cache_bytes = kCacheBytes;
+  rates.size = {.cache_bytes = kCacheBytes};
   // The schedules of pairs do the same FLOP; where those bind, the one that was measured fastest comes first.
   for (const std::string_view name :
        {"staircase", "staircase:rows", "expert_centric", "token_centric", "dense_masked"}) {

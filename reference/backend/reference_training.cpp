@@ -44,9 +44,13 @@ std::int64_t vector_bytes(const auto& values) {
   return std::ssize(values) * static_cast<std::int64_t>(sizeof(values[0]));
 }
 
-/// Rounded where that changes anything.
-HostTensor in_dtype(HostTensor tensor, Dtype dtype) {
-  return tensor.dtype() == dtype ? std::move(tensor) : tensor.to(dtype);
+/// The state, and W and V that it steps.
+double optimizer_bytes(const LayerShape& shape, OptimizerForm optimizer) {
+  if (optimizer == OptimizerForm::kNone) {
+    return 0;
+  }
+  const std::int64_t elements = 2 * shape.num_experts() * shape.hidden_size;
+  return static_cast<double>(optimizer_state_bytes(shape) + elements * dtype_bytes(shape.dtype));
 }
 
 RunningNorm fresh_norm(std::int64_t n) {
@@ -67,12 +71,19 @@ ReferenceTraining::ReferenceTraining(const LayerInputs& inputs, const HostTensor
   }
   require_host_memory("the training step on the CPU",
                       cpu_training_bytes(inputs.shape, inputs.fixed_routing.has_value(), options,
-                                         training.gradient_dtype(inputs.shape.dtype)));
+                                         training.gradient_dtype(inputs.shape.dtype)) +
+                          optimizer_bytes(inputs.shape, training.optimizer));
   if (training.batch_norm) {
     row_norm_ = fresh_norm(inputs.shape.grid_rows);
     col_norm_ = fresh_norm(inputs.shape.grid_cols);
   }
-  stages_ = backward_stages(inputs.shape, inputs.fixed_routing.has_value(), training.save);
+  stages_ =
+      backward_stages(inputs.shape, inputs.fixed_routing.has_value(), training.save, training.optimizer);
+  if (training.optimizer != OptimizerForm::kNone) {
+    stepped_ = {inputs.experts->w_in.clone(), inputs.experts->w_out.clone()};
+    w_in_optimizer_.emplace(stepped_.w_in, training.adamw);
+    w_out_optimizer_.emplace(stepped_.w_out, training.adamw);
+  }
   forward();
 }
 
@@ -156,18 +167,20 @@ std::vector<StageTime> ReferenceTraining::run(L2State l2) {
 
 void ReferenceTraining::enqueue(Stage stage) {
   const auto& shape = inputs_.shape;
-  const Dtype dtype = training_.gradient_dtype(shape.dtype);
   if (stage == stages_.front()) {
-    gradients_ = {};
+    start_gradients();
     dx_ = HostTensor::zeros(Dtype::kF32, shape.num_tokens, shape.hidden_size);
   }
   switch (stage) {
     case Stage::kSharedMlpBackward: {
       SharedMlpWeights made =
           gated_mlp_backward(inputs_.hidden_states, dy_, *inputs_.experts->shared, shape.activation, dx_);
-      gradients_.shared =
-          SharedMlpWeights{in_dtype(std::move(made.gate), dtype), in_dtype(std::move(made.up), dtype),
-                           in_dtype(std::move(made.down), dtype)};
+      if (!gradients_.shared) {
+        gradients_.shared.emplace();
+      }
+      settle(gradients_.shared->gate, std::move(made.gate));
+      settle(gradients_.shared->up, std::move(made.up));
+      settle(gradients_.shared->down, std::move(made.down));
       break;
     }
     case Stage::kRouterProject:
@@ -186,8 +199,8 @@ void ReferenceTraining::enqueue(Stage stage) {
     case Stage::kExpertsWgrad: {
       ExpertsWgrad made = experts_wgrad(inputs_, dy_, current_routing(), schedule_, dgrad_.p, dgrad_.q);
       dgrad_ = {};
-      gradients_.w_in = in_dtype(std::move(made.w_in), dtype);
-      gradients_.w_out = in_dtype(std::move(made.w_out), dtype);
+      settle(gradients_.w_in, std::move(made.w_in));
+      settle(gradients_.w_out, std::move(made.w_out));
       gradients_.touched_experts = touched_experts(current_routing());
       break;
     }
@@ -202,6 +215,9 @@ void ReferenceTraining::enqueue(Stage stage) {
     case Stage::kRouterProjectBackward:
       project_backward();
       break;
+    case Stage::kExpertsOptimizer:
+      step_experts();
+      break;
     default:
       throw InternalError(fmt::format("{} is no stage of a layer's backward", to_string(stage)));
   }
@@ -213,7 +229,6 @@ void ReferenceTraining::enqueue(Stage stage) {
 }
 
 void ReferenceTraining::project_backward() {
-  const Dtype dtype = training_.gradient_dtype(inputs_.shape.dtype);
   RouterLogits before{gradients_.logits.row.clone(), gradients_.logits.col.clone()};
   if (training_.batch_norm) {
     const double eps = training_.batch_norm->eps;
@@ -221,13 +236,13 @@ void ReferenceTraining::project_backward() {
     normalise_logits_backward(before.col, logits_of(log_p_.col, col_.lse), col_.statistics, eps);
   }
   RouterProjectBackward made = router_project_backward(inputs_, before, dx_);
-  gradients_.router_row = in_dtype(std::move(made.row), dtype);
-  gradients_.router_col = in_dtype(std::move(made.col), dtype);
+  settle(gradients_.router_row, std::move(made.row));
+  settle(gradients_.router_col, std::move(made.col));
   if (!inputs_.router.row_bias.empty()) {
-    gradients_.row_bias = std::move(made.row_bias);
+    settle(gradients_.row_bias, std::move(made.row_bias));
   }
   if (!inputs_.router.col_bias.empty()) {
-    gradients_.col_bias = std::move(made.col_bias);
+    settle(gradients_.col_bias, std::move(made.col_bias));
   }
 }
 

@@ -6,6 +6,7 @@
 #include "core/backend/training_execution.hpp"
 #include "core/cost/memory_plan.hpp"
 #include "reference/backward/backward.hpp"
+#include "reference/backward/experts_optimizer.hpp"
 
 namespace moescope::reference {
 
@@ -32,6 +33,8 @@ class ReferenceTraining final : public TrainingExecution {
   std::string kernels(Stage stage) const override;
 
   const LayerGradients& gradients() const override { return gradients_; }
+  void set_gradients(const LayerGradients& start) override;
+  ExpertStep expert_step() const override { return {stepped_.w_in.clone(), stepped_.w_out.clone()}; }
   RunningNorm row_norm() const override { return row_norm_; }
   RunningNorm col_norm() const override { return col_norm_; }
   std::int64_t saved_bytes() const override;
@@ -49,6 +52,12 @@ class ReferenceTraining final : public TrainingExecution {
   void select();
   void drop_recomputed();
   void project_backward();
+  void start_gradients();
+  void step_experts();
+  /// `made` in the gradients' dtype; added to `into` where that is the form.
+  void settle(HostTensor& into, HostTensor made) const;
+  void settle(std::vector<float>& into, std::vector<float> made) const;
+  bool adds() const { return training_.form == GradientForm::kAdded; }
   bool keeps_lse() const { return training_.losses.z > 0 || training_.batch_norm.has_value(); }
   const Routing& current_routing() const { return inputs_.fixed_routing ? *inputs_.fixed_routing : routing_; }
 
@@ -71,6 +80,10 @@ class ReferenceTraining final : public TrainingExecution {
   ExpertsDgrad dgrad_;
   HostTensor dx_;  ///< [L,d] fp32
   LayerGradients gradients_;
+  // Of the optimizer, from run to run.
+  std::optional<ExpertsOptimizer> w_in_optimizer_;
+  std::optional<ExpertsOptimizer> w_out_optimizer_;
+  ExpertStep stepped_;
 };
 
 }  // namespace moescope::reference

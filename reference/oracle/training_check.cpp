@@ -6,10 +6,12 @@
 #include <cmath>
 #include <iterator>
 #include <limits>
+#include <optional>
 #include <utility>
 
 #include "core/base/error.hpp"
 #include "reference/oracle/checks.hpp"
+#include "reference/oracle/gradient_start.hpp"
 #include "reference/oracle/stage_compare.hpp"
 
 namespace moescope {
@@ -25,31 +27,28 @@ constexpr std::int64_t kSampledRows = 64;
 
 HostTensor as_row(const std::vector<float>& values) { return as_tensor(values); }
 
-/// Columns of the down matrix that the oracle has as rows.
-HostTensor transposed(const HostTensor& matrix) {
-  HostTensor result(Dtype::kF32, matrix.cols(), matrix.rows());
-  for (std::int64_t r = 0; r < matrix.rows(); ++r) {
-    for (std::int64_t c = 0; c < matrix.cols(); ++c) {
-      result.f32().row(c)[r] = matrix.at(r, c);
-    }
-  }
-  return result;
-}
-
-/// First expert of `experts` whose row of a gradient is not as its load says; empty when there is none.
-std::string wrong_rows(const LayerGradients& ours, const Routing& routing) {
+/// First expert without tokens whose row of a gradient is not what it was before the run: zero, or of `start`
+/// where there is one. Under kTouched their rows mean nothing. Empty when there is none, and the list is right.
+std::string wrong_rows(const LayerGradients& ours, const Routing& routing, GradientForm form,
+                       const LayerGradients* start) {
   const auto expected = touched_experts(routing);
   if (ours.touched_experts != expected) {
     return fmt::format("{} touched experts are listed, {} have pairs", ours.touched_experts.size(),
                        expected.size());
   }
+  if (form == GradientForm::kTouched) {
+    return {};
+  }
   const auto loads = expert_loads(routing);
-  for (std::size_t expert = 0; expert < loads.size(); ++expert) {
-    for (const auto* gradient : {&ours.w_in, &ours.w_out}) {
-      for (std::int64_t k = 0; loads[expert] == 0 && k < gradient->cols(); ++k) {
-        if (gradient->at(static_cast<std::int64_t>(expert), k) != 0) {
-          return fmt::format("expert {} has no tokens, but a gradient of {} in column {}", expert,
-                             gradient->at(static_cast<std::int64_t>(expert), k), k);
+  for (const bool is_in : {true, false}) {
+    const HostTensor& gradient = is_in ? ours.w_in : ours.w_out;
+    for (std::size_t expert = 0; expert < loads.size(); ++expert) {
+      const auto row = static_cast<std::int64_t>(expert);
+      for (std::int64_t k = 0; loads[expert] == 0 && k < gradient.cols(); ++k) {
+        const float before = start == nullptr ? 0 : (is_in ? start->w_in : start->w_out).at(row, k);
+        if (gradient.at(row, k) != before) {
+          return fmt::format("expert {} has no tokens, but a gradient of {} in column {}, not {}", expert,
+                             gradient.at(row, k), k, before);
         }
       }
     }
@@ -136,16 +135,23 @@ class TrainingChecks {
 
   void run(std::int64_t sampled_tokens) {
     const Routing routing = step_.routing();
+    OracleTraining truth = oracle_training(inputs_, dy_, &routing, training_,
+                                           training_sample(inputs_, routing, sampled_tokens, training_.form));
+    if (training_.form == GradientForm::kAdded) {
+      start_ = made_start(step_.gradients());
+      run_from_start();
+      add_start(truth, *start_);
+    }
     const LayerGradients& ours = step_.gradients();
-    const OracleTraining truth =
-        oracle_training(inputs_, dy_, &routing, training_, training_sample(inputs_, routing, sampled_tokens));
     selection(routing, truth.sample.tokens);
     output(truth);
     for (const GradientPair& pair : gradient_pairs(ours, truth, !inputs_.fixed_routing)) {
       add(pair);
     }
     checks_.add_equality(Stage::kExpertsWgrad, name("rows of experts without tokens"),
-                         [&](StageCheck&) { return wrong_rows(ours, routing); });
+                         [&](StageCheck&) {
+                           return wrong_rows(ours, routing, training_.form, start_ ? &*start_ : nullptr);
+                         });
     if (!inputs_.fixed_routing) {
       loss("balance loss", ours.balance_loss, truth.balance_loss);
       loss("z-loss", ours.z_loss, truth.z_loss);
@@ -213,12 +219,21 @@ class TrainingChecks {
   void repeats(const LayerGradients& ours) {
     checks_.add_equality(Stage::kLayer, name("second run against the first, bit by bit"), [&](StageCheck&) {
       const LayerGradients first = clone(ours);
-      step_.run(L2State::kWarm);
+      run_from_start();
       return first_difference(first, step_.gradients());
     });
   }
 
+  void run_from_start() {
+    if (start_) {
+      add_once(step_, *start_);
+    } else {
+      step_.run(L2State::kWarm);
+    }
+  }
+
   Checks checks_;
+  std::optional<LayerGradients> start_;  ///< what gradients are added to
   const LayerInputs& inputs_;
   const HostTensor& dy_;
   const TrainingOptions& training_;
@@ -262,7 +277,8 @@ GradientReport compare_gradient(const HostTensor& ours, const OracleGradient& tr
   return report;
 }
 
-OracleSample training_sample(const LayerInputs& inputs, const Routing& routing, std::int64_t sampled_tokens) {
+OracleSample training_sample(const LayerInputs& inputs, const Routing& routing, std::int64_t sampled_tokens,
+                             GradientForm form) {
   const auto& shape = inputs.shape;
   OracleSample sample;
   sample.tokens = spread_tokens(shape.num_tokens, sampled_tokens);
@@ -272,10 +288,14 @@ OracleSample training_sample(const LayerInputs& inputs, const Routing& routing, 
       sample.experts.push_back(touched[static_cast<std::size_t>(at)]);
     }
     const auto loads = expert_loads(routing);
-    if (const auto idle = std::ranges::find(loads, 0); idle != loads.end()) {
+    if (const auto idle = std::ranges::find(loads, 0);
+        idle != loads.end() && form != GradientForm::kTouched) {
       sample.experts.push_back(idle - loads.begin());
     }
     std::ranges::sort(sample.experts);
+  } else if (form == GradientForm::kTouched) {
+    const auto touched = touched_experts(routing);
+    sample.experts.assign(touched.begin(), touched.end());
   }
   if (shape.shared_size * shape.hidden_size > kWholeElements / 16) {
     sample.units = spread_tokens(shape.shared_size, kSampledRows);
@@ -286,8 +306,11 @@ OracleSample training_sample(const LayerInputs& inputs, const Routing& routing, 
 WorstGradient worst_gradient(const LayerInputs& inputs, const HostTensor& dy, const TrainingOptions& training,
                              TrainingExecution& step, std::int64_t sampled_tokens) {
   const Routing routing = step.routing();
-  const OracleTraining truth =
-      oracle_training(inputs, dy, &routing, training, training_sample(inputs, routing, sampled_tokens));
+  const OracleTraining truth = oracle_training(
+      inputs, dy, &routing, training, training_sample(inputs, routing, sampled_tokens, training.form));
+  if (training.form == GradientForm::kAdded) {
+    add_once(step, zero_start(step.gradients()));
+  }
   WorstGradient worst;
   double nearest = -1;
   for (const GradientPair& pair : gradient_pairs(step.gradients(), truth, !inputs.fixed_routing)) {
@@ -336,6 +359,11 @@ LayerCheck check_training_modes(MoeBackend& backend, const LayerInputs& inputs, 
     training.save = save;
     add(training, fmt::format("{} saved", to_string(save)));
   }
+  for (const GradientForm form : {GradientForm::kTouched, GradientForm::kAdded}) {
+    training.form = form;
+    add(training, fmt::format("gradients {}", to_string(form)));
+  }
+  training.form = GradientForm::kStored;
   if (inputs.fixed_routing) {
     return all;
   }

@@ -30,7 +30,9 @@ GradientReport compare_gradient(const HostTensor& ours, const OracleGradient& tr
 
 /// What the oracle works out of a layer: `sampled_tokens` rows of dX; dW, dV and the shared MLP in whole, or
 /// of large layers some of their rows, experts without tokens among them.
-OracleSample training_sample(const LayerInputs& inputs, const Routing& routing, std::int64_t sampled_tokens);
+/// Of GradientForm::kTouched no others.
+OracleSample training_sample(const LayerInputs& inputs, const Routing& routing, std::int64_t sampled_tokens,
+                             GradientForm form = GradientForm::kStored);
 
 /// The gradient of a step that comes nearest to its tolerance, or is furthest beyond it.
 struct WorstGradient {
@@ -38,21 +40,23 @@ struct WorstGradient {
   std::string of;      ///< "dW"
 };
 /// Of a step that ran, against the oracle on its own selection, for `sampled_tokens` spread over the batch
-/// (training_sample()). Throws InvalidArgument where that gradient is zero in the oracle.
+/// (training_sample()). Where gradients are added it runs once more, from zeros. Throws InvalidArgument where that gradient is zero in the oracle.
 WorstGradient worst_gradient(const LayerInputs& inputs, const HostTensor& dy, const TrainingOptions& training,
                              TrainingExecution& step, std::int64_t sampled_tokens);
 
 /// Checks the step that `backend` prepares: output and every gradient against the oracle on the layer's own
 /// selection, the auxiliary losses, rows of experts without tokens (zero) and the list of touched ones; the
 /// selection itself where no batch norm stands before it; and that a second run gives the same bits, where
-/// the execution says that it is deterministic. What a step throws is its failure. `what` begins every
+/// the execution says that it is deterministic. Where gradients are added, it is to what set_gradients() put
+/// there, which rows of experts without tokens keep to the bit. What a step throws is its failure. `what` begins every
 /// comparison's name. Throws only std::bad_alloc and OutOfMemory.
 LayerCheck check_training(MoeBackend& backend, const LayerInputs& inputs, const HostTensor& dy,
                           const ScheduleOptions& options, const TrainingOptions& training,
                           std::int64_t sampled_tokens, std::string_view what);
 
-/// check_training() of every mode that the layer has: with each of `saves`; where there is a router, with
-/// both auxiliary losses; and where it has no biases, with batch norm in training.
+/// check_training() of every mode that the layer has: with each of `saves`; of touched rows alone, and added;
+/// where there is a router, with both auxiliary losses; and where it has no biases, with batch norm in
+/// training.
 LayerCheck check_training_modes(MoeBackend& backend, const LayerInputs& inputs, const HostTensor& dy,
                                 const ScheduleOptions& options, std::span<const SaveMode> saves,
                                 std::int64_t sampled_tokens);

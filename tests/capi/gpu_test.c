@@ -86,8 +86,8 @@ static void run(const moescope_shape* shape, const moescope_execution* execution
   HOLDS(moescope_mlp_forward(shape, execution, in->x, in->gate, in->up, in->down, out->mlp_y));
   HOLDS(moescope_mlp_backward(shape, execution, in->x, in->gate, in->up, in->down, in->dy, out->mlp_dx,
                               out->mlp_dgate, out->mlp_dup, out->mlp_ddown));
-  const moescope_layer_inputs inputs = {sizeof inputs, in->x,    in->row, in->col,  in->w_in,
-                                        in->w_out,     in->gate, in->up,  in->down, NULL};
+  const moescope_layer_inputs inputs = {sizeof inputs, in->x,  in->row,  in->col, in->w_in, in->w_out,
+                                        in->gate,      in->up, in->down, NULL,    NULL};
   const moescope_layer_gradients gradients = {sizeof gradients, out->dx,    out->drow, out->dcol, out->dw_in,
                                               out->dw_out,      out->dgate, out->dup,  out->ddown};
   HOLDS(moescope_layer_forward(shape, execution, &inputs, out->y, lists_pairs ? out->layer_ids : NULL,

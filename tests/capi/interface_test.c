@@ -61,8 +61,9 @@ static moescope_shape shape_of_layer(void) {
 }
 
 static moescope_layer_inputs inputs_of(const Layer* layer) {
-  moescope_layer_inputs inputs = {sizeof inputs, layer->x,    layer->row, layer->col,  layer->w_in,
-                                  layer->w_out,  layer->gate, layer->up,  layer->down, NULL};
+  moescope_layer_inputs inputs = {sizeof inputs, layer->x,     layer->row,  layer->col,
+                                  layer->w_in,   layer->w_out, layer->gate, layer->up,
+                                  layer->down,   NULL,         NULL};
   return inputs;
 }
 

@@ -86,6 +86,41 @@ TEST(Step, CompareHoldsSchedulesOfTheBackwardSideBySide) {
   EXPECT_EQ(schedules, (std::set<std::string>{"token_centric", "dense_masked"}));
 }
 
+TEST(Step, EndsWithTheOptimizerAndLeavesRowsOut) {
+  const TemporaryDirectory directory;
+  const Outcome out = run_moescope(with({"run"}, {"--direction", "backward", "--gradients", "touched",
+                                                  "--optimizer", "touched", "--output", "o"}),
+                                   directory);
+  ASSERT_EQ(out.code, 0) << out.err;
+  EXPECT_NE(out.out.find("gradients touched, optimizer touched"), std::string::npos) << out.out;
+  std::set<std::string> timed;
+  for (const ResultRow& row : rows_in(directory, "o")) {
+    if (row.schedule == "none") continue;
+    EXPECT_EQ(row.gradients, "touched");
+    EXPECT_EQ(row.optimizer, "touched");
+    if (row.metric == "time_s") timed.insert(row.stage);
+  }
+  EXPECT_TRUE(timed.contains("experts_optimizer"));
+  const Outcome added = run_moescope(
+      with({"run"}, {"--direction", "backward", "--gradients", "added", "--output", "a"}), directory);
+  ASSERT_EQ(added.code, 0) << added.err;
+  EXPECT_EQ(added.out.find("no error"), std::string::npos) << added.out;
+}
+
+TEST(Step, RefusesAnOptimizerThatHasNoRows) {
+  const TemporaryDirectory directory;
+  const auto refusal = [&](std::vector<std::string> options) {
+    const Outcome out = run_moescope(with({"run"}, std::move(options)), directory);
+    EXPECT_EQ(out.code, 3) << out.out;
+    return out.err;
+  };
+  EXPECT_NE(refusal({"--optimizer", "touched"}).find("--direction backward"), std::string::npos);
+  EXPECT_NE(refusal({"--gradients", "added"}).find("--direction backward"), std::string::npos);
+  EXPECT_NE(refusal({"--direction", "backward", "--gradients", "touched", "--optimizer", "dense"})
+                .find("must be stored"),
+            std::string::npos);
+}
+
 TEST(Step, SweepsTakeDirectionAndWhatIsSavedAsAxes) {
   const TemporaryDirectory directory;
   test::write_text(directory.path() / "e.json", R"({"name": "steps", "schedules": ["staircase"],

@@ -7,7 +7,7 @@ int main(void) {
   const double cols[3] = {0.5, 0.0, 2.0};
   moescope_shape shape = {sizeof shape,  1, 0, 2, 3, 2, 0, MOESCOPE_F64, MOESCOPE_INT32,
                           MOESCOPE_SILU, 0, 0, 0};
-  moescope_execution execution = {sizeof execution, MOESCOPE_CPU, 0, NULL, NULL, NULL, 0, 1, 0, 0, 0};
+  moescope_execution execution = {sizeof execution, MOESCOPE_CPU, 0, NULL, NULL, NULL, 0, 1, 0, 0, 0, 0, 0};
   static _Alignas(64) char workspace[4096];
   int32_t ids[2];
   double gates[2];

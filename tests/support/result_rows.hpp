@@ -70,7 +70,8 @@ inline std::string version_1_text() {
     old["schema_version"] = 1;
     for (const char* key :
          {"shared_size", "B", "tile_tokens", "activation", "gates", "point", "repro", "direction",
-          "expert_size", "heads", "key_size", "ranks", "rank", "placement", "peer", "exchange", "save"}) {
+          "expert_size", "heads", "key_size", "ranks", "rank", "placement", "peer", "exchange", "save", "gradients",
+          "optimizer"}) {
       old.erase(key);
     }
     if (old.contains("header")) {

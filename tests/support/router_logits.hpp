@@ -75,12 +75,17 @@ inline std::vector<float> join(const LayerShape& shape, const RouterLogits& logi
 }
 
 inline std::vector<LayerShape> select_shapes() {
-  return {make_shape(1, 8, 1, 1, 1),         make_shape(3, 8, 1, 37, 5),     make_shape(3, 8, 37, 1, 5),
-          make_shape(5, 8, 1, 64, 64),       make_shape(5, 8, 64, 1, 64),    make_shape(300, 8, 8, 8, 1),
-          make_shape(300, 8, 8, 8, 64),      make_shape(3000, 8, 8, 8, 63),  make_shape(2100, 8, 48, 16, 64),
-          make_shape(265, 8, 16, 48, 7),     make_shape(33, 8, 33, 29, 300), make_shape(3000, 8, 32, 32, 40),
-          make_shape(2, 8, 320, 320, 512),   make_shape(9, 8, 5, 200, 3),    make_shape(4, 8, 320, 320, 4096),
-          make_shape(2, 8, 1024, 1024, 512), make_shape(1, 8, 64, 96, 6144)};
+  return {make_shape(1, 8, 1, 1, 1), make_shape(3, 8, 1, 37, 5), make_shape(3, 8, 37, 1, 5),
+          make_shape(5, 8, 1, 64, 64), make_shape(5, 8, 64, 1, 64), make_shape(300, 8, 8, 8, 1),
+          make_shape(300, 8, 8, 8, 64), make_shape(3000, 8, 8, 8, 63), make_shape(2100, 8, 48, 16, 64),
+          make_shape(265, 8, 16, 48, 7), make_shape(33, 8, 33, 29, 300), make_shape(3000, 8, 32, 32, 40),
+          make_shape(2, 8, 320, 320, 512), make_shape(9, 8, 5, 200, 3), make_shape(4, 8, 320, 320, 4096),
+          make_shape(2, 8, 1024, 1024, 512), make_shape(1, 8, 64, 96, 6144),
+          // Long rows: sorted in memory, of few tokens and of many, and rows that take many columns beside
+          // some that take few.
+          make_shape(3, 8, 64, 1600, 2048), make_shape(270, 8, 64, 1600, 16),
+          make_shape(270, 8, 20, 1100, 900), make_shape(300, 8, 33, 700, 700),
+          make_shape(2, 8, 720, 720, 2048)};
 }
 
 }  // namespace moescope::test

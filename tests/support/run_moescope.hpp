@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "core/base/error.hpp"
+#include "tests/support/openmp_left_behind.hpp"
 #include "tests/support/paths.hpp"
 #include "tests/support/temporary_directory.hpp"
 
@@ -76,6 +77,7 @@ class RunningMoescope {
     if (child_ <= 0 || waitpid(child_, &status, 0) != child_) {
       return {};
     }
+    remove_openmp_registration(child_);
     return {WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status), written(out_), written(err_)};
   }
 

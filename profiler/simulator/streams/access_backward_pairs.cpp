@@ -143,7 +143,7 @@ void add_pairs_dgrad(std::vector<KernelLaunch>& launches, const BackwardContext&
       clusters ? TokenSplit::kMaxClusterBlocks : 1, clusters ? TokenSplit::kMaxClusters : 1);
   // A token that has a cluster to itself: L2 is asked ahead, by one block of a multiprocessor.
   const bool ahead = split.cluster_blocks > 1 && split.is_full(context.row_bytes);
-  const std::int64_t blocks_per_sm = (ahead ? 1 : 2) * TokenSplit::kWarpsPerBlock / split.warps_per_block();
+  const std::int64_t blocks_per_sm = (ahead ? 1 : 2) * TokenSplit::kWarpsPerBlock / split.warps;
   launches.push_back({Stage::kExpertsDgrad, "dgrad by token", split.num_blocks, blocks_per_sm,
                       [context, split](std::int64_t index, WorkUnit& unit) {
                         DgradTokens(context, split, index).fill(unit);

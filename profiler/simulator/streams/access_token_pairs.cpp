@@ -94,8 +94,8 @@ void add_token_pairs(std::vector<KernelLaunch>& launches, Stage stage, bool scor
   };
   const std::string name = score && sum ? kTokenPairs : score ? "scores by token" : "sums by token";
   // Launch bounds of the kernel: two blocks of eight warps.
-  launches.push_back({stage, name, split.num_blocks, 2 * TokenSplit::kWarpsPerBlock / split.warps_per_block(),
-                      fill, score && !sum ? kPairScoreCodeBytes : kPairCodeBytes});
+  launches.push_back({stage, name, split.num_blocks, 2 * TokenSplit::kWarpsPerBlock / split.warps, fill,
+                      score && !sum ? kPairScoreCodeBytes : kPairCodeBytes});
   launches.back().overlap = finishes ? Overlap::kNone : Overlap::kSharedMlp;
   launches.back().dependent = true;
 }

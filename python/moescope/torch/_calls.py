@@ -2,13 +2,17 @@
 
 What tensors have to be is checked when types, shapes and devices come together for the first time. What follows of it, structs and
 size of the workspace, is a Plan: a call with the same ones finds it and fills in addresses. Plans belong to a thread.
+
+Where PyTorch gives C its tensors (2.10 and later, by DLPack's exchange functions), the library keeps the same plans and calls past
+Python and ctypes: `quick` has its functions. They answer None to every call that they have no plan for, and what is here goes on.
 """
 from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Callable, Sequence
 from functools import reduce
-from operator import attrgetter, or_
+from operator import attrgetter, is_not, or_
 from typing import Any, Optional
 
 import torch
@@ -29,11 +33,12 @@ class Plan:
 
     __slots__ = ("device", "function", "index", "shape", "shape_reference", "size", "where", "where_reference")
 
-    def __init__(self, operation: str, shape: lib.Shape, device: torch.device):
+    def __init__(self, operation: str, shape: lib.Shape, device: torch.device, strip_counts: tuple[int, int]):
         self.device, self.shape = device, shape
         self.index = -1 if device.type == "cpu" else torch.cuda.current_device() if device.index is None else device.index
         self.where = lib.execution(device=lib.CPU if self.index < 0 else lib.CUDA, device_index=max(self.index, 0),
-                                   num_threads=torch.get_num_threads() if self.index < 0 else 0, deterministic=bool(_deterministic()))
+                                   num_threads=torch.get_num_threads() if self.index < 0 else 0, deterministic=bool(_deterministic()),
+                                   strip_counts=strip_counts)
         self.size = lib.workspace_bytes(operation, shape, self.where)  # raises for a shape that cannot be
         self.function = lib.function(operation)
         self.shape_reference, self.where_reference = ctypes.byref(shape), ctypes.byref(self.where)
@@ -77,14 +82,85 @@ def planned(operation: str, options: Any, tensors: tuple) -> tuple[Optional[Plan
     return (None, []) if plan.index >= 0 and reduce(or_, addresses) & 15 else (plan, addresses)
 
 
-def plan_of(operation: str, options: Any, tensors: tuple, shape: lib.Shape) -> tuple[Plan, list[int]]:
-    """A plan, to be found from now on, for tensors that were checked; and their addresses."""
-    plan = Plan(operation, shape, tensors[0].device)
+def plan_of(operation: str, options: Any, tensors: tuple, shape: lib.Shape,
+            strip_counts: tuple[int, int] = (0, 0)) -> tuple[Plan, list[int]]:
+    """A plan, to be found from now on, for tensors that were checked; and their addresses. strip_counts: of what the options say."""
+    plan = Plan(operation, shape, tensors[0].device, strip_counts)
     if len(_plans.of) >= _MOST_PLANS:
         _plans.of.clear()
     _plans.of[_key(operation, options, tensors)] = plan
     return plan, [*map(_address, tensors)]
 
+
+FORMS = ("select", "select_backward", "experts", "experts_backward", "mlp", "mlp_backward", "layer", "layer_backward", "layer_output",
+         "layer_output_backward")
+
+
+def _nothing(*_arguments: Any) -> None:
+    return None
+
+
+class Quick:
+    """The library's functions: of every form `kernel`, and `road` where nobody stands between. All answer None until there are."""
+
+    def __init__(self) -> None:
+        self._asked, self._learn, self._enable, self.direct = False, None, None, [None] * len(FORMS)
+        self._put([_nothing] * len(FORMS), [_nothing] * len(FORMS))
+
+    def _put(self, kernels: Sequence[Callable], roads: Sequence[Callable]) -> None:
+        for name, kernel, road in zip(FORMS, kernels, roads):
+            setattr(self, name, kernel)
+            setattr(self, f"{name}_road", road)
+
+    def _attach(self) -> None:
+        """Once, when the library is there."""
+        self._asked = True
+        exchange = getattr(Tensor, "__dlpack_c_exchange_api__", None)
+        stands_between = _stands_between()
+        functions = lib.python_calls() if exchange is not None and stands_between is not None else ()
+        if functions and functions[0](exchange, Tensor, torch.nn.Parameter, torch.empty_like, _deterministic, _threads,
+                                      torch.is_grad_enabled, stands_between, tuple(self.direct)):
+            _, self._enable, self._learn, *others = functions
+            self._put(others[:len(FORMS)], others[len(FORMS):])
+
+    @property
+    def attached(self) -> bool:
+        """Whether calls can go past Python here; known once a call was made."""
+        return self._learn is not None
+
+    def enable(self, on: bool) -> None:
+        """For tests: without it every call goes through Python."""
+        if self._enable is not None:
+            self._enable(on)
+
+    def learn(self, form: str, given: tuple, taken: tuple, options: tuple, plan: Plan, made: tuple) -> None:
+        """What the first call of its kind has made. given: its tensors, or None; taken: those that went to the library, the same
+        ones where nothing had to be copied."""
+        if not self._asked:
+            self._attach()
+        there = [one for one in given if one is not None]
+        if self._learn is None or len(there) != len(taken) or any(map(is_not, there, taken)):
+            return
+        if plan.index >= 0 and torch.cuda.is_current_stream_capturing():
+            return  # what is kept would lie in the graph's memory
+        kept = tuple(one.new_empty(1).expand(one.shape) if one.numel() > 0 else one for one in made)
+        workspace = None
+        if plan.size:
+            room = plan.size if plan.index >= 0 else plan.size + 63
+            workspace = torch.empty(1, dtype=_bytes, device=plan.device).expand(room)
+        self._learn(FORMS.index(form), (*given, *options), ctypes.addressof(plan.shape), ctypes.addressof(plan.where), workspace, made,
+                    kept)
+
+
+def _stands_between() -> Optional[tuple]:
+    """Functions that are all false where a call may go past the dispatcher; None where this PyTorch has not all of them."""
+    asked = (getattr(torch._C, "_len_torch_dispatch_stack", None), getattr(torch._C, "_is_tracing", None),
+             getattr(getattr(torch._C, "_functorch", None), "peek_interpreter_stack", None),
+             getattr(torch._C, "_is_any_autocast_enabled", None))
+    return None if None in asked else asked
+
+
+quick: Any = Quick()
 
 _float64, _float32 = torch.float64, torch.float32
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from moescope.torch import _ops
+from moescope.torch._calls import FORMS, quick
 
 ops = torch.ops.moescope
 # Names of PyTorch's own use: where one is gone, every call goes through the dispatcher.
@@ -122,6 +123,46 @@ class _LayerOutput(torch.autograd.Function):
         return *_layer_gradients(ctx, made), None, None, None, None
 
 
+def _ceiling(count: int) -> int:
+    """A count, or up to a sixteenth more: few sizes, so that plans and PyTorch's allocator find one again."""
+    step = 1 << max(count.bit_length() - 5, 0)
+    return -(-count // step) * step
+
+
+class _LayerOutputExact(torch.autograd.Function):
+    """_LayerOutput whose backward takes memory for what the forward selected. It waits until that forward has run."""
+
+    @staticmethod
+    def forward(ctx, x, row_logits, col_logits, w_in, w_out, gate, up, down, expert_bound, *options):
+        ctx.save_for_backward(x, row_logits, col_logits, w_in, w_out, gate, up, down)
+        ctx.options, ctx.counted = options, None
+        if not x.is_cuda or torch.cuda.is_current_stream_capturing():
+            return _ops.layer_output_kernel(x, row_logits, col_logits, w_in, w_out, gate, up, down, expert_bound, *options)
+        counts = torch.empty(2, dtype=torch.int32, device=x.device)
+        y = _ops.layer_output_kernel(x, row_logits, col_logits, w_in, w_out, gate, up, down, expert_bound, *options, counts)
+        ctx.counts, ctx.counted = torch.empty(2, dtype=torch.int32, pin_memory=True), torch.cuda.Event()
+        ctx.counts.copy_(counts, non_blocking=True)
+        ctx.counted.record(torch.cuda.current_stream(x.device))
+        return y
+
+    @staticmethod
+    def backward(ctx, y_gradient):
+        saved = ctx.saved_tensors
+        ctx.want = [*ctx.needs_input_grad[:5 if saved[5] is None else 8]]
+        if torch.is_grad_enabled() or ctx.counted is None:
+            made = _either(ops.layer_output_backward.default, _ops._layer_output_backward, y_gradient, *saved, y_gradient, *ctx.options,
+                           ctx.want)
+        else:
+            ctx.counted.synchronize()
+            entries, tiles = map(_ceiling, ctx.counts.tolist())
+            top_k, gate_mode, activation = ctx.options
+            made = _ops._layer_backward(*saved, None, None, y_gradient, gate_mode, activation, ctx.want, top_k, (entries, tiles))
+        return *_layer_gradients(ctx, made), None, None, None, None
+
+
 # Function.apply in Python sees to functorch, which plain() has ruled out.
-select, experts, mlp, layer, layer_output = (super(torch.autograd.Function, one).apply  # type: ignore[misc]
-                                             for one in (_Select, _Experts, _Mlp, _Layer, _LayerOutput))
+_functions = (_Select, _Experts, _Mlp, _Layer, _LayerOutput, _LayerOutputExact)
+select, experts, mlp, layer, layer_output, layer_output_exact = (super(torch.autograd.Function, one).apply  # type: ignore[misc]
+                                                                 for one in _functions)
+for _name, _function in (("select", select), ("experts", experts), ("mlp", mlp), ("layer", layer), ("layer_output", layer_output)):
+    quick.direct[FORMS.index(_name)] = _function

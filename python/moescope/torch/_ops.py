@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from moescope import _library as lib
-from moescope.torch._calls import compute_dtype, dense, plan_of, planned, require
+from moescope.torch._calls import compute_dtype, dense, plan_of, planned, quick, require
 
 _LIBRARY = torch.library.Library("moescope", "DEF")
 _DTYPES = {torch.float32: "float32", torch.float64: "float64", torch.bfloat16: "bfloat16"}
@@ -90,9 +90,12 @@ def _logits(row_logits: Tensor, col_logits: Tensor) -> tuple[Tensor, Tensor, str
 
 
 def _select(row_logits: Tensor, col_logits: Tensor, top_k: int, gate_mode: str, marginals: str) -> tuple[Tensor, Tensor, Tensor]:
+    made = quick.select(row_logits, col_logits, top_k, gate_mode, marginals)
+    if made is not None:
+        return made
     tensors, options = (row_logits, col_logits), (top_k, gate_mode, marginals)
     plan, addresses = planned("select_forward", options, tensors)
-    if plan is None:
+    if is_new := plan is None:
         rows, cols, dtype = _logits(row_logits, col_logits)
         tensors = rows, cols
         shape = lib.shape(num_tokens=rows.shape[0], dtype=dtype, grid_rows=rows.shape[1], grid_cols=cols.shape[1], top_k=top_k,
@@ -102,6 +105,8 @@ def _select(row_logits: Tensor, col_logits: Tensor, top_k: int, gate_mode: str, 
     ids = torch.empty(extents, dtype=torch.int32, device=plan.device)
     gates, scores = row_logits.new_empty(extents), row_logits.new_empty(extents)
     plan.call(*addresses, ids.data_ptr(), gates.data_ptr(), scores.data_ptr())
+    if is_new:
+        quick.learn("select", (row_logits, col_logits), tensors, options, plan, (gates, ids, scores))
     return gates, ids, scores
 
 
@@ -112,9 +117,13 @@ def _select_fake(row_logits, col_logits, top_k, gate_mode, marginals):
 
 def _select_backward(row_logits: Tensor, col_logits: Tensor, ids: Tensor, gates_gradient: Tensor, gate_mode: str,
                      marginals: str) -> tuple[Tensor, Tensor]:
-    tensors, options = (row_logits, col_logits, ids, gates_gradient), (gate_mode, marginals)
+    found = quick.select_backward(row_logits, col_logits, ids, gates_gradient, gate_mode, marginals)
+    if found is not None:
+        return found
+    given, options = (row_logits, col_logits, ids, gates_gradient), (gate_mode, marginals)
+    tensors = given
     plan, addresses = planned("select_backward", options, tensors)
-    if plan is None:
+    if is_new := plan is None:
         rows, cols, dtype = _logits(row_logits, col_logits)
         ids = _ids("ids", ids, rows.shape[0], rows.device)
         tensors = rows, cols, ids, require("gates_gradient", gates_gradient, rows.dtype, ids.shape, rows.device)
@@ -123,6 +132,8 @@ def _select_backward(row_logits: Tensor, col_logits: Tensor, ids: Tensor, gates_
         plan, addresses = plan_of("select_backward", options, tensors, shape)
     made, places = _made(tensors[:2], (True, True))
     plan.call(*addresses, *places)
+    if is_new:
+        quick.learn("select_backward", given, tensors, options, plan, tuple(made))
     return made[0], made[1]
 
 
@@ -165,28 +176,41 @@ def _pairs(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates: Tensor, a
 
 
 def _experts(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates: Tensor, activation: str) -> Tensor:
-    tensors: tuple = (x, w_in, w_out, ids, gates)
+    made = quick.experts(x, w_in, w_out, ids, gates, activation)
+    if made is not None:
+        return made
+    given: tuple = (x, w_in, w_out, ids, gates)
+    tensors = given
     plan, addresses = planned("experts_forward", activation, tensors)
-    if plan is None:
+    if is_new := plan is None:
         shape, tensors = _pairs(x, w_in, w_out, ids, gates, activation)
         plan, addresses = plan_of("experts_forward", activation, tensors, shape)
     y = torch.empty_like(tensors[0])
     plan.call(*addresses, y.data_ptr())
+    if is_new:
+        quick.learn("experts", given, tensors, (activation,), plan, (y,))
     return y
 
 
 def _experts_backward(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates: Tensor, y_gradient: Tensor, activation: str,
                       want_x: bool, want_w_in: bool, want_w_out: bool, want_gates: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    tensors: tuple = (x, w_in, w_out, ids, gates, y_gradient)
+    found = quick.experts_backward(x, w_in, w_out, ids, gates, y_gradient, activation, want_x, want_w_in, want_w_out, want_gates)
+    if found is not None:
+        return found
+    given: tuple = (x, w_in, w_out, ids, gates, y_gradient)
+    tensors = given
     plan, addresses = planned("experts_backward", activation, tensors)
-    if plan is None:
+    if is_new := plan is None:
         shape, tensors = _pairs(x, w_in, w_out, ids, gates, activation)
         tensors = *tensors, require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
         plan, addresses = plan_of("experts_backward", activation, tensors, shape)
     want = [want_x, want_w_in, want_w_out, want_gates]
-    made, places = _made((x, w_in, w_out, gates), _tables_together(x, want, 1))
+    together = _tables_together(x, want, 1)
+    made, places = _made((x, w_in, w_out, gates), together)
     plan.call(*addresses, *places)
     kept = _only(made, want)
+    if is_new and together == want:
+        quick.learn("experts_backward", given, tensors, (activation, *want), plan, tuple(kept))
     return kept[0], kept[1], kept[2], kept[3]
 
 
@@ -234,26 +258,39 @@ def _mlp_tensors(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, activation: 
 
 
 def _mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, activation: str) -> Tensor:
-    tensors: tuple = (x, gate, up, down)
+    made = quick.mlp(x, gate, up, down, activation)
+    if made is not None:
+        return made
+    given: tuple = (x, gate, up, down)
+    tensors = given
     plan, addresses = planned("mlp_forward", activation, tensors)
-    if plan is None:
+    if is_new := plan is None:
         shape, tensors = _mlp_tensors(x, gate, up, down, activation)
         plan, addresses = plan_of("mlp_forward", activation, tensors, shape)
     y = torch.empty_like(tensors[0])
     plan.call(*addresses, y.data_ptr())
+    if is_new:
+        quick.learn("mlp", given, tensors, (activation,), plan, (y,))
     return y
 
 
 def _mlp_backward(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, y_gradient: Tensor, activation: str, want_x: bool,
                   want_gate: bool, want_up: bool, want_down: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    tensors: tuple = (x, gate, up, down, y_gradient)
+    want = (want_x, want_gate, want_up, want_down)
+    found = quick.mlp_backward(x, gate, up, down, y_gradient, activation, *want)
+    if found is not None:
+        return found
+    given: tuple = (x, gate, up, down, y_gradient)
+    tensors = given
     plan, addresses = planned("mlp_backward", activation, tensors)
-    if plan is None:
+    if is_new := plan is None:
         shape, tensors = _mlp_tensors(x, gate, up, down, activation)
         tensors = *tensors, require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
         plan, addresses = plan_of("mlp_backward", activation, tensors, shape)
-    made, places = _made((x, gate, up, down), (want_x, want_gate, want_up, want_down))
+    made, places = _made((x, gate, up, down), want)
     plan.call(*addresses, *places)
+    if is_new:
+        quick.learn("mlp_backward", given, tensors, (activation, *want), plan, tuple(made))
     return made[0], made[1], made[2], made[3]
 
 
@@ -312,10 +349,14 @@ _INPUTS_BYTES, _GRADIENTS_BYTES = ctypes.sizeof(lib.LayerInputs), ctypes.sizeof(
 def _layer(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out: Tensor, gate: Optional[Tensor],
            up: Optional[Tensor], down: Optional[Tensor], top_k: int, gate_mode: str,
            activation: str) -> tuple[Tensor, Tensor, Tensor]:
-    tensors, options = _inputs_of(x, row_logits, col_logits, w_in, w_out, gate, up, down), (top_k, gate_mode, activation)
+    all_inputs = x, row_logits, col_logits, w_in, w_out, gate, up, down
+    made = quick.layer(*all_inputs, top_k, gate_mode, activation)
+    if made is not None:
+        return made
+    tensors, options = _inputs_of(*all_inputs), (top_k, gate_mode, activation)
     plan, addresses = planned("layer_forward", options, tensors)
-    if plan is None:
-        shape, tensors = _layer_tensors(x, row_logits, col_logits, w_in, w_out, gate, up, down, *options)
+    if is_new := plan is None:
+        shape, tensors = _layer_tensors(*all_inputs, *options)
         plan, addresses = plan_of("layer_forward", options, tensors, shape)
     y = torch.empty_like(tensors[0])
     extents = (x.shape[0], top_k)
@@ -323,6 +364,8 @@ def _layer(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_ou
     gates = row_logits.new_empty(extents)
     given = lib.LayerInputs(_INPUTS_BYTES, *addresses)
     plan.call(ctypes.byref(given), y.data_ptr(), ids.data_ptr(), gates.data_ptr())
+    if is_new:
+        quick.learn("layer", all_inputs, tensors, options, plan, (y, ids, gates))
     return y, ids, gates
 
 
@@ -333,32 +376,54 @@ def _layer_fake(x, row_logits, col_logits, w_in, w_out, gate, up, down, top_k, g
 
 def _layer_output(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out: Tensor, gate: Optional[Tensor],
                   up: Optional[Tensor], down: Optional[Tensor], expert_bound: Optional[Tensor], top_k: int, gate_mode: str,
-                  activation: str) -> Tensor:
+                  activation: str, strip_counts: Optional[Tensor] = None) -> Tensor:
+    """strip_counts: int32 [2] on the GPU, to be written."""
     if not x.is_cuda:
         return _layer(x, row_logits, col_logits, w_in, w_out, gate, up, down, top_k, gate_mode, activation)[0]
-    tensors, options = _inputs_of(x, row_logits, col_logits, w_in, w_out, gate, up, down), (top_k, gate_mode, activation)
+    all_inputs = x, row_logits, col_logits, w_in, w_out, gate, up, down
+    made = None if strip_counts is not None else quick.layer_output(*all_inputs, expert_bound, top_k, gate_mode, activation)
+    if made is not None:
+        return made
+    tensors, options = _inputs_of(*all_inputs), (top_k, gate_mode, activation)
+    bound: tuple = ()
     plan, addresses = planned("layer_forward", options, tensors)
-    if plan is None:
-        shape, tensors = _layer_tensors(x, row_logits, col_logits, w_in, w_out, gate, up, down, *options)
+    # With a bound once more: what `quick` has learnt without one is another kind of call.
+    if is_new := plan is None or expert_bound is not None:
+        shape, tensors = _layer_tensors(*all_inputs, *options)
         plan, addresses = plan_of("layer_forward", options, tensors, shape)
     given = lib.LayerInputs(_INPUTS_BYTES, *addresses)
     if expert_bound is not None:
-        bound = require("expert_bound", expert_bound, torch.float32, (1,), plan.device)  # kept until the call is made
-        given.expert_bound = bound.data_ptr()
+        bound = (require("expert_bound", expert_bound, torch.float32, (1,), plan.device),)  # kept until the call is made
+        given.expert_bound = bound[0].data_ptr()
+    if strip_counts is not None:
+        given.strip_counts = strip_counts.data_ptr()
     y = torch.empty_like(tensors[0])
     plan.call(ctypes.byref(given), y.data_ptr(), None, None)
+    if is_new:
+        quick.learn("layer_output", (*all_inputs, expert_bound), (*tensors, *bound), options, plan, (y,))
     return y
 
 
 def _layer_backward(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out: Tensor, gate: Optional[Tensor],
                     up: Optional[Tensor], down: Optional[Tensor], ids: Optional[Tensor], gates: Optional[Tensor], y_gradient: Tensor,
-                    gate_mode: str, activation: str, want: list[bool], top_k: int = 0) -> list[Tensor]:
-    """Without ids and gates, which a GPU can do without, it takes top_k."""
-    inputs = _inputs_of(x, row_logits, col_logits, w_in, w_out, gate, up, down)
+                    gate_mode: str, activation: str, want: list[bool], top_k: int = 0,
+                    strip_counts: tuple[int, int] = (0, 0)) -> list[Tensor]:
+    """Without ids and gates, which a GPU can do without, it takes top_k. strip_counts: what the forward had written, if that is known."""
+    all_inputs = x, row_logits, col_logits, w_in, w_out, gate, up, down
+    if ids is None:
+        quick_form, given_all, own_options = "layer_output_backward", (*all_inputs, y_gradient), (top_k, gate_mode, activation, want)
+        found = quick.layer_output_backward(*given_all, *own_options) if strip_counts == (0, 0) else None
+    else:
+        quick_form, given_all = "layer_backward", (*all_inputs, ids, gates, y_gradient)
+        own_options = (gate_mode, activation, want, top_k)  # type: ignore[assignment]
+        found = quick.layer_backward(*given_all, *own_options)
+    if found is not None:
+        return list(found)
+    inputs = _inputs_of(*all_inputs)
     listed = (ids, gates) if ids is not None else ()
-    tensors, options = (*inputs, y_gradient, *listed), (gate_mode, activation, top_k)
+    tensors, options = (*inputs, y_gradient, *listed), (gate_mode, activation, top_k, strip_counts)
     plan, addresses = planned("layer_backward", options, tensors)
-    if plan is None:
+    if is_new := plan is None:
         top = top_k if ids is None else ids.shape[-1]
         shape, found = _layer_tensors(x, row_logits, col_logits, w_in, w_out, gate, up, down, top, gate_mode, activation)
         found = *found, require("y_gradient", y_gradient, x.dtype, x.shape, x.device)
@@ -367,13 +432,18 @@ def _layer_backward(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Ten
             found = (*found, require("ids", ids, torch.int32, pairs, x.device),
                      require("gates", gates, compute_dtype(x.dtype), pairs, x.device))
         tensors = found
-        plan, addresses = plan_of("layer_backward", options, tensors, shape)
+        plan, addresses = plan_of("layer_backward", options, tensors, shape, strip_counts)
     count = len(inputs)
-    made, places = _made(inputs, _tables_together(x, want, 3))
+    together = _tables_together(x, want, 3)
+    made, places = _made(inputs, together)
     given, to = lib.LayerInputs(_INPUTS_BYTES, *addresses[:count]), lib.LayerGradients(_GRADIENTS_BYTES, *places)
     pairs_at = addresses[count + 1:] or (None, None)
     plan.call(ctypes.byref(given), *pairs_at, addresses[count], ctypes.byref(to))
-    return _only(made, want)
+    kept = _only(made, want)
+    if is_new and together == want and strip_counts == (0, 0):
+        # The inputs, then pairs where there are some, then y's gradient: the order of given_all.
+        quick.learn(quick_form, given_all, (*tensors[:count], *tensors[count + 1:], tensors[count]), own_options, plan, tuple(kept))
+    return kept
 
 
 def _layer_backward_fake(x, row_logits, col_logits, w_in, w_out, gate, up, down, ids, gates, y_gradient, gate_mode, activation,

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from moescope import _library as lib
 from moescope.torch import _direct, _ops
+from moescope.torch._calls import quick
 
 _operators = torch.ops.moescope
 _SELECT = _operators.select.default, _direct.select, _ops.select_kernel
@@ -21,6 +22,7 @@ _EXPERTS = _operators.experts.default, _direct.experts, _ops.experts_kernel
 _MLP = _operators.mlp.default, _direct.mlp, _ops.mlp_kernel
 _LAYER = _operators.layer.default, _direct.layer, _ops.layer_kernel
 _LAYER_OUTPUT = _operators.layer_output.default, _direct.layer_output, _ops.layer_output_kernel
+_LAYER_OUTPUT_EXACT = _operators.layer_output.default, _direct.layer_output_exact, _ops.layer_output_kernel
 
 
 class Selection(NamedTuple):
@@ -77,6 +79,10 @@ def select(row_logits: Tensor, col_logits: Tensor, top_k: int, *, gates: str = "
     gates: "softmax" over the selected, "probability" (exp of the score), "relu" or "score". marginals: "log_softmax" of the
     logits, or "as_given". Logits must be finite.
     """
+    if not _compiling():
+        made = quick.select_road(row_logits, col_logits, top_k, gates, marginals)
+        if made is not None:
+            return Selection(made[1], made[0], made[2])
     if row_logits.dim() != 2:
         found = select(_rows(row_logits), _rows(col_logits), top_k, gates=gates, marginals=marginals)
         return Selection(*(one.reshape(*row_logits.shape[:-1], top_k) for one in found))
@@ -92,6 +98,10 @@ def experts(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates: Tensor, 
     x [..., d], w_in and w_out [N, d], ids (int32 or int64) and gates [..., K]. activation: "silu", "gelu" (erf) or "relu". An id
     that stands there twice counts twice.
     """
+    if not _compiling():
+        made = quick.experts_road(x, w_in, w_out, ids, gates, activation)
+        if made is not None:
+            return made
     if x.dim() != 2:
         return experts(_rows(x), w_in, w_out, _rows(ids), _rows(gates), activation=activation).reshape(x.shape)
     if _compiling() or _any_autocast():
@@ -102,6 +112,10 @@ def experts(x: Tensor, w_in: Tensor, w_out: Tensor, ids: Tensor, gates: Tensor, 
 
 def mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, *, activation: str = "silu") -> Tensor:
     """(act(x gate^T) * (x up^T)) down^T, [..., d]. gate and up [f, d], down [d, f]."""
+    if not _compiling():
+        made = quick.mlp_road(x, gate, up, down, activation)
+        if made is not None:
+            return made
     if x.dim() != 2:
         return mlp(_rows(x), gate, up, down, activation=activation).reshape(x.shape)
     if _compiling() or _any_autocast():
@@ -115,11 +129,15 @@ def layer(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out
 
     x [..., d], row_logits [..., Nr], col_logits [..., Nc], w_in and w_out [Nr Nc, d]. gates: "softmax" or "probability".
     """
+    gate, up, down = shared or (None, None, None)
+    if not _compiling():
+        found = quick.layer_road(x, row_logits, col_logits, w_in, w_out, gate, up, down, top_k, gates, activation)
+        if found is not None:
+            return LayerOutput(*found)
     if x.dim() != 2:
         made = layer(_rows(x), _rows(row_logits), _rows(col_logits), w_in, w_out, top_k, shared=shared, gates=gates, activation=activation)
         leading = x.shape[:-1]
         return LayerOutput(made.y.reshape(x.shape), made.ids.reshape(*leading, top_k), made.gates.reshape(*leading, top_k))
-    gate, up, down = shared or (None, None, None)
     if _compiling() or _any_autocast():
         x, w_in, w_out, gate, up, down = _cast(x, w_in, w_out, gate, up, down)
     dtype = _ops.compute_dtype(x.dtype)
@@ -130,22 +148,31 @@ def layer(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out
 
 def layer_output(x: Tensor, row_logits: Tensor, col_logits: Tensor, w_in: Tensor, w_out: Tensor, top_k: int, *,
                  shared: Optional[tuple[Tensor, Tensor, Tensor]] = None, gates: str = "softmax", activation: str = "silu",
-                 expert_bound: Optional[Tensor] = None) -> Tensor:
+                 expert_bound: Optional[Tensor] = None, exact_memory: bool = False) -> Tensor:
     """y [..., d] of layer() alone: with many tokens a GPU then lists no pairs, forward or backward. On a CPU its backward selects
     once more, which layer() does not.
 
     expert_bound: that of expert_bound(w_in, w_out) where the weights do not change, which saves reading them once more. One that is
     too small makes wrong sums.
+
+    exact_memory: on a GPU the backward takes memory for what the forward selected, about half of all that such a batch can select. For
+    that it waits until the forward has run, where it has not yet. It makes no difference in a graph and in torch.compile.
     """
+    gate, up, down = shared or (None, None, None)
+    if not _compiling():
+        made = None if exact_memory else quick.layer_output_road(x, row_logits, col_logits, w_in, w_out, gate, up, down, expert_bound, top_k,
+                                                                 gates, activation)
+        if made is not None:
+            return made
     if x.dim() != 2:
         return layer_output(_rows(x), _rows(row_logits), _rows(col_logits), w_in, w_out, top_k, shared=shared, gates=gates,
-                            activation=activation, expert_bound=expert_bound).reshape(x.shape)
-    gate, up, down = shared or (None, None, None)
+                            activation=activation, expert_bound=expert_bound, exact_memory=exact_memory).reshape(x.shape)
     if _compiling() or _any_autocast():
         x, w_in, w_out, gate, up, down = _cast(x, w_in, w_out, gate, up, down)
     dtype = _ops.compute_dtype(x.dtype)
     given = x, _of(row_logits, dtype), _of(col_logits, dtype), w_in, w_out, gate, up, down
-    return _run(_LAYER_OUTPUT, given if gate is not None else given[:5], *given, expert_bound, top_k, gates, activation)
+    roads = _LAYER_OUTPUT_EXACT if exact_memory else _LAYER_OUTPUT
+    return _run(roads, given if gate is not None else given[:5], *given, expert_bound, top_k, gates, activation)
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ class OmniMoE(RoutingHooks, nn.Module):
 
     hidden_size d, intermediate_size f of the shared MLP (0: none), num_experts N (a square), num_experts_per_token K.
     hidden_act: "silu", "gelu" (erf) or "relu". gates: "probability" as published, or "softmax" over the selected.
+    exact_memory: as in layer_output(), for training.
     router_norm: batch norm of the router's logits, as published; in training it needs two tokens or more.
 
     Parameters and buffers: gate_proj, up_proj, down_proj (shared MLP), router_gate_x, router_gate_y, router_norm_x,
@@ -26,7 +27,7 @@ class OmniMoE(RoutingHooks, nn.Module):
     """
 
     def __init__(self, hidden_size: int, intermediate_size: int, num_experts: int, num_experts_per_token: int,
-                 hidden_act: str = "silu", *, gates: str = "probability", router_norm: bool = True,
+                 hidden_act: str = "silu", *, gates: str = "probability", router_norm: bool = True, exact_memory: bool = False,
                  device: Optional[Union[torch.device, str]] = None, dtype: Optional[torch.dtype] = None):
         super().__init__()
         side = math.isqrt(max(num_experts, 0))
@@ -45,6 +46,7 @@ class OmniMoE(RoutingHooks, nn.Module):
         self.num_expert_sqrt = side
         self.top_k = num_experts_per_token
         self.gates = gates
+        self.exact_memory = exact_memory
         if intermediate_size > 0:
             self.gate_proj = nn.Linear(hidden_size, intermediate_size, bias=False, **made)
             self.up_proj = nn.Linear(hidden_size, intermediate_size, bias=False, **made)
@@ -102,7 +104,8 @@ class OmniMoE(RoutingHooks, nn.Module):
             if bound is not None and bound.device != tokens.device:
                 bound = None  # the module has moved
             y = functional.layer_output(tokens, row_logits, col_logits, self.up_embed.weight, self.down_embed.weight, self.top_k,
-                                        shared=shared, gates=self.gates, activation=self.hidden_act, expert_bound=bound)
+                                        shared=shared, gates=self.gates, activation=self.hidden_act, expert_bound=bound,
+                                        exact_memory=self.exact_memory)
             return y.reshape(*hidden_states.shape[:-1], self.hidden_size)
         made = functional.layer(tokens, row_logits, col_logits, self.up_embed.weight, self.down_embed.weight, self.top_k, shared=shared,
                                 gates=self.gates, activation=self.hidden_act)

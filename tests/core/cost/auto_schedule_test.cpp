@@ -15,7 +15,7 @@ using test::RoutingCase;
 using test::RoutingSkew;
 
 MachineRates even_rates() {
-  MachineRates rates{.source = "test", .cache_bytes = 1e6, .candidates = {}};
+  MachineRates rates{.source = "test", .size = {.cache_bytes = 1e6}, .candidates = {}, .selection = {}};
   for (const ScheduleKind kind : {ScheduleKind::kTokenCentric, ScheduleKind::kExpertCentric,
                                   ScheduleKind::kStaircase, ScheduleKind::kDenseMasked}) {
     rates.candidates.push_back({.schedule = {.kind = kind},
@@ -74,10 +74,13 @@ TEST(ChooseSchedule, PredictsTheLargestOfTheThreeTimesAndWhatIsFixed) {
             "288 bytes 2 s, "
             "useful 160 flop 0.5 s)");
   EXPECT_EQ(choice.reason, "token_centric, predicted 2.5 s (rates: test)");
-  rates.candidates[0].overlaps = false;
+  rates.candidates[0].sharpness = 1;
   EXPECT_DOUBLE_EQ(
       choose_schedule(test::make_shape(2, 8, 3, 3, 3), routing, {}, rates).candidates[0].predicted_s,
       0.5 + 1 + 2 + 0.5);
+  rates.candidates[0].sharpness = 4;  // 1 + 16 + 1/16 to the power of 1/4
+  EXPECT_NEAR(choose_schedule(test::make_shape(2, 8, 3, 3, 3), routing, {}, rates).candidates[0].predicted_s,
+              0.5 + 2.03243, 1e-5);
   EXPECT_EQ(choice.explanation(), choice.reason + "\n  " + choice.candidates[0].reason);
 }
 
@@ -89,15 +92,66 @@ TEST(ChooseSchedule, CountsRowsThatTheCacheCannotKeepAsReadAgain) {
   MachineRates rates = only(even_rates(), {0});
   rates.candidates[0].memory_bytes_per_s = 1;
   rates.candidates[0].reuse_is_near = false;
-  rates.cache_bytes = 0.5 * 2 * 25.0 / 7 * 16;
+  rates.size.cache_bytes = 0.5 * 2 * 25.0 / 7 * 16;
   const LayerShape shape = test::make_shape(2, 8, 3, 3, 3);
   EXPECT_DOUBLE_EQ(choose_schedule(shape, routing, {}, rates).candidates[0].memory_s, 272);
-  rates.cache_bytes *= 4;
+  rates.size.cache_bytes *= 4;
   EXPECT_DOUBLE_EQ(choose_schedule(shape, routing, {}, rates).candidates[0].memory_s, 256);
-  rates.cache_bytes = 1e-9;
+  rates.size.cache_bytes = 1e-9;
   EXPECT_NEAR(choose_schedule(shape, routing, {}, rates).candidates[0].memory_s, 288, 1e-6);
   rates.candidates[0].reuse_is_near = true;
   EXPECT_DOUBLE_EQ(choose_schedule(shape, routing, {}, rates).candidates[0].memory_s, 256);
+}
+
+TEST(ChooseSchedule, CountsWhatFollowsOneOnTheOtherWhereAMachineHasMultiprocessors) {
+  // 300 tokens of the same 4 experts on a grid of 1 x 4: one strip, 3 tiles of 128 tokens of one segment
+  // of 64.
+  std::vector<std::vector<std::int32_t>> ids(300, {0, 1, 2, 3});
+  const Routing routing = test::routing_of(1, 4, ids);
+  const LayerShape shape = test::make_shape(300, 8, 1, 4, 4);
+  MachineRates rates = only(even_rates(), {2});
+  ScheduleRates& staircase = rates.candidates[0];
+  staircase.memory_bytes_per_s = staircase.cache_bytes_per_s = staircase.flop_per_s = 1e15;
+  staircase.step_s = 1;
+  const auto predicted = [&] { return choose_schedule(shape, routing, {}, rates).candidates[0].predicted_s; };
+  EXPECT_LT(predicted(), 1e-6) << "no multiprocessors, no chains";
+  rates.size.num_sms = 2;  // 3 units: 2 waves
+  EXPECT_NEAR(predicted(), 2, 1e-6);
+  staircase.chain_bytes_per_s = 2 * 2 * 64 * 16;  // W and V of both units in a second
+  EXPECT_NEAR(predicted(), 3, 1e-6);
+  rates.size.num_sms = 3;
+  EXPECT_NEAR(predicted(), 1.5, 1e-6);
+  EXPECT_NE(choose_schedule(shape, routing, {}, rates).explanation().find(", chains 1.5 s)"),
+            std::string::npos);
+
+  // Pair by pair: 300 tokens fill 3 multiprocessors, so that each worker has all 4 pairs of a token; 38
+  // blocks of 8 workers in 7 waves of 6.
+  rates = only(even_rates(), {0});
+  rates.size.num_sms = 3;
+  rates.candidates[0].memory_bytes_per_s = rates.candidates[0].cache_bytes_per_s =
+      rates.candidates[0].flop_per_s = 1e15;
+  rates.candidates[0].step_s = 1;
+  EXPECT_NEAR(predicted(), 7 * 4, 1e-6);
+  rates.candidates[0].step_s = 0;
+  rates.candidates[0].pair_s = 0.5;
+  EXPECT_NEAR(predicted(), 600, 1e-3);
+}
+
+TEST(ChooseSchedule, AddsTheSelectionInTheFormThatASchedulesTakes) {
+  MachineRates rates = even_rates();
+  rates.size.num_sms = 132;
+  SelectionRates& selection = rates.selection.emplace();
+  selection.pairs_of_few = {1, 0, 0, 0, 0, 0, 0};
+  selection.pairs_of_many = {0, 0, 0, 0, 1, 0, 0};
+  selection.strips_of_few = {0, 2, 0, 0, 0, 0, 0};
+  selection.strips_of_many = {0, 0, 0, 1, 0, 0, 0};
+  const auto selected = [&](const RoutingCase& c) {
+    const ScheduleChoice choice = choose_schedule(c.shape, test::make_routing(c, 1), {}, rates);
+    return std::pair(choice.candidates[0].select_s, choice.candidates[2].select_s);
+  };
+  EXPECT_EQ(selected(kSparse), std::pair(1.0, 48.0)) << "8 tokens, the side is 24";
+  EXPECT_EQ(selected({test::make_shape(1024, 64, 24, 24, 3), RoutingSkew::kGaussian}),
+            std::pair(1024.0, 72.0));
 }
 
 TEST(ChooseSchedule, LeavesAFastScheduleWhoseLaunchesCostMore) {
@@ -223,7 +277,7 @@ TEST(ChooseSchedule, RefusesRatesThatCannotBe) {
   rates.candidates[0].schedule = parse_schedule("staircase:rows");
   EXPECT_EQ(message(rates), "staircase:rows.fixed_s = -1: must be finite and not negative");
   rates = even_rates();
-  rates.cache_bytes = 0;
+  rates.size.cache_bytes = 0;
   EXPECT_EQ(message(rates), "cache_bytes = 0: must be positive and finite");
   rates = even_rates();
   rates.candidates.clear();

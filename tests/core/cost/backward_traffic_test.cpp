@@ -24,9 +24,12 @@ class TinyBackward : public testing::Test {
   Routing routing_ = test::routing_of(3, 3, {{1, 4, 7}, {0, 1}});
 
   AnalyticCost cost(ScheduleKind kind, SaveMode save = SaveMode::kLogProbs, bool fixed = false) const {
-    const Schedule schedule = build_schedule(routing_, {.kind = kind, .group_size = 3});
     TrainingOptions training;
     training.save = save;
+    return cost(kind, training, fixed);
+  }
+  AnalyticCost cost(ScheduleKind kind, const TrainingOptions& training, bool fixed = false) const {
+    const Schedule schedule = build_schedule(routing_, {.kind = kind, .group_size = 3});
     return backward_cost(shape_, routing_, schedule, fixed, training);
   }
 };
@@ -69,6 +72,47 @@ TEST_F(TinyBackward, StaircaseStoresByRowsAndAddsByColumns) {
                    "write 192 dW and dV of every item"}));
   EXPECT_EQ(c.executed_flop(Stage::kExpertsWgrad), 4 * 8 * 6);
   EXPECT_EQ(c.executed_flop(Stage::kExpertsDgrad), 6 * 8 * 6);
+}
+
+TEST_F(TinyBackward, TouchedRowsAloneTakeTheZerosAwayWhereRowsAreGathered) {
+  TrainingOptions training;
+  training.form = GradientForm::kTouched;
+  EXPECT_EQ(backward_terms(cost(ScheduleKind::kTokenCentric, training), Stage::kExpertsWgrad, MemoryLevel::kHbm),
+            (Lines{"read 20 expert_ids", "read 20 p and q", "read 24 token_offsets", "read 64 X and dY",
+                   "write 128 dW and dV of active experts"}));
+  // Strips and products write whole tiles as ever.
+  for (const ScheduleKind kind : {ScheduleKind::kStaircase, ScheduleKind::kDenseMasked}) {
+    EXPECT_EQ(cost(kind, training).bytes(Stage::kLayer, MemoryLevel::kHbm),
+              cost(kind).bytes(Stage::kLayer, MemoryLevel::kHbm));
+  }
+  EXPECT_EQ(backward_floor_bytes(shape_, routing_, {}) - backward_floor_bytes(shape_, routing_, training),
+            2 * 5 * 16);
+}
+
+TEST_F(TinyBackward, AddedGradientsAreReadAndLeaveOtherRowsAlone) {
+  TrainingOptions training;
+  training.form = GradientForm::kAdded;
+  EXPECT_EQ(backward_terms(cost(ScheduleKind::kTokenCentric, training), Stage::kExpertsWgrad, MemoryLevel::kL2),
+            (Lines{"read 128 dW and dV that are added to", "read 160 X and dY rows", "read 20 expert_ids",
+                   "read 20 p and q", "read 24 token_offsets", "write 128 dW and dV of active experts"}));
+  EXPECT_EQ(backward_terms(cost(ScheduleKind::kStaircase, training), Stage::kExpertsWgrad, MemoryLevel::kL2),
+            (Lines{"read 192 dW and dV of every item", "read 20 expert_ids", "read 24 p and q",
+                   "read 64 X and dY rows", "write 192 dW and dV of every item"}));
+  EXPECT_EQ(backward_floor_bytes(shape_, routing_, training) - backward_floor_bytes(shape_, routing_, {}),
+            (4 * 4 - 2 * 9) * 16);
+}
+
+TEST_F(TinyBackward, TheOptimizersStepIsOfTouchedRowsOrOfAll) {
+  TrainingOptions training;
+  for (const auto& [form, rows] :
+       {std::pair(OptimizerForm::kTouched, 4), std::pair(OptimizerForm::kDense, 9)}) {
+    training.optimizer = form;
+    const AnalyticCost c = cost(ScheduleKind::kTokenCentric, training);
+    const auto step = optimizer_cost(shape_, rows, training).bytes(Stage::kExpertsOptimizer, MemoryLevel::kHbm);
+    EXPECT_EQ(c.bytes(Stage::kExpertsOptimizer, MemoryLevel::kHbm), step);
+    EXPECT_EQ(c.bytes(Stage::kLayer, MemoryLevel::kHbm),
+              cost(ScheduleKind::kTokenCentric).bytes(Stage::kLayer, MemoryLevel::kHbm) + step);
+  }
 }
 
 TEST_F(TinyBackward, RouterAndSharedMlpByHand) {

@@ -77,6 +77,20 @@ TEST_F(TinyPlan, StagesThatRunAgainAreNamed) {
             (std::vector<Stage>{Stage::kExpertsDgrad, Stage::kExpertsWgrad}));
 }
 
+TEST_F(TinyPlan, AnOptimizerHasItsStateAndItsWeights) {
+  TrainingOptions training;
+  const MemoryPlan without = training_memory_plan(shape_, routing_, schedule_, false, false, training, kStrips);
+  training.optimizer = OptimizerForm::kTouched;
+  const MemoryPlan with = training_memory_plan(shape_, routing_, schedule_, false, false, training, kStrips);
+  EXPECT_EQ(with.stages.back(), Stage::kExpertsOptimizer);
+  const std::int64_t elements = 2 * shape_.num_experts() * shape_.hidden_size;
+  EXPECT_EQ(optimizer_state_bytes(shape_), elements * 12 + 2 * shape_.num_experts() * 4);
+  EXPECT_EQ(with.bytes(MemoryPart::kInput) - without.bytes(MemoryPart::kInput), optimizer_state_bytes(shape_));
+  EXPECT_EQ(with.bytes(MemoryPart::kGradient) - without.bytes(MemoryPart::kGradient),
+            elements * dtype_bytes(shape_.dtype));
+  EXPECT_EQ(with.peak_bytes(), without.peak_bytes());
+}
+
 TEST_F(TinyPlan, RefusesARoutingOfAnotherShape) {
   shape_.grid_cols = 4;
   EXPECT_THROW(plan(SaveMode::kScores, kStrips), InvalidArgument);

@@ -69,6 +69,26 @@ TEST(GpuRatesFile, IsReadInTheOrderOfCandidatesAndWrittenBack) {
   EXPECT_EQ(rates.schedules[2].max_grid_cols, 320);
   const std::string text = gpu_rates_json(rates);
   EXPECT_EQ(gpu_rates_json(parse_gpu_rates(text, "again.json")), text);
+  EXPECT_EQ(rates.schedules[0].pair_s, 0) << "left out";
+  EXPECT_FALSE(rates.selection);
+
+  std::string more = devices.rates();
+  const std::string place = "\"flop_per_s\": 9e14";
+  more.replace(more.find(place), place.size(), place + ", \"pair_s\": 1e-12, \"step_s\": 2e-7");
+  const std::string list = "[1e-5, 0, 0, 1e-9, 0, 0, 2e-12]";
+  more.replace(more.find("\"product_keys\""), 0,
+               "\"selection\": {\"pairs_of_few\": " + list + ", \"pairs_of_many\": " + list +
+                   ", \"strips_of_few\": " + list + ", \"strips_of_many\": " + list + "}, ");
+  const GpuRates all = parse_gpu_rates(more, "r.json");
+  EXPECT_EQ(all.schedules[0].pair_s, 1e-12);
+  EXPECT_EQ(all.schedules[0].step_s, 2e-7);
+  ASSERT_TRUE(all.selection);
+  EXPECT_EQ(all.selection->strips_of_many[6], 2e-12);
+  const std::string again = gpu_rates_json(all);
+  EXPECT_EQ(gpu_rates_json(parse_gpu_rates(again, "again.json")), again);
+  more.replace(more.find(list), list.size(), "[1, 2]");
+  EXPECT_EQ(test::error_text<FileError>([&] { parse_gpu_rates(more, "r.json"); }),
+            "r.json: selection.pairs_of_few: must have 7 numbers");
 }
 
 TEST(GpuRatesFile, ErrorsNameFileMemberAndValue) {
@@ -98,7 +118,7 @@ TEST(GpuRatesOfADevice, AreItsOwnByItsNameOrWhatTheRuntimeCallsIt) {
     const MachineRates rates = schedule_rates(devices.folders(), {gpu, 0});
     EXPECT_NO_THROW(rates.validate());
     EXPECT_EQ(rates.source, "ten points");
-    EXPECT_EQ(rates.cache_bytes, static_cast<double>(gpu.l2_bytes));
+    EXPECT_EQ(rates.size.cache_bytes, static_cast<double>(gpu.l2_bytes));
     EXPECT_EQ(rates.candidates[0].memory_bytes_per_s, 2e12);
     EXPECT_EQ(product_key_rates(devices.folders(), {gpu, 0}).gather_bytes_per_s, 4e12);
   }

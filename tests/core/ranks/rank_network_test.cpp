@@ -12,6 +12,8 @@
 #include <thread>
 #include <vector>
 
+#include "tests/support/openmp_left_behind.hpp"
+
 namespace moescope {
 namespace {
 
@@ -58,6 +60,7 @@ class Star {
       if (process > 0) {
         (void)kill(process, SIGKILL);
         (void)waitpid(process, nullptr, 0);
+        test::remove_openmp_registration(process);
       }
     }
   }
@@ -79,6 +82,7 @@ class Star {
       }
       std::this_thread::sleep_for(1ms);
     }
+    test::remove_openmp_registration(process);
     process = -1;
     return WEXITSTATUS(status);
   }

@@ -99,7 +99,7 @@ TEST(ReadRows, NamesLineAndFieldOfWhatIsWrong) {
             "line 2: source: \"dreamt\" is not a known value");
   EXPECT_EQ(message_for(replaced("\"ok\"", "\"failed\"")),
             "line 2: value = 0.1: a row of time_s with status failed must not have one");
-  EXPECT_EQ(message_for(replaced("\"schema_version\":5", "\"schema_version\":9")),
+  EXPECT_EQ(message_for(replaced("\"schema_version\":6", "\"schema_version\":9")),
             "line 2: schema_version: 9 was written by another version; this one reads 1 to 5");
   EXPECT_NE(message_of([&] { read_rows(directory.path() / "absent"); }).find("absent: no such file"),
             std::string::npos);

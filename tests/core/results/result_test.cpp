@@ -150,7 +150,7 @@ TEST(ResultSchema, RefusesRowsThatAreNotOurs) {
   }
   for (const auto& patch :
        {R"({"status": "fine"})", R"({"source": "guessed"})", R"({"value": null})", R"({"extra": 1})",
-        R"({"schema_version": 6})", R"({"status": "failed", "value": null})", R"({"samples": 0})"}) {
+        R"({"schema_version": 7})", R"({"status": "failed", "value": null})", R"({"samples": 0})"}) {
     json bad = good;
     bad.merge_patch(json::parse(patch));
     if (std::string_view(patch).find("null") != std::string_view::npos) {
@@ -199,7 +199,7 @@ TEST(ResultWriter, WritesCsvWithTheSchemasColumns) {
   EXPECT_EQ(csv.substr(0, csv.find('\n')), columns);
   EXPECT_NE(
       csv.find(
-          "5,run,omnimoe,forward,none,staircase,cpu,7,96,48,16,5,0,,,,64,96,bf16,silu,softmax,\"trace:a,b "
+          "6,run,omnimoe,forward,none,none,none,staircase,cpu,7,96,48,16,5,0,,,,64,96,bf16,silu,softmax,\"trace:a,b "
           "\"\"c\"\".npy\",18446744073709551615,cold,1,,,none,none,experts,measured,time_s,0.1,s,11,"
           "0.3333333333333333,ok,,,moescope run --workload 'trace:my file.npy'\n"),
       std::string::npos)

@@ -51,5 +51,20 @@ TEST(GpuSizes, WorkersOfATokenFillTheDevice) {
   EXPECT_EQ(splits(66, 1024), 1);
 }
 
+TEST(TokenSplit, LongRowsGiveABlockAsManyWarpsAsShortOnes) {
+  const auto split = [](std::int64_t row_bytes) {
+    return TokenSplit::choose(test::large_gpu(90, 132), 16, 1024, row_bytes, 8, 8);
+  };
+  for (const std::int64_t row_bytes : {2048, 4096, 8192, 16384}) {
+    const TokenSplit chosen = split(row_bytes);
+    EXPECT_EQ(chosen.team * 2048, row_bytes);
+    EXPECT_EQ(chosen.workers_per_block() * chosen.team, TokenSplit::kWarpsPerBlock);
+    EXPECT_EQ(TokenSplit::choose(test::large_gpu(90, 132), 4096, 1024, row_bytes, 8, 8).warps,
+              row_bytes == 2048 ? TokenSplit::kWarpsPerBlock : chosen.team);
+    EXPECT_GE(chosen.num_blocks * TokenSplit::kWarpsPerBlock, 4 * 132)
+        << row_bytes;  // 2 warps a multiprocessor before
+  }
+}
+
 }  // namespace
 }  // namespace moescope

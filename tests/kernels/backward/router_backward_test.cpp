@@ -215,7 +215,8 @@ std::vector<LayerShape> shapes() {
         test::make_shape(3, 16, 48, 16, 7), test::make_shape(33, 24, 7, 11, 77),
         test::make_shape(50, 16, 1, 64, 9), test::make_shape(50, 16, 64, 1, 9),
         test::make_shape(300, 40, 16, 12, 11), test::make_shape(130, 72, 24, 40, 33),
-        test::make_shape(5, 8, 1, 20000, 40)}) {
+        test::make_shape(5, 8, 1, 20000, 40), test::make_shape(20, 16, 32, 32, 700),
+        test::make_shape(70, 8, 24, 40, 140)}) {
     for (const GateMode mode : {GateMode::kSoftmax, GateMode::kProbability}) {
       for (const Dtype dtype : {Dtype::kF32, Dtype::kBF16}) {
         all.push_back(shape);

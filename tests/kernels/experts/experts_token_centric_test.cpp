@@ -154,8 +154,9 @@ TEST(TokenSplitChoice, CoversEveryTokenPairAndColumnOnce) {
               TokenSplit::choose(test::large_gpu(), num_tokens, top_k, row_bytes, blocks, clusters);
           EXPECT_GE(split.team * split.chunks * TokenSplit::kBytesPerChunk, row_bytes);
           EXPECT_LE(split.team, TokenSplit::kWarpsPerBlock);
-          EXPECT_EQ(split.workers_per_block() * split.team, split.warps_per_block());
-          EXPECT_LE(split.warps_per_block(), TokenSplit::kWarpsPerBlock);
+          EXPECT_EQ(split.workers_per_block() * split.team, split.warps);
+          EXPECT_TRUE(split.warps == TokenSplit::kWarpsPerBlock ||
+                      (split.warps == split.team && split.splits() == 1));
           EXPECT_EQ(split.tokens_per_block() * split.block_splits, split.workers_per_block());
           const std::int64_t blocks_per_token = split.cluster_blocks * split.clusters;
           EXPECT_EQ(split.num_blocks % blocks_per_token, 0);

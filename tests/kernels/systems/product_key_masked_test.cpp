@@ -127,7 +127,8 @@ TEST(DenseSplits, PartsFillTheDeviceAndAddUpToAChunk) {
   EXPECT_EQ(DenseSplits::count(test::large_gpu(), 1, 8, 49), 1);
   EXPECT_EQ(DenseSplits::count(test::large_gpu(), 1, 1024, 197136), 32);
   EXPECT_EQ(DenseSplits::part(1089, 2), 512);
-  EXPECT_EQ(DenseSplits::part(1089, 1), 1089);
+  EXPECT_EQ(DenseSplits::part(1089, 1), 1088);
+  EXPECT_EQ(DenseSplits::part(5, 1), 5);
   EXPECT_EQ(DenseSplits::part(50, 2), 0);
 }
 

@@ -58,10 +58,14 @@ TEST_F(StripsTrainingGpu, GradientsInFp32) {
   shape.dtype = Dtype::kBF16;
   test::TrainingProblem problem(shape, 5);
   problem.options.gradients = Dtype::kF32;
-  for (const char* schedule : kSchedules) {
-    const LayerCheck result = check_training(*backend_, problem.inputs, problem.dy, parse_schedule(schedule),
-                                             problem.options, 1000, schedule);
-    EXPECT_EQ(result.first_failure(), nullptr) << schedule << ": " << result.first_failure()->detail;
+  for (const GradientForm form : {GradientForm::kStored, GradientForm::kTouched, GradientForm::kAdded}) {
+    problem.options.form = form;
+    for (const char* schedule : kSchedules) {
+      const LayerCheck result = check_training(*backend_, problem.inputs, problem.dy,
+                                               parse_schedule(schedule), problem.options, 1000, schedule);
+      EXPECT_EQ(result.first_failure(), nullptr)
+          << schedule << ", " << to_string(form) << ": " << result.first_failure()->detail;
+    }
   }
 }
 
@@ -77,6 +81,40 @@ TEST_F(StripsTrainingGpu, TakesTheMemoryThatWasPlannedBefore) {
     std::int64_t planned = 0;
     for (const MemoryTerm& term : cuda_training.plan().terms) planned += term.bytes;
     EXPECT_EQ(cuda_training.allocated_bytes(), planned) << to_string(save);
+  }
+}
+
+/// The list of touched experts is made on the device, and the step takes it from there.
+TEST_F(StripsTrainingGpu, TheOptimizerStepsTouchedExperts) {
+  auto shape = test::make_shape(60, 264, 30, 40, 9);
+  shape.dtype = Dtype::kBF16;
+  test::TrainingProblem problem(shape, 4);
+  problem.options.form = GradientForm::kTouched;
+  problem.options.optimizer = OptimizerForm::kTouched;
+  problem.options.adamw = {.learning_rate = 0.25};
+  for (const char* schedule : kSchedules) {
+    SCOPED_TRACE(schedule);
+    const auto training =
+        backend_->prepare_training(problem.inputs, problem.dy, parse_schedule(schedule), problem.options);
+    training->run(L2State::kWarm);
+    const auto touched = touched_experts(training->routing());
+    EXPECT_EQ(training->gradients().touched_experts, touched);
+    EXPECT_LT(std::ssize(touched), shape.num_experts());
+    const ExpertStep step = training->expert_step();
+    auto next = touched.begin();
+    for (std::int32_t expert = 0; expert < shape.num_experts(); ++expert) {
+      const bool listed = next != touched.end() && *next == expert;
+      next += listed ? 1 : 0;
+      std::int64_t moved = 0;
+      for (std::int64_t k = 0; k < shape.hidden_size; ++k) {
+        moved += step.w_out.at(expert, k) != problem.inputs.experts->w_out.at(expert, k) ? 1 : 0;
+      }
+      ASSERT_EQ(moved > shape.hidden_size / 2, listed) << expert;
+      ASSERT_TRUE(listed || moved == 0) << expert;
+    }
+    std::int64_t planned = 0;
+    for (const MemoryTerm& term : training->plan().terms) planned += term.bytes;
+    EXPECT_EQ(dynamic_cast<const cuda::CudaTraining&>(*training).allocated_bytes(), planned);
   }
 }
 

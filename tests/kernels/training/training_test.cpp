@@ -1,8 +1,10 @@
 // The backward on the GPU as a whole: every gradient against the fp64 oracle in every mode, memory as
 // planned, the same bits again, refusals.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <array>
+#include <cmath>
 
 #include "core/base/error.hpp"
 #include "kernels/cuda_backend.hpp"
@@ -105,10 +107,14 @@ TEST_F(CudaTrainingGpu, GradientsInFp32OfALayerInBf16) {
   shape.dtype = Dtype::kBF16;
   test::TrainingProblem problem(shape, 5);
   problem.options.gradients = Dtype::kF32;
-  for (const char* schedule : kSchedules) {
-    const LayerCheck result = check_training(*backend_, problem.inputs, problem.dy, parse_schedule(schedule),
-                                             problem.options, 1000, schedule);
-    EXPECT_EQ(result.first_failure(), nullptr) << schedule << ": " << result.first_failure()->detail;
+  for (const GradientForm form : {GradientForm::kStored, GradientForm::kTouched, GradientForm::kAdded}) {
+    problem.options.form = form;
+    for (const char* schedule : kSchedules) {
+      const LayerCheck result = check_training(*backend_, problem.inputs, problem.dy,
+                                               parse_schedule(schedule), problem.options, 1000, schedule);
+      EXPECT_EQ(result.first_failure(), nullptr)
+          << schedule << ", " << to_string(form) << ": " << result.first_failure()->detail;
+    }
   }
 }
 
@@ -158,6 +164,81 @@ TEST_F(CudaTrainingGpu, TakesTheMemoryThatWasPlannedBefore) {
         EXPECT_EQ(plan.bytes(MemoryPart::kSaved), step->saved_bytes());
         EXPECT_EQ(plan.stages, std::vector<Stage>(step->stages().begin(), step->stages().end()));
       }
+    }
+  }
+}
+
+/// How far `ours` is from `theirs`, of how far these are from `start`.
+double off_the_way(const HostTensor& ours, const HostTensor& theirs, const HostTensor& start) {
+  double off = 0;
+  double way = 0;
+  for (std::int64_t r = 0; r < ours.rows(); ++r) {
+    for (std::int64_t c = 0; c < ours.cols(); ++c) {
+      off += std::pow(static_cast<double>(ours.at(r, c)) - theirs.at(r, c), 2);
+      way += std::pow(static_cast<double>(theirs.at(r, c)) - start.at(r, c), 2);
+    }
+  }
+  return std::sqrt(off / way);
+}
+
+/// As often as run() takes a step: the stages one by one, and the layer.
+TEST_F(CudaTrainingGpu, EndsWithTheMirrorsStepOfTheOptimizer) {
+  auto shape = test::make_shape(60, 264, 30, 40, 9);
+  shape.dtype = Dtype::kF32;
+  test::TrainingProblem problem(shape, 4);
+  for (const GradientForm form : {GradientForm::kStored, GradientForm::kTouched}) {
+    for (const OptimizerForm rows : {OptimizerForm::kTouched, OptimizerForm::kDense}) {
+      if (form == GradientForm::kTouched && rows == OptimizerForm::kDense) {
+        continue;  // refused
+      }
+      problem.options.form = form;
+      problem.options.optimizer = rows;
+      problem.options.adamw = {.learning_rate = 0.01, .eps = 1e-3, .weight_decay = 0.1};
+      for (const char* schedule : kSchedules) {
+        SCOPED_TRACE(fmt::format("{} {} {}", schedule, to_string(form), to_string(rows)));
+        const auto options = parse_schedule(schedule);
+        const auto ours = backend_->prepare_training(problem.inputs, problem.dy, options, problem.options);
+        reference::ReferenceTraining mirror(problem.inputs, problem.dy, options, problem.options);
+        EXPECT_EQ(ours->stages().back(), Stage::kExpertsOptimizer);
+        for (int run = 0; run < 2; ++run) {
+          ours->run(L2State::kWarm);
+          mirror.run(L2State::kWarm);
+          mirror.run(L2State::kWarm);
+        }
+        const ExpertStep a = ours->expert_step();
+        const ExpertStep b = mirror.expert_step();
+        EXPECT_LE(off_the_way(a.w_in, b.w_in, problem.inputs.experts->w_in), 1e-4);
+        EXPECT_LE(off_the_way(a.w_out, b.w_out, problem.inputs.experts->w_out), 1e-4);
+        EXPECT_EQ(ours->gradients().touched_experts, mirror.gradients().touched_experts);
+        std::int64_t planned = 0;
+        for (const MemoryTerm& term : ours->plan().terms) {
+          planned += term.bytes;
+        }
+        EXPECT_EQ(planned, dynamic_cast<const cuda::CudaTraining&>(*ours).allocated_bytes());
+      }
+    }
+  }
+}
+
+/// The graph of the whole layer adds as the stages do.
+TEST_F(CudaTrainingGpu, AddsInItsGraphs) {
+  auto shape = test::make_shape(130, 72, 24, 40, 33, 48);
+  shape.dtype = Dtype::kF32;
+  test::TrainingProblem problem(shape, 4);
+  for (const char* schedule : kSchedules) {
+    problem.options.form = GradientForm::kStored;
+    const auto stored =
+        backend_->prepare_training(problem.inputs, problem.dy, parse_schedule(schedule), problem.options);
+    stored->run(L2State::kWarm);
+    problem.options.form = GradientForm::kAdded;
+    const auto added =
+        backend_->prepare_training(problem.inputs, problem.dy, parse_schedule(schedule), problem.options);
+    added->run(L2State::kWarm);
+    added->run(L2State::kWarm);
+    const HostTensor& once = stored->gradients().w_in;
+    const HostTensor& sum = added->gradients().w_in;
+    for (std::int64_t i = 0; i < once.size(); ++i) {
+      ASSERT_NEAR(sum.f32().data[i], 4 * once.f32().data[i], 1e-4) << schedule << " " << i;
     }
   }
 }

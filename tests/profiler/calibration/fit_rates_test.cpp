@@ -28,7 +28,7 @@ constexpr DeviceCeilingRates kCeilings{.memory_bytes_per_s = 3e12,
 
 /// What a schedule with known rates takes at points that each of memory, cache and FLOP bind somewhere.
 RatePoints made_up(const std::vector<ScheduleRates>& truth) {
-  RatePoints points{.device = "made up", .cache_bytes = 5e7, .points = {}};
+  RatePoints points{.device = "made up", .size = {.cache_bytes = 5e7}, .points = {}};
   for (const std::int64_t scale : {1, 10, 100, 1000}) {
     for (const int heavy : {0, 1, 2}) {
       RatePoint point;
@@ -43,8 +43,8 @@ RatePoints made_up(const std::vector<ScheduleRates>& truth) {
         bytes(MemoryLevel::kL2, scale * (heavy == 1 ? 40'000'000 : 200'000));
         const std::int64_t flop = scale * (heavy == 2 ? 4'000'000'000 : 1'000'000);
         recorded.cost.flop.push_back({Stage::kExperts, flop, flop});
-        recorded.time_s = schedule_work(point.shape, point.skew, recorded.cost, rates, points.cache_bytes)
-                              .predicted_s(rates);
+        recorded.time_s =
+            schedule_work(point.shape, point.skew, recorded.cost, rates, points.size).predicted_s(rates);
         recorded.layer_s = recorded.time_s + 1e-5;
         point.schedules[to_string(rates.schedule)] = std::move(recorded);
       }
@@ -155,7 +155,7 @@ TEST(RecordedRates, ChooseWhatWasFastestOrNearlySoAtEveryRecordedPointOfEveryDev
         }
         ++judged[found->first];
         const ScheduleCandidate candidate =
-            predict_schedule(point.shape, point.skew, found->second.cost, each, points.cache_bytes);
+            predict_schedule(point.shape, point.skew, found->second.cost, each, points.size);
         EXPECT_LT(candidate.predicted_s, kMost * found->second.time_s) << label << ' ' << candidate.reason;
         EXPECT_GT(candidate.predicted_s, found->second.time_s / kMost) << label << ' ' << candidate.reason;
       }
@@ -163,7 +163,7 @@ TEST(RecordedRates, ChooseWhatWasFastestOrNearlySoAtEveryRecordedPointOfEveryDev
     for (const ScheduleRates& each : rates.schedules) {  // all but grids that its rates are not of
       EXPECT_GE(judged[to_string(each.schedule)], points.points.size() * 9 / 10) << to_string(each.schedule);
     }
-    const ChoiceLoss loss = choice_loss(points, rates.schedules);
+    const ChoiceLoss loss = choice_loss(points, rates.schedules, rates.selection);
     EXPECT_EQ(loss.points, static_cast<std::int64_t>(points.points.size()));
     EXPECT_LE(loss.largest, 1.25);
     EXPECT_LE(loss.mean, 1.01);
@@ -199,7 +199,7 @@ TEST(RecordedRates, TakeRowsAloneWhereTheyWereRecordedFastest) {
       const TimedSchedule& recorded = even.schedules.at(to_string(each.schedule));
       EXPECT_GE(recorded.time_s, even.schedules.at("staircase:rows").time_s) << to_string(each.schedule);
       const double predicted_s =
-          predict_schedule(even.shape, even.skew, recorded.cost, each, points.cache_bytes).predicted_s;
+          predict_schedule(even.shape, even.skew, recorded.cost, each, points.size).predicted_s;
       if (predicted_s < best_predicted_s) {
         best_predicted_s = predicted_s;
         chosen = to_string(each.schedule);

@@ -116,6 +116,8 @@ class WrongTraining final : public TrainingExecution {
   void synchronize() override {}
   void empty_cache() override {}
   const LayerGradients& gradients() const override { return right_->gradients(); }
+  void set_gradients(const LayerGradients& start) override { right_->set_gradients(start); }
+  ExpertStep expert_step() const override { return right_->expert_step(); }
   RunningNorm row_norm() const override { return {}; }
   RunningNorm col_norm() const override { return {}; }
   std::int64_t saved_bytes() const override { return 0; }

@@ -89,6 +89,19 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+/// touched_offsets[j] = offsets[touched[j]], and behind the last one num_pairs.
+__global__ void __launch_bounds__(kThreads)
+    touched_offsets_kernel(std::int32_t num_pairs, const std::int32_t* __restrict__ offsets,
+                           const std::int32_t* __restrict__ touched,
+                           const std::int32_t* __restrict__ touched_count,
+                           std::int32_t* __restrict__ touched_offsets) {
+  const std::int32_t count = *touched_count;
+  const auto stride = static_cast<std::int32_t>(gridDim.x * kThreads);
+  for (auto j = static_cast<std::int32_t>(blockIdx.x * kThreads + threadIdx.x); j <= count; j += stride) {
+    touched_offsets[j] = j < count ? offsets[touched[j]] : num_pairs;
+  }
+}
+
 struct HasPairs {
   const std::int32_t* offsets;
   __device__ bool operator()(std::int32_t expert) const { return offsets[expert + 1] != offsets[expert]; }
@@ -151,6 +164,12 @@ void launch_pairs_by_expert(const LayerShape& shape, DeviceRouting routing, Devi
   MOESCOPE_CUDA_CHECK(cudaGetLastError());
   list_touched(num_experts, HasPairs{sorted.offsets}, sorted.touched, sorted.touched_count, storage, bound,
                stream);
+  if (sorted.touched_offsets != nullptr) {
+    touched_offsets_kernel<<<num_blocks(std::min<std::int64_t>(num_experts, num_pairs) + 1), kThreads, 0,
+                             stream>>>(static_cast<std::int32_t>(num_pairs), sorted.offsets, sorted.touched,
+                                       sorted.touched_count, sorted.touched_offsets);
+    MOESCOPE_CUDA_CHECK(cudaGetLastError());
+  }
 }
 
 std::int64_t touched_experts_workspace_bytes(const LayerShape& shape) {
