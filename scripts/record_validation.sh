@@ -2,7 +2,7 @@
 # Records what the simulator is validated against, on a machine with a GPU: `moescope profile`, so times and hardware counters of
 # every stage, for 4 schedules at 21 points of shape and skew, one of them a trained router, and for strips of rows alone at 8 of
 # them: 100 points, about two minutes. Then the same of the baselines: FFN experts, product keys in both forms, dense MLP; 47
-# points, about two minutes more. Then the backward of 4 schedules at 18 points of shape, skew and what is saved, about three minutes.
+# points, about two minutes more. Then the backward of 4 schedules at 11 points of shape, skew and what is saved, about three minutes.
 # Usage: scripts/record_validation.sh BUNDLE OUT [PART...]  record them: OUT/validation.jsonl, OUT/validation-systems.jsonl,
 #                                                           OUT/validation-backward.jsonl
 #        scripts/record_validation.sh --list                print the command of every point, and run none
@@ -85,15 +85,9 @@ system_commands() {
 }
 
 # The same of the backward: what is saved, width of the shared MLP, num_tokens, top_k, workload. The long ones last.
-backward_points=("scores 0 64 512 gaussian:1" "scores 0 1024 512 gaussian:1" "minimal 1024 256 512 gaussian:1")
-for workload in gaussian:1 zipf:1; do
-  for tokens in 64 256 1024; do
-    backward_points+=("log_probs 1024 $tokens 512 $workload")
-  done
-  backward_points+=("log_probs 1024 1024 128 $workload")
-done
-backward_points+=("scores 0 1024 512 zipf:1" "minimal 0 1024 512 zipf:1" "scores 0 1024 4096 gaussian:1" "scores 0 4096 512 gaussian:1"
-  "log_probs 1024 4096 512 zipf:1" "minimal 0 4096 512 gaussian:1" "scores 0 16384 512 gaussian:1")
+backward_points=("log_probs 1024 64 512 gaussian:1" "log_probs 1024 256 512 zipf:1" "log_probs 0 64 512 zipf:1" "log_probs 0 1024 512 zipf:1"
+  "log_probs 0 1024 128 gaussian:1" "minimal 0 256 512 gaussian:1" "scores 0 64 512 gaussian:1" "scores 0 1024 512 gaussian:1"
+  "scores 0 1024 4096 gaussian:1" "scores 0 4096 512 gaussian:1" "minimal 0 4096 512 gaussian:1")
 backward_commands() {
   local program=$1 out=$2 number=0 save shared tokens top_k workload
   local list=(token_centric staircase staircase:atomics dense_masked)

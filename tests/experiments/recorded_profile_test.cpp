@@ -7,6 +7,7 @@
 #include <map>
 #include <set>
 #include <string>
+#include <tuple>
 
 #include "core/backend/ceiling_probe.hpp"
 #include "core/results/result.hpp"
@@ -68,6 +69,53 @@ TEST_P(RecordedProfile, CeilingsAreThoseOfTheMachine) {
   between(ceiling::kSharedRead, 25e12, 34e12);  // 132 SMs x 128 bytes x 1.98 GHz = 33.5 TB/s
   between(ceiling::kBf16Matrix, 550e12, sheet->bf16_flop_per_s);
   between(ceiling::kFp32, 50e12, sheet->fp32_flop_per_s);
+}
+
+/// Every stage of a backward that was timed has counters; what it writes is what it must, and its stages add
+/// up to the layer as one range.
+TEST_P(RecordedProfile, EveryStageOfTheBackwardIsCounted) {
+  MOESCOPE_NEEDS_ROWS("validation-backward.jsonl.gz");
+  using Key = std::tuple<std::string, std::string, std::string>;  // run, schedule, stage
+  std::map<Key, double> times;
+  std::map<Key, double> written;
+  std::set<std::string> saves;
+  for (const RecordedRun& run : read("validation-backward.jsonl.gz")) {
+    for (const ResultRow& row : run.rows) {
+      EXPECT_NE(row.status, Status::kFailed) << row.metric << ": " << row.reason;
+      if (row.stage == "device" || row.source != Source::kMeasured || !row.value) {
+        continue;
+      }
+      EXPECT_EQ(row.direction, "backward");
+      saves.insert(row.save);
+      const Key key(run.header.run_id, row.schedule, row.stage);
+      if (row.metric == "time_s") {
+        times[key] = *row.value;
+      } else if (row.metric == "hbm_write_bytes") {
+        written[key] = *row.value;
+        if (row.stage == "experts_wgrad") {
+          // dW and dV whole: once by owners, twice where columns add to what rows stored; what else is
+          // written, p and q and the sort's lists at most, is less than that.
+          const auto gradients = static_cast<double>(2 * row.grid_rows * row.grid_cols * row.hidden_size *
+                                                     dtype_bytes(parse_dtype(row.dtype)));
+          EXPECT_GT(*row.value, 0.9 * gradients) << row.schedule << " L " << row.num_tokens;
+          if (row.schedule == "token_centric") {
+            EXPECT_LT(*row.value, 1.4 * gradients) << "L " << row.num_tokens;
+          } else if (row.schedule.starts_with("staircase")) {
+            EXPECT_LT(*row.value, 2.2 * gradients) << row.schedule << " L " << row.num_tokens;
+          }
+        }
+      } else if (row.metric == "stage_sum_over_layer_hbm") {
+        EXPECT_NEAR(*row.value, 1, 0.03) << row.schedule << " L " << row.num_tokens;
+      } else if (row.metric == "relative_error") {
+        EXPECT_LE(*row.value, 5e-3) << row.schedule << " L " << row.num_tokens << ' ' << row.reason;
+      }
+    }
+  }
+  EXPECT_GT(times.size(), 200U);
+  for (const auto& [key, time] : times) {
+    EXPECT_TRUE(written.contains(key)) << std::get<1>(key) << ' ' << std::get<2>(key);
+  }
+  EXPECT_EQ(saves, (std::set<std::string>{"minimal", "log_probs", "scores"}));
 }
 
 TEST_P(RecordedProfile, EveryScheduleIsCountedOnGaussianAndOnATrainedRouter) {
