@@ -20,7 +20,7 @@ namespace moescope::cuda {
 namespace {
 
 constexpr int kAdamWWarps = 8;
-constexpr int kAdamWBlocksPerSm = 6;
+constexpr int kAdamWBlocksPerSm = 4;  // 64 registers a thread: none of them spilled on the usual way
 constexpr int kAdamWColumns = 4 * kWarp;
 
 struct AdamWArgs {
@@ -41,16 +41,21 @@ struct AdamWArgs {
   std::int32_t replay_steps;
 };
 
-/// learning_rate / (1 - beta1^t) and 1 / (1 - beta2^t).
-__device__ __forceinline__ float2 step_factors(const AdamWArgs& args, std::int32_t t) {
-  return {static_cast<float>(args.learning_rate / (1 - pow(args.beta1, static_cast<double>(t)))),
-          static_cast<float>(1 / (1 - pow(args.beta2, static_cast<double>(t))))};
+/// learning_rate / (1 - beta1^t) and 1 / (1 - beta2^t). A call, for those who seldom need it; by value, since
+/// what a call has the address of lies in local memory all the time.
+__device__ __noinline__ float2 step_factors(double learning_rate, double beta1, double beta2,
+                                            std::int32_t t) {
+  return {static_cast<float>(learning_rate / (1 - pow(beta1, static_cast<double>(t)))),
+          static_cast<float>(1 / (1 - pow(beta2, static_cast<double>(t))))};
+}
+__device__ __noinline__ float power(double base, double exponent) {
+  return static_cast<float>(pow(base, exponent));
 }
 
 __global__ void adamw_clock_kernel(const AdamWArgs args, std::int32_t* step, float* factors) {
   const std::int32_t t = *step + 1;
   *step = t;
-  const float2 of_step = step_factors(args, t);
+  const float2 of_step = step_factors(args.learning_rate, args.beta1, args.beta2, t);
   factors[0] = of_step.x;
   factors[1] = of_step.y;
 }
@@ -70,8 +75,8 @@ struct Quad {
 };
 
 /// Steps after `last` up to `until`, in which the row had no gradient. All lanes of a warp have one row.
-__device__ __noinline__ void make_up(const AdamWArgs& args, std::int32_t last, std::int32_t until,
-                                     Quad& quad) {
+__device__ __forceinline__ void make_up(const AdamWArgs& args, std::int32_t last, std::int32_t until,
+                                        Quad& quad) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const std::int32_t missed = until - last;
   const std::int32_t replayed = min(missed, args.replay_steps);
@@ -79,7 +84,7 @@ __device__ __noinline__ void make_up(const AdamWArgs& args, std::int32_t last, s
   const auto beta2 = static_cast<float>(args.beta2);
   const auto keep = static_cast<float>(args.kept);
   for (std::int32_t base = 0; base < replayed; base += kWarp) {
-    const float2 own = step_factors(args, last + 1 + base + lane);
+    const float2 own = step_factors(args.learning_rate, args.beta1, args.beta2, last + 1 + base + lane);
     const int steps = min(kWarp, replayed - base);
     for (int j = 0; j < steps; ++j) {
       const float2 factors = {__shfl_sync(kAllLanes, own.x, j), __shfl_sync(kAllLanes, own.y, j)};
@@ -93,9 +98,9 @@ __device__ __noinline__ void make_up(const AdamWArgs& args, std::int32_t last, s
   }
   if (missed > replayed) {
     const double rest = missed - replayed;
-    const auto first = static_cast<float>(pow(args.beta1, rest));
-    const auto second = static_cast<float>(pow(args.beta2, rest));
-    const auto decay = static_cast<float>(pow(args.kept, rest));
+    const float first = power(args.beta1, rest);
+    const float second = power(args.beta2, rest);
+    const float decay = power(args.kept, rest);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       quad.m[i] *= first;
@@ -107,7 +112,8 @@ __device__ __noinline__ void make_up(const AdamWArgs& args, std::int32_t last, s
 
 /// kStep: the missed steps and the one at hand; else the missed ones alone.
 template <class Gradient, class Storage, bool kStep>
-__global__ void __launch_bounds__(kAdamWWarps* kWarp, kAdamWBlocksPerSm) adamw_kernel(const AdamWArgs args) {
+__global__ void __launch_bounds__(kAdamWWarps* kWarp, kAdamWBlocksPerSm)
+    adamw_kernel(const __grid_constant__ AdamWArgs args) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const std::int64_t rows = args.count == nullptr ? args.num_experts : *args.count;
   const std::int32_t parts = 2 * args.chunks;
