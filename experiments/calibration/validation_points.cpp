@@ -111,8 +111,9 @@ LayerShape layer_of(const ResultRow& row, const ValidationOptions& options) {
 
 bool takes_part(const ResultRow& row, const ValidationOptions& options) {
   return row.source == Source::kMeasured && row.status == Status::kOk && row.backend == "cuda" &&
-         row.on_one_device() && is_system_asked_for(row.system, options) && row.l2_state == "cold" &&
-         row.value && is_asked_for(row.metric, options);
+         row.gradients == "none" && row.optimizer == "none" && row.on_one_device() &&
+         is_system_asked_for(row.system, options) && row.l2_state == "cold" && row.value &&
+         is_asked_for(row.metric, options);
 }
 
 /// The sum of both parts, for every stage that has them.

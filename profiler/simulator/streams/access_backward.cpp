@@ -167,6 +167,13 @@ BackwardContext::BackwardContext(StreamContext forward, const TrainingOptions& s
     throw InvalidArgument(training.batch_norm ? "batch_norm" : "losses", "given",
                           "has no access stream: the backward is modelled without");
   }
+  if (training.form != GradientForm::kStored) {
+    throw InvalidArgument("gradients", to_string(training.form),
+                          "have no access stream: the backward is modelled with gradients written whole");
+  }
+  if (training.optimizer != OptimizerForm::kNone) {
+    throw InvalidArgument("optimizer", to_string(training.optimizer), "has no access stream");
+  }
   const bool strips = schedule->kind == ScheduleKind::kStaircase;
   if (strips && !on_strips()) {
     throw InvalidArgument("schedule", to_string(schedule->options),

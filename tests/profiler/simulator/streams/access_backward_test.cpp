@@ -271,6 +271,10 @@ TEST(AccessBackward, SaysWhatHasNoStream) {
             "losses = given: has no access stream: the backward is modelled without");
   EXPECT_EQ(text({.batch_norm = BatchNorm{}}, false),
             "batch_norm = given: has no access stream: the backward is modelled without");
+  EXPECT_EQ(
+      text({.form = GradientForm::kTouched}, false),
+      "gradients = touched: have no access stream: the backward is modelled with gradients written whole");
+  EXPECT_EQ(text({.optimizer = OptimizerForm::kDense}, false), "optimizer = dense: has no access stream");
   EXPECT_EQ(text({}, true),
             "schedule = staircase:atomics: in the backward needs the router's scores and bf16");
 }
