@@ -252,7 +252,8 @@ static void check_cuda(void) {
   for (moescope_operation operation = MOESCOPE_SELECT_FORWARD; operation <= MOESCOPE_LAYER_BACKWARD;
        ++operation) {
     const moescope_status status = ASK(operation);
-    if (status == MOESCOPE_OK) { /* of few tokens the pair form needs none, of a small grid the backward of selection */
+    if (status ==
+        MOESCOPE_OK) { /* of few tokens the pair form needs none, of a small grid the backward of selection */
       EXPECT(bytes > 0 || operation == MOESCOPE_SELECT_BACKWARD || operation == MOESCOPE_EXPERTS_FORWARD);
     } else { /* no GPU */
       EXPECT(refused(status, MOESCOPE_ERROR_DEVICE, "device: no CUDA device can be used"));
