@@ -142,6 +142,9 @@ ScheduleChoice CudaBackend::choose(const LayerInputs& inputs, const ScheduleOpti
                            : inputs.fixed_routing.has_value() ? *inputs.fixed_routing
                                                               : computed;
   MachineRates rates = schedule_rates(project_devices(), found());
+  if (inputs.fixed_routing.has_value()) {
+    rates.selection.reset();  // nothing is selected
+  }
   std::erase_if(rates.candidates,
                 [&](const ScheduleRates& candidate) { return !runs(candidate_options(asked, candidate)); });
   return choose_schedule(inputs.shape, routing, asked, rates);

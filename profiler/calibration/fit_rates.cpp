@@ -262,7 +262,7 @@ ChoiceLoss choice_loss(const RatePoints& points, const std::vector<ScheduleRates
       fastest_s = std::min(fastest_s, recorded.time_s + recorded.select_s);
       fastest_layer_s = std::min(fastest_layer_s, recorded.layer_s);
       const double predicted_s = predict_schedule(point.shape, point.skew, recorded.cost, rates, points.size,
-                                                  selection ? &*selection : nullptr)
+                                                  selection && recorded.select_s > 0 ? &*selection : nullptr)
                                      .predicted_s;
       if (rates.hold_for(point.shape) && predicted_s < least_predicted_s) {
         least_predicted_s = predicted_s;
