@@ -115,10 +115,10 @@ template <class Gradient, class Storage, bool kStep>
 __global__ void __launch_bounds__(kAdamWWarps* kWarp, kAdamWBlocksPerSm)
     adamw_kernel(const __grid_constant__ AdamWArgs args) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const std::uint32_t rows = args.count == nullptr ? args.num_experts : *args.count;
-  const std::uint32_t parts = 2 * args.chunks;
-  const std::uint32_t units = rows * parts;  // below 2^31, as adamw_args() sees to
-  const std::uint32_t warps = gridDim.x * kAdamWWarps;
+  const std::int64_t rows = args.count == nullptr ? args.num_experts : *args.count;
+  const std::int32_t parts = 2 * args.chunks;
+  const std::int64_t units = rows * parts;
+  const std::int64_t warps = std::int64_t{gridDim.x} * kAdamWWarps;
   const std::int32_t step = *args.step;
   const float2 factors = {args.factors[0], args.factors[1]};
   const auto keep = static_cast<float>(args.kept);
@@ -126,8 +126,8 @@ __global__ void __launch_bounds__(kAdamWWarps* kWarp, kAdamWBlocksPerSm)
   const auto beta2 = static_cast<float>(args.beta2);
 
   // A unit's row and its last step are asked for one unit ahead.
-  std::uint32_t unit = blockIdx.x * kAdamWWarps + threadIdx.x / kWarp;
-  const auto row_of = [&](std::uint32_t of) {
+  std::int64_t unit = std::int64_t{blockIdx.x} * kAdamWWarps + static_cast<int>(threadIdx.x) / kWarp;
+  const auto row_of = [&](std::int64_t of) {
     return args.rows == nullptr ? static_cast<std::int32_t>(of / parts) : args.rows[of / parts];
   };
   std::int32_t row = unit < units ? row_of(unit) : 0;
@@ -217,11 +217,6 @@ AdamWArgs adamw_args(const AdamWTables& tables, const AdamWOptions& options, Opt
   if (tables.num_experts < 1 || tables.num_experts >= std::int64_t{1} << 31U) {
     throw InvalidArgument("num_experts", fmt::to_string(tables.num_experts), "must be in [1, 2^31)");
   }
-  const std::int64_t chunks = (tables.hidden_size + kAdamWColumns - 1) / kAdamWColumns;
-  if (tables.num_experts * 2 * chunks >= std::int64_t{1} << 31U) {
-    throw InvalidArgument("num_experts", fmt::to_string(tables.num_experts),
-                          "too many parts of rows for the optimizer on the GPU");
-  }
   constexpr std::int64_t kMostReplayed = std::numeric_limits<std::int32_t>::max();  // of as many steps
   return {.tables = {tables.tables[0], tables.tables[1]},
           .last_step = tables.last_step,
@@ -231,7 +226,7 @@ AdamWArgs adamw_args(const AdamWTables& tables, const AdamWOptions& options, Opt
           .factors = clock.factors,
           .num_experts = static_cast<std::int32_t>(tables.num_experts),
           .hidden_size = static_cast<std::int32_t>(tables.hidden_size),
-          .chunks = static_cast<std::int32_t>(chunks),
+          .chunks = static_cast<std::int32_t>((tables.hidden_size + kAdamWColumns - 1) / kAdamWColumns),
           .learning_rate = options.learning_rate,
           .beta1 = options.beta1,
           .beta2 = options.beta2,
