@@ -21,8 +21,7 @@ const ScheduleRates& token_centric_rates() {
                                       .memory_bytes_per_s = 4.85e12,
                                       .cache_bytes_per_s = 9.54e12,
                                       .flop_per_s = 1e15,
-                                      .reuse_is_near = false,
-                                      .sharpness = 4};
+                                      .reuse_is_near = false};
   return rates;
 }
 
@@ -32,8 +31,7 @@ const ScheduleRates& staircase_rates() {
                                       .memory_bytes_per_s = 4.85e12,
                                       .cache_bytes_per_s = 4.58e12,
                                       .flop_per_s = 3.6e14,
-                                      .executes_masked = true,
-                                      .sharpness = 4};
+                                      .executes_masked = true};
   return rates;
 }
 

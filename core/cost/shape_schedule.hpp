@@ -7,9 +7,10 @@
 /// interface, which reads nothing back, and which a CUDA graph repeats on other routings.
 namespace moescope {
 
-/// What they are chosen by: token_centric's rates and those of staircase, of an H200
-/// (data/devices/h200-sxm/rates.json, to which a test holds them). Both kernels' times scale alike enough
-/// between GPUs for the one question that is asked.
+/// What they are chosen by: rates of token_centric and of staircase, fitted to an H200's rows
+/// (results/h200/compare-*, 2026-11-30) without chains and selection, whose lengths follow from a routing
+/// (data/devices/h200-sxm/rates.json has those with them). Both kernels' times scale alike enough between
+/// GPUs for the one question that is asked.
 const ScheduleRates& token_centric_rates();
 const ScheduleRates& staircase_rates();
 

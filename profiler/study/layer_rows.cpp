@@ -317,6 +317,7 @@ std::span<const std::string_view> study_metrics() {
                                                  "l2_write_bytes",
                                                  "useful_flop",
                                                  "executed_flop",
+                                                 "strip_units",
                                                  "workspace_bytes",
                                                  "weight_bytes",
                                                  "peak_bytes",

