@@ -60,15 +60,17 @@ TEST(SimulatorDocument, ItsTablesAreOfTheRecordedRowsAndTheCalibrationThatComesA
     const DeviceFolder* const folder = folder_of(folders, device);
     ASSERT_NE(folder, nullptr) << device;
     const Calibration calibration = read_calibration(folder->path / kCalibrationFile);
-    // Both tables' calibrations, where there are fits of the baselines' kernels, too.
-    const std::string baselines = "; of the baselines: ";
-    const std::size_t second = calibration.source.find(baselines);
-    EXPECT_NE(document.find("calibration: " + calibration.source.substr(0, second)), std::string::npos)
-        << hint;
-    if (second != std::string::npos) {
-      EXPECT_NE(document.find("calibration: " + calibration.source.substr(second + baselines.size())),
-                std::string::npos)
-          << hint;
+    // The calibration of every table: of the layers, and where there are fits of their kernels of the
+    // baselines and of the backward.
+    std::string rest = calibration.source;
+    for (const std::string_view next : {"; of the baselines: ", "; of the backward: ", ""}) {
+      const std::size_t end = next.empty() ? std::string::npos : rest.find(next);
+      if (end == std::string::npos && !next.empty()) {
+        continue;
+      }
+      EXPECT_NE(document.find("calibration: " + rest.substr(0, end)), std::string::npos) << hint << '\n'
+                                                                                         << rest;
+      rest = end == std::string::npos ? "" : rest.substr(end + next.size());
     }
     EXPECT_NE(calibration.source.find(fmt::format("(revision {})", fmt::join(revisions, ", "))),
               std::string::npos)
