@@ -14,6 +14,7 @@
 #include "reference/backend/reference_backend.hpp"
 #include "tests/support/devices.hpp"
 #include "tests/support/error_text.hpp"
+#include "tests/support/launch_rows.hpp"
 
 namespace moescope {
 namespace {
@@ -58,17 +59,7 @@ struct Backward {
   }
   template <class Visit>
   void for_each_row(Stage stage, const Visit& visit) const {
-    WorkUnit unit;
-    for (const KernelLaunch& launch : launches) {
-      for (std::int64_t u = 0; launch.stage == stage && u < launch.units; ++u) {
-        launch.fill(u, unit);
-        for (const Burst& burst : unit.bursts) {
-          for (std::uint32_t row = 0; row < burst.rows; ++row) {
-            visit(burst.address + row * burst.pitch_bytes, burst.bytes, burst.kind);
-          }
-        }
-      }
-    }
+    test::for_each_row(launches, stage, visit);
   }
   /// Bytes asked of [begin, begin + size) by a stage, by kind.
   std::map<AccessKind, std::int64_t> bytes(Stage stage, std::uint64_t begin, std::int64_t size) const {

@@ -13,6 +13,7 @@
 #include "tests/support/devices.hpp"
 #include "tests/support/error_text.hpp"
 #include "tests/support/gpus.hpp"
+#include "tests/support/launch_rows.hpp"
 #include "tests/support/paths.hpp"
 #include "tests/support/routings.hpp"
 
@@ -85,17 +86,7 @@ struct Streams {
   }
   template <class Visit>
   void for_each_row(Stage stage, const Visit& visit) const {
-    WorkUnit unit;
-    for (const KernelLaunch& launch : launches) {
-      for (std::int64_t u = 0; launch.stage == stage && u < launch.units; ++u) {
-        launch.fill(u, unit);
-        for (const Burst& burst : unit.bursts) {
-          for (std::uint32_t row = 0; row < burst.rows; ++row) {
-            visit(burst.address + row * burst.pitch_bytes, burst.bytes, burst.kind);
-          }
-        }
-      }
-    }
+    test::for_each_row(launches, stage, visit);
   }
   double tensor_flop(Stage stage) const {
     double flop = 0;
